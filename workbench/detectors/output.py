@@ -1,0 +1,86 @@
+"""What every detector returns, whatever its family. L layers, B images, N queries, C classes, D width."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+Activation = Literal["sigmoid", "softmax"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One feature level.
+
+    Attributes:
+        features: ``[B, D, H, W]``.
+        stride: input pixels per cell.
+        padding: ``[B, H, W]`` bool, True where the cell is padding.
+    """
+
+    features: Tensor
+    stride: int
+    padding: Tensor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What goes into a decoder.
+
+    Attributes:
+        content: ``[B, N, D]`` initial decoder states.
+        position: ``[B, N, D]`` position embeddings, or None where the family makes them from ``reference``.
+        reference: ``[B, N, 2 or 4]`` after the sigmoid (0..1 of the un-padded image), or None.
+        source: ``[B, N]`` int64, encoder cell a query was selected from, -1 for a learned query.
+    """
+
+    content: Tensor
+    position: Tensor | None
+    reference: Tensor | None
+    source: Tensor
+
+
+@dataclass(frozen=True)
+class AuxGroup:
+    """A training-only group of predictions (denoising, encoder proposals, group k); methods never see it.
+
+    Attributes:
+        name: names its loss terms.
+        logits: ``[L, B, M, C]``.
+        boxes: ``[L, B, M, 4]`` cxcywh.
+        match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
+    """
+
+    name: str
+    logits: Tensor
+    boxes: Tensor
+    match: Tensor | None
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Predictions of every decoder layer and the features behind them.
+
+    Attributes:
+        logits: ``[L, B, N, C]`` (softmax heads: C includes no-object, last).
+        boxes: ``[L, B, N, 4]`` cxcywh in 0..1 of the un-padded image.
+        states: ``[L, B, N, D]`` decoder states as the heads see them.
+        queries: the inference queries that went in.
+        memory: encoder output by level; empty for families without an encoder.
+        neck: projected backbone features by level, before the encoder.
+        backbone: backbone features by level.
+        context: whatever ``Detector.decode`` needs again; opaque to callers.
+        aux: training-only groups.
+        activation: sigmoid (C classes) or softmax (C + 1, no-object last).
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    states: Tensor
+    queries: Queries
+    memory: tuple[Level, ...]
+    neck: tuple[Level, ...]
+    backbone: tuple[Level, ...]
+    context: Any
+    aux: tuple[AuxGroup, ...] = ()
+    activation: Activation = "sigmoid"

@@ -1,0 +1,194 @@
+"""The run directory: create, open, list, lock, remove. Every path inside a run is made here."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RunError
+from workbench.files import read_json, write_json
+
+FORMAT_VERSION = 1
+DEFAULT_ROOT = Path("runs")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def runs_root() -> Path:
+    """Where runs live: ``$WORKBENCH_RUNS`` or ``./runs``."""
+    return Path(os.environ.get("WORKBENCH_RUNS", DEFAULT_ROOT))
+
+
+class Run:
+    """One training and its directory (layout: docs/formats.md).
+
+    ``Run`` only reads unless a method says otherwise; the training process holds ``locked()`` while it writes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.name
+
+    @classmethod
+    def create(cls, name: str, info: dict[str, Any], root: Path | None = None) -> "Run":
+        """Makes a new run directory with its ``run.json``.
+
+        Raises:
+            RunError: the name is not a plain file name, is taken, or the folder cannot be written.
+        """
+        root = root or runs_root()
+        path = _checked(name, root)
+        if (path / "run.json").exists():
+            raise RunError(f"run '{name}' exists in {root}. Resume it with --resume {name}, remove it with "
+                           f"'workbench runs rm {name}', or choose another --name.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot create {path}: {error.strerror}. Choose a writable folder with --runs.") from error
+        run = cls(path)
+        write_json(run.info_path, {"format_version": FORMAT_VERSION, **info})
+        return run
+
+    @classmethod
+    def open(cls, name: str | Path, root: Path | None = None) -> "Run":
+        """Opens a run by name or by path.
+
+        Raises:
+            RunError: there is no such run; the message lists those that are there.
+        """
+        root = root or runs_root()
+        path = Path(name)
+        if not (path / "run.json").exists():
+            path = _checked(str(name), root)
+        if not (path / "run.json").exists():
+            known = ", ".join(run.name for run in list_runs(root)) or "none"
+            raise RunError(f"no run '{name}' in {root}. Runs there: {known}.")
+        return cls(path)
+
+    @property
+    def info_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings_path(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    @property
+    def evaluations_path(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Folder of one checkpoint; it counts only when its DONE file is there."""
+        return self.checkpoints_path / f"{step:07d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.checkpoints_path.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
+
+    def detections_path(self, split: str, step: int) -> Path:
+        return self.path / "detections" / f"split={split}" / f"step={step}.parquet"
+
+    def queries_path(self, split: str, step: int) -> Path:
+        """Folder of the query table of one split and step; teacher rows are at step -1."""
+        return self.path / "queries" / f"split={split}" / f"step={step}"
+
+    def states_path(self, split: str, step: int) -> Path:
+        return self.path / "states" / f"split={split}" / f"step={step}"
+
+    def query_steps(self, split: str) -> list[int]:
+        """Steps with student rows in the query table, ascending."""
+        folder = self.path / "queries" / f"split={split}"
+        if not folder.is_dir():
+            return []
+        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if any(p.glob("part-*.parquet")))
+        return sorted(step for step in steps if step >= 0)
+
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return read_json(self.info_path)
+
+    def update_info(self, **changes: Any) -> None:
+        """Writes ``run.json`` anew with ``changes``; only the training process calls this."""
+        write_json(self.info_path, {**self.info(), **changes})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict per logged step."""
+        return read_lines(self.metrics_path)
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Wall and process seconds, one dict per logged step."""
+        return read_lines(self.timings_path)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One dict per evaluation."""
+        return read_lines(self.evaluations_path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for writing.
+
+        Raises:
+            RunError: another process is writing to it.
+        """
+        with open(self.path / ".lock", "w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.") from error
+            yield
+
+    def is_running(self) -> bool:
+        """True while a process holds the lock."""
+        try:
+            with self.locked():
+                return False
+        except RunError:
+            return True
+        except OSError:
+            return False
+
+    def remove(self) -> None:
+        """Deletes the directory.
+
+        Raises:
+            RunError: a process is writing to it.
+        """
+        with self.locked():
+            shutil.rmtree(self.path)
+
+
+def list_runs(root: Path | None = None) -> list[Run]:
+    """All runs below ``root``, oldest first."""
+    root = root or runs_root()
+    if not root.is_dir():
+        return []
+    found = [Run(path) for path in root.iterdir() if (path / "run.json").is_file()]
+    return sorted(found, key=lambda run: (run.info_path.stat().st_ctime, run.name))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _checked(name: str, root: Path) -> Path:
+    if not _NAME.fullmatch(name):
+        raise RunError(f"'{name}' cannot be a run name: use letters, digits, '.', '_' and '-', starting with a letter or digit.")
+    return root / name
