@@ -1,0 +1,51 @@
+# make demo    the environment, then the main job, then the dashboard (APP=0 stops after the table)
+# make test    the environment with what the tests need, then ruff, basedpyright and all tests
+# PYTHON=...   the Python to use (3.11 or 3.12); TORCH=2.11.0 asks for that version of torch
+.PHONY: help demo app test lint bench evidence environment environment-all browser clean
+.DEFAULT_GOAL := help
+
+APP ?= 1
+# A name on PATH may be a shim that does not start, so each is asked for its version.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v "$$p" && break; done)
+BIN := .venv/bin
+export TORCH
+
+help:
+	@sed -n 's/^# //p' Makefile
+	@echo "also: make app, lint, bench, evidence, clean"
+
+environment environment-all:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and none was found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@"$(PYTHON)" tools/environment.py $(if $(filter environment-all,$@),all,app)
+
+browser: environment-all
+	@$(BIN)/python tools/browser.py
+
+demo: environment
+	$(BIN)/workbench demo $(if $(filter 0,$(APP)),--no-app)
+
+app: environment
+	$(BIN)/workbench app
+
+lint: environment-all
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# All three run, so that one round shows everything; pytest is last, so that the output ends with its summary.
+test: environment-all browser
+	@status=0; \
+	echo "[test] ruff"; $(BIN)/ruff check . || status=1; \
+	echo "[test] basedpyright"; $(BIN)/basedpyright --pythonpath $(BIN)/python || status=1; \
+	echo "[test] pytest"; $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST) || status=1; \
+	exit $$status
+
+bench: environment-all
+	$(BIN)/python -m benchmarks all
+
+evidence: environment-all
+	$(BIN)/python -m benchmarks.evidence
+
+clean:
+	rm -rf .venv .venv-tools .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
