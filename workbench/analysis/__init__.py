@@ -1,0 +1,1 @@
+"""Numbers about a run, computed from its files: AP, match stability, cost, the summary table."""

@@ -1,0 +1,1 @@
+"""The store of a run: query table, detections, selection masks."""
