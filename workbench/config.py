@@ -1,0 +1,251 @@
+"""A recipe: the one YAML that describes an experiment. Unknown keys are errors that name the nearest valid key."""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from workbench.datasets.transforms import TransformConfig
+from workbench.detectors.deformable_detr import DeformableDetrModelConfig
+from workbench.errors import ConfigError
+from workbench.files import hash_json
+from workbench.methods import MethodConfig
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(BaseModel):
+    """Where images come from and how they enter the detector.
+
+    Attributes:
+        path: a dataset folder, or ``shapes`` for the embedded generator.
+        format: coco, voc, kitti, yolo, shapes, or auto.
+        train: split trained on; ``val``: choices are made on it; ``test``: reported once at the end, if given.
+        options: of the dataset reader (for ``shapes``: its configuration).
+        policy: what to do with each kind of bad annotation, see ``workbench.datasets``.
+    """
+
+    model_config = STRICT
+    path: str | None = None
+    format: Literal["auto", "shapes", "coco", "voc", "kitti", "yolo"] = "auto"
+    train: str = "train"
+    val: str = "val"
+    test: str | None = "test"
+    options: dict[str, Any] = {}
+    policy: dict[str, str] = {}
+    transform: TransformConfig = TransformConfig()
+    evaluation_transform: TransformConfig | None = None
+
+
+class CheckpointConfig(BaseModel):
+    """A detector that is there already.
+
+    Attributes:
+        checkpoint: a folder, a run's name, an embedded one (``shapes_teacher``), or a hub name where there is a network.
+        head: keep: classes must be the data's; reset: the class head is made anew for the data's classes.
+    """
+
+    model_config = STRICT
+    checkpoint: str
+    head: Literal["keep", "reset"] = "keep"
+
+
+class TeacherRecipeConfig(BaseModel):
+    """A teacher trained by another recipe; its run is made first unless it is there."""
+
+    model_config = STRICT
+    recipe: str
+    seed: int = 0
+
+
+def _student_tag(value: Any) -> str:
+    return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "model"
+
+
+def _teacher_tag(value: Any) -> str:
+    return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "recipe"
+
+
+Student = Annotated[
+    Annotated[CheckpointConfig, Tag("checkpoint")] | Annotated[DeformableDetrModelConfig, Tag("model")], Discriminator(_student_tag)
+]
+Teacher = Annotated[
+    Annotated[CheckpointConfig, Tag("checkpoint")] | Annotated[TeacherRecipeConfig, Tag("recipe")], Discriminator(_teacher_tag)
+]
+
+
+class TrainConfig(BaseModel):
+    """The schedule.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images a step over all processes and accumulated parts.
+        accumulate: parts a batch is split into.
+        learning_rate: peak of AdamW.
+        backbone_factor: times the learning rate for the backbone; ``sampling_factor``: for sampling offsets and reference points.
+        warmup: steps of linear warm-up.
+        schedule: cosine to zero; step: times 0.1 at each of ``drops`` (shares of ``steps``); constant.
+        clip_norm: of the gradient, 0 = off.
+        ema: decay of averaged weights, 0 = off; the averaged weights are evaluated and exported.
+        precision: mixed precision mode.
+        evaluate_every: steps between evaluations on ``val``; the spacing of stability.
+        checkpoint_every: steps between checkpoints.
+        keep: last, or best: the checkpoint with the best AP on ``val`` is the run's result.
+        log_every: steps between lines of metrics.jsonl; every tenth of them also measures the gradient of each term.
+        workers: data loading processes.
+    """
+
+    model_config = STRICT
+    steps: int = Field(gt=0)
+    batch_size: int = Field(16, gt=0)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    backbone_factor: float = Field(1.0, gt=0)
+    sampling_factor: float = Field(1.0, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: int = Field(0, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    drops: tuple[float, ...] = (0.8,)
+    clip_norm: float = Field(0.1, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    class_weight: float = Field(2.0, gt=0)
+    evaluate_every: int = Field(500, gt=0)
+    checkpoint_every: int = Field(500, gt=0)
+    keep: Literal["last", "best"] = "last"
+    log_every: int = Field(10, gt=0)
+    workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "TrainConfig":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Recipe(BaseModel):
+    """One experiment; ``arms`` are named changes to it (undistilled, another mask, ...), each a run of its own."""
+
+    model_config = STRICT
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+    note: str = ""
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    student: Student
+    teacher: Teacher | None = None
+    layer_map: tuple[tuple[int, ...], ...] | None = None
+    methods: tuple[MethodConfig, ...] = ()
+    train: TrainConfig
+    arms: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _methods_need_a_teacher(self) -> "Recipe":
+        if self.methods and self.teacher is None:
+            raise ValueError("methods need a teacher: add 'teacher:' with a checkpoint or a recipe")
+        return self
+
+    def hash(self) -> str:
+        """Hash of what decides a result but for the seed and the place of the data; the key of a committed table."""
+        values = self.model_dump(mode="json", exclude={"seed": True, "note": True, "data": {"path"}, "train": {"workers"}})
+        return hash_json(values)[:16]
+
+
+def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
+    """Reads a recipe, applies an arm and ``key=value`` overrides, and validates the whole.
+
+    Args:
+        path: a YAML file.
+        overrides: like ``train.steps=100``; the value is YAML.
+        arm: name below ``arms:``, or None for the recipe as written.
+
+    Raises:
+        ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
+    if arm is not None:
+        arms = values.get("arms") or {}
+        if arm not in arms:
+            raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join(arms) or 'none'}.")
+        values = merge(values, arms[arm] or {})
+    for override in overrides:
+        values = merge(values, _override(override))
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validates ``values``; ``where`` is named in errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item)}" for item in error.errors())) from error
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {text!r} must look like train.steps=100")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+    # YAML 1.1 reads 2e-3 as text
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    where = ".".join(part for part in location if part not in ("checkpoint", "model", "recipe") or part == location[-1]) or "recipe"
+    if item["type"] == "extra_forbidden":
+        names = _valid_names(location[:-1])
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}"
+    got = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _valid_names(location: list[str]) -> list[str]:
+    """Field names of the models at a place of the recipe."""
+    models: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for model in models:
+            if part in model.model_fields:
+                following += _models_in(model.model_fields[part].annotation)
+        models = following or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else types.NoneType):
+        return _models_in(annotation.__value__)
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]

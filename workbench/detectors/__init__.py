@@ -1,0 +1,57 @@
+"""Detector families by name."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from workbench.detectors.base import Detections, Detector, InputSpec, probability
+from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
+from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.errors import CheckpointError, ConfigError
+from workbench.files import read_json
+
+
+class Family(NamedTuple):
+    """One row of the registry."""
+
+    detector: type[Detector]
+    config: type[BaseModel]
+
+
+FAMILIES: dict[str, Family] = {
+    "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
+}
+
+
+def family(name: str) -> Family:
+    """Looks a family up.
+
+    Raises:
+        ConfigError: unknown; lists those there are.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"unknown detector family '{name}'. Families: {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
+
+
+def load_detector(folder: Path) -> Detector:
+    """Loads a detector folder: one of ours, or a plain transformers folder.
+
+    Raises:
+        CheckpointError: no such folder, unknown family, or weights that do not fit.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise CheckpointError(f"{folder} is no detector: config.json is missing. Give a run, or a folder with config.json and "
+                              "model.safetensors.")
+    name = str(read_json(config).get("model_type", ""))
+    if name not in FAMILIES:
+        raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")
+    return FAMILIES[name].detector.load(folder)
+
+
+__all__ = [
+    "FAMILIES", "AuxGroup", "Detections", "Detector", "DetectorOutput", "Family", "InputSpec", "Level", "Queries", "family",
+    "load_detector", "probability",
+]  # fmt: skip

@@ -1,0 +1,143 @@
+"""The one interface of every detector family."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from workbench.boxes import cxcywh_to_xyxy
+from workbench.detectors.criterion import SET_LOSS_WEIGHTS, set_loss
+from workbench.detectors.output import Activation, DetectorOutput, Queries
+from workbench.matching import TargetBatch, match_targets
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a detector was trained to see; saved beside its weights.
+
+    Attributes:
+        classes: names, in the order of the class head.
+        mean: per channel, of pixels in 0..1.
+        std: likewise.
+        resize: the transform's resize rule, as a plain dict, or None.
+    """
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The best (query, class) pairs of one image.
+
+    Attributes:
+        queries: ``[K]`` int64.
+        labels: ``[K]`` int64, contiguous class indices.
+        scores: ``[K]`` float32, descending.
+        boxes: ``[K, 4]`` float32, xyxy in pixels of the original image.
+    """
+
+    queries: Tensor
+    labels: Tensor
+    scores: Tensor
+    boxes: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A DETR-family detector behind one output.
+
+    Attributes:
+        family: registry name.
+        provides: what methods may ask for: ``memory``, ``neck``, ``backbone``, ``states``, ``decode``, ``learned_queries``,
+            ``references``.
+        activation: of the class head.
+        spec: what it was trained to see.
+    """
+
+    family: ClassVar[str]
+    provides: ClassVar[frozenset[str]]
+    activation: Activation = "sigmoid"
+    spec: InputSpec
+
+    num_layers: int
+    num_queries: int
+    width: int
+
+    @abstractmethod
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+        """Runs the detector.
+
+        Args:
+            images: ``[B, 3, H, W]``, normalised.
+            padding: ``[B, H, W]`` bool, True = padding.
+            targets: for families that denoise in training.
+        """
+
+    @abstractmethod
+    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+        """Second call of the same decoder and heads for an extra group of queries, on the memory in ``context``."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes weights (safetensors) and configuration into an existing folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> "Detector":
+        """Reads what ``save`` wrote.
+
+        Raises:
+            CheckpointError: files missing, not safetensors, or keys that do not fit, each named.
+        """
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Published weight of each term of ``losses``."""
+        return SET_LOSS_WEIGHTS
+
+    def losses(
+        self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The family's own criterion, unweighted, summed over decoder layers.
+
+        Args:
+            output: of ``forward`` on the same images.
+            targets: of those images.
+            num_boxes: matchable targets of the batch, averaged over processes, at least 1.
+            match: ``[L, B, N]``; computed here when not given.
+        """
+        if match is None:
+            match = match_targets(output.logits, output.boxes, targets, output.activation)
+        return set_loss(output.logits, output.boxes, match, targets, num_boxes, output.activation)
+
+    @torch.no_grad()
+    def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:
+        """The k best (query, class) pairs of the last layer, per image, in pixels of the original image.
+
+        Args:
+            output: of ``forward``.
+            sizes: ``[B, 2]`` original height and width.
+            k: at most this many; all of ``N * C`` when fewer.
+        """
+        logits = output.logits[-1].float()
+        scores = logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
+        batch, queries, classes = scores.shape
+        best, index = scores.flatten(1).sort(dim=1, descending=True, stable=True)
+        best, index = best[:, :k], index[:, :k]
+        query, label = index // classes, index % classes
+        scale = sizes.to(scores.device)[:, None, [1, 0, 1, 0]].float()
+        boxes = cxcywh_to_xyxy(output.boxes[-1].float()) * scale
+        boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        boxes = torch.minimum(boxes.clamp(min=0), scale)
+        return [Detections(query[i].cpu(), label[i].cpu(), best[i].cpu(), boxes[i].cpu()) for i in range(batch)]
+
+
+def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:
+    """Class probabilities without the no-object column: ``[..., B, N, C]``."""
+    logits = output.logits[layer].float()
+    return logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]

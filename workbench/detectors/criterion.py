@@ -1,0 +1,54 @@
+"""The set loss of DETR (Carion et al., ECCV 2020, equation 2) with the focal class term of Deformable DETR."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
+from workbench.detectors.output import Activation
+from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, TargetBatch
+
+SET_LOSS_WEIGHTS = {"class": 2.0, "bbox": 5.0, "giou": 2.0}
+NO_OBJECT_WEIGHT = 0.1
+
+
+def set_loss(
+    logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch, num_boxes: Tensor | float, activation: Activation = "sigmoid"
+) -> dict[str, Tensor]:
+    """Class, L1 and GIoU loss of a matching, unweighted, summed over layers.
+
+    Args:
+        logits: ``[L, B, N, C]``.
+        boxes: ``[L, B, N, 4]`` cxcywh.
+        match: ``[L, B, N]`` int64, target index or -1.
+        targets: of the B images.
+        num_boxes: normaliser: matchable targets of the batch, averaged over processes, at least 1.
+        activation: sigmoid: focal loss over all queries and classes divided by ``num_boxes``; softmax: cross-entropy with
+            no-object at weight 0.1, averaged by weight per layer, as DETR does.
+
+    Returns:
+        ``class``, ``bbox``, ``giou``: scalars.
+    """
+    layer, image, query = (match >= 0).nonzero(as_tuple=True)
+    column = match[layer, image, query]
+    layer, image, query, column = (index.to(logits.device) for index in (layer, image, query, column))
+    labels = targets.labels[image, column]
+    if activation == "sigmoid":
+        wanted = torch.zeros_like(logits)
+        wanted[layer, image, query, labels] = 1.0
+        class_loss = sigmoid_focal_loss(logits, wanted, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum") / num_boxes
+    else:
+        wanted = torch.full(logits.shape[:3], logits.shape[-1] - 1, device=logits.device)
+        wanted[layer, image, query] = labels
+        weight = logits.new_ones(logits.shape[-1])
+        weight[-1] = NO_OBJECT_WEIGHT
+        per_layer = [F.cross_entropy(z.flatten(0, 1), t.flatten(), weight) for z, t in zip(logits, wanted, strict=True)]
+        class_loss = torch.stack(per_layer).sum()
+    predicted, wanted_boxes = boxes[layer, image, query], targets.boxes[image, column]
+    _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted_boxes))
+    return {
+        "class": class_loss,
+        "bbox": (predicted - wanted_boxes).abs().sum() / num_boxes,
+        "giou": (1 - giou).sum() / num_boxes,
+    }

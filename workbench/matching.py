@@ -1,0 +1,240 @@
+"""Cost terms and Hungarian assignment: queries to targets, and student queries to teacher queries.
+
+Everything here runs without gradient, for all layers of a batch at once, with one copy from the device to the host.
+A matching is a tensor ``[..., N]`` of column indices, -1 = unmatched: the same form in training, cache and analysis.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.detectors.output import Activation
+from workbench.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from workbench.datasets.loader import Targets
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+
+
+@dataclass(frozen=True)
+class CostWeights:
+    """Weights of the three cost terms; 2 / 5 / 2 for targets (Deformable DETR), 1 / 5 / 2 between queries (DETRDistill)."""
+
+    class_: float = 2.0
+    bbox: float = 5.0
+    giou: float = 2.0
+
+
+DETECTION_COST = CostWeights()
+QUERY_COST = CostWeights(class_=1.0)
+
+
+class NonFiniteCostError(NonFiniteError):
+    """A cost is NaN or infinite; ``positions`` are its leading indices, (layer, image in the batch) for a batch."""
+
+    def __init__(self, positions: list[tuple[int, ...]]):
+        super().__init__(f"matching cost is not finite at (layer, image) {positions[:5]}")
+        self.positions = positions
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Targets of a batch, padded to the largest count G.
+
+    Attributes:
+        boxes: ``[B, G, 4]`` cxcywh 0..1; padded slots hold a centred unit box so that costs stay finite.
+        labels: ``[B, G]`` int64, 0 in padded slots.
+        valid: ``[B, G]`` bool: may be matched. Crowd, ignored and absent targets keep their index and are False.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, targets: "Sequence[Targets]") -> "TargetBatch":
+        """Pads the targets of a batch's images."""
+        device = targets[0].boxes.device
+        most = max((len(target.labels) for target in targets), default=0)
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(len(targets), most, 1)
+        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
+        valid = torch.zeros(len(targets), most, dtype=torch.bool, device=device)
+        for row, target in enumerate(targets):
+            count = len(target.labels)
+            usable = target.valid[:, None]
+            boxes[row, :count] = torch.where(usable, target.boxes, boxes[row, :count])
+            labels[row, :count] = target.labels
+            valid[row, :count] = target.valid
+        return cls(boxes, labels, valid)
+
+    def to(self, device: torch.device) -> "TargetBatch":
+        """The same targets on ``device``."""
+        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))
+
+
+def class_cost(logits: Tensor, labels: Tensor, activation: Activation) -> Tensor:
+    """Class part of the cost of every query for every target.
+
+    Sigmoid heads: focal cost (Deformable DETR, appendix A.4): alpha (1-p)^gamma (-log p) - (1-alpha) p^gamma (-log(1-p)).
+    Softmax heads: -p (DETR, equation 1).
+
+    Args:
+        logits: ``[L, B, N, C]``.
+        labels: ``[B, G]``.
+        activation: of the class head.
+
+    Returns:
+        ``[L, B, N, G]``.
+    """
+    layers, _, queries, _ = logits.shape
+    index = labels[None, :, None, :].expand(layers, -1, queries, -1)
+    if activation == "softmax":
+        return -logits.softmax(-1).gather(-1, index)
+    z = logits.gather(-1, index)
+    p = z.sigmoid()
+    positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * F.softplus(-z)
+    negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * F.softplus(z)
+    return positive - negative
+
+
+def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and negative GIoU of all pairs of cxcywh boxes: ``[..., N, 4]``, ``[..., M, 4]`` to two ``[..., N, M]``."""
+    l1 = (a.unsqueeze(-2) - b.unsqueeze(-3)).abs().sum(-1)
+    _, giou = pairwise_iou_and_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
+    return l1, -giou
+
+
+@torch.no_grad()
+def match_targets(
+    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: Activation = "sigmoid", weights: CostWeights = DETECTION_COST
+) -> Tensor:
+    """Hungarian matching of queries with targets, per layer and image (DETR, equation 1).
+
+    Args:
+        logits: ``[L, B, N, C]``.
+        boxes: ``[L, B, N, 4]`` cxcywh.
+        targets: of the B images.
+        activation: of the class head.
+        weights: of the cost terms.
+
+    Returns:
+        ``[L, B, N]`` int64 on the CPU: target index, -1 = unmatched.
+
+    Raises:
+        NonFiniteCostError: a logit or box is NaN or infinite.
+    """
+    logits, boxes = logits.float(), boxes.float()
+    l1, giou = box_costs(boxes, targets.boxes)
+    cost = weights.class_ * class_cost(logits, targets.labels, activation) + weights.bbox * l1 + weights.giou * giou
+    return assign(cost, targets.valid)
+
+
+def soft_class_cost(student_logits: Tensor, teacher_probability: Tensor) -> Tensor:
+    """Summed binary cross-entropy of every student query with every teacher query (DETRDistill's released code).
+
+    Args:
+        student_logits: ``[..., N_S, C]``.
+        teacher_probability: ``[..., N_T, C]`` in 0..1.
+
+    Returns:
+        ``[..., N_S, N_T]``: sum over classes of t softplus(-z) + (1 - t) softplus(z), as softplus(z) - t z.
+    """
+    base = F.softplus(student_logits).sum(-1, keepdim=True)
+    return base - student_logits @ teacher_probability.transpose(-1, -2)
+
+
+@torch.no_grad()
+def query_cost(
+    student_logits: Tensor, student_boxes: Tensor, teacher_probability: Tensor, teacher_boxes: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three unweighted cost terms between all student and all teacher queries.
+
+    Returns:
+        Class, L1 and negative GIoU, each ``[..., N_S, N_T]``.
+    """
+    l1, giou = box_costs(student_boxes.float(), teacher_boxes.float())
+    return soft_class_cost(student_logits.float(), teacher_probability.float()), l1, giou
+
+
+@torch.no_grad()
+def match_queries(
+    student_logits: Tensor,
+    student_boxes: Tensor,
+    teacher_probability: Tensor,
+    teacher_boxes: Tensor,
+    columns: Tensor | None = None,
+    rows: Tensor | None = None,
+    weights: CostWeights = QUERY_COST,
+) -> Tensor:
+    """Hungarian matching of student queries with teacher queries.
+
+    Args:
+        student_logits: ``[..., N_S, C]``.
+        student_boxes: ``[..., N_S, 4]`` cxcywh.
+        teacher_probability: ``[..., N_T, C]``.
+        teacher_boxes: ``[..., N_T, 4]``.
+        columns: ``[..., N_T]`` bool, teacher queries that take part; all by default.
+        rows: ``[..., N_S]`` bool, student queries that take part; all by default.
+        weights: of the cost terms, 1 / 5 / 2 by default.
+
+    Returns:
+        ``[..., N_S]`` int64 on the CPU: teacher query, -1 = none.
+    """
+    parts = query_cost(student_logits, student_boxes, teacher_probability, teacher_boxes)
+    cost = weights.class_ * parts[0] + weights.bbox * parts[1] + weights.giou * parts[2]
+    return assign(cost, columns, rows)
+
+
+def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+    """Minimum-cost one-to-one assignment of every trailing matrix.
+
+    Args:
+        cost: ``[..., N, M]``, on any device; copied to the host once.
+        columns: bool, broadcast to ``[..., M]``: columns that may be used.
+        rows: bool, broadcast to ``[..., N]``: rows that may be used.
+
+    Returns:
+        ``[..., N]`` int64 on the CPU: column of each row, -1 = none.
+
+    Raises:
+        NonFiniteCostError: a usable entry is NaN or infinite.
+    """
+    *lead, count, width = cost.shape
+    table = cost.detach().cpu().numpy().reshape(-1, count, width)
+    usable_columns = _flat_mask(columns, lead, width)
+    usable_rows = _flat_mask(rows, lead, count)
+    if not np.isfinite(table).all():
+        bad = ~np.isfinite(table)
+        if usable_columns is not None:
+            bad &= usable_columns[:, None, :]
+        if usable_rows is not None:
+            bad &= usable_rows[:, :, None]
+        flat = np.flatnonzero(bad.any((1, 2)))
+        if len(flat):
+            raise NonFiniteCostError([tuple(int(v) for v in np.unravel_index(i, lead)) if lead else () for i in flat])
+    result = np.full((len(table), count), -1, dtype=np.int64)
+    for index, matrix in enumerate(table):
+        columns_at = None if usable_columns is None else np.flatnonzero(usable_columns[index])
+        rows_at = None if usable_rows is None else np.flatnonzero(usable_rows[index])
+        if columns_at is not None:
+            matrix = matrix[:, columns_at]
+        if rows_at is not None:
+            matrix = matrix[rows_at]
+        row, column = linear_sum_assignment(matrix)
+        result[index, row if rows_at is None else rows_at[row]] = column if columns_at is None else columns_at[column]
+    return torch.from_numpy(result).reshape(*lead, count)
+
+
+def _flat_mask(mask: Tensor | None, lead: list[int], size: int) -> np.ndarray | None:
+    if mask is None:
+        return None
+    return mask.detach().cpu().expand(*lead, size).reshape(-1, size).numpy()
