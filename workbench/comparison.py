@@ -1,0 +1,165 @@
+"""Arms times seeds of a recipe, several processes at a time; every finished run is a row that is not made again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.config import Recipe, load_recipe
+from workbench.errors import RunError
+from workbench.runs import Run, runs_root
+
+DISTILLED = "distilled"
+BASELINE = "undistilled"
+EQUAL_STEPS = "equal steps"
+EQUAL_COMPUTE = "equal compute"
+# the cost of a step is read from a run once it has made this share of its steps
+ENOUGH = 0.25
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a comparison.
+
+    Attributes:
+        arm: of the recipe; ``distilled`` is the recipe as written.
+        seed: of initialisation and data order.
+        schedule: equal steps, or equal compute: shortened to the baseline's process seconds, with its own full schedule.
+    """
+
+    recipe: Path
+    arm: str
+    seed: int
+    schedule: str
+    name: str
+
+
+def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_compute: Sequence[str], prefix: str = "") -> list[Row]:
+    """Rows in the order they should start: baselines first, equal-compute rows after what they depend on.
+
+    Raises:
+        ConfigError: the recipe or an arm is wrong.
+    """
+    rows: list[Row] = []
+    for seed in seeds:
+        for arm in arms:
+            name = recipe_of(recipe_path, arm).name
+            rows.append(Row(recipe_path, arm, seed, EQUAL_STEPS, f"{prefix}{name}-{arm}-seed{seed}"))
+    for seed in seeds:
+        for arm in equal_compute:
+            name = recipe_of(recipe_path, arm).name
+            rows.append(Row(recipe_path, arm, seed, EQUAL_COMPUTE, f"{prefix}{name}-{arm}-equal-compute-seed{seed}"))
+    return rows
+
+
+def recipe_of(path: Path, arm: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of an arm; ``distilled`` is the recipe as written unless it has an arm of that name."""
+    base = load_recipe(path, overrides)
+    return base if arm == DISTILLED and arm not in base.arms else load_recipe(path, overrides, arm)
+
+
+def state(row: Row, root: Path | None = None) -> str:
+    """``done``, ``partial`` or ``missing``."""
+    path = (root or runs_root()) / row.name
+    if not (path / "run.json").exists():
+        return "missing"
+    return "done" if Run(path).info().get("state") == "done" else "partial"
+
+
+def execute(
+    rows: Sequence[Row],
+    jobs: int,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    device: str = "cpu",
+    watch: Callable[[list[Run]], None] | None = None,
+) -> None:
+    """Runs every row that is not done, ``jobs`` processes at a time.
+
+    Args:
+        rows: of ``plan``.
+        jobs: processes.
+        overrides: ``key=value`` for every run.
+        data: dataset path for every run.
+        device: of every run.
+        watch: called about twice a second with the runs in progress.
+
+    Raises:
+        RunError: a run failed; the others are stopped (they resume) and its last lines are in the message.
+    """
+    waiting = [row for row in rows if state(row) != "done"]
+    running: dict[str, tuple[Row, subprocess.Popen[bytes], Path]] = {}
+    logs = runs_root() / ".logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        while waiting or running:
+            for row in list(waiting):
+                if len(running) >= jobs:
+                    break
+                steps = _steps(row, rows)
+                if steps is None:
+                    continue
+                waiting.remove(row)
+                log = logs / f"{row.name}.log"
+                running[row.name] = (row, _start(row, steps, overrides, data, device, log), log)
+            if not running:
+                raise RunError("equal-compute rows need the baseline and the arm at equal steps in the same comparison.")
+            for name, (row, process, log) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    if process.returncode != 0:
+                        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+                        raise RunError(f"run '{row.name}' ended with code {process.returncode}:\n{tail}")
+            if watch is not None:
+                watch([Run(runs_root() / name) for name in running if (runs_root() / name / "run.json").exists()])
+            time.sleep(0.4)
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+
+
+def _steps(row: Row, rows: Sequence[Row]) -> int | None:
+    """0: as the recipe says; a number: of an equal-compute row; None: not known yet."""
+    if row.schedule == EQUAL_STEPS:
+        return 0
+    path = runs_root() / row.name / "run.json"
+    if path.exists():
+        return int(Run(path.parent).info()["recipe"]["train"]["steps"])
+    names = {(r.arm, r.schedule): r.name for r in rows if r.recipe == row.recipe and r.seed == row.seed}
+    if (BASELINE, EQUAL_STEPS) not in names or (row.arm, EQUAL_STEPS) not in names:
+        raise RunError(f"equal compute for '{row.arm}' needs arms '{BASELINE}' and '{row.arm}' at equal steps in the same comparison.")
+    baseline, arm = (Run(runs_root() / names[key, EQUAL_STEPS]) for key in (BASELINE, row.arm))
+    if state(next(r for r in rows if r.name == baseline.name)) != "done" or not arm.info_path.exists():
+        return None
+    spent = baseline.timings()[-1]
+    timings = arm.timings()
+    total = recipe_of(row.recipe, row.arm).train.steps
+    if not timings or timings[-1]["step"] < ENOUGH * min(total, baseline.timings()[-1]["step"]):
+        return None
+    kind = "cpu" if str(baseline.info().get("device")) == "cpu" else "wall"
+    return max(int(spent[kind] / (timings[-1][kind] / timings[-1]["step"])), 1)
+
+
+def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, device: str, log: Path) -> subprocess.Popen[bytes]:
+    if state(row) == "partial":
+        command = [sys.executable, "-m", "workbench", "run", "--resume", row.name]
+    else:
+        command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
+        command += ["--group", row.schedule]
+        if row.arm != DISTILLED or row.arm in load_recipe(row.recipe).arms:
+            command += ["--arm", row.arm]
+        if steps:
+            command += ["--set", f"train.steps={steps}"]
+        for override in overrides:
+            command += ["--set", override]
+        if data is not None:
+            command += ["--data", data]
+    command += ["--device", device, "--plain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with open(log, "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)

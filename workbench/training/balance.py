@@ -1,0 +1,56 @@
+"""What each term sends into the student: gradient norms, cosines with the detection loss, and weights set from them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from workbench.methods import Method
+from workbench.training.step import Terms
+
+
+def term_gradients(terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter]) -> dict[str, tuple[float, float]]:
+    """Norm of each unweighted distillation term's gradient, and its cosine with the detection loss's, over the student's parameters.
+
+    Args:
+        terms: with their graphs, which are kept.
+        detection_weights: of the detection terms.
+        parameters: the student's; adapters do not count.
+
+    Returns:
+        (norm, cosine) by term; ``detection`` has its own norm and cosine 1.
+    """
+    detection = torch.stack([detection_weights[name] * value for name, value in terms.detection.items()]).sum()
+    reference = _flat(detection, parameters)
+    norm = float(reference.norm())
+    result = {"detection": (norm, 1.0)}
+    for name, value in terms.distillation.items():
+        gradient = _flat(value, parameters) if value.requires_grad else torch.zeros_like(reference)
+        size = float(gradient.norm())
+        result[name] = (size, float(reference @ gradient) / (norm * size) if norm * size > 0 else 0.0)
+    return result
+
+
+def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> dict[str, float]:
+    """Weight of each term: ``weight * share * |detection| / |term|`` where the method is balanced, else ``weight``.
+
+    Args:
+        methods: with their configurations.
+        norms: gradient norm of ``detection`` and of each term, unweighted.
+    """
+    weights: dict[str, float] = {}
+    for method in methods:
+        for term in method.term_names:
+            name = f"{method.name}.{term}"
+            share = method.config.balance.get(term) if isinstance(method.config.balance, dict) else method.config.balance
+            if share is None:
+                weights[name] = method.config.weight
+            else:
+                norm = norms.get(name, 0.0)
+                weights[name] = method.config.weight * share * norms["detection"] / norm if norm > 0 else 0.0
+    return weights
+
+
+def _flat(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    gradients = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten().float() for g, p in zip(gradients, parameters, strict=True)])

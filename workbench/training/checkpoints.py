@@ -1,0 +1,145 @@
+"""Checkpoints of a run: safetensors and JSON only, complete or absent.
+
+``checkpoints/<step>/`` holds the student as a detector folder (what is evaluated and exported), and the trainer's state: weights
+being optimised, adapters, optimiser moments, random generators, loss scaler, averaged weights.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from workbench.detectors.base import Detector
+from workbench.detectors.storage import read_tensors
+from workbench.errors import CheckpointError, RunError
+from workbench.files import read_json, sync_folder, write_json, write_text
+from workbench.runs import Run
+from workbench.training.optim import Average
+
+TRAINER_TENSORS = "trainer.safetensors"
+TRAINER_STATE = "trainer.json"
+
+
+def save_checkpoint(
+    run: Run,
+    step: int,
+    student: Detector,
+    methods: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    scaler: torch.amp.GradScaler | None,
+    state: dict[str, Any],
+) -> None:
+    """Writes the checkpoint after ``step`` steps into a temporary folder and renames it into place.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+    """
+    final = run.checkpoint_path(step)
+    temporary = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
+        tensors |= {f"methods.{k}": v for k, v in methods.state_dict().items()}
+        tensors |= _optimizer_tensors(optimizer)
+        tensors |= {f"rng.cuda.{i}": v for i, v in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if average is not None:
+            tensors |= {f"average.{k}": v for k, v in average.values.items()}
+            average.swap(student)
+        student.save(temporary)
+        if average is not None:
+            average.swap(student)
+        # clones, because tied weights share memory and safetensors stores each tensor once
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary / TRAINER_TENSORS)
+        write_json(temporary / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
+        write_text(temporary / "DONE", f"{step}\n")
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot write checkpoint {final}: {error.strerror or error}. Earlier checkpoints are kept; free space, then "
+                       f"'workbench run --resume {run.name}'.") from error
+
+
+def load_checkpoint(
+    run: Run,
+    step: int,
+    student: Detector,
+    methods: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    scaler: torch.amp.GradScaler | None,
+) -> dict[str, Any]:
+    """Restores what ``save_checkpoint`` wrote; returns the trainer's own state.
+
+    Raises:
+        CheckpointError: the files do not belong to this recipe.
+    """
+    folder = run.checkpoint_path(step)
+    tensors = read_tensors(folder / TRAINER_TENSORS)
+    state: dict[str, Any] = read_json(folder / TRAINER_STATE)
+    try:
+        student.load_state_dict(_part(tensors, "student."))
+        methods.load_state_dict(_part(tensors, "methods."))
+        _restore_optimizer(optimizer, _part(tensors, "optimizer."))
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not fit the run's recipe: {error}") from error
+    if average is not None:
+        average.values = {k: v.to(average.values[k].device) for k, v in _part(tensors, "average.").items()}
+    if scaler is not None and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(tensors["rng.cpu"])
+    cuda = [tensors[key] for key in sorted(tensors) if key.startswith("rng.cuda.")]
+    if cuda and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(cuda)
+    return state
+
+
+def prune_checkpoints(run: Run, keep: set[int]) -> None:
+    """Removes every complete checkpoint that is not in ``keep``, DONE first so that none is half there."""
+    for step in run.checkpoint_steps():
+        if step not in keep:
+            folder = run.checkpoint_path(step)
+            (folder / "DONE").unlink()
+            shutil.rmtree(folder)
+
+
+def result_folder(run: Run) -> Path:
+    """Detector folder of the run's result: the best checkpoint where the recipe keeps it, else the last.
+
+    Raises:
+        RunError: the run has no checkpoint yet.
+    """
+    steps = run.checkpoint_steps()
+    if not steps:
+        raise RunError(f"run '{run.name}' has no checkpoint yet.")
+    best = run.info().get("best_step")
+    return run.checkpoint_path(best if best in steps else steps[-1])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{key}": torch.as_tensor(value) for index, values in state.items() for key, value in values.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,324 @@
+"""The training loop: one pure function of (recipe, seed), interruptible and resumable at every checkpoint."""
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from workbench.datasets.loader import Batch, TrainLoader
+from workbench.errors import Interrupted, NonFiniteError, SilentTermError
+from workbench.files import write_text
+from workbench.matching import TargetBatch
+from workbench.runs import Run, read_lines
+from workbench.training.balance import balanced_weights, term_gradients
+from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
+from workbench.training.evaluation import Evaluator
+from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from workbench.training.setup import Setup
+from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
+
+logger = logging.getLogger(__name__)
+
+BALANCE_BATCHES = 4
+GRADIENT_EVERY = 10
+
+
+class Listener(Protocol):
+    """Who wants to see progress."""
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
+    def on_evaluation(self, line: dict[str, Any]) -> None: ...
+    def on_message(self, text: str) -> None: ...
+
+
+class Trainer:
+    """One run from its first step, or from its last checkpoint, to its end."""
+
+    def __init__(self, run: Run, setup: Setup, listener: Listener, device: str = "auto", trackers: tuple[str, ...] = ()):
+        self.run, self.setup, self.listener = run, setup, listener
+        self.config = setup.recipe.train
+        if device == "cpu":
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        self.accelerator = Accelerator(
+            mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
+            cpu=device == "cpu",
+            log_with=list(trackers) or None,
+            project_dir=str(run.path) if trackers else None,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.main = self.accelerator.is_main_process
+        if trackers:
+            self.accelerator.init_trackers(setup.recipe.name)
+        step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None)
+        optimizer = make_optimizer(setup.student, step_module.methods, self.config)
+        self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
+        self.teacher = setup.teacher.to(self.accelerator.device) if setup.teacher is not None else None
+        self.average = Average(setup.student, self.config.ema) if self.config.ema else None
+        self.loader = TrainLoader(
+            setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
+            self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
+        self.detection_weights = {**setup.student.loss_weights, "class": self.config.class_weight}
+        self.term_weights: dict[str, float] = {}
+        self.evaluator = Evaluator(setup, run, self.accelerator.device)
+        self.seconds = {"cpu": 0.0, "wall": 0.0}
+        self.taught: dict[str, bool] = {}
+        self.best = (-1.0, -1)
+
+    def train(self) -> None:
+        """Trains to the end.
+
+        Raises:
+            Interrupted: on Ctrl-C, after saving once.
+            NonFiniteError: NaN or infinity; the last checkpoint is kept.
+            SilentTermError: a term taught nothing for a whole epoch.
+        """
+        start = self._begin()
+        steps = self.config.steps
+        epoch_log = max(self.loader.steps_per_epoch, GRADIENT_EVERY * self.config.log_every)
+        with _interruptible() as interrupted:
+            batches = self.loader.iterate(start)
+            for step in range(start, steps):
+                clock = self._clock()
+                batch = next(batches).to(self.accelerator.device)
+                logged = (step + 1) % self.config.log_every == 0 or step + 1 == steps
+                values = self._train_step(batch, step, logged)
+                self._add_time(clock)
+                if values is not None:
+                    self._log(step + 1, values)
+                if (step + 1) % epoch_log == 0:
+                    self._check_silent(step + 1)
+                self.listener.on_step(step + 1, steps, values or {})
+                done = step + 1
+                if done % self.config.evaluate_every == 0 or done == steps:
+                    self._evaluate(done)
+                if done % self.config.checkpoint_every == 0 or done == steps or interrupted() or self.best[1] == done:
+                    self._save(done)
+                if interrupted() and done < steps:
+                    self.run.update_info(state="interrupted")
+                    raise Interrupted(f"stopped at step {done}, saved. Go on with: workbench run --resume {self.run.name}")
+        self._finish()
+
+    def _begin(self) -> int:
+        """Restores the last checkpoint, or balances the weights of a fresh run; returns the next step."""
+        saved = self.run.checkpoint_steps()
+        info = self.run.info()
+        if saved:
+            model = self.accelerator.unwrap_model(self.step_module)
+            state = load_checkpoint(self.run, saved[-1], model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler)
+            self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
+            self.term_weights = info["term_weights"]
+            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+                kept = [line for line in read_lines(path) if line["step"] <= saved[-1] and line.get("split") != "test"]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")
+        else:
+            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+                write_text(path, "")
+            self.term_weights = self._balance()
+            self.run.update_info(term_weights=self.term_weights)
+        if self.main:
+            self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
+        return saved[-1] if saved else 0
+
+    def _balance(self) -> dict[str, float]:
+        """Weights of the terms from their gradients on the first batches, leaving no trace in norms or generators."""
+        model = self.accelerator.unwrap_model(self.step_module)
+        if not self.setup.methods:
+            return {}
+        norms: dict[str, float] = {}
+        if any(method.config.balance is not None for method in self.setup.methods):
+            buffers = {name: value.clone() for name, value in model.named_buffers()}
+            generator = torch.get_rng_state()
+            model.train()
+            parameters = [p for p in model.student.parameters() if p.requires_grad]
+            for step in range(BALANCE_BATCHES):
+                batch = self.loader.batch(step).to(self.accelerator.device)
+                terms = self._terms(batch, 0)
+                for name, (norm, _) in term_gradients(terms, self.detection_weights, parameters).items():
+                    norms[name] = norms.get(name, 0.0) + norm / BALANCE_BATCHES
+            for name, value in model.named_buffers():
+                value.copy_(buffers[name])
+            torch.set_rng_state(generator)
+        weights = balanced_weights(self.setup.methods, norms)
+        self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
+        return weights
+
+    def _terms(self, batch: Batch, step: int) -> Terms:
+        targets = TargetBatch.of(batch.targets)
+        count = self.accelerator.reduce(targets.valid.sum().float(), "mean").clamp(min=1)
+        with self.accelerator.autocast():
+            answer = self.teacher(batch.images, batch.padding) if self.teacher is not None and self.setup.methods else None
+            return self.step_module(batch.images, batch.padding, targets, answer, count, step)
+
+    def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
+        """One optimiser step; returns the values to log."""
+        model = self.accelerator.unwrap_model(self.step_module)
+        self.step_module.train()
+        rate = learning_rate(self.config, step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        values: dict[str, float] = {}
+        terms = None
+        try:
+            for part in _parts(batch, self.config.accumulate):
+                terms = self._terms(part, step)
+                total = weighted_sum(terms, self.detection_weights, self.term_weights)
+                if not torch.isfinite(total):
+                    raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step, terms)
+                if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
+                    values |= self._measure_gradients(terms)
+                self.accelerator.backward(total / self.config.accumulate)
+        except NonFiniteCostError as error:
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step) from error
+        norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(model.student, step)
+        if not logged:
+            return None
+        assert terms is not None
+        values |= {f"detection/{k}": float(v) for k, v in terms.detection.items()}
+        values |= {f"raw/{k}": float(v) for k, v in terms.distillation.items()}
+        values |= {f"weighted/{k}": float(v) * self.term_weights[k] for k, v in terms.distillation.items()}
+        return {"loss": float(total), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
+
+    def _measure_gradients(self, terms: Terms) -> dict[str, float]:
+        """Share of the detection loss's gradient norm and cosine with it, of each weighted term; notes which terms taught."""
+        model = self.accelerator.unwrap_model(self.step_module)
+        parameters = [p for p in model.student.parameters() if p.requires_grad]
+        measured = term_gradients(terms, self.detection_weights, parameters)
+        reference = measured.pop("detection")[0]
+        values: dict[str, float] = {"gradient/detection": reference}
+        for name, (norm, cosine) in measured.items():
+            weight = self.term_weights[name]
+            values[f"share/{name}"] = weight * norm / reference if reference > 0 else 0.0
+            values[f"cosine/{name}"] = cosine
+            if weight > 0:
+                self.taught[name] = self.taught.get(name, False) or (norm > 0 and float(terms.distillation[name]) != 0.0)
+        return values
+
+    def _check_silent(self, step: int) -> None:
+        """Stops when a term with weight and eligible targets was 0, or sent no gradient, in every measurement of the epoch."""
+        silent = [name for name, taught in self.taught.items() if not taught]
+        unweighted = [name for name, weight in self.term_weights.items() if weight == 0.0 and self._wanted(name)]
+        if silent or unweighted:
+            raise SilentTermError(
+                f"step {step}: {', '.join(silent + unweighted)} was 0 or sent no gradient to the student for a whole epoch. Check that "
+                "teacher and data fit ('workbench evaluate' the teacher), or remove the term."
+            )
+        self.taught = {}
+
+    def _wanted(self, name: str) -> bool:
+        method = next(m for m in self.setup.methods if name.startswith(f"{m.name}."))
+        share = method.config.balance
+        value = share.get(name.split(".", 1)[1]) if isinstance(share, dict) else share
+        return method.config.weight > 0 and value != 0
+
+    def _evaluate(self, step: int) -> None:
+        """Evaluates on the validation split and keeps its queries."""
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        with self._averaged():
+            line = self.evaluator.evaluate(self.setup.val, "val", step)
+        self._append(self.run.evaluations_path, line)
+        if self.config.keep == "best" and line["coco"]["ap"] > self.best[0]:
+            self.best = (line["coco"]["ap"], step)
+            self.run.update_info(best_step=step)
+        self.listener.on_evaluation(line)
+
+    def _save(self, step: int) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        model = self.accelerator.unwrap_model(self.step_module)
+        state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
+        save_checkpoint(self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state)
+        prune_checkpoints(self.run, {step, self.best[1]})
+
+    def _finish(self) -> None:
+        """Evaluates the run's result on the test split, once."""
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            if self.setup.test is not None:
+                line = self.evaluator.evaluate_result(self.setup.test, "test")
+                self._append(self.run.evaluations_path, line)
+                self.listener.on_evaluation(line)
+            self.run.update_info(state="done", seconds=self.seconds)
+        self.accelerator.end_training()
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        if self.main:
+            self._append(self.run.metrics_path, {"step": step, **values})
+            self._append(self.run.timings_path, {"step": step, **self.seconds})
+            self.accelerator.log(values, step=step)
+
+    @staticmethod
+    def _append(path: Any, line: dict[str, Any]) -> None:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        student = self.accelerator.unwrap_model(self.step_module).student
+        if self.average is not None:
+            self.average.swap(student)
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.swap(student)
+
+    def _clock(self) -> tuple[float, float]:
+        return time.process_time(), time.perf_counter()
+
+    def _add_time(self, since: tuple[float, float]) -> None:
+        """Process CPU seconds and wall seconds of training alone; evaluation and checkpoints are left out."""
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = self._clock()
+        self.seconds = {"cpu": self.seconds["cpu"] + now[0] - since[0], "wall": self.seconds["wall"] + now[1] - since[1]}
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in ``count`` parts of equal size."""
+    if count == 1:
+        return [batch]
+    size = len(batch.image_ids) // count
+    return [
+        Batch(*(value[i * size : (i + 1) * size] for value in (getattr(batch, name) for name in batch.__dataclass_fields__)))
+        for i in range(count)
+    ]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag that is read between steps; a second one interrupts at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+__all__ = ["Listener", "NonFiniteError", "Trainer"]

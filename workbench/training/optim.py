@@ -1,0 +1,84 @@
+"""AdamW with parameter groups, the learning rate as a pure function of the step, averaged weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config import TrainConfig
+
+_SAMPLING = ("sampling_offsets", "reference_points")
+
+
+def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, the rest; biases and norms
+    are not decayed."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in [*student.named_parameters(), *methods.named_parameters()]:
+        if not parameter.requires_grad:
+            continue
+        factor = 1.0
+        if ".backbone." in f".{name}":
+            factor = config.backbone_factor
+        elif any(word in name for word in _SAMPLING):
+            factor = config.sampling_factor
+        decay = 0.0 if parameter.ndim <= 1 else config.weight_decay
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in sorted(groups.items(), key=lambda g: g[0])]
+
+
+def make_optimizer(student: nn.Module, methods: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over ``parameter_groups``."""
+    return torch.optim.AdamW(parameter_groups(student, methods, config), lr=config.learning_rate)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Rate of the step with 0-based index ``step``: linear warm-up, then the schedule over the remaining steps."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "step":
+        return config.learning_rate * 0.1 ** sum(step >= drop * config.steps for drop in config.drops)
+    return config.learning_rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Applies the rate to every group, times the group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+class Average:
+    """Exponential moving average of a module's floating-point state, kept in float32."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.values: dict[str, Tensor] = {k: v.detach().clone().float() for k, v in _floats(module).items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """One step; the decay ramps up as (1 + step) / (10 + step) so that early weights are forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in _floats(module).items():
+            self.values[name].lerp_(value.float(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, module: nn.Module) -> None:
+        """Exchanges the module's weights with the averaged ones; a second call exchanges them back."""
+        for name, value in _floats(module).items():
+            kept = value.detach().clone()
+            value.copy_(self.values[name])
+            self.values[name] = kept.float()
+
+
+def _floats(module: nn.Module) -> dict[str, Tensor]:
+    """Each floating-point tensor of the state once, whatever the number of names that share it."""
+    seen: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            result[name] = value
+    return result

@@ -1,0 +1,173 @@
+"""From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config import CheckpointConfig, Recipe
+from workbench.datasets import open_dataset
+from workbench.datasets.base import Dataset
+from workbench.datasets.transforms import Transform
+from workbench.detectors import Detector, InputSpec, family, load_detector
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import CheckpointError, ConfigError
+from workbench.files import hash_file
+from workbench.methods import Method, Pairing, build_method, make_pairing
+from workbench.runs import Run, runs_root
+from workbench.share import share_path
+from workbench.training.checkpoints import result_folder
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher in eval mode, without gradient, fed with images as it knows them.
+
+    Args:
+        detector: the teacher.
+        student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
+    """
+
+    def __init__(self, detector: Detector, student_spec: InputSpec):
+        super().__init__()
+        self.detector = detector.eval().requires_grad_(False)
+        own, other = detector.spec, student_spec
+        self.same = own.mean == other.mean and own.std == other.std
+        scale = torch.tensor(other.std) / torch.tensor(own.std)
+        shift = (torch.tensor(other.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, padding: Tensor) -> DetectorOutput:
+        """The teacher's answer to a batch normalised for the student; padding stays 0."""
+        if not self.same:
+            images = (images * self.scale + self.shift).masked_fill(padding[:, None], 0.0)
+        return self.detector(images, padding)
+
+
+@dataclass
+class Setup:
+    """Everything one run needs, built in a fixed order from the seed."""
+
+    recipe: Recipe
+    train: Dataset
+    val: Dataset
+    test: Dataset | None
+    transform: Transform
+    evaluation_transform: Transform
+    student: Detector
+    teacher: FrozenTeacher | None
+    teacher_hash: str | None
+    pairing: Pairing | None
+    methods: list[Method]
+    notes: list[str]
+
+
+def open_split(recipe: Recipe, split: str) -> Dataset:
+    """One split of the recipe's data.
+
+    Raises:
+        ConfigError: no path is given.
+        DataError: the data cannot be used.
+    """
+    data = recipe.data
+    if data.path is None:
+        raise ConfigError(f"recipe '{recipe.name}' needs the place of its data: --data PATH, or data.path in the recipe.")
+    return open_dataset(data.path, split, format=data.format, policy=data.policy or None, **data.options)
+
+
+def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
+    """What a student of this recipe sees."""
+    transform = recipe.data.evaluation_transform or recipe.data.transform
+    values = transform.model_dump(mode="json")
+    return InputSpec(tuple(dataset.classes), tuple(transform.mean), tuple(transform.std), values.get("resize"))
+
+
+def find_detector(name: str) -> Path:
+    """Folder of a detector given as a path, a run's name, an embedded one or a hub name.
+
+    Raises:
+        CheckpointError: nothing of that name; lists where it looked.
+    """
+    path = Path(name)
+    if (path / "run.json").exists():
+        return result_folder(Run(path))
+    if (path / "config.json").exists():
+        return path
+    if (runs_root() / name / "run.json").exists():
+        return result_folder(Run.open(name))
+    embedded = share_path("data") / name
+    if (embedded / "config.json").exists():
+        return embedded
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        known = ", ".join(sorted(p.name for p in share_path("data").glob("*/config.json")))
+        raise CheckpointError(
+            f"no detector '{name}': it is no folder with config.json, no run in {runs_root()}, not embedded"
+            f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}."
+        ) from error
+
+
+def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:
+    """The student from random weights (torch's global generator) or from a checkpoint with its head kept or reset.
+
+    Raises:
+        ConfigError: ``head: keep`` and the classes differ.
+    """
+    spec = input_spec(recipe, dataset)
+    if not isinstance(recipe.student, CheckpointConfig):
+        return family(recipe.student.family).detector.build(recipe.student, spec)  # pyright: ignore[reportAttributeAccessIssue]
+    student = load_detector(find_detector(recipe.student.checkpoint))
+    if recipe.student.head == "reset":
+        fresh = student.reset_classes(spec)
+        notes.append(f"head reset for {len(spec.classes)} classes; re-initialised: {', '.join(fresh)}")
+    elif student.spec.classes != spec.classes:
+        raise ConfigError(
+            f"checkpoint '{recipe.student.checkpoint}' knows {list(student.spec.classes)}, the data has {list(spec.classes)}. "
+            "Say 'head: reset' to train a new class head, or rename the classes."
+        )
+    student.spec = spec
+    return student
+
+
+def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) -> Setup:
+    """Builds everything.
+
+    Args:
+        recipe: validated.
+        teacher_name: of the detector to load as teacher, or None.
+        trace_teacher: load the teacher even when no method uses it, to compare queries with.
+
+    Raises:
+        WorkbenchError: anything a user can mend.
+    """
+    notes: list[str] = []
+    train, val = open_split(recipe, recipe.data.train), open_split(recipe, recipe.data.val)
+    test = open_split(recipe, recipe.data.test) if recipe.data.test else None
+    for other in filter(None, (val, test)):
+        if other.classes != train.classes:
+            raise ConfigError(f"split '{other.split}' has classes {list(other.classes)}, training has {list(train.classes)}.")
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe, train, notes)
+    teacher, pairing, methods, teacher_hash = None, None, [], None
+    if teacher_name is not None and (recipe.methods or trace_teacher):
+        folder = find_detector(teacher_name)
+        detector = load_detector(folder)
+        pairing = make_pairing(student, detector, recipe.layer_map)
+        teacher = FrozenTeacher(detector, student.spec)
+        teacher_hash = hash_file(folder / "model.safetensors")
+        methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
+    # the same dropout draws for every arm, whatever adapters its methods made
+    torch.manual_seed(recipe.seed + 1)
+    transform = Transform(recipe.data.transform)
+    evaluation = Transform(recipe.data.evaluation_transform or recipe.data.transform)
+    return Setup(recipe, train, val, test, transform, evaluation, student, teacher, teacher_hash, pairing, methods, notes)

@@ -1,0 +1,97 @@
+"""One training step as one module: student forward, matching, the detection loss and every distillation term."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from workbench.detectors.base import Detector
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import NonFiniteError
+from workbench.matching import NonFiniteCostError, TargetBatch, match_targets
+from workbench.methods import Method, MethodContext, Pairing
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Unweighted loss terms of a step.
+
+    Attributes:
+        detection: the family's own criterion.
+        distillation: by ``method.term``.
+    """
+
+    detection: dict[str, Tensor]
+    distillation: dict[str, Tensor]
+
+
+class DistillStep(nn.Module):
+    """The module that is prepared for devices and processes; the teacher is held outside it.
+
+    Args:
+        student: trained.
+        methods: with their adapters, trained too.
+        pairing: None without a teacher.
+    """
+
+    def __init__(self, student: Detector, methods: list[Method], pairing: Pairing | None):
+        super().__init__()
+        self.student = student
+        self.methods = nn.ModuleList(methods)
+        self.pairing = pairing
+
+    @property
+    def term_names(self) -> list[str]:
+        """Every distillation term, as ``method.term``."""
+        return [f"{method.name}.{term}" for method in self.methods for term in method.term_names]  # pyright: ignore
+
+    def forward(
+        self, images: Tensor, padding: Tensor, targets: TargetBatch, teacher: DetectorOutput | None, num_boxes: Tensor | float, step: int
+    ) -> Terms:
+        """Computes all terms of one batch; see ``Detector.forward`` for shapes.
+
+        Raises:
+            NonFiniteCostError: a logit or box is NaN or infinite.
+        """
+        output = self.student(images, padding, targets)
+        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        detection = self.student.losses(output, targets, num_boxes, match)
+        distillation: dict[str, Tensor] = {}
+        if teacher is not None and self.pairing is not None:
+            context = MethodContext(self.student, None, self.pairing, targets, num_boxes, step, match)
+            for method in self.methods:
+                terms = method(output, teacher, targets, context)
+                distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}
+        return Terms(detection, distillation)
+
+
+def weighted_sum(terms: Terms, detection_weights: dict[str, float], term_weights: dict[str, float]) -> Tensor:
+    """The number that is minimised."""
+    parts = [detection_weights[name] * value for name, value in terms.detection.items()]
+    parts += [term_weights[name] * value for name, value in terms.distillation.items()]
+    return torch.stack(parts).sum()
+
+
+def explain_non_finite(
+    student: Detector, images: Tensor, padding: Tensor, image_ids: tuple[int, ...], step: int, terms: Terms | None = None
+) -> NonFiniteError:
+    """Says where NaN or infinity appeared: which terms, which decoder layer, which images, which step."""
+    if terms is not None:
+        bad = [name for name, value in (terms.detection | terms.distillation).items() if not torch.isfinite(value)]
+        if bad:
+            return NonFiniteError(f"step {step}: loss term {', '.join(bad)} is not finite; images {list(image_ids)}. The last good "
+                                  "checkpoint is kept. Lower the learning rate or the clip norm, or check these images.")
+    with torch.no_grad():
+        output = student(images, padding)
+    found = [
+        f"decoder layer {layer}: {name} of images {[i for i, ok in zip(image_ids, finite.tolist(), strict=True) if not ok]}"
+        for name, values in (("logits", output.logits), ("boxes", output.boxes))
+        for layer, finite in enumerate(torch.isfinite(values).flatten(2).all(-1))
+        if not finite.all()
+    ]
+    where = "; ".join(found) or f"gradients of images {list(image_ids)}"
+    return NonFiniteError(f"step {step}: not finite in {where}. The last good checkpoint is kept. Lower the learning rate or use "
+                          "--set train.precision=fp32.")
+
+
+__all__ = ["DistillStep", "NonFiniteCostError", "Terms", "explain_non_finite", "weighted_sum"]
