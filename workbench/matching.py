@@ -72,7 +72,8 @@ class TargetBatch:
             count = len(target.labels)
             usable = target.valid[:, None]
             boxes[row, :count] = torch.where(usable, target.boxes, boxes[row, :count])
-            labels[row, :count] = target.labels
+            # ignore regions have no class (-1); they are never matched, 0 keeps look-ups in range
+            labels[row, :count] = target.labels.clamp(min=0)
             valid[row, :count] = target.valid
         return cls(boxes, labels, valid)
 

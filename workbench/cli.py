@@ -1,0 +1,306 @@
+"""The command line ``workbench``: one thin function per verb over the library."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from workbench.errors import WorkbenchError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
+                  pretty_exceptions_enable=False)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, convert.")
+runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
+app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
+
+console = Console()
+errors = Console(stderr=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the table to this file as JSON.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: train.steps=100")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")]
+Root = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")]
+
+
+def main() -> None:
+    """Runs the command line; a ``WorkbenchError`` becomes one message and its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app(standalone_mode=False)
+    except WorkbenchError as error:
+        errors.print(Text(f"workbench: {error}"), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # usage errors of the command line carry their own message and code
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            errors.print(Text(f"workbench: {error.format_message()}"), soft_wrap=True)  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(int(error.exit_code))  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
+@app.command()
+def run(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped one.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Name of a run to go on with.")] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="Named change below 'arms:' of the recipe.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of initialisation and data order.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the run.")] = None,
+    data: Data = None,
+    overrides: Set = None,
+    device: Device = "auto",
+    log: Annotated[list[str] | None, typer.Option("--log", help="tensorboard, mlflow or wandb.")] = None,
+    group: Annotated[str, typer.Option("--group", hidden=True)] = "equal steps",
+    plain: Plain = False,
+    runs: Root = None,
+    json_path: Json = None,
+) -> None:
+    """Train a recipe, distilled or not."""
+    from workbench.config import load_recipe
+    from workbench.progress import console_listener
+    from workbench.training.launch import Launch, recipe_path, start
+    from workbench.training.launch import resume as resume_run
+
+    _use_root(runs)
+    launch = Launch(name, arm, group, device, tuple(log or ()))
+    with console_listener(console, plain) as listener:
+        if resume is not None:
+            finished = resume_run(resume, launch, listener)
+        elif recipe is None:
+            raise WorkbenchError("give a recipe, or --resume NAME.")
+        else:
+            path = recipe_path(recipe)
+            changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
+            finished = start(load_recipe(path, changes, arm), launch, listener, path.parent)
+    _show_runs([finished.name], json_path)
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Short schedules; its numbers are not to be quoted.")] = False,
+    serve: Annotated[bool, typer.Option("--app/--no-app", help="Serve the dashboard at the end.")] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Of the students.")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes at a time.")] = 2,
+    runs: Root = None,
+    json_path: Json = None,
+) -> None:
+    """The main job on the embedded data: distil, measure, show."""
+    from workbench.demo import run_demo
+    from workbench.progress import console_watch
+
+    _use_root(runs)
+    with console_watch(console) as watch:
+        table = run_demo(seed, quick, jobs, watch)
+    _print_frame(table, json_path)
+    if quick:
+        console.print("--quick: short schedules. These numbers are not to be quoted.")
+    if serve:
+        _serve(8501)
+
+
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    arms: Annotated[str | None, typer.Option("--arms", help="Comma-separated; default: the recipe as written and all its arms.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds, from --first-seed on.")] = 3,
+    first_seed: Annotated[int, typer.Option("--first-seed")] = 0,
+    equal_compute: Annotated[str, typer.Option("--equal-compute", help="Arms also run at the baseline's compute.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes at a time.")] = 2,
+    data: Data = None,
+    overrides: Set = None,
+    device: Device = "cpu",
+    runs: Root = None,
+    json_path: Json = None,
+) -> None:
+    """Train arms times seeds of a recipe and print them side by side; finished runs are kept."""
+    from workbench.comparison import BASELINE, DISTILLED, compare_rows, execute, plan
+    from workbench.config import load_recipe
+    from workbench.progress import console_watch
+    from workbench.training.launch import recipe_path
+
+    _use_root(runs)
+    path = recipe_path(recipe)
+    known = [arm for arm in load_recipe(path).arms if arm != BASELINE]
+    chosen = arms.split(",") if arms else [BASELINE, DISTILLED, *known]
+    wanted = [arm for arm in equal_compute.split(",") if arm]
+    rows = plan(path, chosen, range(first_seed, first_seed + seeds), wanted)
+    with console_watch(console) as watch:
+        execute(rows, jobs, overrides or (), data, device, watch)
+    _print_frame(compare_rows(rows), json_path)
+
+
+@app.command()
+def evaluate(
+    detector: Annotated[str, typer.Argument(help="A run, a detector folder, or an embedded detector.")],
+    data: Annotated[str, typer.Option("--data", help="Dataset folder, or shapes.")] = "shapes",
+    split: Annotated[str, typer.Option("--split")] = "val",
+    device: Device = "auto",
+    json_path: Json = None,
+) -> None:
+    """COCO AP of a detector on a split."""
+    from workbench.training.evaluation import evaluate_detector
+
+    result = evaluate_detector(detector, data, split, device)
+    rows = [{"what": key, "value": value} for key, value in result["coco"].items()]
+    rows += [{"what": f"AP of {key}", "value": value["ap"]} for key, value in result["per_class"].items()]
+    _print_rows(rows, json_path)
+
+
+@app.command()
+def predict(
+    detector: Annotated[str, typer.Argument(help="A run, a detector folder, or an embedded detector.")],
+    images: Annotated[Path, typer.Argument(help="An image or a folder of images.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for results.json and the drawn images.")] = Path("predictions"),
+    threshold: Annotated[float, typer.Option("--threshold", help="Least score drawn; results.json holds all.")] = 0.3,
+    device: Device = "auto",
+) -> None:
+    """Write COCO results and drawn images."""
+    from workbench.predict import predict as predict_images
+
+    found = predict_images(detector, images, out, threshold, device)
+    console.print(f"{found.images} images, {found.detections} detections: {out}/results.json and {out}/drawn/")
+    for line in found.skipped:
+        console.print(Text(f"skipped {line}"))
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[str, typer.Argument(help="Dataset folder.")],
+    split: Annotated[str | None, typer.Option("--split")] = None,
+    form: Annotated[str, typer.Option("--format", help="auto, coco, voc, kitti or yolo.")] = "auto",
+    json_path: Json = None,
+) -> None:
+    """Report what is wrong with a dataset; exits with 1 on errors."""
+    from workbench.datasets.check import check
+
+    report = check(path, split, form)
+    _print_rows(report.rows(), json_path)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@runs_app.command("list")
+def runs_list(runs: Root = None, json_path: Json = None) -> None:
+    """All runs with their state and AP."""
+    from workbench.runs import list_runs
+
+    _use_root(runs)
+    _show_runs([found.name for found in list_runs()], json_path)
+
+
+@runs_app.command("show")
+def runs_show(name: str, runs: Root = None, json_path: Json = None) -> None:
+    """Everything known of one run."""
+    from workbench.analysis.summary import summarise
+    from workbench.runs import Run
+
+    _use_root(runs)
+    _print_rows([{"what": key, "value": value} for key, value in summarise(Run.open(name)).items()], json_path)
+
+
+@runs_app.command("rm")
+def runs_rm(names: list[str], runs: Root = None) -> None:
+    """Remove runs."""
+    from workbench.runs import Run
+
+    _use_root(runs)
+    for found in [Run.open(name) for name in names]:
+        found.remove()
+        console.print(Text(f"removed {found.name}"))
+
+
+@app.command()
+def detectors(json_path: Json = None) -> None:
+    """Families and what each provides."""
+    from workbench.detectors import FAMILIES
+
+    _print_rows([{"family": k, "provides": ", ".join(sorted(v.detector.provides))} for k, v in FAMILIES.items()], json_path)
+
+
+@app.command()
+def methods(json_path: Json = None) -> None:
+    """Methods and their sources."""
+    from workbench.methods import METHODS
+
+    _print_rows([{"method": name, "terms": method.terms_text, "source": method.source} for name, (_, method) in METHODS.items()], json_path)
+
+
+@app.command("app")
+def serve_app(port: Annotated[int, typer.Option("--port")] = 8501, runs: Root = None) -> None:
+    """Serve the dashboard on 127.0.0.1."""
+    _use_root(runs)
+    _serve(port)
+
+
+@app.command()
+def doctor(json_path: Json = None) -> None:
+    """Versions, devices, and what is missing for which feature."""
+    from workbench.doctor import report
+
+    _print_rows(report().rows(), json_path)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pth or .bin of tensors.")], out: Annotated[Path, typer.Option("--out")] = Path("model.safetensors")
+) -> None:
+    """Turn a .pth into safetensors; the only verb that reads one, with weights_only."""
+    from workbench.convert import convert as convert_file
+
+    console.print(Text(f"{convert_file(source, out)} tensors written to {out}"))
+
+
+def _serve(port: int) -> None:
+    from workbench.serve import serve
+
+    serve(port, lambda address: console.print(Text(f"dashboard: {address}  (Ctrl-C stops it)")))
+
+
+def _use_root(runs: Path | None) -> None:
+    import os
+
+    if runs is not None:
+        os.environ["WORKBENCH_RUNS"] = str(runs)
+
+
+def _show_runs(names: list[str], json_path: Path | None) -> None:
+    from workbench.analysis.summary import table
+    from workbench.runs import Run
+
+    _print_frame(table([Run.open(name) for name in names]), json_path)
+
+
+def _print_frame(frame: Any, json_path: Path | None) -> None:
+    import pandas as pd
+
+    _print_rows(frame.astype(object).where(pd.notna(frame), None).to_dict("records"), json_path)
+
+
+def _print_rows(rows: list[dict[str, Any]], json_path: Path | None) -> None:
+    from workbench.files import write_json
+
+    shown = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    for column in rows[0] if rows else []:
+        shown.add_column(Text(str(column)), overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
+    console.print(shown if rows else "nothing yet")
+    if json_path is not None:
+        write_json(json_path, rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
