@@ -1,0 +1,142 @@
+"""One ``Dataset`` whatever the format on disk: images, targets in file order, classes with their original ids."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from workbench.datasets.issues import Issues
+from workbench.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image and its G targets, in file order, never re-ordered.
+
+    Boxes are continuous pixel coordinates: an object that covers the whole image is (0, 0, width, height).
+
+    Attributes:
+        image_id: unique in the dataset.
+        file_name: relative to the image folder; text, never trusted as a path.
+        width: pixels.
+        height: pixels.
+        boxes: ``[G, 4]`` float64 xyxy in pixels, inside the image.
+        labels: ``[G]`` int64, contiguous 0..C-1; -1 for ignore regions, which have no class.
+        crowd: ``[G]`` bool, a region of many objects of one class: never trained on, matched by any number of detections.
+        ignore: ``[G]`` bool, a region without class (KITTI's DontCare): never trained on, detections of every class in it
+            are not counted.
+        annotation_ids: ``[G]`` int64, unique in the dataset.
+        areas: ``[G]`` float64 square pixels, the file's own area where it has one (COCO's size buckets), else the box's.
+    """
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    ignore: np.ndarray
+    annotation_ids: np.ndarray
+    areas: np.ndarray
+
+    @property
+    def trainable(self) -> np.ndarray:
+        """``[G]`` bool: neither crowd nor ignore region."""
+        return ~(self.crowd | self.ignore)
+
+
+class Images(Protocol):
+    """Where pixels come from: a list in memory, or files decoded when asked for."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
+class Dataset:
+    """Images and targets of one split.
+
+    Attributes:
+        name: of the dataset, for messages and tables.
+        split: its name.
+        classes: contiguous label -> name.
+        category_ids: contiguous label -> id in the files.
+        records: one per image.
+        issues: what was fixed, converted, kept or dropped while reading.
+    """
+
+    def __init__(self, name: str, split: str, classes: Sequence[str], category_ids: Sequence[int], records: Sequence[Record],
+                 images: Images, issues: Issues | None = None):
+        if not records:
+            raise DataError(f"{name}, split '{split}', holds no usable image. " + ". ".join(str(i) for i in issues or ()))
+        if not classes:
+            raise DataError(f"{name}, split '{split}', declares no classes.")
+        self.name = name
+        self.split = split
+        self.classes = tuple(classes)
+        self.category_ids = tuple(category_ids)
+        self.records = records
+        self.issues = issues or Issues()
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> np.ndarray:
+        """``[H, W, 3]`` uint8 RGB of ``records[index]``; not to be written to.
+
+        Raises:
+            DataError: the file cannot be decoded, or changed size since the dataset was opened.
+        """
+        image = self._images[index]
+        record = self.records[index]
+        if image.shape != (record.height, record.width, 3):
+            raise DataError(f"{record.file_name} of {self.name} is now {image.shape[1]}x{image.shape[0]} and was "
+                            f"{record.width}x{record.height} when the dataset was opened. Open it again.")
+        return image
+
+    def hash(self) -> str:
+        """SHA-256 of the classes, file names, sizes, boxes, labels and flags; not of the pixels."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.classes, self.category_ids]).encode())
+        for r in self.records:
+            digest.update(json.dumps([r.image_id, r.file_name, r.width, r.height, len(r.boxes)]).encode())
+            digest.update(r.boxes.astype("<f8").tobytes() + r.labels.astype("<i8").tobytes())
+            digest.update(r.crowd.astype("u1").tobytes() + r.ignore.astype("u1").tobytes())
+        return digest.hexdigest()
+
+    def coco(self) -> dict[str, Any]:
+        """COCO ground truth with the original category ids, for evaluation and export.
+
+        A crowd region becomes one annotation with ``iscrowd`` 1. An ignore region becomes one such annotation for every
+        class, so that a detection of any class inside it counts neither for nor against: COCO's overlap with a crowd box
+        is intersection / detection area. The copies get new ids. Ids are raised so that the smallest is 1, because
+        pycocotools takes a match with id 0 for no match.
+        """
+        lowest = min((int(r.annotation_ids.min()) for r in self.records if len(r.boxes)), default=1)
+        shift = max(0, 1 - lowest)
+        next_id = 1 + shift + max((int(r.annotation_ids.max()) for r in self.records if len(r.boxes)), default=0)
+        annotations: list[dict[str, Any]] = []
+        for r in self.records:
+            for g in range(len(r.boxes)):
+                x1, y1, x2, y2 = r.boxes[g].tolist()
+                common = {"image_id": r.image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(r.areas[g])}
+                if not r.ignore[g]:
+                    annotations.append({"id": int(r.annotation_ids[g]) + shift, **common, "iscrowd": int(r.crowd[g]),
+                                        "category_id": self.category_ids[r.labels[g]]})
+                    continue
+                for category in self.category_ids:
+                    annotations.append({"id": next_id, **common, "iscrowd": 1, "category_id": category})
+                    next_id += 1
+        return {
+            "info": {"description": f"{self.name} {self.split}"},
+            "images": [{"id": r.image_id, "file_name": r.file_name, "width": r.width, "height": r.height} for r in self.records],
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)],
+        }

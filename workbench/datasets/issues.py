@@ -1,0 +1,122 @@
+"""What is wrong with a dataset, and what is done about it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.errors import DataError
+
+Action = Literal["fixed", "converted", "kept", "dropped", "refused"]
+Choice = Literal["fix", "drop", "refuse"]
+DropOrRefuse = Literal["drop", "refuse"]
+
+EXAMPLES = 5
+_DONE: dict[str, Action] = {"fix": "fixed", "drop": "dropped", "refuse": "refused"}
+
+
+class Policy(BaseModel):
+    """What reading a dataset does about each kind of problem; the field names are the kinds in ``Issues``.
+
+    ``fix`` mends the annotation or image, ``drop`` leaves it out and counts it, ``refuse`` raises ``DataError`` once
+    everything has been read, with the counts of all refused kinds. The defaults refuse what usually means a wrong path
+    or a wrong file, because leaving it out would change what is measured.
+
+    Attributes:
+        missing_image: an image file that is not there.
+        unreadable_image: a file that is no image, or is cut off.
+        unsafe_file_name: a file name that leaves the dataset's folder; never opened.
+        duplicate_image_id: a second image of the same id; ``drop`` keeps the first.
+        duplicate_annotation_id: a second annotation of the same id; ``fix`` gives it a new one.
+        dangling_reference: an annotation of an image or class that is not declared.
+        broken_file: an annotation file of one image (XML, txt) that cannot be parsed; ``drop`` leaves out the image.
+        broken_annotation: a box that is not four numbers, a missing field.
+        size_mismatch: the declared size is not the image's; ``fix`` believes the image and leaves the boxes.
+        non_finite_box: NaN or infinity.
+        inverted_box: x2 < x1 or y2 < y1, a negative width or height; ``fix`` swaps the corners.
+        zero_size_box: no width or no height, also after clipping: points, lines, boxes wholly outside.
+        box_outside: more than 0.05 pixels over the border; ``fix`` clips.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    missing_image: DropOrRefuse = "refuse"
+    unreadable_image: DropOrRefuse = "drop"
+    unsafe_file_name: DropOrRefuse = "refuse"
+    duplicate_image_id: DropOrRefuse = "refuse"
+    duplicate_annotation_id: Choice = "fix"
+    dangling_reference: DropOrRefuse = "drop"
+    broken_file: DropOrRefuse = "refuse"
+    broken_annotation: DropOrRefuse = "drop"
+    size_mismatch: Choice = "refuse"
+    non_finite_box: DropOrRefuse = "drop"
+    inverted_box: Choice = "fix"
+    zero_size_box: DropOrRefuse = "drop"
+    box_outside: Choice = "fix"
+
+    def action(self, kind: str) -> Action:
+        """What is done about ``kind``, one of this model's fields."""
+        return _DONE[getattr(self, kind)]
+
+
+@dataclass
+class Issue:
+    """One kind of problem: what was done, how often, and the first few places as text."""
+
+    kind: str
+    action: Action
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """``error`` when an image or annotation is lost or the dataset refused, ``warning`` when nothing is lost."""
+        return "error" if self.action in ("dropped", "refused") else "warning"
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.kind.replace('_', ' ')}: {self.count} {self.action} ({'; '.join(self.examples)}{more})"
+
+
+class Issues:
+    """Counts and first examples of every kind of problem met while reading."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, Action], Issue] = {}
+
+    def add(self, kind: str, action: Action, where: str) -> None:
+        """Counts one problem; ``where`` names the file and the box for a person to find."""
+        issue = self._found.setdefault((kind, action), Issue(kind, action))
+        issue.count += 1
+        if len(issue.examples) < EXAMPLES:
+            issue.examples.append(where)
+
+    def __iter__(self) -> Iterator[Issue]:
+        return iter(sorted(self._found.values(), key=lambda issue: (issue.severity, issue.kind, issue.action)))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def count(self, kind: str) -> int:
+        """How often ``kind`` was met, whatever was done about it."""
+        return sum(issue.count for issue in self._found.values() if issue.kind == kind)
+
+    def extend(self, other: "Issues") -> None:
+        """Adds the counts and examples of ``other``."""
+        for issue in other:
+            mine = self._found.setdefault((issue.kind, issue.action), Issue(issue.kind, issue.action))
+            mine.count += issue.count
+            mine.examples = (mine.examples + issue.examples)[:EXAMPLES]
+
+    def raise_refused(self, what: str) -> None:
+        """Raises ``DataError`` that lists every refused kind, if there is one.
+
+        Args:
+            what: names the dataset in the message.
+        """
+        refused = [issue for issue in self if issue.action == "refused"]
+        if refused:
+            first = refused[0].kind
+            raise DataError(f"{what} cannot be used as it is. " + ". ".join(str(issue) for issue in refused)
+                            + f". Mend the files, or choose what to do in the data policy, for example {first}: drop.")

@@ -1,0 +1,270 @@
+"""Augmentation that can be replayed: ``draw`` chooses numbers, ``apply`` only computes, equal numbers give equal bytes.
+
+Numbers are values, not a seed, so that a run can write them down and another program can show the same picture.
+Pixels stay uint8 throughout. Boxes are continuous pixel coordinates: a flip maps x to W - x.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from workbench.datasets.base import Record
+
+Op = dict[str, Any]
+_FRACTION = Annotated[float, Field(gt=0, le=1)]
+_STRENGTH = Annotated[float, Field(ge=0, lt=1)]
+_SIDE = Annotated[int, Field(ge=1, le=8192)]
+_ONE = 1024  # colour factors are fixed-point numbers of 10 bits, so that no rounding differs between machines
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Flip(_Strict):
+    """Left-right flip with probability one half."""
+
+    op: Literal["flip"] = "flip"
+
+
+class Dihedral(_Strict):
+    """One of the eight flips and quarter turns, each equally likely: move & 1 flips left-right, & 2 top-bottom, & 4 transposes."""
+
+    op: Literal["dihedral"] = "dihedral"
+
+
+class Crop(_Strict):
+    """A random window, its sides drawn apart; the defaults are what DETR's 384..600 pixels of a 400..600 pixel side amount to.
+
+    Attributes:
+        probability: of cropping at all.
+        min: least share of a side.
+        max: largest share of a side.
+    """
+
+    op: Literal["crop"] = "crop"
+    probability: _FRACTION = 0.5
+    min: _FRACTION = 0.64
+    max: _FRACTION = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Crop":
+        if self.min > self.max:
+            raise ValueError("crop: min must not be above max")
+        return self
+
+
+class Color(_Strict):
+    """Brightness, contrast and saturation, each by a factor of 1 - strength .. 1 + strength."""
+
+    op: Literal["color"] = "color"
+    brightness: _STRENGTH = 0.2
+    contrast: _STRENGTH = 0.2
+    saturation: _STRENGTH = 0.2
+
+
+class FixedSize(_Strict):
+    """Resize to this size, whatever the aspect ratio."""
+
+    height: _SIDE
+    width: _SIDE
+
+
+class ShortestSide(_Strict):
+    """Resize keeping the aspect ratio: the shorter side to one of ``shortest``, unless the longer would exceed ``longest``.
+
+    Training draws one of ``shortest``; evaluation takes the largest.
+    """
+
+    shortest: Annotated[tuple[_SIDE, ...], Field(min_length=1)]
+    longest: _SIDE
+
+
+def _named(value: Any) -> Any:
+    return {"op": value} if isinstance(value, str) else value
+
+
+Augmentation = Annotated[Annotated[Flip | Dihedral | Crop | Color, Field(discriminator="op")], BeforeValidator(_named)]
+
+
+class TransformConfig(_Strict):
+    """How images are prepared.
+
+    Attributes:
+        resize: target size; None leaves images as they are.
+        augment: applied in this order in training, before resizing; a bare name stands for the op with its defaults.
+        mean: subtracted from RGB in 0..1; the default is ImageNet's.
+        std: divided by.
+    """
+
+    resize: FixedSize | ShortestSide | None = None
+    augment: tuple[Augmentation, ...] = ()
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One prepared image.
+
+    Attributes:
+        image: ``[H, W, 3]`` uint8; may be a view with any strides.
+        boxes: ``[G, 4]`` float32 cxcywh in 0..1 of this image.
+        labels: ``[G]`` int64.
+        valid: ``[G]`` bool: may be matched (not crowd, not ignore, not cropped away).
+        ops: what was done; ``Transform.apply`` with them gives this sample again.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    ops: list[Op]
+
+
+class Transform:
+    """Draws and applies the operations of a ``TransformConfig``."""
+
+    def __init__(self, config: TransformConfig | None = None):
+        self.config = config or TransformConfig()
+
+    def draw(self, rng: np.random.Generator, width: int, height: int) -> list[Op]:
+        """Chooses the operations for one training image of ``width`` x ``height`` pixels, as JSON-able dicts."""
+        ops: list[Op] = []
+        for augmentation in self.config.augment:
+            op = _draw(augmentation, rng, width, height)
+            if op is not None:
+                ops.append(op)
+                width, height = _size_after(op, width, height)
+        choice = int(rng.integers(len(self.config.resize.shortest))) if isinstance(self.config.resize, ShortestSide) else 0
+        return ops + self._resize(width, height, choice)
+
+    def evaluation_ops(self, width: int, height: int) -> list[Op]:
+        """Resizing only."""
+        resize = self.config.resize
+        return self._resize(width, height, resize.shortest.index(max(resize.shortest)) if isinstance(resize, ShortestSide) else 0)
+
+    def apply(self, image: np.ndarray, record: Record, ops: list[Op]) -> Sample:
+        """Carries out ``ops``.
+
+        Every target keeps its index. One of which a crop leaves less than one pixel in width or height is marked
+        absent; its box is meaningless but finite.
+
+        Args:
+            image: ``[H, W, 3]`` uint8 of ``record``.
+            record: its targets.
+            ops: from ``draw`` or ``evaluation_ops``.
+        """
+        boxes = record.boxes.copy()
+        valid = record.trainable
+        for op in ops:
+            height, width = image.shape[:2]
+            image = _apply_to_image(op, image)
+            boxes = _apply_to_boxes(op, boxes, width, height)
+            if op["op"] == "crop":
+                np.clip(boxes, 0, [op["width"], op["height"]] * 2, out=boxes)
+                valid = valid & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+        height, width = image.shape[:2]
+        boxes = np.clip(boxes / np.array([width, height, width, height], np.float64), 0, 1)
+        centred = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float32)
+        return Sample(image, centred, record.labels, valid, ops)
+
+    def _resize(self, width: int, height: int, choice: int) -> list[Op]:
+        resize = self.config.resize
+        if resize is None:
+            return []
+        if isinstance(resize, FixedSize):
+            target = (resize.width, resize.height)
+        else:
+            short, long = min(width, height), max(width, height)
+            scale = min(resize.shortest[choice] / short, resize.longest / long)
+            target = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return [] if target == (width, height) else [{"op": "resize", "width": target[0], "height": target[1]}]
+
+
+def _draw(config: Flip | Dihedral | Crop | Color, rng: np.random.Generator, width: int, height: int) -> Op | None:
+    if isinstance(config, Flip):
+        return {"op": "flip"} if rng.integers(2) else None
+    if isinstance(config, Dihedral):
+        move = int(rng.integers(8))
+        return {"op": "dihedral", "move": move} if move else None
+    if isinstance(config, Color):
+        factors = {}
+        for name in ("brightness", "contrast", "saturation"):
+            reach = round(getattr(config, name) * _ONE)
+            factors[name] = int(rng.integers(_ONE - reach, _ONE + reach + 1))
+        return {"op": "color", **factors}
+    if rng.random() >= config.probability:
+        return None
+    sides = []
+    for side in (width, height):
+        low = max(1, round(config.min * side))
+        sides.append(int(rng.integers(low, max(low, round(config.max * side)) + 1)))
+    x, y = int(rng.integers(width - sides[0] + 1)), int(rng.integers(height - sides[1] + 1))
+    return {"op": "crop", "x": x, "y": y, "width": sides[0], "height": sides[1]}
+
+
+def _size_after(op: Op, width: int, height: int) -> tuple[int, int]:
+    if op["op"] in ("crop", "resize"):
+        return op["width"], op["height"]
+    return (height, width) if op["op"] == "dihedral" and op["move"] & 4 else (width, height)
+
+
+def _apply_to_image(op: Op, image: np.ndarray) -> np.ndarray:
+    match op["op"]:
+        case "flip":
+            return image[:, ::-1]
+        case "dihedral":
+            move = op["move"]
+            image = image[:, ::-1] if move & 1 else image
+            image = image[::-1] if move & 2 else image
+            return image.transpose(1, 0, 2) if move & 4 else image
+        case "crop":
+            return image[op["y"]:op["y"] + op["height"], op["x"]:op["x"] + op["width"]]
+        case "resize":
+            # Pillow's resampling is integer arithmetic: the same bytes on every machine. It widens the filter when shrinking.
+            picture = Image.fromarray(np.ascontiguousarray(image))
+            return np.asarray(picture.resize((op["width"], op["height"]), Image.Resampling.BILINEAR))
+        case "color":
+            return _recolour(image, op["brightness"], op["contrast"], op["saturation"])
+        case name:
+            raise ValueError(f"unknown operation '{name}'")
+
+
+def _apply_to_boxes(op: Op, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    match op["op"]:
+        case "flip":
+            return _mirrored(boxes, 0, width)
+        case "dihedral":
+            move = op["move"]
+            boxes = _mirrored(boxes, 0, width) if move & 1 else boxes
+            boxes = _mirrored(boxes, 1, height) if move & 2 else boxes
+            return boxes[:, [1, 0, 3, 2]] if move & 4 else boxes
+        case "crop":
+            return boxes - np.array([op["x"], op["y"]] * 2, np.float64)
+        case "resize":
+            return boxes * np.array([op["width"] / width, op["height"] / height] * 2, np.float64)
+        case _:
+            return boxes
+
+
+def _mirrored(boxes: np.ndarray, axis: int, extent: int) -> np.ndarray:
+    mirrored = boxes.copy()
+    mirrored[:, axis], mirrored[:, axis + 2] = extent - boxes[:, axis + 2], extent - boxes[:, axis]
+    return mirrored
+
+
+def _recolour(image: np.ndarray, brightness: int, contrast: int, saturation: int) -> np.ndarray:
+    """Scales around 0, around the image's mean grey, and around each pixel's grey; factors in 1/1024."""
+    mean = int(image.mean(dtype=np.float64)) * brightness >> 10
+    levels = np.arange(256, dtype=np.int32)
+    table = np.clip((((levels * brightness >> 10) - mean) * contrast >> 10) + mean, 0, 255).astype(np.uint8)
+    image = table[image]
+    if saturation == _ONE:
+        return image
+    wide = image.astype(np.int32)
+    grey = (77 * wide[..., 0] + 150 * wide[..., 1] + 29 * wide[..., 2] >> 8)[..., None]
+    return np.clip(grey + ((wide - grey) * saturation >> 10), 0, 255).astype(np.uint8)
