@@ -6,15 +6,19 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from workbench.errors import RunError
 from workbench.files import read_json, write_json
 
 FORMAT_VERSION = 1
 DEFAULT_ROOT = Path("runs")
+# a process that only asks whether a run is being written holds its lock for microseconds
+LOCK_PATIENCE_SECONDS = 0.5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -50,7 +54,8 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot create {path}: {error.strerror}. Choose a writable folder with --runs.") from error
         run = cls(path)
-        write_json(run.info_path, {"format_version": FORMAT_VERSION, **info})
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        write_json(run.info_path, {"format_version": FORMAT_VERSION, "created": created, **info})
         return run
 
     @classmethod
@@ -144,20 +149,19 @@ class Run:
         Raises:
             RunError: another process is writing to it.
         """
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         with open(self.path / ".lock", "w", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.") from error
+            while not _try_lock(file):
+                if time.monotonic() > deadline:
+                    raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.")
+                time.sleep(0.02)
             yield
 
     def is_running(self) -> bool:
-        """True while a process holds the lock."""
+        """True while a process holds the lock; writes nothing."""
         try:
-            with self.locked():
-                return False
-        except RunError:
-            return True
+            with open(self.path / ".lock", "rb") as file:
+                return not _try_lock(file)
         except OSError:
             return False
 
@@ -177,15 +181,32 @@ def list_runs(root: Path | None = None) -> list[Run]:
     if not root.is_dir():
         return []
     found = [Run(path) for path in root.iterdir() if (path / "run.json").is_file()]
-    return sorted(found, key=lambda run: (run.info_path.stat().st_ctime, run.name))
+    return sorted(found, key=lambda run: (run.info().get("created", ""), run.name))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads JSON lines; a last line cut off by a kill is left out."""
+    """Reads JSON lines; a last line cut off by a kill is left out.
+
+    Raises:
+        RunError: another line is broken; names it.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    values: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            values += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise RunError(f"{path} is broken in line {number}: {error}. Remove the line, or restore the file.") from error
+    return values
+
+
+def _try_lock(file: IO[Any]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _checked(name: str, root: Path) -> Path:
