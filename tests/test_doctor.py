@@ -1,4 +1,3 @@
-import json
 import stat
 import sys
 from pathlib import Path
@@ -28,7 +27,19 @@ def test_the_report_holds_versions_devices_and_sizes_of_this_machine(tmp_path):
     assert sum(device.name.startswith("cuda") for device in report.devices) == torch.cuda.device_count()
     assert report.cores == psutil.cpu_count()
     assert 0 < report.free_disk <= psutil.disk_usage(str(tmp_path)).total
-    assert json.loads(json.dumps(report.as_dict()))["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert report.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_the_table_shows_every_version_device_and_feature_and_a_remedy_for_each_gap(monkeypatch):
+    installed = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name in ("torch", "optuna") else installed(name))
+    report = doctor.report()
+    rows = {row["what"]: row for row in report.rows()}
+    assert len(rows) == len(report.rows())
+    assert {*report.versions, *doctor.FEATURES, *(device.name for device in report.devices)} <= rows.keys()
+    assert rows["torch"]["value"] == "not installed"
+    assert rows["search"] == {"what": "search", "value": "missing: optuna is not installed", "remedy": "pip install 'workbench[search]'"}
+    assert all((row["remedy"] is not None) == str(row["value"]).startswith("missing") for row in report.rows())
 
 
 def test_training_misses_nothing_where_the_tests_run():

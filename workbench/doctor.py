@@ -6,11 +6,10 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import psutil
 from packaging.requirements import Requirement
@@ -69,9 +68,20 @@ class Report:
     browser: str | None
     features: tuple[Feature, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
-        return asdict(self)
+    def rows(self) -> list[dict[str, str | None]]:
+        """The report as a table of text: what, value, and the remedy where something is missing."""
+        gib = 2**30
+        facts = [("workbench", self.workbench), ("python", self.python), ("system", self.system)]
+        facts += [(name, version or "not installed") for name, version in self.versions.items()]
+        for device in self.devices:
+            facts.append((device.name, f"{device.description}, {device.memory / gib:.1f} GiB" if device.memory else device.description))
+        facts += [("cores", str(self.cores)), ("memory", f"{self.memory / gib:.1f} GiB")]
+        facts += [("free disk", f"{self.free_disk / gib:.1f} GiB at {self.folder}"), ("browser", self.browser or "none found")]
+        rows: list[dict[str, str | None]] = [{"what": what, "value": value, "remedy": None} for what, value in facts]
+        for feature in self.features:
+            value = "missing: " + ", ".join(feature.missing) if feature.missing else "ready"
+            rows.append({"what": feature.name, "value": value, "remedy": feature.remedy})
+        return rows
 
 
 def report(folder: Path | None = None) -> Report:

@@ -1,0 +1,106 @@
+"""What is installed is what is declared, and a wheel holds all that a checkout has."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from tests.conftest import ROOT
+from workbench import doctor
+from workbench.errors import WorkbenchError
+from workbench.share import share_path
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "all"}
+SHARED = ("app", "recipes", "data")
+
+
+def parsed(lines: list[str]) -> set[Requirement]:
+    requirements = [Requirement(line) for line in lines]
+    assert len({requirement.name for requirement in requirements}) == len(requirements), "a dependency is named twice"
+    return set(requirements)
+
+
+def test_the_conda_environment_names_the_dependencies_of_pyproject_and_all_its_extras():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
+    assert pip[0] == "--editable ."
+    declared = PROJECT["dependencies"] + [line for lines in EXTRAS.values() for line in lines]
+    assert parsed(pip[1:]) == parsed(declared)
+    assert f"python{PROJECT['requires-python']}" in environment
+
+
+def test_the_extra_all_holds_every_other_extra():
+    (line,) = PROJECT["optional-dependencies"]["all"]
+    assert Requirement(line).extras == set(EXTRAS)
+    assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "dev"}
+
+
+def test_everything_declared_is_installed_in_its_range_where_the_tests_run():
+    assert doctor.unmet([Requirement(line) for line in PROJECT["dependencies"] + EXTRAS["dev"] + EXTRAS["app"]]) == []
+
+
+def test_a_checkout_finds_its_own_app_recipes_and_data():
+    assert [share_path(kind) for kind in SHARED] == [ROOT / kind for kind in SHARED]
+
+
+def test_a_missing_folder_is_an_error_that_names_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("workbench.share.checkout_root", lambda: tmp_path)
+    with pytest.raises(WorkbenchError, match="'recipes' is missing"):
+        share_path("recipes")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_every_tracked_file_of_the_package_and_of_its_folders_and_nothing_at_the_top(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    listed = subprocess.run(["git", "ls-files", "workbench", *SHARED], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = [line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+    expected = {line if line.startswith("workbench/") else f"workbench/_share/{line}" for line in tracked}
+    assert expected <= names
+    assert {name.split("/")[0] for name in names} == {"workbench"}
+
+
+def test_an_installed_wheel_works_far_from_the_checkout(wheel, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # The dependencies are those of the environment the tests run in; only the package comes from the wheel.
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    script = (
+        "import importlib.util, json, sys, workbench\n"
+        "from importlib.metadata import entry_points\n"
+        "from workbench.share import share_path\n"
+        "print(json.dumps([str(share_path(kind)) for kind in ('app', 'recipes', 'data')] + [workbench.__file__]))\n"
+        "assert importlib.util.find_spec('app') is None, 'a top-level package called app'\n"
+        "sys.argv = ['workbench', *sys.argv[1:]]\n"
+        "(command,) = entry_points(group='console_scripts', name='workbench')\n"
+        "command.load()()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(tmp_path / "venv" / "bin" / "python"), "-c", script, "doctor", "--json", "doctor.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    paths = json.loads(done.stdout.splitlines()[0])
+    assert paths == [str(site / "workbench" / "_share" / kind) for kind in SHARED] + [str(site / "workbench" / "__init__.py")]
+    rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "doctor.json").read_text())}
+    assert rows["train"] == rows["app"] == "ready"

@@ -1,0 +1,103 @@
+"""Rules of the tree that a reviewer would otherwise have to check by eye."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("workbench", "app", "benchmarks")
+
+
+def sources(*rooms: str) -> list[Path]:
+    return [path.relative_to(ROOT) for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Top-level names of what a module imports, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").split(".")[0]
+
+
+def called(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of what is called: `print`, `torch.load`."""
+    yield from (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def faults(path: str, text: str) -> set[str]:
+    """What a library file does that it must not."""
+    tree = ast.parse(text)
+    imports, calls = set(imported(tree)), set(called(tree))
+    found = imports & {"streamlit", "pickle", "dill", "cloudpickle", "joblib"}
+    if path != "workbench/views/fiftyone.py":
+        found |= imports & {"fiftyone"}
+    if path != "workbench/cli.py":
+        found |= calls & {"print"}
+    if path != "workbench/convert.py":
+        found |= calls & {"torch.load", "load"} if "torch" in imports else set()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "fault"),
+    [
+        ("workbench/a.py", "def f():\n    import streamlit.runtime as r", "streamlit"),
+        ("workbench/a.py", "from fiftyone.core import view", "fiftyone"),
+        ("workbench/a.py", "import pickle", "pickle"),
+        ("workbench/a.py", "print(1)", "print"),
+        ("workbench/a.py", "import torch\nx = torch.load('f')", "torch.load"),
+        ("workbench/a.py", "from torch import load\nx = load('f')", "load"),
+    ],
+)
+def test_each_fault_is_seen_in_a_file_that_has_it(path, text, fault):
+    assert faults(path, text) == {fault}
+
+
+def test_the_exceptions_are_the_named_files_alone():
+    assert faults("workbench/views/fiftyone.py", "import fiftyone") == set()
+    assert faults("workbench/cli.py", "print(1)") == set()
+    assert faults("workbench/convert.py", "import torch\nx = torch.load('f', weights_only=True)") == set()
+
+
+def test_the_library_imports_no_app_no_pickle_and_prints_nothing():
+    found = {str(path): faults(str(path), (ROOT / path).read_text()) for path in sources("workbench")}
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+def test_what_reads_a_pth_reads_weights_only():
+    calls = [node for node in ast.walk(ast.parse((ROOT / "workbench/convert.py").read_text())) if isinstance(node, ast.Call)]
+    loads = [call for call in calls if ast.unparse(call.func) == "torch.load"]
+    assert loads and all("weights_only=True" in ast.unparse(call) for call in loads)
+
+
+def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
+    heavy = {"torch", "transformers", "scipy", "pycocotools", "hotcoco", "duckdb", "fiftyone"}
+    found = {str(path): heavy & set(imported(ast.parse((ROOT / path).read_text()))) for path in sources("app")}
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+def test_detectors_know_nothing_of_methods_and_analysis_nothing_of_training():
+    above = {"training", "analysis", "views"}
+    arrows = {"detectors": {"methods", *above}, "methods": above, "analysis": {"training", "views"}}
+    wrong = []
+    for room, forbidden in arrows.items():
+        for path in sources(f"workbench/{room}"):
+            nodes = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.ImportFrom)]
+            modules = [node.module for node in nodes if node.module]
+            wrong += [f"{path} imports {name}" for name in modules if name.startswith("workbench.") and name.split(".")[1] in forbidden]
+    assert wrong == []
+
+
+def test_no_file_has_more_than_500_lines():
+    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources(*ROOMS)}
+    assert {path: lines for path, lines in lengths.items() if lines > 500} == {}
+
+
+def test_the_readme_holds_the_two_commands_of_a_new_user():
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text and "make test" in text
