@@ -1,0 +1,147 @@
+"""Interleaved measurement, ratios within one run, and the line that a benchmark prints."""
+
+import operator
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+_COMPARISONS = {"<=": operator.le, ">=": operator.ge}
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        name: what was measured, as a phrase.
+        value: the median, or what ``name`` says.
+        unit: of ``value``; "x" for a ratio.
+        target: ``">= 50"`` or ``"<= 1.1"``; None for a figure that is only reported.
+        interval: 95 % interval of ``value``.
+        repeats: measurements behind it.
+    """
+
+    name: str
+    value: float
+    unit: str
+    target: str | None = None
+    interval: tuple[float, float] | None = None
+    repeats: int | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the target is met; a value that is not finite meets none. None without a target."""
+        if self.target is None:
+            return None
+        comparison, bound = self.target.split()
+        return bool(np.isfinite(self.value)) and _COMPARISONS[comparison](self.value, float(bound))
+
+    def line(self) -> dict[str, Any]:
+        """The figure and the machine as JSON-able values."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "target": self.target,
+            "holds": self.holds,
+            "interval": self.interval,
+            "repeats": self.repeats,
+            "machine": machine(),
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two times and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, np.ndarray]:
+    """Measures functions in turns, so that what the machine does meanwhile falls on all of them alike.
+
+    Every second round runs backwards, so that no function always follows the same one.
+
+    Args:
+        functions: by name; each call is one measurement.
+        repeats: rounds that count.
+        warmup: rounds before them.
+        clock: seconds.
+
+    Returns:
+        Seconds of each round, ``[repeats]`` float64, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_number in range(-warmup, repeats):
+        for name in list(functions)[:: 1 if round_number % 2 == 0 else -1]:
+            start = clock()
+            functions[name]()
+            if round_number >= 0:
+                seconds[name].append(clock() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def median_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Ratio:
+    """Median over rounds of ``numerator / denominator``, with a percentile bootstrap over rounds.
+
+    Args:
+        numerator: ``[R]`` seconds of each round.
+        denominator: ``[R]`` seconds of the same rounds.
+        seed: of the resampling.
+    """
+    ratios = numerator / denominator
+    picks = np.random.default_rng(seed).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Where a figure was measured: processor, cores, accelerator, versions, commit."""
+    import torch
+
+    return {
+        "cpu": _processor(),
+        "cores": psutil.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Short hash of the checkout, with "+" where files differ from it; None outside git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
+        # results are what a benchmark writes: they do not make the code another one
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"], cwd=root, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None
