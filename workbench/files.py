@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,42 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path``; on a clean exit its files are fsynced and it takes the place of ``path``.
+
+    One writer at a time: what a killed one left behind is removed.
+
+    Args:
+        path: the folder to write; files lie directly in it.
+
+    Raises:
+        WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps what it had.
+    """
+    temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    try:
+        for leftover in (temporary, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file_path in temporary.iterdir():
+            with open(file_path, "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(temporary)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise WorkbenchError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder; nothing was lost."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

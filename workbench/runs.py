@@ -16,6 +16,7 @@ from workbench.errors import RunError
 from workbench.files import read_json, write_json
 
 FORMAT_VERSION = 1
+MANIFEST = "manifest.json"  # written last into a folder of several files
 DEFAULT_ROOT = Path("runs")
 # a process that only asks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5
@@ -111,15 +112,19 @@ class Run:
         """Folder of the query table of one split and step; teacher rows are at step -1."""
         return self.path / "queries" / f"split={split}" / f"step={step}"
 
+    def derived_path(self, name: str, key: str, suffix: str) -> Path:
+        """A result of analysis; ``key`` is the hash of what it was made from."""
+        return self.path / "derived" / f"{name}-{key}.{suffix}"
+
     def states_path(self, split: str, step: int) -> Path:
         return self.path / "states" / f"split={split}" / f"step={step}"
 
     def query_steps(self, split: str) -> list[int]:
-        """Steps with student rows in the query table, ascending."""
+        """Steps with complete student rows in the query table, ascending."""
         folder = self.path / "queries" / f"split={split}"
         if not folder.is_dir():
             return []
-        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if any(p.glob("part-*.parquet")))
+        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
         return sorted(step for step in steps if step >= 0)
 
     def info(self) -> dict[str, Any]:

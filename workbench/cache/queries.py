@@ -1,0 +1,144 @@
+"""The query table of a run on disk: Parquet below ``queries/split=<s>/step=<n>/``, read through DuckDB (docs/formats.md)."""
+
+import contextlib
+import functools
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workbench.cache.manifest import is_complete, manifest_files, write_manifest
+from workbench.cache.rows import QUERY_SCHEMA
+from workbench.errors import RunError
+from workbench.files import replacing_folder
+from workbench.runs import Run
+
+TEACHER_STEP = -1
+_ROW_GROUP = 1 << 16  # small enough that the rows of one image are found by the statistics of their group
+
+
+class QueryWriter:
+    """Collects rows and writes them in parts; made by ``query_writer``."""
+
+    def __init__(self, folder: Path, rows_per_part: int):
+        self._folder = folder
+        self._rows_per_part = rows_per_part
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._parts: list[Path] = []
+        self._last_image: int | None = None
+        self._in_order = True
+
+    def write(self, rows: pa.Table) -> None:
+        """Adds a table of ``QUERY_SCHEMA``."""
+        self._pending.append(rows)
+        self._pending_rows += rows.num_rows
+        if self._pending_rows >= self._rows_per_part:
+            self._flush()
+
+    def finish(self) -> None:
+        """Writes what is held, puts everything in order and adds the manifest."""
+        if self._pending_rows or not self._parts:
+            self._flush()
+        if not self._in_order:
+            parts, self._parts = self._parts, []
+            self._pending = [pq.ParquetFile(part).read() for part in parts]
+            self._flush()
+            for part in parts[1:]:
+                part.unlink()
+        rows = sum(pq.read_metadata(part).num_rows for part in self._parts)
+        write_manifest(self._folder, self._parts, rows=rows)
+
+    def _flush(self) -> None:
+        table = _in_order(pa.concat_tables([QUERY_SCHEMA.empty_table(), *self._pending]))
+        self._pending, self._pending_rows = [], 0
+        images = table["image_id"]
+        if len(images):
+            self._in_order &= self._last_image is None or images[0].as_py() > self._last_image
+            self._last_image = images[-1].as_py()
+        part = self._folder / f"part-{len(self._parts):05d}.parquet"
+        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression="zstd")
+        self._parts.append(part)
+
+
+@contextlib.contextmanager
+def query_writer(run: Run, split: str, step: int, rows_per_part: int = 1_000_000) -> Iterator[QueryWriter]:
+    """Streams rows of one split and step to disk; they appear, all at once, when the block ends without an error.
+
+    In the folder rows are sorted by image_id, model, layer and query, in whatever order they came. Rows of the same split and step
+    that were there before are replaced.
+
+    Args:
+        run: whose table.
+        split: of the data.
+        step: of the weights; ``TEACHER_STEP`` for teacher rows, which are written once.
+        rows_per_part: rows held in memory before they are written.
+    """
+    with replacing_folder(run.queries_path(split, step)) as folder:
+        writer = QueryWriter(folder, rows_per_part)
+        yield writer
+        writer.finish()
+
+
+def read_queries(
+    run: Run,
+    split: str,
+    steps: Sequence[int] | None = None,
+    columns: Sequence[str] | None = None,
+    where: str = "",
+    parameters: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Rows of the query table in order of step, image, model, layer and query.
+
+    Example: ``read_queries(run, "val", where="image_id = $image and layer = $layer", parameters={"image": 7, "layer": 2})``
+
+    Args:
+        run: whose table.
+        split: of the data.
+        steps: all that are there by default, ``TEACHER_STEP`` included.
+        columns: of ``QUERY_SCHEMA``, and ``step``; all by default.
+        where: a condition in SQL, written by the programmer; values belong into ``parameters``.
+        parameters: values of the ``$names`` in ``where``.
+
+    Returns:
+        A frame with the column ``step`` and those asked for.
+
+    Raises:
+        RunError: the run has no such rows.
+        ValueError: a column that does not exist.
+    """
+    there = [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
+    wanted = there if steps is None else sorted(set(steps))
+    if not wanted or set(wanted) - set(there):
+        raise RunError(f"run '{run.name}' has no query table of split '{split}' at step {', '.join(map(str, wanted)) or 'any'}; "
+                       f"steps there: {', '.join(map(str, there)) or 'none'}.")
+    known = ["step", *QUERY_SCHEMA.names]
+    chosen = known if columns is None else list(columns)
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"no column {', '.join(unknown)} in the query table; it has {', '.join(known)}")
+    parts = {str(part): step for step in wanted for part in manifest_files(run.queries_path(split, step))}
+    # the names of columns are of the list above and `where` is the programmer's; file names and values are bound
+    source = ', '.join(f'"{name}"' for name in QUERY_SCHEMA.names)
+    query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)}
+        FROM (SELECT {source}, $steps[list_position($parts, filename)] AS step FROM read_parquet($files, filename = true))
+        WHERE {where or "true"}"""
+    values = {"parts": list(parts), "steps": list(parts.values()), "files": [glob.escape(part) for part in parts]}
+    return _connection().cursor().execute(query, {**values, **(parameters or {})}).df()
+
+
+@functools.cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    """One in-memory database for the process; every read takes a cursor of its own, which threads may do."""
+    return duckdb.connect()
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """Rows by image, model, layer and query."""
+    model = np.unique(np.asarray(table["model"], dtype=object), return_inverse=True)[1]
+    return table.take(np.lexsort((table["query"], table["layer"], model, table["image_id"])))
