@@ -1,0 +1,155 @@
+"""Figures that lay runs side by side: AP beside stability over training, results by arm and seed, and the loss terms of one run."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.views.style import COLOURS, DASHES, plain, quiet, run_style
+
+PROGRESS_CAPTION = (
+    "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
+    "Instability: mean over images of the number of queries whose target changed. Last decoder layer, un-augmented images."
+)
+RESULTS_CAPTION = (
+    "One mark per run (seed). Equal steps: as many optimiser steps as the undistilled run. Equal compute: shortened to the undistilled "
+    "run's process seconds, the teacher's forward pass counted, evaluation not."
+)
+LAYERS_CAPTION = "Of the targets matched at layer l-1 and at layer l of the last evaluation, the share whose query changed in between."
+TRAINING_CAPTION = (
+    "Share: gradient norm of a weighted term on the student's parameters, divided by that of the weighted detection loss. "
+    "Cosine: between the two gradients; below 0 the term works against detection."
+)
+
+
+class Panel(NamedTuple):
+    """One small plot of a row: a column of the frame over steps."""
+
+    column: str
+    title: str
+    unit: str
+    scale: float
+    digits: str
+
+
+PROGRESS = (
+    Panel("ap", "AP", "AP (%)", 100, ".1f"),
+    Panel("churn", "Churn between evaluations", "targets (%)", 100, ".1f"),
+    Panel("instability", "Instability between evaluations", "queries per image", 1, ".2f"),
+)
+
+
+def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
+    """AP beside churn and instability over steps, one colour per run.
+
+    Args:
+        points: one row per run and evaluation: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``instability`` (queries per image);
+            null where there is no earlier evaluation.
+        runs: their order, which gives each its colour.
+    """
+    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06)
+    for position, run in enumerate(runs):
+        colour, dash = run_style(position)
+        own = points[points["run"] == run].sort_values("step")
+        for column, panel in enumerate(PROGRESS, 1):
+            values = own[["step", panel.column]].dropna()
+            figure.add_scatter(
+                x=values["step"], y=values[panel.column] * panel.scale, name=plain(run), legendgroup=str(position), showlegend=column == 1,
+                mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.8}, marker={"size": 5}, row=1, col=column,
+                hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}<extra></extra>",
+            )  # fmt: skip
+    for column, panel in enumerate(PROGRESS, 1):
+        figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
+        figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
+    return quiet(figure, 330)
+
+
+def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
+    """AP of finished runs, one row per arm, one mark per seed, circles at equal steps and diamonds at equal compute.
+
+    Args:
+        table: one row per run: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``ap`` (0..1).
+        runs: order of the colours, as in ``progress_figure``.
+    """
+    figure = go.Figure()
+    table = table.dropna(subset=["ap"])
+    several = table["recipe"].nunique() > 1
+    for schedule, symbol in (("equal steps", "circle"), ("equal compute", "diamond-open")):
+        own = table[table["schedule"] == schedule]
+        rows = own.to_dict("records")
+        arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in rows]
+        figure.add_scatter(
+            x=own["ap"] * 100, y=arms, mode="markers", name=schedule,
+            marker={"symbol": symbol, "size": 11, "color": [run_style(list(runs).index(run))[0] for run in own["run"]], "line_width": 2},
+            text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in rows],
+            hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="AP (%)")
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    return quiet(figure, 140 + 34 * max(table[["recipe", "arm"]].drop_duplicates().shape[0], 2))
+
+
+def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
+    """Churn between decoder layers at the last evaluation.
+
+    Args:
+        points: ``run``, ``layer`` (1-based: between layer-1 and layer), ``churn`` (0..1).
+        runs: order of the colours, as in ``progress_figure``.
+    """
+    figure = go.Figure()
+    layers = sorted(points["layer"].unique())
+    for position, run in enumerate(runs):
+        own = points[points["run"] == run].dropna(subset=["churn"]).sort_values("layer")
+        figure.add_scatter(
+            x=own["layer"], y=own["churn"] * 100, name=plain(run), mode="lines+markers", marker={"size": 8},
+            line={"color": run_style(position)[0], "dash": run_style(position)[1], "width": 1.8},
+            hovertemplate=f"{plain(run)}<br>layer %{{x}}: %{{y:.1f}} %<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
+    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    return quiet(figure, 300)
+
+
+_TRAINING = (
+    ("detection/", "Detection terms, raw", "loss", False),
+    ("raw/", "Distillation terms, raw", "loss", True),
+    ("weighted/", "Distillation terms, weighted", "loss", True),
+    ("share/", "Gradient share of detection", "%", False),
+    ("cosine/", "Cosine with detection gradient", "cosine", False),
+    ("learning_rate", "Learning rate", "per step", False),
+)
+
+
+def training_figure(metrics: pd.DataFrame) -> go.Figure:
+    """Loss terms raw and weighted, what each sends as gradient, and the learning rate, of one run.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``; panels of which it has no column are left out.
+    """
+    panels = [(panel, [name for name in metrics.columns if name.startswith(panel[0])]) for panel in _TRAINING]
+    panels = [(panel, names) for panel, names in panels if names]
+    columns = min(3, max(len(panels), 1))
+    rows = max(-(-len(panels) // columns), 1)
+    titles = [panel[1] for panel, _ in panels]
+    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.2)
+    terms = sorted({name.partition("/")[2] for _, names in panels for name in names if "/" in name})
+    seen: set[str] = set()
+    for index, ((prefix, title, unit, logarithmic), names) in enumerate(panels):
+        row, column = index // columns + 1, index % columns + 1
+        for name in names:
+            term = name.partition("/")[2] or name
+            position = terms.index(term) if term in terms else len(COLOURS) - 1
+            values = metrics[["step", name]].dropna()
+            figure.add_scatter(
+                x=values["step"], y=values[name] * (100 if prefix == "share/" else 1), name=plain(term), legendgroup=term, mode="lines",
+                showlegend=term in terms and term not in seen,
+                line={"color": COLOURS[position % len(COLOURS)], "dash": DASHES[position // len(COLOURS) % len(DASHES)], "width": 1.5},
+                hovertemplate=f"{plain(term)}<br>step %{{x}}: %{{y:.4g}}<extra>{plain(title)}</extra>", row=row, col=column,
+            )  # fmt: skip
+            seen.add(term)
+        scale = {"type": "log", "dtick": "D2"} if logarithmic else {"type": "linear"}
+        figure.update_yaxes({"title_text": unit, **scale}, row=row, col=column)
+        figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=row, col=column)
+    return quiet(figure, 90 + 230 * rows, legend_y=1.06 if rows > 1 else 1.12)

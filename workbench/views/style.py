@@ -1,0 +1,43 @@
+"""What every figure shares: colours that colour-blind readers can tell apart, a quiet layout, names shown as text."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+# Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which is lost on a dark page, and yellow, lost on a white one.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+DASHES = ("solid", "dash", "dot", "dashdot")
+GRID = "rgba(128,128,128,0.22)"
+AXIS = "rgba(128,128,128,0.55)"
+# Plotly reads a subset of HTML, entities, $formulas$ and %{templates} in every text it draws.
+_MEANT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "\n": " ", "\r": " ", "\t": " "})
+
+
+def plain(text: object) -> str:
+    """``text`` so that plotly draws its characters and never reads them as markup, a formula or a template."""
+    return str(text).translate(_MEANT)
+
+
+def run_style(position: int) -> tuple[str, str]:
+    """Colour and dash of the n-th run of a figure; the dash changes when the colours are used up."""
+    return COLOURS[position % len(COLOURS)], DASHES[position // len(COLOURS) % len(DASHES)]
+
+
+def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """Transparent ground, thin grid, legend above: readable on a light and on a dark page, whose text colour it takes."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 56, "r": 12, "t": 56, "b": 44},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font_size=12,
+        hovermode="closest",
+        hoverlabel={"namelength": -1},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.1, "xanchor": "left", "x": 0, "title_text": "", "itemsizing": "trace"},
+    )
+    axes: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "linecolor": AXIS, "ticks": "outside", "tickcolor": AXIS, "ticklen": 3,
+                            "title_standoff": 6, "title_font_size": 12, "tickfont_size": 11}  # fmt: skip
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(**axes)
+    figure.update_annotations(font_size=12)
+    return figure.update_layout(**layout)
