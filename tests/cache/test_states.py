@@ -1,0 +1,65 @@
+"""Selection masks on disk."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+
+from workbench.cache import states
+from workbench.cache.states import masked_images, read_masks, write_masks
+from workbench.errors import NonFiniteError, RunError
+from workbench.runs import Run
+
+MASK = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1e4, 1e4, width=32))
+
+
+@given(mask=MASK)
+@hypothesis_settings(max_examples=30)
+def test_a_mask_comes_back_within_a_255th_of_its_range(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory):
+    run = Run.create("masks", {}, tmp_path_factory.mktemp("runs"))
+    write_masks(run, "val", 10, [(7, {(2, 1): mask})])
+    (key, found), = read_masks(run, "val", 10, 7).items()
+    assert key == (2, 1) and found.dtype == np.float32 and found.shape == mask.shape
+    assert np.abs(found - mask).max() <= np.ptp(mask.astype(np.float64)) / 255 + 1e-6 * np.abs(mask).max()
+
+
+def test_each_image_gets_its_own_layers_and_levels_across_shards(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(states, "_IMAGES_PER_SHARD", 2)
+    run = Run.create("shards", {})
+    written = {image: {(layer, level): np.full((2, 3), image + 10 * layer + level, np.float32) for layer in (0, 2) for level in (0, 1)}
+               for image in (12, 1, 112, 5, 2)}
+    write_masks(run, "val", -1, written.items())
+    assert masked_images(run, "val", -1) == [1, 2, 5, 12, 112]
+    assert len(list(run.states_path("val", -1).glob("shard-*.safetensors"))) == 3
+    for image, masks in written.items():
+        found = read_masks(run, "val", -1, image)
+        assert found.keys() == masks.keys()
+        assert all((found[key] == masks[key]).all() for key in masks)
+
+
+def test_a_mask_is_stored_as_one_byte_a_cell_under_its_documented_name():
+    run = Run.create("names", {})
+    write_masks(run, "val", 3, [(42, {(1, 0): np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)})])
+    with safe_open(run.states_path("val", 3) / "shard-00000.safetensors", framework="np") as file:
+        assert list(file.keys()) == ["42/psi/1/0"]
+        assert file.get_tensor("42/psi/1/0").dtype == np.uint8
+
+
+def test_an_image_that_was_not_kept_is_named():
+    run = Run.create("absent", {})
+    assert masked_images(run, "val", 3) == []
+    write_masks(run, "val", 3, [(42, {(0, 0): np.zeros((1, 1))})])
+    with pytest.raises(RunError, match=r"image 43 of split 'val' at step 3"):
+        read_masks(run, "val", 3, 43)
+    with pytest.raises(RunError, match=r"step 4"):
+        read_masks(run, "val", 4, 42)
+
+
+def test_a_mask_with_nan_is_refused_and_nothing_is_written():
+    run = Run.create("nan", {})
+    with pytest.raises(NonFiniteError, match="image 42, layer 0, level 0"):
+        write_masks(run, "val", 3, [(42, {(0, 0): np.array([[np.nan, 1.0]])})])
+    assert masked_images(run, "val", 3) == []
