@@ -77,6 +77,13 @@ class TargetBatch:
             valid[row, :count] = target.valid
         return cls(boxes, labels, valid)
 
+    @classmethod
+    def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
+        """One slot an image that holds no target, for code that indexes targets."""
+        box = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(images, 1, 1)
+        empty = torch.zeros(images, 1, dtype=torch.int64, device=device)
+        return cls(box, empty, empty.bool())
+
     def to(self, device: torch.device) -> "TargetBatch":
         """The same targets on ``device``."""
         return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))

@@ -52,3 +52,28 @@ def set_loss(
         "bbox": (predicted - wanted_boxes).abs().sum() / num_boxes,
         "giou": (1 - giou).sum() / num_boxes,
     }
+
+
+@torch.no_grad()
+def pair_losses(logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch, activation: Activation = "sigmoid") -> Tensor:
+    """Unweighted class, L1 and GIoU loss of every query, not divided by anything: ``[L, B, N, 3]``; boxes of unmatched queries cost 0.
+
+    Args: as of ``set_loss``.
+    """
+    matched = (match >= 0).to(logits.device)
+    column = match.clamp(min=0).to(logits.device)
+    if not targets.labels.shape[1]:
+        targets = TargetBatch.of_nothing(len(targets.labels), logits.device)
+    image = torch.arange(logits.shape[1], device=logits.device)[None, :, None]
+    labels = targets.labels[image, column]
+    if activation == "sigmoid":
+        wanted = torch.zeros_like(logits).scatter_(-1, labels[..., None], matched[..., None].to(logits.dtype))
+        class_loss = sigmoid_focal_loss(logits, wanted, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="none").sum(-1)
+    else:
+        class_loss = F.cross_entropy(
+            logits.flatten(0, 2), torch.where(matched, labels, logits.shape[-1] - 1).flatten(), reduction="none"
+        ).view(matched.shape)
+    wanted_boxes = targets.boxes[image, column]
+    _, giou = iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted_boxes))
+    l1 = (boxes - wanted_boxes).abs().sum(-1)
+    return torch.stack([class_loss, l1.where(matched, 0.0), (1 - giou).where(matched, 0.0)], dim=-1)

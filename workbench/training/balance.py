@@ -42,13 +42,19 @@ def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> d
     for method in methods:
         for term in method.term_names:
             name = f"{method.name}.{term}"
-            share = method.config.balance.get(term) if isinstance(method.config.balance, dict) else method.config.balance
+            share = share_of(method, term)
             if share is None:
                 weights[name] = method.config.weight
             else:
                 norm = norms.get(name, 0.0)
                 weights[name] = method.config.weight * share * norms["detection"] / norm if norm > 0 else 0.0
     return weights
+
+
+def share_of(method: Method, term: str) -> float | None:
+    """Share of the detection loss's gradient norm that the term is to start with, None where weights are taken as they are."""
+    balance = method.config.balance
+    return balance.get(term) if isinstance(balance, dict) else balance
 
 
 def _flat(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from workbench.datasets.loader import Batch, TrainLoader
-from workbench.errors import Interrupted, NonFiniteError, SilentTermError
+from workbench.errors import Interrupted
 from workbench.files import write_text
 from workbench.matching import TargetBatch
-from workbench.runs import Run, read_lines
+from workbench.runs import Run, append_line, read_lines
 from workbench.training.balance import balanced_weights, term_gradients
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
+from workbench.training.monitor import TermMonitor
 from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
 from workbench.training.setup import Setup
 from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
@@ -72,6 +73,7 @@ class Trainer:
         self.evaluator = Evaluator(setup, run, self.accelerator.device)
         self.seconds = {"cpu": 0.0, "wall": 0.0}
         self.taught: dict[str, bool] = {}
+        self.monitor = TermMonitor([], {}, {}, self.taught)
         self.best = (-1.0, -1)
 
     def train(self) -> None:
@@ -93,10 +95,12 @@ class Trainer:
                 logged = (step + 1) % self.config.log_every == 0 or step + 1 == steps
                 values = self._train_step(batch, step, logged)
                 self._add_time(clock)
-                if values is not None:
-                    self._log(step + 1, values)
+                if values is not None and self.main:
+                    append_line(self.run.metrics_path, {"step": step + 1, **values})
+                    append_line(self.run.timings_path, {"step": step + 1, **self.seconds})
+                    self.accelerator.log(values, step=step + 1)
                 if (step + 1) % epoch_log == 0:
-                    self._check_silent(step + 1)
+                    self.monitor.check(step + 1)
                 self.listener.on_step(step + 1, steps, values or {})
                 done = step + 1
                 if done % self.config.evaluate_every == 0 or done == steps:
@@ -126,6 +130,7 @@ class Trainer:
                 write_text(path, "")
             self.term_weights = self._balance()
             self.run.update_info(term_weights=self.term_weights)
+        self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)
         if self.main:
             self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
         return saved[-1] if saved else 0
@@ -140,11 +145,10 @@ class Trainer:
             buffers = {name: value.clone() for name, value in model.named_buffers()}
             generator = torch.get_rng_state()
             model.train()
-            parameters = [p for p in model.student.parameters() if p.requires_grad]
             for step in range(BALANCE_BATCHES):
                 batch = self.loader.batch(step).to(self.accelerator.device)
                 terms = self._terms(batch, 0)
-                for name, (norm, _) in term_gradients(terms, self.detection_weights, parameters).items():
+                for name, (norm, _) in term_gradients(terms, self.detection_weights, self._student_parameters()).items():
                     norms[name] = norms.get(name, 0.0) + norm / BALANCE_BATCHES
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
@@ -152,6 +156,9 @@ class Trainer:
         weights = balanced_weights(self.setup.methods, norms)
         self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
         return weights
+
+    def _student_parameters(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
 
     def _terms(self, batch: Batch, step: int) -> Terms:
         targets = TargetBatch.of(batch.targets)
@@ -176,7 +183,7 @@ class Trainer:
                 if not torch.isfinite(total):
                     raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step, terms)
                 if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
-                    values |= self._measure_gradients(terms)
+                    values |= self.monitor.measure(terms, self._student_parameters())
                 self.accelerator.backward(total / self.config.accumulate)
         except NonFiniteCostError as error:
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step) from error
@@ -192,38 +199,6 @@ class Trainer:
         values |= {f"weighted/{k}": float(v) * self.term_weights[k] for k, v in terms.distillation.items()}
         return {"loss": float(total), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
 
-    def _measure_gradients(self, terms: Terms) -> dict[str, float]:
-        """Share of the detection loss's gradient norm and cosine with it, of each weighted term; notes which terms taught."""
-        model = self.accelerator.unwrap_model(self.step_module)
-        parameters = [p for p in model.student.parameters() if p.requires_grad]
-        measured = term_gradients(terms, self.detection_weights, parameters)
-        reference = measured.pop("detection")[0]
-        values: dict[str, float] = {"gradient/detection": reference}
-        for name, (norm, cosine) in measured.items():
-            weight = self.term_weights[name]
-            values[f"share/{name}"] = weight * norm / reference if reference > 0 else 0.0
-            values[f"cosine/{name}"] = cosine
-            if weight > 0:
-                self.taught[name] = self.taught.get(name, False) or (norm > 0 and float(terms.distillation[name]) != 0.0)
-        return values
-
-    def _check_silent(self, step: int) -> None:
-        """Stops when a term with weight and eligible targets was 0, or sent no gradient, in every measurement of the epoch."""
-        silent = [name for name, taught in self.taught.items() if not taught]
-        unweighted = [name for name, weight in self.term_weights.items() if weight == 0.0 and self._wanted(name)]
-        if silent or unweighted:
-            raise SilentTermError(
-                f"step {step}: {', '.join(silent + unweighted)} was 0 or sent no gradient to the student for a whole epoch. Check that "
-                "teacher and data fit ('workbench evaluate' the teacher), or remove the term."
-            )
-        self.taught = {}
-
-    def _wanted(self, name: str) -> bool:
-        method = next(m for m in self.setup.methods if name.startswith(f"{m.name}."))
-        share = method.config.balance
-        value = share.get(name.split(".", 1)[1]) if isinstance(share, dict) else share
-        return method.config.weight > 0 and value != 0
-
     def _evaluate(self, step: int) -> None:
         """Evaluates on the validation split and keeps its queries."""
         self.accelerator.wait_for_everyone()
@@ -231,7 +206,7 @@ class Trainer:
             return
         with self._averaged():
             line = self.evaluator.evaluate(self.setup.val, "val", step)
-        self._append(self.run.evaluations_path, line)
+        append_line(self.run.evaluations_path, line)
         if self.config.keep == "best" and line["coco"]["ap"] > self.best[0]:
             self.best = (line["coco"]["ap"], step)
             self.run.update_info(best_step=step)
@@ -252,21 +227,10 @@ class Trainer:
         if self.main:
             if self.setup.test is not None:
                 line = self.evaluator.evaluate_result(self.setup.test, "test")
-                self._append(self.run.evaluations_path, line)
+                append_line(self.run.evaluations_path, line)
                 self.listener.on_evaluation(line)
             self.run.update_info(state="done", seconds=self.seconds)
         self.accelerator.end_training()
-
-    def _log(self, step: int, values: dict[str, float]) -> None:
-        if self.main:
-            self._append(self.run.metrics_path, {"step": step, **values})
-            self._append(self.run.timings_path, {"step": step, **self.seconds})
-            self.accelerator.log(values, step=step)
-
-    @staticmethod
-    def _append(path: Any, line: dict[str, Any]) -> None:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -319,6 +283,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield flag.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-__all__ = ["Listener", "NonFiniteError", "Trainer"]

@@ -1,0 +1,56 @@
+"""Does every term teach? Shares of gradient, and the stop when one does nothing for a whole epoch."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from workbench.errors import SilentTermError
+from workbench.methods import Method
+from workbench.training.balance import share_of, term_gradients
+from workbench.training.step import Terms
+
+
+class TermMonitor:
+    """Watches the gradient of each weighted term.
+
+    Args:
+        methods: whose terms are watched.
+        detection_weights: of the detection terms.
+        term_weights: of the distillation terms.
+        taught: terms measured since the last check, and whether any measurement found a gradient; restored on resume.
+    """
+
+    def __init__(
+        self, methods: Sequence[Method], detection_weights: Mapping[str, float], term_weights: Mapping[str, float], taught: dict[str, bool]
+    ):
+        self.detection_weights, self.term_weights, self.taught = detection_weights, term_weights, taught
+        self.wanted = {
+            f"{method.name}.{term}" for method in methods for term in method.term_names if method.config.weight > 0 and share_of(method, term) != 0
+        }
+
+    def measure(self, terms: Terms, parameters: Sequence[nn.Parameter]) -> dict[str, float]:
+        """Share of the detection loss's gradient norm, and cosine with it, of each weighted term."""
+        measured = term_gradients(terms, self.detection_weights, parameters)
+        reference = measured.pop("detection")[0]
+        values = {"gradient/detection": reference}
+        for name, (norm, cosine) in measured.items():
+            values[f"share/{name}"] = self.term_weights[name] * norm / reference if reference > 0 else 0.0
+            values[f"cosine/{name}"] = cosine
+            if name in self.wanted:
+                teaches = norm > 0 and self.term_weights[name] > 0 and float(terms.distillation[name]) != 0.0
+                self.taught[name] = self.taught.get(name, False) or teaches
+        return values
+
+    def check(self, step: int) -> None:
+        """Starts a new epoch of watching.
+
+        Raises:
+            SilentTermError: a term that is wanted and had eligible targets was 0, or sent no gradient, in every measurement.
+        """
+        silent = sorted(name for name, taught in self.taught.items() if not taught)
+        self.taught.clear()
+        if silent:
+            raise SilentTermError(
+                f"step {step}: {', '.join(silent)} was 0 or sent no gradient to the student for a whole epoch. Check that teacher and "
+                "data fit ('workbench evaluate' the teacher on the data), or remove the term."
+            )
