@@ -253,7 +253,8 @@ def doctor(json_path: Json = None) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .pth or .bin of tensors.")], out: Annotated[Path, typer.Option("--out")] = Path("model.safetensors")
+    source: Annotated[Path, typer.Argument(help="A .pth or .bin of tensors.")],
+    out: Annotated[Path, typer.Option("--out")] = Path("model.safetensors"),
 ) -> None:
     """Turn a .pth into safetensors; the only verb that reads one, with weights_only."""
     from workbench.convert import convert as convert_file

@@ -189,6 +189,12 @@ def list_runs(root: Path | None = None) -> list[Run]:
     return sorted(found, key=lambda run: (run.info().get("created", ""), run.name))
 
 
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Adds one line of JSON; a kill in between leaves at most a broken last line, which ``read_lines`` leaves out."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Reads JSON lines; a last line cut off by a kill is left out.
 

@@ -55,7 +55,8 @@ class BackboneConfig(BaseModel):
     def _consistent(self) -> "BackboneConfig":
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError("backbone needs a name, or widths and depths of the same length")
-        if not self.levels or list(self.levels) != sorted(set(self.levels)) or not 1 <= self.levels[0] <= self.levels[-1] <= len(self.widths):
+        ascending = bool(self.levels) and list(self.levels) == sorted(set(self.levels))
+        if not ascending or not 1 <= self.levels[0] <= self.levels[-1] <= len(self.widths):
             raise ValueError(f"backbone levels {list(self.levels)} must be ascending stages between 1 and {len(self.widths)}")
         return self
 

@@ -126,7 +126,7 @@ class Detector(nn.Module, ABC):
         """
         logits = output.logits[-1].float()
         scores = logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
-        batch, queries, classes = scores.shape
+        batch, _, classes = scores.shape
         best, index = scores.flatten(1).sort(dim=1, descending=True, stable=True)
         best, index = best[:, :k], index[:, :k]
         query, label = index // classes, index % classes

@@ -24,7 +24,7 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if name.endswith("num_batches_tracked") or value.data_ptr() in seen and value.numel():
+        if name.endswith("num_batches_tracked") or (value.data_ptr() in seen and value.numel()):
             continue
         seen.add(value.data_ptr())
         state[name] = value.detach().to("cpu").contiguous()
@@ -69,7 +69,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file: {error}. Copy it again, or 'workbench convert' a .pth.") from error
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file: {error}. Copy it again, or 'workbench convert' a .pth."
+        ) from error
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -168,7 +168,9 @@ def paired_levels(student: tuple[Level, ...], teacher: tuple[Level, ...]) -> lis
     by_stride = {level.stride: level for level in teacher}
     pairs = [(level, by_stride[level.stride]) for level in student if level.stride in by_stride]
     if not pairs:
-        raise IncompatibleError(f"student levels have strides {[v.stride for v in student]}, the teacher's {sorted(by_stride)}: none in common.")
+        raise IncompatibleError(
+            f"student levels have strides {[v.stride for v in student]}, the teacher's {sorted(by_stride)}: none in common."
+        )
     for s, t in pairs:
         if s.features.shape[-2:] != t.features.shape[-2:]:
             raise IncompatibleError(f"at stride {s.stride} the student's level is {tuple(s.features.shape[-2:])}, the teacher's "

@@ -9,7 +9,9 @@ from workbench.methods import Method
 from workbench.training.step import Terms
 
 
-def term_gradients(terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter]) -> dict[str, tuple[float, float]]:
+def term_gradients(
+    terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
+) -> dict[str, tuple[float, float]]:
     """Norm of each unweighted distillation term's gradient, and its cosine with the detection loss's, over the student's parameters.
 
     Args:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-
-from workbench.analysis.ap import coco_ap
 from workbench.analysis.cost import measure_cost
 from workbench.cache.queries import TEACHER_STEP, Mates, QueryWriter, Targets, query_rows, write_detections
 from workbench.cache.states import MaskWriter
+
+from workbench.analysis.ap import coco_ap
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.loader import Batch, evaluation_batches

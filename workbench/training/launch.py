@@ -14,8 +14,8 @@ from workbench.errors import IncompatibleError, RunError, WorkbenchError
 from workbench.runs import Run, runs_root
 from workbench.share import share_path
 from workbench.training.loop import Listener, Trainer
-from workbench.training.setup import Setup, build
 from workbench.training.sanity import check_teacher
+from workbench.training.setup import Setup, build
 
 
 @dataclasses.dataclass(frozen=True)

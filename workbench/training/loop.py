@@ -59,6 +59,8 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         if trackers:
             self.accelerator.init_trackers(setup.recipe.name)
+        # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
+        setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None)
         optimizer = make_optimizer(setup.student, step_module.methods, self.config)
         self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
@@ -118,7 +120,9 @@ class Trainer:
         info = self.run.info()
         if saved:
             model = self.accelerator.unwrap_model(self.step_module)
-            state = load_checkpoint(self.run, saved[-1], model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler)
+            state = load_checkpoint(
+                self.run, saved[-1], model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler
+            )
             self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
             self.term_weights = info["term_weights"]
             for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
@@ -163,9 +167,10 @@ class Trainer:
     def _terms(self, batch: Batch, step: int) -> Terms:
         targets = TargetBatch.of(batch.targets)
         count = self.accelerator.reduce(targets.valid.sum().float(), "mean").clamp(min=1)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            answer = self.teacher(batch.images, batch.padding) if self.teacher is not None and self.setup.methods else None
-            return self.step_module(batch.images, batch.padding, targets, answer, count, step)
+            answer = self.teacher(images, batch.padding) if self.teacher is not None and self.setup.methods else None
+            return self.step_module(images, batch.padding, targets, answer, count, step)
 
     def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""
@@ -218,17 +223,19 @@ class Trainer:
             return
         model = self.accelerator.unwrap_model(self.step_module)
         state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
-        save_checkpoint(self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state)
+        save_checkpoint(
+            self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
+        )
         prune_checkpoints(self.run, {step, self.best[1]})
 
     def _finish(self) -> None:
-        """Evaluates the run's result on the test split, once."""
+        """Evaluates the run's result on the test split, once; on the validation split where there is none."""
         self.accelerator.wait_for_everyone()
         if self.main:
-            if self.setup.test is not None:
-                line = self.evaluator.evaluate_result(self.setup.test, "test")
-                append_line(self.run.evaluations_path, line)
-                self.listener.on_evaluation(line)
+            split = "val" if self.setup.test is None else "test"
+            line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
+            append_line(self.run.evaluations_path, line)
+            self.listener.on_evaluation(line)
             self.run.update_info(state="done", seconds=self.seconds)
         self.accelerator.end_training()
 

@@ -25,7 +25,10 @@ class TermMonitor:
     ):
         self.detection_weights, self.term_weights, self.taught = detection_weights, term_weights, taught
         self.wanted = {
-            f"{method.name}.{term}" for method in methods for term in method.term_names if method.config.weight > 0 and share_of(method, term) != 0
+            f"{method.name}.{term}"
+            for method in methods
+            for term in method.term_names
+            if method.config.weight > 0 and share_of(method, term) != 0
         }
 
     def measure(self, terms: Terms, parameters: Sequence[nn.Parameter]) -> dict[str, float]:

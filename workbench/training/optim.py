@@ -12,7 +12,8 @@ _SAMPLING = ("sampling_offsets", "reference_points")
 
 def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
     """Groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, the rest; biases and norms
-    are not decayed."""
+    are not decayed.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in [*student.named_parameters(), *methods.named_parameters()]:
         if not parameter.requires_grad:

@@ -1,7 +1,6 @@
 """Is the teacher any good on this data? Asked before distilling, because a teacher that is not teaches nothing, silently."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ def _cause(setup: Setup, answers: list[tuple[Batch, DetectorOutput]], ap: float)
         changed.scale = (torch.tensor(student.std) / torch.tensor(std))[:, None, None]
         changed.shift = ((torch.tensor(student.mean) - torch.tensor(mean)) / torch.tensor(std))[:, None, None]
         if (found := _ap(setup, _answers(setup, changed))) >= enough:
-            return (f"Likely cause: normalisation. With {name} it reaches {100 * found:.1f} AP: correct mean and std in its workbench.json.")
+            return f"Likely cause: normalisation. With {name} it reaches {100 * found:.1f} AP: correct mean and std in its workbench.json."
     return "Neither another normalisation, box format nor class order helps: it knows other images or another size, or is hardly trained."
 
 

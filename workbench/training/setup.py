@@ -105,7 +105,7 @@ def find_detector(name: str) -> Path:
     if (embedded / "config.json").exists():
         return embedded
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
