@@ -1,0 +1,116 @@
+"""``make evidence``: trains the rows of every table that is shown, keeps finished ones, and writes ``docs/results/``.
+
+Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it; README.md and docs
+hold that Markdown between markers, and a test compares them.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.harness import machine
+from workbench.comparison import BASELINE, DISTILLED, Row, compare_rows, execute, plan, recipe_of, seed_table
+from workbench.files import read_json, write_json, write_text
+from workbench.progress import console_watch
+from workbench.training.launch import recipe_path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+SHOWN_IN = (ROOT / "README.md", ROOT / "docs" / "results.md")
+
+
+@dataclass(frozen=True)
+class EvidenceTable:
+    """One table: arms times seeds of a recipe.
+
+    Attributes:
+        recipe: shipped recipe.
+        arms: at equal steps.
+        equal_compute: arms also run at the baseline's compute.
+        seeds: reported; choices were made with others.
+        needs_data: the dataset's folder must be given.
+    """
+
+    recipe: str
+    arms: tuple[str, ...]
+    equal_compute: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    needs_data: bool = False
+
+
+TABLES = {
+    "shapes_teacher": EvidenceTable("shapes_teacher", (DISTILLED,), (), (0, 1)),
+    "shapes": EvidenceTable("shapes", (BASELINE, DISTILLED, "uniform", "features", "logits"), (DISTILLED,)),
+    "bccd_teacher": EvidenceTable("bccd_teacher", (DISTILLED,), (), needs_data=True),
+    "bccd": EvidenceTable("bccd", (BASELINE, DISTILLED, "uniform"), (DISTILLED,), needs_data=True),
+}
+
+
+def main() -> None:
+    """Command line: ``python -m benchmarks.evidence [TABLE ...] [--bccd PATH] [--jobs N]``."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all whose data is there")
+    parser.add_argument("--bccd", default=None, help="folder of the BCCD dataset")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    console = Console()
+    for name in arguments.tables or TABLES:
+        table = TABLES[name]
+        if table.needs_data and arguments.bccd is None:
+            console.print(f"{name}: left out, needs --bccd PATH")
+            continue
+        rows = rows_of(table)
+        with console_watch(console) as watch:
+            execute(rows, arguments.jobs, data=arguments.bccd if table.needs_data else None, watch=watch)
+        record = _record(name, table, rows)
+        write_json(RESULTS / f"{name}.json", record)
+        for page in SHOWN_IN:
+            if page.exists():
+                write_text(page, with_table(page.read_text(encoding="utf-8"), name, record["markdown"]))
+        console.print(record["markdown"])
+
+
+def rows_of(table: EvidenceTable) -> list[Row]:
+    """The runs a table is made of."""
+    return plan(recipe_path(table.recipe), table.arms, table.seeds, table.equal_compute)
+
+
+def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
+    """Hash of each arm's recipe as it is now; a committed table with other hashes is stale."""
+    return {arm: recipe_of(recipe_path(table.recipe), arm).hash() for arm in dict.fromkeys([*table.arms, *table.equal_compute])}
+
+
+def with_table(text: str, name: str, markdown: str) -> str:
+    """``text`` with the part between the markers of table ``name`` replaced."""
+    pattern = re.compile(rf"(<!-- table:{re.escape(name)} -->\n).*?(<!-- /table:{re.escape(name)} -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}{markdown}\n{found[2]}", text)
+
+
+def _record(name: str, table: EvidenceTable, rows: list[Row]) -> dict[str, Any]:
+    frame = compare_rows(rows)
+    data = " --bccd PATH" if table.needs_data else ""
+    values = json.loads(frame.to_json(orient="records"))
+    return {
+        "table": name,
+        "command": f"python -m benchmarks.evidence {name}{data}",
+        "recipe_hashes": recipe_hashes(table),
+        "seeds": list(table.seeds),
+        "commits": sorted({value["commit"] for value in values if value.get("commit")}),
+        "machine": machine(),
+        "rows": values,
+        "markdown": seed_table(frame),
+    }
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed table."""
+    return read_json(RESULTS / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()
