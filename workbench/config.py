@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from workbench.datasets.issues import Policy
 from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.deformable_detr import DeformableDetrModelConfig
 from workbench.errors import ConfigError
@@ -36,7 +37,7 @@ class DataConfig(BaseModel):
     val: str = "val"
     test: str | None = "test"
     options: dict[str, Any] = {}
-    policy: dict[str, str] = {}
+    policy: Policy = Policy()
     transform: TransformConfig = TransformConfig()
     evaluation_transform: TransformConfig | None = None
 

@@ -1,5 +1,6 @@
 """Evaluation of a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 from workbench.analysis.cost import measure_cost
-from workbench.cache.queries import TEACHER_STEP, Mates, QueryWriter, Targets, query_rows, write_detections
+from workbench.cache.detections import write_detections
+from workbench.cache.queries import TEACHER_STEP, query_writer
+from workbench.cache.rows import Mates, query_rows
 from workbench.cache.states import MaskWriter
 
 from workbench.analysis.ap import coco_ap
@@ -57,7 +60,7 @@ class Evaluator:
         if self.setup.teacher is not None and split not in self.answers:
             self._trace_teacher(dataset, split)
         found: list[tuple[Batch, list[Detections]]] = []
-        with QueryWriter(self.run, split, step) as writer:
+        with query_writer(self.run, split, step) as writer:
             for index, batch in enumerate(evaluation_batches(dataset, self.setup.evaluation_transform, BATCH)):
                 output = student(batch.images.to(self.device), batch.padding.to(self.device))
                 found.append((batch, student.detections(output, batch.sizes, DETECTIONS)))
@@ -92,10 +95,12 @@ class Evaluator:
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         masked = set(_sample(len(dataset)))
         position = 0
-        with QueryWriter(self.run, split, TEACHER_STEP) as writer, MaskWriter(self.run, split, TEACHER_STEP) as masks:
+        with query_writer(self.run, split, TEACHER_STEP) as writer, MaskWriter(self.run, split, TEACHER_STEP) as masks:
             for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
                 output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-                writer.write(_rows(batch, output, "teacher", 0, None))
+                classes = self.setup.pairing.class_map
+                renamed = output if classes is None else dataclasses.replace(output, logits=output.logits[..., list(classes)])
+                writer.write(_rows(batch, renamed, "teacher", 0, None))
                 context = self._context(batch, output)
                 answers.append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
                 for level_index, level in enumerate(output.memory or output.neck):
@@ -129,25 +134,24 @@ class Evaluator:
         mate = assign(QUERY_COST.class_ * costs[0] + QUERY_COST.bbox * costs[1] + QUERY_COST.giou * costs[2])
         column = mate.clamp(min=0)[..., None]
         parts = torch.stack([cost.gather(-1, column)[..., 0] for cost in costs], -1)
-        return Mates(mate.numpy(), np.array(layers), parts.numpy())
+        return Mates(mate, layers, parts)
 
 
 def _rows(batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: Mates | None) -> pa.Table:
-    targets = TargetBatch.of(batch.targets)
-    on_device = targets.to(output.logits.device)
-    match = match_targets(output.logits, output.boxes, on_device, output.activation)
+    targets = TargetBatch.of(batch.targets).to(output.logits.device)
+    match = match_targets(output.logits, output.boxes, targets, output.activation)
     return query_rows(
         image_ids=batch.image_ids,
         epoch=epoch,
         model=model,
-        logits=output.logits.cpu().numpy(),
-        boxes=output.boxes.cpu().numpy(),
+        logits=output.logits,
+        boxes=output.boxes,
         activation=output.activation,
-        source=output.queries.source.cpu().numpy(),
-        match=match.numpy(),
-        targets=Targets(targets.boxes.numpy(), targets.labels.numpy(), targets.valid.numpy()),
+        source=output.queries.source,
+        match=match,
+        targets=targets,
         mates=mates,
-        losses=pair_losses(output.logits, output.boxes, match, on_device, output.activation).cpu().numpy(),
+        losses=pair_losses(output.logits, output.boxes, match, targets, output.activation),
     )
 
 

@@ -153,7 +153,7 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
         "teacher_hash": setup.teacher_hash,
         "gamma": 0.5,
         "state": "created",
-        "issues": setup.train.issues.to_dict(),
+        "issues": [str(issue) for issue in setup.train.issues],
     }
 
 

@@ -78,7 +78,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     data = recipe.data
     if data.path is None:
         raise ConfigError(f"recipe '{recipe.name}' needs the place of its data: --data PATH, or data.path in the recipe.")
-    return open_dataset(data.path, split, format=data.format, policy=data.policy or None, **data.options)
+    return open_dataset(data.path, split, format=data.format, policy=data.policy, **data.options)
 
 
 def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
@@ -156,6 +156,7 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
     for other in filter(None, (val, test)):
         if other.classes != train.classes:
             raise ConfigError(f"split '{other.split}' has classes {list(other.classes)}, training has {list(train.classes)}.")
+    notes += [f"{data.split}: {issue}" for data in (train, val, test) if data is not None for issue in data.issues]
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, train, notes)
     teacher, pairing, methods, teacher_hash = None, None, [], None
