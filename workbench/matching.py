@@ -4,6 +4,7 @@ Everything here runs without gradient, for all layers of a batch at once, with o
 A matching is a tensor ``[..., N]`` of column indices, -1 = unmatched: the same form in training, cache and analysis.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,11 +16,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
-from workbench.detectors.output import Activation
 from workbench.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from workbench.datasets.loader import Targets
+    # imported for real it would close a circle: detectors need the matching for their losses
+    from workbench.detectors.output import Activation
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -89,7 +91,7 @@ class TargetBatch:
         return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))
 
 
-def class_cost(logits: Tensor, labels: Tensor, activation: Activation) -> Tensor:
+def class_cost(logits: Tensor, labels: Tensor, activation: "Activation") -> Tensor:
     """Class part of the cost of every query for every target.
 
     Sigmoid heads: focal cost (Deformable DETR, appendix A.4): alpha (1-p)^gamma (-log p) - (1-alpha) p^gamma (-log(1-p)).
@@ -123,7 +125,7 @@ def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def match_targets(
-    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: Activation = "sigmoid", weights: CostWeights = DETECTION_COST
+    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: "Activation" = "sigmoid", weights: CostWeights = DETECTION_COST
 ) -> Tensor:
     """Hungarian matching of queries with targets, per layer and image (DETR, equation 1).
 
@@ -217,7 +219,7 @@ def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = No
         NonFiniteCostError: a usable entry is NaN or infinite.
     """
     *lead, count, width = cost.shape
-    table = cost.detach().cpu().numpy().reshape(-1, count, width)
+    table = cost.detach().cpu().numpy().reshape(math.prod(lead), count, width)
     usable_columns = _flat_mask(columns, lead, width)
     usable_rows = _flat_mask(rows, lead, count)
     if not np.isfinite(table).all():
@@ -245,4 +247,4 @@ def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = No
 def _flat_mask(mask: Tensor | None, lead: list[int], size: int) -> np.ndarray | None:
     if mask is None:
         return None
-    return mask.detach().cpu().expand(*lead, size).reshape(-1, size).numpy()
+    return mask.detach().cpu().expand(*lead, size).reshape(math.prod(lead), size).numpy()
