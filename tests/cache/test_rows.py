@@ -9,7 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.cache.batches import random_batch
-from workbench.cache.rows import QUERY_SCHEMA, query_rows
+from workbench.cache.rows import query_rows
+from workbench.cache.schema import QUERY_SCHEMA
 
 
 def iou_by_hand(a: list[float], b: list[float]) -> float:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.cache.manifest import is_complete, manifest_files, write_manifest
-from workbench.cache.rows import QUERY_SCHEMA
+from workbench.cache.schema import QUERY_SCHEMA
 from workbench.errors import RunError
 from workbench.files import replacing_folder
 from workbench.runs import Run
