@@ -28,11 +28,9 @@ def figures() -> Iterator[Figure]:
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     distilled = _step(setup, recipe, batch, with_methods=True)
     plain = _step(setup, recipe, batch, with_methods=False)
-    seconds = interleaved(
-        {"distilled": distilled, "student": plain, "teacher": _teacher(setup, batch), "transformers": _transformers_step(setup, recipe, batch)},
-        REPEATS,
-        warmup=3,
-    )
+    theirs = _transformers_step(setup, recipe, batch)
+    functions = {"distilled": distilled, "student": plain, "teacher": _teacher(setup, batch), "transformers": theirs}
+    seconds = interleaved(functions, REPEATS, warmup=3)
     names = {"distilled": "live distillation step", "student": "student step", "teacher": "teacher forward",
              "transformers": "student step with transformers' loss"}  # fmt: skip
     for key, values in seconds.items():

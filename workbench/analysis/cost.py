@@ -44,7 +44,9 @@ def measure_cost(model: nn.Module, height: int, width: int, repeats: int = 20) -
     images = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     padding = torch.zeros(1, height, width, dtype=torch.bool, device=parameter.device)
     training, threads = model.training, torch.get_num_threads()
-    model.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # torch's module tracker hooks gradients of whatever asks for them, even where none are computed
+    model.eval().requires_grad_(False)
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
@@ -54,6 +56,8 @@ def measure_cost(model: nn.Module, height: int, width: int, repeats: int = 20) -
     finally:
         torch.set_num_threads(threads)
         model.train(training)
+        for p in trained:
+            p.requires_grad_(True)
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(parameters, counter.get_total_flops(), 1000 * statistics.median(seconds), height, width)
 

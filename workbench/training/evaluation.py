@@ -1,7 +1,7 @@
 """Evaluation of a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from workbench.analysis.cost import measure_cost
-from workbench.cache.detections import write_detections
-from workbench.cache.queries import TEACHER_STEP, query_writer
-from workbench.cache.rows import Mates, query_rows
-from workbench.cache.states import MaskWriter
 
 from workbench.analysis.ap import coco_ap
+from workbench.analysis.cost import measure_cost
+from workbench.cache.detections import write_detections
+from workbench.cache.queries import TEACHER_STEP, QueryWriter, query_writer
+from workbench.cache.rows import Mates, query_rows
+from workbench.cache.states import write_masks
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.loader import Batch, evaluation_batches
@@ -80,39 +80,42 @@ class Evaluator:
         step = int(folder.name)
         write_detections(self.run, split, step, detections)
         size = _input_size(dataset, self.setup.evaluation_transform)
-        line = {"step": step, "split": split, **coco_ap(dataset.coco(), detections).to_json(), **measure_cost(student, size).to_json()}
+        line = {"step": step, "split": split, **coco_ap(dataset.coco(), detections).to_json(), **_cost(student, size)}
         if self.setup.teacher is not None:
             teacher = self.setup.teacher.detector
             answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device, teacher)
-            line["teacher"] = {**coco_ap(dataset.coco(), answer).to_json(), **measure_cost(teacher, size).to_json()}
+            line["teacher"] = {**coco_ap(dataset.coco(), answer).to_json(), **_cost(teacher, size)}
         return line
 
     def _trace_teacher(self, dataset: Dataset, split: str) -> None:
         """Writes the teacher's rows and selection masks of a split, and keeps what mates are computed from."""
+        self.answers[split] = []
+        with query_writer(self.run, split, TEACHER_STEP) as writer:
+            write_masks(self.run, split, TEACHER_STEP, self._teacher_pass(dataset, split, writer))
+
+    def _teacher_pass(self, dataset: Dataset, split: str, writer: QueryWriter) -> Iterator[tuple[int, dict[tuple[int, int], np.ndarray]]]:
+        """One pass of the teacher over a split: rows go to ``writer``, masks of the sampled images are yielded."""
         assert self.setup.teacher is not None and self.setup.pairing is not None
-        answers: list[TeacherAnswer] = []
-        config = self._mask_config()
+        config, classes = self._mask_config(), self.setup.pairing.class_map
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
-        masked = set(_sample(len(dataset)))
-        position = 0
-        with query_writer(self.run, split, TEACHER_STEP) as writer, MaskWriter(self.run, split, TEACHER_STEP) as masks:
-            for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
-                output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-                classes = self.setup.pairing.class_map
-                renamed = output if classes is None else dataclasses.replace(output, logits=output.logits[..., list(classes)])
-                writer.write(_rows(batch, renamed, "teacher", 0, None))
-                context = self._context(batch, output)
-                answers.append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
-                for level_index, level in enumerate(output.memory or output.neck):
-                    psi = selection_masks(config, output, level, layers, context.targets, context).cpu().numpy()
-                    if config.mask == "product":
-                        psi = np.sqrt(psi)
-                    for row, image_id in enumerate(batch.image_ids):
-                        if position + row in masked:
-                            for place, layer in enumerate(layers):
-                                masks.write(image_id, layer, level_index, psi[place, row])
-                position += len(batch.image_ids)
-        self.answers[split] = answers
+        masked, position = set(_sample(len(dataset))), 0
+        for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
+            output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
+            renamed = output if classes is None else dataclasses.replace(output, logits=output.logits[..., list(classes)])
+            writer.write(_rows(batch, renamed, "teacher", 0, None))
+            context = self._context(batch, output)
+            self.answers[split].append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
+            levels = output.memory or output.neck
+            masks = [selection_masks(config, output, level, layers, context.targets, context).cpu().numpy() for level in levels]
+            for row, image_id in enumerate(batch.image_ids):
+                if position + row in masked:
+                    # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
+                    yield image_id, {
+                        (layer, index): np.sqrt(psi[place, row]) if config.mask == "product" else psi[place, row]
+                        for index, psi in enumerate(masks)
+                        for place, layer in enumerate(layers)
+                    }
+            position += len(batch.image_ids)
 
     def _context(self, batch: Batch, output: DetectorOutput) -> MethodContext:
         assert self.setup.pairing is not None
@@ -205,6 +208,11 @@ def evaluate_detector(name: str, data: str, split: str, device: str) -> dict[str
     transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
     detections = detect(detector.to(place), dataset, transform, place)
     return {"split": split, **coco_ap(dataset.coco(), detections).to_json()}
+
+
+def _cost(detector: Detector, size: tuple[int, int]) -> dict[str, Any]:
+    cost = measure_cost(detector, *size)
+    return {"parameters": cost.parameters, "flops": cost.flops, "ms_per_image": cost.ms_per_image}
 
 
 def _input_size(dataset: Dataset, transform: Transform) -> tuple[int, int]:
