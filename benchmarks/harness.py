@@ -2,7 +2,6 @@
 
 import operator
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+from workbench.share import code_commit
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 _RESAMPLES = 10_000
@@ -120,7 +121,7 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
-        "commit": _commit(),
+        "commit": code_commit(),
     }
 
 
@@ -131,17 +132,3 @@ def _processor() -> str:
         lines = []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """Short hash of the checkout, with "+" where files differ from it; None outside git."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
-        # results are what a benchmark writes: they do not make the code another one
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"], cwd=root, capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None

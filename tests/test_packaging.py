@@ -15,8 +15,6 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 from workbench import doctor
-from workbench.errors import WorkbenchError
-from workbench.share import share_path
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "all"}
@@ -46,16 +44,6 @@ def test_the_extra_all_holds_every_other_extra():
 
 def test_everything_declared_is_installed_in_its_range_where_the_tests_run():
     assert doctor.unmet([Requirement(line) for line in PROJECT["dependencies"] + EXTRAS["dev"] + EXTRAS["app"]]) == []
-
-
-def test_a_checkout_finds_its_own_app_recipes_and_data():
-    assert [share_path(kind) for kind in SHARED] == [ROOT / kind for kind in SHARED]
-
-
-def test_a_missing_folder_is_an_error_that_names_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("workbench.share.checkout_root", lambda: tmp_path)
-    with pytest.raises(WorkbenchError, match="'recipes' is missing"):
-        share_path("recipes")
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,9 @@ def install(extra: str, torch: str | None) -> bool:
 
 def main(extra: str) -> int:
     """Brings .venv to what pyproject.toml and ``extra`` ask for; returns the exit status."""
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        say(f"Python 3.11 or 3.12 is needed and {sys.executable} is {platform.python_version()}: name another with PYTHON=/path/to/it")
+        return 1
     torch = constraint()
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{sys.version_info[:2]} {torch}".encode()).hexdigest()
     # `all` holds every extra, so an environment made for the tests serves the demo too.

@@ -1,5 +1,6 @@
 """Where the app, the recipes and the embedded data lie: beside the package in a checkout, inside it in a wheel."""
 
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -24,3 +25,20 @@ def share_path(kind: Literal["app", "recipes", "data"]) -> Path:
     if not path.is_dir():
         raise WorkbenchError(f"the folder '{kind}' is missing at {path}. Install workbench again, or restore the checkout.")
     return path
+
+
+def code_commit() -> str | None:
+    """Commit of the checkout this package runs from, with ``+`` where tracked files differ from it; None outside git.
+
+    Results of benchmarks are written by the code and do not make it another one.
+    """
+    root = checkout_root()
+    if root is None or not (root / ".git").exists():
+        return None
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, load_recipe, parse_recipe
 from workbench.errors import IncompatibleError, RunError, WorkbenchError
 from workbench.runs import Run, runs_root
-from workbench.share import share_path
+from workbench.share import code_commit, share_path
 from workbench.training.loop import Listener, Trainer
 from workbench.training.sanity import check_teacher
 from workbench.training.setup import Setup, build
@@ -142,7 +141,7 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.hash(),
         "group": {"recipe": recipe.name, "arm": launch.arm or "distilled", "seed": recipe.seed, "schedule": launch.group},
-        "commit": _commit(),
+        "commit": code_commit(),
         "libraries": libraries,
         "python": platform.python_version(),
         "seed": recipe.seed,
@@ -155,19 +154,3 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
         "state": "created",
         "issues": [str(issue) for issue in setup.train.issues],
     }
-
-
-def _commit() -> str | None:
-    """Commit of the checkout the package runs from, with ``+`` when it has uncommitted changes; None for an installed wheel."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-__all__ = ["IncompatibleError", "Launch", "recipe_path", "resume", "start"]
