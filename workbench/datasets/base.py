@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,10 +67,11 @@ class Dataset:
         category_ids: contiguous label -> id in the files.
         records: one per image.
         issues: what was fixed, converted, kept or dropped while reading.
+        paths: the image files, one per record, or None where images are made in memory.
     """
 
     def __init__(self, name: str, split: str, classes: Sequence[str], category_ids: Sequence[int], records: Sequence[Record],
-                 images: Images, issues: Issues | None = None):
+                 images: Images, issues: Issues | None = None, paths: Sequence[Path] | None = None):
         if not records:
             raise DataError(f"{name}, split '{split}', holds no usable image. " + ". ".join(str(i) for i in issues or ()))
         if not classes:
@@ -80,6 +82,7 @@ class Dataset:
         self.category_ids = tuple(category_ids)
         self.records = records
         self.issues = issues or Issues()
+        self.paths = paths
         self._images = images
 
     def __len__(self) -> int:

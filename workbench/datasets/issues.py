@@ -35,7 +35,7 @@ class Policy(BaseModel):
         size_mismatch: the declared size is not the image's; ``fix`` believes the image and leaves the boxes.
         non_finite_box: NaN or infinity.
         inverted_box: x2 < x1 or y2 < y1, a negative width or height; ``fix`` swaps the corners.
-        zero_size_box: no width or no height, also after clipping: points, lines, boxes wholly outside.
+        zero_size_box: a width or height below 0.01 pixels, also after clipping: points, lines, boxes wholly outside.
         box_outside: more than 0.05 pixels over the border; ``fix`` clips.
     """
 
@@ -84,9 +84,19 @@ class Issues:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, Action], Issue] = {}
+        self._places: set[tuple[str, str]] = set()
 
     def add(self, kind: str, action: Action, where: str) -> None:
-        """Counts one problem; ``where`` names the file and the box for a person to find."""
+        """Counts one problem, once for each place.
+
+        Args:
+            kind: a field of ``Policy``, or the name of a conversion.
+            action: what was done.
+            where: names the file and the box for a person to find.
+        """
+        if (kind, where) in self._places:
+            return
+        self._places.add((kind, where))
         issue = self._found.setdefault((kind, action), Issue(kind, action))
         issue.count += 1
         if len(issue.examples) < EXAMPLES:
@@ -101,13 +111,6 @@ class Issues:
     def count(self, kind: str) -> int:
         """How often ``kind`` was met, whatever was done about it."""
         return sum(issue.count for issue in self._found.values() if issue.kind == kind)
-
-    def extend(self, other: "Issues") -> None:
-        """Adds the counts and examples of ``other``."""
-        for issue in other:
-            mine = self._found.setdefault((issue.kind, issue.action), Issue(issue.kind, issue.action))
-            mine.count += issue.count
-            mine.examples = (mine.examples + issue.examples)[:EXAMPLES]
 
     def raise_refused(self, what: str) -> None:
         """Raises ``DataError`` that lists every refused kind, if there is one.

@@ -5,10 +5,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench.datasets import coco, kitti, voc, yolo
 from workbench.datasets.base import Dataset
-from workbench.datasets.issues import Policy
+from workbench.datasets.images import FolderImages
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.reading import Format, usable
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.errors import ConfigError, DataError
+
+FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FORMAT, yolo.FORMAT)}
 
 
 def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, **options: Any) -> Dataset:
@@ -16,19 +21,63 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
 
     Args:
         path: a folder or file, or ``shapes`` for the embedded generator.
-        split: its name.
-        format: auto, shapes.
+        split: its name; ``all`` where the files make no splits.
+        format: auto, shapes, coco, voc, kitti, yolo.
         policy: what to do about problems in the files.
-        options: of the format.
+        options: of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
 
     Raises:
         DataError: the dataset cannot be used; the message says what was seen and what was expected.
         ConfigError: an unknown format or option.
     """
-    if str(path) == "shapes" and format in ("auto", "shapes"):
-        try:
-            config = ShapesConfig(**options)
-        except ValidationError as error:
-            raise ConfigError(f"options of the dataset shapes: {error}") from error
-        return generate_shapes(config, split)
-    raise DataError(f"{path} is no dataset.")
+    if format == "shapes" or (format == "auto" and str(path) == "shapes"):
+        return generate_shapes(_shapes_config(options), split)
+    found, root = find_format(Path(path), format)
+    unknown = sorted(set(options) - found.options)
+    if unknown:
+        raise ConfigError(f"format {found.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(found.options)) or 'none'}.")
+    policy = policy or Policy()
+    issues = Issues()
+    contents = found.read(root, split, policy, issues, **options)
+    items = list(usable(contents, policy, issues))
+    issues.raise_refused(f"{root}, split '{split}',")
+    paths = [item.path for item in items]
+    images = FolderImages(paths, [item.upright for item in items])
+    return Dataset(contents.name, split, contents.classes, contents.category_ids, [item.record for item in items], images, issues, paths)
+
+
+def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
+    """The format of what lies at ``path``, and its root, which may be a folder below.
+
+    Raises:
+        DataError: there is nothing, no known format, or more than one.
+        ConfigError: an unknown format name.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise ConfigError(f"unknown dataset format '{format}'; known: auto, shapes, {', '.join(FORMATS)}.")
+    if not path.exists():
+        raise DataError(f"no dataset at {path}: there is no such file or folder.")
+    candidates = [FORMATS[format]] if format != "auto" else list(FORMATS.values())
+    found = [(candidate, root) for candidate in candidates for root in candidate.roots(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = "; ".join(f"{candidate.name} at {root}" for candidate, root in found)
+        raise DataError(f"{path} holds more than one dataset: {several}. Give the path of one, and its format.")
+    expected = "; ".join(f"{candidate.name}: {candidate.expects}" for candidate in candidates)
+    raise DataError(f"{path} is no dataset of a known format. Seen: {_seen(path)}. Expected one of: {expected}.")
+
+
+def _seen(path: Path) -> str:
+    if path.is_file():
+        return f"one file '{path.name}'"
+    names = sorted(item.name + "/" * item.is_dir() for item in path.iterdir())
+    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "an empty folder"
+
+
+def _shapes_config(options: dict[str, Any]) -> ShapesConfig:
+    try:
+        return ShapesConfig(**options)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shapes'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"options of the dataset shapes: {problems}. It has {', '.join(ShapesConfig.model_fields)}.") from error

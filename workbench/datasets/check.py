@@ -1,0 +1,81 @@
+"""``workbench data check``: everything that is wrong with a dataset, every image decoded, nothing changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.datasets.images import decode
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.opening import find_format
+from workbench.datasets.reading import Usable, usable
+from workbench.errors import DataError
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        path: the root of the dataset.
+        format: its name.
+        splits: name -> number of images and boxes that training would see.
+        issues: every kind of problem with its count, action under the policy, severity and first examples. A problem that
+            shows in several lists of the same images counts once.
+    """
+
+    path: Path
+    format: str
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    issues: Issues = field(default_factory=Issues)
+
+    @property
+    def ok(self) -> bool:
+        """True where no image or annotation is lost and nothing refused."""
+        return all(issue.severity == "warning" for issue in self.issues)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        rows = [{"kind": i.kind, "severity": i.severity, "action": i.action, "count": i.count, "examples": i.examples} for i in self.issues]
+        return {"path": str(self.path), "format": self.format, "ok": self.ok, "splits": self.splits, "issues": rows}
+
+
+def check(path: str | Path, split: str | None = None, format: str = "auto", policy: Policy | None = None,
+          progress: Callable[[int, int], None] | None = None, **options: Any) -> Report:
+    """Reads annotations as training would and decodes every image.
+
+    Args:
+        path: a folder or file.
+        split: its name; None checks all of them.
+        format: as for ``open_dataset``.
+        policy: decides what an issue's action, hence its severity, is.
+        progress: called with (images decoded, images in all).
+        options: of the format, as for ``open_dataset``.
+
+    Raises:
+        DataError: there is no dataset of a known format at ``path``.
+    """
+    found, root = find_format(Path(path), format)
+    policy = policy or Policy()
+    report = Report(root, found.name)
+    items: dict[Path, Usable] = {}
+    try:
+        names = found.splits(root) if split is None else (split,)
+        if not names:
+            report.issues.add("empty_split", "refused", f"{root} has no splits")
+        for name in names:
+            in_split = list(usable(found.read(root, name, policy, report.issues, **options), policy, report.issues))
+            report.splits[name] = {"images": len(in_split), "boxes": sum(len(item.record.boxes) for item in in_split)}
+            if not in_split:
+                report.issues.add("empty_split", "refused", f"split '{name}' has no usable image")
+            items.update((item.path, item) for item in in_split)
+    except DataError as error:
+        report.issues.add("broken_file", "refused", str(error))
+    for done, item in enumerate(items.values(), start=1):
+        try:
+            decode(item.path, item.upright)
+        except DataError as error:
+            report.issues.add("unreadable_image", policy.action("unreadable_image"), str(error))
+        if progress:
+            progress(done, len(items))
+    return report

@@ -1,0 +1,212 @@
+"""COCO JSON, read; any dataset, written as COCO.
+
+Category ids may have gaps; labels are their ranks. Boxes are [x, y, width, height] in continuous pixels.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from workbench.datasets.base import Dataset
+from workbench.datasets.images import inside
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, match_split, read_text
+from workbench.errors import DataError
+from workbench.files import replacing, write_json
+
+EXPECTS = ("a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json or "
+           "SPLIT/_annotations.coco.json")
+_SNIFFED = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+
+
+def roots(path: Path) -> list[Path]:
+    """``path`` itself where it is or holds an annotation file."""
+    return [path] if _files(path) else []
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """Names of the splits; a single file is the split ``all``."""
+    return tuple(_files(root))
+
+
+def read(root: Path, split: str, policy: Policy, issues: Issues, images: str | None = None) -> Contents:
+    """Reads one split.
+
+    Args:
+        root: as found by ``roots``.
+        split: its name.
+        policy: what to do about problems.
+        issues: where they are counted.
+        images: the image folder, relative to ``root``; None looks in images/SPLIT, SPLIT, images and beside the file.
+
+    Raises:
+        DataError: no such split, or the file is not COCO JSON.
+    """
+    files = _files(root)
+    found = match_split(split, list(files))
+    if found is None:
+        hint = " It holds one annotation file, which can be opened as split 'all'." if list(files) == ["all"] else ""
+        raise DataError(f"{root} has no COCO split '{split}'. Splits there: {', '.join(files) or 'none'}.{hint}")
+    file = files[found]
+    data = _parsed(file)
+    category_ids, classes = _categories(data["categories"], file)
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    rows: dict[int, list[dict[str, Any]]] = {}
+    listed: list[tuple[int, str, tuple[int, int]]] = []
+    for image in data["images"]:
+        item = _image(image, file, policy, issues)
+        if item is None:
+            continue
+        if item[0] in rows:
+            issues.add("duplicate_image_id", policy.action("duplicate_image_id"), f"image {item[0]}, again as {item[1]}")
+            continue
+        rows[item[0]] = []
+        listed.append(item)
+    for image_id, row in _rows(data["annotations"], rows, label_of, policy, issues):
+        rows[image_id].append(row)
+    entries = [entry_from_rows(image_id, name, size, rows[image_id], own_ids=True) for image_id, name, size in listed]
+    base = root if root.is_dir() else root.parent
+    folder = base / images if images else _image_folder(base, file, found, entries)
+    return Contents(root.stem if root.is_file() else root.name, classes, category_ids, folder, entries)
+
+
+FORMAT = Format("coco", EXPECTS, roots, splits, read, frozenset({"images"}))
+
+
+def write_coco(dataset: Dataset, folder: Path) -> Path:
+    """Writes images (PNG) and annotations of one split as a COCO folder, beside splits that are there already.
+
+    Returns:
+        The annotation file, ``annotations/instances_SPLIT.json``; it is written last.
+    """
+    images = folder / "images" / dataset.split
+    ground_truth = dataset.coco()
+    for index, record in enumerate(ground_truth["images"]):
+        name = str(Path(record["file_name"]).with_suffix(".png"))
+        path = inside(images, name)
+        if path is None:
+            raise DataError(f"image {record['id']} of {dataset.name} has a file name that leaves its folder: {name!r}.")
+        record["file_name"] = name
+        with replacing(path) as temporary:
+            Image.fromarray(dataset.image(index)).save(temporary, format="PNG")
+    if len({record["file_name"] for record in ground_truth["images"]}) < len(dataset):
+        raise DataError(f"{dataset.name} has images whose names differ only in their ending; as PNG they would be one file.")
+    target = folder / "annotations" / f"instances_{dataset.split}.json"
+    write_json(target, ground_truth)
+    return target
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """Split -> annotation file."""
+    if root.is_file():
+        return {"all": root} if root.suffix == ".json" and _looks_right(root) else {}
+    found: dict[str, Path] = {}
+    for file in sorted([*root.glob("annotations/*.json"), *root.glob("*.json"), *root.glob("*/_annotations.coco.json")]):
+        if not _looks_right(file):
+            continue
+        if file.name == "_annotations.coco.json":
+            found[file.parent.name] = file
+        elif file.stem in ("instances", "annotations"):
+            found["all"] = file
+        elif file.stem.startswith("instances_"):
+            found[file.stem.removeprefix("instances_")] = file
+        elif not file.stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")):
+            found.setdefault(file.stem, file)
+    return found
+
+
+def _looks_right(file: Path) -> bool:
+    try:
+        with open(file, encoding="utf-8-sig", errors="replace") as stream:
+            start = stream.read(4096)
+    except OSError:
+        return False
+    return start.lstrip()[:1] == "{" and _SNIFFED.search(start) is not None
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(read_text(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{file} is not valid JSON: {error}") from error
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
+    if missing:
+        raise DataError(f"{file} is not COCO JSON: it lacks the list{'s' * (len(missing) > 1)} {', '.join(missing)}.")
+    return data
+
+
+def _categories(categories: list[Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    try:
+        pairs = sorted((_whole(category["id"]), str(category["name"])) for category in categories)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{file}: every category needs a whole-number id and a name ({error!r}).") from error
+    twice = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
+    if twice:
+        raise DataError(f"{file}: category ids occur twice: {twice}. Give every category its own id.")
+    return tuple(i for i, _ in pairs), tuple(name for _, name in pairs)
+
+
+def _image(image: Any, file: Path, policy: Policy, issues: Issues) -> tuple[int, str, tuple[int, int]] | None:
+    """Id, file name and declared size; None after counting an entry that lacks id or name."""
+    try:
+        size = (_whole(image.get("width") or 0), _whole(image.get("height") or 0))
+        return _whole(image["id"]), str(image["file_name"]), size if all(size) else (0, 0)
+    except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
+        what = f"{file.name}: image {str(image)[:80]} lacks a whole-number id or a file_name"
+        issues.add("broken_annotation", policy.action("broken_annotation"), what)
+        return None
+
+
+def _rows(annotations: list[Any], images: dict[int, Any], label_of: dict[int, int], policy: Policy, issues: Issues,
+          ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Pairs of image id and row, in file order."""
+    used: set[int] = set()
+    fresh = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)
+    for position, annotation in enumerate(annotations):
+        try:
+            annotation_id = _whole(annotation["id"]) if "id" in annotation else None
+            image_id, category = _whole(annotation["image_id"]), _whole(annotation["category_id"])
+            x, y, width, height = (float(value) for value in annotation["bbox"])
+            crowd, area = bool(annotation.get("iscrowd", 0)), float(annotation.get("area") or np.nan)
+        except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
+            what = f"annotation number {position + 1} lacks whole-number ids of image and category or a bbox of four numbers"
+            issues.add("broken_annotation", policy.action("broken_annotation"), what)
+            continue
+        if image_id not in images or category not in label_of:
+            what = f"image {image_id}" if image_id not in images else f"category {category}"
+            where = f"annotation {annotation_id} of {what}, which is not declared"
+            issues.add("dangling_reference", policy.action("dangling_reference"), where)
+            continue
+        if annotation_id in used:
+            action = policy.action("duplicate_annotation_id")
+            issues.add("duplicate_annotation_id", action, f"annotation {annotation_id}, again at number {position + 1}")
+            if action != "fixed":
+                continue
+        if annotation_id is None or annotation_id in used:
+            annotation_id, fresh = fresh, fresh + 1
+        used.add(annotation_id)
+        box = (x, y, x + width, y + height)
+        yield image_id, {"box": box, "label": label_of[category], "crowd": crowd, "area": area, "id": annotation_id}
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or number != float(value):
+        raise ValueError(f"{value!r} is not a whole number")
+    return number
+
+
+def _image_folder(base: Path, file: Path, split: str, entries: list[Entry]) -> Path:
+    """The first of the usual folders that holds one of the first images."""
+    candidates = [base / "images" / split, base / split, base / "images", file.parent, base]
+    for folder in candidates:
+        paths = (inside(folder, entry.file_name) for entry in entries[:20])
+        if any(path is not None and path.is_file() for path in paths):
+            return folder
+    return next((folder for folder in candidates if folder.is_dir()), base)

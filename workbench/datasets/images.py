@@ -1,0 +1,153 @@
+"""Image files: what their header says, and their pixels as 8-bit RGB."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from workbench.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_KEPT_BYTES = 256 * 2**20
+_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_READ_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, MemoryError, UnidentifiedImageError,
+                Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says about itself.
+
+    Attributes:
+        stored: width and height of the stored pixels.
+        turned: True when the EXIF orientation asks a viewer to flip or rotate the stored pixels.
+        transposed: True when that exchanges width and height.
+        conversions: issue kinds of what decoding will have to convert.
+    """
+
+    stored: tuple[int, int]
+    turned: bool
+    transposed: bool
+    conversions: tuple[str, ...]
+
+    @property
+    def displayed(self) -> tuple[int, int]:
+        """Width and height after the EXIF orientation."""
+        return (self.stored[1], self.stored[0]) if self.transposed else self.stored
+
+
+def read_header(path: Path) -> Header:
+    """Reads the header, and all pixels where the file's end looks cut off.
+
+    Raises:
+        DataError: it is no image, or is cut off.
+    """
+    try:
+        with _opened(path) as image:
+            # Pillow decodes a whole PNG to look for EXIF behind the pixels; only what stands before them counts here.
+            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
+            header = Header(image.size, orientation in range(2, 9), orientation in range(5, 9), _conversions(image))
+            if not _ends_well(path, image.format):
+                image.load()
+        return header
+    except _READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read as an image: {_reason(error)}") from error
+
+
+def decode(path: Path, upright: bool) -> np.ndarray:
+    """Decodes to ``[H, W, 3]`` uint8 RGB.
+
+    Palette, CMYK and grey images are converted, transparency is left out, 16-bit channels keep their high byte.
+
+    Args:
+        path: the file.
+        upright: apply the EXIF orientation, which the caller knows to be there from ``read_header``.
+
+    Raises:
+        DataError: it cannot be decoded; the message names the file.
+    """
+    try:
+        with _opened(path) as image:
+            if image.mode == "F":
+                raise ValueError("floating-point pixels have no agreed range; convert the file to 8 bits")
+            picture = ImageOps.exif_transpose(image) if upright else image
+            if picture.mode in _SIXTEEN_BIT:
+                grey = (np.clip(np.asarray(picture).astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            return np.array(picture.convert("RGB"))
+    except _READ_ERRORS as error:
+        raise DataError(f"{path} cannot be decoded: {_reason(error)}. Run 'workbench data check' on the dataset.") from error
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """``folder / name``, or None where ``name`` is absolute, climbs with '..', or is no file name at all."""
+    for pure in (PurePosixPath(name), PureWindowsPath(name)):
+        if pure.is_absolute() or pure.drive or pure.root or ".." in pure.parts:
+            return None
+    return folder / name if name.strip() and "\0" not in name else None
+
+
+class FolderImages:
+    """Decodes files when asked for and keeps the first 256 MiB, so that small datasets are decoded once.
+
+    Args:
+        files: one per record.
+        upright: one per record: apply the EXIF orientation.
+    """
+
+    def __init__(self, files: list[Path], upright: list[bool]):
+        self._files = files
+        self._upright = upright
+        self._kept: dict[int, np.ndarray] = {}
+        self._bytes = 0
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        image = self._kept.get(index)
+        if image is None:
+            image = decode(self._files[index], self._upright[index])
+            image.flags.writeable = False
+            if self._bytes + image.nbytes <= _KEPT_BYTES:
+                self._kept[index] = image
+                self._bytes += image.nbytes
+        return image
+
+
+def _opened(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF blocks and large images are no concern of the reader
+        return Image.open(path)
+
+
+def _conversions(image: Image.Image) -> tuple[str, ...]:
+    kinds = []
+    if image.mode in ("P", "PA"):
+        kinds.append("palette_image")
+    if image.mode in ("CMYK", "YCCK"):
+        kinds.append("cmyk_image")
+    # Pillow shows 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
+    tiles = getattr(image, "tile", [])
+    raw = [tile[3] if isinstance(tile[3], str) else str((tile[3] or ("",))[0]) for tile in tiles]
+    if image.mode in _SIXTEEN_BIT or any(";16" in mode for mode in raw):
+        kinds.append("sixteen_bit_image")
+    return tuple(kinds)
+
+
+def _ends_well(path: Path, format: str | None) -> bool:
+    """False where a JPEG or PNG lacks its end marker in the last kilobytes; other formats always end well."""
+    marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(format or "")
+    if marker is None:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-min(4096, path.stat().st_size), 2)
+        return marker in file.read()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    return str(error) or type(error).__name__

@@ -1,0 +1,105 @@
+"""KITTI object detection: image_2/*.png and label_2/*.txt, one row an object.
+
+Columns 5-8 of a row are left, top, right, bottom in pixels counted from 0, taken as continuous coordinates. DontCare rows become
+ignore regions. There is no split in the files: lists in ImageSets/SPLIT.txt (one number a line) make them, ``all`` takes every image.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.datasets.images import SUFFIXES, inside
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
+from workbench.errors import DataError
+
+EXPECTS = "a folder with image_2/*.png and label_2/*.txt, perhaps below training/"
+CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
+
+
+def roots(path: Path) -> list[Path]:
+    """``path`` or its folders."""
+    for folders in ([path], path.glob("*")):
+        found = [folder for folder in sorted(folders) if (folder / "image_2").is_dir() and (folder / "label_2").is_dir()]
+        if found:
+            return found
+    return []
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The lists in ImageSets, in the folder or above it, and ``all``."""
+    return (*sorted(_lists(root)), "all")
+
+
+def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequence[str] = CLASSES) -> Contents:
+    """Reads one split.
+
+    Args:
+        root: as found by ``roots``.
+        split: its name.
+        policy: what to do about problems.
+        issues: where they are counted.
+        classes: their names in label order; objects of other classes are counted as ``dangling_reference``.
+
+    Raises:
+        DataError: no such split.
+    """
+    label_of = {name: label for label, name in enumerate(classes)}
+    entries: list[Entry] = []
+    next_id = 1
+    for position, stem in enumerate(_stems(root, required_split(split, splits(root), root))):
+        file = inside(root / "label_2", f"{stem}.txt")
+        if file is None:
+            issues.add("unsafe_file_name", policy.action("unsafe_file_name"), repr(stem))
+            continue
+        try:
+            lines = read_text(file).splitlines()
+        except DataError as error:
+            issues.add("broken_file", policy.action("broken_file"), str(error))
+            continue
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{file.name} line {number}"
+            try:
+                name, box = _parse_row(line)
+            except ValueError:
+                issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} is not a KITTI row of 15 columns")
+                continue
+            ignore = name == "DontCare"
+            if not ignore and name not in label_of:
+                issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class '{name}' is not among the classes")
+                continue
+            rows.append({"box": box, "label": -1 if ignore else label_of[name], "ignore": ignore, "id": next_id})
+            next_id += 1
+        entries.append(entry_from_rows(position + 1, _image_name(root, stem), None, rows))
+    name = root.parent.name if root.name == "training" else root.name
+    return Contents(name, tuple(classes), tuple(range(1, len(classes) + 1)), root / "image_2", entries)
+
+
+FORMAT = Format("kitti", EXPECTS, roots, splits, read, frozenset({"classes"}))
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    return {file.stem: file for folder in (root.parent, root) for file in (folder / "ImageSets").glob("*.txt")}
+
+
+def _stems(root: Path, split: str) -> list[str]:
+    listed = _lists(root).get(split)
+    if listed is not None:
+        return [line.strip() for line in read_text(listed).splitlines() if line.strip()]
+    images = {file.stem for file in (root / "image_2").iterdir() if file.suffix.lower() in SUFFIXES}
+    return sorted(images | {file.stem for file in (root / "label_2").glob("*.txt")})
+
+
+def _parse_row(line: str) -> tuple[str, tuple[float, float, float, float]]:
+    fields = line.split()
+    if len(fields) not in (15, 16):
+        raise ValueError(line)
+    left, top, right, bottom = (float(value) for value in fields[4:8])
+    return fields[0], (left, top, right, bottom)
+
+
+def _image_name(root: Path, stem: str) -> str:
+    return next((f"{stem}{suffix}" for suffix in SUFFIXES if (root / "image_2" / f"{stem}{suffix}").is_file()), f"{stem}.png")

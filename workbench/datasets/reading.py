@@ -1,0 +1,218 @@
+"""What every format reader hands over, and the one place where the policy turns it into records."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.datasets.base import Record
+from workbench.datasets.images import Header, inside, read_header
+from workbench.datasets.issues import Issues, Policy
+from workbench.errors import DataError
+
+OUTSIDE_TOLERANCE = 0.05  # pixels: annotation files round to two decimals
+LEAST_SIDE = 0.01  # pixels
+_SPLIT_ALIASES = {"val": ("valid", "validation"), "train": ("training",), "test": ("testing",)}
+
+
+@dataclass
+class Entry:
+    """One image as its annotation file describes it, boxes unchecked.
+
+    Attributes:
+        image_id: unique in the split.
+        file_name: relative to ``Contents.folder``; not yet known to be safe or there.
+        size: declared width and height; (0, 0) where the file should declare them and does not, None where the format has none.
+        boxes: ``[G, 4]`` float64 xyxy in continuous pixels.
+        labels: ``[G]`` int64.
+        crowd: ``[G]`` bool.
+        ignore: ``[G]`` bool.
+        annotation_ids: ``[G]`` int64.
+        areas: ``[G]`` float64, NaN where the file has none.
+        own_ids: the annotation ids are the file's own, so messages name them; else they are running numbers.
+    """
+
+    image_id: int
+    file_name: str
+    size: tuple[int, int] | None
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    ignore: np.ndarray
+    annotation_ids: np.ndarray
+    areas: np.ndarray
+    own_ids: bool = False
+
+
+@dataclass
+class Contents:
+    """One split as its files describe it."""
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    folder: Path
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is recognised and read.
+
+    Attributes:
+        name: as in recipes.
+        expects: one line on what has to be there.
+        roots: folders (or files) at or below a path that look like this format.
+        splits: names of the splits at a root.
+        read: ``read(root, split, policy, issues, **options)``; raises ``DataError`` only where nothing can be read.
+        options: names of the options ``read`` takes.
+    """
+
+    name: str
+    expects: str
+    roots: Callable[[Path], list[Path]]
+    splits: Callable[[Path], tuple[str, ...]]
+    read: Callable[..., Contents]
+    options: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Usable:
+    """An entry that passed, its file, and whether decoding applies the EXIF orientation."""
+
+    record: Record
+    path: Path
+    upright: bool
+
+
+def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usable]:
+    """Checks every entry against its image's header and the policy; what is left out is counted in ``issues``."""
+    for entry in contents.entries:
+        found = _image_of(entry, contents.folder, policy, issues)
+        if found is None:
+            continue
+        path, header = found
+        sized = _size_of(entry, header, policy, issues)
+        if sized is None:
+            continue
+        width, height, upright = sized
+        record = _record(entry, width, height, policy, issues)
+        if not len(record.boxes):
+            issues.add("image_without_boxes", "kept", entry.file_name)
+        yield Usable(record, path, upright)
+
+
+def match_split(wanted: str, available: Sequence[str]) -> str | None:
+    """The name under which a split is there: itself, with a year (val2017), or a usual other name (valid)."""
+    if wanted in available:
+        return wanted
+    names = (wanted, *_SPLIT_ALIASES.get(wanted, ()))
+    found = [a for a in available if a in names or any(a.startswith(n) and a[len(n):].isdigit() for n in names)]
+    return found[0] if len(found) == 1 else None
+
+
+def required_split(wanted: str, available: Sequence[str], where: Path) -> str:
+    """As ``match_split``; raises ``DataError`` that lists the splits where there is none."""
+    found = match_split(wanted, available)
+    if found is None:
+        raise DataError(f"{where} has no split '{wanted}'. Splits there: {', '.join(available) or 'none'}.")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of an annotation file.
+
+    Raises:
+        DataError: it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None, rows: Sequence[dict[str, Any]],
+                    own_ids: bool = False) -> Entry:
+    """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id`` and perhaps ``crowd``, ``ignore``, ``area``."""
+    return Entry(
+        image_id, file_name, size,
+        boxes=np.array([row["box"] for row in rows], np.float64).reshape(-1, 4),
+        labels=np.array([row["label"] for row in rows], np.int64),
+        crowd=np.array([row.get("crowd", False) for row in rows], bool),
+        ignore=np.array([row.get("ignore", False) for row in rows], bool),
+        annotation_ids=np.array([row["id"] for row in rows], np.int64),
+        areas=np.array([row.get("area", np.nan) for row in rows], np.float64),
+        own_ids=own_ids,
+    )
+
+
+def _image_of(entry: Entry, folder: Path, policy: Policy, issues: Issues) -> tuple[Path, Header] | None:
+    path = inside(folder, entry.file_name)
+    if path is None:
+        issues.add("unsafe_file_name", policy.action("unsafe_file_name"), repr(entry.file_name))
+        return None
+    if not path.is_file():
+        issues.add("missing_image", policy.action("missing_image"), str(path))
+        return None
+    try:
+        header = read_header(path)
+    except DataError as error:
+        issues.add("unreadable_image", policy.action("unreadable_image"), str(error))
+        return None
+    for kind in header.conversions:
+        issues.add(kind, "converted", entry.file_name)
+    return path, header
+
+
+def _size_of(entry: Entry, header: Header, policy: Policy, issues: Issues) -> tuple[int, int, bool] | None:
+    """Width, height and whether to apply the EXIF orientation.
+
+    The declared size decides what the boxes refer to: the displayed image where it fits (or where nothing is declared),
+    the stored pixels where only those fit.
+    """
+    upright = header.turned
+    size = header.displayed
+    if entry.size == (0, 0):
+        issues.add("undeclared_size", "fixed", entry.file_name)
+    elif entry.size is not None and entry.size != size:
+        if entry.size == header.stored:
+            upright, size = False, header.stored
+        else:
+            action = policy.action("size_mismatch")
+            issues.add("size_mismatch", action, f"{entry.file_name}: declared {entry.size[0]}x{entry.size[1]}, is {size[0]}x{size[1]}")
+            if action == "dropped":
+                return None
+    if header.turned:
+        issues.add("exif_rotated_image", "converted" if upright else "kept", entry.file_name)
+    return *size, upright
+
+
+def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issues) -> Record:
+    boxes = entry.boxes.copy()
+    keep = np.ones(len(boxes), bool)
+    limits = np.array([width, height, width, height], np.float64)
+
+    def settle(kind: str, bad: NDArray[np.bool_]) -> None:
+        for g in np.flatnonzero(bad & keep):
+            action = policy.action(kind)
+            box = ", ".join(f"{value:g}" for value in entry.boxes[g])
+            which = f"annotation {entry.annotation_ids[g]}" if entry.own_ids else f"box {g + 1}"
+            issues.add(kind, action, f"{entry.file_name}: {which} ({box})")
+            keep[g] = action == "fixed"
+
+    settle("non_finite_box", ~np.all(np.isfinite(boxes), axis=1))
+    boxes[~keep] = 0
+    settle("inverted_box", np.any(boxes[:, :2] > boxes[:, 2:], axis=1))
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
+    clipped = np.clip(boxes, 0, limits)
+    settle("zero_size_box", np.any(clipped[:, 2:] - clipped[:, :2] < LEAST_SIDE, axis=1))
+    settle("box_outside", np.any(abs(clipped - boxes) > OUTSIDE_TOLERANCE, axis=1))
+    boxes = clipped[keep]
+    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = entry.areas[keep]
+    areas = np.where(np.isfinite(areas) & (areas > 0), areas, own)
+    return Record(entry.image_id, entry.file_name, width, height, boxes, entry.labels[keep], entry.crowd[keep], entry.ignore[keep],
+                  entry.annotation_ids[keep], areas)

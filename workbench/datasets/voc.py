@@ -1,0 +1,173 @@
+"""Pascal VOC: Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt.
+
+Corners are taken as the VOC development kit defines them: pixels counted from 1, both ends inside the box. A box (1, 1, W, H) covers
+the image, and in continuous coordinates x1 = xmin - 1, x2 = xmax. Many tools write 0-based corners and only raise 0 to 1
+at the border; nothing in the file tells, and such boxes come out one pixel too wide at the left and top. A corner of 0
+is clipped silently, for it says no more than that. A box whose corners coincide in x or y is a point or line,
+never a one-pixel object, and counts as ``zero_size_box``.
+
+Objects marked difficult are kept as crowd: never trained on, and detections of their class on them do not count.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+from workbench.datasets.images import SUFFIXES, inside
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
+from workbench.errors import DataError
+
+EXPECTS = "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/SPLIT.txt"
+
+
+@dataclass
+class _Object:
+    name: str
+    corners: tuple[float, float, float, float] | None
+    difficult: bool
+
+
+def roots(path: Path) -> list[Path]:
+    """``path`` or folders up to two levels below it (VOCdevkit/VOC2007)."""
+    for folders in ([path], path.glob("*"), path.glob("*/*")):
+        found = [folder for folder in sorted(folders) if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()]
+        if found:
+            return found
+    return []
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The lists in ImageSets/Main, and ``all``."""
+    return (*sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt")), "all")
+
+
+def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequence[str] | None = None) -> Contents:
+    """Reads one split.
+
+    Args:
+        root: as found by ``roots``.
+        split: its name.
+        policy: what to do about problems.
+        issues: where they are counted.
+        classes: their names in label order; None takes all names in Annotations, of any split, sorted.
+
+    Raises:
+        DataError: no such split.
+    """
+    split = required_split(split, splits(root), root)
+    stems = _stems(root, split)
+    if classes is None:
+        classes = _all_classes(root)
+    label_of = {name: label for label, name in enumerate(classes)}
+    entries: list[Entry] = []
+    next_id = 1
+    for position, stem in enumerate(stems):
+        file = inside(root / "Annotations", f"{stem}.xml")
+        if file is None:
+            issues.add("unsafe_file_name", policy.action("unsafe_file_name"), repr(stem))
+            continue
+        try:
+            size, objects = _parse(file)
+        except DataError as error:
+            issues.add("broken_file", policy.action("broken_file"), str(error))
+            continue
+        rows: list[dict[str, Any]] = []
+        for item in objects:
+            where = f"{file.name}: '{item.name}'"
+            if item.corners is None:
+                issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} lacks four numbers")
+            elif item.name not in label_of:
+                issues.add("dangling_reference", policy.action("dangling_reference"), f"{where} is not among the classes")
+            else:
+                box = _continuous(item.corners)
+                rows.append({"box": box, "label": label_of[item.name], "crowd": item.difficult, "id": next_id})
+                next_id += 1
+        entries.append(entry_from_rows(position + 1, _image_name(root, stem), size, rows))
+    return Contents(root.name, tuple(classes), tuple(range(1, len(classes) + 1)), root / "JPEGImages", entries)
+
+
+FORMAT = Format("voc", EXPECTS, roots, splits, read, frozenset({"classes"}))
+
+
+def _stems(root: Path, split: str) -> list[str]:
+    listed = root / "ImageSets" / "Main" / f"{split}.txt"
+    if split == "all" and not listed.is_file():
+        return sorted(file.stem for file in (root / "Annotations").glob("*.xml"))
+    return [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+
+
+def _all_classes(root: Path) -> list[str]:
+    names: set[str] = set()
+    for file in (root / "Annotations").glob("*.xml"):
+        try:
+            names.update(item.name for item in _parse(file)[1])
+        except DataError:
+            continue  # counted when its own split is read
+    if not names:
+        raise DataError(f"{root}/Annotations names no class.")
+    return sorted(names)
+
+
+def _parse(file: Path) -> tuple[tuple[int, int], list[_Object]]:
+    """Declared size, (0, 0) where there is none, and the objects."""
+    tree = _parse_xml(file)
+    objects = []
+    for node in tree.iter("object"):
+        try:
+            values = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+            corners = (values[0], values[1], values[2], values[3])
+        except ValueError:
+            corners = None
+        objects.append(_Object(node.findtext("name", "").strip(), corners, node.findtext("difficult", "0").strip() == "1"))
+    try:
+        size = (int(float(tree.findtext("size/width", "0"))), int(float(tree.findtext("size/height", "0"))))
+    except (ValueError, OverflowError):
+        size = (0, 0)
+    return size if all(size) else (0, 0), objects
+
+
+def _parse_xml(file: Path) -> ElementTree.Element:
+    """Parses without document types, hence without entities: neither expansion bombs nor files pulled in from elsewhere."""
+
+    def refuse(*_: Any) -> None:
+        raise DataError(f"{file} declares a document type; that is refused. Remove the DOCTYPE.")
+
+    try:
+        data = file.read_bytes()
+        guard = expat.ParserCreate()
+        guard.StartDoctypeDeclHandler = refuse
+        guard.Parse(data, True)
+        return ElementTree.fromstring(data)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{file} is not valid XML: {error}") from error
+
+
+def _continuous(corners: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Corners counted from 1, both inside, to edges; corners that coincide stay a point or line, inverted ones inverted."""
+    x1, y1, x2, y2 = corners
+    left, right = _edges(x1, x2)
+    top, bottom = _edges(y1, y2)
+    return left, top, right, bottom
+
+
+def _edges(low: float, high: float) -> tuple[float, float]:
+    if low == high:
+        return high, high
+    if low > high:
+        return low, high - 1 if high else high
+    return (low - 1 if low else low), high
+
+
+def _image_name(root: Path, stem: str) -> str:
+    """The image beside the annotation; the file name inside the XML is often that of another machine and is not used."""
+    folder = root / "JPEGImages"
+    for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
+        if (folder / f"{stem}{suffix}").is_file():
+            return f"{stem}{suffix}"
+    return f"{stem}.jpg"

@@ -1,0 +1,170 @@
+"""YOLO: a txt file per image, rows of class and centre, width, height in 0..1 of the displayed image.
+
+Either data.yaml says where the images are and what the classes are called, or images/SPLIT and labels/SPLIT lie beside classes.txt.
+Labels are found by exchanging the last folder called images for labels. An image without a label file has no objects.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.datasets.images import SUFFIXES, inside, read_header
+from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
+from workbench.errors import DataError
+
+EXPECTS = "a folder with data.yaml (train, val, names), or images/, labels/ and classes.txt"
+_KEYS = ("train", "val", "test")
+
+
+def roots(path: Path) -> list[Path]:
+    """``path`` itself, or the folder of a data.yaml."""
+    if path.is_file():
+        return [path.parent] if path.name in ("data.yaml", "data.yml") else []
+    has_both = (path / "images").is_dir() and (path / "labels").is_dir()
+    return [path] if _yaml_file(path) is not None or (has_both and _names_file(path) is not None) else []
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The keys of data.yaml, else the folders below images/, else ``all``."""
+    file = _yaml_file(root)
+    if file is not None:
+        config = _parse_yaml(file)
+        return tuple(key for key in _KEYS if config.get(key))
+    folders = sorted(folder.name for folder in (root / "images").iterdir() if folder.is_dir())
+    return tuple(folders) or ("all",)
+
+
+def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequence[str] | None = None) -> Contents:
+    """Reads one split.
+
+    Args:
+        root: as found by ``roots``.
+        split: its name.
+        policy: what to do about problems.
+        issues: where they are counted.
+        classes: their names in order; None reads them from data.yaml or classes.txt.
+
+    Raises:
+        DataError: no such split, or no class names.
+    """
+    split = required_split(split, splits(root), root)
+    names = dict(enumerate(classes)) if classes is not None else _names(root)
+    label_of = {index: label for label, index in enumerate(names)}
+    entries: list[Entry] = []
+    next_id = 1
+    for position, name in enumerate(_image_names(root, split)):
+        image, label_file = inside(root, name), inside(root, _label_name(name))
+        rows: list[dict[str, Any]] = []
+        if image is not None and label_file is not None and label_file.is_file():
+            try:
+                lines = read_text(label_file).splitlines()
+                width, height = read_header(image).displayed if any(line.strip() for line in lines) else (0, 0)
+            except DataError as error:
+                if image.is_file():
+                    issues.add("broken_file", policy.action("broken_file"), str(error))
+                    continue
+                lines, width, height = [], 0, 0  # a missing image is counted with all others
+            for number, line in enumerate(lines, start=1):
+                row = _row(line, f"{label_file.name} line {number}", label_of, width, height, policy, issues)
+                if row is not None:
+                    rows.append({**row, "id": next_id})
+                    next_id += 1
+        entries.append(entry_from_rows(position + 1, name, None, rows))
+    return Contents(root.name, tuple(names.values()), tuple(names), root, entries)
+
+
+FORMAT = Format("yolo", EXPECTS, roots, splits, read, frozenset({"classes"}))
+
+
+def _row(line: str, where: str, label_of: dict[int, int], width: int, height: int, policy: Policy, issues: Issues) -> dict[str, Any] | None:
+    if not line.strip():
+        return None
+    try:
+        index, x, y, w, h = (float(value) for value in line.split())
+        if index != int(index):
+            raise ValueError(line)
+    except (ValueError, OverflowError):
+        issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} is not a class and four numbers")
+        return None
+    if int(index) not in label_of:
+        issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class {int(index)} has no name")
+        return None
+    box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    return {"box": box, "label": label_of[int(index)]}
+
+
+def _yaml_file(root: Path) -> Path | None:
+    return next((root / name for name in ("data.yaml", "data.yml") if (root / name).is_file()), None)
+
+
+def _names_file(root: Path) -> Path | None:
+    return next((root / name for name in ("classes.txt", "obj.names", "labels/classes.txt") if (root / name).is_file()), None)
+
+
+def _parse_yaml(file: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        raise DataError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{file} should hold train, val and names.")
+    return config
+
+
+def _names(root: Path) -> dict[int, str]:
+    """Class number in the files -> name, ascending."""
+    file = _yaml_file(root)
+    if file is not None:
+        names = _parse_yaml(file).get("names")
+        if isinstance(names, list) and names:
+            return {index: str(name) for index, name in enumerate(names)}
+        if isinstance(names, dict) and names and all(isinstance(key, int) for key in names):
+            return {key: str(names[key]) for key in sorted(names)}
+        raise DataError(f"{file}: names should be a list of class names, or number: name.")
+    file = _names_file(root)
+    if file is None:
+        raise DataError(f"{root} has no data.yaml or classes.txt, so its classes have no names.")
+    return {index: line.strip() for index, line in enumerate(read_text(file).splitlines()) if line.strip()}
+
+
+def _image_names(root: Path, split: str) -> list[str]:
+    """Paths relative to ``root``, as text that may still be unsafe."""
+    file = _yaml_file(root)
+    if file is None:
+        folder = "images" if split == "all" else f"images/{split}"
+        return _files_below(root, folder)
+    config = _parse_yaml(file)
+    sources = config[split] if isinstance(config[split], list) else [config[split]]
+    names: list[str] = []
+    for source in sources:
+        place = _place(root, str(config.get("path") or ""), str(source), file)
+        if place.endswith(".txt"):
+            names += [line.strip().removeprefix("./") for line in read_text(root / place).splitlines() if line.strip()]
+        else:
+            names += _files_below(root, place)
+    return names
+
+
+def _place(root: Path, base: str, source: str, file: Path) -> str:
+    """Where data.yaml points, relative to ``root``; it may name the folder it lies in, and one '../' too many is usual."""
+    for candidate in (f"{base}/{source}" if base else source, source, source.removeprefix("../")):
+        path = inside(root, candidate)
+        if path is not None and path.exists():
+            return candidate
+    raise DataError(f"{file}: '{source}' is no folder or list inside {root}. Paths must lie in the dataset's folder.")
+
+
+def _files_below(root: Path, folder: str) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in (root / folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _label_name(name: str) -> str:
+    path = Path(name).with_suffix(".txt")
+    parts = list(path.parts)
+    last = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    if last is not None:
+        parts[last] = "labels"
+    return str(Path(*parts))
