@@ -98,7 +98,8 @@ def test_an_unchanged_matching_has_neither_churn_nor_instability():
 
 
 def test_when_every_target_moves_to_an_unmatched_query_everything_is_one():
-    first = pd.DataFrame({"step": 5, "model": "student", "image_id": 1, "layer": 0, "query": range(4), "source": -1, "match": [0, 1, -1, -1]})
+    same = {"step": 5, "model": "student", "image_id": 1, "layer": 0, "source": -1}
+    first = pd.DataFrame({**same, "query": range(4), "match": [0, 1, -1, -1]})
     frame = churn_over_steps(pd.concat([first, first.assign(step=9, match=[-1, -1, 0, 1])]))
     assert frame.loc[1, ["churn", "n", "instability", "instability_normalised", "images"]].tolist() == [1, 2, 4, 1, 1]
 

@@ -1,6 +1,8 @@
 """The query table on disk: whole, in order, and read with bound values."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -124,3 +126,8 @@ def test_a_row_group_is_small_enough_to_find_one_image_in():
         writer.write(query_rows(**{**batch, "image_ids": range(16)}))
     part = next(run.queries_path("val", 5).glob("part-*.parquet"))
     assert pq.ParquetFile(part).num_row_groups == 2
+
+
+def test_reading_needs_no_torch_so_that_pages_start_quickly():
+    code = "import sys, workbench.cache.queries, workbench.analysis.stability; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
