@@ -13,7 +13,9 @@ from workbench.datasets.base import Record
 from workbench.datasets.transforms import Crop, Op, Sample, Transform, TransformConfig
 
 EVERYTHING = Transform(TransformConfig.model_validate({
-    "augment": ["flip", "dihedral", {"op": "crop", "probability": 1.0, "min": 0.2}, "color"], "resize": {"shortest": [20, 33], "longest": 50}}))
+    "augment": ["flip", "dihedral", {"op": "crop", "probability": 1.0, "min": 0.2}, "color"],
+    "resize": {"shortest": [20, 33], "longest": 50},
+}))
 
 
 def record(width: int, height: int, boxes: np.ndarray) -> Record:
@@ -153,7 +155,8 @@ def test_resizing_keeps_boxes_relative_to_the_image_and_shrinks_with_a_wide_filt
     assert abs(sample.image.astype(int) - 127).max() < 40
 
 
-@pytest.mark.parametrize(("size", "expected"), [((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((1000, 300), (1333, 400)), ((800, 800), None)])
+@pytest.mark.parametrize(("size", "expected"), [
+    ((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((1000, 300), (1333, 400)), ((800, 800), None)])
 def test_the_shorter_side_is_resized_as_in_detr(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
     transform = Transform(TransformConfig.model_validate({"resize": {"shortest": [480, 800], "longest": 1333}}))
     wanted = [] if expected is None else [{"op": "resize", "width": expected[0], "height": expected[1]}]

@@ -63,7 +63,7 @@ class ShapesConfig(BaseModel):
 
 
 def generate_shapes(config: ShapesConfig, split: str) -> Dataset:
-    """Draws one split; boxes are tight around the whole shape, hidden parts included, clipped to the image.
+    """Draws one split; boxes are tight around what of a shape lies in the image, parts hidden by other shapes included.
 
     A shape of which less than 30 % would be seen, or that would leave less than 30 % of an earlier one, is drawn anew
     elsewhere, at most twelve times, then left out.
@@ -115,7 +115,7 @@ def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray
             owner[window][inside >= 2] = len(boxes)
             seen = [*left.tolist(), int(inside.sum())]
             whole.append(full)
-            boxes.append(_tight_box(coverage, x, y, size))
+            boxes.append(_tight_box(inside, columns[0], rows[0]))
             labels.append(label)
             break
     noise = random.bytes(2 * size * size * 3).reshape(2, size, size, 3).astype(np.int32)
@@ -208,10 +208,9 @@ def _paint(random: _Random, canvas: np.ndarray, texture: np.ndarray, coverage: n
     canvas += (colour + texture - canvas) * coverage[:, :, None] >> 2
 
 
-def _tight_box(coverage: np.ndarray, x: int, y: int, size: int) -> np.ndarray:
+def _tight_box(coverage: np.ndarray, x: int, y: int) -> np.ndarray:
     rows, columns = np.flatnonzero(coverage.any(1)), np.flatnonzero(coverage.any(0))
-    box = np.array([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1], np.float64)
-    return np.clip(box, 0, size)
+    return np.array([x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1], np.float64)
 
 
 def _clip(start: int, length: int, size: int) -> tuple[int, int]:
