@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from workbench.analysis.summary import TEACHER, table
 from workbench.config import Recipe, load_recipe
 from workbench.errors import RunError
 from workbench.runs import Run, runs_root
@@ -163,3 +166,42 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(log, "ab") as output:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a finished run, and one for the teacher, with everything ``analysis.summary`` knows of it."""
+    runs = [Run(runs_root() / row.name) for row in rows if state(row) == "done"]
+    return table(runs, with_teacher=True)
+
+
+def seed_table(frame: pd.DataFrame) -> str:
+    """Markdown of arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
+
+    Args:
+        frame: of ``compare_rows``.
+    """
+    students = frame[frame["arm"] != TEACHER]
+    seeds = sorted(students["seed"].unique())
+    baseline = students[(students["arm"] == BASELINE) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
+    lines = [
+        "| arm | schedule | steps | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean AP | range | difference to undistilled | compute |",
+        "|---|---|---|" + "---|" * (len(seeds) + 4),
+    ]
+    for (arm, schedule), group in students.groupby(["arm", "schedule"], sort=False):
+        by_seed = group.set_index("seed")
+        aps = [by_seed["ap"].get(seed) for seed in seeds]
+        known = [ap for ap in aps if ap is not None]
+        paired = [by_seed["ap"][seed] - baseline[seed] for seed in by_seed.index if seed in baseline.index]
+        gain = f"{100 * sum(paired) / len(paired):+.1f} ({', '.join(f'{100 * value:+.1f}' for value in paired)})" if paired else "-"
+        cells = [
+            str(arm), str(schedule), _span([int(value) for value in by_seed["steps"]]),
+            *("-" if ap is None else f"{100 * ap:.1f}" for ap in aps),
+            f"{100 * sum(known) / len(known):.1f}", f"{100 * min(known):.1f} to {100 * max(known):.1f}",
+            "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain, _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"
