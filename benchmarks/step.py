@@ -80,10 +80,10 @@ def _transformers_step(setup: Setup, recipe: Recipe, batch: Batch) -> Callable[[
         optimizer.zero_grad()
         images = batch.images.contiguous(memory_format=torch.channels_last)
         output = student(images, batch.padding)
-        loss, _, _ = DeformableDetrForObjectDetectionLoss(
+        computed = DeformableDetrForObjectDetectionLoss(
             output.logits[-1], labels, images.device, output.boxes[-1], model.config, output.logits, output.boxes
         )
-        loss.backward()
+        torch.as_tensor(computed[0]).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
 

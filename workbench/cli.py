@@ -233,7 +233,7 @@ def methods(json_path: Json = None) -> None:
     """Methods and their sources."""
     from workbench.methods import METHODS
 
-    _print_rows([{"method": name, "terms": method.terms_text, "source": method.source} for name, (_, method) in METHODS.items()], json_path)
+    _print_rows([{"method": name, "terms": method.terms, "source": method.source} for name, (_, method) in METHODS.items()], json_path)
 
 
 @app.command("app")

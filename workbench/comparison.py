@@ -184,7 +184,9 @@ def seed_table(frame: pd.DataFrame) -> str:
     seeds = sorted(students["seed"].unique())
     baseline = students[(students["arm"] == BASELINE) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
     lines = [
-        "| arm | schedule | steps | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean AP | range | difference to undistilled | compute |",
+        "| arm | schedule | steps | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " | mean AP | range | difference to undistilled | compute |",
         "|---|---|---|" + "---|" * (len(seeds) + 4),
     ]
     for (arm, schedule), group in students.groupby(["arm", "schedule"], sort=False):
@@ -197,7 +199,8 @@ def seed_table(frame: pd.DataFrame) -> str:
             str(arm), str(schedule), _span([int(value) for value in by_seed["steps"]]),
             *("-" if ap is None else f"{100 * ap:.1f}" for ap in aps),
             f"{100 * sum(known) / len(known):.1f}", f"{100 * min(known):.1f} to {100 * max(known):.1f}",
-            "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain, _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
+            "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
+            _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

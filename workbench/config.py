@@ -1,7 +1,6 @@
 """A recipe: the one YAML that describes an experiment. Unknown keys are errors that name the nearest valid key."""
 
 import difflib
-import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -215,9 +214,14 @@ def _override(text: str) -> dict[str, Any]:
             parsed = float(parsed)
         except ValueError:
             pass
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return parsed
+    nested: dict[str, Any] = {}
+    *outer, last = key.strip().split(".")
+    inner = nested
+    for part in outer:
+        inner[part] = {}
+        inner = inner[part]
+    inner[last] = parsed
+    return nested
 
 
 def _explain(item: Any) -> str:
@@ -247,6 +251,4 @@ def _valid_names(location: list[str]) -> list[str]:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if isinstance(annotation, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else types.NoneType):
-        return _models_in(annotation.__value__)
     return [model for part in typing.get_args(annotation) for model in _models_in(part)]

@@ -20,6 +20,7 @@ from workbench.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from workbench.datasets.loader import Targets
+
     # imported for real it would close a circle: detectors need the matching for their losses
     from workbench.detectors.output import Activation
 

@@ -25,8 +25,7 @@ class _Bar:
     def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
         if self.task is None:
             self.task = self.progress.add_task("training", total=steps, completed=step)
-        loss = f"loss {values['loss']:.2f}" if "loss" in values else None
-        self.progress.update(self.task, completed=step, **({"description": loss} if loss else {}))
+        self.progress.update(self.task, completed=step, description=f"loss {values['loss']:.2f}" if "loss" in values else None)
 
     def on_evaluation(self, line: dict[str, Any]) -> None:
         self.console.print(Text(_evaluation(line)))

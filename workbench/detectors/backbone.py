@@ -68,13 +68,11 @@ class BackboneConfig(BaseModel):
     def transformers_config(self) -> ResNetConfig:
         """The same backbone in transformers' words; stages behind the last level are not built."""
         last = self.levels[-1]
-        return ResNetConfig(
-            embedding_size=self.stem,
-            hidden_sizes=list(self.widths[:last]),
-            depths=list(self.depths[:last]),
-            layer_type=self.block,
-            out_features=[f"stage{level}" for level in self.levels],
+        config = ResNetConfig(
+            embedding_size=self.stem, hidden_sizes=list(self.widths[:last]), depths=list(self.depths[:last]), layer_type=self.block
         )
+        config.out_features = [f"stage{level}" for level in self.levels]
+        return config
 
 
 def make_trainable(backbone: nn.Module) -> None:

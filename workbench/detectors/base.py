@@ -60,7 +60,7 @@ class Detector(nn.Module, ABC):
     """
 
     family: ClassVar[str]
-    provides: ClassVar[frozenset[str]]
+    provides: frozenset[str]
     activation: Activation = "sigmoid"
     spec: InputSpec
 
@@ -81,6 +81,10 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
         """Second call of the same decoder and heads for an extra group of queries, on the memory in ``context``."""
+
+    @abstractmethod
+    def reset_classes(self, spec: InputSpec) -> list[str]:
+        """Gives the detector a fresh class head for ``spec.classes``; returns the names of the re-initialised weights."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -24,7 +24,6 @@ class BaseMethodConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    method: str
     weight: float = Field(1.0, ge=0)
     balance: float | dict[str, float] | None = None
 
@@ -124,14 +123,20 @@ class Method(nn.Module, ABC):
     Attributes:
         name: registry name.
         source: paper and equations.
+        terms: every term it can return, for people.
         needs: of ``Detector.provides``, from both sides.
-        config: its frozen configuration.
+        weight: of the configuration.
+        balance: of the configuration.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
+    terms: ClassVar[str]
     needs: frozenset[str]
-    config: BaseMethodConfig
+
+    def __init__(self, config: BaseMethodConfig):
+        super().__init__()
+        self.weight, self.balance = config.weight, config.balance
 
     @property
     @abstractmethod

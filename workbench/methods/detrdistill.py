@@ -4,7 +4,7 @@ Two profiles: ``paper`` (equations as printed) and ``official_code`` (the releas
 switch below; where the paper is silent the choice is named beside the switch. Layers are 0-based.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class FeaturesConfig(BaseModel):
     feature: Literal["auto", "memory", "neck"] = "auto"
     mask: Literal["product", "cosine", "uniform"] = "product"
     quality: Literal["paper", "official_code"] = "paper"
-    gamma: float = Field(0.5, ge=0, le=1)
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
     layers: Literal["all", "last"] = "last"
 
 
@@ -106,11 +106,12 @@ class DETRDistill(Method):
     """Terms: ``logits`` (joint) or ``logits_positive`` and ``logits_negative`` (split); ``features``."""
 
     name = "detrdistill"
+    terms = "logits, or logits_positive and logits_negative; features"
     source = "DETRDistill, ICCV 2023, equations 3-9; released code BIVLab-USTC/DETRDistill"
 
     def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
-        super().__init__()
-        self.config: DETRDistillConfig = config
+        super().__init__(config)
+        self.config = config
         self.pairing = pairing
         needs: set[str] = set()
         if config.features is not None:
@@ -118,8 +119,6 @@ class DETRDistill(Method):
             needs |= {self.feature, "states"} if config.features.mask != "uniform" else {self.feature}
             same = student.width == teacher.width
             self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student.width, teacher.width, 1)
-            if config.features.mask != "uniform" and pairing.class_map is not None and config.features.quality == "paper":
-                needs |= {"states"}
         self.needs = frozenset(needs)
         self.check(student, teacher)
 

@@ -46,16 +46,16 @@ def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> d
             name = f"{method.name}.{term}"
             share = share_of(method, term)
             if share is None:
-                weights[name] = method.config.weight
+                weights[name] = method.weight
             else:
                 norm = norms.get(name, 0.0)
-                weights[name] = method.config.weight * share * norms["detection"] / norm if norm > 0 else 0.0
+                weights[name] = method.weight * share * norms["detection"] / norm if norm > 0 else 0.0
     return weights
 
 
 def share_of(method: Method, term: str) -> float | None:
     """Share of the detection loss's gradient norm that the term is to start with, None where weights are taken as they are."""
-    balance = method.config.balance
+    balance = method.balance
     return balance.get(term) if isinstance(balance, dict) else balance
 
 

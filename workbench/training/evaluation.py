@@ -27,7 +27,7 @@ from workbench.methods import MethodContext
 from workbench.methods.detrdistill import DETRDistill, FeaturesConfig, selection_masks
 from workbench.runs import Run
 from workbench.training.checkpoints import result_folder
-from workbench.training.setup import Setup, find_detector
+from workbench.training.setup import FrozenTeacher, Setup, find_detector
 
 BATCH = 16
 MASK_IMAGES = 500
@@ -83,7 +83,7 @@ class Evaluator:
         line = {"step": step, "split": split, **coco_ap(dataset.coco(), detections).to_json(), **_cost(student, size)}
         if self.setup.teacher is not None:
             teacher = self.setup.teacher.detector
-            answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device, teacher)
+            answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device)
             line["teacher"] = {**coco_ap(dataset.coco(), answer).to_json(), **_cost(teacher, size)}
         return line
 
@@ -160,22 +160,20 @@ def _rows(batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: M
 
 @torch.no_grad()
 def detect(
-    model: Any, dataset: Dataset, transform: Transform, device: torch.device | str, detector: Detector | None = None, k: int = DETECTIONS
+    model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device | str
 ) -> pa.Table:
     """Detections of every image of a dataset.
 
     Args:
-        model: called with images and padding.
+        model: a detector, or a teacher that re-normalises its images.
         dataset: images.
         transform: evaluation transform.
         device: to run on.
-        detector: reads the output; ``model`` itself by default.
-        k: most (query, class) pairs an image.
     """
-    detector = detector or model
+    detector = model.detector if isinstance(model, FrozenTeacher) else model
     model.eval()
     batches = evaluation_batches(dataset, transform, BATCH)
-    found = [(b, detector.detections(model(b.images.to(device), b.padding.to(device)), b.sizes, k)) for b in batches]
+    found = [(b, detector.detections(model(b.images.to(device), b.padding.to(device)), b.sizes, DETECTIONS)) for b in batches]
     return collect_detections(dataset, found, detector.spec.classes)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, load_recipe, parse_recipe
-from workbench.errors import IncompatibleError, RunError, WorkbenchError
+from workbench.errors import RunError, WorkbenchError
 from workbench.runs import Run, runs_root
 from workbench.share import code_commit, share_path
 from workbench.training.loop import Listener, Trainer

@@ -145,7 +145,7 @@ class Trainer:
         if not self.setup.methods:
             return {}
         norms: dict[str, float] = {}
-        if any(method.config.balance is not None for method in self.setup.methods):
+        if any(method.balance is not None for method in self.setup.methods):
             buffers = {name: value.clone() for name, value in model.named_buffers()}
             generator = torch.get_rng_state()
             model.train()
@@ -166,7 +166,7 @@ class Trainer:
 
     def _terms(self, batch: Batch, step: int) -> Terms:
         targets = TargetBatch.of(batch.targets)
-        count = self.accelerator.reduce(targets.valid.sum().float(), "mean").clamp(min=1)
+        count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             answer = self.teacher(images, batch.padding) if self.teacher is not None and self.setup.methods else None
@@ -180,7 +180,7 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         values: dict[str, float] = {}
-        terms = None
+        terms, total = None, torch.zeros(())
         try:
             for part in _parts(batch, self.config.accumulate):
                 terms = self._terms(part, step)

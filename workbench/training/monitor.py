@@ -28,7 +28,7 @@ class TermMonitor:
             f"{method.name}.{term}"
             for method in methods
             for term in method.term_names
-            if method.config.weight > 0 and share_of(method, term) != 0
+            if method.weight > 0 and share_of(method, term) != 0
         }
 
     def measure(self, terms: Terms, parameters: Sequence[nn.Parameter]) -> dict[str, float]:

@@ -28,6 +28,9 @@ class FrozenTeacher(nn.Module):
         student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, detector: Detector, student_spec: InputSpec):
         super().__init__()
         self.detector = detector.eval().requires_grad_(False)
@@ -85,7 +88,7 @@ def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
     """What a student of this recipe sees."""
     transform = recipe.data.evaluation_transform or recipe.data.transform
     values = transform.model_dump(mode="json")
-    return InputSpec(tuple(dataset.classes), tuple(transform.mean), tuple(transform.std), values.get("resize"))
+    return InputSpec(tuple(dataset.classes), transform.mean, transform.std, values.get("resize"))
 
 
 def find_detector(name: str) -> Path:
