@@ -34,12 +34,12 @@ def main() -> None:
     """Runs the command line; a ``WorkbenchError`` becomes one message and its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # click hands the code of typer.Exit back instead of raising it
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except WorkbenchError as error:
         errors.print(Text(f"workbench: {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except typer.Abort:
         sys.exit(130)
     except Exception as error:
@@ -182,10 +182,24 @@ def data_check(
     json_path: Json = None,
 ) -> None:
     """Report what is wrong with a dataset; exits with 1 on errors."""
-    from workbench.datasets.check import check
+    from rich.progress import Progress
 
-    report = check(path, split, form)
-    _print_rows(report.rows(), json_path)
+    from workbench.datasets.check import check
+    from workbench.files import write_json
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("decoding images", total=None)
+        report = check(path, split, form, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    console.print(Text(f"{report.format} dataset at {report.path}"), soft_wrap=True)
+    for name, found in report.splits.items():
+        console.print(Text(f"split {name}: {found['images']} images, {found['boxes']} boxes"))
+    rows = report.rows()
+    if rows:
+        _print_rows([{**row, "examples": "\n".join(row["examples"])} for row in rows], None)
+    lost = sum(row["count"] for row in rows if row["severity"] == "error")
+    console.print(Text(f"{lost} errors, {sum(row['count'] for row in rows) - lost} warnings"))
+    if json_path is not None:
+        write_json(json_path, report.to_dict())
     if not report.ok:
         raise typer.Exit(1)
 

@@ -34,10 +34,14 @@ class Report:
         """True where no image or annotation is lost and nothing refused."""
         return all(issue.severity == "warning" for issue in self.issues)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per kind of problem and action, errors first."""
+        return [{"severity": issue.severity, "kind": issue.kind, "action": issue.action, "count": issue.count, "examples": issue.examples}
+                for issue in self.issues]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        rows = [{"kind": i.kind, "severity": i.severity, "action": i.action, "count": i.count, "examples": i.examples} for i in self.issues]
-        return {"path": str(self.path), "format": self.format, "ok": self.ok, "splits": self.splits, "issues": rows}
+        return {"path": str(self.path), "format": self.format, "ok": self.ok, "splits": self.splits, "issues": self.rows()}
 
 
 def check(path: str | Path, split: str | None = None, format: str = "auto", policy: Policy | None = None,

@@ -1,5 +1,6 @@
 """From a path to a ``Dataset``: which format it is, and what to say when it is none."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from workbench.datasets.reading import Format, usable
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.errors import ConfigError, DataError
 
+_log = logging.getLogger(__name__)
 FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FORMAT, yolo.FORMAT)}
 
 
@@ -41,6 +43,8 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
     contents = found.read(root, split, policy, issues, **options)
     items = list(usable(contents, policy, issues))
     issues.raise_refused(f"{root}, split '{split}',")
+    for issue in issues:
+        _log.log(logging.WARNING if issue.severity == "error" else logging.INFO, "%s, split '%s': %s", root, split, issue)
     paths = [item.path for item in items]
     images = FolderImages(paths, [item.upright for item in items])
     return Dataset(contents.name, split, contents.classes, contents.category_ids, [item.record for item in items], images, issues, paths)
