@@ -19,7 +19,8 @@ runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 
-console = Console()
+# tables are not folded to 80 columns where the output is a file or a pipe
+console = Console(width=None if sys.stdout.isatty() else 200)
 errors = Console(stderr=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the table to this file as JSON.")]
@@ -182,24 +183,20 @@ def data_check(
     json_path: Json = None,
 ) -> None:
     """Report what is wrong with a dataset; exits with 1 on errors."""
-    from rich.progress import Progress
-
     from workbench.datasets.check import check
     from workbench.files import write_json
+    from workbench.progress import console_count
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("decoding images", total=None)
-        report = check(path, split, form, progress=lambda done, total: progress.update(task, completed=done, total=total))
-    console.print(Text(f"{report.format} dataset at {report.path}"), soft_wrap=True)
-    for name, found in report.splits.items():
-        console.print(Text(f"split {name}: {found['images']} images, {found['boxes']} boxes"))
-    rows = report.rows()
-    if rows:
-        _print_rows([{**row, "examples": "\n".join(row["examples"])} for row in rows], None)
-    lost = sum(row["count"] for row in rows if row["severity"] == "error")
-    console.print(Text(f"{lost} errors, {sum(row['count'] for row in rows) - lost} warnings"))
+    with console_count(console, "images") as progress:
+        report = check(path, split, form, progress=progress)
+    found = report.to_dict()
+    console.print(Text(f"{report.path}: {report.format}"))
+    _print_rows([{"split": name, **counts} for name, counts in report.splits.items()], None)
+    for issue in report.issues:
+        console.print(Text(f"{issue.severity}: {issue}"), soft_wrap=True)
     if json_path is not None:
-        write_json(json_path, report.to_dict())
+        write_json(json_path, found)
+    console.print("nothing is lost" if report.ok else "annotations or images would be lost: see the errors above")
     if not report.ok:
         raise typer.Exit(1)
 

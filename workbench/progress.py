@@ -93,6 +93,15 @@ def console_watch(console: Console) -> Iterator[Callable[[list[Run]], None]]:
         yield show
 
 
+@contextmanager
+def console_count(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of something are done; nothing where the output is no terminal."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+                  disable=not console.is_terminal, transient=True) as progress:  # fmt: skip
+        task = progress.add_task(what)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def _position(run: Run) -> tuple[int, int]:
     timings = run.timings()
     return (timings[-1]["step"] if timings else 0), int(run.info()["recipe"]["train"]["steps"])

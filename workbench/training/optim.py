@@ -30,7 +30,7 @@ def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig
 
 def make_optimizer(student: nn.Module, methods: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over ``parameter_groups``."""
-    return torch.optim.AdamW(parameter_groups(student, methods, config), lr=config.learning_rate)
+    return torch.optim.AdamW(parameter_groups(student, methods, config), lr=config.learning_rate, fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
