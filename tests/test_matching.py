@@ -36,8 +36,8 @@ def least_cost(cost: np.ndarray) -> float:
     """Minimum over all one-to-one assignments of the smaller side."""
     if cost.shape[0] > cost.shape[1]:
         cost = cost.T
-    rows = range(cost.shape[0])
-    return min(sum(cost[r, c] for r, c in zip(rows, chosen, strict=True)) for chosen in itertools.permutations(range(cost.shape[1]), len(rows)))
+    every_choice = itertools.permutations(range(cost.shape[1]), len(cost))
+    return min(sum(cost[row, column] for row, column in enumerate(columns)) for columns in every_choice)
 
 
 @given(sizes, sizes, seeds)
