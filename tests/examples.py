@@ -1,11 +1,14 @@
 """Small inputs that several test files share."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.datasets.loader import Targets
+from workbench.detectors import InputSpec
+from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.matching import TargetBatch
 
 
@@ -27,3 +30,35 @@ def random_targets(counts: Sequence[int], classes: int, generator: torch.Generat
 def batch_of(counts: Sequence[int], classes: int, generator: torch.Generator | None = None) -> TargetBatch:
     """``random_targets`` as a padded batch."""
     return TargetBatch.of(random_targets(counts, classes, generator))
+
+
+SPEC = InputSpec(("circle", "square", "triangle"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+SMALL: dict[str, Any] = {
+    "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [2]},
+    "width": 32, "heads": 4, "ffn": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 6, "levels": 1, "dropout": 0.0,
+    "box_refine": True,
+}  # fmt: skip
+
+
+def small_detector(seed: int = 0, spec: InputSpec = SPEC, **changes: Any) -> DeformableDetr:
+    """A tiny Deformable DETR in eval mode whose every weight and statistic is random: fresh ones have box heads that answer 0."""
+    torch.manual_seed(seed)
+    detector = DeformableDetr.build(DeformableDetrModelConfig.model_validate(SMALL | changes), spec).eval()
+    with torch.no_grad():
+        for name, value in detector.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 2.0)
+            elif value.is_floating_point():
+                value.add_(0.1 * torch.randn_like(value))
+    return detector
+
+
+def images_of(*sizes: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random images of (height, width), padded to a batch: ``[B, 3, H, W]`` and the padding mask."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    images, padding = torch.zeros(len(sizes), 3, height, width), torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for index, (h, w) in enumerate(sizes):
+        images[index, :, :h, :w] = torch.randn(3, h, w, generator=generator)
+        padding[index, :h, :w] = False
+    return images, padding

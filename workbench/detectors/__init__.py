@@ -45,7 +45,8 @@ def load_detector(folder: Path) -> Detector:
     if not config.exists():
         raise CheckpointError(f"{folder} is no detector: config.json is missing. Give a run, or a folder with config.json and "
                               "model.safetensors.")
-    name = str(read_json(config).get("model_type", ""))
+    values = read_json(config)
+    name = str(values.get("model_type", "")) if isinstance(values, dict) else ""
     if name not in FAMILIES:
         raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")
     return FAMILIES[name].detector.load(folder)

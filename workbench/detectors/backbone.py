@@ -44,10 +44,10 @@ class BackboneConfig(BaseModel):
     @classmethod
     def _preset(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("name") in _PRESETS:
-            clash = {"widths", "depths", "block", "stem"} & values.keys()
-            preset = _PRESETS[values["name"]]
-            if any(values[key] != preset.get(key, 64) and tuple(values[key]) != preset.get(key) for key in clash if key != "block"):
-                raise ValueError(f"backbone '{values['name']}' fixes {', '.join(sorted(clash))}: leave them out")
+            preset: dict[str, object] = {"stem": 64, **_PRESETS[values["name"]]}
+            given = {key: tuple(v) if isinstance(v := values[key], list) else v for key in preset if key in values}
+            if changed := [key for key, value in given.items() if value != preset[key]]:
+                raise ValueError(f"backbone '{values['name']}' fixes {', '.join(changed)}: leave them out")
             return {**preset, **values}
         return values
 

@@ -1,7 +1,7 @@
 """The one interface of every detector family."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,10 +114,19 @@ class Detector(nn.Module, ABC):
             targets: of those images.
             num_boxes: matchable targets of the batch, averaged over processes, at least 1.
             match: ``[L, B, N]``; computed here when not given.
+
+        Returns:
+            ``class``, ``bbox`` and ``giou``; the same of each training-only group, as ``class_<group>`` and so on.
         """
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
-        return set_loss(output.logits, output.boxes, match, targets, num_boxes, output.activation)
+        terms = set_loss(output.logits, output.boxes, match, targets, num_boxes, output.activation)
+        for group in output.aux:
+            wanted = replace(targets, labels=torch.zeros_like(targets.labels)) if group.any_class else targets
+            fixed = group.match if group.match is not None else match_targets(group.logits, group.boxes, wanted, output.activation)
+            parts = set_loss(group.logits, group.boxes, fixed, wanted, num_boxes, output.activation)
+            terms |= {f"{name}_{group.name}": value for name, value in parts.items()}
+        return terms
 
     @torch.no_grad()
     def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:

@@ -1,5 +1,6 @@
 """Deformable DETR (Zhu et al., ICLR 2021) through transformers, one- or two-stage, with or without box refinement."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,9 @@ from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from workbench.detectors.backbone import BackboneConfig, make_trainable
 from workbench.detectors.base import Detector, InputSpec
+from workbench.detectors.criterion import SET_LOSS_WEIGHTS
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
-from workbench.detectors.storage import load_weights, read_spec, save_weights
+from workbench.detectors.storage import load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
 from workbench.matching import TargetBatch
 
 CLASS_PRIOR = 0.01
@@ -102,7 +104,8 @@ class DeformableDetr(Detector):
         inner.decoder.register_forward_pre_hook(self._see_decoder, with_kwargs=True)
         inner.backbone.register_forward_hook(self._see_backbone)
         for index, projection in enumerate(inner.input_proj):
-            projection.register_forward_hook(self._see_neck(index))
+            # a partial, unlike a closure, follows the module into a deep copy
+            projection.register_forward_hook(functools.partial(self._see_neck, index))
 
     @classmethod
     def build(cls, config: DeformableDetrModelConfig, spec: InputSpec) -> "DeformableDetr":
@@ -140,6 +143,12 @@ class DeformableDetr(Detector):
         self.spec = spec
         self.model.tie_weights()
         return [name for name, _ in self.model.named_parameters() if "class_embed" in name]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """See ``Detector.loss_weights``; proposals of the encoder weigh as much as a decoder layer (official code)."""
+        proposals = {f"{name}_encoder": weight for name, weight in SET_LOSS_WEIGHTS.items()} if self.two_stage else {}
+        return SET_LOSS_WEIGHTS | proposals
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
         """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
@@ -209,7 +218,8 @@ class DeformableDetr(Detector):
         if not self.two_stage:
             return torch.full(shape, -1, dtype=torch.int64, device=arguments["reference_points"].device), ()
         source = inner.enc_outputs_class[..., 0].topk(shape[1], dim=1)[1]
-        proposals = AuxGroup("encoder", inner.enc_outputs_class[None].float(), inner.enc_outputs_coord_logits.sigmoid()[None].float(), None)
+        boxes = inner.enc_outputs_coord_logits.sigmoid()
+        proposals = AuxGroup("encoder", inner.enc_outputs_class[None].float(), boxes[None].float(), match=None, any_class=True)
         return source, (proposals,) if self.training else ()
 
     def save(self, folder: Path) -> None:
@@ -219,11 +229,14 @@ class DeformableDetr(Detector):
     @classmethod
     def load(cls, folder: Path) -> "DeformableDetr":
         """See ``Detector.load``; also reads a transformers folder without our ``workbench.json`` (ImageNet mean and std)."""
-        config = DeformableDetrConfig.from_pretrained(folder, local_files_only=True)
-        spec, extra = read_spec(folder, config)
-        detector = cls(DeformableDetrForObjectDetection(config), spec, trainable_norm=bool(extra.get("trainable_norm", False)))
-        load_weights(folder, detector.model)
-        return detector
+        written_here = read_spec(folder)
+        if written_here is None:
+            model = load_plain(folder, DeformableDetrForObjectDetection)
+            return cls(model, plain_spec(model.config), trainable_norm=False)
+        spec, extra = written_here
+        model = DeformableDetrForObjectDetection(read_config(folder, DeformableDetrConfig))
+        load_weights(folder, model)
+        return cls(model, spec, trainable_norm=bool(extra.get("trainable_norm", False)))
 
     def _see_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._seen["decoder"] = dict(kwargs)
@@ -231,16 +244,13 @@ class DeformableDetr(Detector):
     def _see_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
         self._seen["backbone"] = output
 
-    def _see_neck(self, index: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self._seen.setdefault("neck", {})[index] = output
-
-        return hook
+    def _see_neck(self, index: int, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._seen.setdefault("neck", {})[index] = output
 
 
 def _stride(images: Tensor, shape: tuple[int, ...]) -> int:
-    """Input pixels per cell, the power of two nearest to the true ratio."""
-    return 2 ** round(math.log2(images.shape[-1] / shape[-1]))
+    """Input pixels per cell: every halving rounds up, so it is the least power of two that is not below the ratio of the sides."""
+    return 1 << (-(-max(images.shape[-2:]) // max(shape)) - 1).bit_length()
 
 
 def _unique(modules: list[Any]) -> list[Any]:

@@ -49,12 +49,14 @@ class AuxGroup:
         logits: ``[L, B, M, C]``.
         boxes: ``[L, B, M, 4]`` cxcywh.
         match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
+        any_class: the group tells objects from background: every target counts as class 0.
     """
 
     name: str
     logits: Tensor
     boxes: Tensor
     match: Tensor | None
+    any_class: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import logging
 
 from workbench.detectors.base import InputSpec
 from workbench.errors import CheckpointError
@@ -42,18 +43,69 @@ def save_weights(folder: Path, model: Any, family: str, spec: InputSpec, extra: 
     )
 
 
-def read_spec(folder: Path, config: Any) -> tuple[InputSpec, dict[str, Any]]:
-    """The input specification beside the weights, or ImageNet's mean and std with transformers' label names."""
+def read_spec(folder: Path) -> tuple[InputSpec, dict[str, Any]] | None:
+    """The input specification beside the weights and what else was saved with it; None in a folder not written here.
+
+    Raises:
+        CheckpointError: the file lacks something.
+    """
     path = folder / SPEC_FILE
     if not path.exists():
-        names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
-        return InputSpec(names, IMAGENET_MEAN, IMAGENET_STD), {}
+        return None
     values = read_json(path)
     try:
         spec = InputSpec(tuple(values.pop("classes")), tuple(values.pop("mean")), tuple(values.pop("std")), values.pop("resize"))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} lacks {error}; it was not written by 'workbench'.") from error
     return spec, values
+
+
+def plain_spec(config: Any) -> InputSpec:
+    """Specification of a plain transformers model: its label names, ImageNet's mean and std."""
+    return InputSpec(tuple(str(config.id2label[index]) for index in sorted(config.id2label)), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def read_config(folder: Path, kind: Any) -> Any:
+    """A transformers configuration of class ``kind``.
+
+    Raises:
+        CheckpointError: missing, broken, or with values this version of transformers refuses.
+    """
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever transformers' validation raises, a user can only mend the file
+        raise CheckpointError(f"{folder / 'config.json'} is no usable configuration: {_one_line(error)}") from error
+
+
+def load_plain(folder: Path, kind: Any) -> Any:
+    """A model of class ``kind`` from a folder that ``save_pretrained`` of transformers wrote, its renaming of old keys included.
+
+    Raises:
+        CheckpointError: unreadable, or a key is missing, unexpected or of another shape, each named.
+    """
+    read_config(folder, kind.config_class)
+    if not (folder / f"{WEIGHTS_FILE}.index.json").exists():
+        read_tensors(folder / WEIGHTS_FILE)
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, report = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded by transformers: {_one_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
+    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"]) if not name.endswith("num_batches_tracked")]
+    mismatched = sorted(report["mismatched_keys"])
+    problems += [f"shape: {name} is {list(there)} in the file, {list(here)} in the model" for name, there, here in mismatched]
+    problems += [str(message) for message in report["error_msgs"]]
+    _refuse(folder, problems)
+    return model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -98,10 +150,17 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             if value.shape != own[name].shape:
                 problems.append(f"shape: {name} is {list(value.shape)} in the file, {list(own[name].shape)} in the model")
             complete[name] = value
-    if problems:
-        shown = "\n  ".join(problems[:40]) + (f"\n  and {len(problems) - 40} more" if len(problems) > 40 else "")
-        raise CheckpointError(f"{path} does not fit the model; nothing was loaded:\n  {shown}\n"
-                              "Use the configuration the weights were trained with, or 'head: reset' if only the classes differ.")
+    _refuse(path, problems)
     with torch.no_grad():
         for name, value in complete.items():
             own[name].copy_(value)
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        raise CheckpointError(f"{path} does not fit the model; nothing was loaded:\n  " + "\n  ".join(problems)
+                              + "\nUse the configuration the weights were trained with.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

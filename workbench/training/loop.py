@@ -70,7 +70,8 @@ class Trainer:
             setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
             self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
-        self.detection_weights = {**setup.student.loss_weights, "class": self.config.class_weight}
+        weights = setup.student.loss_weights
+        self.detection_weights = {k: self.config.class_weight if k.startswith("class") else v for k, v in weights.items()}
         self.term_weights: dict[str, float] = {}
         self.evaluator = Evaluator(setup, run, self.accelerator.device)
         self.seconds = {"cpu": 0.0, "wall": 0.0}
