@@ -113,7 +113,7 @@ def read_queries(
         RunError: the run has no such rows.
         ValueError: a column that does not exist.
     """
-    there = [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
+    there = complete_steps(run, split)
     wanted = there if steps is None else sorted(set(steps))
     if not wanted or set(wanted) - set(there):
         raise RunError(f"run '{run.name}' has no query table of split '{split}' at step {', '.join(map(str, wanted)) or 'any'}; "
@@ -130,6 +130,11 @@ def read_queries(
         WHERE {where or "true"}"""
     values = {"parts": list(parts), "steps": list(parts.values()), "files": [glob.escape(part) for part in parts]}
     return _connection().cursor().execute(query, {**values, **(parameters or {})}).df()
+
+
+def complete_steps(run: Run, split: str) -> list[int]:
+    """Steps whose rows are there, ascending, ``TEACHER_STEP`` first where there is a teacher."""
+    return [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
 
 
 @functools.cache

@@ -1,0 +1,75 @@
+"""Frames kept in derived/: equal to a computation on the rows, made once, made anew when the rows change."""
+
+from typing import get_args
+
+import pandas as pd
+import pytest
+
+from tests.analysis.query_examples import random_queries
+from tests.analysis.run_examples import finished_run, write_queries
+from workbench.analysis import derived
+from workbench.analysis.derived import Name, match_frame
+from workbench.analysis.stability import agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+
+
+def test_each_frame_is_that_of_its_definition_on_all_rows():
+    run, queries = finished_run("frames")
+    wanted = {
+        "churn_steps": churn_over_steps(queries), "churn_layers": churn_over_layers(queries),
+        "teacher_churn_layers": churn_over_layers(queries, model="teacher"), "agreement": agreement(queries),
+        "quality": mean_quality(queries, "student"), "teacher_quality": mean_quality(queries),
+    }  # fmt: skip
+    assert set(wanted) == set(get_args(Name))
+    for name in get_args(Name):
+        for _ in ("computed", "read back"):
+            pd.testing.assert_frame_equal(match_frame(run, name), wanted[name], check_dtype=False)
+
+
+def test_a_result_is_made_once(monkeypatch: pytest.MonkeyPatch):
+    run, _ = finished_run("once")
+    first = match_frame(run, "churn_steps")
+
+    def refuse(*_: object, **__: object) -> pd.DataFrame:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(derived, "read_queries", refuse)
+    pd.testing.assert_frame_equal(match_frame(run, "churn_steps"), first, check_dtype=False)
+    with pytest.raises(AssertionError, match="read again"):
+        match_frame(run, "agreement")
+
+
+def test_a_new_evaluation_makes_it_anew_and_removes_the_old():
+    run, queries = finished_run("grows")
+    before = match_frame(run, "churn_steps")
+    later = random_queries(99, steps=1).assign(step=40)
+    write_queries(run, later)
+    frame = match_frame(run, "churn_steps")
+    assert len(frame) == len(before) + 1
+    pd.testing.assert_frame_equal(frame, churn_over_steps(pd.concat([queries, later])), check_dtype=False)
+    assert len(list((run.path / "derived").glob("churn_steps-*"))) == 1
+
+
+def test_a_raised_definition_makes_it_anew(monkeypatch: pytest.MonkeyPatch):
+    run, _ = finished_run("version")
+    match_frame(run, "quality")
+    old = list((run.path / "derived").iterdir())
+    monkeypatch.setattr(derived, "DEFINITIONS", 2)
+    match_frame(run, "quality")
+    assert len(old) == 1 and list((run.path / "derived").iterdir()) != old
+
+
+def test_a_folder_that_cannot_be_written_still_gives_the_result(monkeypatch: pytest.MonkeyPatch):
+    run, queries = finished_run("readonly")
+
+    def full(*_: object) -> None:
+        raise WorkbenchError("no space left")
+
+    monkeypatch.setattr(derived, "replacing", full)
+    pd.testing.assert_frame_equal(match_frame(run, "churn_steps"), churn_over_steps(queries), check_dtype=False)
+
+
+def test_a_run_without_queries_gives_an_empty_frame():
+    run = Run.create("bare", {})
+    assert all(match_frame(run, name).empty for name in get_args(Name))

@@ -1,0 +1,57 @@
+"""Frames about a run's matching, computed from its query table once and kept in ``derived/`` until the table changes."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import pandas as pd
+
+from workbench.analysis.stability import NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.cache.manifest import content_hash
+from workbench.cache.queries import complete_steps, read_queries
+from workbench.errors import WorkbenchError
+from workbench.files import hash_json, replacing
+from workbench.runs import Run
+
+logger = logging.getLogger(__name__)
+
+DEFINITIONS = 1  # raised when a definition changes, so that older results are made anew
+Name = Literal["churn_steps", "churn_layers", "teacher_churn_layers", "agreement", "quality", "teacher_quality"]
+_FRAMES: dict[Name, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "churn_steps": churn_over_steps,
+    "churn_layers": churn_over_layers,
+    "teacher_churn_layers": lambda rows: churn_over_layers(rows, model="teacher"),
+    "agreement": agreement,
+    "quality": lambda rows: mean_quality(rows, "student"),
+    "teacher_quality": mean_quality,
+}
+
+
+def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
+    """One frame of ``analysis.stability`` over all evaluations of a run.
+
+    Args:
+        run: finished or in progress.
+        name: ``churn_steps`` (last layer), ``churn_layers`` of the student, ``teacher_churn_layers``, ``agreement``, ``quality`` of the
+            student, ``teacher_quality``.
+        split: of the query table.
+
+    Returns:
+        Empty where the run has no query table of that split.
+    """
+    steps = complete_steps(run, split)
+    if not steps:
+        return pd.DataFrame(columns=["step", "layer"])
+    key = hash_json([DEFINITIONS, content_hash([run.queries_path(split, step) for step in steps])])[:16]
+    path = run.derived_path(f"{name}-{split}", key, "parquet")
+    if path.is_file():
+        return pd.read_parquet(path)
+    frame = _FRAMES[name](read_queries(run, split, steps, NEEDED, where="match >= 0"))
+    try:
+        with replacing(path) as temporary:
+            frame.to_parquet(temporary)
+        for other in set(path.parent.glob(f"{name}-{split}-*.parquet")) - {path}:
+            other.unlink(missing_ok=True)
+    except WorkbenchError as error:
+        logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
+    return frame

@@ -1,0 +1,73 @@
+"""The summary table as Markdown, for README and docs."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+
+
+class _Column(NamedTuple):
+    """A heading, the columns of the frame it shows, and how; a cell is empty when one of them is None."""
+
+    heading: str
+    names: tuple[str, ...]
+    show: Callable[..., str]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A frame of ``analysis.summary.table`` as a Markdown table, shares in percent, each with its n.
+
+    Columns that are empty in every row are left out.
+    """
+    rows = table.to_dict("records")
+    columns = [column for column in _columns(table) if any(_cell(column, row) != "-" for row in rows)]
+    lines = [
+        [column.heading for column in columns],
+        ["---"] * len(columns),
+        *([_cell(column, row) for column in columns] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain_text(value: Any) -> str:
+    """A name from data on one line, every character escaped that Markdown or HTML could read as markup."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _columns(table: pd.DataFrame) -> list[_Column]:
+    classes = [name for name in table.columns if name.startswith("ap ")]
+    return [
+        _Column("recipe", ("recipe",), plain_text),
+        _Column("arm", ("arm",), plain_text),
+        _Column("seed", ("seed",), str),
+        _Column("schedule", ("schedule",), plain_text),
+        _Column("steps", ("steps",), "{:,}".format),
+        _Column("AP", ("ap",), _percent),
+        _Column("AP50", ("ap50",), _percent),
+        _Column("AP75", ("ap75",), _percent),
+        *(_Column(f"AP {plain_text(name.removeprefix('ap '))}", (name,), _percent) for name in classes),
+        _Column("churn between evaluations (n)", ("churn", "churn_n"), _percent),
+        _Column("IS", ("instability",), "{:.2f}".format),
+        _Column("IS of its maximum", ("instability_normalised",), _percent),
+        _Column("churn between layers (n)", ("layers_churn", "layers_churn_n"), _percent),
+        _Column("IS of layers", ("layers_instability",), "{:.2f}".format),
+        _Column("IS of layers of its maximum", ("layers_instability_normalised",), _percent),
+        _Column("agreement (n)", ("agreement", "agreement_n"), _percent),
+        _Column("quality (n)", ("quality", "quality_n"), "{:.3f} ({:,})".format),
+        _Column("parameters", ("parameters",), lambda value: f"{value / 1e6:.2f} M"),
+        _Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.3f}"),
+        _Column("ms/image", ("ms_per_image",), "{:.1f}".format),
+        _Column("compute", ("compute_seconds", "compute_kind"), "{:.0f} s {}".format),
+    ]
+
+
+def _percent(share: float, n: int | None = None) -> str:
+    return f"{100 * share:.1f}" + ("" if n is None else f" ({n:,})")
+
+
+def _cell(column: _Column, row: Mapping[Any, Any]) -> str:
+    values = [row.get(name) for name in column.names]
+    return "-" if any(value is None for value in values) else column.show(*values)
