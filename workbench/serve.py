@@ -1,21 +1,41 @@
 """Starts the dashboard on the loopback address."""
 
-import os
+import contextlib
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.share import share_path
 
+ADDRESS = "127.0.0.1"
 START_SECONDS = 60
+# Flags instead of a config.toml: that is looked for in the working directory, so an installed package could not bring one.
+OPTIONS = {
+    "server.address": ADDRESS,
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": "true",
+    "runner.magicEnabled": "false",
+    "theme.baseFontSize": "14",
+    "theme.baseRadius": "4px",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.dark.primaryColor": "#56B4E9",
+}
 
 
 def serve(port: int, ready: Callable[[str], None]) -> None:
-    """Runs Streamlit until it is stopped; the next free port is taken when ``port`` is in use.
+    """Runs Streamlit until Ctrl-C or SIGTERM; the next free port is taken when ``port`` is in use.
 
     Args:
         port: wished for.
@@ -28,29 +48,49 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
     if find_spec("streamlit") is None:
         raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
     port = _free_port(port)
-    command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), "--server.address", "127.0.0.1"]
-    command += ["--server.port", str(port), "--server.headless", "true", "--browser.gatherUsageStats", "false", "--runner.magicEnabled", "false"]
-    process = subprocess.Popen(command, env=dict(os.environ), stdin=subprocess.DEVNULL)
+    options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
+    command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
+    with _stopped_by_signals():
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not _answers(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
+                time.sleep(0.2)
+            ready(f"http://{ADDRESS}:{port}")
+            process.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that the server does not outlive this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
-            time.sleep(0.2)
-        ready(f"http://127.0.0.1:{port}")
-        process.wait()
-    except KeyboardInterrupt:
-        pass
+        yield
     finally:
-        process.terminate()
-        process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _free_port(first: int) -> int:
     for port in range(first, first + 50):
         with socket.socket() as probe:
+            # a server that has just gone does not keep its port, as for Streamlit itself
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((ADDRESS, port))
             except OSError:
                 continue
             return port
@@ -58,5 +98,8 @@ def _free_port(first: int) -> int:
 
 
 def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    try:
+        with urllib.request.urlopen(f"http://{ADDRESS}:{port}/_stcore/health", timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

@@ -59,7 +59,7 @@ def image_figure(
     student, teacher = (_shown(rows, threshold, width, height) for rows in (student, teacher))
     targets = _targets(record)
     names = [plain(_name(classes, label)) for label in targets["label"]]
-    _add_boxes(figure, "targets", TARGET, targets, names, ("x2", "y1"), ["bottom left"] * len(targets), dash="dot")
+    _add_boxes(figure, "targets", TARGET, targets, names, ("x1", "y2"), ["top right"] * len(targets), dash="dot")
     # a label lies outside its box, the teacher's below and the student's above, unless it would leave the picture there
     below = ["top left" if y2 > 0.95 * height else "bottom left" for y2 in teacher["y2"]]
     above = ["bottom right" if y1 < 0.05 * height else "top right" for y1 in student["y1"]]
@@ -72,8 +72,10 @@ def image_figure(
     _add_pairs(figure, student, teacher)
     for name, colour, rows in (("teacher", TEACHER, teacher), ("student", STUDENT, student)):
         _add_centres(figure, name, colour, rows, classes)
-    figure.update_xaxes(range=[0, width], visible=False, constrain="domain", uirevision=record.image_id)
-    figure.update_yaxes(range=[height, 0], visible=False, scaleanchor="x", constrain="domain", uirevision=record.image_id)
+    # zoom starts anew with another image, what the legend shows does not
+    axis: dict[str, Any] = {"visible": False, "constrain": "domain", "uirevision": record.image_id}
+    figure.update_xaxes(range=[0, width], constraintoward="left", **axis)
+    figure.update_yaxes(range=[height, 0], constraintoward="top", scaleanchor="x", **axis)
     return figure.update_layout(
         height=640, margin={"l": 0, "r": 0, "t": 32, "b": 0}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         hovermode="closest", dragmode="pan", uirevision="marks",
@@ -91,29 +93,44 @@ def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[s
         threshold: on the score.
 
     Returns:
-        Queries, names, scores, matched targets of both (empty = unmatched), the IoU of the two boxes, the three unweighted parts of
-        the pair's cost, and the weighted sum ``cost``.
+        Queries, names and scores of both, the IoU of their boxes, the three unweighted parts of the pair's cost, and their weighted sum
+        ``cost``.
     """
-    pairs = student[student["mate"].notna() & (student["mate"] >= 0)]
-    pairs = pairs.merge(teacher, left_on="mate", right_on="query", suffixes=("", "_teacher"), how="inner")
+    pairs = student[student["mate"] >= 0].merge(teacher, left_on="mate", right_on="query", suffixes=("", "_teacher"))
     pairs = pairs[(pairs["score"] >= threshold) | (pairs["score_teacher"] >= threshold)].sort_values("score", ascending=False)
-    parts = [pairs[f"mate_cost_{part}"].astype(float) for part in ("class", "bbox", "giou")]
-    table = {
-        "student query": pairs["query"].astype(int),
-        "student class": [_name(classes, label) for label in pairs["label"]],
-        "student score": pairs["score"].astype(float),
-        "student target": pairs["match"].where(pairs["match"] >= 0).astype("Int64"),
-        "teacher query": pairs["mate"].astype(int),
-        "teacher class": [_name(classes, label) for label in pairs["label_teacher"]],
-        "teacher score": pairs["score_teacher"].astype(float),
-        "teacher target": pairs["match_teacher"].where(pairs["match_teacher"] >= 0).astype("Int64"),
-        "IoU": box_iou(pairs[BOX].to_numpy(float), pairs[[f"{name}_teacher" for name in BOX]].to_numpy(float)),
-        "class cost": parts[0],
-        "L1 cost": parts[1],
-        "GIoU cost": parts[2],
-        "cost": parts[0] + 5 * parts[1] + 2 * parts[2],
-    }
+    class_cost, l1_cost, giou_cost = (pairs[f"mate_cost_{part}"].astype(float) for part in ("class", "bbox", "giou"))
+    table: dict[str, Any] = {}
+    for model, suffix in (("student", ""), ("teacher", "_teacher")):
+        table[f"{model}_query"] = pairs[f"query{suffix}"].astype(int)
+        table[f"{model}_class"] = [_name(classes, label) for label in pairs[f"label{suffix}"]]
+        table[f"{model}_score"] = pairs[f"score{suffix}"].astype(float)
+    table["iou"] = box_iou(pairs[BOX].to_numpy(float), pairs[[f"{name}_teacher" for name in BOX]].to_numpy(float))
+    table |= {"class_cost": class_cost, "l1_cost": l1_cost, "giou_cost": giou_cost, "cost": class_cost + 5 * l1_cost + 2 * giou_cost}
     return pd.DataFrame(table).reset_index(drop=True)
+
+
+def target_table(record: Record, classes: Sequence[str], student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+    """One row per target: its name and size, and the query that each model matched to it, with score and IoU (null = not matched).
+
+    Args:
+        record: the image's targets.
+        classes: label -> name.
+        student: rows of one layer of the image.
+        teacher: likewise, may be empty.
+    """
+    size = record.boxes[:, 2:] - record.boxes[:, :2]
+    kind = np.where(record.ignore, "ignore region", np.where(record.crowd, "crowd", ""))
+    table = pd.DataFrame({
+        "target": np.arange(len(record.boxes)),
+        "class": [kind[i] or _name(classes, label) for i, label in enumerate(record.labels)],
+        "width": size[:, 0], "height": size[:, 1],
+    })  # fmt: skip
+    for model, rows in (("student", student), ("teacher", teacher)):
+        matched = rows[rows["match"] >= 0].set_index("match")[["query", "score", "match_iou"]].astype(float)
+        for name, column in (("query", "query"), ("score", "score"), ("iou", "match_iou")):
+            table[f"{model}_{name}"] = matched[column].reindex(table["target"]).to_numpy()
+        table[f"{model}_query"] = table[f"{model}_query"].astype("Int64")
+    return table
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -168,8 +185,9 @@ def _add_boxes(
     group: dict[str, Any] = {"legendgroup": name, "hoverinfo": "skip"}
     figure.add_scatter(x=path[:, 0], y=path[:, 1], mode="lines", line={"color": HALO, "width": 4.5}, showlegend=False, **group)
     figure.add_scatter(x=path[:, 0], y=path[:, 1], mode="lines", line={"color": colour, "width": 2, "dash": dash}, name=name, **group)
+    texts = [f"\u00a0{label}\u00a0" for label in labels]
     font = {"color": colour, "size": 12, "weight": 700, "shadow": "0 0 2px #000, 0 0 3px #000, 0 0 4px #000"}
-    figure.add_scatter(x=rows[corner[0]], y=rows[corner[1]], mode="text", text=labels, textposition=position, textfont=font,
+    figure.add_scatter(x=rows[corner[0]], y=rows[corner[1]], mode="text", text=texts, textposition=position, textfont=font,
                        showlegend=False, **group)  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """Figures that lay runs side by side: AP beside stability over training, results by arm and seed, and the loss terms of one run."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.stability import NEEDED, churn_over_layers, churn_over_steps
+from workbench.cache.queries import read_queries
+from workbench.runs import Run
+from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import COLOURS, DASHES, plain, quiet, run_style
 
 PROGRESS_CAPTION = (
@@ -41,12 +45,43 @@ PROGRESS = (
 )
 
 
+def progress_points(run: Run) -> pd.DataFrame:
+    """What ``progress_figure`` draws of one run; churn and instability are null where the run kept no queries."""
+    lines = [line for line in run.evaluations() if line["split"] == VALIDATION]
+    points = pd.DataFrame({"step": [line["step"] for line in lines], "ap": [line["coco"]["ap"] for line in lines]}).astype(float)
+    changes = pd.DataFrame(columns=["step", "churn", "instability", "n"], dtype=float)
+    if run.query_steps(VALIDATION):
+        changes = churn_over_steps(read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED))
+    return points.merge(changes[["step", "churn", "instability", "n"]], on="step", how="left").assign(run=run.name)
+
+
+def layer_points(run: Run) -> pd.DataFrame:
+    """What ``layers_figure`` draws of one run; empty where it kept no queries."""
+    steps = run.query_steps(VALIDATION)
+    if not steps:
+        return pd.DataFrame(columns=["run", "layer", "churn", "n"])
+    changes = churn_over_layers(read_queries(run, VALIDATION, steps[-1:], NEEDED))
+    return changes.loc[changes["layer"] > 0, ["layer", "churn", "n"]].assign(run=run.name)
+
+
+def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
+    """What ``results_figure`` draws: AP of the finished runs on the test split, or on validation unless all of them have a test result."""
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        for line in entry.run.evaluations() if entry.state == "done" else []:
+            rows.append({"run": entry.run.name, "recipe": entry.recipe, "arm": entry.arm, "seed": entry.seed, "schedule": entry.schedule,
+                         "split": line["split"], "ap": line["coco"]["ap"]})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "recipe", "arm", "seed", "schedule", "split", "ap"])
+    split = "test" if set(frame["run"]) == set(frame.loc[frame["split"] == "test", "run"]) else VALIDATION
+    return frame[frame["split"] == split].drop_duplicates("run", keep="last")
+
+
 def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """AP beside churn and instability over steps, one colour per run.
 
     Args:
-        points: one row per run and evaluation: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``instability`` (queries per image);
-            null where there is no earlier evaluation.
+        points: rows of ``progress_points``: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``n`` targets behind churn,
+            ``instability`` (queries per image); null where there is no earlier evaluation.
         runs: their order, which gives each its colour.
     """
     figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06)
@@ -54,11 +89,12 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         colour, dash = run_style(position)
         own = points[points["run"] == run].sort_values("step")
         for column, panel in enumerate(PROGRESS, 1):
-            values = own[["step", panel.column]].dropna()
+            values = own[["step", "n", panel.column]].dropna(subset=[panel.column])
             figure.add_scatter(
                 x=values["step"], y=values[panel.column] * panel.scale, name=plain(run), legendgroup=str(position), showlegend=column == 1,
                 mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.8}, marker={"size": 5}, row=1, col=column,
-                hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}<extra></extra>",
+                customdata=values["n"], hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}"
+                + ("<br>%{customdata:.0f} targets" if panel.column == "churn" else "") + "<extra></extra>",
             )  # fmt: skip
     for column, panel in enumerate(PROGRESS, 1):
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
@@ -70,11 +106,10 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """AP of finished runs, one row per arm, one mark per seed, circles at equal steps and diamonds at equal compute.
 
     Args:
-        table: one row per run: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``ap`` (0..1).
+        table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` (0..1).
         runs: order of the colours, as in ``progress_figure``.
     """
     figure = go.Figure()
-    table = table.dropna(subset=["ap"])
     several = table["recipe"].nunique() > 1
     for schedule, symbol in (("equal steps", "circle"), ("equal compute", "diamond-open")):
         own = table[table["schedule"] == schedule]
@@ -86,7 +121,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in rows],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title_text="AP (%)")
+    figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     return quiet(figure, 140 + 34 * max(table[["recipe", "arm"]].drop_duplicates().shape[0], 2))
 
@@ -95,7 +130,7 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """Churn between decoder layers at the last evaluation.
 
     Args:
-        points: ``run``, ``layer`` (1-based: between layer-1 and layer), ``churn`` (0..1).
+        points: rows of ``layer_points``: ``run``, ``layer`` (between the one before and it), ``churn`` (0..1), ``n`` targets.
         runs: order of the colours, as in ``progress_figure``.
     """
     figure = go.Figure()
@@ -105,7 +140,7 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         figure.add_scatter(
             x=own["layer"], y=own["churn"] * 100, name=plain(run), mode="lines+markers", marker={"size": 8},
             line={"color": run_style(position)[0], "dash": run_style(position)[1], "width": 1.8},
-            hovertemplate=f"{plain(run)}<br>layer %{{x}}: %{{y:.1f}} %<extra></extra>",
+            customdata=own["n"], hovertemplate=f"{plain(run)}<br>layer %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")

@@ -1,0 +1,17 @@
+"""Entry of the dashboard: `workbench app` runs this file."""
+
+import streamlit as st
+
+# less air around pages of charts and tables
+STYLE = """
+.block-container {padding: 3.6rem 2rem 2rem 2rem; max-width: 1760px}
+[data-testid='stCaptionContainer'] p {line-height: 1.35}
+"""
+
+st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", layout="wide")
+st.html(f"<style>{STYLE}</style>")
+pages = [
+    st.Page("overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
+    st.Page("image.py", title="Image", icon=":material/image_search:"),
+]
+st.navigation(pages, position="top").run()

@@ -1,0 +1,93 @@
+"""One validation image: targets, boxes of teacher and student, their mates, and the selection mask."""
+
+import shared
+import streamlit as st
+
+from workbench.cache.queries import TEACHER_STEP
+from workbench.errors import WorkbenchError
+from workbench.views.catalog import VALIDATION
+from workbench.views.image import CAPTION, MASK_CAPTION, image_figure, mate_table, target_table
+
+NUMBER = st.column_config.NumberColumn
+SCORE, COST = {"format": "%.2f", "width": 56}, {"format": "%.3f", "width": 56}
+MATES = {
+    "student_query": NUMBER("student", width=60, help="Slot of the student's query, counted from 0."),
+    "student_class": st.column_config.TextColumn("class", width=76),
+    "student_score": NUMBER("score", **SCORE),
+    "teacher_query": NUMBER("teacher", width=60, help="Slot of the teacher's query, counted from 0."),
+    "teacher_class": st.column_config.TextColumn("class", width=76),
+    "teacher_score": NUMBER("score", **SCORE),
+    "iou": NUMBER("IoU", help="Between the boxes of the two queries.", **SCORE),
+    "class_cost": NUMBER("class", help="Class part of the pair's cost, before its weight 1.", **COST),
+    "l1_cost": NUMBER("L1", help="L1 distance of the boxes, before its weight 5.", **COST),
+    "giou_cost": NUMBER("GIoU", help="Negative generalised IoU, before its weight 2.", **COST),
+    "cost": NUMBER("cost", help="class + 5 L1 + 2 GIoU, what the assignment minimises over all pairs.", **COST),
+}
+TARGETS = {
+    "target": NUMBER("target", width=54, help="In file order, counted from 0."),
+    "class": st.column_config.TextColumn("class", width=76),
+    "width": NUMBER("w (px)", format="%.0f", width=54),
+    "height": NUMBER("h (px)", format="%.0f", width=54),
+    "student_query": NUMBER("student", width=60, help="The student's query matched to this target, on this layer."),
+    "student_score": NUMBER("score", **SCORE),
+    "student_iou": NUMBER("IoU", help="Of the student's box with the target.", **SCORE),
+    "teacher_query": NUMBER("teacher", width=60, help="The teacher's query matched to this target."),
+    "teacher_score": NUMBER("score", **SCORE),
+    "teacher_iou": NUMBER("IoU", help="Of the teacher's box with the target.", **SCORE),
+}
+PLOT = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+entries = {entry.run.name: entry for entry in shared.usable_runs() if entry.run.query_steps(VALIDATION)}
+if not entries:
+    shared.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
+    st.stop()
+bar = st.columns([3.4, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
+
+names = list(entries)
+name = shared.choose("run", names, names[0])
+bar[0].selectbox("Run", names, key="run", format_func=lambda choice: entries[choice].title)
+run = entries[name].run
+info = run.info()
+steps = run.query_steps(VALIDATION)
+step = shared.choose("step", steps, steps[-1])
+bar[1].selectbox("Step", steps, key="step", help="Evaluations whose queries were kept.")
+try:
+    data = shared.dataset(str(run.path), info, str(info.get("dataset_hash")))
+    number = int(shared.choose_number("image", 1, len(data), 1))
+    st.session_state["image"] = number
+    bar[2].number_input(f"Image of {len(data)}", 1, len(data), key="image", help="Position in the validation split.")
+    record, pixels = data.records[number - 1], data.image(number - 1)
+    rows = shared.image_queries(str(run.path), step, record.image_id, shared.stamp(run.queries_path(VALIDATION, step)))
+except WorkbenchError as error:
+    shared.banner("error", "This image cannot be shown", str(error))
+    st.stop()
+
+student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
+layers = sorted(int(number) for number in student["layer"].unique())
+layer = shared.choose("layer", layers, layers[-1])
+bar[3].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
+student = student[student["layer"] == layer]
+mate_layers = student["mate_layer"].dropna()
+teacher = teacher[teacher["layer"] == (int(mate_layers.iloc[0]) if len(mate_layers) else -1)]
+threshold = shared.choose_number("score", 0.0, 1.0, 0.3)
+bar[4].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
+masks = shared.image_masks(str(run.path), record.image_id, shared.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
+places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
+place = shared.choose("mask", ["off", *places], "off")
+bar[5].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)
+opacity = shared.choose_number("opacity", 0.0, 1.0, 0.7)
+bar[6].slider("Mask opacity", 0.0, 1.0, step=0.05, key="opacity", disabled=place == "off")
+
+picture, tables = st.columns([1, 1.12], gap="medium")
+with picture:
+    mask = masks[places[place]] if place != "off" else None
+    figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
+    st.plotly_chart(figure, key="figure", config=PLOT)
+with tables:
+    st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
+    st.dataframe(mate_table(student, teacher, data.classes, threshold), hide_index=True, key="mates", column_config=MATES, row_height=28)
+    st.caption(CAPTION if len(teacher) else "This run was traced without a teacher: there are no mates.")
+    st.dataframe(target_table(record, data.classes, student, teacher), hide_index=True, key="targets", column_config=TARGETS, row_height=28)
+    st.caption("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and the IoU of its box.")
+
+shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)

@@ -1,0 +1,103 @@
+"""Which runs there are, which of them can be shown, and why the others cannot."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.datasets import Dataset, open_dataset
+from workbench.datasets.issues import Policy
+from workbench.errors import RunError, WorkbenchError
+from workbench.files import read_json
+from workbench.runs import FORMAT_VERSION, Run
+
+VALIDATION = "val"  # what the files of a run call the split that choices are made on, whatever the data calls it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of the catalog.
+
+    Attributes:
+        run: its directory.
+        recipe: name; arm, seed and schedule say which of a comparison it is.
+        state: running, done, interrupted, failed, or stopped: neither finished nor being written.
+        steps: of the whole schedule.
+        step: last one logged.
+        problem: why it cannot be shown, else "".
+        error: what ended a failed run, else "".
+    """
+
+    run: Run
+    recipe: str = ""
+    arm: str = ""
+    seed: int = 0
+    schedule: str = ""
+    state: str = ""
+    steps: int = 0
+    step: int = 0
+    problem: str = ""
+    error: str = ""
+
+    @property
+    def title(self) -> str:
+        """How a list names it."""
+        place = "" if self.state == "done" else f" · {self.state} {self.step}/{self.steps}"
+        return f"{self.recipe} · {self.arm} · seed {self.seed} · {self.schedule}{place}  ({self.run.name})"
+
+
+def catalog(root: Path) -> list[Entry]:
+    """Every run below ``root``, by recipe, seed, schedule and arm, those that cannot be shown last."""
+    folders = sorted(path for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
+    entries = [_entry(Run(path)) for path in folders]
+    return sorted(entries, key=_order)
+
+
+def open_data(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
+    """The split of the data a run was made with.
+
+    Args:
+        info: content of its ``run.json``.
+        split: train, val or test.
+
+    Raises:
+        DataError: the data is not there, or cannot be used.
+        RunError: it is not the data of the run any more.
+    """
+    data = info["recipe"]["data"]
+    policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
+    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, **data.get("options", {}))
+    if list(dataset.classes) != info["classes"]:
+        raise RunError(f"{data['path']} now has other classes than when the run was made.")
+    return dataset
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    schedule = ("equal steps", "equal compute").index(entry.schedule) if entry.schedule in ("equal steps", "equal compute") else 2
+    return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != "undistilled", entry.arm, entry.run.name
+
+
+def _entry(run: Run) -> Entry:
+    try:
+        info = read_json(run.info_path)
+        version = info.get("format_version")
+        if version != FORMAT_VERSION:
+            return Entry(run, problem=f"format version {version}; this workbench reads {FORMAT_VERSION}")
+        group = info["group"]
+        lines = run.metrics()
+        recorded = str(info.get("state", ""))
+        state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
+        return Entry(
+            run=run,
+            recipe=str(group["recipe"]),
+            arm=str(group["arm"]),
+            seed=int(group["seed"]),
+            schedule=str(group["schedule"]),
+            state="running" if run.is_running() else state,
+            steps=int(info["recipe"]["train"]["steps"]),
+            step=int(lines[-1]["step"]) if lines else 0,
+            error=str(info.get("error", "")) if state == "failed" else "",
+        )
+    except WorkbenchError as error:
+        return Entry(run, problem=str(error))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Entry(run, problem=f"run.json lacks or garbles {error}")
