@@ -27,13 +27,10 @@ def choose(key: str, options: Sequence[T], default: T) -> T:
 
     Call it before the widget, and ``write_address`` once all widgets are made.
     """
-    value = st.session_state.get(key)
-    if value is None and key in st.query_params:
-        value = {str(option): option for option in options}.get(st.query_params[key])
-    if value not in options:
-        value = default
-    st.session_state[key] = value
-    return value
+    known = {str(option): option for option in options}
+    asked = st.session_state.get(key, st.query_params.get(key))
+    st.session_state[key] = known.get(str(asked), default)
+    return st.session_state[key]
 
 
 def choose_number(key: str, low: float, high: float, default: float) -> float:

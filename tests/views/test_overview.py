@@ -1,0 +1,82 @@
+import numpy as np
+import pandas as pd
+
+from workbench.views.overview import layers_figure, progress_figure, results_figure, training_figure
+from workbench.views.style import run_style
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+RUNS = ["base", HOSTILE]
+
+
+def points() -> pd.DataFrame:
+    return pd.DataFrame([
+        {"run": run, "step": step, "ap": ap, "churn": churn, "instability": churn and 4 * churn, "n": 12}
+        for run, scale in zip(RUNS, (1, 2), strict=True)
+        for step, ap, churn in ((200, 0.1 * scale, None), (100, 0.05 * scale, 0.25))
+    ])  # fmt: skip
+
+
+def test_ap_is_shown_in_per_cent_in_order_of_steps():
+    figure = progress_figure(points(), RUNS)
+    ap = figure.data[0]
+    assert list(ap.x) == [100, 200]
+    assert np.allclose(ap.y, [5, 10])
+    assert list(figure.data[1].x) == [100]  # no churn where there is no earlier evaluation
+    assert list(figure.data[1].y) == [25]
+    assert list(figure.data[2].y) == [1.0]
+
+
+def test_a_run_has_one_colour_in_every_panel_and_one_entry_in_the_legend():
+    figure = progress_figure(points(), RUNS)
+    for position in range(2):
+        own = [trace for trace in figure.data if trace.legendgroup == str(position)]
+        assert {trace.line.color for trace in own} == {run_style(position)[0]}
+        assert [trace.showlegend for trace in own] == [True, False, False]
+
+
+def test_steps_of_all_panels_move_together_and_axes_name_their_units():
+    figure = progress_figure(points(), RUNS)
+    assert {figure.layout[f"xaxis{i}"].matches for i in ("", 2, 3)} == {"x"}
+    assert [figure.layout[f"yaxis{i}"].title.text for i in ("", 2, 3)] == ["AP (%)", "targets (%)", "queries per image"]
+
+
+def test_names_of_runs_never_reach_plotly_as_markup():
+    table = pd.DataFrame({"run": RUNS, "recipe": RUNS, "arm": RUNS, "seed": 0, "schedule": "equal steps", "split": "test", "ap": 0.5})
+    layers = pd.DataFrame([{"run": r, "layer": 1, "churn": 0.5, "n": 3} for r in RUNS])
+    metrics = pd.DataFrame({"step": [1, 2], f"raw/{HOSTILE}": [1.0, 2.0]})
+    for figure in (progress_figure(points(), RUNS), results_figure(table, RUNS), layers_figure(layers, RUNS), training_figure(metrics)):
+        assert "<img" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_equal_steps_and_equal_compute_have_marks_of_their_own():
+    rows = [("base", "undistilled", 0, "equal steps", 0.4), (HOSTILE, "distilled", 0, "equal compute", 0.5)]
+    table = pd.DataFrame(rows, columns=["run", "arm", "seed", "schedule", "ap"]).assign(recipe="shapes", split="test")
+    figure = results_figure(table, RUNS)
+    assert [trace.name for trace in figure.data] == ["equal steps", "equal compute"]
+    assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
+    assert list(figure.data[1].x) == [50.0]
+    assert list(figure.data[1].y) == ["distilled"]
+    assert figure.layout.xaxis.title.text == "AP (%), test split"
+
+
+def test_layers_are_named_by_the_two_they_lie_between():
+    layers = pd.DataFrame([{"run": "base", "layer": layer, "churn": 0.1 * layer, "n": 9} for layer in (1, 2)])
+    figure = layers_figure(layers, ["base"])
+    assert list(figure.layout.xaxis.ticktext) == ["0 to 1", "1 to 2"]
+    assert np.allclose(figure.data[0].y, [10, 20])
+
+
+def test_a_run_without_distillation_has_no_empty_panels():
+    metrics = pd.DataFrame({"step": [10, 20], "loss": [2.0, 1.0], "learning_rate": [1e-3, 1e-3], "detection/class": [1.0, 0.5]})
+    figure = training_figure(metrics)
+    assert [annotation.text for annotation in figure.layout.annotations] == ["Detection terms, raw", "Learning rate"]
+
+
+def test_a_term_keeps_its_colour_and_gaps_are_left_out():
+    terms = {"raw/m.features": [2.0, 1.0], "weighted/m.features": [4.0, 2.0], "share/m.features": [np.nan, 0.5]}
+    metrics = pd.DataFrame({"step": [10, 20], **terms})
+    figure = training_figure(metrics)
+    assert {trace.line.color for trace in figure.data} == {figure.data[0].line.color}
+    assert list(figure.data[2].x) == [20]
+    assert list(figure.data[2].y) == [50.0]
+    assert [trace.showlegend for trace in figure.data] == [True, False, False]
