@@ -22,7 +22,7 @@ from workbench.files import replacing, write_json
 
 EXPECTS = ("a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json or "
            "SPLIT/_annotations.coco.json")
-_SNIFFED = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+_SNIFFED = re.compile(r'"(images|annotations|categories|licenses)"\s*:\s*\[|"info"\s*:\s*\{')
 
 
 def roots(path: Path) -> list[Path]:

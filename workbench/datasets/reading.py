@@ -33,6 +33,7 @@ class Entry:
         annotation_ids: ``[G]`` int64.
         areas: ``[G]`` float64, NaN where the file has none.
         own_ids: the annotation ids are the file's own, so messages name them; else they are running numbers.
+        relative: boxes are shares of the image's width and height.
     """
 
     image_id: int
@@ -45,6 +46,7 @@ class Entry:
     annotation_ids: np.ndarray
     areas: np.ndarray
     own_ids: bool = False
+    relative: bool = False
 
 
 @dataclass
@@ -135,7 +137,7 @@ def read_text(path: Path) -> str:
 
 
 def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None, rows: Sequence[dict[str, Any]],
-                    own_ids: bool = False) -> Entry:
+                    own_ids: bool = False, relative: bool = False) -> Entry:
     """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id`` and perhaps ``crowd``, ``ignore``, ``area``."""
     return Entry(
         image_id, file_name, size,
@@ -145,7 +147,7 @@ def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None,
         ignore=np.array([row.get("ignore", False) for row in rows], bool),
         annotation_ids=np.array([row["id"] for row in rows], np.int64),
         areas=np.array([row.get("area", np.nan) for row in rows], np.float64),
-        own_ids=own_ids,
+        own_ids=own_ids, relative=relative,
     )
 
 
@@ -191,9 +193,9 @@ def _size_of(entry: Entry, header: Header, policy: Policy, issues: Issues) -> tu
 
 
 def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issues) -> Record:
-    boxes = entry.boxes.copy()
-    keep = np.ones(len(boxes), bool)
     limits = np.array([width, height, width, height], np.float64)
+    boxes = entry.boxes * limits if entry.relative else entry.boxes.copy()
+    keep = np.ones(len(boxes), bool)
 
     def settle(kind: str, bad: NDArray[np.bool_]) -> None:
         for g in np.flatnonzero(bad & keep):

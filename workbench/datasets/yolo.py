@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from workbench.datasets.images import SUFFIXES, inside, read_header
+from workbench.datasets.images import SUFFIXES, inside
 from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
 from workbench.errors import DataError
@@ -56,30 +56,26 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     entries: list[Entry] = []
     next_id = 1
     for position, name in enumerate(_image_names(root, split)):
-        image, label_file = inside(root, name), inside(root, _label_name(name))
+        file = inside(root, _label_name(name))
         rows: list[dict[str, Any]] = []
-        if image is not None and label_file is not None and label_file.is_file():
-            try:
-                lines = read_text(label_file).splitlines()
-                width, height = read_header(image).displayed if any(line.strip() for line in lines) else (0, 0)
-            except DataError as error:
-                if image.is_file():
-                    issues.add("broken_file", policy.action("broken_file"), str(error))
-                    continue
-                lines, width, height = [], 0, 0  # a missing image is counted with all others
-            for number, line in enumerate(lines, start=1):
-                row = _row(line, f"{label_file.name} line {number}", label_of, width, height, policy, issues)
-                if row is not None:
-                    rows.append({**row, "id": next_id})
-                    next_id += 1
-        entries.append(entry_from_rows(position + 1, name, None, rows))
+        try:
+            lines = read_text(file).splitlines() if file is not None and file.is_file() else []
+        except DataError as error:
+            issues.add("broken_file", policy.action("broken_file"), str(error))
+            continue
+        for number, line in enumerate(lines, start=1):
+            row = _row(line, f"{_label_name(name)} line {number}", label_of, policy, issues)
+            if row is not None:
+                rows.append({**row, "id": next_id})
+                next_id += 1
+        entries.append(entry_from_rows(position + 1, name, None, rows, relative=True))
     return Contents(root.name, tuple(names.values()), tuple(names), root, entries)
 
 
 FORMAT = Format("yolo", EXPECTS, roots, splits, read, frozenset({"classes"}))
 
 
-def _row(line: str, where: str, label_of: dict[int, int], width: int, height: int, policy: Policy, issues: Issues) -> dict[str, Any] | None:
+def _row(line: str, where: str, label_of: dict[int, int], policy: Policy, issues: Issues) -> dict[str, Any] | None:
     if not line.strip():
         return None
     try:
@@ -92,8 +88,7 @@ def _row(line: str, where: str, label_of: dict[int, int], width: int, height: in
     if int(index) not in label_of:
         issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class {int(index)} has no name")
         return None
-    box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-    return {"box": box, "label": label_of[int(index)]}
+    return {"box": (x - w / 2, y - h / 2, x + w / 2, y + h / 2), "label": label_of[int(index)]}
 
 
 def _yaml_file(root: Path) -> Path | None:
