@@ -65,7 +65,7 @@ class QueryWriter:
             self._in_order &= self._last_image is None or images[0].as_py() > self._last_image
             self._last_image = images[-1].as_py()
         part = self._folder / f"part-{len(self._parts):05d}.parquet"
-        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=_REPEATING)
+        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
         self._parts.append(part)
 
 
