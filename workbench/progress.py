@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from workbench.runs import Run
-from workbench.training.loop import Listener
+
+if TYPE_CHECKING:  # for real it would load the detectors, seconds that counting images does not need
+    from workbench.training.loop import Listener
 
 PLAIN_EVERY = 100
 
@@ -54,7 +56,7 @@ class _Lines:
 
 
 @contextmanager
-def console_listener(console: Console, plain: bool) -> Iterator[Listener]:
+def console_listener(console: Console, plain: bool) -> "Iterator[Listener]":
     """Shows one run; plain lines where the output is no terminal."""
     if plain or not console.is_terminal:
         yield _Lines(console)

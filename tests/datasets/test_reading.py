@@ -1,5 +1,6 @@
 """The policy: what becomes of bad boxes, sizes and files, and what is said about it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,9 @@ def test_a_split_is_found_under_its_usual_other_names_where_that_is_unambiguous(
 def test_a_dataset_without_images_or_classes_is_refused() -> None:
     with pytest.raises(DataError, match="no usable image"):
         Dataset("d", "train", ["a"], [1], [], [])
+
+
+def test_the_documented_policy_is_the_one_in_force() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (fix|drop|refuse) \|", text, re.MULTILINE))
+    assert rows == Policy().model_dump()
