@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from workbench.detectors.base import Detector
 from workbench.detectors.storage import read_tensors
@@ -31,7 +32,7 @@ def save_checkpoint(
     methods: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average | None,
-    scaler: torch.amp.GradScaler | None,
+    scaler: GradScaler | None,
     state: dict[str, Any],
 ) -> None:
     """Writes the checkpoint after ``step`` steps into a temporary folder and renames it into place.
@@ -79,7 +80,7 @@ def load_checkpoint(
     methods: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Average | None,
-    scaler: torch.amp.GradScaler | None,
+    scaler: GradScaler | None,
 ) -> dict[str, Any]:
     """Restores what ``save_checkpoint`` wrote; returns the trainer's own state.
 

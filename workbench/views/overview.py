@@ -178,8 +178,8 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
             position = terms.index(term) if term in terms else len(COLOURS) - 1
             values = metrics[["step", name]].dropna()
             figure.add_scatter(
-                x=values["step"], y=values[name] * (100 if prefix == "share/" else 1), name=plain(term), legendgroup=str(position), mode="lines",
-                showlegend=term in terms and term not in seen,
+                x=values["step"], y=values[name] * (100 if prefix == "share/" else 1), name=plain(term), mode="lines",
+                legendgroup=str(position), showlegend=term in terms and term not in seen,
                 line={"color": COLOURS[position % len(COLOURS)], "dash": DASHES[position // len(COLOURS) % len(DASHES)], "width": 1.5},
                 hovertemplate=f"{plain(term)}<br>step %{{x}}: %{{y:.4g}}<extra>{plain(title)}</extra>", row=row, col=column,
             )  # fmt: skip
