@@ -103,7 +103,7 @@ def demo(
     _use_root(runs)
     with console_watch(console) as watch:
         table = run_demo(seed, quick, jobs, watch)
-    _print_frame(table, json_path)
+    _print_summary(table, json_path)
     if quick:
         console.print("--quick: short schedules. These numbers are not to be quoted.")
     if serve:
@@ -138,7 +138,7 @@ def compare(
     rows = plan(path, chosen, range(first_seed, first_seed + seeds), wanted)
     with console_watch(console) as watch:
         execute(rows, jobs, overrides or (), data, device, watch)
-    _print_frame(compare_rows(rows), json_path)
+    _print_summary(compare_rows(rows), json_path)
 
 
 @app.command()
@@ -207,17 +207,14 @@ def runs_list(runs: Root = None, json_path: Json = None) -> None:
     from workbench.runs import list_runs
 
     _use_root(runs)
-    _show_runs([found.name for found in list_runs()], json_path)
+    _print_rows([_status(run) for run in list_runs()], json_path)
 
 
 @runs_app.command("show")
 def runs_show(name: str, runs: Root = None, json_path: Json = None) -> None:
     """Everything known of one run."""
-    from workbench.analysis.summary import summarise
-    from workbench.runs import Run
-
     _use_root(runs)
-    _print_rows([{"what": key, "value": value} for key, value in summarise(Run.open(name)).items()], json_path)
+    _show_runs([name], json_path)
 
 
 @runs_app.command("rm")
@@ -273,6 +270,12 @@ def convert(
     console.print(Text(f"{convert_file(source, out)} tensors written to {out}"))
 
 
+def _status(run: Any) -> dict[str, Any]:
+    last = (run.evaluations() or [{}])[-1]
+    state = "running" if run.is_running() else run.info().get("state")
+    return {"run": run.name, "state": state, "split": last.get("split"), "step": last.get("step"), "AP": last.get("coco", {}).get("ap")}
+
+
 def _serve(port: int) -> None:
     from workbench.serve import serve
 
@@ -290,13 +293,25 @@ def _show_runs(names: list[str], json_path: Path | None) -> None:
     from workbench.analysis.summary import table
     from workbench.runs import Run
 
-    _print_frame(table([Run.open(name) for name in names]), json_path)
+    _print_summary(table([Run.open(name) for name in names]), json_path)
 
 
-def _print_frame(frame: Any, json_path: Path | None) -> None:
-    import pandas as pd
+def _print_summary(frame: Any, json_path: Path | None) -> None:
+    """A summary with one column per run: it has more numbers than a terminal has width."""
+    import json
 
-    _print_rows(frame.astype(object).where(pd.notna(frame), None).to_dict("records"), json_path)
+    from workbench.analysis.markdown import as_shown
+    from workbench.files import write_json
+
+    headings, cells = as_shown(frame)
+    shown = Table(show_header=False, box=None, pad_edge=False)
+    for _ in range(len(cells) + 1):
+        shown.add_column(overflow="fold")
+    for index, heading in enumerate(headings):
+        shown.add_row(Text(heading, style="bold"), *(Text(row[index]) for row in cells))
+    console.print(shown if cells else "nothing yet")
+    if json_path is not None:
+        write_json(json_path, json.loads(frame.to_json(orient="records")))
 
 
 def _print_rows(rows: list[dict[str, Any]], json_path: Path | None) -> None:

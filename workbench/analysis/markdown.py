@@ -22,14 +22,20 @@ def markdown(table: pd.DataFrame) -> str:
 
     Columns that are empty in every row are left out.
     """
+    headings, cells = as_shown(table, plain_text)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *cells])
+
+
+def as_shown(table: pd.DataFrame, text: Callable[[Any], str] = str) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells as a person reads them; columns that are empty in every row are left out.
+
+    Args:
+        table: of ``analysis.summary.table``.
+        text: makes a name from data fit for where it is shown.
+    """
     rows = table.to_dict("records")
-    columns = [column for column in _columns(table) if any(_cell(column, row) != "-" for row in rows)]
-    lines = [
-        [column.heading for column in columns],
-        ["---"] * len(columns),
-        *([_cell(column, row) for column in columns] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    columns = [column for column in _columns(table, text) if any(_cell(column, row) != "-" for row in rows)]
+    return [column.heading for column in columns], [[_cell(column, row) for column in columns] for row in rows]
 
 
 def plain_text(value: Any) -> str:
@@ -37,18 +43,18 @@ def plain_text(value: Any) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _columns(table: pd.DataFrame) -> list[_Column]:
+def _columns(table: pd.DataFrame, text: Callable[[Any], str]) -> list[_Column]:
     classes = [name for name in table.columns if name.startswith("ap ")]
     return [
-        _Column("recipe", ("recipe",), plain_text),
-        _Column("arm", ("arm",), plain_text),
+        _Column("recipe", ("recipe",), text),
+        _Column("arm", ("arm",), text),
         _Column("seed", ("seed",), str),
-        _Column("schedule", ("schedule",), plain_text),
+        _Column("schedule", ("schedule",), text),
         _Column("steps", ("steps",), "{:,}".format),
         _Column("AP", ("ap",), _percent),
         _Column("AP50", ("ap50",), _percent),
         _Column("AP75", ("ap75",), _percent),
-        *(_Column(f"AP {plain_text(name.removeprefix('ap '))}", (name,), _percent) for name in classes),
+        *(_Column(f"AP {text(name.removeprefix('ap '))}", (name,), _percent) for name in classes),
         _Column("churn between evaluations (n)", ("churn", "churn_n"), _percent),
         _Column("IS", ("instability",), "{:.2f}".format),
         _Column("IS of its maximum", ("instability_normalised",), _percent),
