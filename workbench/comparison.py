@@ -141,8 +141,7 @@ def _steps(row: Row, rows: Sequence[Row]) -> int | None:
         return None
     spent = baseline.timings()[-1]
     timings = arm.timings()
-    total = recipe_of(row.recipe, row.arm).train.steps
-    if not timings or timings[-1]["step"] < ENOUGH * min(total, baseline.timings()[-1]["step"]):
+    if not timings or timings[-1]["step"] < ENOUGH * spent["step"]:
         return None
     kind = "cpu" if str(baseline.info().get("device")) == "cpu" else "wall"
     return max(int(spent[kind] / (timings[-1][kind] / timings[-1]["step"])), 1)
@@ -156,10 +155,10 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
         command += ["--group", row.schedule]
         if row.arm != DISTILLED or row.arm in load_recipe(row.recipe).arms:
             command += ["--arm", row.arm]
-        if steps:
-            command += ["--set", f"train.steps={steps}"]
         for override in overrides:
             command += ["--set", override]
+        if steps:
+            command += ["--set", f"train.steps={steps}"]
         if data is not None:
             command += ["--data", data]
     command += ["--device", device, "--plain"]

@@ -213,8 +213,9 @@ class Trainer:
         with self._averaged():
             line = self.evaluator.evaluate(self.setup.val, "val", step)
         append_line(self.run.evaluations_path, line)
-        if self.config.keep == "best" and line["coco"]["ap"] > self.best[0]:
-            self.best = (line["coco"]["ap"], step)
+        ap = line["coco"]["ap"] or 0.0
+        if self.config.keep == "best" and ap > self.best[0]:
+            self.best = (ap, step)
             self.run.update_info(best_step=step)
         self.listener.on_evaluation(line)
 
