@@ -125,15 +125,15 @@ def compare(
     json_path: Json = None,
 ) -> None:
     """Train arms times seeds of a recipe and print them side by side; finished runs are kept."""
-    from workbench.comparison import BASELINE, DISTILLED, compare_rows, execute, plan
+    from workbench.comparison import compare_rows, execute, plan
     from workbench.config import load_recipe
     from workbench.progress import console_watch
     from workbench.training.launch import recipe_path
 
     _use_root(runs)
     path = recipe_path(recipe)
-    known = [arm for arm in load_recipe(path).arms if arm != BASELINE]
-    chosen = arms.split(",") if arms else [BASELINE, DISTILLED, *known]
+    base = load_recipe(path)
+    chosen = arms.split(",") if arms else list(dict.fromkeys([*base.arms, base.own_arm]))
     wanted = [arm for arm in equal_compute.split(",") if arm]
     rows = plan(path, chosen, range(first_seed, first_seed + seeds), wanted)
     with console_watch(console) as watch:

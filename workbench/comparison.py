@@ -15,7 +15,6 @@ from workbench.config import Recipe, load_recipe
 from workbench.errors import RunError
 from workbench.runs import Run, runs_root
 
-DISTILLED = "distilled"
 BASELINE = "undistilled"
 EQUAL_STEPS = "equal steps"
 EQUAL_COMPUTE = "equal compute"
@@ -28,7 +27,7 @@ class Row:
     """One run of a comparison.
 
     Attributes:
-        arm: of the recipe; ``distilled`` is the recipe as written.
+        arm: of the recipe, or what the recipe itself is: distilled, or undistilled where it has no methods.
         seed: of initialisation and data order.
         schedule: equal steps, or equal compute: shortened to the baseline's process seconds, with its own full schedule.
     """
@@ -59,9 +58,9 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
 
 
 def recipe_of(path: Path, arm: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of an arm; ``distilled`` is the recipe as written unless it has an arm of that name."""
+    """The recipe of an arm; the recipe as written is the arm ``distilled``, or ``undistilled`` where it has no methods."""
     base = load_recipe(path, overrides)
-    return base if arm == DISTILLED and arm not in base.arms else load_recipe(path, overrides, arm)
+    return base if arm == base.own_arm and arm not in base.arms else load_recipe(path, overrides, arm)
 
 
 def state(row: Row, root: Path | None = None) -> str:
@@ -153,7 +152,8 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
     else:
         command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
         command += ["--group", row.schedule]
-        if row.arm != DISTILLED or row.arm in load_recipe(row.recipe).arms:
+        base = load_recipe(row.recipe)
+        if row.arm != base.own_arm or row.arm in base.arms:
             command += ["--arm", row.arm]
         for override in overrides:
             command += ["--set", override]

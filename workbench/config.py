@@ -148,6 +148,11 @@ class Recipe(BaseModel):
             raise ValueError("methods need a teacher: add 'teacher:' with a checkpoint or a recipe")
         return self
 
+    @property
+    def own_arm(self) -> str:
+        """Name of the arm that the recipe itself is, without any of ``arms``."""
+        return "distilled" if self.methods else "undistilled"
+
     def hash(self) -> str:
         """Hash of what decides a result but for the seed and the place of the data; the key of a committed table."""
         values = self.model_dump(mode="json", exclude={"seed": True, "note": True, "data": {"path"}, "train": {"workers"}})

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from workbench.comparison import BASELINE, DISTILLED, compare_rows, execute, plan
+from workbench.comparison import BASELINE, compare_rows, execute, plan
 from workbench.runs import Run
 from workbench.training.launch import recipe_path
 
+DISTILLED = "distilled"
 QUICK = ("train.steps=240", "train.evaluate_every=60", "train.checkpoint_every=120", "data.options.val=100", "data.options.test=100")
 
 

@@ -66,7 +66,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         WorkbenchError: anything a user can mend; the run directory is not made when it is found before training.
     """
     torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
-    name = launch.name or "-".join(filter(None, [recipe.name, launch.arm, f"seed{recipe.seed}"]))
+    name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
     if (runs_root() / name / "run.json").exists():
         raise RunError(f"run '{name}' exists in {runs_root()}. Resume it with 'workbench run --resume {name}', remove it with "
                        f"'workbench runs rm {name}', or choose another --name.")
@@ -123,7 +123,7 @@ def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | 
     if recipe.data.path is not None:
         overrides.append(f"data.path={recipe.data.path}")
     teacher_recipe = load_recipe(path if path.is_file() else recipe_path(recipe.teacher.recipe), overrides)
-    name = f"{teacher_recipe.name}-seed{teacher_recipe.seed}"
+    name = f"{teacher_recipe.name}-{teacher_recipe.own_arm}-seed{teacher_recipe.seed}"
     if (runs_root() / name / "run.json").exists():
         if Run.open(name).info().get("state") != "done":
             listener.on_message(f"going on with the teacher's run '{name}'")
@@ -140,7 +140,7 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
     return {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_hash": recipe.hash(),
-        "group": {"recipe": recipe.name, "arm": launch.arm or "distilled", "seed": recipe.seed, "schedule": launch.group},
+        "group": {"recipe": recipe.name, "arm": launch.arm or recipe.own_arm, "seed": recipe.seed, "schedule": launch.group},
         "commit": code_commit(),
         "libraries": libraries,
         "python": platform.python_version(),
