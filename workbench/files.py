@@ -30,11 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        _settle(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -66,8 +62,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for file_path in temporary.iterdir():
-            with open(file_path, "rb") as file:
-                os.fsync(file.fileno())
+            _settle(file_path)
         sync_folder(temporary)
         if path.exists():
             os.replace(path, old)
@@ -80,6 +75,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(path: Path) -> None:
+    """Brings a file to the disk with the permissions any new file of this user has; temporary and safetensors files begin as 0600."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def sync_folder(folder: Path) -> None:

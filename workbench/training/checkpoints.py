@@ -4,20 +4,20 @@
 being optimised, adapters, optimiser moments, random generators, loss scaler, averaged weights.
 """
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from workbench.detectors.base import Detector
 from workbench.detectors.storage import read_tensors
-from workbench.errors import CheckpointError, RunError
-from workbench.files import read_json, sync_folder, write_json, write_text
+from workbench.errors import CheckpointError, RunError, WorkbenchError
+from workbench.files import read_json, replacing_folder, write_json, write_text
 from workbench.runs import Run
 from workbench.training.optim import Average
 
@@ -40,37 +40,27 @@ def save_checkpoint(
     Raises:
         RunError: the disk is full or the folder cannot be written; earlier checkpoints stay.
     """
-    final = run.checkpoint_path(step)
-    temporary = final.with_name(f".{final.name}.partial")
+    tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
+    tensors |= {f"methods.{k}": v for k, v in methods.state_dict().items()}
+    tensors |= _optimizer_tensors(optimizer)
+    tensors |= {f"rng.cuda.{i}": v for i, v in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if average is not None:
+        tensors |= {f"average.{k}": v for k, v in average.values.items()}
+        average.swap(student)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
-        tensors |= {f"methods.{k}": v for k, v in methods.state_dict().items()}
-        tensors |= _optimizer_tensors(optimizer)
-        tensors |= {f"rng.cuda.{i}": v for i, v in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if average is not None:
-            tensors |= {f"average.{k}": v for k, v in average.values.items()}
-            average.swap(student)
-        student.save(temporary)
-        if average is not None:
-            average.swap(student)
-        # clones, because tied weights share memory and safetensors stores each tensor once
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary / TRAINER_TENSORS)
-        write_json(temporary / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
-        write_text(temporary / "DONE", f"{step}\n")
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        sync_folder(final.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"cannot write checkpoint {final}: {error.strerror or error}. Earlier checkpoints are kept; free space, then "
+        with replacing_folder(run.checkpoint_path(step)) as folder:
+            student.save(folder)
+            # clones, because tied weights share memory and safetensors stores each tensor once
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, folder / TRAINER_TENSORS)
+            write_json(folder / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
+            write_text(folder / "DONE", f"{step}\n")
+    except (WorkbenchError, SafetensorError) as error:
+        raise RunError(f"cannot write the checkpoint of step {step}: {error} Earlier checkpoints are kept; free space, then "
                        f"'workbench run --resume {run.name}'.") from error
+    finally:
+        if average is not None:
+            average.swap(student)
 
 
 def load_checkpoint(
