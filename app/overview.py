@@ -1,12 +1,28 @@
 """Runs side by side: the summary table, AP beside match stability, results by arm and seed, and the terms of one run."""
 
+from typing import Any
+from urllib.parse import quote
+
 import pandas as pd
 import shared
 import streamlit as st
 
 from workbench.views import overview as views
+from workbench.views.summary import Column, readable
 
 REFRESH_SECONDS = 5
+
+
+def column_config(columns: dict[str, Column]) -> dict[str, Any]:
+    """Headings, formats and help of the summary table."""
+    links = {"images": st.column_config.LinkColumn("images", help="The image page of this run.", display_text="open")}
+    return links | {
+        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run")
+        if column.digits is None
+        else st.column_config.NumberColumn(column.title, help=column.meaning, format=f"%.{column.digits}f")
+        for name, column in columns.items()
+    }
+
 
 entries = {entry.run.name: entry for entry in shared.usable_runs()}
 names = list(entries)
@@ -27,7 +43,17 @@ def body() -> None:
     for name in chosen:
         if entries[name].error:
             shared.banner("error", "A run failed", f"{name}: {entries[name].error}")
-    points = pd.concat([shared.progress(str(entries[name].run.path), shared.run_stamp(entries[name].run)) for name in chosen])
+    runs = [entries[name].run for name in chosen]
+    stamps = tuple(shared.run_stamp(run) for run in runs)
+    table = shared.summary(tuple(str(run.path) for run in runs), stamps)
+    frame, columns = readable(table)
+    # links lead to the image page with that run
+    frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
+    st.dataframe(frame, key="summary", hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
+    left, right = st.columns([12, 1], vertical_alignment="center")
+    left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it.")
+    right.download_button("CSV", table.to_csv(index=False), "runs.csv", "text/csv", icon=":material/download:", width="stretch")
+    points = pd.concat([shared.progress(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
     st.plotly_chart(views.progress_figure(points, chosen), key="progress")
     st.caption(views.PROGRESS_CAPTION)
     left, right = st.columns(2, gap="medium")
@@ -39,8 +65,8 @@ def body() -> None:
         st.caption(views.RESULTS_CAPTION if len(results) else "No run of these has finished yet.")
     with right:
         st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([shared.layers(str(entries[name].run.path), shared.run_stamp(entries[name].run)) for name in chosen])
-        st.plotly_chart(views.layers_figure(layers, chosen), key="layers")
+        layers = pd.concat([shared.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
+        st.plotly_chart(views.layers_figure(layers, chosen).update_layout(showlegend=False), key="layers")
         st.caption(views.LAYERS_CAPTION)
     st.markdown("**Training**")
     shared.choose("training", chosen, chosen[-1])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from workbench.analysis.summary import table
 from workbench.cache.queries import TEACHER_STEP, read_queries
 from workbench.cache.states import read_masks
 from workbench.datasets import Dataset
@@ -111,8 +112,8 @@ def image_masks(run_path: str, image_id: int, key: tuple[tuple[str, int], ...]) 
 
 
 def run_stamp(run: Run) -> tuple[tuple[str, int], ...]:
-    """Changes with every evaluation of a run."""
-    return stamp(run.evaluations_path, *(run.queries_path(VALIDATION, step) for step in run.query_steps(VALIDATION)))
+    """Changes with every evaluation of a run, and with its state."""
+    return stamp(run.info_path, run.evaluations_path, *(run.queries_path(VALIDATION, step) for step in run.query_steps(VALIDATION)))
 
 
 @st.cache_data(max_entries=256, show_spinner="Reading the queries ...")
@@ -125,3 +126,9 @@ def progress(run_path: str, key: tuple[tuple[str, int], ...]) -> pd.DataFrame:
 def layers(run_path: str, key: tuple[tuple[str, int], ...]) -> pd.DataFrame:
     """Stability of a run between decoder layers."""
     return layer_points(Run(Path(run_path)))
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
+def summary(run_paths: tuple[str, ...], key: tuple[tuple[tuple[str, int], ...], ...]) -> pd.DataFrame:
+    """The summary table of some runs and their teachers."""
+    return table([Run(Path(path)) for path in run_paths], with_teacher=True)

@@ -40,9 +40,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """How a list names it."""
-        place = "" if self.state == "done" else f" · {self.state} {self.step}/{self.steps}"
-        return f"{self.recipe} · {self.arm} · seed {self.seed} · {self.schedule}{place}  ({self.run.name})"
+        """How a list names it: with its state unless it is done."""
+        return self.run.name if self.state == "done" else f"{self.run.name} · {self.state} {self.step}/{self.steps}"
 
 
 def catalog(root: Path) -> list[Entry]:

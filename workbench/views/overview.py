@@ -7,8 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.stability import NEEDED, churn_over_layers, churn_over_steps
-from workbench.cache.queries import read_queries
+from workbench.analysis.derived import match_frame
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import COLOURS, DASHES, plain, quiet, run_style
@@ -49,19 +48,15 @@ def progress_points(run: Run) -> pd.DataFrame:
     """What ``progress_figure`` draws of one run; churn and instability are null where the run kept no queries."""
     lines = [line for line in run.evaluations() if line["split"] == VALIDATION]
     points = pd.DataFrame({"step": [line["step"] for line in lines], "ap": [line["coco"]["ap"] for line in lines]}).astype(float)
-    changes = pd.DataFrame(columns=["step", "churn", "instability", "n"], dtype=float)
-    if run.query_steps(VALIDATION):
-        changes = churn_over_steps(read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED))
-    return points.merge(changes[["step", "churn", "instability", "n"]], on="step", how="left").assign(run=run.name)
+    changes = match_frame(run, "churn_steps").reindex(columns=["step", "churn", "instability", "n"])
+    return points.merge(changes.astype(float), on="step", how="left").assign(run=run.name)
 
 
 def layer_points(run: Run) -> pd.DataFrame:
-    """What ``layers_figure`` draws of one run; empty where it kept no queries."""
-    steps = run.query_steps(VALIDATION)
-    if not steps:
-        return pd.DataFrame(columns=["run", "layer", "churn", "n"])
-    changes = churn_over_layers(read_queries(run, VALIDATION, steps[-1:], NEEDED))
-    return changes.loc[changes["layer"] > 0, ["layer", "churn", "n"]].assign(run=run.name)
+    """What ``layers_figure`` draws of one run, of its last evaluation; empty where it kept no queries."""
+    changes = match_frame(run, "churn_layers").reindex(columns=["step", "layer", "churn", "n"])
+    changes = changes[(changes["step"] == changes["step"].max()) & (changes["layer"] > 0)]
+    return changes[["layer", "churn", "n"]].assign(run=run.name)
 
 
 def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -99,7 +94,7 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     for column, panel in enumerate(PROGRESS, 1):
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
         figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
-    return quiet(figure, 330)
+    return quiet(figure, 320)
 
 
 def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
@@ -123,7 +118,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, 140 + 34 * max(table[["recipe", "arm"]].drop_duplicates().shape[0], 2))
+    return quiet(figure, max(280, 140 + 30 * table[["recipe", "arm"]].drop_duplicates().shape[0]))
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
@@ -144,7 +139,7 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
-    return quiet(figure, 300)
+    return quiet(figure, 280)
 
 
 _TRAINING = (
