@@ -1,0 +1,97 @@
+"""The dashboard as a user has it: a server of its own for each folder of runs, and one Chromium."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app.example_runs import make_hostile_runs, make_runs
+from tests.conftest import ROOT
+
+PATIENCE_MS = 60_000
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[str]:
+    """`workbench app` on a free port; yields its address."""
+    command = [sys.executable, "-m", "workbench", "app", "--port", "8610", "--runs", str(root)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("dashboard: "):
+                break
+        else:
+            pytest.fail("the dashboard did not start:\n" + "".join(lines))
+        yield lines[-1].split()[1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("dashboard") / "runs"
+    make_runs(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def hostile_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    make_hostile_runs(folder / "runs", folder / "data")
+    return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def address(runs_root: Path) -> Iterator[str]:
+    with serving(runs_root) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def hostile_address(hostile_root: Path) -> Iterator[str]:
+    with serving(hostile_root) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def chromium(browser_path: Path) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
+    """Opens an address and waits until Streamlit has run the page; a dialog that a page opens fails the test."""
+    dialogs: list[str] = []
+    with ExitStack() as stack:
+
+        def open_at(url: str) -> Any:
+            context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+            page.goto(url)
+            settle(page)
+            return page
+
+        yield open_at
+    assert dialogs == []
+
+
+def settle(page: Any) -> None:
+    """Waits until the script has run to its end."""
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.wait_for_function("() => !document.querySelector('[data-stale=true]')")

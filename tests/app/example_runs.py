@@ -1,0 +1,77 @@
+"""Small real runs for the tests of the dashboard: trained for a few dozen steps by the project's own loop."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workbench.config import load_recipe
+from workbench.datasets.coco import write_coco
+from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.runs import Run
+from workbench.training.launch import Launch, recipe_path, start
+
+# What a careless page would render: HTML, markdown, a formula, a plotly template, a Streamlit directive.
+HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "**bold** $x^2$", ":red[red] %{x} _a_")
+HOSTILE_RUN = "<img src=x onerror=alert(3)> **bold** $x$ :red[r]"
+SMALL = ("train.steps=30", "train.evaluate_every=10", "train.checkpoint_every=30", "train.batch_size=4", "data.test=null")
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
+    def on_evaluation(self, line: dict[str, Any]) -> None: ...
+    def on_message(self, text: str) -> None: ...
+
+
+@contextmanager
+def runs_in(root: Path) -> Iterator[None]:
+    before = os.environ.get("WORKBENCH_RUNS")
+    os.environ["WORKBENCH_RUNS"] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORKBENCH_RUNS"]
+        else:
+            os.environ["WORKBENCH_RUNS"] = before
+
+
+def train(root: Path, recipe: str, name: str, *overrides: str, arm: str | None = None) -> Run:
+    path = recipe_path(recipe)
+    with runs_in(root):
+        return start(load_recipe(path, [*SMALL, *overrides], arm), Launch(name=name, arm=arm, device="cpu"), Silent(), path.parent)
+
+
+def make_runs(root: Path) -> None:
+    """A teacher and two students of it, on six validation images of the embedded data."""
+    data = ("data.options.train=16", "data.options.val=6")
+    train(root, "shapes_teacher", "tiny-teacher", *data)
+    for seed in (0, 1):
+        train(root, "shapes", f"student-seed{seed}", *data, "teacher.checkpoint=tiny-teacher", f"seed={seed}", arm="undistilled")
+
+
+def make_hostile_runs(root: Path, data: Path) -> None:
+    """One run on data whose class names are markup, in a folder whose name is, beside runs that cannot be shown."""
+    for split in ("train", "val"):
+        file = write_coco(generate_shapes(ShapesConfig(train=8, val=4), split), data)
+        annotations = json.loads(file.read_text())
+        for category, name in zip(annotations["categories"], HOSTILE_CLASSES, strict=True):
+            category["name"] = name
+        file.write_text(json.dumps(annotations))
+    own = (f"data.path={data}", "data.format=coco", "train.steps=20")
+    train(root, "shapes_teacher", "tiny-teacher", *own)
+    run = train(root, "shapes", "hostile", *own, "teacher.checkpoint=tiny-teacher", arm="undistilled")
+    run.path.rename(root / HOSTILE_RUN)
+    change_info(shutil.copytree(root / "tiny-teacher", root / "of-another-version"), format_version=99)
+    (shutil.copytree(root / "tiny-teacher", root / "garbled") / "run.json").write_text('{"format_version": 1, "gro')
+    shutil.rmtree(shutil.copytree(root / "tiny-teacher", root / "without-queries") / "queries")
+
+
+def change_info(folder: Path, **changes: Any) -> None:
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,0 +1,59 @@
+"""Pictures of the dashboard for the README: python -m tests.app.screenshot RUNS [FOLDER], by default into docs/images."""
+
+import argparse
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from tests.app.conftest import PATIENCE_MS, serving, settle
+from workbench.cache.queries import TEACHER_STEP
+from workbench.cache.states import masked_images, read_masks
+from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.views.catalog import VALIDATION, catalog
+
+WIDTH = 1400
+HEIGHTS = {"overview": 1010, "image": 860}
+
+
+def take(root: Path, folder: Path, image: int = 1) -> list[Path]:
+    """Takes both pages; the image page of the distilled run of the first comparison in ``root``, with its teacher's selection mask.
+
+    Args:
+        root: of the runs.
+        folder: for the pictures.
+        image: position in the validation split.
+    """
+    from playwright.sync_api import sync_playwright
+
+    browser_path = find_browser()
+    if browser_path is None:
+        raise SystemExit(HOW_TO_GET_A_BROWSER)
+    usable = [entry for entry in catalog(root) if not entry.problem and entry.run.query_steps(VALIDATION)]
+    distilled = next((entry for entry in usable if entry.arm == "distilled"), usable[-1])
+    some_image = masked_images(distilled.run, VALIDATION, TEACHER_STEP)[0]
+    layer, level = max(read_masks(distilled.run, VALIDATION, TEACHER_STEP, some_image))
+    state = {"run": distilled.run.name, "image": image, "mask": f"layer {layer}, level {level}"}
+    paths = {"overview": "/", "image": f"/image?{urllib.parse.urlencode(state)}"}
+    folder.mkdir(parents=True, exist_ok=True)
+    with serving(root) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+        for name, path in paths.items():
+            page: Any = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light")
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(address + path)
+            settle(page)
+            page.wait_for_selector(".js-plotly-plot .main-svg")
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(1500)
+            page.screenshot(path=folder / f"{name}.png")
+        browser.close()
+    return [folder / f"{name}.png" for name in paths]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/images"))
+    parser.add_argument("--image", type=int, default=1)
+    arguments = parser.parse_args()
+    take(arguments.runs, arguments.folder, arguments.image)

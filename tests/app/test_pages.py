@@ -1,0 +1,196 @@
+"""Both pages in Chromium, on runs trained by the project's own loop."""
+
+import json
+import re
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.app.conftest import serving, settle
+from tests.app.example_runs import HOSTILE_CLASSES, HOSTILE_RUN
+from workbench.analysis.summary import table
+from workbench.cache.queries import read_queries
+from workbench.runs import Run, list_runs
+
+pytestmark = pytest.mark.browser
+OpenPage = Callable[[str], Any]
+PICTURE = ".js-plotly-plot image"
+
+
+def shown_table(page: Any) -> list[list[str]]:
+    """Cells of the first table; Streamlit draws on a canvas that holds them as a table for screen readers."""
+    page.wait_for_selector("[data-testid=stDataFrame] canvas table", state="attached")
+    grid = page.locator("[data-testid=stDataFrame]").first.locator("canvas table").first
+    return grid.evaluate("table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))")
+
+
+def chart_count(page: Any) -> int:
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    return page.locator(".js-plotly-plot").count()
+
+
+def exceptions(page: Any) -> int:
+    return page.locator("[data-testid=stException]").count()
+
+
+def picture(page: Any) -> str:
+    """The pixels on screen, as the address of the embedded image."""
+    page.wait_for_selector(PICTURE)
+    return page.locator(PICTURE).first.evaluate("image => image.href.baseVal")
+
+
+def query(url: str) -> dict[str, list[str]]:
+    return urllib.parse.parse_qs(urllib.parse.urlparse(url).query)
+
+
+def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page: OpenPage):
+    page = open_page(f"{address}/?run=student-seed0&run=student-seed1")
+    assert chart_count(page) == 4
+    assert exceptions(page) == 0
+    assert page.locator(".legendtext").all_text_contents()[:2] == ["student-seed0", "student-seed1"]
+
+
+def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_root: Path, open_page: OpenPage):
+    header, *rows = shown_table(open_page(f"{address}/?run=student-seed0&run=student-seed1"))
+    runs = [Run(runs_root / name) for name in ("student-seed0", "student-seed1")]
+    assert [row[header.index("run")] for row in rows] == ["tiny-teacher", "student-seed0", "student-seed1"]
+    for row, run, numbers in zip(rows[1:], runs, table(runs).to_dict("records"), strict=True):
+        shown = dict(zip(header, row, strict=True))
+        assert shown["seed"] == str(run.info()["seed"])
+        assert float(shown["AP"]) == pytest.approx(100 * run.evaluations()[-1]["coco"]["ap"])
+        assert float(shown["churn"]) == pytest.approx(100 * numbers["churn"])
+        assert float(shown["IS"]) == pytest.approx(numbers["instability"])
+        assert float(shown["agreement"]) == pytest.approx(100 * numbers["agreement"])
+        assert float(shown["quality"]) == pytest.approx(numbers["quality"])
+        assert float(shown["n churn"]) == numbers["churn_n"]
+
+
+def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: Path, open_page: OpenPage):
+    page = open_page(f"{address}/image?run=student-seed0&score=0")
+    assert chart_count(page) == 1
+    assert exceptions(page) == 0
+    assert picture(page).startswith("data:image/png;base64,")
+    assert page.locator(".legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
+    header, *rows = shown_table(page)
+    assert header[:3] == ["student", "class", "score"]
+    run = Run(runs_root / "student-seed0")
+    queries = read_queries(run, "val", [30], where="image_id = 1 and layer = 1 and model = 'student'").sort_values("score", ascending=False)
+    for row, expected in zip(rows, queries.to_dict("records"), strict=False):
+        shown = dict(zip(header, row, strict=True))
+        assert (int(shown["student"]), int(shown["teacher"])) == (expected["query"], expected["mate"])
+        assert float(shown["L1"]) == pytest.approx(expected["mate_cost_bbox"], abs=1e-6)
+
+
+def test_another_image_changes_the_picture_and_the_address(address: str, open_page: OpenPage):
+    page = open_page(f"{address}/image?run=student-seed0")
+    first = picture(page)
+    page.get_by_test_id("stNumberInputStepUp").click()
+    page.wait_for_url(re.compile(r"[?&]image=2(&|$)"))
+    page.wait_for_function(f"before => document.querySelector('{PICTURE}').href.baseVal !== before", arg=first)
+
+
+def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):
+    page = open_page(f"{address}/image?run=student-seed0&score=0&image=3")
+    assert query(page.url)["layer"] == ["1"]
+    last = shown_table(page)
+    page.get_by_role("combobox", name="Layer").click()
+    page.get_by_role("option", name="0", exact=True).click()
+    page.wait_for_url(re.compile(r"[?&]layer=0(&|$)"))
+    settle(page)
+    assert shown_table(page) != last
+
+
+def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
+    link = f"{address}/image?run=student-seed1&step=20&image=4&layer=0&score=0.05&mask=layer+3%2C+level+0&opacity=0.5"
+    first, second = open_page(link), open_page(link)
+    assert query(first.url) == query(second.url) == query(link)
+    assert picture(first) == picture(second)
+    assert shown_table(first) == shown_table(second)
+    assert "mask" in first.locator(".legendtext").all_text_contents()
+    assert picture(open_page(link.replace("image=4", "image=5"))) != picture(first)
+
+
+def test_a_link_with_values_that_are_not_there_opens_a_view_that_is(address: str, open_page: OpenPage):
+    page = open_page(f"{address}/image?run=../../etc&step=7&image=99999&layer=x&score=nan&mask=9&opacity=-1")
+    assert exceptions(page) == 0
+    assert picture(page).startswith("data:image/png;base64,")
+    asked = query(page.url)
+    assert (asked["image"], asked["score"], asked["mask"]) == (["1"], ["0.3"], ["off"])
+    assert asked["run"] != ["../../etc"]
+
+
+def test_every_run_of_the_folder_is_offered(address: str, runs_root: Path, open_page: OpenPage):
+    page = open_page(f"{address}/image")
+    page.get_by_role("combobox", name="Run").click()
+    page.wait_for_selector("[role=option]")
+    assert sorted(page.get_by_role("option").all_text_contents()) == sorted(run.name for run in list_runs(runs_root))
+
+
+def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: str, open_page: OpenPage):
+    run = urllib.parse.quote(HOSTILE_RUN)
+    overview = open_page(f"{hostile_address}/?run={run}")
+    header, *rows = shown_table(overview)
+    assert HOSTILE_RUN in rows[-1]
+    # cells outside the window are not in the table for screen readers
+    assert {title for title in header if title.startswith("AP ")} & {f"AP {name}" for name in HOSTILE_CLASSES}
+    assert overview.locator(".legendtext").first.text_content() == HOSTILE_RUN
+    image = open_page(f"{hostile_address}/image?run={run}&score=0")
+    classes = {cell for row in shown_table(image) for cell in row} & set(HOSTILE_CLASSES)
+    drawn = " ".join(image.locator(".js-plotly-plot text").all_text_contents())
+    assert classes
+    assert all(name in drawn for name in classes)
+    for page in (overview, image):
+        assert exceptions(page) == 0
+        assert page.locator("img[src=x], .katex").count() == 0
+        assert "bold" not in page.locator("strong, em").all_text_contents()
+
+
+def test_runs_that_cannot_be_shown_are_named_and_the_others_are_shown(hostile_address: str, open_page: OpenPage):
+    page = open_page(f"{hostile_address}/?run=tiny-teacher&run=without-queries")
+    assert exceptions(page) == 0
+    assert chart_count(page) == 4
+    text = page.locator("[data-testid=stMain]").inner_text()
+    assert "of-another-version: format version 99; this workbench reads 1" in text
+    assert "garbled: " in text
+    _, *rows = shown_table(page)
+    assert {row[0] for row in rows} >= {"tiny-teacher", "without-queries"}
+
+
+def test_a_run_in_progress_is_shown_with_what_it_has_and_again_when_there_is_more(runs_root: Path, tmp_path: Path, open_page: OpenPage):
+    source = Run(runs_root / "student-seed0")
+    info = {key: value for key, value in source.info().items() if key not in ("format_version", "created")}
+    run = Run.create("in-progress", {**info, "state": "running"}, tmp_path)
+    with run.locked(), serving(tmp_path) as address:
+        page = open_page(address)
+        assert exceptions(page) == 0
+        assert "in-progress · running 0/30" in page.locator("[data-testid=stMultiSelect]").inner_text()
+        assert exceptions(open_page(f"{address}/image")) == 0
+        run.metrics_path.write_text(source.metrics_path.read_text())
+        line = source.evaluations()[0]
+        run.evaluations_path.write_text(json.dumps({**line, "coco": {**line["coco"], "ap": 0.123}}) + "\n")
+        page.wait_for_function("() => document.querySelector('[data-testid=stDataFrame] canvas table')?.textContent.includes('12.3')")
+        assert exceptions(page) == 0
+
+
+def test_an_empty_folder_says_how_to_make_a_run(tmp_path: Path, open_page: OpenPage):
+    with serving(tmp_path / "none") as address:
+        for path in ("/", "/image"):
+            page = open_page(address + path)
+            text = page.locator("[data-testid=stMain]").inner_text()
+            assert "No runs yet" in text
+            assert "workbench demo" in text
+            assert exceptions(page) == 0
+
+
+def test_the_server_listens_on_the_loopback_address_alone_and_ends_with_its_parent(runs_root: Path):
+    def listening(port: int | None) -> set[str]:
+        return {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+
+    with serving(runs_root) as address:
+        port = urllib.parse.urlparse(address).port
+        assert listening(port) == {"127.0.0.1"}
+    assert listening(port) == set()

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import RunError
+from workbench.runs import Run
+from workbench.views.catalog import catalog, open_data
+
+
+def make(root: Path, name: str, arm: str = "distilled", seed: int = 0, schedule: str = "equal steps", **info) -> Run:
+    group = {"recipe": "shapes", "arm": arm, "seed": seed, "schedule": schedule}
+    return Run.create(name, {"group": group, "recipe": {"train": {"steps": 100}}, "state": "done", **info}, root)
+
+
+def test_runs_of_a_comparison_stand_together_baseline_first(tmp_path: Path):
+    make(tmp_path, "a", arm="distilled", schedule="equal compute")
+    make(tmp_path, "b", arm="distilled")
+    make(tmp_path, "c", arm="undistilled")
+    make(tmp_path, "d", arm="undistilled", seed=1)
+    make(tmp_path, "e", arm="uniform")
+    assert [entry.run.name for entry in catalog(tmp_path)] == ["c", "b", "e", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"format_version": 1, "gro', "not valid JSON"),
+        ('{"format_version": 2}', "format version 2; this workbench reads 1"),
+        ('{"format_version": 1}', "group"),
+        ("[]", "run.json"),
+        ("null", "run.json"),
+    ],
+)
+def test_a_run_that_cannot_be_shown_says_why_and_hides_no_other(tmp_path: Path, content: str, problem: str):
+    make(tmp_path, "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text(content)
+    good, bad = catalog(tmp_path)
+    assert (good.run.name, good.problem) == ("good", "")
+    assert problem in bad.problem
+
+
+def test_broken_metrics_are_a_problem_of_their_run(tmp_path: Path):
+    make(tmp_path, "a").metrics_path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    assert "line 2" in catalog(tmp_path)[0].problem
+
+
+def test_a_run_that_is_being_written_is_running_one_that_was_killed_has_stopped(tmp_path: Path):
+    run = make(tmp_path, "a", state="running")
+    run.metrics_path.write_text(json.dumps({"step": 30}) + "\n")
+    with run.locked():
+        assert catalog(tmp_path)[0].title == "a · running 30/100"
+    assert catalog(tmp_path)[0].state == "stopped"
+    run.update_info(state="failed", error="no space left")
+    assert (catalog(tmp_path)[0].state, catalog(tmp_path)[0].error) == ("failed", "no space left")
+
+
+def test_a_folder_that_is_not_there_or_holds_other_things_has_no_runs(tmp_path: Path):
+    assert catalog(tmp_path / "none") == []
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    assert catalog(tmp_path) == []
+
+
+def test_the_data_of_a_run_is_opened_with_its_options_and_refused_when_its_classes_changed(tmp_path: Path):
+    data = {"path": "shapes", "format": "auto", "val": "test", "policy": {}, "options": {"test": 3}}
+    info = {"recipe": {"data": data}, "classes": ["circle", "square", "triangle", "cross"]}
+    assert (len(open_data(info)), open_data(info).split) == (3, "test")
+    with pytest.raises(RunError, match="other classes"):
+        open_data({**info, "classes": ["circle"]})

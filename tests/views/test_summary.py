@@ -1,0 +1,36 @@
+import pandas as pd
+import pytest
+
+from workbench.views.summary import COLUMNS, readable
+
+KNOWN = {"run": "a", "arm": "distilled", "seed": 0, "ap": 0.4321, "ap cat": 0.5, "churn": 0.25, "churn_n": 40, "parameters": 130158,
+         "flops": 42349056, "agreement": None, "compute_seconds": 61.0, "commit": "abc"}  # fmt: skip
+TABLE = pd.DataFrame([KNOWN, {**dict.fromkeys(KNOWN), "run": "b", "arm": "teacher"}], dtype=object)
+
+
+def test_numbers_are_in_the_units_of_their_headings():
+    frame, shown = readable(TABLE)
+    first = frame.iloc[0]
+    assert (first["ap"], first["ap cat"], first["churn"], first["churn_n"]) == (43.21, 50, 25, 40)
+    assert (first["parameters"], first["flops"]) == pytest.approx((130.158, 0.042349056))
+    assert shown["ap cat"].title == "AP cat"
+    assert all(column.meaning.endswith(".") for column in shown.values())
+
+
+def test_what_is_not_known_stays_empty_and_a_column_of_nothing_is_left_out():
+    frame, shown = readable(TABLE)
+    assert frame.iloc[1][["seed", "ap", "churn"]].isna().all()
+    assert "agreement" not in frame
+    assert list(frame.columns) == list(shown)
+    assert list(readable(TABLE[["run", "ap"]].iloc[1:])[0].columns) == ["run", "ap"]
+
+
+def test_a_class_called_like_a_column_or_with_braces_is_shown_under_its_own_name():
+    table = TABLE[["run", "ap"]].assign(**{"ap {0}": 0.1, "ap 50": 0.2})
+    _, shown = readable(table)
+    assert [column.title for column in shown.values()] == ["run", "AP", "AP {0}", "AP 50"]
+
+
+def test_every_summary_column_that_is_an_estimate_has_its_n():
+    for name in ("churn", "layers_churn", "agreement", "quality"):
+        assert f"{name}_n" in COLUMNS
