@@ -1,7 +1,9 @@
 """What every test shares: one thread, no network, a runs folder of its own, the real data and the browser where they are."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch: two busy processes with two threads each are many times slower than with one.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -44,6 +46,17 @@ def browser_path() -> Path:
     browser = find_browser()
     assert browser is not None, HOW_TO_GET_A_BROWSER
     return browser
+
+
+@pytest.fixture(scope="session")
+def chromium(browser_path: Path) -> Iterator[Any]:
+    """A running browser of playwright; one for all tests of a process, because playwright allows no second one beside it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

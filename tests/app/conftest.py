@@ -61,16 +61,6 @@ def hostile_address(hostile_root: Path) -> Iterator[str]:
         yield where
 
 
-@pytest.fixture(scope="session")
-def chromium(browser_path: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
     """Opens an address and waits until Streamlit has run the page; a dialog that a page opens fails the test."""

@@ -17,7 +17,7 @@ from workbench.training.launch import Launch, recipe_path, start
 # What a careless page would render: HTML, markdown, a formula, a plotly template, a Streamlit directive.
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "**bold** $x^2$", ":red[red] %{x} _a_")
 HOSTILE_RUN = "<img src=x onerror=alert(3)> **bold** $x$ :red[r]"
-SMALL = ("train.steps=30", "train.evaluate_every=10", "train.checkpoint_every=30", "train.batch_size=4", "data.test=null")
+SMALL = ("train.steps=30", "train.evaluate_every=10", "train.checkpoint_every=30", "train.batch_size=4")
 
 
 class Silent:
@@ -48,11 +48,11 @@ def train(root: Path, recipe: str, name: str, *overrides: str, arm: str | None =
 
 
 def make_runs(root: Path) -> None:
-    """A teacher and two students of it, on six validation images of the embedded data."""
-    data = ("data.options.train=16", "data.options.val=6")
-    train(root, "shapes_teacher", "tiny-teacher", *data)
-    for seed in (0, 1):
-        train(root, "shapes", f"student-seed{seed}", *data, "teacher.checkpoint=tiny-teacher", f"seed={seed}", arm="undistilled")
+    """Two students of the embedded teacher, and one run without a teacher, on six validation images of the embedded data."""
+    data = ("data.options.train=16", "data.options.val=6", "data.options.test=6")
+    train(root, "shapes", "undistilled", *data, arm="undistilled")
+    train(root, "shapes", "distilled", *data)
+    train(root, "shapes_teacher", "tiny-teacher", *data, "data.test=null", "train.steps=10")
 
 
 def make_hostile_runs(root: Path, data: Path) -> None:
@@ -63,7 +63,7 @@ def make_hostile_runs(root: Path, data: Path) -> None:
         for category, name in zip(annotations["categories"], HOSTILE_CLASSES, strict=True):
             category["name"] = name
         file.write_text(json.dumps(annotations))
-    own = (f"data.path={data}", "data.format=coco", "train.steps=20")
+    own = (f"data.path={data}", "data.format=coco", "data.test=null", "train.steps=20")
     train(root, "shapes_teacher", "tiny-teacher", *own)
     run = train(root, "shapes", "hostile", *own, "teacher.checkpoint=tiny-teacher", arm="undistilled")
     run.path.rename(root / HOSTILE_RUN)

@@ -15,45 +15,50 @@ WIDTH = 1400
 HEIGHTS = {"overview": 1010, "image": 860}
 
 
-def take(root: Path, folder: Path, image: int = 1) -> list[Path]:
+def take(browser: Any, root: Path, folder: Path, image: int = 1) -> list[Path]:
     """Takes both pages; the image page of the distilled run of the first comparison in ``root``, with its teacher's selection mask.
 
     Args:
+        browser: of playwright.
         root: of the runs.
         folder: for the pictures.
         image: position in the validation split.
     """
-    from playwright.sync_api import sync_playwright
-
-    browser_path = find_browser()
-    if browser_path is None:
-        raise SystemExit(HOW_TO_GET_A_BROWSER)
-    usable = [entry for entry in catalog(root) if not entry.problem and entry.run.query_steps(VALIDATION)]
+    usable = [entry for entry in catalog(root) if not entry.problem and masked_images(entry.run, VALIDATION, TEACHER_STEP)]
     distilled = next((entry for entry in usable if entry.arm == "distilled"), usable[-1])
     some_image = masked_images(distilled.run, VALIDATION, TEACHER_STEP)[0]
     layer, level = max(read_masks(distilled.run, VALIDATION, TEACHER_STEP, some_image))
     state = {"run": distilled.run.name, "image": image, "mask": f"layer {layer}, level {level}"}
     paths = {"overview": "/", "image": f"/image?{urllib.parse.urlencode(state)}"}
     folder.mkdir(parents=True, exist_ok=True)
-    with serving(root) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+    with serving(root) as address:
         for name, path in paths.items():
             page: Any = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light")
             page.set_default_timeout(PATIENCE_MS)
             page.goto(address + path)
             settle(page)
             page.wait_for_selector(".js-plotly-plot .main-svg")
-            page.mouse.move(0, 0)
-            page.wait_for_timeout(1500)
+            page.wait_for_timeout(1500)  # animations end
             page.screenshot(path=folder / f"{name}.png")
-        browser.close()
+            page.close()
     return [folder / f"{name}.png" for name in paths]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/images"))
-    parser.add_argument("--image", type=int, default=1)
+    parser.add_argument("--image", type=int, default=1, help="Position in the validation split.")
     arguments = parser.parse_args()
-    take(arguments.runs, arguments.folder, arguments.image)
+    executable = find_browser()
+    if executable is None:
+        raise SystemExit(HOW_TO_GET_A_BROWSER)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(executable), args=["--no-sandbox"])
+        take(browser, arguments.runs, arguments.folder, arguments.image)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,8 +36,8 @@ def copied(source: Path, folder: Path) -> Path:
 def test_a_comparison_is_chosen_at_first_and_written_into_the_address(page):
     test = page("overview")
     assert not test.exception
-    assert test.multiselect[0].value == ["student-seed0"]  # the first recipe and seed
-    assert test.query_params["run"] == "student-seed0"
+    assert test.multiselect[0].value == ["undistilled", "distilled"]  # one recipe and seed, the baseline first
+    assert test.query_params["run"] == ["undistilled", "distilled"]
 
 
 def test_choosing_nothing_asks_for_a_choice(page):
@@ -48,8 +48,8 @@ def test_choosing_nothing_asks_for_a_choice(page):
 
 
 def test_the_address_wins_over_the_defaults_and_nonsense_in_it_does_not(page):
-    test = page("image", run="student-seed1", step="10", image="3", layer="0", score="0.5")
-    assert [box.value for box in test.selectbox[:3]] == ["student-seed1", 10, 0]
+    test = page("image", run="distilled", step="10", image="3", layer="0", score="0.5")
+    assert [box.value for box in test.selectbox[:3]] == ["distilled", 10, 0]
     assert test.number_input[0].value == 3
     nonsense = page("image", run="/etc/passwd", step="-1", image="1e9", layer="?", score="inf", opacity="nan", mask="<b>")
     assert not nonsense.exception
@@ -59,9 +59,9 @@ def test_the_address_wins_over_the_defaults_and_nonsense_in_it_does_not(page):
 
 def test_another_run_keeps_what_it_has_too_and_replaces_what_it_lacks(page, runs_root: Path, tmp_path: Path):
     root = copied(runs_root, tmp_path / "copy")
-    shutil.rmtree(root / "student-seed1" / "queries" / "split=val" / "step=20")
-    test = page("image", root, run="student-seed0", step="20", image="4")
-    test.selectbox[0].set_value("student-seed1").run()
+    shutil.rmtree(root / "distilled" / "queries" / "split=val" / "step=20")
+    test = page("image", root, run="undistilled", step="20", image="4")
+    test.selectbox[0].set_value("distilled").run()
     assert not test.exception
     assert test.selectbox[1].value == 30
     assert test.number_input[0].value == 4
@@ -69,11 +69,11 @@ def test_another_run_keeps_what_it_has_too_and_replaces_what_it_lacks(page, runs
 
 def test_data_that_is_gone_is_a_banner_and_no_traceback(page, runs_root: Path, tmp_path: Path):
     root = copied(runs_root, tmp_path / "copy")
-    info = json.loads((root / "student-seed0" / "run.json").read_text())
+    info = json.loads((root / "undistilled" / "run.json").read_text())
     info["recipe"]["data"] |= {"path": str(tmp_path / "gone"), "format": "coco"}
     info["dataset_hash"] = "of the data that is gone"
-    (root / "student-seed0" / "run.json").write_text(json.dumps(info))
-    test = page("image", root, run="student-seed0")
+    (root / "undistilled" / "run.json").write_text(json.dumps(info))
+    test = page("image", root, run="undistilled")
     assert not test.exception
     assert [error.value for error in test.error] == ["This image cannot be shown"]
     assert any("gone" in text.value for text in test.text)
@@ -97,12 +97,12 @@ def test_runs_without_any_evaluation_say_so(page, runs_root: Path, tmp_path: Pat
 
 def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_path: Path):
     root = copied(runs_root, tmp_path / "copy")
-    info = json.loads((root / "student-seed0" / "run.json").read_text())
-    (root / "student-seed0" / "run.json").write_text(json.dumps({**info, "state": "failed", "error": "<b>**NaN**</b> in layer 1"}))
+    info = json.loads((root / "undistilled" / "run.json").read_text())
+    (root / "undistilled" / "run.json").write_text(json.dumps({**info, "state": "failed", "error": "<b>**NaN**</b> in layer 1"}))
     test = page("overview", root)
     assert not test.exception
     assert [error.value for error in test.error] == ["A run failed"]
-    assert any(text.value == "student-seed0: <b>**NaN**</b> in layer 1" for text in test.text)
+    assert any(text.value == "undistilled: <b>**NaN**</b> in layer 1" for text in test.text)
     assert not any("<b>" in markdown.value for markdown in test.markdown)
 
 

@@ -48,16 +48,19 @@ def query(url: str) -> dict[str, list[str]]:
 
 
 def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page: OpenPage):
-    page = open_page(f"{address}/?run=student-seed0&run=student-seed1")
+    page = open_page(f"{address}/?run=undistilled&run=distilled")
     assert chart_count(page) == 4
     assert exceptions(page) == 0
-    assert page.locator(".legendtext").all_text_contents()[:2] == ["student-seed0", "student-seed1"]
+    assert page.locator(".legendtext").all_text_contents()[:2] == ["undistilled", "distilled"]
 
 
 def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_root: Path, open_page: OpenPage):
-    header, *rows = shown_table(open_page(f"{address}/?run=student-seed0&run=student-seed1"))
-    runs = [Run(runs_root / name) for name in ("student-seed0", "student-seed1")]
-    assert [row[header.index("run")] for row in rows] == ["tiny-teacher", "student-seed0", "student-seed1"]
+    header, *rows = shown_table(open_page(f"{address}/?run=undistilled&run=distilled"))
+    teacher = dict(zip(header, rows[0], strict=True))
+    runs = [Run(runs_root / name) for name in ("undistilled", "distilled")]
+    assert [row[header.index("run")] for row in rows] == ["shapes_teacher", "undistilled", "distilled"]
+    assert float(teacher["AP"]) == pytest.approx(100 * runs[1].evaluations()[-1]["teacher"]["coco"]["ap"])
+    assert float(teacher["AP"]) > 40
     for row, run, numbers in zip(rows[1:], runs, table(runs).to_dict("records"), strict=True):
         shown = dict(zip(header, row, strict=True))
         assert shown["seed"] == str(run.info()["seed"])
@@ -70,14 +73,14 @@ def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_roo
 
 
 def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: Path, open_page: OpenPage):
-    page = open_page(f"{address}/image?run=student-seed0&score=0")
+    page = open_page(f"{address}/image?run=undistilled&score=0")
     assert chart_count(page) == 1
     assert exceptions(page) == 0
     assert picture(page).startswith("data:image/png;base64,")
     assert page.locator(".legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
     header, *rows = shown_table(page)
     assert header[:3] == ["student", "class", "score"]
-    run = Run(runs_root / "student-seed0")
+    run = Run(runs_root / "undistilled")
     queries = read_queries(run, "val", [30], where="image_id = 1 and layer = 1 and model = 'student'").sort_values("score", ascending=False)
     for row, expected in zip(rows, queries.to_dict("records"), strict=False):
         shown = dict(zip(header, row, strict=True))
@@ -86,7 +89,7 @@ def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: 
 
 
 def test_another_image_changes_the_picture_and_the_address(address: str, open_page: OpenPage):
-    page = open_page(f"{address}/image?run=student-seed0")
+    page = open_page(f"{address}/image?run=undistilled")
     first = picture(page)
     page.get_by_test_id("stNumberInputStepUp").click()
     page.wait_for_url(re.compile(r"[?&]image=2(&|$)"))
@@ -94,7 +97,7 @@ def test_another_image_changes_the_picture_and_the_address(address: str, open_pa
 
 
 def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):
-    page = open_page(f"{address}/image?run=student-seed0&score=0&image=3")
+    page = open_page(f"{address}/image?run=undistilled&score=0&image=3")
     assert query(page.url)["layer"] == ["1"]
     last = shown_table(page)
     page.get_by_role("combobox", name="Layer").click()
@@ -105,7 +108,7 @@ def test_another_layer_changes_the_mates_and_the_address(address: str, open_page
 
 
 def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
-    link = f"{address}/image?run=student-seed1&step=20&image=4&layer=0&score=0.05&mask=layer+3%2C+level+0&opacity=0.5"
+    link = f"{address}/image?run=distilled&step=20&image=4&layer=0&score=0.05&mask=layer+3%2C+level+0&opacity=0.5"
     first, second = open_page(link), open_page(link)
     assert query(first.url) == query(second.url) == query(link)
     assert picture(first) == picture(second)
@@ -161,7 +164,7 @@ def test_runs_that_cannot_be_shown_are_named_and_the_others_are_shown(hostile_ad
 
 
 def test_a_run_in_progress_is_shown_with_what_it_has_and_again_when_there_is_more(runs_root: Path, tmp_path: Path, open_page: OpenPage):
-    source = Run(runs_root / "student-seed0")
+    source = Run(runs_root / "undistilled")
     info = {key: value for key, value in source.info().items() if key not in ("format_version", "created")}
     run = Run.create("in-progress", {**info, "state": "running"}, tmp_path)
     with run.locked(), serving(tmp_path) as address:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -27,24 +28,20 @@ def test_twenty_eight_runs_differ_in_colour_or_dash():
 
 
 @pytest.mark.browser
-def test_hostile_names_are_drawn_by_plotly_as_their_characters(browser_path: Path, tmp_path: Path):
-    from playwright.sync_api import sync_playwright
-
+def test_hostile_names_are_drawn_by_plotly_as_their_characters(chromium: Any, tmp_path: Path):
     figure = go.Figure()
     for name in HOSTILE:
         figure.add_scatter(x=[1], y=[1], name=plain(name), showlegend=True)
     page_file = tmp_path / "figure.html"
     figure.write_html(page_file, include_plotlyjs=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 900, "height": 700})
-        alerts: list[str] = []
-        page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
-        page.goto(page_file.as_uri())
-        page.wait_for_selector(".legendtext")
-        shown = page.eval_on_selector_all(".legendtext", "nodes => nodes.map(node => node.textContent)")
-        images = page.eval_on_selector_all("img", "nodes => nodes.length")
-        browser.close()
+    page = chromium.new_page(viewport={"width": 900, "height": 700})
+    alerts: list[str] = []
+    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    page.goto(page_file.as_uri())
+    page.wait_for_selector(".legendtext")
+    shown = page.eval_on_selector_all(".legendtext", "nodes => nodes.map(node => node.textContent)")
+    images = page.eval_on_selector_all("img", "nodes => nodes.length")
+    page.close()
     assert shown == HOSTILE, json.dumps(shown)
     assert images == 0
     assert alerts == []
