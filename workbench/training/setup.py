@@ -26,15 +26,16 @@ class FrozenTeacher(nn.Module):
     Args:
         detector: the teacher.
         student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
+        own_spec: how it wants them; None: as it says itself.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, detector: Detector, student_spec: InputSpec):
+    def __init__(self, detector: Detector, student_spec: InputSpec, own_spec: InputSpec | None = None):
         super().__init__()
         self.detector = detector.eval().requires_grad_(False)
-        own, other = detector.spec, student_spec
+        own, other = own_spec or detector.spec, student_spec
         self.same = own.mean == other.mean and own.std == other.std
         scale = torch.tensor(other.std) / torch.tensor(own.std)
         shift = (torch.tensor(other.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)

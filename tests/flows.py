@@ -1,0 +1,69 @@
+"""Experiments of seconds, as a user would start them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.examples import SMALL
+from workbench.config import Recipe, merge, parse_recipe
+from workbench.files import read_json, write_json
+from workbench.share import share_path
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"path": "shapes", "options": {"train": 16, "val": 8, "test": 8}},
+    "student": {"family": "deformable_detr", **SMALL},
+    "train": {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "evaluate_every": 2, "checkpoint_every": 2, "log_every": 1},
+}  # fmt: skip
+DISTILLED: dict[str, Any] = {
+    "teacher": {"checkpoint": "shapes_teacher"},
+    "methods": [{"method": "detrdistill", "balance": {"logits_positive": 0.3, "logits_negative": 0.1, "features": 1.0}}],
+    "arms": {"undistilled": {"methods": []}},
+}
+
+
+class Silent:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.steps: list[int] = []
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
+        self.steps.append(step)
+
+    def on_evaluation(self, line: dict[str, Any]) -> None:
+        pass
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def tiny_recipe(*changes: dict[str, Any]) -> Recipe:
+    """The tiny recipe with mappings merged into it."""
+    return parse_recipe(_merged(*changes), "tiny")
+
+
+def write_recipe(folder: Path, *changes: dict[str, Any]) -> Path:
+    """The same as a file."""
+    values = _merged(*changes)
+    path = folder / f"{values['name']}.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def teacher_copy(folder: Path, **changes: Any) -> Path:
+    """The embedded teacher with ``changes`` to its workbench.json."""
+    target = folder / "teacher"
+    shutil.copytree(share_path("data") / "shapes_teacher", target)
+    write_json(target / "workbench.json", read_json(target / "workbench.json") | changes)
+    return target
+
+
+def _merged(*changes: dict[str, Any]) -> dict[str, Any]:
+    values = TINY
+    for change in changes:
+        values = merge(values, change)
+    return values
