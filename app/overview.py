@@ -66,7 +66,7 @@ def body() -> None:
     with right:
         st.markdown("**Churn between decoder layers**")
         layers = pd.concat([shared.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
-        st.plotly_chart(views.layers_figure(layers, chosen).update_layout(showlegend=False), key="layers")
+        st.plotly_chart(views.layers_figure(layers, chosen), key="layers")
         st.caption(views.LAYERS_CAPTION)
     st.markdown("**Training**")
     shared.choose("training", chosen, chosen[-1])

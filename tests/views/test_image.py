@@ -85,6 +85,7 @@ def test_class_names_never_reach_plotly_as_markup():
 def test_an_image_without_targets_queries_or_teacher_is_drawn():
     figure = image_figure(PIXELS, record((), ()), CLASSES, STUDENT[:0], TEACHER[:0], 0.3)
     assert figure.layout.images
+    assert [len(t.x) for t in figure.data if t.showlegend is not False] == [1, 1, 1, 1]  # plotly keeps no empty trace in the legend
     assert len(mate_table(STUDENT, TEACHER[:0], CLASSES, 0.3)) == 0
     assert len(target_table(record((), ()), CLASSES, STUDENT[:0], TEACHER[:0])) == 0
 

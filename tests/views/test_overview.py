@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.views.overview import layers_figure, progress_figure, results_figure, training_figure
-from workbench.views.style import run_style
+from workbench.views.style import GREY, run_style
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 RUNS = ["base", HOSTILE]
@@ -41,8 +41,9 @@ def test_steps_of_all_panels_move_together_and_axes_name_their_units():
 
 
 def test_names_of_runs_never_reach_plotly_as_markup():
-    table = pd.DataFrame({"run": RUNS, "recipe": RUNS, "arm": RUNS, "seed": 0, "schedule": "equal steps", "split": "test", "ap": 0.5})
-    layers = pd.DataFrame([{"run": r, "layer": 1, "churn": 0.5, "n": 3} for r in RUNS])
+    table = pd.DataFrame({"run": RUNS, "recipe": RUNS, "arm": RUNS, "seed": 0, "schedule": "equal steps"})
+    table = table.assign(split="test", ap=0.5, teacher_ap=None)
+    layers = pd.DataFrame([{"run": r, "layer": 1, "churn": 0.5, "n": 3, "model": "student"} for r in RUNS])
     metrics = pd.DataFrame({"step": [1, 2], f"raw/{HOSTILE}": [1.0, 2.0]})
     for figure in (progress_figure(points(), RUNS), results_figure(table, RUNS), layers_figure(layers, RUNS), training_figure(metrics)):
         assert "<img" not in figure.to_json().replace("\\u003c", "<")
@@ -50,20 +51,29 @@ def test_names_of_runs_never_reach_plotly_as_markup():
 
 def test_equal_steps_and_equal_compute_have_marks_of_their_own():
     rows = [("base", "undistilled", 0, "equal steps", 0.4), (HOSTILE, "distilled", 0, "equal compute", 0.5)]
-    table = pd.DataFrame(rows, columns=["run", "arm", "seed", "schedule", "ap"]).assign(recipe="shapes", split="test")
+    table = pd.DataFrame(rows, columns=["run", "arm", "seed", "schedule", "ap"]).assign(recipe="shapes", split="test", teacher_ap=0.6)
     figure = results_figure(table, RUNS)
     assert [trace.name for trace in figure.data] == ["equal steps", "equal compute"]
     assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
     assert list(figure.data[1].x) == [50.0]
     assert list(figure.data[1].y) == ["distilled"]
     assert figure.layout.xaxis.title.text == "AP (%), test split"
+    assert [line.x0 for line in figure.layout.shapes] == [60.0]  # one teacher for both
 
 
 def test_layers_are_named_by_the_two_they_lie_between():
-    layers = pd.DataFrame([{"run": "base", "layer": layer, "churn": 0.1 * layer, "n": 9} for layer in (1, 2)])
+    layers = pd.DataFrame([{"run": "base", "model": "student", "layer": layer, "churn": 0.1 * layer, "n": 9} for layer in (1, 2)])
     figure = layers_figure(layers, ["base"])
     assert list(figure.layout.xaxis.ticktext) == ["0 to 1", "1 to 2"]
     assert np.allclose(figure.data[0].y, [10, 20])
+
+
+def test_runs_of_one_teacher_show_it_once_in_grey():
+    rows = [(run, "student", 1) for run in RUNS] + [("big", "teacher", 1), ("big", "teacher", 2)] * 2
+    figure = layers_figure(pd.DataFrame(rows, columns=["run", "model", "layer"]).assign(churn=0.5, n=9), RUNS)
+    teacher = figure.data[-1]
+    assert len(figure.data) == 3
+    assert (teacher.name, teacher.line.color, list(teacher.x)) == ("teacher big", GREY, [1, 2])
 
 
 def test_a_run_without_distillation_has_no_empty_panels():

@@ -192,7 +192,12 @@ def _add_boxes(
 
 
 def _broken(lines: np.ndarray) -> np.ndarray:
-    """``[N, P, 2]`` polylines as one path with gaps, ``[N * (P + 1), 2]``: one trace draws them all."""
+    """``[N, P, 2]`` polylines as one path with gaps, ``[N * (P + 1), 2]``: one trace draws them all.
+
+    Without any it is one gap, because plotly leaves a trace without points out of the legend.
+    """
+    if not len(lines):
+        return np.full((1, 2), np.nan)
     return np.concatenate([lines, np.full((len(lines), 1, 2), np.nan)], axis=1).reshape(-1, 2)
 
 

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.derived import match_frame
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION, Entry
-from workbench.views.style import COLOURS, DASHES, plain, quiet, run_style
+from workbench.views.style import GREY, plain, quiet, run_style
 
 PROGRESS_CAPTION = (
     "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
@@ -53,10 +53,13 @@ def progress_points(run: Run) -> pd.DataFrame:
 
 
 def layer_points(run: Run) -> pd.DataFrame:
-    """What ``layers_figure`` draws of one run, of its last evaluation; empty where it kept no queries."""
-    changes = match_frame(run, "churn_layers").reindex(columns=["step", "layer", "churn", "n"])
-    changes = changes[(changes["step"] == changes["step"].max()) & (changes["layer"] > 0)]
-    return changes[["layer", "churn", "n"]].assign(run=run.name)
+    """What ``layers_figure`` draws of one run, of its last evaluation, and of its teacher; empty where it kept no queries."""
+    frames: list[pd.DataFrame] = []
+    for name, model, title in (("churn_layers", "student", run.name), ("teacher_churn_layers", "teacher", str(run.info().get("teacher")))):
+        changes = match_frame(run, name).reindex(columns=["step", "layer", "churn", "n"])
+        changes = changes[(changes["step"] == changes["step"].max()) & (changes["layer"] > 0)]
+        frames.append(changes[["layer", "churn", "n"]].assign(run=title, model=model))
+    return pd.concat(frames, ignore_index=True)
 
 
 def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -65,8 +68,9 @@ def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
     for entry in entries:
         for line in entry.run.evaluations() if entry.state == "done" else []:
             rows.append({"run": entry.run.name, "recipe": entry.recipe, "arm": entry.arm, "seed": entry.seed, "schedule": entry.schedule,
-                         "split": line["split"], "ap": line["coco"]["ap"]})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["run", "recipe", "arm", "seed", "schedule", "split", "ap"])
+                         "split": line["split"], "ap": line["coco"]["ap"],
+                         "teacher_ap": line.get("teacher", {}).get("coco", {}).get("ap")})  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "recipe", "arm", "seed", "schedule", "split", "ap", "teacher_ap"])
     split = "test" if set(frame["run"]) == set(frame.loc[frame["split"] == "test", "run"]) else VALIDATION
     return frame[frame["split"] == split].drop_duplicates("run", keep="last")
 
@@ -101,41 +105,50 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """AP of finished runs, one row per arm, one mark per seed, circles at equal steps and diamonds at equal compute.
 
     Args:
-        table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` (0..1).
+        table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` and ``teacher_ap``
+            (0..1; the teacher's on the same split, null where it was not measured), drawn as a line.
         runs: order of the colours, as in ``progress_figure``.
     """
     figure = go.Figure()
     several = table["recipe"].nunique() > 1
     for schedule, symbol in (("equal steps", "circle"), ("equal compute", "diamond-open")):
         own = table[table["schedule"] == schedule]
+        if own.empty:
+            continue
         rows = own.to_dict("records")
         arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in rows]
         figure.add_scatter(
-            x=own["ap"] * 100, y=arms, mode="markers", name=schedule,
+            x=own["ap"] * 100, y=arms, mode="markers", name=schedule, showlegend=True,
             marker={"symbol": symbol, "size": 11, "color": [run_style(list(runs).index(run))[0] for run in own["run"]], "line_width": 2},
             text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in rows],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
+    for ap in sorted(set(table["teacher_ap"].dropna())):
+        label = {"text": "teacher", "font_size": 11, "font_color": GREY}
+        figure.add_vline(100 * ap, line={"color": GREY, "dash": "dot", "width": 1.5}, annotation=label, annotation_position="top left")
     figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     return quiet(figure, max(280, 140 + 30 * table[["recipe", "arm"]].drop_duplicates().shape[0]))
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
-    """Churn between decoder layers at the last evaluation.
+    """Churn between decoder layers at the last evaluation; teachers in grey.
 
     Args:
-        points: rows of ``layer_points``: ``run``, ``layer`` (between the one before and it), ``churn`` (0..1), ``n`` targets.
+        points: rows of ``layer_points``: ``run``, ``model``, ``layer`` (between the one before and it), ``churn`` (0..1), ``n`` targets.
         runs: order of the colours, as in ``progress_figure``.
     """
     figure = go.Figure()
     layers = sorted(points["layer"].unique())
-    for position, run in enumerate(runs):
-        own = points[points["run"] == run].dropna(subset=["churn"]).sort_values("layer")
+    students, teachers = points[points["model"] == "student"], points[points["model"] == "teacher"].drop_duplicates(["run", "layer"])
+    drawn = [(plain(run), students[students["run"] == run], *run_style(position)) for position, run in enumerate(runs)]
+    drawn += [(f"teacher {plain(run)}", own, GREY, "dot") for run, own in teachers.groupby("run")]
+    for name, own, colour, dash in drawn:
+        own = own.dropna(subset=["churn"]).sort_values("layer")
         figure.add_scatter(
-            x=own["layer"], y=own["churn"] * 100, name=plain(run), mode="lines+markers", marker={"size": 8},
-            line={"color": run_style(position)[0], "dash": run_style(position)[1], "width": 1.8},
-            customdata=own["n"], hovertemplate=f"{plain(run)}<br>layer %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
+            x=own["layer"], y=own["churn"] * 100, name=name, mode="lines+markers", marker={"size": 8},
+            line={"color": colour, "dash": dash, "width": 1.8}, showlegend=True, customdata=own["n"],
+            hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
@@ -170,12 +183,13 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
         row, column = index // columns + 1, index % columns + 1
         for name in names:
             term = name.partition("/")[2] or name
-            position = terms.index(term) if term in terms else len(COLOURS) - 1
+            position = terms.index(term) if term in terms else 0
+            colour, dash = run_style(position) if term in terms else (GREY, "solid")
             values = metrics[["step", name]].dropna()
             figure.add_scatter(
                 x=values["step"], y=values[name] * (100 if prefix == "share/" else 1), name=plain(term), mode="lines",
                 legendgroup=str(position), showlegend=term in terms and term not in seen,
-                line={"color": COLOURS[position % len(COLOURS)], "dash": DASHES[position // len(COLOURS) % len(DASHES)], "width": 1.5},
+                line={"color": colour, "dash": dash, "width": 1.5},
                 hovertemplate=f"{plain(term)}<br>step %{{x}}: %{{y:.4g}}<extra>{plain(title)}</extra>", row=row, col=column,
             )  # fmt: skip
             seen.add(term)

@@ -5,7 +5,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 # Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which is lost on a dark page, and yellow, lost on a white one.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#8C8C8C"  # of what is no run: teachers, references
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
 AXIS = "rgba(128,128,128,0.55)"
