@@ -54,9 +54,10 @@ def progress_points(run: Run) -> pd.DataFrame:
 
 def layer_points(run: Run) -> pd.DataFrame:
     """What ``layers_figure`` draws of one run, of its last evaluation, and of its teacher; empty where it kept no queries."""
+    students, teachers = match_frame(run, "churn_layers"), match_frame(run, "teacher_churn_layers")
     frames: list[pd.DataFrame] = []
-    for name, model, title in (("churn_layers", "student", run.name), ("teacher_churn_layers", "teacher", str(run.info().get("teacher")))):
-        changes = match_frame(run, name).reindex(columns=["step", "layer", "churn", "n"])
+    for changes, model, title in ((students, "student", run.name), (teachers, "teacher", str(run.info().get("teacher")))):
+        changes = changes.reindex(columns=["step", "layer", "churn", "n"])
         changes = changes[(changes["step"] == changes["step"].max()) & (changes["layer"] > 0)]
         frames.append(changes[["layer", "churn", "n"]].assign(run=title, model=model))
     return pd.concat(frames, ignore_index=True)
