@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.app.conftest import serving, settle
+from tests.app.conftest import serving
 from tests.app.example_runs import HOSTILE_CLASSES, HOSTILE_RUN
 from workbench.analysis.summary import table
 from workbench.cache.queries import read_queries
@@ -19,13 +19,13 @@ from workbench.runs import Run, list_runs
 pytestmark = pytest.mark.browser
 OpenPage = Callable[[str], Any]
 PICTURE = ".js-plotly-plot image"
+TABLE = "[data-testid=stDataFrame] canvas table"
 
 
 def shown_table(page: Any) -> list[list[str]]:
     """Cells of the first table; Streamlit draws on a canvas that holds them as a table for screen readers."""
-    page.wait_for_selector("[data-testid=stDataFrame] canvas table", state="attached")
-    grid = page.locator("[data-testid=stDataFrame]").first.locator("canvas table").first
-    return grid.evaluate("table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))")
+    page.wait_for_selector(TABLE, state="attached")
+    return page.locator(TABLE).first.evaluate("table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))")
 
 
 def chart_count(page: Any) -> int:
@@ -99,12 +99,12 @@ def test_another_image_changes_the_picture_and_the_address(address: str, open_pa
 def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):
     page = open_page(f"{address}/image?run=undistilled&score=0&image=3")
     assert query(page.url)["layer"] == ["1"]
-    last = shown_table(page)
+    shown_table(page)
+    last = page.locator(TABLE).first.text_content()
     page.get_by_role("combobox", name="Layer").click()
     page.get_by_role("option", name="0", exact=True).click()
     page.wait_for_url(re.compile(r"[?&]layer=0(&|$)"))
-    settle(page)
-    assert shown_table(page) != last
+    page.wait_for_function(f"before => document.querySelector('{TABLE}').textContent !== before", arg=last)
 
 
 def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
@@ -175,7 +175,7 @@ def test_a_run_in_progress_is_shown_with_what_it_has_and_again_when_there_is_mor
         run.metrics_path.write_text(source.metrics_path.read_text())
         line = source.evaluations()[0]
         run.evaluations_path.write_text(json.dumps({**line, "coco": {**line["coco"], "ap": 0.123}}) + "\n")
-        page.wait_for_function("() => document.querySelector('[data-testid=stDataFrame] canvas table')?.textContent.includes('12.3')")
+        page.wait_for_function(f"() => document.querySelector('{TABLE}')?.textContent.includes('12.3')")
         assert exceptions(page) == 0
 
 
