@@ -46,7 +46,7 @@ class EvidenceTable:
 
 TABLES = {
     "shapes_teacher": EvidenceTable("shapes_teacher", (BASELINE,), (), (0, 1)),
-    "shapes": EvidenceTable("shapes", (BASELINE, DISTILLED, "uniform", "features", "logits"), (DISTILLED,)),
+    "shapes": EvidenceTable("shapes", (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
     "bccd_teacher": EvidenceTable("bccd_teacher", (BASELINE,), (), needs_data=True),
     "bccd": EvidenceTable("bccd", (BASELINE, DISTILLED, "uniform"), (DISTILLED,), needs_data=True),
 }
