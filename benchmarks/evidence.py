@@ -48,7 +48,7 @@ TABLES = {
     "shapes_teacher": EvidenceTable("shapes_teacher", (BASELINE,), (), (0, 1)),
     "shapes": EvidenceTable("shapes", (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
     "bccd_teacher": EvidenceTable("bccd_teacher", (BASELINE,), (), needs_data=True),
-    "bccd": EvidenceTable("bccd", (BASELINE, DISTILLED, "uniform"), (DISTILLED,), needs_data=True),
+    "bccd": EvidenceTable("bccd", (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
 }
 
 
