@@ -154,8 +154,11 @@ class Recipe(BaseModel):
         return "distilled" if self.methods else "undistilled"
 
     def hash(self) -> str:
-        """Hash of what decides a result but for the seed and the place of the data; the key of a committed table."""
-        values = self.model_dump(mode="json", exclude={"seed": True, "note": True, "data": {"path"}, "train": {"workers"}})
+        """Hash of what decides a result but for the seed and the place of the data; the key of a committed table.
+
+        ``arms`` are left out: they are other recipes.
+        """
+        values = self.model_dump(mode="json", exclude={"seed": True, "note": True, "arms": True, "data": {"path"}, "train": {"workers"}})
         return hash_json(values)[:16]
 
 
