@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from workbench.errors import WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
                   pretty_exceptions_enable=False)  # fmt: skip
@@ -74,12 +74,16 @@ def run(
     from workbench.training.launch import resume as resume_run
 
     _use_root(runs)
+    given = {"a recipe": recipe, "--arm": arm, "--seed": seed, "--name": name, "--data": data, "--set": overrides}
+    ignored = [what for what, value in given.items() if value is not None]
+    if resume is not None and ignored:
+        raise ConfigError(f"--resume goes on with the run as it was started; leave out {', '.join(ignored)}, or start a new run.")
     launch = Launch(name, arm, group, device, tuple(log or ()))
     with console_listener(console, plain) as listener:
         if resume is not None:
             finished = resume_run(resume, launch, listener)
         elif recipe is None:
-            raise WorkbenchError("give a recipe, or --resume NAME.")
+            raise ConfigError("give a recipe, or --resume NAME.")
         else:
             path = recipe_path(recipe)
             changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]

@@ -45,13 +45,9 @@ class Run:
         Raises:
             RunError: the name is not a plain file name, is taken, or the folder cannot be written.
         """
-        root = root or runs_root()
-        path = _checked(name, root)
-        if (path / "run.json").exists():
-            raise RunError(f"run '{name}' exists in {root}. Resume it with --resume {name}, remove it with "
-                           f"'workbench runs rm {name}', or choose another --name.")
+        path = free_path(name, root)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot create {path}: {error.strerror}. Choose a writable folder with --runs.") from error
         run = cls(path)
@@ -178,6 +174,27 @@ class Run:
         """
         with self.locked():
             shutil.rmtree(self.path)
+
+
+def free_path(name: str, root: Path | None = None) -> Path:
+    """Where a new run of this name goes; makes the folder of runs, so that one which cannot be written shows before training.
+
+    Raises:
+        RunError: the name is not a plain file name or is taken, or the folder cannot be made or written.
+    """
+    root = root or runs_root()
+    path = _checked(name, root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = (path / "run.json").exists()
+    except OSError as error:
+        raise RunError(f"cannot create {root}: {error.strerror}. Choose a writable folder with --runs.") from error
+    if taken:
+        raise RunError(f"run '{name}' exists in {root}. Go on with 'workbench run --resume {name}', remove it with "
+                       f"'workbench runs rm {name}', or choose another --name.")
+    if not os.access(root, os.W_OK):
+        raise RunError(f"cannot write in {root}. Choose a writable folder with --runs.")
+    return path
 
 
 def list_runs(root: Path | None = None) -> list[Run]:

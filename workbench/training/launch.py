@@ -2,19 +2,26 @@
 
 import dataclasses
 import platform
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, load_recipe, parse_recipe
-from workbench.errors import RunError, WorkbenchError
-from workbench.runs import Run, runs_root
+from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
+from workbench.runs import Run, free_path, runs_root
 from workbench.share import code_commit, share_path
 from workbench.training.loop import Listener, Trainer
 from workbench.training.sanity import check_teacher
 from workbench.training.setup import Setup, build
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+# a teacher that a recipe makes is trained on the student's data
+_SHARED_DATA = ("path", "format", "train", "val", "test", "options", "policy")
+_NO_RESULT = ("name", "note", "seed", "data.path", "train.workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +74,12 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     """
     torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
     name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
-    if (runs_root() / name / "run.json").exists():
-        raise RunError(f"run '{name}' exists in {runs_root()}. Resume it with 'workbench run --resume {name}', remove it with "
-                       f"'workbench runs rm {name}', or choose another --name.")
+    free_path(name)
+    _check_trackers(launch.trackers)
     teacher = _teacher(recipe, launch, listener, folder)
     setup = build(recipe, teacher)
+    if isinstance(recipe.teacher, TeacherRecipeConfig) and Run.open(str(teacher)).info().get("dataset_hash") != setup.train.hash():
+        raise RunError(f"the teacher's run '{teacher}' was trained on other data. {_train_again(str(teacher))}")
     for note in setup.notes:
         listener.on_message(note)
     teacher_ap = None
@@ -89,6 +97,7 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
         RunError: it is finished, or being written.
     """
     torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
+    _check_trackers(launch.trackers)
     run = Run.open(name)
     info = run.info()
     if info.get("state") == "done":
@@ -113,25 +122,81 @@ def _train(run: Run, setup: Setup, launch: Launch, listener: Listener) -> Run:
     return run
 
 
+def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path, str] | None:
+    """The recipe that makes a recipe's teacher, on the same data and splits; its folder; the name of the teacher's run.
+
+    Args:
+        recipe: of the student.
+        folder: of the student's recipe file; a teacher recipe is looked for there, then among the shipped ones.
+
+    Returns:
+        None where the teacher is a checkpoint, or there is none.
+    """
+    if not isinstance(recipe.teacher, TeacherRecipeConfig):
+        return None
+    path = (folder or share_path("recipes")) / recipe.teacher.recipe
+    path = path if path.is_file() else recipe_path(recipe.teacher.recipe)
+    made = load_recipe(path, [f"seed={recipe.teacher.seed}"])
+    made = made.model_copy(update={"data": made.data.model_copy(update={key: getattr(recipe.data, key) for key in _SHARED_DATA})})
+    return made, path.parent, f"{made.name}-{made.own_arm}-seed{made.seed}"
+
+
+def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str]:
+    """What decides a result and is not in ``recipe`` as it was when ``run`` was made, like ``train.steps 100, now 200``.
+
+    Args:
+        run: made earlier.
+        recipe: now.
+        but: keys left out.
+    """
+    # keys that a later version added had their defaults
+    before = _flat(parse_recipe(run.info()["recipe"], str(run.info_path)))
+    now = _flat(recipe)
+    keys = [key for key in sorted({*before, *now}) if key not in (*_NO_RESULT, *but) and before.get(key) != now.get(key)]
+    return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from walk(inner, f"{place}.{key}" if place else key)
+        else:
+            yield place, value
+
+    return dict(walk(recipe.model_dump(mode="json", exclude={"arms"}), ""))
+
+
 def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> str | None:
     """Name of the teacher to load; one that a recipe makes is trained first unless it is there."""
-    if recipe.teacher is None or isinstance(recipe.teacher, CheckpointConfig):
-        return recipe.teacher.checkpoint if recipe.teacher else None
-    assert isinstance(recipe.teacher, TeacherRecipeConfig)
-    path = (folder or share_path("recipes")) / recipe.teacher.recipe
-    overrides = [f"seed={recipe.teacher.seed}"]
-    if recipe.data.path is not None:
-        overrides.append(f"data.path={recipe.data.path}")
-    teacher_recipe = load_recipe(path if path.is_file() else recipe_path(recipe.teacher.recipe), overrides)
-    name = f"{teacher_recipe.name}-{teacher_recipe.own_arm}-seed{teacher_recipe.seed}"
+    made = teacher_of(recipe, folder)
+    if made is None:
+        return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
+    teacher_recipe, beside, name = made
     if (runs_root() / name / "run.json").exists():
-        if Run.open(name).info().get("state") != "done":
+        run = Run.open(name)
+        if changes := changes_since(run, teacher_recipe):
+            raise RunError(f"the teacher's run '{name}' was made with another recipe: {'; '.join(changes)}. {_train_again(name)}")
+        if run.info().get("state") != "done":
             listener.on_message(f"going on with the teacher's run '{name}'")
             resume(name, dataclasses.replace(launch, name=None, arm=None), listener)
     else:
         listener.on_message(f"training the teacher first: run '{name}'")
-        start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None), listener, path.parent)
+        start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group="equal steps"), listener, beside)
     return name
+
+
+def _train_again(name: str) -> str:
+    return f"Remove it with 'workbench runs rm {name}' and it is trained again, or name it in the recipe: teacher: {{checkpoint: {name}}}."
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Accelerate leaves out a tracker that is not installed without a word."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--log {name}: unknown; choose from {', '.join(TRACKERS)}.")
+        if find_spec(name) is None:
+            raise MissingExtraError(f"--log {name} needs a package that is not installed: pip install {name}")
 
 
 def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from workbench.config import CheckpointConfig, Recipe
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
+from workbench.datasets.opening import find_format
+from workbench.datasets.reading import match_split
 from workbench.datasets.transforms import Transform
 from workbench.detectors import Detector, InputSpec, family, load_detector
 from workbench.detectors.output import DetectorOutput
@@ -85,6 +87,28 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     return open_dataset(data.path, split, format=data.format, policy=data.policy, **data.options)
 
 
+def _check_splits(recipe: Recipe) -> None:
+    """All splits at once, before the first of them is read.
+
+    Raises:
+        ConfigError: the data lacks one that the recipe asks for; says what to set.
+    """
+    data = recipe.data
+    if data.path is None or data.format == "shapes" or (data.format == "auto" and data.path == "shapes"):
+        return
+    found, root = find_format(Path(data.path), data.format)
+    there = found.splits(root)
+    wanted = {"train": data.train, "val": data.val, "test": data.test}
+    missing = [key for key, split in wanted.items() if split is not None and match_split(split, there) is None]
+    if not missing:
+        return
+    choice = {key: "null" if key == "test" else there[0] if len(there) == 1 else "SPLIT" for key in missing}
+    both = " Training and validation on the same images only show that it runs." if len(there) == 1 else ""
+    raise ConfigError(f"{root} has the splits {', '.join(there) or 'none'}; the recipe asks for "
+                      f"{', '.join(f'{key}: {wanted[key]}' for key in missing)}. Say which to take: "
+                      f"{' '.join(f'--set data.{key}={value}' for key, value in choice.items())}.{both}")
+
+
 def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
     """What a student of this recipe sees."""
     transform = recipe.data.evaluation_transform or recipe.data.transform
@@ -114,7 +138,7 @@ def find_detector(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        known = ", ".join(sorted(p.name for p in share_path("data").glob("*/config.json")))
+        known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
         raise CheckpointError(
             f"no detector '{name}': it is no folder with config.json, no run in {runs_root()}, not embedded"
             f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}."
@@ -155,6 +179,7 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
         WorkbenchError: anything a user can mend.
     """
     notes: list[str] = []
+    _check_splits(recipe)
     train, val = open_split(recipe, recipe.data.train), open_split(recipe, recipe.data.val)
     test = open_split(recipe, recipe.data.test) if recipe.data.test else None
     for other in filter(None, (val, test)):
