@@ -85,9 +85,15 @@ with picture:
     st.plotly_chart(figure, key="figure", config=PLOT)
 with tables:
     st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
-    st.dataframe(mate_table(student, teacher, data.classes, threshold), hide_index=True, key="mates", column_config=MATES, row_height=28)
-    st.caption(CAPTION if len(teacher) else "This run was traced without a teacher: there are no mates.")
-    st.dataframe(target_table(record, data.classes, student, teacher), hide_index=True, key="targets", column_config=TARGETS, row_height=28)
+    if len(teacher):
+        mates = mate_table(student, teacher, data.classes, threshold)
+        st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
+        st.caption(CAPTION)
+    targets = target_table(record, data.classes, student, teacher)
+    if not len(teacher):
+        st.caption("This run was traced without a teacher: there are no mates.")
+        targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
+    st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
     st.caption("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and the IoU of its box.")
 
 shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
