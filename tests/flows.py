@@ -1,12 +1,16 @@
 """Experiments of seconds, as a user would start them."""
 
+import contextlib
+import io
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from tests.examples import SMALL
+from workbench import cli
 from workbench.config import Recipe, merge, parse_recipe
 from workbench.files import read_json, write_json
 from workbench.share import share_path
@@ -22,6 +26,40 @@ DISTILLED: dict[str, Any] = {
     "methods": [{"method": "detrdistill", "balance": {"logits_positive": 0.3, "logits_negative": 0.1, "features": 1.0}}],
     "arms": {"undistilled": {"methods": []}},
 }
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """``workbench ARGUMENTS`` in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["workbench", *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return code, out.getvalue(), err.getvalue()
+
+
+class InProcess:
+    """Stands for ``subprocess.Popen`` of ``python -m workbench ...``: done when it is made, without seconds of imports."""
+
+    started: ClassVar[list[list[str]]] = []
+
+    def __init__(self, arguments: list[str], stdout: Any, **_: Any):
+        assert arguments[:3] == [sys.executable, "-m", "workbench"]
+        self.started.append(arguments[3:])
+        self.returncode, out, err = command(*arguments[3:])
+        stdout.write((out + err).encode())
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def terminate(self) -> None: ...
+    def wait(self) -> None: ...
 
 
 class Silent:

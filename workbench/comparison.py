@@ -12,8 +12,10 @@ import pandas as pd
 
 from workbench.analysis.summary import TEACHER, table
 from workbench.config import Recipe, load_recipe
-from workbench.errors import RunError
+from workbench.errors import ConfigError, RunError
 from workbench.runs import Run, runs_root
+from workbench.training.launch import changes_since, teacher_of
+from workbench.training.setup import open_split
 
 BASELINE = "undistilled"
 EQUAL_STEPS = "equal steps"
@@ -43,8 +45,11 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
     """Rows in the order they should start: baselines first, equal-compute rows after what they depend on.
 
     Raises:
-        ConfigError: the recipe or an arm is wrong.
+        ConfigError: the recipe or an arm is wrong, or equal compute lacks what it is measured from.
     """
+    for arm in equal_compute:
+        if not {BASELINE, arm} <= set(arms):
+            raise ConfigError(f"equal compute for '{arm}' needs the arms '{BASELINE}' and '{arm}' at equal steps in the same comparison.")
     rows: list[Row] = []
     for seed in seeds:
         for arm in arms:
@@ -59,8 +64,13 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
 
 def recipe_of(path: Path, arm: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of an arm; the recipe as written is the arm ``distilled``, or ``undistilled`` where it has no methods."""
-    base = load_recipe(path, overrides)
-    return base if arm == base.own_arm and arm not in base.arms else load_recipe(path, overrides, arm)
+    return load_recipe(path, overrides, _arm(path, arm))
+
+
+def _arm(path: Path, arm: str) -> str | None:
+    """Name below ``arms:``, None for the recipe as written."""
+    base = load_recipe(path)
+    return None if arm == base.own_arm and arm not in base.arms else arm
 
 
 def state(row: Row, root: Path | None = None) -> str:
@@ -79,7 +89,7 @@ def execute(
     device: str = "cpu",
     watch: Callable[[list[Run]], None] | None = None,
 ) -> None:
-    """Runs every row that is not done, ``jobs`` processes at a time.
+    """Runs every row that is not done, ``jobs`` processes at a time; the first row alone where its recipe makes the teacher.
 
     Args:
         rows: of ``plan``.
@@ -90,19 +100,25 @@ def execute(
         watch: called about twice a second with the runs in progress.
 
     Raises:
-        RunError: a run failed; the others are stopped (they resume) and its last lines are in the message.
+        ConfigError: an override is wrong.
+        RunError: a row is there but was made otherwise, or a run failed; the others are stopped (they resume) and its last lines are
+            in the message.
     """
+    teachers = {row.name: _checked(row, overrides, data) for row in rows}
     waiting = [row for row in rows if state(row) != "done"]
     running: dict[str, tuple[Row, subprocess.Popen[bytes], Path]] = {}
     logs = runs_root() / ".logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create {logs}: {error.strerror}. Choose a writable folder with --runs.") from error
     try:
         while waiting or running:
             for row in list(waiting):
                 if len(running) >= jobs:
                     break
                 steps = _steps(row, rows)
-                if steps is None:
+                if steps is None or (running and not _done(teachers[row.name])):
                     continue
                 waiting.remove(row)
                 log = logs / f"{row.name}.log"
@@ -125,6 +141,29 @@ def execute(
             process.wait()
 
 
+def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
+    """Refuses a row that is there from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
+    recipe = recipe_of(row.recipe, row.arm, overrides)
+    path = runs_root() / row.name
+    if (path / "run.json").exists():
+        run = Run(path)
+        changes = changes_since(run, recipe, ("train.steps",) if row.schedule == EQUAL_COMPUTE else ())
+        before, now = run.info()["recipe"]["data"]["path"], data or recipe.data.path
+        if not changes and before != now and now is not None:
+            moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": now})})
+            changes = [] if open_split(moved, moved.data.train).hash() == run.info().get("dataset_hash") else [f"data {before}, now {now}"]
+        if changes:
+            raise RunError(f"run '{row.name}' is there, but was made otherwise: {'; '.join(changes)}. Remove it with "
+                           f"'workbench runs rm {row.name}', or use another folder with --runs.")
+    made = teacher_of(recipe, row.recipe.parent)
+    return None if made is None else made[2]
+
+
+def _done(name: str | None) -> bool:
+    path = runs_root() / str(name) / "run.json"
+    return name is None or (path.exists() and Run(path.parent).info().get("state") == "done")
+
+
 def _steps(row: Row, rows: Sequence[Row]) -> int | None:
     """0: as the recipe says; a number: of an equal-compute row; None: not known yet."""
     if row.schedule == EQUAL_STEPS:
@@ -133,8 +172,6 @@ def _steps(row: Row, rows: Sequence[Row]) -> int | None:
     if path.exists():
         return int(Run(path.parent).info()["recipe"]["train"]["steps"])
     names = {(r.arm, r.schedule): r.name for r in rows if r.recipe == row.recipe and r.seed == row.seed}
-    if (BASELINE, EQUAL_STEPS) not in names or (row.arm, EQUAL_STEPS) not in names:
-        raise RunError(f"equal compute for '{row.arm}' needs arms '{BASELINE}' and '{row.arm}' at equal steps in the same comparison.")
     baseline, arm = (Run(runs_root() / names[key, EQUAL_STEPS]) for key in (BASELINE, row.arm))
     if state(next(r for r in rows if r.name == baseline.name)) != "done" or not arm.info_path.exists():
         return None
@@ -152,9 +189,8 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
     else:
         command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
         command += ["--group", row.schedule]
-        base = load_recipe(row.recipe)
-        if row.arm != base.own_arm or row.arm in base.arms:
-            command += ["--arm", row.arm]
+        if (arm := _arm(row.recipe, row.arm)) is not None:
+            command += ["--arm", arm]
         for override in overrides:
             command += ["--set", override]
         if steps:
@@ -192,12 +228,14 @@ def seed_table(frame: pd.DataFrame) -> str:
         by_seed = group.set_index("seed")
         aps = [by_seed["ap"].get(seed) for seed in seeds]
         known = [ap for ap in aps if ap is not None]
-        paired = [by_seed["ap"][seed] - baseline[seed] for seed in by_seed.index if seed in baseline.index]
+        pairs = [(by_seed["ap"][seed], baseline.get(seed)) for seed in by_seed.index]
+        paired = [ap - other for ap, other in pairs if ap is not None and other is not None]
         gain = f"{100 * sum(paired) / len(paired):+.1f} ({', '.join(f'{100 * value:+.1f}' for value in paired)})" if paired else "-"
         cells = [
             str(arm), str(schedule), _span([int(value) for value in by_seed["steps"]]),
             *("-" if ap is None else f"{100 * ap:.1f}" for ap in aps),
-            f"{100 * sum(known) / len(known):.1f}", f"{100 * min(known):.1f} to {100 * max(known):.1f}",
+            f"{100 * sum(known) / len(known):.1f}" if known else "-",
+            f"{100 * min(known):.1f} to {100 * max(known):.1f}" if known else "-",
             "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
             _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
         ]  # fmt: skip
