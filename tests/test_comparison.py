@@ -139,7 +139,8 @@ def test_one_row_makes_the_teacher_while_the_others_wait(tmp_path: Path, runs_fo
             if self.asked < 3:
                 return None
             with open(self.log, "ab") as log:
-                return InProcess(self.arguments, log).poll()
+                self.returncode = InProcess(self.arguments, log).poll()
+            return self.returncode
 
         def terminate(self) -> None: ...
         def wait(self) -> None: ...

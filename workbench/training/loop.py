@@ -200,10 +200,10 @@ class Trainer:
         if not logged:
             return None
         assert terms is not None
-        values |= {f"detection/{k}": float(v) for k, v in terms.detection.items()}
-        values |= {f"raw/{k}": float(v) for k, v in terms.distillation.items()}
-        values |= {f"weighted/{k}": float(v) * self.term_weights[k] for k, v in terms.distillation.items()}
-        return {"loss": float(total), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
+        values |= {f"detection/{k}": float(v.detach()) for k, v in terms.detection.items()}
+        values |= {f"raw/{k}": float(v.detach()) for k, v in terms.distillation.items()}
+        values |= {f"weighted/{k}": float(v.detach()) * self.term_weights[k] for k, v in terms.distillation.items()}
+        return {"loss": float(total.detach()), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
 
     def _evaluate(self, step: int) -> None:
         """Evaluates on the validation split and keeps its queries."""
