@@ -11,15 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from benchmarks.harness import machine
+from workbench.analysis.bootstrap import bootstrap_ap
+from workbench.analysis.summary import TEACHER
+from workbench.cache.detections import read_detections
 from workbench.comparison import BASELINE, Row, compare_rows, execute, plan, recipe_of, seed_table
+from workbench.config import merge, parse_recipe
 from workbench.files import read_json, write_json, write_text
 from workbench.progress import console_watch
+from workbench.runs import Run
 from workbench.training.launch import recipe_path
+from workbench.training.setup import open_split
 
 DISTILLED = "distilled"
+RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 SHOWN_IN = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -68,7 +76,7 @@ def main() -> None:
         rows = rows_of(table)
         with console_watch(console) as watch:
             execute(rows, arguments.jobs, data=arguments.bccd if table.needs_data else None, watch=watch)
-        record = _record(name, table, rows)
+        record = _record(name, table, rows, arguments.bccd)
         write_json(RESULTS / f"{name}.json", record)
         for page in SHOWN_IN:
             if page.exists():
@@ -92,8 +100,29 @@ def with_table(text: str, name: str, markdown: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{markdown}\n{found[2]}", text)
 
 
-def _record(name: str, table: EvidenceTable, rows: list[Row]) -> dict[str, Any]:
-    frame = compare_rows(rows)
+def with_intervals(frame: pd.DataFrame, data: str | None) -> pd.DataFrame:
+    """Adds ``ap_low`` and ``ap_high``: 95 % of what another draw of the same number of test images would give for these weights."""
+    truths: dict[str, dict[str, Any]] = {}
+    low: list[float | None] = []
+    high: list[float | None] = []
+    for row in frame.to_dict("records"):
+        if row["arm"] == TEACHER:
+            low.append(None)
+            high.append(None)
+            continue
+        run = Run.open(str(row["run"]))
+        recipe = parse_recipe(merge(run.info()["recipe"], {"data": {"path": data}} if data else {}), str(run.info_path))
+        split = recipe.data.test or recipe.data.val
+        if split not in truths:
+            truths[split] = open_split(recipe, split).coco()
+        interval = bootstrap_ap(truths[split], read_detections(run, str(row["split"]), int(row["step"])), samples=RESAMPLES)
+        low.append(interval.low)
+        high.append(interval.high)
+    return frame.assign(ap_low=pd.Series(low, dtype=object), ap_high=pd.Series(high, dtype=object))
+
+
+def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) -> dict[str, Any]:
+    frame = with_intervals(compare_rows(rows), bccd if table.needs_data else None)
     data = " --bccd PATH" if table.needs_data else ""
     values = json.loads(frame.to_json(orient="records"))
     return {

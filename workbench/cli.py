@@ -14,7 +14,7 @@ from workbench.errors import ConfigError, WorkbenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
                   pretty_exceptions_enable=False)  # fmt: skip
-data_app = typer.Typer(no_args_is_help=True, help="Datasets: check, convert.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets: check one, write the embedded one out.")
 runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
@@ -203,6 +203,21 @@ def data_check(
     console.print("nothing is lost" if report.ok else "annotations or images would be lost: see the errors above")
     if not report.ok:
         raise typer.Exit(1)
+
+
+@data_app.command("shapes")
+def data_shapes(
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not hold a dataset yet.")],
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other images.")] = 0,
+) -> None:
+    """Write the embedded dataset out as a COCO folder."""
+    from workbench.datasets import open_dataset
+    from workbench.datasets.coco import write_coco
+
+    for split in ("train", "val", "test"):
+        dataset = open_dataset("shapes", split, seed=seed)
+        write_coco(dataset, out)
+        console.print(Text(f"{split}: {len(dataset)} images"))
 
 
 @runs_app.command("list")

@@ -213,7 +213,7 @@ def seed_table(frame: pd.DataFrame) -> str:
     """Markdown of arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
 
     Args:
-        frame: of ``compare_rows``.
+        frame: of ``compare_rows``; with columns ``ap_low`` and ``ap_high`` each AP is followed by its interval.
     """
     students = frame[frame["arm"] != TEACHER]
     seeds = sorted(students["seed"].unique())
@@ -233,7 +233,7 @@ def seed_table(frame: pd.DataFrame) -> str:
         gain = f"{100 * sum(paired) / len(paired):+.1f} ({', '.join(f'{100 * value:+.1f}' for value in paired)})" if paired else "-"
         cells = [
             str(arm), str(schedule), _span([int(value) for value in by_seed["steps"]]),
-            *("-" if ap is None else f"{100 * ap:.1f}" for ap in aps),
+            *("-" if ap is None else _estimate(by_seed.loc[seed]) for seed, ap in zip(seeds, aps, strict=True)),
             f"{100 * sum(known) / len(known):.1f}" if known else "-",
             f"{100 * min(known):.1f} to {100 * max(known):.1f}" if known else "-",
             "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
@@ -241,6 +241,11 @@ def seed_table(frame: pd.DataFrame) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _estimate(row: pd.Series) -> str:
+    low, high = row.get("ap_low"), row.get("ap_high")
+    return f"{100 * row['ap']:.1f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def _span(values: list[int]) -> str:
