@@ -47,12 +47,11 @@ names = list(entries)
 name = shared.choose("run", names, names[0])
 bar[0].selectbox("Run", names, key="run", format_func=lambda choice: entries[choice].title)
 run = entries[name].run
-info = run.info()
 steps = run.query_steps(VALIDATION)
 step = shared.choose("step", steps, steps[-1])
 bar[1].selectbox("Step", steps, key="step", help="Evaluations whose queries were kept.")
 try:
-    data = shared.dataset(str(run.path), info, str(info.get("dataset_hash")))
+    data = shared.dataset(run.info())
     number = int(shared.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number
     bar[2].number_input(f"Image of {len(data)}", 1, len(data), key="image", help="Position in the validation split.")

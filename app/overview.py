@@ -8,9 +8,8 @@ import shared
 import streamlit as st
 
 from workbench.views import overview as views
+from workbench.views.catalog import latest_comparison
 from workbench.views.summary import Column, readable
-
-REFRESH_SECONDS = 5
 
 
 def column_config(columns: dict[str, Column]) -> dict[str, Any]:
@@ -26,18 +25,16 @@ def column_config(columns: dict[str, Column]) -> dict[str, Any]:
 
 entries = {entry.run.name: entry for entry in shared.usable_runs()}
 names = list(entries)
-# a comparison is the runs of one recipe and seed; the first one is shown unless the address says otherwise
-first = entries[names[0]]
-shared.choose_several("run", names, [name for name in names if (entries[name].recipe, entries[name].seed) == (first.recipe, first.seed)])
+shared.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
 st.multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
 chosen = [name for name in names if name in st.session_state["run"]]
-shared.write_address(run=chosen)
 if not chosen:
+    shared.write_address(run=chosen)
     st.caption("Choose at least one run.")
     st.stop()
 
 
-@st.fragment(run_every=REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
+@st.fragment(run_every=shared.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
 def body() -> None:
     """Everything below the choice; drawn anew every few seconds while one of the runs is being trained."""
     for name in chosen:
@@ -75,6 +72,7 @@ def body() -> None:
     if len(metrics):
         st.plotly_chart(views.training_figure(metrics), key="terms")
     st.caption(views.TRAINING_CAPTION)
+    shared.write_address(run=chosen, training=st.session_state["training"])
 
 
 body()

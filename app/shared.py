@@ -3,6 +3,7 @@
 Names of runs and classes are data: they go into tables, text and options, which show characters, never into markdown.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from workbench.runs import Run, runs_root
 from workbench.views.catalog import VALIDATION, Entry, catalog, open_data
 from workbench.views.overview import layer_points, progress_points
 
+REFRESH_SECONDS = 5
 T = TypeVar("T")
 
 
@@ -71,10 +73,17 @@ def usable_runs() -> list[Entry]:
             banner("warning", "A run cannot be shown", f"{entry.run.name}: {entry.problem}")
     if not usable:
         st.subheader("No runs yet", anchor=False)
-        st.caption("This page shows the runs in the folder below. Make some, then come back; it looks again by itself.")
-        st.code(f"workbench demo\nworkbench run shapes\n\n# runs are looked for in\n{root.resolve()}", language=None)
+        st.caption("This page shows the runs of the folder below, and looks for them every few seconds. One of these commands makes some:")
+        st.code(f"workbench demo --runs {root.resolve()}\nworkbench run shapes --runs {root.resolve()}", language=None)
+        _wait_for_a_run(root)
         st.stop()
     return usable
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _wait_for_a_run(root: Path) -> None:
+    if any(not entry.problem for entry in catalog(root)):
+        st.rerun()
 
 
 def banner(kind: str, title: str, detail: str) -> None:
@@ -89,9 +98,13 @@ def stamp(*paths: Path) -> tuple[tuple[str, int], ...]:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
-def dataset(run_path: str, _info: dict[str, Any], key: str) -> Dataset:
-    """The validation data of a run; ``key`` is its hash."""
+def _dataset(_info: dict[str, Any], key: str) -> Dataset:
     return open_data(_info)
+
+
+def dataset(info: dict[str, Any]) -> Dataset:
+    """The validation data of a run, given its ``run.json``; opened once for all runs on the same data."""
+    return _dataset(info, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -68,7 +68,7 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
     with ExitStack() as stack:
 
         def open_at(url: str) -> Any:
-            context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+            context = chromium.new_context(viewport={"width": 1900, "height": 1000})
             stack.callback(context.close)
             page = context.new_page()
             page.set_default_timeout(PATIENCE_MS)

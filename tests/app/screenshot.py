@@ -29,7 +29,8 @@ def take(browser: Any, root: Path, folder: Path, image: int = 1) -> list[Path]:
     some_image = masked_images(distilled.run, VALIDATION, TEACHER_STEP)[0]
     layer, level = max(read_masks(distilled.run, VALIDATION, TEACHER_STEP, some_image))
     state = {"run": distilled.run.name, "image": image, "mask": f"layer {layer}, level {level}"}
-    paths = {"overview": "/", "image": f"/image?{urllib.parse.urlencode(state)}"}
+    compared = [("run", entry.run.name) for entry in usable if (entry.recipe, entry.seed) == (distilled.recipe, distilled.seed)]
+    paths = {"overview": f"/?{urllib.parse.urlencode(compared)}", "image": f"/image?{urllib.parse.urlencode(state)}"}
     folder.mkdir(parents=True, exist_ok=True)
     with serving(root) as address:
         for name, path in paths.items():

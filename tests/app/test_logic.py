@@ -33,11 +33,20 @@ def copied(source: Path, folder: Path) -> Path:
     return Path(shutil.copytree(source, folder))
 
 
-def test_a_comparison_is_chosen_at_first_and_written_into_the_address(page):
-    test = page("overview")
+def test_a_comparison_is_chosen_at_first_and_written_into_the_address(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    shutil.rmtree(root / "tiny-teacher")
+    test = page("overview", root)
     assert not test.exception
-    assert test.multiselect[0].value == ["undistilled", "distilled"]  # one recipe and seed, the baseline first
+    assert test.multiselect[0].value == ["undistilled", "distilled"]
     assert test.query_params["run"] == ["undistilled", "distilled"]
+
+
+def test_the_run_whose_terms_are_drawn_is_part_of_the_address(page):
+    test = page("overview", run=["undistilled", "distilled"])
+    test.selectbox[0].set_value("undistilled").run()
+    assert test.query_params["training"] == "undistilled"
+    assert page("overview", run=["undistilled", "distilled"], training="undistilled").selectbox[0].value == "undistilled"
 
 
 def test_choosing_nothing_asks_for_a_choice(page):
@@ -99,7 +108,7 @@ def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_pa
     root = copied(runs_root, tmp_path / "copy")
     info = json.loads((root / "undistilled" / "run.json").read_text())
     (root / "undistilled" / "run.json").write_text(json.dumps({**info, "state": "failed", "error": "<b>**NaN**</b> in layer 1"}))
-    test = page("overview", root)
+    test = page("overview", root, run="undistilled")
     assert not test.exception
     assert [error.value for error in test.error] == ["A run failed"]
     assert any(text.value == "undistilled: <b>**NaN**</b> in layer 1" for text in test.text)

@@ -5,7 +5,7 @@ import pytest
 
 from workbench.errors import RunError
 from workbench.runs import Run
-from workbench.views.catalog import catalog, open_data
+from workbench.views.catalog import catalog, latest_comparison, open_data
 
 
 def make(root: Path, name: str, arm: str = "distilled", seed: int = 0, schedule: str = "equal steps", **info) -> Run:
@@ -20,6 +20,15 @@ def test_runs_of_a_comparison_stand_together_baseline_first(tmp_path: Path):
     make(tmp_path, "d", arm="undistilled", seed=1)
     make(tmp_path, "e", arm="uniform")
     assert [entry.run.name for entry in catalog(tmp_path)] == ["c", "b", "e", "a", "d"]
+
+
+def test_the_latest_comparison_is_that_of_the_newest_run_with_the_newest_of_each_arm(tmp_path: Path):
+    make(tmp_path, "other", seed=1)
+    make(tmp_path, "z-quick", arm="undistilled")
+    make(tmp_path, "base", arm="undistilled")
+    make(tmp_path, "short", schedule="equal compute")
+    make(tmp_path, "full")
+    assert [entry.run.name for entry in latest_comparison(catalog(tmp_path))] == ["base", "full", "short"]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +50,9 @@ def test_a_run_that_cannot_be_shown_says_why_and_hides_no_other(tmp_path: Path, 
     assert problem in bad.problem
 
 
-def test_broken_metrics_are_a_problem_of_their_run(tmp_path: Path):
-    make(tmp_path, "a").metrics_path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl"])
+def test_broken_lines_are_a_problem_of_their_run(tmp_path: Path, name: str):
+    (make(tmp_path, "a").path / name).write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     assert "line 2" in catalog(tmp_path)[0].problem
 
 

@@ -1,5 +1,6 @@
 """Which runs there are, which of them can be shown, and why the others cannot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Entry:
         state: running, done, interrupted, failed, or stopped: neither finished nor being written.
         steps: of the whole schedule.
         step: last one logged.
+        created: time, as text that sorts.
         problem: why it cannot be shown, else "".
         error: what ended a failed run, else "".
     """
@@ -35,6 +37,7 @@ class Entry:
     state: str = ""
     steps: int = 0
     step: int = 0
+    created: str = ""
     problem: str = ""
     error: str = ""
 
@@ -49,6 +52,16 @@ def catalog(root: Path) -> list[Entry]:
     folders = sorted(path for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
     entries = [_entry(Run(path)) for path in folders]
     return sorted(entries, key=_order)
+
+
+def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
+    """Runs of the newest run's recipe and seed, the newest of each arm and schedule, in the order of the catalog."""
+    newest = max(entries, key=lambda entry: entry.created)
+    same = [entry for entry in entries if (entry.recipe, entry.seed) == (newest.recipe, newest.seed)]
+    latest: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(same, key=lambda entry: entry.created):
+        latest[entry.arm, entry.schedule] = entry
+    return [entry for entry in same if latest[entry.arm, entry.schedule] is entry]
 
 
 def open_data(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
@@ -83,6 +96,7 @@ def _entry(run: Run) -> Entry:
             return Entry(run, problem=f"format version {version}; this workbench reads {FORMAT_VERSION}")
         group = info["group"]
         lines = run.metrics()
+        run.evaluations()  # broken ones are a problem of the run, here and not on every page
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(
@@ -94,6 +108,7 @@ def _entry(run: Run) -> Entry:
             state="running" if run.is_running() else state,
             steps=int(info["recipe"]["train"]["steps"]),
             step=int(lines[-1]["step"]) if lines else 0,
+            created=str(info.get("created", "")),
             error=str(info.get("error", "")) if state == "failed" else "",
         )
     except WorkbenchError as error:
