@@ -13,12 +13,14 @@ def convert(source: Path, out: Path) -> int:
     """Writes the tensors of a ``.pth`` as safetensors; returns how many.
 
     Raises:
-        CheckpointError: the file holds something other than tensors, or is damaged.
+        CheckpointError: no such file, it holds something other than tensors, or is damaged.
     """
+    if not source.is_file():
+        raise CheckpointError(f"there is no file {source}.")
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{source} cannot be read as tensors only: {str(error).splitlines()[0]}. Files with other objects are "
+        raise CheckpointError(f"{source} cannot be read as tensors only: {_first_line(error)} Files with other objects are "
                               "refused; save the state dict alone.") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -31,3 +33,9 @@ def convert(source: Path, out: Path) -> int:
     with replacing(out) as temporary:
         save_file(tensors, temporary)
     return len(tensors)
+
+
+def _first_line(error: Exception) -> str:
+    """Without the hints for code that loads anyway."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line.partition(". ")[0].rstrip(".") + "."

@@ -22,6 +22,7 @@ from workbench.datasets.loader import Batch, evaluation_batches
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors import Detections, Detector, DetectorOutput, load_detector
 from workbench.detectors.criterion import pair_losses
+from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
 from workbench.methods import MethodContext
 from workbench.methods.detrdistill import DETRDistill, FeaturesConfig, selection_masks
@@ -198,11 +199,17 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
 
 
 def evaluate_detector(name: str, data: str, split: str, device: str) -> dict[str, Any]:
-    """COCO numbers of any detector on any dataset, in the form of evaluations.jsonl."""
+    """COCO numbers of any detector on any dataset, in the form of evaluations.jsonl; classes go by name.
+
+    Raises:
+        IncompatibleError: the detector knows none of the dataset's classes.
+    """
     detector = load_detector(find_detector(name))
     place = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
     dataset = open_dataset(data, split)
     spec = detector.spec
+    if not set(spec.classes) & set(dataset.classes):
+        raise IncompatibleError(f"'{name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common.")
     transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
     detections = detect(detector.to(place), dataset, transform, place)
     return {"split": split, **coco_ap(dataset.coco(), detections).to_json()}

@@ -1,0 +1,219 @@
+"""The command line: every verb, its table as JSON, its exit codes; one message instead of a traceback."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.flows import DISTILLED, InProcess, command, write_recipe
+from workbench import comparison, demo, errors
+from workbench.datasets.coco import write_coco
+from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.errors import WorkbenchError
+from workbench.files import write_json
+from workbench.runs import Run
+
+FEW = ["--set", "train.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one finished run, ``one``; only read."""
+    folder = tmp_path_factory.mktemp("trained")
+    code, out, err = command("run", str(write_recipe(folder)), "--name", "one", "--runs", str(folder / "runs"), "--device", "cpu")
+    assert code == 0, out + err
+    return folder / "runs"
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    InProcess.started.clear()
+    monkeypatch.setattr(comparison, "subprocess", SimpleNamespace(Popen=InProcess, DEVNULL=None, STDOUT=None))
+    monkeypatch.setattr(comparison, "time", SimpleNamespace(sleep=lambda seconds: None))
+    return InProcess.started
+
+
+def table(path: Path, *arguments: str) -> list[dict[str, Any]]:
+    """Runs a verb with ``--json`` and returns what it wrote."""
+    code, out, err = command(*arguments, "--json", str(path))
+    assert code == 0, out + err
+    assert out.strip()
+    return json.loads(path.read_text())
+
+
+def test_methods_and_detectors_list_the_registries(tmp_path: Path):
+    assert [row["method"] for row in table(tmp_path / "t.json", "methods")] == ["detrdistill"]
+    assert [row["family"] for row in table(tmp_path / "t.json", "detectors")] == ["deformable_detr"]
+
+
+def test_doctor_names_versions(tmp_path: Path):
+    rows = table(tmp_path / "t.json", "doctor")
+    assert any(version("transformers") in str(row.values()) for row in rows)
+
+
+def test_run_trains_and_prints_and_writes_the_numbers_of_its_run(tmp_path: Path, runs_folder: Path):
+    path = write_recipe(tmp_path)
+    arguments = ["run", str(path), "--seed", "3", "--name", "mine", "--device", "cpu", "--set", "train.steps=3", "--plain"]
+    (row,) = table(tmp_path / "t.json", *arguments)
+    run = Run.open("mine")
+    assert run.info()["seed"] == 3 and len(run.metrics()) == 3
+    assert (row["run"], row["seed"], row["steps"], row["split"]) == ("mine", 3, 3, "test")
+    assert row["ap"] == run.evaluations()[-1]["coco"]["ap"]
+    assert row["ap circle"] == run.evaluations()[-1]["per_class"]["circle"]["ap"]
+
+
+def test_run_finds_the_data_that_is_given(tmp_path: Path):
+    for split in ("train", "val", "test"):
+        write_coco(generate_shapes(ShapesConfig(train=8, val=4, test=4), split), tmp_path / "data")
+    recipe = write_recipe(tmp_path, {"data": {"path": "nowhere"}})
+    text = recipe.read_text()
+    recipe.write_text(re.sub(r"  options:\n(    .*\n)+", "", text))
+    code, _, err = command("run", str(recipe), "--data", str(tmp_path / "data"), "--name", "mine", "--device", "cpu", *FEW)
+    assert code == 0, err
+    assert Run.open("mine").info()["dataset"] == "data"
+
+
+def test_runs_are_listed_shown_and_removed(tmp_path: Path, runs_folder: Path, trained: Path):
+    Run.create("two", {"state": "created"}, trained)
+    rows = table(tmp_path / "t.json", "runs", "list", "--runs", str(trained))
+    assert [(row["run"], row["state"]) for row in rows] == [("one", "done"), ("two", "created")]
+    assert rows[0]["AP"] == Run.open("one", trained).evaluations()[-1]["coco"]["ap"]
+    (shown,) = table(tmp_path / "t.json", "runs", "show", "one", "--runs", str(trained))
+    assert shown["ap50"] == Run.open("one", trained).evaluations()[-1]["coco"]["ap50"]
+    assert command("runs", "rm", "two", "nothing", "--runs", str(trained))[0] == 5
+    assert (trained / "two").is_dir(), "all or none"
+    assert command("runs", "rm", "two", "--runs", str(trained))[0] == 0
+    assert not (trained / "two").exists() and (trained / "one").is_dir()
+
+
+def test_an_empty_folder_of_runs_is_no_error(tmp_path: Path):
+    assert table(tmp_path / "t.json", "runs", "list") == []
+
+
+def test_evaluate_writes_the_ap_that_the_run_recorded(tmp_path: Path, trained: Path):
+    for split in ("val", "test"):
+        write_coco(generate_shapes(ShapesConfig(train=16, val=8, test=8), split), tmp_path / "data")
+    arguments = ["evaluate", str(trained / "one"), "--data", str(tmp_path / "data"), "--split", "test", "--device", "cpu"]
+    values = {row["what"]: row["value"] for row in table(tmp_path / "t.json", *arguments)}
+    recorded = Run.open("one", trained).evaluations()[-1]
+    assert values["ap"] == pytest.approx(recorded["coco"]["ap"], abs=1e-6)
+    assert values["AP of circle"] == pytest.approx(recorded["per_class"]["circle"]["ap"], abs=1e-6)
+
+
+def test_evaluate_refuses_data_of_other_classes(tmp_path: Path, trained: Path):
+    write_coco(generate_shapes(ShapesConfig(val=4, classes=("ring", "bar")), "val"), tmp_path / "data")
+    code, _, err = command("evaluate", str(trained / "one"), "--data", str(tmp_path / "data"), "--device", "cpu")
+    assert code == 8 and "circle" in err and "ring" in err
+
+
+def test_data_check_passes_good_data_and_fails_on_bad(tmp_path: Path):
+    write_coco(generate_shapes(ShapesConfig(val=4), "val"), tmp_path / "data")
+    code, out, _ = command("data", "check", str(tmp_path / "data"), "--json", str(tmp_path / "t.json"))
+    assert code == 0 and "nothing is lost" in out and json.loads((tmp_path / "t.json").read_text())["ok"] is True
+    image = next((tmp_path / "data").rglob("*.png"))
+    image.write_bytes(image.read_bytes()[:200])
+    code, out, _ = command("data", "check", str(tmp_path / "data"), "--json", str(tmp_path / "t.json"))
+    assert code == 1 and image.name in out and json.loads((tmp_path / "t.json").read_text())["ok"] is False
+
+
+def test_predict_writes_results(tmp_path: Path, trained: Path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    code, _, err = command("predict", str(trained / "one"), str(tmp_path / "image.png"), "--out", str(tmp_path / "out"), "--device", "cpu")
+    assert code == 0, err
+    assert json.loads((tmp_path / "out" / "results.json").read_text())
+
+
+def test_compare_trains_arms_and_prints_them_side_by_side(tmp_path: Path, in_process: list[list[str]]):
+    path = write_recipe(tmp_path, DISTILLED)
+    arguments = ["compare", str(path), "--seeds", "1", "--first-seed", "5", "--jobs", "1"]
+    rows = table(tmp_path / "t.json", *arguments)
+    assert [(row["arm"], row["seed"]) for row in rows] == [("teacher", None), ("undistilled", 5), ("distilled", 5)]
+    assert rows[1]["ap"] == Run.open("tiny-undistilled-seed5").evaluations()[-1]["coco"]["ap"]
+    assert table(tmp_path / "t.json", *arguments) == rows and len(in_process) == 2
+
+
+def test_the_demo_trains_three_students_and_says_that_quick_numbers_are_not_to_be_quoted(
+    tmp_path: Path, in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    recipe = write_recipe(tmp_path, DISTILLED, {"name": "shapes"})
+    monkeypatch.setattr(demo, "recipe_path", lambda name: recipe)
+    monkeypatch.setattr(demo, "QUICK", ("train.steps=4", "train.evaluate_every=2"))
+    code, out, err = command("demo", "--quick", "--no-app", "--jobs", "1", "--json", str(tmp_path / "t.json"))
+    assert code == 0, err
+    assert "not to be quoted" in out and len(in_process) == 3
+    rows = json.loads((tmp_path / "t.json").read_text())
+    assert {(row["arm"], row["schedule"]) for row in rows} == {
+        ("teacher", None), ("undistilled", "equal steps"), ("distilled", "equal steps"), ("distilled", "equal compute"),
+    }  # fmt: skip
+    assert all(row["ap"] is not None and row["parameters"] and row["flops"] and row["ms_per_image"] for row in rows)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_valid_one(tmp_path: Path):
+    code, _, err = command("run", str(write_recipe(tmp_path)), "--set", "train.learning_rte=1")
+    assert code == 2 and "train.learning_rte" in err and "did you mean 'learning_rate'" in err
+
+
+@pytest.mark.parametrize(("code", "arguments", "words"), [
+    (2, ["run"], "give a recipe, or --resume NAME"),
+    (2, ["run", "RECIPE", "--resume", "one"], "leave out a recipe"),
+    (2, ["run", "--resume", "one", "--set", "train.steps=5", "--seed", "1"], "leave out --seed, --set"),
+    (2, ["run", "RECIPE", "--arm", "uniform"], "has no arm 'uniform'"),
+    (2, ["run", "RECIPE", "--set", "train.steps=many"], "train.steps"),
+    (2, ["run", "RECIPE", "--set", "train.steps"], "must look like"),
+    (2, ["run", "RECIPE", "--seed", "-1"], "seed"),
+    (2, ["run", "RECIPE", "--nonsense"], "--nonsense"),
+    (2, ["nonsense"], "nonsense"),
+    (3, ["data", "check", "/no/such/folder"], "/no/such/folder"),
+    (3, ["run", "RECIPE", "--data", "/no/such/folder"], "/no/such/folder"),
+    (4, ["evaluate", "no_such_detector"], "no_such_detector"),
+    (5, ["run", "no_such_recipe"], "no_such_recipe"),
+    (5, ["run", "--resume", "no_such_run"], "no_such_run"),
+    (5, ["run", "RECIPE", "--name", "../outside"], "../outside"),
+    (5, ["runs", "show", "no_such_run"], "no_such_run"),
+])  # fmt: skip
+def test_what_a_user_can_mend_is_one_message_and_a_documented_exit_code(tmp_path: Path, code: int, arguments: list[str], words: str):
+    recipe = str(write_recipe(tmp_path))
+    found, out, err = command(*[recipe if word == "RECIPE" else word for word in arguments])
+    assert (found, words in err) == (code, True), err
+    assert err.startswith("workbench: ") and "Traceback" not in out + err
+
+
+ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WorkbenchError)]
+
+
+@pytest.mark.parametrize("kind", ALL_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_kind_of_error_ends_with_its_own_code_and_its_message_as_text(monkeypatch: pytest.MonkeyPatch, kind: type[WorkbenchError]):
+    def fail() -> None:
+        raise kind("in [bold]x[/bold] of [/tmp]\nsecond line")
+
+    monkeypatch.setattr("workbench.doctor.report", fail)
+    assert command("doctor") == (kind.exit_code, "", "workbench: in [bold]x[/bold] of [/tmp]\nsecond line\n")
+
+
+def test_the_exit_codes_differ_so_that_a_script_can_tell():
+    assert len({kind.exit_code for kind in ALL_ERRORS}) == len(ALL_ERRORS)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("workbench.doctor.report", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("doctor")
+
+
+def test_names_from_data_are_shown_as_text(tmp_path: Path, trained: Path):
+    write_json(trained / "one" / "run.json", Run.open("one", trained).info())
+    write_coco(generate_shapes(ShapesConfig(val=4), "val"), tmp_path / "data[red]")
+    code, out, _ = command("data", "check", str(tmp_path / "data[red]"))
+    assert code == 0 and "data[red]" in out.replace("\n", "")
+
+
+def test_python_m_workbench_is_the_same_command(tmp_path: Path):
+    ended = subprocess.run([sys.executable, "-m", "workbench", "runs", "show", "nothing"], capture_output=True, text=True)
+    assert ended.returncode == 5 and ended.stderr.startswith("workbench: no run 'nothing'")
