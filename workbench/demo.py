@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from workbench.comparison import BASELINE, compare_rows, execute, plan
+from workbench.comparison import BASELINE, EQUAL_STEPS, compare_rows, execute, plan
 from workbench.runs import Run
 from workbench.training.launch import recipe_path
 
@@ -23,6 +23,6 @@ def run_demo(seed: int, quick: bool, jobs: int, watch: Callable[[list[Run]], Non
     """
     rows = plan(recipe_path("shapes"), [BASELINE, DISTILLED], [seed], [DISTILLED], prefix="quick-" if quick else "")
     # the distilled run is the longest; starting it first lets the two short ones run beside it
-    rows.sort(key=lambda row: (row.schedule != "equal steps", row.arm != DISTILLED))
-    execute(rows, jobs, QUICK if quick else (), watch=watch)
+    by_length = sorted(rows, key=lambda row: (row.schedule != EQUAL_STEPS, row.arm != DISTILLED))
+    execute(by_length, jobs, QUICK if quick else (), watch=watch)
     return compare_rows(rows)
