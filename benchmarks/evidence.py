@@ -7,6 +7,7 @@ hold that Markdown between markers, and a test compares them.
 import argparse
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from workbench.analysis.summary import TEACHER
 from workbench.cache.detections import read_detections
 from workbench.comparison import BASELINE, Row, compare_rows, execute, plan, recipe_of, seed_table
 from workbench.config import merge, parse_recipe
+from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
 from workbench.progress import console_watch
 from workbench.runs import Run
@@ -144,4 +146,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WorkbenchError as error:
+        sys.exit(f"evidence: {error}")
