@@ -12,7 +12,7 @@ from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
 from workbench.views.catalog import VALIDATION, catalog
 
 WIDTH = 1400
-HEIGHTS = {"overview": 1010, "image": 860}
+HEIGHTS = {"overview": 1070, "image": 740}
 
 
 def take(browser: Any, root: Path, folder: Path, image: int = 1) -> list[Path]:
