@@ -1,6 +1,7 @@
 """The command line ``workbench``: one thin function per verb over the library."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ Root = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (d
 def main() -> None:
     """Runs the command line; a ``WorkbenchError`` becomes one message and its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # being asked to end runs the same clean-up as an error: a comparison takes its runs with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(standalone_mode=False)  # click hands the code of typer.Exit back instead of raising it
         if isinstance(code, int) and code:
