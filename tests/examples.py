@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.datasets.loader import Targets
-from workbench.detectors import InputSpec
+from workbench.detectors import DetectorOutput, InputSpec, Level, Queries
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.matching import TargetBatch
 
@@ -62,3 +62,30 @@ def images_of(*sizes: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
         images[index, :, :h, :w] = torch.randn(3, h, w, generator=generator)
         padding[index, :h, :w] = False
     return images, padding
+
+
+def random_output(
+    layers: int, counts: tuple[int, int], classes: int = 3, width: int = 8, levels: Sequence[tuple[int, int, int]] = ((8, 4, 6),), seed: int = 0
+) -> DetectorOutput:
+    """An output of ``counts`` = (images, queries) that no model made; ``levels`` are (stride, height, width). The last column of the
+    last image is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    images, queries = counts
+
+    def level(stride: int, height: int, across: int) -> Level:
+        padding = torch.zeros(images, height, across, dtype=torch.bool)
+        padding[-1, :, -1] = True
+        return Level(torch.randn(images, width, height, across, generator=generator), stride, padding)
+
+    memory, neck = tuple(level(*shape) for shape in levels), tuple(level(*shape) for shape in levels)
+    content = torch.randn(images, queries, width, generator=generator)
+    return DetectorOutput(
+        logits=2 * torch.randn(layers, images, queries, classes, generator=generator),
+        boxes=random_boxes(layers, images, queries, generator=generator),
+        states=torch.randn(layers, images, queries, width, generator=generator),
+        queries=Queries(content, None, None, torch.full((images, queries), -1)),
+        memory=memory,
+        neck=neck,
+        backbone=(),
+        context=None,
+    )

@@ -149,7 +149,8 @@ class DETRDistill(Method):
         """Equations 3 and 4, or the joint form of the released code; mean over the teacher layers of a student layer, sum over these."""
         student_layers, teacher_layers = self.pairing.pairs()
         if config.layers == "last":
-            student_layers, teacher_layers = student_layers[-1:], teacher_layers[-1:]
+            first = student_layers.index(student_layers[-1])
+            student_layers, teacher_layers = student_layers[first:], teacher_layers[first:]
         share = torch.tensor([1.0 / student_layers.count(layer) for layer in student_layers], device=student.logits.device)
         logits, boxes = student.logits[student_layers], student.boxes[student_layers]
         wanted = context.teacher_probability(teacher)[teacher_layers]
