@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +12,9 @@ from workbench.detectors.base import Detector, probability
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
+
+
+Share = Annotated[float, Field(ge=0)]
 
 
 class BaseMethodConfig(BaseModel):
@@ -25,7 +28,7 @@ class BaseMethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: float = Field(1.0, ge=0)
-    balance: float | dict[str, float] | None = None
+    balance: Share | dict[str, Share] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Method(nn.Module, ABC):
         source: paper and equations.
         terms: every term it can return, for people.
         needs: of ``Detector.provides``, from both sides.
+        teaches_classes: whether a term compares class predictions.
         weight: of the configuration.
         balance: of the configuration.
     """
@@ -133,6 +137,7 @@ class Method(nn.Module, ABC):
     source: ClassVar[str]
     terms: ClassVar[str]
     needs: frozenset[str]
+    teaches_classes: bool
 
     def __init__(self, config: BaseMethodConfig):
         super().__init__()
@@ -160,7 +165,7 @@ class Method(nn.Module, ABC):
             if missing:
                 raise IncompatibleError(f"method '{self.name}' needs {', '.join(sorted(missing))}, which the {side} "
                                         f"({detector.family}) does not provide.")
-        if student.activation == "softmax" and teacher.activation == "sigmoid":
+        if self.teaches_classes and student.activation == "softmax" and teacher.activation == "sigmoid":
             raise IncompatibleError(f"method '{self.name}': a softmax student cannot learn class logits from a sigmoid teacher.")
 
 

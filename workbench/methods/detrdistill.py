@@ -99,7 +99,20 @@ class DETRDistillConfig(BaseMethodConfig):
     def _something(self) -> "DETRDistillConfig":
         if self.logits is None and self.features is None:
             raise ValueError("logits and features are both null: nothing to distil")
+        unknown = set(self.balance) - set(self.term_names) if isinstance(self.balance, dict) else set()
+        if unknown:
+            raise ValueError(f"balance names {', '.join(sorted(unknown))}; the terms are {', '.join(self.term_names)}")
         return self
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Terms this configuration trains, in order."""
+        names: list[str] = []
+        if self.logits is not None:
+            names += ["logits_positive"] if self.logits.split else ["logits"]
+            if self.logits.split and self.logits.negatives != "off":
+                names.append("logits_negative")
+        return (*names, "features") if self.features is not None else tuple(names)
 
 
 class DETRDistill(Method):
@@ -120,17 +133,13 @@ class DETRDistill(Method):
             same = student.width == teacher.width
             self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student.width, teacher.width, 1)
         self.needs = frozenset(needs)
+        self.teaches_classes = config.logits is not None
         self.check(student, teacher)
 
     @property
     def term_names(self) -> tuple[str, ...]:
         """See ``Method``."""
-        names: list[str] = []
-        if self.config.logits is not None:
-            names += ["logits_positive"] if self.config.logits.split else ["logits"]
-            if self.config.logits.split and self.config.logits.negatives != "off":
-                names.append("logits_negative")
-        return (*names, "features") if self.config.features is not None else tuple(names)
+        return self.config.term_names
 
     def forward(
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
