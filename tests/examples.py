@@ -65,7 +65,12 @@ def images_of(*sizes: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def random_output(
-    layers: int, counts: tuple[int, int], classes: int = 3, width: int = 8, levels: Sequence[tuple[int, int, int]] = ((8, 4, 6),), seed: int = 0
+    layers: int,
+    counts: tuple[int, int],
+    classes: int = 3,
+    width: int = 8,
+    levels: Sequence[tuple[int, int, int]] = ((8, 4, 6),),
+    seed: int = 0,
 ) -> DetectorOutput:
     """An output of ``counts`` = (images, queries) that no model made; ``levels`` are (stride, height, width). The last column of the
     last image is padding."""

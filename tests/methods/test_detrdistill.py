@@ -50,7 +50,9 @@ def context_of(method: DETRDistill, targets: TargetBatch) -> MethodContext:
     return MethodContext(stub(), None, method.pairing, targets, 1.0, 0, torch.empty(0))
 
 
-def terms_of(config: dict[str, Any], student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, **pair: Any) -> dict[str, Tensor]:
+def terms_of(
+    config: dict[str, Any], student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, **pair: Any
+) -> dict[str, Tensor]:
     """Terms with stub detectors of the outputs' own sizes."""
     student_classes = pair.pop("student_classes", SPEC.classes)
     teacher_classes = pair.pop("teacher_classes", SPEC.classes)
@@ -214,7 +216,7 @@ def test_a_student_layer_learns_from_the_teacher_layers_of_its_group():
 
 def test_depths_without_a_whole_ratio_need_a_declared_map():
     for layers in ((2, 3), (4, 2), (3, 4)):
-        with pytest.raises(ConfigError, match="no whole ratio.*layer_map"):
+        with pytest.raises(ConfigError, match=r"no whole ratio.*layer_map"):
             make_pairing(stub(layers[0]), stub(layers[1]), None)
     assert make_pairing(stub(3), stub(6), None).layer_map == ((0, 1), (2, 3), (4, 5))
     declared = make_pairing(stub(2), stub(3), ((0, 1), (2,)))
@@ -407,7 +409,7 @@ def test_classes_are_paired_by_name(profile: str):
 
 
 def test_a_class_that_the_teacher_does_not_know_is_refused_by_name():
-    with pytest.raises(IncompatibleError, match="does not know 'dog'.*'cat'"):
+    with pytest.raises(IncompatibleError, match=r"does not know 'dog'.*'cat'"):
         make_pairing(stub(classes=["cat", "dog"]), stub(classes=["cat"]), None)
 
 

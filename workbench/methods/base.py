@@ -13,7 +13,6 @@ from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
 
-
 Share = Annotated[float, Field(ge=0)]
 
 
