@@ -19,8 +19,8 @@ from benchmarks.harness import machine
 from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.summary import TEACHER
 from workbench.cache.detections import read_detections
-from workbench.comparison import BASELINE, Row, compare_rows, execute, plan, recipe_of, seed_table
-from workbench.config import merge, parse_recipe
+from workbench.comparison import BASELINE, Row, compare_rows, execute, plan, seed_table
+from workbench.config import load_recipe, merge, parse_recipe
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
 from workbench.progress import console_watch
@@ -94,7 +94,7 @@ def rows_of(table: EvidenceTable) -> list[Row]:
 
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
     """Hash of each arm's recipe as it is now; a committed table with other hashes is stale."""
-    return {arm: recipe_of(recipe_path(table.recipe), arm).hash() for arm in dict.fromkeys([*table.arms, *table.equal_compute])}
+    return {arm: load_recipe(recipe_path(table.recipe), arm=arm).hash() for arm in dict.fromkeys([*table.arms, *table.equal_compute])}
 
 
 def with_table(text: str, name: str, markdown: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows import DISTILLED, InProcess, write_recipe
 from workbench import comparison
-from workbench.comparison import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, plan, recipe_of, seed_table, state
+from workbench.comparison import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, plan, seed_table, state
 from workbench.config import load_recipe
 from workbench.errors import ConfigError, RunError
 from workbench.runs import Run, append_line
@@ -50,8 +50,8 @@ def test_an_arm_that_the_recipe_lacks_is_refused_with_those_it_has(tmp_path: Pat
 
 def test_the_recipe_as_written_is_its_own_arm_whatever_is_overridden(tmp_path: Path):
     path = write_recipe(tmp_path, DISTILLED)
-    assert recipe_of(path, "distilled").methods and not recipe_of(path, "undistilled").methods
-    assert not recipe_of(path, "distilled", ["methods=[]"]).methods
+    assert load_recipe(path, arm="distilled").methods and not load_recipe(path, arm="undistilled").methods
+    assert not load_recipe(path, ["methods=[]"], "distilled").methods
 
 
 def test_a_comparison_trains_what_is_missing_once(tmp_path: Path, in_process: list[list[str]], runs_folder: Path):

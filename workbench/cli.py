@@ -293,7 +293,12 @@ def convert(
 
 
 def _status(run: Any) -> dict[str, Any]:
-    last = (run.evaluations() or [{}])[-1]
+    try:
+        last = (run.evaluations() or [{}])[-1]
+        run.info()
+    except WorkbenchError as error:
+        # one damaged run hides no other
+        return {"run": run.name, "state": f"unreadable: {error}", "split": None, "step": None, "AP": None}
     state = "running" if run.is_running() else run.info().get("state")
     return {"run": run.name, "state": state, "split": last.get("split"), "step": last.get("step"), "AP": last.get("coco", {}).get("ap")}
 

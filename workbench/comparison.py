@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from workbench.analysis.summary import TEACHER, table
-from workbench.config import Recipe, load_recipe
+from workbench.config import load_recipe
 from workbench.errors import ConfigError, RunError
 from workbench.runs import Run, runs_root
 from workbench.training.launch import changes_since, teacher_of
@@ -53,24 +53,13 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
     rows: list[Row] = []
     for seed in seeds:
         for arm in arms:
-            name = recipe_of(recipe_path, arm).name
+            name = load_recipe(recipe_path, arm=arm).name
             rows.append(Row(recipe_path, arm, seed, EQUAL_STEPS, f"{prefix}{name}-{arm}-seed{seed}"))
     for seed in seeds:
         for arm in equal_compute:
-            name = recipe_of(recipe_path, arm).name
+            name = load_recipe(recipe_path, arm=arm).name
             rows.append(Row(recipe_path, arm, seed, EQUAL_COMPUTE, f"{prefix}{name}-{arm}-equal-compute-seed{seed}"))
     return rows
-
-
-def recipe_of(path: Path, arm: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of an arm; the recipe as written is the arm ``distilled``, or ``undistilled`` where it has no methods."""
-    return load_recipe(path, overrides, _arm(path, arm))
-
-
-def _arm(path: Path, arm: str) -> str | None:
-    """Name below ``arms:``, None for the recipe as written."""
-    base = load_recipe(path)
-    return None if arm == base.own_arm and arm not in base.arms else arm
 
 
 def state(row: Row, root: Path | None = None) -> str:
@@ -143,7 +132,7 @@ def execute(
 
 def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
     """Refuses a row that is there from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
-    recipe = recipe_of(row.recipe, row.arm, overrides)
+    recipe = load_recipe(row.recipe, overrides, row.arm)
     path = runs_root() / row.name
     if (path / "run.json").exists():
         run = Run(path)
@@ -188,9 +177,7 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
         command = [sys.executable, "-m", "workbench", "run", "--resume", row.name]
     else:
         command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
-        command += ["--group", row.schedule]
-        if (arm := _arm(row.recipe, row.arm)) is not None:
-            command += ["--arm", arm]
+        command += ["--group", row.schedule, "--arm", row.arm]
         for override in overrides:
             command += ["--set", override]
         if steps:

@@ -151,7 +151,7 @@ class Recipe(BaseModel):
     @property
     def own_arm(self) -> str:
         """Name of the arm that the recipe itself is, without any of ``arms``."""
-        return "distilled" if self.methods else "undistilled"
+        return _own_arm(bool(self.methods))
 
     def hash(self) -> str:
         """Hash of what decides a result but for the seed and the place of the data; the key of a committed table.
@@ -168,7 +168,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
     Args:
         path: a YAML file.
         overrides: like ``train.steps=100``; the value is YAML.
-        arm: name below ``arms:``, or None for the recipe as written.
+        arm: name below ``arms:``; None, or the recipe's own arm, for the recipe as written.
 
     Raises:
         ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
@@ -181,13 +181,14 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
-    if arm is not None:
-        arms = values.get("arms") or {}
-        if arm not in arms:
-            raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join(arms) or 'none'}.")
+    arms = values.get("arms") or {}
+    own_arm = _own_arm(bool(values.get("methods")))
+    if arm in arms:
         values = merge(values, arms[arm] or {})
+    elif arm not in (None, own_arm):
+        raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join([own_arm, *arms])}.")
     for override in overrides:
-        values = merge(values, _override(override))
+        values = _changed(values, _override(override))
     return parse_recipe(values, str(path))
 
 
@@ -206,6 +207,20 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _own_arm(has_methods: bool) -> str:
+    return "distilled" if has_methods else "undistilled"
+
+
+def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """``merge``, but a checkpoint takes the place of a model or a recipe that was described there."""
+    replaced = {
+        side: {}
+        for side in ("student", "teacher")
+        if isinstance(change.get(side), dict) and "checkpoint" in change[side] and "checkpoint" not in (values.get(side) or {})
+    }
+    return merge({**values, **replaced}, change)
 
 
 def _override(text: str) -> dict[str, Any]:
