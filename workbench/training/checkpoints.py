@@ -47,12 +47,14 @@ def save_checkpoint(
     tensors["rng.cpu"] = torch.get_rng_state()
     if average is not None:
         tensors |= {f"average.{k}": v for k, v in average.values.items()}
+    # clones, because tied weights share memory and safetensors stores each tensor once, and because the swap writes into the student's
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    if average is not None:
         average.swap(student)
     try:
         with replacing_folder(run.checkpoint_path(step)) as folder:
             student.save(folder)
-            # clones, because tied weights share memory and safetensors stores each tensor once
-            save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, folder / TRAINER_TENSORS)
+            save_file(tensors, folder / TRAINER_TENSORS)
             write_json(folder / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
             write_text(folder / "DONE", f"{step}\n")
     except (WorkbenchError, SafetensorError) as error:
@@ -84,7 +86,7 @@ def load_checkpoint(
         student.load_state_dict(_part(tensors, "student."))
         methods.load_state_dict(_part(tensors, "methods."))
         _restore_optimizer(optimizer, _part(tensors, "optimizer."))
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, IndexError) as error:
         raise CheckpointError(f"{folder} does not fit the run's recipe: {error}") from error
     if average is not None:
         average.values = {k: v.to(average.values[k].device) for k, v in _part(tensors, "average.").items()}
@@ -125,9 +127,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # fused AdamW walks weights and moments by address: in another memory format a moment meets the wrong weight
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -108,9 +108,10 @@ class Trainer:
                 done = step + 1
                 if done % self.config.evaluate_every == 0 or done == steps:
                     self._evaluate(done)
-                if done % self.config.checkpoint_every == 0 or done == steps or interrupted() or self.best[1] == done:
+                stop = interrupted()  # asked once: what is said to be saved is saved
+                if done % self.config.checkpoint_every == 0 or done == steps or stop or self.best[1] == done:
                     self._save(done)
-                if interrupted() and done < steps:
+                if stop and done < steps:
                     self.run.update_info(state="interrupted")
                     raise Interrupted(f"stopped at step {done}, saved. Go on with: workbench run --resume {self.run.name}")
         self._finish()
@@ -194,6 +195,9 @@ class Trainer:
         except NonFiniteCostError as error:
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step) from error
         norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
+        # with a loss scaler such a step is skipped and the scale halved; without one it would spoil every weight
+        if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(model.student, step)

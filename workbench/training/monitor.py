@@ -40,7 +40,7 @@ class TermMonitor:
             values[f"share/{name}"] = self.term_weights[name] * norm / reference if reference > 0 else 0.0
             values[f"cosine/{name}"] = cosine
             if name in self.wanted:
-                teaches = norm > 0 and self.term_weights[name] > 0 and float(terms.distillation[name]) != 0.0
+                teaches = norm > 0 and self.term_weights[name] > 0 and float(terms.distillation[name].detach()) != 0.0
                 self.taught[name] = self.taught.get(name, False) or teaches
         return values
 
