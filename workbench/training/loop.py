@@ -149,16 +149,15 @@ class Trainer:
         norms: dict[str, float] = {}
         if any(method.balance is not None for method in self.setup.methods):
             buffers = {name: value.clone() for name, value in model.named_buffers()}
-            generator = torch.get_rng_state()
+            device = self.accelerator.device
             model.train()
-            for step in range(BALANCE_BATCHES):
-                batch = self.loader.batch(step).to(self.accelerator.device)
-                terms = self._terms(batch, 0)
-                for name, (norm, _) in term_gradients(terms, self.detection_weights, self._student_parameters()).items():
-                    norms[name] = norms.get(name, 0.0) + norm / BALANCE_BATCHES
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                for step in range(BALANCE_BATCHES):
+                    terms = self._terms(self.loader.batch(step).to(device), 0)
+                    for name, (norm, _) in term_gradients(terms, self.detection_weights, self._student_parameters()).items():
+                        norms[name] = norms.get(name, 0.0) + norm / BALANCE_BATCHES
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
-            torch.set_rng_state(generator)
         weights = balanced_weights(self.setup.methods, norms)
         self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
         return weights
@@ -188,16 +187,16 @@ class Trainer:
                 terms = self._terms(part, step)
                 total = weighted_sum(terms, self.detection_weights, self.term_weights)
                 if not torch.isfinite(total):
-                    raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step, terms)
+                    raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step + 1, terms)
                 if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
                     values |= self.monitor.measure(terms, self._student_parameters())
                 self.accelerator.backward(total / self.config.accumulate)
         except NonFiniteCostError as error:
-            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step) from error
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1) from error
         norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
         # with a loss scaler such a step is skipped and the scale halved; without one it would spoil every weight
         if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step)
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(model.student, step)

@@ -75,7 +75,10 @@ def weighted_sum(terms: Terms, detection_weights: dict[str, float], term_weights
 def explain_non_finite(
     student: Detector, images: Tensor, padding: Tensor, image_ids: tuple[int, ...], step: int, terms: Terms | None = None
 ) -> NonFiniteError:
-    """Says where NaN or infinity appeared: which terms, which decoder layer, which images, which step."""
+    """Says where NaN or infinity appeared: which terms, which decoder layer, which images, which step.
+
+    ``step`` is counted from 1, as in metrics.jsonl.
+    """
     if terms is not None:
         bad = [name for name, value in (terms.detection | terms.distillation).items() if not torch.isfinite(value)]
         if bad:
