@@ -1,0 +1,80 @@
+"""A run that is killed or interrupted, in a process of its own, ends in the same bytes as one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows import DISTILLED, command, write_recipe
+from workbench.runs import Run, read_lines
+
+STEPS: dict[str, Any] = {
+    "student": {"dropout": 0.1},
+    "train": {"steps": 40, "checkpoint_every": 10, "evaluate_every": 20, "ema": 0.9},
+}
+
+
+def stopped_by(number: signal.Signals, recipe: Path, name: str, arm: list[str], lines: int) -> tuple[int, Run, str]:
+    """Starts ``workbench run``, sends a signal once so many steps are logged; exit code, the run, what was said."""
+    arguments = ["run", str(recipe), "--name", name, "--device", "cpu", "--plain", *arm]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    )
+    run = Run(Path(os.environ["WORKBENCH_RUNS"]) / name)
+    try:
+        while process.poll() is None and len(read_lines(run.metrics_path)) < lines:
+            time.sleep(0.002)
+        process.send_signal(number)
+        said = process.communicate()[0]
+    finally:
+        process.kill()
+    return process.returncode, run, said
+
+
+def same_end(run: Run, whole: Run) -> None:
+    """Every byte that training decides."""
+    assert run.info()["state"] == whole.info()["state"] == "done"
+    assert run.metrics_path.read_bytes() == whole.metrics_path.read_bytes()
+    for file in ("model.safetensors", "trainer.safetensors"):
+        assert (run.checkpoint_path(40) / file).read_bytes() == (whole.checkpoint_path(40) / file).read_bytes(), file
+    evaluations = [
+        [(line["step"], line["split"], line["coco"]) for line in read_lines(each.evaluations_path)] for each in (run, whole)
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert len(evaluations[0]) == 3
+    assert [line["step"] for line in read_lines(run.timings_path)] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("arm", [[], ["--arm", "undistilled"]], ids=["distilled", "undistilled"])
+def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_bytes_of_one_that_was_not(tmp_path: Path, arm: list[str]):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS)
+    lines = random.randint(11, 30)
+    code, run, said = stopped_by(signal.SIGKILL, recipe, "killed", arm, lines)
+    assert code == -signal.SIGKILL, said
+    before = run.checkpoint_steps()
+    assert before, "nothing was saved before the kill"
+    assert before[-1] < 40, "the kill came too late"
+    assert command("run", "--resume", "killed", "--device", "cpu", "--plain")[0] == 0
+    assert command("run", str(recipe), "--name", "whole", "--device", "cpu", "--plain", *arm)[0] == 0
+    same_end(run, Run.open("whole"))
+
+
+def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(tmp_path: Path):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS, {"train": {"checkpoint_every": 1000, "evaluate_every": 20}})
+    code, run, said = stopped_by(signal.SIGINT, recipe, "stopped", [], 5)
+    assert code == 130, said
+    (step,) = run.checkpoint_steps()
+    assert 5 <= step < 40
+    assert f"stopped at step {step}, saved. Go on with: workbench run --resume stopped" in said
+    assert "Traceback" not in said
+    assert run.info()["state"] == "interrupted"
+    assert [line["step"] for line in read_lines(run.metrics_path)] == list(range(1, step + 1))
+    assert command("run", "--resume", "stopped", "--device", "cpu", "--plain")[0] == 0
+    assert command("run", str(recipe), "--name", "whole", "--device", "cpu", "--plain")[0] == 0
+    same_end(run, Run.open("whole"))
