@@ -127,7 +127,8 @@ def test_the_teachers_queries_are_written_once_and_the_students_at_every_evaluat
     assert (student.groupby(["step", "image_id", "layer"]).mate.nunique() == 6).all(), "two queries share a mate"
     assert complete_steps(undistilled.run, "val") == [10, 20]
     assert read_queries(undistilled.run, "val").mate.isna().all()
-    assert [(line["step"], line["split"]) for line in read_lines(distilled.run.evaluations_path)] == [(10, "val"), (20, "val"), (20, "test")]
+    evaluations = [(line["step"], line["split"]) for line in read_lines(distilled.run.evaluations_path)]
+    assert evaluations == [(10, "val"), (20, "val"), (20, "test")]
 
 
 def giou(a: np.ndarray, b: np.ndarray) -> float:
