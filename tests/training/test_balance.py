@@ -23,7 +23,7 @@ class TwoTerms(Method):
     def term_names(self) -> tuple[str, ...]:
         return ("a", "b")
 
-    def forward(self, *_: Any) -> dict[str, Tensor]:
+    def forward(self, student: Any, teacher: Any, targets: Any, context: Any) -> dict[str, Tensor]:
         return {}
 
 

@@ -33,7 +33,7 @@ class Training:
         student = small_detector(seed, dropout=0.1).train()
         student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - as the trainer does
         adapters = nn.ModuleList([nn.Conv2d(32, 8, 3).to(memory_format=torch.channels_last)])  # pyright: ignore[reportCallIssue]
-        optimizer = make_optimizer(student, adapters, TrainConfig(steps=10, learning_rate=1e-2))
+        optimizer = make_optimizer(student, adapters, TrainConfig.model_validate({"steps": 10, "learning_rate": 1e-2}))
         return Training(student, adapters, optimizer, Average(student, ema) if ema else None)
 
     def step(self, step: int) -> None:
