@@ -95,6 +95,7 @@ def test_another_image_changes_the_picture_and_the_address(address: str, open_pa
     page.get_by_test_id("stNumberInputStepUp").click()
     page.wait_for_url(re.compile(r"[?&]image=2(&|$)"))
     page.wait_for_function(f"before => document.querySelector('{PICTURE}').href.baseVal !== before", arg=first)
+    assert query(page.url)["image"] == ["2"]
 
 
 def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):

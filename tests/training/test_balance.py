@@ -100,7 +100,9 @@ def test_a_term_without_gradient_in_every_measurement_of_an_epoch_stops_the_run_
 
 
 def test_one_measurement_that_taught_is_enough():
-    watched([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 2.0}, {"a": 0.0, "b": 0.0}]).check(40)
+    monitor = watched([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 2.0}, {"a": 0.0, "b": 0.0}])
+    assert monitor.taught == {"two.a": True, "two.b": True}
+    monitor.check(40)
 
 
 def test_every_epoch_is_watched_anew():
@@ -114,11 +116,15 @@ def test_every_epoch_is_watched_anew():
 
 @pytest.mark.parametrize("values", [{"weight": 0.0}, {"balance": {"a": 1.0, "b": 0.0}}], ids=str)
 def test_a_term_that_was_turned_off_is_not_waited_for(values: dict[str, Any]):
-    watched([{"a": 1.0, "b": 0.0}], **values).check(10)
+    monitor = watched([{"a": 1.0, "b": 0.0}], **values)
+    assert "two.b" not in monitor.taught
+    monitor.check(10)
 
 
 def test_a_term_that_was_absent_because_nothing_was_eligible_is_not_counted():
-    watched([{"a": 1.0}, {"a": 1.0}]).check(10)
+    monitor = watched([{"a": 1.0}, {"a": 1.0}])
+    assert monitor.taught == {"two.a": True}
+    monitor.check(10)
 
 
 def test_a_wanted_term_whose_measured_weight_came_out_zero_stops_the_run():
