@@ -1,10 +1,11 @@
-"""Weights on disk: a plain transformers folder with ``workbench.json`` beside it; every key must fit."""
+"""Weights on disk: a plain transformers folder, or one of ours, with ``workbench.json`` beside it; every key must fit."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SPEC_FILE = "workbench.json"
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
@@ -36,6 +40,46 @@ def save_weights(folder: Path, model: Any, family: str, spec: InputSpec, extra: 
     """Writes ``config.json``, ``model.safetensors`` and ``workbench.json`` into ``folder``."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
+    _write_state(folder, model, family, spec, extra)
+
+
+def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, config: BaseModel) -> None:
+    """Writes a model that transformers has no class for: as ``save_weights``, but ``config.json`` is ``config``.
+
+    Args:
+        folder: exists already.
+        model: whose state is written.
+        family: registry name, kept as ``model_type``.
+        spec: what the model was trained to see.
+        config: the family's model configuration.
+    """
+    write_json(folder / CONFIG_FILE, {"model_type": family, **config.model_dump(mode="json", exclude={"family"})})
+    _write_state(folder, model, family, spec, {})
+
+
+def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputSpec]:
+    """Configuration and input specification that ``save_own`` wrote; ``load_weights`` then fills the model built from them.
+
+    Raises:
+        CheckpointError: a file is missing or lacks something, or the configuration is none of ``kind``.
+    """
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is no usable configuration: it holds no mapping.")
+    try:
+        config = kind.model_validate({key: value for key, value in values.items() if key != "model_type"})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'model'}: {item['msg']}" for item in error.errors())
+        raise CheckpointError(f"{path} is no usable configuration: {wrong}") from error
+    written_here = read_spec(folder)
+    if written_here is None:
+        raise CheckpointError(f"{folder / SPEC_FILE} is missing: it names the classes and the normalisation of the images. Copy the whole "
+                              "folder.")
+    return config, written_here[0]
+
+
+def _write_state(folder: Path, model: nn.Module, family: str, spec: InputSpec, extra: dict[str, Any]) -> None:
     save_file(unique_state(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_json(
         folder / SPEC_FILE,
