@@ -124,7 +124,7 @@ class Detector(nn.Module, ABC):
         for group in output.aux:
             wanted = replace(targets, labels=torch.zeros_like(targets.labels)) if group.any_class else targets
             fixed = group.match if group.match is not None else match_targets(group.logits, group.boxes, wanted, output.activation)
-            parts = set_loss(group.logits, group.boxes, fixed, wanted, num_boxes, output.activation)
+            parts = set_loss(group.logits, group.boxes, fixed, wanted, num_boxes * group.copies, output.activation)
             terms |= {f"{name}_{group.name}": value for name, value in parts.items()}
         return terms
 

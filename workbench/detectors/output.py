@@ -50,6 +50,7 @@ class AuxGroup:
         boxes: ``[L, B, M, 4]`` cxcywh.
         match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
         any_class: the group tells objects from background: every target counts as class 0.
+        copies: how many times the group holds each target; its losses are divided by it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class AuxGroup:
     boxes: Tensor
     match: Tensor | None
     any_class: bool = False
+    copies: int = 1
 
 
 @dataclass(frozen=True)
