@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from workbench.datasets.issues import Policy
 from workbench.datasets.transforms import TransformConfig
-from workbench.detectors.deformable_detr import DeformableDetrModelConfig
+from workbench.detectors import FAMILIES
 from workbench.errors import ConfigError
 from workbench.files import hash_json
 from workbench.methods import MethodConfig
@@ -63,16 +63,21 @@ class TeacherRecipeConfig(BaseModel):
 
 
 def _student_tag(value: Any) -> str:
-    return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "model"
+    if isinstance(value, dict):
+        return "checkpoint" if "checkpoint" in value else str(value.get("family", "missing"))
+    return getattr(value, "family", "checkpoint")
 
 
 def _teacher_tag(value: Any) -> str:
     return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "recipe"
 
 
-Student = Annotated[
-    Annotated[CheckpointConfig, Tag("checkpoint")] | Annotated[DeformableDetrModelConfig, Tag("model")], Discriminator(_student_tag)
-]
+if typing.TYPE_CHECKING:
+    Student = CheckpointConfig | BaseModel
+else:
+    # one member per family of the registry
+    _MEMBERS = (Annotated[CheckpointConfig, Tag("checkpoint")], *(Annotated[row.config, Tag(name)] for name, row in FAMILIES.items()))
+    Student = Annotated[typing.Union[_MEMBERS], Discriminator(_student_tag)]  # noqa: UP007
 Teacher = Annotated[
     Annotated[CheckpointConfig, Tag("checkpoint")] | Annotated[TeacherRecipeConfig, Tag("recipe")], Discriminator(_teacher_tag)
 ]
@@ -249,7 +254,14 @@ def _override(text: str) -> dict[str, Any]:
 
 def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"]]
-    where = ".".join(part for part in location if part not in ("checkpoint", "model", "recipe") or part == location[-1]) or "recipe"
+    tags = {"checkpoint", "recipe", *FAMILIES}
+    where = ".".join(part for part in location if part not in tags or part == location[-1]) or "recipe"
+    if item["type"] == "union_tag_invalid" and location[0] == "student":
+        if item["ctx"]["tag"] == "missing":
+            return f"student: says neither 'checkpoint:' nor 'family:'; families: {', '.join(FAMILIES)}"
+        near = difflib.get_close_matches(item["ctx"]["tag"], FAMILIES, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"student.family: unknown '{item['ctx']['tag']}'; {hint}families: {', '.join(FAMILIES)}"
     if item["type"] == "extra_forbidden":
         names = _valid_names(location[:-1])
         near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
@@ -263,6 +275,9 @@ def _valid_names(location: list[str]) -> list[str]:
     """Field names of the models at a place of the recipe."""
     models: list[type[BaseModel]] = [Recipe]
     for part in location:
+        if part in FAMILIES:
+            models = [FAMILIES[part].config]
+            continue
         following: list[type[BaseModel]] = []
         for model in models:
             if part in model.model_fields:

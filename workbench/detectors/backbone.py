@@ -1,11 +1,16 @@
-"""Backbones for detectors trained from scratch, and the normalisation that lets them be saved as plain transformers folders."""
+"""Backbones by name, and the normalisation that lets detectors trained from scratch be saved as plain transformers folders."""
 
-from typing import Literal
+import difflib
+import functools
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from transformers import ResNetConfig
+from torchvision.ops import FrozenBatchNorm2d
+from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, ResNetConfig, TimmBackboneConfig
+
+from workbench.errors import ConfigError
 
 Norm = Literal["batch", "frozen"]
 
@@ -17,28 +22,37 @@ _PRESETS: dict[str, dict[str, object]] = {
 }
 
 
+_TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
+
+
 class BackboneConfig(BaseModel):
-    """A ResNet. ``name`` fills the other fields with a published one; without it they describe a small one.
+    """A backbone by name, or a small ResNet described by its widths and depths.
 
     Attributes:
-        name: resnet18, resnet34, resnet50 or resnet101.
+        name: resnet18, resnet34, resnet50, resnet101, mobilenet_v2, ``timm/<model>``, or ``transformers/<model type>`` for any other
+            backbone of these libraries; without a name the fields below describe a ResNet.
         stem: channels after the stem (stride 4).
         widths: channels of each stage (strides 4, 8, 16, 32).
         depths: blocks of each stage.
         block: basic or bottleneck.
-        levels: 1-based stages whose features go on to the neck, ascending.
+        options: fields of the transformers configuration, for ``transformers/<model type>``.
+        levels: 1-based stages whose features go on to the neck, ascending; stage k has stride 2^(k+1).
         norm: batch: trainable BatchNorm, everything unfrozen (training from scratch); frozen: as in the published recipes.
+        weights: of ImageNet: ``imagenet`` fetches the library's own where there is a network or a filled cache; otherwise the path
+            of a safetensors file. None: random.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] | None = None
+    name: str | None = None
     stem: int = Field(64, gt=0)
     widths: tuple[int, ...] = ()
     depths: tuple[int, ...] = ()
     block: Literal["basic", "bottleneck"] = "basic"
+    options: dict[str, Any] = {}
     levels: tuple[int, ...] = (2, 3, 4)
     norm: Norm = "batch"
+    weights: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -53,26 +67,133 @@ class BackboneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "BackboneConfig":
-        if not self.widths or len(self.widths) != len(self.depths):
-            raise ValueError("backbone needs a name, or widths and depths of the same length")
+        if self.library is None:
+            if self.name is not None and self.name not in _PRESETS:
+                raise ValueError(f"unknown backbone '{self.name}': {', '.join([*_PRESETS, *_TIMM_NAMES])}, timm/<model> or "
+                                 "transformers/<model type>")
+            if not self.widths or len(self.widths) != len(self.depths):
+                raise ValueError("backbone needs a name, or widths and depths of the same length")
+        elif self.widths or self.depths:
+            raise ValueError(f"backbone '{self.name}' fixes widths and depths: leave them out")
+        if self.options and self.library != "transformers":
+            raise ValueError("options go with transformers/<model type> only")
+        most = len(self.widths) or 4
         ascending = bool(self.levels) and list(self.levels) == sorted(set(self.levels))
-        if not ascending or not 1 <= self.levels[0] <= self.levels[-1] <= len(self.widths):
-            raise ValueError(f"backbone levels {list(self.levels)} must be ascending stages between 1 and {len(self.widths)}")
+        if not ascending or not 1 <= self.levels[0] <= self.levels[-1] <= most:
+            raise ValueError(f"backbone levels {list(self.levels)} must be ascending stages between 1 and {most}")
         return self
+
+    @property
+    def library(self) -> Literal["timm", "transformers"] | None:
+        """Whose backbone it is; None for a ResNet described here."""
+        if self.name in _TIMM_NAMES or (self.name or "").startswith("timm/"):
+            return "timm"
+        return "transformers" if (self.name or "").startswith("transformers/") else None
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels per cell of each level."""
         return tuple(2 ** (level + 1) for level in self.levels)
 
-    def transformers_config(self) -> ResNetConfig:
-        """The same backbone in transformers' words; stages behind the last level are not built."""
+    def transformers_config(self) -> Any:
+        """The same backbone in transformers' words; stages behind the last level of a ResNet are not built.
+
+        Raises:
+            ConfigError: the library has no such backbone, or it has no level of a wanted stride.
+        """
+        short = (self.name or "").partition("/")[2]
+        if self.library == "timm":
+            model = _TIMM_NAMES.get(self.name or "", short)
+            return TimmBackboneConfig(backbone=model, out_indices=_timm_indices(model, self.strides))
+        if self.library == "transformers":
+            return _by_model_type(short, self.options, self.levels)
         last = self.levels[-1]
         config = ResNetConfig(
             embedding_size=self.stem, hidden_sizes=list(self.widths[:last]), depths=list(self.depths[:last]), layer_type=self.block
         )
         config.out_features = [f"stage{level}" for level in self.levels]
         return config
+
+
+@functools.cache
+def _timm_indices(model: str, strides: tuple[int, ...]) -> list[int]:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            found = list(timm.create_model(model, features_only=True, pretrained=False).feature_info.reduction())  # pyright: ignore
+    except (RuntimeError, AttributeError, TypeError) as error:
+        near = ", ".join(difflib.get_close_matches(model, timm.list_models(), n=5))
+        raise ConfigError(f"timm has no backbone '{model}' with feature maps ({error}). Similar names: {near or 'none'}.") from error
+    if missing := [stride for stride in strides if stride not in found]:
+        raise ConfigError(f"timm's '{model}' has maps of strides {found}, not {missing}: choose other levels.")
+    # the deepest map of a stride, where a model has several
+    return [len(found) - 1 - found[::-1].index(stride) for stride in strides]
+
+
+def _by_model_type(model_type: str, options: dict[str, Any], levels: tuple[int, ...]) -> Any:
+    known = sorted(kind.model_type for kind in MODEL_FOR_BACKBONE_MAPPING if kind.model_type != "timm_backbone")
+    if model_type not in known:
+        raise ConfigError(f"transformers has no backbone '{model_type}'; it has {', '.join(known)}.")
+    try:
+        config = CONFIG_MAPPING[model_type](**options)
+        # some models of transformers add lists to these and fail on the tuples of their own defaults
+        for key, value in list(vars(config).items()):
+            if isinstance(value, tuple):
+                setattr(config, key, list(value))
+        config.out_features = [f"stage{level}" for level in levels]
+    except Exception as error:  # whatever transformers' validation raises, a user can only mend the recipe
+        raise ConfigError(f"backbone 'transformers/{model_type}': {' '.join(str(error).split())[:300]}") from error
+    return config
+
+
+class Backbone(nn.Module):
+    """Any backbone as a list of maps, for the families that transformers has no model for.
+
+    Attributes:
+        channels: of each level.
+        strides: of each level.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        model: Any = AutoBackbone.from_config(config.transformers_config())
+        self.channels: tuple[int, ...] = tuple(model.channels)
+        self.strides = config.strides
+        # as transformers' own detectors do, so that weights carry the library's names
+        self.model = getattr(model, "_backbone", model)
+        if config.norm == "frozen":
+            _freeze(self.model)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` to one ``[B, C, h, w]`` per level."""
+        maps = self.model(images)
+        return list(maps) if isinstance(maps, list) else list(maps.feature_maps)
+
+
+def _freeze(model: nn.Module) -> None:
+    """Frozen BatchNorm everywhere, and no gradient in stem and first stage."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(child.num_features, eps=1e-5)
+                frozen.load_state_dict({k: v for k, v in child.state_dict().items() if k != "num_batches_tracked"})
+                setattr(module, name, frozen)
+    freeze_early_stages(model)
+
+
+def freeze_early_stages(model: nn.Module) -> None:
+    """No gradient in a ResNet's stem and first stage, and gradient in all others, as in DETR's published recipe.
+
+    transformers means to do the same and, in 5.x, freezes every stage of its own ResNet: it looks for ``stage.1`` in names that say
+    ``stages.1``. Backbones of other kinds are left as they are.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if not any(name.startswith(("encoder.stages.", "layer1.")) for name in names):
+        return
+    later = ("encoder.stages.1.", "encoder.stages.2.", "encoder.stages.3.", "layer2.", "layer3.", "layer4.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(later))
 
 
 def make_trainable(backbone: nn.Module) -> None:

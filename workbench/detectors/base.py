@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,16 @@ class Detector(nn.Module, ABC):
     num_layers: int
     num_queries: int
     width: int
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, spec: InputSpec) -> Self:
+        """A detector with random weights from torch's global generator.
+
+        Args:
+            config: the family's model configuration.
+            spec: classes and normalisation.
+        """
 
     @abstractmethod
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
