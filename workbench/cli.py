@@ -260,10 +260,12 @@ def detectors(json_path: Json = None) -> None:
 
 @app.command()
 def methods(json_path: Json = None) -> None:
-    """Methods and their sources."""
-    from workbench.methods import METHODS
+    """Methods with their terms, what they need of both detectors, and their sources."""
+    from workbench.methods import find_method, method_names
 
-    _print_rows([{"method": name, "terms": method.terms, "source": method.source} for name, (_, method) in METHODS.items()], json_path)
+    found = [find_method(name) for name in method_names()]
+    rows = [{"method": m.name, "terms": m.terms, "needs": m.needs_text(), "source": m.source} for m in found]
+    _print_rows(rows, json_path)
 
 
 @app.command("app")

@@ -13,7 +13,7 @@ from workbench.datasets.transforms import TransformConfig
 from workbench.detectors import FAMILIES
 from workbench.errors import ConfigError
 from workbench.files import hash_json
-from workbench.methods import MethodConfig
+from workbench.methods import MethodConfig, find_method
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -151,6 +151,10 @@ class Recipe(BaseModel):
     def _methods_need_a_teacher(self) -> "Recipe":
         if self.methods and self.teacher is None:
             raise ValueError("methods need a teacher: add 'teacher:' with a checkpoint or a recipe")
+        names = [config.method for config in self.methods]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"method {', '.join(twice)} is listed twice; its terms could not be told apart")
         return self
 
     @property
@@ -161,10 +165,35 @@ class Recipe(BaseModel):
     def hash(self) -> str:
         """Hash of what decides a result but for the seed and the place of the data; the key of a committed table.
 
-        ``arms`` are left out: they are other recipes.
+        ``arms`` are left out: they are other recipes. So is every switch at its default: a new one leaves old tables valid, and who
+        changes a default makes the tables anew.
         """
-        values = self.model_dump(mode="json", exclude={"seed": True, "note": True, "arms": True, "data": {"path"}, "train": {"workers"}})
+        values = _decisive(self)
+        for key in ("seed", "note", "arms"):
+            values.pop(key, None)
+        values["data"].pop("path", None)
+        values["train"].pop("workers", None)
         return hash_json(values)[:16]
+
+
+def _decisive(value: Any) -> Any:
+    """A model as plain values without what is at its default; a tag such as ``family`` or ``method`` stays."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            name: _decisive(getattr(value, name))
+            for name, field in fields.items()
+            if _is_tag(field.annotation) or getattr(value, name) != field.get_default(call_default_factory=True)
+        }
+    if isinstance(value, tuple | list):
+        return [_decisive(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _decisive(item) for key, item in value.items()}
+    return value
+
+
+def _is_tag(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
@@ -202,7 +231,7 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item)}" for item in error.errors())) from error
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item, values)}" for item in error.errors())) from error
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +281,7 @@ def _override(text: str) -> dict[str, Any]:
     return nested
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, values: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     tags = {"checkpoint", "recipe", *FAMILIES}
     where = ".".join(part for part in location if part not in tags or part == location[-1]) or "recipe"
@@ -263,7 +292,7 @@ def _explain(item: Any) -> str:
         hint = f"did you mean '{near[0]}'? " if near else ""
         return f"student.family: unknown '{item['ctx']['tag']}'; {hint}families: {', '.join(FAMILIES)}"
     if item["type"] == "extra_forbidden":
-        names = _valid_names(location[:-1])
+        names = _valid_names(location[:-1], values)
         near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
         return f"{where}: unknown key; {hint}"
@@ -271,9 +300,12 @@ def _explain(item: Any) -> str:
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
 
 
-def _valid_names(location: list[str]) -> list[str]:
+def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
     """Field names of the models at a place of the recipe."""
     models: list[type[BaseModel]] = [Recipe]
+    if location[:1] == ["methods"]:
+        models = [find_method(values["methods"][int(location[1])]["method"]).Config]
+        location = location[2:]
     for part in location:
         if part in FAMILIES:
             models = [FAMILIES[part].config]

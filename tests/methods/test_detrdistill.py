@@ -20,7 +20,7 @@ from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.detectors import Detector, DetectorOutput, InputSpec
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
-from workbench.methods import METHODS, MethodConfig, MethodContext, build_method, make_pairing
+from workbench.methods import MethodContext, build_method, make_pairing
 from workbench.methods.detrdistill import (
     DETRDistill,
     DETRDistillConfig,
@@ -36,12 +36,13 @@ PROFILES = ("paper", "official_code")
 def stub(layers: int = 2, width: int = 8, classes: Sequence[str] = SPEC.classes, **changes: Any) -> Detector:
     """What a method asks of a detector besides its output."""
     spec = InputSpec(tuple(classes), SPEC.mean, SPEC.std)
-    values = {"family": "stub", "provides": ALL, "activation": "sigmoid", "num_layers": layers, "width": width, "spec": spec}
+    values = {"family": "stub", "provides": ALL, "activation": "sigmoid", "num_layers": layers, "width": width, "spec": spec,
+              "level_channels": lambda feature: {8: width}}  # fmt: skip
     return cast(Detector, SimpleNamespace(**values | changes))
 
 
 def built(config: dict[str, Any], student: Detector, teacher: Detector, layer_map: Any = None) -> DETRDistill:
-    method = build_method(MethodConfig.model_validate(config), student, teacher, make_pairing(student, teacher, layer_map))
+    method = build_method(DETRDistillConfig.model_validate(config), student, teacher, make_pairing(student, teacher, layer_map))
     assert isinstance(method, DETRDistill)
     return method
 
@@ -453,11 +454,13 @@ def test_different_widths_meet_in_an_adapter_that_is_trained_and_is_no_part_of_t
     own, other = stub(1, 8), stub(1, 16)
     torch.manual_seed(0)
     method = built({"logits": None}, own, other)
-    assert {name: tuple(p.shape) for name, p in method.named_parameters()} == {"adapter.weight": (16, 8, 1, 1), "adapter.bias": (16,)}
+    assert {name: tuple(p.shape) for name, p in method.named_parameters()} == {
+        "adaptor.convolutions.8.weight": (16, 8, 1, 1), "adaptor.convolutions.8.bias": (16,),
+    }  # fmt: skip
     method(student, teacher, targets, context_of(method, targets))["features"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
     assert list(built({"logits": None}, stub(1, 8), stub(1, 8)).parameters()) == []
-    assert not hasattr(own, "adapter")
+    assert not hasattr(own, "adaptor")
 
 
 def test_auto_takes_memory_where_both_have_it_else_the_neck():
@@ -468,7 +471,7 @@ def test_auto_takes_memory_where_both_have_it_else_the_neck():
         built({"features": {"feature": "memory"}}, without, stub())
     with pytest.raises(IncompatibleError, match=r"needs states, which the teacher \(stub\) does not provide"):
         built({}, stub(), stub(provides=ALL - {"states"}))
-    assert built({"features": {"mask": "uniform"}}, stub(), stub(provides=ALL - {"states"})).needs == {"memory"}
+    assert built({"features": {"mask": "uniform"}}, stub(), stub(provides=ALL - {"states"})).config.needs == {"memory|neck"}
 
 
 def test_a_softmax_student_of_a_sigmoid_teacher_is_refused_for_logits_and_served_for_features():
@@ -549,9 +552,3 @@ def test_a_profile_sets_every_switch_and_a_switch_can_be_set_apart():
 def test_an_impossible_configuration_is_refused_with_the_reason(config: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         DETRDistillConfig.model_validate(config)
-
-
-def test_the_registry_names_every_method_with_its_source():
-    for name, (config, method) in METHODS.items():
-        assert config.model_fields["method"].default == method.name == name
-        assert "equation" in method.source

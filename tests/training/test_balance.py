@@ -1,34 +1,42 @@
 """Gradient norms, cosines and the weights set from them, against plain autograd; the stop when a term teaches nothing."""
 
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from workbench.errors import SilentTermError
-from workbench.methods import Method
-from workbench.methods.base import BaseMethodConfig
+from workbench.methods import BaseMethodConfig, Method, Pairing
 from workbench.training.balance import balanced_weights, term_gradients
 from workbench.training.monitor import TermMonitor
 from workbench.training.step import Terms
+
+
+class TwoTermsConfig(BaseMethodConfig, frozen=True):
+    method: Literal["two"] = "two"
+    published_weights = {"b": 3.0}  # noqa: RUF012
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("a", "b")
 
 
 class TwoTerms(Method):
     """A method as far as weights are concerned."""
 
     name = "two"
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        return ("a", "b")
+    Config = TwoTermsConfig
 
     def forward(self, student: Any, teacher: Any, targets: Any, context: Any) -> dict[str, Tensor]:
         return {}
 
 
 def method(**values: Any) -> Method:
-    return TwoTerms(BaseMethodConfig.model_validate(values))
+    anything = cast(Any, SimpleNamespace(provides=frozenset(), activation="sigmoid"))
+    return TwoTerms(TwoTermsConfig.model_validate(values), anything, anything, Pairing((), None))
 
 
 def example() -> tuple[nn.Module, nn.Linear, Terms]:
@@ -72,19 +80,26 @@ def test_a_balanced_weight_gives_the_term_its_share_of_the_detection_gradient():
     assert {name: weights[name] * norms[name] / norms["detection"] for name in weights} == pytest.approx({"two.a": 0.5, "two.b": 0.5})
 
 
-def test_share_zero_turns_a_term_off_and_a_term_that_is_not_named_keeps_the_methods_weight():
+def test_share_zero_turns_a_term_off_and_a_term_that_is_not_named_keeps_its_published_weight():
     norms = {"detection": 12.0, "two.a": 3.0, "two.b": 0.5}
-    assert balanced_weights([method(weight=2.0, balance={"a": 0.0})], norms) == {"two.a": 0.0, "two.b": 2.0}
-    assert balanced_weights([method(weight=2.0)], norms) == {"two.a": 2.0, "two.b": 2.0}
+    assert balanced_weights([method(weight=2.0, balance={"a": 0.0})], norms) == {"two.a": 0.0, "two.b": 6.0}
+    assert balanced_weights([method(weight=2.0)], norms) == {"two.a": 2.0, "two.b": 6.0}
+
+
+def test_a_weight_given_by_term_takes_the_place_of_the_published_one():
+    norms = {"detection": 12.0, "two.a": 3.0, "two.b": 0.5}
+    assert balanced_weights([method(weight=2.0, weights={"b": 0.25})], norms) == {"two.a": 2.0, "two.b": 0.5}
+    with pytest.raises(ValidationError, match="weights names c; the terms are a, b"):
+        method(weights={"c": 1.0})
 
 
 def test_a_term_that_sent_no_gradient_or_was_absent_gets_weight_zero_and_no_division_by_zero():
     assert balanced_weights([method(balance=1.0)], {"detection": 2.0, "two.a": 0.0}) == {"two.a": 0.0, "two.b": 0.0}
 
 
-def watched(teaching: list[dict[str, float]], weights: dict[str, float] | None = None, **values: Any) -> TermMonitor:
+def watched(teaching: list[dict[str, float]], measured: dict[str, float] | None = None, **values: Any) -> TermMonitor:
     """A monitor that has measured one batch for each mapping of term to the size of its gradient."""
-    monitor = TermMonitor([method(**values)], {"class": 1.0}, weights or {"two.a": 1.0, "two.b": 1.0}, {})
+    monitor = TermMonitor([method(**values)], {"class": 1.0}, measured or {"two.a": 1.0, "two.b": 1.0}, {})
     parameter = nn.Parameter(torch.ones(2))
     for sizes in teaching:
         terms = Terms({"class": parameter.sum()}, {f"two.{name}": 1 + size * parameter.sum() for name, size in sizes.items()})
@@ -114,7 +129,7 @@ def test_every_epoch_is_watched_anew():
         monitor.check(20)
 
 
-@pytest.mark.parametrize("values", [{"weight": 0.0}, {"balance": {"a": 1.0, "b": 0.0}}], ids=str)
+@pytest.mark.parametrize("values", [{"weight": 0.0}, {"weights": {"b": 0.0}}, {"balance": {"a": 1.0, "b": 0.0}}], ids=str)
 def test_a_term_that_was_turned_off_is_not_waited_for(values: dict[str, Any]):
     monitor = watched([{"a": 1.0, "b": 0.0}], **values)
     assert "two.b" not in monitor.taught

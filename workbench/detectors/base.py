@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from workbench.boxes import cxcywh_to_xyxy
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS, set_loss
 from workbench.detectors.output import Activation, DetectorOutput, Queries
 from workbench.matching import TargetBatch, match_targets
+
+PROBE_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,17 @@ class Detector(nn.Module, ABC):
     def loss_weights(self) -> dict[str, float]:
         """Published weight of each term of ``losses``."""
         return SET_LOSS_WEIGHTS
+
+    @torch.no_grad()
+    def level_channels(self, feature: Literal["memory", "neck", "backbone"]) -> dict[int, int]:
+        """Channels of each feature level by stride, seen on a blank image: families differ in where a level gets its width."""
+        training, device = self.training, next(self.parameters()).device
+        blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device)
+        # eval mode, because a blank image must not enter the statistics of norms
+        output = self.eval()(blank, torch.zeros(1, PROBE_SIDE, PROBE_SIDE, dtype=torch.bool, device=device))
+        self.train(training)
+        levels = {"memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
+        return {level.stride: level.features.shape[1] for level in levels}
 
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None

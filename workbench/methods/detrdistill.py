@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou, pairwise_iou_and_giou, xyxy_to_cxcywh
 from workbench.detectors.base import Detector
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.errors import ConfigError
 from workbench.matching import QUERY_COST, TargetBatch, assign, query_cost
-from workbench.methods.base import BaseMethodConfig, Method, MethodContext, Pairing, gather_queries, paired_levels
+from workbench.methods.base import ClassTeachingConfig, Method, gather_queries
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.features import Adaptor, Feature, Resolved, feature_needs, levels_of, paired_levels, resolve_feature
 
 MASK_FLOOR = 0.01
 TOP_PAIRS = 100
@@ -59,7 +60,7 @@ class FeaturesConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    feature: Literal["auto", "memory", "neck"] = "auto"
+    feature: Feature = "auto"
     mask: Literal["product", "cosine", "uniform"] = "product"
     quality: Literal["paper", "official_code"] = "paper"
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -75,7 +76,7 @@ _PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class DETRDistillConfig(BaseMethodConfig):
+class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     """Switches of DETRDistill; ``logits: null`` or ``features: null`` leaves a part out."""
 
     method: Literal["detrdistill"] = "detrdistill"
@@ -99,9 +100,6 @@ class DETRDistillConfig(BaseMethodConfig):
     def _something(self) -> "DETRDistillConfig":
         if self.logits is None and self.features is None:
             raise ValueError("logits and features are both null: nothing to distil")
-        unknown = set(self.balance) - set(self.term_names) if isinstance(self.balance, dict) else set()
-        if unknown:
-            raise ValueError(f"balance names {', '.join(sorted(unknown))}; the terms are {', '.join(self.term_names)}")
         return self
 
     @property
@@ -114,32 +112,33 @@ class DETRDistillConfig(BaseMethodConfig):
                 names.append("logits_negative")
         return (*names, "features") if self.features is not None else tuple(names)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``."""
+        if self.features is None:
+            return frozenset()
+        return frozenset({feature_needs(self.features.feature)} | ({"states"} if self.features.mask != "uniform" else set()))
+
+    @property
+    def teaches_classes(self) -> bool:
+        """See ``ClassTeachingConfig``."""
+        return self.logits is not None
+
 
 class DETRDistill(Method):
     """Terms: ``logits`` (joint) or ``logits_positive`` and ``logits_negative`` (split); ``features``."""
 
     name = "detrdistill"
+    Config = DETRDistillConfig
     terms = "logits, or logits_positive and logits_negative; features"
     source = "DETRDistill, ICCV 2023, equations 3-9; released code BIVLab-USTC/DETRDistill"
+    config: DETRDistillConfig
 
     def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
-        super().__init__(config)
-        self.config = config
-        self.pairing = pairing
-        needs: set[str] = set()
+        super().__init__(config, student, teacher, pairing)
         if config.features is not None:
-            self.feature = _resolve_feature(config.features.feature, student, teacher)
-            needs |= {self.feature, "states"} if config.features.mask != "uniform" else {self.feature}
-            same = student.width == teacher.width
-            self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student.width, teacher.width, 1)
-        self.needs = frozenset(needs)
-        self.teaches_classes = config.logits is not None
-        self.check(student, teacher)
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """See ``Method``."""
-        return self.config.term_names
+            self.feature: Resolved = resolve_feature(config.features.feature, student, teacher)
+            self.adaptor = Adaptor(student, teacher, self.feature)
 
     def forward(
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
@@ -188,10 +187,10 @@ class DETRDistill(Method):
     ) -> Tensor:
         """Equation 9: error of each cell weighted by the mask, mean over cells that are not padding, sum over levels."""
         total = student.logits.new_zeros(())
-        pairs = paired_levels(_levels(student, self.feature), _levels(teacher, self.feature))
+        pairs = paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature))
         weights = cell_weights(config, teacher, [level for _, level in pairs], targets, context, self.pairing)
         for (own, other), weight in zip(pairs, weights, strict=True):
-            error = (other.features.float() - self.adapter(own.features).float()).square().mean(1)
+            error = (other.features.float() - self.adaptor(own).float()).square().mean(1)
             inside = (~own.padding).float()
             total = total + (weight * error * inside).sum() / inside.sum().clamp(min=1)
         return total
@@ -304,16 +303,3 @@ def _pair_loss(
         loss = loss + weights[0] * (F.binary_cross_entropy_with_logits(z, t, reduction="none") - entropy).sum(-1)
     count = torch.bincount(pair, minlength=logits.shape[0])
     return loss.new_zeros(logits.shape[0]).index_add(0, pair, loss), count
-
-
-def _resolve_feature(wanted: str, student: Detector, teacher: Detector) -> str:
-    if wanted != "auto":
-        return wanted
-    for feature in ("memory", "neck"):
-        if feature in student.provides and feature in teacher.provides:
-            return feature
-    raise ConfigError(f"{student.family} and {teacher.family} share neither memory nor neck features.")
-
-
-def _levels(output: DetectorOutput, feature: str) -> tuple[Level, ...]:
-    return output.memory if feature == "memory" else output.neck

@@ -34,7 +34,7 @@ def term_gradients(
 
 
 def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> dict[str, float]:
-    """Weight of each term: ``weight * share * |detection| / |term|`` where the method is balanced, else ``weight``.
+    """Weight of each term: ``weight * share * |detection| / |term|`` where the method is balanced, else its published weight.
 
     Args:
         methods: with their configurations.
@@ -46,17 +46,23 @@ def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> d
             name = f"{method.name}.{term}"
             share = share_of(method, term)
             if share is None:
-                weights[name] = method.weight
+                weights[name] = method.weight_of(term)
             else:
                 norm = norms.get(name, 0.0)
-                weights[name] = method.weight * share * norms["detection"] / norm if norm > 0 else 0.0
+                weights[name] = method.config.weight * share * norms["detection"] / norm if norm > 0 else 0.0
     return weights
 
 
 def share_of(method: Method, term: str) -> float | None:
     """Share of the detection loss's gradient norm that the term is to start with, None where weights are taken as they are."""
-    balance = method.balance
+    balance = method.config.balance
     return balance.get(term) if isinstance(balance, dict) else balance
+
+
+def is_wanted(method: Method, term: str) -> bool:
+    """Whether the configuration gives the term any weight."""
+    share = share_of(method, term)
+    return (method.weight_of(term) if share is None else method.config.weight * share) > 0
 
 
 def _flat(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

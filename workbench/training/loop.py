@@ -61,7 +61,8 @@ class Trainer:
             self.accelerator.init_trackers(setup.recipe.name)
         # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
         setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None)
+        teacher = setup.teacher.detector if setup.teacher is not None else None
+        step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
         optimizer = make_optimizer(setup.student, step_module.methods, self.config)
         self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
         self.teacher = setup.teacher.to(self.accelerator.device) if setup.teacher is not None else None
@@ -147,7 +148,7 @@ class Trainer:
         if not self.setup.methods:
             return {}
         norms: dict[str, float] = {}
-        if any(method.balance is not None for method in self.setup.methods):
+        if any(method.config.balance is not None for method in self.setup.methods):
             buffers = {name: value.clone() for name, value in model.named_buffers()}
             device = self.accelerator.device
             model.train()
@@ -171,7 +172,7 @@ class Trainer:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             answer = self.teacher(images, batch.padding) if self.teacher is not None and self.setup.methods else None
-            return self.step_module(images, batch.padding, targets, answer, count, step)
+            return self.step_module(images, batch.padding, targets, answer, count, step, step // self.loader.steps_per_epoch)
 
     def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from workbench.errors import SilentTermError
 from workbench.methods import Method
-from workbench.training.balance import share_of, term_gradients
+from workbench.training.balance import is_wanted, term_gradients
 from workbench.training.step import Terms
 
 
@@ -24,12 +24,7 @@ class TermMonitor:
         self, methods: Sequence[Method], detection_weights: Mapping[str, float], term_weights: Mapping[str, float], taught: dict[str, bool]
     ):
         self.detection_weights, self.term_weights, self.taught = detection_weights, term_weights, taught
-        self.wanted = {
-            f"{method.name}.{term}"
-            for method in methods
-            for term in method.term_names
-            if method.weight > 0 and share_of(method, term) != 0
-        }
+        self.wanted = {f"{method.name}.{term}" for method in methods for term in method.term_names if is_wanted(method, term)}
 
     def measure(self, terms: Terms, parameters: Sequence[nn.Parameter]) -> dict[str, float]:
         """Share of the detection loss's gradient norm, and cosine with it, of each weighted term."""

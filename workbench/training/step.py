@@ -32,13 +32,16 @@ class DistillStep(nn.Module):
         student: trained.
         methods: with their adapters, trained too.
         pairing: None without a teacher.
+        teacher: for methods that pass queries through its decoder; None without one, or where its answers come from a cache.
     """
 
-    def __init__(self, student: Detector, methods: list[Method], pairing: Pairing | None):
+    def __init__(self, student: Detector, methods: list[Method], pairing: Pairing | None, teacher: Detector | None = None):
         super().__init__()
         self.student = student
         self.methods = nn.ModuleList(methods)
         self.pairing = pairing
+        # in a tuple a module is no submodule: the teacher is neither optimised, nor saved, nor prepared for processes
+        self._outside = (teacher,)
 
     @property
     def term_names(self) -> list[str]:
@@ -46,9 +49,16 @@ class DistillStep(nn.Module):
         return [f"{method.name}.{term}" for method in self.methods for term in method.term_names]  # pyright: ignore
 
     def forward(
-        self, images: Tensor, padding: Tensor, targets: TargetBatch, teacher: DetectorOutput | None, num_boxes: Tensor | float, step: int
+        self,
+        images: Tensor,
+        padding: Tensor,
+        targets: TargetBatch,
+        teacher: DetectorOutput | None,
+        num_boxes: Tensor | float,
+        step: int,
+        epoch: int = 0,
     ) -> Terms:
-        """Computes all terms of one batch; see ``Detector.forward`` for shapes.
+        """Computes all terms of one batch; see ``Detector.forward`` for shapes and ``MethodContext`` for the counts.
 
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
@@ -58,7 +68,7 @@ class DistillStep(nn.Module):
         detection = self.student.losses(output, targets, num_boxes, match)
         distillation: dict[str, Tensor] = {}
         if teacher is not None and self.pairing is not None:
-            context = MethodContext(self.student, None, self.pairing, targets, num_boxes, step, match)
+            context = MethodContext(self.student, self._outside[0], self.pairing, targets, num_boxes, step, match, epoch)
             for method in self.methods:
                 terms = method(output, teacher, targets, context)
                 distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}

@@ -1,0 +1,103 @@
+"""What a method sees besides the two outputs: the pair it serves and one step of training."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from workbench.detectors.base import Detector, probability
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import ConfigError, IncompatibleError
+from workbench.matching import TargetBatch, match_targets
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How a teacher and a student fit together; declared or derived once, before training.
+
+    Attributes:
+        layer_map: for each student layer the teacher layers that teach it.
+        class_map: ``[C_S]`` teacher class index of each student class, or None when they are the same.
+    """
+
+    layer_map: tuple[tuple[int, ...], ...]
+    class_map: tuple[int, ...] | None
+
+    def pairs(self) -> tuple[list[int], list[int]]:
+        """Student and teacher layer of every pair, flat."""
+        flat = [(s, t) for s, group in enumerate(self.layer_map) for t in group]
+        return [s for s, _ in flat], [t for _, t in flat]
+
+    def last_layers(self) -> tuple[int, ...]:
+        """Teacher layer whose mates are shown for each student layer: the last of its group."""
+        return tuple(group[-1] for group in self.layer_map)
+
+
+def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[int, ...], ...] | None) -> Pairing:
+    """Layer map of unequal depths (DETRDistill Fig. 5: r teacher layers a student layer) and class map by name.
+
+    Raises:
+        ConfigError: the depths have no integer ratio and no ``layer_map`` is declared, or a declared one does not fit.
+        IncompatibleError: the student has a class the teacher lacks.
+    """
+    if layer_map is None:
+        if teacher.num_layers % student.num_layers:
+            raise ConfigError(
+                f"the teacher has {teacher.num_layers} decoder layers, the student {student.num_layers}: no whole ratio. Declare "
+                "'layer_map:', for each student layer the list of teacher layers, such as [[0, 1], [2]]."
+            )
+        ratio = teacher.num_layers // student.num_layers
+        layer_map = tuple(tuple(range(k * ratio, (k + 1) * ratio)) for k in range(student.num_layers))
+    if len(layer_map) != student.num_layers or not all(layer_map) or any(not 0 <= t < teacher.num_layers for g in layer_map for t in g):
+        raise ConfigError(f"layer_map {[list(g) for g in layer_map]} must list, for each of {student.num_layers} student layers, teacher "
+                          f"layers between 0 and {teacher.num_layers - 1}.")
+    missing = [name for name in student.spec.classes if name not in teacher.spec.classes]
+    if missing:
+        raise IncompatibleError(f"the teacher does not know {', '.join(map(repr, missing))}; it knows "
+                                f"{', '.join(map(repr, teacher.spec.classes))}. Train it on these classes (head: reset), or rename them.")
+    index = tuple(teacher.spec.classes.index(name) for name in student.spec.classes)
+    return Pairing(layer_map, None if index == tuple(range(len(teacher.spec.classes))) else index)
+
+
+@dataclass
+class MethodContext:
+    """One step. A second pass through a decoder is ``context.student.decode(queries, output.context)``, and for the teacher the same
+    under ``torch.no_grad()``.
+
+    Attributes:
+        student: the module.
+        teacher: the module, without gradient and in eval mode; None when its answers come from a cache.
+        pairing: layers and classes.
+        targets: of the batch.
+        num_boxes: matchable targets of the batch, averaged over processes, at least 1.
+        step: 0-based.
+        student_match: ``[L, B, N]`` of this step.
+        epoch: 0-based.
+    """
+
+    student: Detector
+    teacher: Detector | None
+    pairing: Pairing
+    targets: TargetBatch
+    num_boxes: Tensor | float
+    step: int
+    student_match: Tensor
+    epoch: int = 0
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    def teacher_probability(self, output: DetectorOutput) -> Tensor:
+        """``[L, B, N_T, C_S]`` in the student's classes, without no-object; computed once a step."""
+        if "probability" not in self._kept:
+            values = probability(output)
+            self._kept["probability"] = values if self.pairing.class_map is None else values[..., list(self.pairing.class_map)]
+        return self._kept["probability"]
+
+    def teacher_match(self, output: DetectorOutput) -> Tensor:
+        """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step."""
+        if "match" not in self._kept:
+            logits = output.logits
+            if self.pairing.class_map is not None:
+                kept = list(self.pairing.class_map) + ([logits.shape[-1] - 1] if output.activation == "softmax" else [])
+                logits = logits[..., kept]
+            self._kept["match"] = match_targets(logits, output.boxes, self.targets, output.activation)
+        return self._kept["match"]
