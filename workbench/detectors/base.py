@@ -1,6 +1,8 @@
 """The one interface of every detector family."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -56,9 +58,10 @@ class Detector(nn.Module, ABC):
     Attributes:
         family: registry name.
         provides: what methods may ask for: ``memory``, ``neck``, ``backbone``, ``states``, ``decode``, ``learned_queries``,
-            ``references``.
+            ``references``, ``attentions``, ``box_distribution``.
         activation: of the class head.
         spec: what it was trained to see.
+        wants_attentions: whether outputs hold attention maps now.
     """
 
     family: ClassVar[str]
@@ -69,6 +72,7 @@ class Detector(nn.Module, ABC):
     num_layers: int
     num_queries: int
     width: int
+    wants_attentions: bool = False
 
     @classmethod
     @abstractmethod
@@ -110,6 +114,15 @@ class Detector(nn.Module, ABC):
         Raises:
             CheckpointError: files missing, not safetensors, or keys that do not fit, each named.
         """
+
+    @contextmanager
+    def collecting_attentions(self, wanted: bool = True) -> Iterator[None]:
+        """Outputs made inside hold ``attentions``, of a family that provides them; outside nothing is computed for them."""
+        self.wants_attentions, before = wanted, self.wants_attentions
+        try:
+            yield
+        finally:
+            self.wants_attentions = before
 
     @property
     def loss_weights(self) -> dict[str, float]:

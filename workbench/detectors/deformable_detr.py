@@ -1,5 +1,6 @@
 """Deformable DETR (Zhu et al., ICLR 2021) through transformers, one- or two-stage, with or without box refinement."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
+from workbench.detectors.attention import Recorded, recording, sampled_map
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.base import InputSpec
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS
@@ -78,7 +80,7 @@ class DeformableDetr(TransformersDetector):
 
     family = "deformable_detr"
     model_class: ClassVar[type] = DeformableDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries"})
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions"})
 
     def __init__(self, model: DeformableDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
@@ -119,7 +121,7 @@ class DeformableDetr(TransformersDetector):
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
         """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
-        with self.watching() as seen:
+        with self.watching() as seen, self._recording() as recorded:
             inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True)
         arguments = seen["decoder"]
         shapes = [tuple(int(v) for v in shape) for shape in arguments["spatial_shapes_list"]]
@@ -134,7 +136,7 @@ class DeformableDetr(TransformersDetector):
             source=source,
         )
         context = {"arguments": arguments, "memory": memory, "neck": neck, "backbone": backbone}
-        return self._heads(inner, queries, context, aux)
+        return self._heads(inner, queries, context, aux, recorded)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
         """Second call of decoder and heads; ``queries.position`` and ``queries.reference`` are needed."""
@@ -142,11 +144,17 @@ class DeformableDetr(TransformersDetector):
         arguments["inputs_embeds"] = queries.content
         arguments["object_queries_position_embeddings"] = queries.position
         arguments["reference_points"] = queries.reference
-        inner = self.model.model.decoder(**arguments)
+        with self._recording() as recorded:
+            inner = self.model.model.decoder(**arguments)
         inner.init_reference_points = queries.reference
-        return self._heads(inner, queries, context, ())
+        return self._heads(inner, queries, context, (), recorded)
 
-    def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...]) -> DetectorOutput:
+    def _recording(self) -> AbstractContextManager[Recorded]:
+        layers: list[Any] = list(self.model.model.decoder.layers)
+        own, cross = [layer.self_attn for layer in layers], [layer.encoder_attn for layer in layers]
+        return recording(self.wants_attentions, self.model.config, own, cross, _deformable_map)
+
+    def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...], recorded: Recorded) -> DetectorOutput:
         """Class and box heads of every layer: box l = sigmoid(head(state l) + inverse sigmoid of reference l-1)."""
         states = inner.intermediate_hidden_states.transpose(0, 1)
         references = [inner.init_reference_points, *inner.intermediate_reference_points.unbind(1)[:-1]]
@@ -168,6 +176,7 @@ class DeformableDetr(TransformersDetector):
             backbone=context["backbone"],
             context=context,
             aux=aux,
+            attentions=recorded.attentions(),
         )
 
     def _selection(self, inner: Any, arguments: dict[str, Any]) -> tuple[Tensor, tuple[AuxGroup, ...]]:
@@ -179,3 +188,17 @@ class DeformableDetr(TransformersDetector):
         boxes = inner.enc_outputs_coord_logits.sigmoid()
         proposals = AuxGroup("encoder", inner.enc_outputs_class[None].float(), boxes[None].float(), match=None, any_class=True)
         return source, (proposals,) if self.training else ()
+
+
+def _deformable_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
+    """Where a deformable cross-attention reads, ``[B, 1, N, S]``, from its own linear layer for the sampling points."""
+    hidden, weights, reference = arguments["hidden_states"], output[1], arguments["reference_points"]
+    if arguments["position_embeddings"] is not None:
+        hidden = hidden + arguments["position_embeddings"]
+    shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
+    offsets = module.sampling_offsets(hidden).view(*weights.shape, 2)
+    if reference.shape[-1] == 2:
+        offsets = offsets / offsets.new_tensor([(width, height) for height, width in shapes])[:, None]
+    else:
+        offsets = offsets / weights.shape[-1] * reference[:, :, None, :, None, 2:] * 0.5
+    return sampled_map(reference[:, :, None, :, None, :2] + offsets, weights, shapes)

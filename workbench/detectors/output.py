@@ -62,6 +62,20 @@ class AuxGroup:
 
 
 @dataclass(frozen=True)
+class Attentions:
+    """Attention of every decoder layer; H heads, S cells of all memory levels, level after level, row by row. Rows sum to 1, less what
+    sampling points put outside the image.
+
+    Attributes:
+        self_attention: ``[L, B, H, N, N]``, from the query in a row to the queries in the columns.
+        cross_attention: ``[L, B, H, N, S]``; deformable attention as a map averaged over heads (H = 1).
+    """
+
+    self_attention: Tensor
+    cross_attention: Tensor
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """Predictions of every decoder layer and the features behind them.
 
@@ -76,6 +90,9 @@ class DetectorOutput:
         context: whatever ``Detector.decode`` needs again; opaque to callers.
         aux: training-only groups.
         activation: sigmoid (C classes) or softmax (C + 1, no-object last).
+        attentions: where the family has them and they were asked for (``Detector.collecting_attentions``).
+        box_distribution: ``[L, B, N, 4, bins]`` logits over the distance of each edge from the query's reference box, where the family
+            regresses boxes so.
     """
 
     logits: Tensor
@@ -88,3 +105,5 @@ class DetectorOutput:
     context: Any
     aux: tuple[AuxGroup, ...] = ()
     activation: Activation = "sigmoid"
+    attentions: Attentions | None = None
+    box_distribution: Tensor | None = None

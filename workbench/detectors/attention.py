@@ -1,0 +1,101 @@
+"""Attention maps of a decoder, recorded only while they are asked for."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from workbench.detectors.output import Attentions
+
+CrossMap = Callable[[nn.Module, dict[str, Any], Any], Tensor]
+
+
+class Recorded:
+    """Maps of the layers seen so far, in the order in which they were computed."""
+
+    def __init__(self) -> None:
+        self.self_maps: list[Tensor] = []
+        self.cross_maps: list[Tensor] = []
+
+    def attentions(self) -> Attentions | None:
+        """The layers stacked; None where nothing was recorded."""
+        if not self.self_maps:
+            return None
+        return Attentions(torch.stack(self.self_maps), torch.stack(self.cross_maps))
+
+
+def second_output(module: nn.Module, arguments: dict[str, Any], output: Any) -> Tensor:
+    """The map ``[B, H, N, S]`` that a dense attention module of transformers returns beside its values."""
+    return output[1]
+
+
+@contextlib.contextmanager
+def recording(
+    wanted: bool,
+    config: PretrainedConfig,
+    self_attention: Sequence[nn.Module],
+    cross_attention: Sequence[nn.Module],
+    cross_map: CrossMap = second_output,
+) -> Iterator[Recorded]:
+    """Records the attention of a model while a ``with`` block runs it.
+
+    Args:
+        wanted: if not, nothing is done at all.
+        config: of the model; its attention is computed eagerly meanwhile, because fused kernels return no maps.
+        self_attention: one module a decoder layer.
+        cross_attention: likewise.
+        cross_map: makes a map ``[B, H, N, S]`` of a cross-attention module, its keyword arguments and its output.
+    """
+    recorded = Recorded()
+    if not wanted:
+        yield recorded
+        return
+
+    def keep_self(module: nn.Module, args: Any, arguments: dict[str, Any], output: Any) -> None:
+        recorded.self_maps.append(output[1])
+
+    def keep_cross(module: nn.Module, args: Any, arguments: dict[str, Any], output: Any) -> None:
+        recorded.cross_maps.append(cross_map(module, arguments, output))
+
+    before = config._attn_implementation
+    handles = [module.register_forward_hook(keep_self, with_kwargs=True) for module in self_attention]
+    handles += [module.register_forward_hook(keep_cross, with_kwargs=True) for module in cross_attention]
+    try:
+        config._attn_implementation = "eager"
+        yield recorded
+    finally:
+        config._attn_implementation = before
+        for handle in handles:
+            handle.remove()
+
+
+def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Deformable attention as a map over cells: the weight of each sampling point goes to the four cells it is interpolated from.
+
+    Args:
+        locations: ``[B, N, H, L, P, 2]`` x and y in 0..1 of the level, for H heads, L levels and P points.
+        weights: ``[B, N, H, L, P]``, sum over L and P 1.
+        shapes: (height, width) of each level.
+
+    Returns:
+        ``[B, 1, N, S]``, mean over heads; what falls outside the image is lost, as the attention reads 0 there.
+    """
+    images, queries, heads = weights.shape[:3]
+    maps: list[Tensor] = []
+    for level, (height, width) in enumerate(shapes):
+        size = locations.new_tensor([width, height])
+        point = locations[:, :, :, level] * size - 0.5
+        corner = point.detach().floor()
+        cells = weights.new_zeros(images, queries, height * width)
+        for shift in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            cell = corner + locations.new_tensor(shift)
+            share = (1 - (point - cell).abs()).prod(-1)
+            inside = ((cell >= 0) & (cell < size)).all(-1)
+            index = (cell[..., 1] * width + cell[..., 0]).long().where(inside, 0)
+            value = (weights[:, :, :, level] * share).where(inside, 0.0)
+            cells = cells.scatter_add(2, index.flatten(2), value.flatten(2).to(cells.dtype))
+        maps.append(cells / heads)
+    return torch.cat(maps, -1)[:, None]
