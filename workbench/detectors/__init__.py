@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.base import Detections, Detector, InputSpec, probability
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
@@ -20,6 +21,7 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "adamixer": Family(AdaMixer, AdaMixerModelConfig),
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
 }
 

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from workbench.detectors.adamixer_decoder import DecoderLayer, box_to_xyzr, refine, reset_class_head, xyzr_to_box
-from workbench.detectors.backbone import BackboneConfig, build_backbone
+from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.pretrained import load_backbone_weights
 from workbench.detectors.storage import load_weights, read_own, save_own
 from workbench.matching import TargetBatch
 
@@ -100,8 +101,8 @@ class AdaMixer(Detector):
         super().__init__()
         self.config, self.spec = config, spec
         self.num_layers, self.num_queries, self.width = config.decoder_layers, config.queries, config.width
-        self.backbone = build_backbone(config.backbone)
-        self.neck = Neck(tuple(self.backbone.channels), config.width)
+        self.backbone = Backbone(config.backbone)
+        self.neck = Neck(self.backbone.channels, config.width)
         self.initial_content = nn.Parameter(torch.randn(config.queries, config.width))
         # not trained: every query starts with the whole image
         self.register_buffer("initial_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(config.queries, 1))
@@ -111,7 +112,9 @@ class AdaMixer(Detector):
     @classmethod
     def build(cls, config: AdaMixerModelConfig, spec: InputSpec) -> "AdaMixer":
         """A model with random weights from torch's global generator, initialised as the released code does."""
-        return cls(config, spec)
+        detector = cls(config, spec)
+        load_backbone_weights(detector.backbone, config.backbone)
+        return detector
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """See ``Detector.reset_classes``."""

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.detectors.adapter import CLASS_PRIOR
 from workbench.detectors.output import Level
 
-CLASS_PRIOR = 0.01
 LEVEL_TEMPERATURE = 2.0
 IOF_EPSILON = 1e-7
 

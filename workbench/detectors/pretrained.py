@@ -81,7 +81,7 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tens
         if kept and all(name.startswith(prefix) or name.startswith(_HEADS) for name in kept):
             kept = {name.removeprefix(prefix): value for name, value in kept.items()}
     if any(name.startswith("embedder.") for name in own) and "conv1.weight" in kept:
-        kept = {_resnet_name(name): value for name, value in kept.items()}
+        kept = {resnet_name(name): value for name, value in kept.items()}
     stages = {match[1] for name in own if (match := re.match(r"(encoder\.stages\.\d+|layer\d+|blocks\.\d+)\.", name))}
     return {
         name: value
@@ -91,7 +91,7 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tens
     }
 
 
-def _resnet_name(name: str) -> str:
+def resnet_name(name: str) -> str:
     """A ResNet name of torchvision and timm in transformers' words: layer2.0.conv1.* becomes encoder.stages.1.layers.0.layer.0.*."""
     if name.startswith("conv1."):
         return name.replace("conv1.", "embedder.embedder.convolution.")

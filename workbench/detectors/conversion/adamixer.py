@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from workbench.detectors.conversion.names import Rule, rename
-from workbench.detectors.conversion.resnet import resnet_rules
+from workbench.detectors.pretrained import resnet_name
 
 _LAYER = r"roi_head\.bbox_head\.(\d+)\."
 _RULES: list[Rule] = [
-    *resnet_rules("backbone.", "backbone.model."),
+    (r"backbone\.(.+)", lambda m: f"backbone.model.{resnet_name(m[1])}"),
     (r"neck\.lateral_convs\.(\d+)\.conv\.(\w+)", r"neck.projections.\1.\2"),
     (r"neck\.gn_out\.(\w+)", r"neck.norm.\1"),
     (r"rpn_head\.init_proposal_bboxes\.weight", "initial_boxes"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.detectors.conversion.names import Rule, rename, split_attention
-from workbench.detectors.conversion.resnet import resnet_rules
+from workbench.detectors.pretrained import resnet_name
 
 _ENCODER = r"(?:bbox_head\.transformer\.)?encoder\.layers\.(\d+)\."
 _DECODER = r"(?:bbox_head\.transformer\.)?decoder\.layers\.(\d+)\."
@@ -45,7 +45,7 @@ def convert_detrdistill(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _rules(levels: int) -> list[Rule]:
     return [
-        *resnet_rules("backbone.", "model.backbone.model."),
+        (r"backbone\.(.+)", lambda m: f"model.backbone.model.{resnet_name(m[1])}"),
         (r"neck\.convs\.(\d+)\.conv\.(\w+)", r"model.input_proj.\1.0.\2"),
         (r"neck\.convs\.(\d+)\.gn\.(\w+)", r"model.input_proj.\1.1.\2"),
         (r"neck\.extra_convs\.(\d+)\.conv\.(\w+)", lambda m: f"model.input_proj.{levels + int(m[1])}.0.{m[2]}"),
