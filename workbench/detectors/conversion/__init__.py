@@ -1,0 +1,1 @@
+"""Public checkpoints in the names of the models here, one file a layout family."""
