@@ -14,10 +14,24 @@ from workbench.detectors.base import Detector
 from workbench.errors import ConfigError
 from workbench.methods.base import BaseMethodConfig, ClassTeachingConfig, Method
 from workbench.methods.context import MethodContext, Pairing, make_pairing
+from workbench.methods.cwd import CWD
 from workbench.methods.detrdistill import DETRDistill
+from workbench.methods.fgd import FGD
+from workbench.methods.fgfi import FGFI
+from workbench.methods.fitnet import FitNet
+from workbench.methods.fkd import FKD
+from workbench.methods.mgd import MGD
+from workbench.methods.pkd import PKD
 
 METHODS: dict[str, type[Method]] = {
     "detrdistill": DETRDistill,
+    "fitnet": FitNet,
+    "fgd": FGD,
+    "mgd": MGD,
+    "fkd": FKD,
+    "fgfi": FGFI,
+    "cwd": CWD,
+    "pkd": PKD,
 }
 PLUGINS = "workbench.methods"
 

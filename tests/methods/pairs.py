@@ -1,0 +1,45 @@
+"""A method with two outputs that no model made."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from tests.examples import SPEC
+from workbench.detectors import Detector, DetectorOutput, InputSpec
+from workbench.matching import TargetBatch
+from workbench.methods import Method, MethodContext, build_method, find_method, make_pairing
+
+ALL = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "box_distribution"})
+
+
+def stub(output: DetectorOutput, classes: Sequence[str] = SPEC.classes, **changes: Any) -> Detector:
+    """What a method asks of the detector that gave ``output``."""
+    values: dict[str, Any] = {
+        "family": "stub", "provides": ALL, "activation": output.activation, "num_layers": len(output.logits),
+        "num_queries": output.logits.shape[2], "width": output.states.shape[-1],
+        "spec": InputSpec(tuple(classes), SPEC.mean, SPEC.std),
+        "level_channels": lambda feature: {level.stride: level.features.shape[1] for level in getattr(output, feature)},
+    }  # fmt: skip
+    return cast(Detector, SimpleNamespace(**values | changes))
+
+
+def build_for(name: str, student: DetectorOutput, teacher: DetectorOutput, seed: int = 0, **config: Any) -> Method:
+    """The method for the detectors of two outputs, with adapters of a seed."""
+    own, other = stub(student), stub(teacher)
+    torch.manual_seed(seed)
+    return build_method(find_method(name).Config(**config), own, other, make_pairing(own, other, None))  # pyright: ignore
+
+
+def context_for(
+    method: Method, targets: TargetBatch, step: int = 0, student: Detector | None = None, teacher: Detector | None = None
+) -> MethodContext:
+    """A step of training."""
+    return MethodContext(cast(Detector, student), teacher, method.pairing, targets, 1.0, step, torch.empty(0))
+
+
+def run(method: Method, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, step: int = 0) -> dict[str, Tensor]:
+    """Terms of one step."""
+    return method(student, teacher, targets, context_for(method, targets, step))

@@ -1,0 +1,59 @@
+"""CWD (Shu et al., ICCV 2021): channel-wise knowledge distillation for dense prediction."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import TargetBatch
+from workbench.methods.context import MethodContext
+from workbench.methods.maps import MapConfig, MapMethod
+
+
+class CWDConfig(MapConfig, frozen=True):
+    """Weight 5 and temperature 1 on every level (pppppM/mmdetection-distiller@7a8a130,
+    configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
+
+    Attributes:
+        temperature: of the softmax over cells.
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {"channels": 5.0}
+    method: Literal["cwd"] = "cwd"
+    temperature: float = Field(1.0, gt=0)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return ("channels",)
+
+
+class CWD(MapMethod):
+    """Term ``channels``: each channel is a distribution over cells; T^2 times the KL divergence of the student's from the
+    teacher's, mean over images and channels, summed over levels. The released code keeps the teacher's entropy, a
+    constant, in the sum.
+    """
+
+    name = "cwd"
+    Config = CWDConfig
+    terms = "channels"
+    source = "CWD, ICCV 2021; released code pppppM/mmdetection-distiller@7a8a130"
+    config: CWDConfig
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``."""
+        temperature = self.config.temperature
+        losses: list[Tensor] = []
+        for pair in self.map_pairs(student, teacher):
+            outside = ~pair.inside.flatten(2)
+            own, other = (
+                (values.flatten(2) / temperature).masked_fill(outside, -torch.inf).log_softmax(-1).masked_fill(outside, 0.0)
+                for values in (pair.student, pair.teacher)
+            )
+            divergence = (other.exp() * (other - own)).masked_fill(outside, 0.0).sum()
+            losses.append(temperature**2 * divergence / (other.shape[0] * other.shape[1]))
+        return {"channels": torch.stack(losses).sum()}

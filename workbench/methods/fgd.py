@@ -1,0 +1,140 @@
+"""FGD (Yang et al., CVPR 2022): focal and global knowledge distillation for detectors."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from workbench.detectors.base import Detector
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import TargetBatch
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.maps import MapConfig, MapMethod, MapPair, boxes_in_cells
+
+
+class FGDConfig(MapConfig, frozen=True):
+    """Weights and temperature of one-stage detectors (yzd-v/FGD@c03a6cf,
+    configs/distillers/fgd/fgd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py: alpha, beta, gamma, lambda; the same numbers stand
+    in the released configuration of DETRDistill).
+
+    Attributes:
+        temperature: of the attention maps.
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "relation": 5e-6}
+    method: Literal["fgd"] = "fgd"
+    temperature: float = Field(0.5, gt=0)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return tuple(self.published_weights)
+
+
+class FGD(MapMethod):
+    """Terms, each summed over cells and channels, mean over images, summed over levels:
+
+    - ``foreground``, ``background``: squared error weighted by the teacher's spatial and channel attention; foreground cells weigh 1
+      over the area of the smallest box they lie in, background cells 1 over their number;
+    - ``attention``: L1 between both attentions of teacher and student;
+    - ``relation``: squared error of maps with global context added by a GC block on each side, both trained.
+
+    Boxes are measured in cells of the un-padded image; the released code scales them by the padded map, which misplaces them in
+    padded images. Softmax and means leave padding out.
+    """
+
+    name = "fgd"
+    Config = FGDConfig
+    terms = "foreground, background, attention, relation"
+    source = "FGD, CVPR 2022; released code yzd-v/FGD@c03a6cf"
+    config: FGDConfig
+
+    def __init__(self, config: FGDConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        self.student_context = nn.ModuleDict({str(stride): GlobalContext(width) for stride, width in self.widths.items()})
+        self.teacher_context = nn.ModuleDict({str(stride): GlobalContext(width) for stride, width in self.widths.items()})
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``; without a target in the batch there is no foreground term."""
+        sums = dict.fromkeys(self.term_names, torch.zeros((), device=student.logits.device))
+        for pair in self.map_pairs(student, teacher):
+            for name, value in self._level(pair, targets).items():
+                sums[name] = sums[name] + value / len(pair.student)
+        if not targets.valid.any():
+            del sums["foreground"]
+        return sums
+
+    def _level(self, pair: MapPair, targets: TargetBatch) -> dict[str, Tensor]:
+        spatial, channel = attention(pair.teacher, pair.inside, self.config.temperature)
+        own_spatial, own_channel = attention(pair.student, pair.inside, self.config.temperature)
+        error = (channel[:, :, None, None] * (pair.teacher - pair.student).square()).sum(1, keepdim=True) * spatial
+        foreground, background = foreground_and_background(targets, pair.inside)
+        key = str(pair.stride)
+        own, other = self.student_context[key](pair.student, pair.inside), self.teacher_context[key](pair.teacher, pair.inside)
+        return {
+            "foreground": (error * foreground).sum(),
+            "background": (error * background).sum(),
+            "attention": (own_channel - channel).abs().sum() + (own_spatial - spatial).abs().sum(),
+            "relation": (own - other).square().masked_fill(~pair.inside, 0.0).sum(),
+        }
+
+
+class GlobalContext(nn.Module):
+    """GC block (Cao et al., ICCVW 2019) as FGD uses it: attention pooling, then a bottleneck whose result is added to every cell.
+
+    Args:
+        width: channels.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weigh = nn.Conv2d(width, 1, 1)
+        middle = max(width // 2, 1)
+        self.transform = nn.Sequential(nn.Conv2d(width, middle, 1), nn.LayerNorm([middle, 1, 1]), nn.ReLU(), nn.Conv2d(middle, width, 1))
+        nn.init.kaiming_normal_(self.weigh.weight, mode="fan_in")
+        nn.init.zeros_(self.weigh.bias)  # pyright: ignore[reportArgumentType]
+        last: Any = self.transform[-1]
+        # starts as the identity (released code)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Tensor, inside: Tensor) -> Tensor:
+        """``[B, D, H, W]`` with its context added; ``inside [B, 1, H, W]`` says which cells are pooled."""
+        share = self.weigh(features).float().masked_fill(~inside, -torch.inf).flatten(2).softmax(-1)
+        pooled = (features.flatten(2) * share).sum(-1)[..., None, None]
+        return features + self.transform(pooled).float()
+
+
+def attention(features: Tensor, inside: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Spatial attention ``[B, 1, H, W]``, mean 1 over the cells inside and 0 elsewhere, and channel attention ``[B, D]``, mean 1:
+    softmax of the mean absolute value over channels and over cells (FGD and FKD).
+    """
+    size = features.abs()
+    cells = inside.sum((2, 3), keepdim=True)
+    mean = (size.mean(1, keepdim=True) / temperature).masked_fill(~inside, -torch.inf)
+    spatial = cells * mean.flatten(2).softmax(-1).view_as(mean)
+    channel = size.shape[1] * (size.sum((2, 3)) / cells[:, :, 0, 0] / temperature).softmax(-1)
+    return spatial, channel
+
+
+def foreground_and_background(targets: TargetBatch, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight of every cell, two ``[B, 1, H, W]`` (the released code's rounding).
+
+    A box covers the cells from the floor of its low to the ceiling of its high corner, both included; its cells weigh 1 over their
+    number, the largest weight where boxes overlap. Background cells share 1 per image. Only matchable targets are foreground.
+    """
+    boxes = boxes_in_cells(targets, inside)
+    low, high = boxes[..., :2].floor(), boxes[..., 2:].ceil()
+    weight = (1 / (high - low + 1).prod(-1)).where(targets.valid, 0.0)
+    height, width = inside.shape[-2:]
+    x, y = torch.arange(width, device=boxes.device), torch.arange(height, device=boxes.device)
+    covered_x = (x >= low[..., :1]) & (x <= high[..., :1])
+    covered_y = (y >= low[..., 1:]) & (y <= high[..., 1:])
+    cover = (covered_y[..., :, None] & covered_x[..., None, :]) * weight[..., None, None]
+    foreground = cover.amax(1, keepdim=True) if cover.shape[1] else torch.zeros_like(inside, dtype=boxes.dtype)
+    foreground = foreground.masked_fill(~inside, 0.0)
+    background = ((foreground == 0) & inside).float()
+    return foreground, background / background.sum((2, 3), keepdim=True).clamp(min=1)

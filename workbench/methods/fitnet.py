@@ -1,0 +1,49 @@
+"""FitNet (Romero et al., ICLR 2015): the student's feature map regresses the teacher's."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import TargetBatch
+from workbench.methods.context import MethodContext
+from workbench.methods.maps import MapConfig, MapMethod
+
+
+class FitNetConfig(MapConfig, frozen=True):
+    """FitNet as detection papers compare with it: mean squared error of adapted features, weight 1 on every level (released by
+    LutingWang/HEAD@1179b78, configs/kd/fitnet.py).
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {"features": 1.0}
+    method: Literal["fitnet"] = "fitnet"
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return ("features",)
+
+
+class FitNet(MapMethod):
+    """Term ``features``: mean squared error over cells and channels (the hint loss), summed over levels.
+
+    The hint loss is what FitNet means for a detector; the second stage of the paper, softened class outputs of a classifier, has no
+    part in it, and the hint is trained along with the detection loss instead of before it.
+    """
+
+    name = "fitnet"
+    Config = FitNetConfig
+    terms = "features"
+    source = "FitNets, ICLR 2015, hint loss; weight of LutingWang/HEAD@1179b78 configs/kd/fitnet.py"
+    config: FitNetConfig
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``."""
+        errors = [
+            (pair.teacher - pair.student).square().sum() / (pair.cells.sum() * pair.teacher.shape[1])
+            for pair in self.map_pairs(student, teacher)
+        ]
+        return {"features": torch.stack(errors).sum()}
