@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from workbench.detectors.adamixer_decoder import DecoderLayer, box_to_xyzr, refine, reset_class_head, xyzr_to_box
+from workbench.detectors.adamixer_decoder import DecoderLayer, box_to_xyzr, refine, xyzr_to_box
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
@@ -37,7 +37,7 @@ class AdaMixerModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["adamixer"] = "adamixer"
-    backbone: BackboneConfig = BackboneConfig(name="resnet50", levels=(1, 2, 3, 4), norm="frozen")
+    backbone: BackboneConfig = BackboneConfig.model_validate({"name": "resnet50", "levels": (1, 2, 3, 4), "norm": "frozen"})
     width: int = Field(256, gt=0, multiple_of=NORM_GROUPS)
     heads: int = Field(8, gt=0)
     ffn: int = Field(2048, gt=0)
@@ -70,11 +70,13 @@ class Neck(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], width: int):
         super().__init__()
-        self.projections = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        convolutions = [nn.Conv2d(count, width, 1) for count in channels]
+        self.projections = nn.ModuleList(convolutions)
         self.norm = nn.GroupNorm(NORM_GROUPS, width)
-        for projection in self.projections:
+        for projection in convolutions:
             nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """``[B, channels, H, W]`` a level to ``[B, width, H, W]``."""
@@ -107,7 +109,7 @@ class AdaMixer(Detector):
         # not trained: every query starts with the whole image
         self.register_buffer("initial_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(config.queries, 1))
         sizes = (config.width, config.heads, config.ffn, config.groups, config.in_points, config.out_points, len(spec.classes))
-        self.layers = nn.ModuleList(DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers))
+        self.layers: Any = nn.ModuleList(DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers))
 
     @classmethod
     def build(cls, config: AdaMixerModelConfig, spec: InputSpec) -> "AdaMixer":
@@ -118,13 +120,11 @@ class AdaMixer(Detector):
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """See ``Detector.reset_classes``."""
-        for layer in self.layers:
-            old: Any = layer.class_head[-1]
-            layer.class_head[-1] = nn.Linear(old.in_features, len(spec.classes)).to(old.weight.device)
-            reset_class_head(layer.class_head[-1])
+        for head in (layer.class_head for layer in self.layers):
+            head.out = nn.Linear(head.out.in_features, len(spec.classes), device=head.out.weight.device)
+            head.reset_to_prior()
         self.spec = spec
-        last = len(self.layers[0].class_head) - 1
-        return [name for name, _ in self.named_parameters() if f".class_head.{last}." in name]
+        return [name for name, _ in self.named_parameters() if ".class_head.out." in name]
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
         """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""

@@ -134,6 +134,25 @@ class PlacedSelfAttention(nn.Module):
         return content + F.dropout(attended, self.dropout, self.training)
 
 
+class Head(nn.Module):
+    """Linear, LN, ReLU, linear: what a layer says about each query."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, outputs)
+
+    def reset_to_prior(self) -> None:
+        """Random last weights, and a bias at which every class has the prior probability of the focal loss."""
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.constant_(self.out.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, outputs]``."""
+        return self.out(self.norm(self.hidden(states)).relu())
+
+
 class DecoderLayer(nn.Module):
     """Attention, sampling and mixing, feed-forward network, and the heads of one layer; nothing is shared between layers."""
 
@@ -147,8 +166,8 @@ class DecoderLayer(nn.Module):
         self.mixing_norm = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, width), nn.Dropout(dropout))
         self.ffn_norm = nn.LayerNorm(width)
-        self.class_head = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, classes))
-        self.box_head = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, 4))
+        self.class_head = Head(width, classes)
+        self.box_head = Head(width, 4)
         self.reset()
 
     @torch.no_grad()
@@ -170,9 +189,9 @@ class DecoderLayer(nn.Module):
         else:
             offsets[..., :2].uniform_(-0.5, 0.5)
         offsets[..., 2] = -1.0
-        reset_class_head(self.class_head[-1])
-        nn.init.zeros_(self.box_head[-1].weight)
-        nn.init.zeros_(self.box_head[-1].bias)
+        self.class_head.reset_to_prior()
+        nn.init.zeros_(self.box_head.out.weight)
+        nn.init.zeros_(self.box_head.out.bias)
 
     def forward(self, levels: Sequence[Level], content: Tensor, xyzr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One layer.
@@ -197,9 +216,3 @@ class DecoderLayer(nn.Module):
         place = xyzr[:, :, None, None]
         sides = xyzr_to_box(place)[..., 2:]
         return torch.cat([place[..., :2] + offset[..., :2] * sides, place[..., 2:3] + offset[..., 2:]], dim=-1)
-
-
-def reset_class_head(head: nn.Linear) -> None:
-    """Random weights, and a bias at which every class has the prior probability of the focal loss."""
-    nn.init.xavier_uniform_(head.weight)
-    nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))

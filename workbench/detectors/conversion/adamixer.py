@@ -6,6 +6,7 @@ from workbench.detectors.conversion.names import Rule, rename
 from workbench.detectors.pretrained import resnet_name
 
 _LAYER = r"roi_head\.bbox_head\.(\d+)\."
+_HEADS = {"cls": "class_head", "reg": "box_head"}
 _RULES: list[Rule] = [
     (r"backbone\.(.+)", lambda m: f"backbone.model.{resnet_name(m[1])}"),
     (r"neck\.lateral_convs\.(\d+)\.conv\.(\w+)", r"neck.projections.\1.\2"),
@@ -22,10 +23,9 @@ _RULES: list[Rule] = [
     (_LAYER + r"sampling_n_mixing\.norm\.(\w+)", r"layers.\1.mixing_norm.\2"),
     (_LAYER + r"ffn\.layers\.0\.0\.(\w+)", r"layers.\1.ffn.0.\2"),
     (_LAYER + r"ffn\.layers\.1\.(\w+)", r"layers.\1.ffn.3.\2"),
-    (_LAYER + r"cls_fcs\.([01])\.(\w+)", r"layers.\1.class_head.\2.\3"),
-    (_LAYER + r"reg_fcs\.([01])\.(\w+)", r"layers.\1.box_head.\2.\3"),
-    (_LAYER + r"fc_cls\.(\w+)", r"layers.\1.class_head.3.\2"),
-    (_LAYER + r"fc_reg\.(\w+)", r"layers.\1.box_head.3.\2"),
+    (_LAYER + r"(cls|reg)_fcs\.0\.(\w+)", lambda m: f"layers.{m[1]}.{_HEADS[m[2]]}.hidden.{m[3]}"),
+    (_LAYER + r"(cls|reg)_fcs\.1\.(\w+)", lambda m: f"layers.{m[1]}.{_HEADS[m[2]]}.norm.{m[3]}"),
+    (_LAYER + r"fc_(cls|reg)\.(\w+)", lambda m: f"layers.{m[1]}.{_HEADS[m[2]]}.out.{m[3]}"),
 ]
 
 
