@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import logging
+from transformers import PreTrainedModel, logging
 
 from workbench.detectors.base import InputSpec
 from workbench.errors import CheckpointError
@@ -171,33 +171,68 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Loads ``model.safetensors``; every tensor of the model must be there with its shape, and nothing else.
+    """Loads ``model.safetensors``; see ``fill_weights``.
 
     Raises:
         CheckpointError: names each missing, unexpected and mismatched key.
     """
     path = folder / WEIGHTS_FILE
-    tensors = {name: value for name, value in read_tensors(path).items() if not name.endswith("num_batches_tracked")}
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    fill_weights(model, read_tensors(path), path)
+
+
+def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies ``tensors`` into the model; every tensor of the model must be there with its shape, and nothing else.
+
+    One name is enough for a tensor that the model knows under several. Where a transformers model shares a tensor and the file
+    holds different values for its names, the tensor is parted, as transformers itself does: Deformable DETR's class heads are one
+    in the library and one a layer in published checkpoints.
+
+    Args:
+        model: BatchNorm's counters of batches are no part of what must be there.
+        tensors: by name.
+        path: where they come from, for the message.
+
+    Raises:
+        CheckpointError: names each missing, unexpected and mismatched key, and copies of a shared tensor that differ.
+    """
+    tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    own = _state(model)
     groups: dict[int, list[str]] = {}
     for name, value in own.items():
         groups.setdefault(value.data_ptr() if value.numel() else id(value), []).append(name)
     problems = [f"unexpected: {name}" for name in tensors if name not in own]
     complete: dict[str, Tensor] = {}
+    parted: list[str] = []
     for names in groups.values():
         present = [name for name in names if name in tensors]
         if not present:
             problems.append(f"missing: {names[0]}")
             continue
+        if differing := [name for name in present[1:] if not torch.equal(tensors[name], tensors[present[0]])]:
+            problems += [f"missing: {name}" for name in names if name not in tensors]
+            if isinstance(model, PreTrainedModel):
+                parted += names[1:]
+            else:
+                problems += [f"shared: {name} differs from {present[0]}, which the model holds as one" for name in differing]
         for name in names:
             value = tensors[name] if name in tensors else tensors[present[0]]
             if value.shape != own[name].shape:
                 problems.append(f"shape: {name} is {list(value.shape)} in the file, {list(own[name].shape)} in the model")
             complete[name] = value
     _refuse(path, problems)
+    for name in parted:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        shared = getattr(module, leaf)
+        setattr(module, leaf, nn.Parameter(shared.detach().clone(), shared.requires_grad))
+    own = _state(model)
     with torch.no_grad():
         for name, value in complete.items():
             own[name].copy_(value)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
 
 
 def _refuse(path: Path, problems: list[str]) -> None:
