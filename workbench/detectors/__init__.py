@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.base import Detections, Detector, InputSpec, probability
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
+from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import read_json
@@ -23,6 +24,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "adamixer": Family(AdaMixer, AdaMixerModelConfig),
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
+    "dino": Family(Dino, DinoModelConfig),
 }
 
 

@@ -1,0 +1,381 @@
+"""DINO (Zhang et al., ICLR 2023) on the layers of transformers' Deformable DETR.
+
+Reference: github.com/IDEA-Research/DINO at faa8520, config/DINO/DINO_4scale.py (its training script sets embed_init_tgt and box
+noise 1.0). What is left out is what that configuration switches off.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from transformers import DeformableDetrConfig
+from transformers.models.deformable_detr.modeling_deformable_detr import (
+    DeformableDetrDecoderLayer,
+    DeformableDetrEncoderLayer,
+    DeformableDetrMLPPredictionHead,
+    DeformableDetrMultiscaleDeformableAttention,
+)
+
+from workbench.detectors.backbone import Backbone, BackboneConfig
+from workbench.detectors.base import Detector, InputSpec
+from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
+from workbench.detectors.dino_memory import Memory, relative_positions, sine_embedding, valid_ratio
+from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.pretrained import load_backbone_weights
+from workbench.detectors.storage import load_weights, read_own, save_own
+from workbench.errors import ConfigError, IncompatibleError
+from workbench.matching import TargetBatch
+
+CLASS_PRIOR = 0.01
+LOSS_WEIGHTS = {"class": 1.0, "bbox": 5.0, "giou": 2.0}
+POSITION_TEMPERATURE, BOX_TEMPERATURE = 20.0, 10000.0
+INVERSE_SIGMOID_EPSILON = 1e-3
+
+
+class DinoModelConfig(BaseModel):
+    """Architecture of a DINO trained from random weights; defaults as published (ResNet-50, four scales).
+
+    Attributes:
+        width: channels of encoder and decoder, a multiple of 32 (the neck's GroupNorm has 32 groups).
+        levels: feature levels; those beyond the backbone's are made by stride-2 convolutions.
+        share_heads: one class and one box head for all decoder layers.
+        denoising: pairs of denoising queries (``dn_number``); 0 = none.
+        label_noise: see ``workbench.detectors.denoising``; likewise ``box_noise``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: Literal["dino"] = "dino"
+    backbone: BackboneConfig
+    width: int = Field(256, gt=0, multiple_of=32)
+    heads: int = Field(8, gt=0)
+    ffn: int = Field(2048, gt=0)
+    encoder_layers: int = Field(6, ge=1)
+    decoder_layers: int = Field(6, ge=1)
+    queries: int = Field(900, ge=1)
+    levels: int = Field(4, ge=1, le=5)
+    points: int = Field(4, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    share_heads: bool = True
+    denoising: int = Field(100, ge=0)
+    label_noise: float = Field(0.5, ge=0, le=1)
+    box_noise: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DinoModelConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.levels < len(self.backbone.levels):
+            raise ValueError(f"levels {self.levels} is less than the backbone's {len(self.backbone.levels)}")
+        return self
+
+    def layer_config(self) -> DeformableDetrConfig:
+        """What transformers' encoder and decoder layers read."""
+        config = DeformableDetrConfig(
+            d_model=self.width,
+            encoder_attention_heads=self.heads,
+            decoder_attention_heads=self.heads,
+            encoder_ffn_dim=self.ffn,
+            decoder_ffn_dim=self.ffn,
+            num_feature_levels=self.levels,
+            encoder_n_points=self.points,
+            decoder_n_points=self.points,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+            activation_dropout=self.dropout,
+        )
+        config._attn_implementation = "sdpa"
+        return config
+
+
+@dataclass(frozen=True)
+class _Context:
+    """For ``Dino.decode``."""
+
+    encoded: Memory
+    memory: tuple[Level, ...]
+    neck: tuple[Level, ...]
+    backbone: tuple[Level, ...]
+
+
+class Dino(Detector):
+    """DINO with mixed query selection, contrastive denoising and look forward twice."""
+
+    family = "dino"
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references"})
+
+    def __init__(self, config: DinoModelConfig, spec: InputSpec):
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.num_layers, self.num_queries, self.width = config.decoder_layers, config.queries, config.width
+        width, classes = config.width, len(spec.classes)
+        self.backbone = Backbone(config.backbone)
+        self.neck = _neck(self.backbone.channels, width, config.levels)
+        self.level_embedding = nn.Parameter(torch.empty(config.levels, width))
+        layers = config.layer_config()
+        self.encoder = nn.ModuleList(DeformableDetrEncoderLayer(layers) for _ in range(config.encoder_layers))
+        self.proposal = nn.Linear(width, width)
+        self.proposal_norm = nn.LayerNorm(width)
+        self.proposal_class = nn.Linear(width, classes)
+        self.proposal_box = DeformableDetrMLPPredictionHead(width, width, 4, 3)
+        self.content = nn.Embedding(config.queries, width)
+        # one row more than classes, as published: nothing reads it
+        self.label_embedding = nn.Embedding(classes + 1, width)
+        self.decoder = nn.ModuleList(DeformableDetrDecoderLayer(layers) for _ in range(config.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.position_head = DeformableDetrMLPPredictionHead(2 * width, width, width, 2)
+        self.class_heads, self.box_heads = nn.ModuleList(), nn.ModuleList()
+        for index in range(config.decoder_layers):
+            new = index == 0 or not config.share_heads
+            self.class_heads.append(nn.Linear(width, classes) if new else self.class_heads[0])
+            self.box_heads.append(DeformableDetrMLPPredictionHead(width, width, 4, 3) if new else self.box_heads[0])
+        self._initialise()
+
+    @classmethod
+    def build(cls, config: DinoModelConfig, spec: InputSpec) -> "Dino":
+        """A model with random weights from torch's global generator, initialised as the published code does.
+
+        Raises:
+            ConfigError: the backbone is unknown.
+            CheckpointError: its weights are not there, or do not fit.
+        """
+        detector = cls(config, spec)
+        load_backbone_weights(detector.backbone, config.backbone)
+        return detector
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        for module in (self.encoder, self.decoder, self.proposal, self.content, self.position_head):
+            for parameter in module.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableDetrMultiscaleDeformableAttention):
+                _initialise_sampling(module)
+        for convolution, _ in self.neck:  # pyright: ignore[reportGeneralTypeIssues]
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+        nn.init.normal_(self.level_embedding)
+        for head in (self.proposal_box, *self.box_heads):
+            nn.init.zeros_(head.layers[-1].weight)  # pyright: ignore
+            nn.init.zeros_(head.layers[-1].bias)  # pyright: ignore
+        for head in (self.proposal_class, *self.class_heads):
+            nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))  # pyright: ignore
+
+    def reset_classes(self, spec: InputSpec) -> list[str]:
+        """See ``Detector.reset_classes``: class heads of decoder and encoder, and the label embedding of the denoising queries."""
+        fresh = type(self)(self.config, spec)
+        self.class_heads, self.proposal_class, self.label_embedding = fresh.class_heads, fresh.proposal_class, fresh.label_embedding
+        self.spec = spec
+        return [name for name, _ in self.named_parameters() if name.startswith(("class_heads", "proposal_class", "label_embedding"))]
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """See ``Detector.loss_weights``; every group weighs as much as a decoder layer (``interm_loss_coef`` and the ``_dn`` terms)."""
+        groups = ("", "_encoder", "_denoising") if self.config.denoising else ("", "_encoder")
+        return {f"{name}{group}": weight for group in groups for name, weight in LOSS_WEIGHTS.items()}
+
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+        """See ``Detector.forward``; in training mode with ``targets`` the decoder also restores noised targets.
+
+        Raises:
+            ConfigError: the images have fewer encoder cells than the model has queries.
+        """
+        maps = self.backbone(images)
+        backbone = tuple(Level(map_, stride, _shrunk(padding, map_)) for map_, stride in zip(maps, self.backbone.strides, strict=True))
+        neck = self._project(backbone, padding)
+        encoded = self._encode(neck)
+        sizes = [height * width for height, width in encoded.shapes]
+        memory = tuple(
+            Level(cells.transpose(1, 2).unflatten(2, shape), level.stride, level.padding)
+            for cells, shape, level in zip(encoded.cells.split(sizes, dim=1), encoded.shapes, neck, strict=True)
+        )
+        context = _Context(encoded, memory, neck, backbone)
+        source, proposed_logits, proposed = self._select(encoded)
+        # mixed query selection (section 3.3): boxes from the encoder, content learned
+        queries = Queries(self.content.weight[None].expand(len(images), -1, -1), None, proposed.detach(), source)
+        noised = self._noised(targets)
+        if noised is None:
+            logits, boxes, states = self._run_decoder(queries.content, proposed.detach(), encoded)
+            groups = ()
+        else:
+            size = noised.match.shape[1]
+            content, reference = self._denoising_queries(noised)
+            logits, boxes, states = self._run_decoder(
+                torch.cat([content, queries.content], dim=1),
+                torch.cat([reference, proposed.detach()], dim=1),
+                encoded,
+                visible(size, noised.groups, self.num_queries, images.device),
+            )
+            match = noised.match[None].expand(self.num_layers, -1, -1)
+            groups = (AuxGroup("denoising", logits[:, :, :size], boxes[:, :, :size], match, copies=noised.groups),)
+            logits, boxes, states = logits[:, :, size:], boxes[:, :, size:], states[:, :, size:]
+        if self.training:
+            groups = (*groups, AuxGroup("encoder", proposed_logits[None], proposed[None], match=None))
+        return _output(logits, boxes, states, queries, context, groups)
+
+    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+        """Second call of decoder and heads; ``queries.reference`` is needed, ``queries.position`` is made from it.
+
+        Raises:
+            IncompatibleError: no reference boxes of four numbers.
+        """
+        if queries.reference is None or queries.reference.shape[-1] != 4:
+            raise IncompatibleError("dino decodes queries with reference boxes (cx, cy, w, h); these have none.")
+        return _output(*self._run_decoder(queries.content, queries.reference, context.encoded), queries, context, ())
+
+    def _project(self, backbone: tuple[Level, ...], padding: Tensor) -> tuple[Level, ...]:
+        """Neck: 1x1 convolutions, then stride-2 convolutions, the first of them on the last backbone level."""
+        levels: list[Level] = []
+        for index, projection in enumerate(self.neck):
+            if index < len(backbone):
+                levels.append(Level(projection(backbone[index].features), backbone[index].stride, backbone[index].padding))
+                continue
+            map_ = projection(backbone[-1].features if index == len(backbone) else levels[-1].features)
+            levels.append(Level(map_, 2 * levels[-1].stride, _shrunk(padding, map_)))
+        return tuple(levels)
+
+    def _encode(self, neck: tuple[Level, ...]) -> Memory:
+        """Deformable encoder over all levels."""
+        positions = [
+            sine_embedding(relative_positions(level.padding), self.width // 2, POSITION_TEMPERATURE).flatten(1, 2) + embedding
+            for level, embedding in zip(neck, self.level_embedding, strict=True)
+        ]
+        memory = Memory(
+            cells=torch.cat([level.features.flatten(2).transpose(1, 2) for level in neck], dim=1),
+            inside=torch.cat([~level.padding.flatten(1) for level in neck], dim=1),
+            shapes=[(level.features.shape[2], level.features.shape[3]) for level in neck],
+            ratios=torch.stack([valid_ratio(level.padding) for level in neck], dim=1),
+        )
+        arguments = memory.arguments() | {
+            "spatial_position_embeddings": torch.cat(positions, dim=1),
+            "reference_points": memory.centres()[:, :, None] * memory.ratios[:, None],
+        }
+        cells = memory.cells
+        for layer in self.encoder:
+            cells = layer(cells, memory.inside, **arguments)
+        return replace(memory, cells=cells)
+
+    def _select(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
+        """The N cells whose best class scores highest: their indices ``[B, N]``, logits ``[B, N, C]`` and boxes ``[B, N, 4]``."""
+        cells, count = memory.cells, memory.cells.shape[1]
+        if count < self.num_queries:
+            raise ConfigError(f"the images have {count} encoder cells, fewer than the {self.num_queries} queries to select from them. "
+                              "Use larger images, more levels or fewer queries.")
+        anchors = memory.anchors()
+        usable = memory.inside & ((anchors > 0.01) & (anchors < 0.99)).all(-1)
+        cells = self.proposal_norm(self.proposal(cells.masked_fill(~usable[..., None], 0.0)))
+        logits = self.proposal_class(cells)
+        source = logits.amax(-1).topk(self.num_queries, dim=1).indices
+        at = source[..., None]
+        # a cell that is no place for a box proposes the corner, as published
+        start = torch.logit(anchors).masked_fill(~usable[..., None], math.inf).gather(1, at.expand(-1, -1, 4))
+        delta = self.proposal_box(cells.gather(1, at.expand(-1, -1, self.width)))
+        return source, logits.gather(1, at.expand(-1, -1, logits.shape[-1])).float(), (delta.float() + start).sigmoid()
+
+    def _noised(self, targets: TargetBatch | None) -> NoisedTargets | None:
+        config = self.config
+        if not self.training or targets is None or not config.denoising:
+            return None
+        return noised_targets(targets, len(self.spec.classes), config.denoising, config.label_noise, config.box_noise)
+
+    def _denoising_queries(self, noised: NoisedTargets) -> tuple[Tensor, Tensor]:
+        """Content ``[B, M, D]`` and reference ``[B, M, 4]``; empty slots are 0 before the sigmoid, as published."""
+        real = noised.real[..., None]
+        return self.label_embedding(noised.labels) * real, _inverse_sigmoid(noised.boxes).where(real, 0.0).sigmoid()
+
+    def _run_decoder(
+        self, content: Tensor, reference: Tensor, memory: Memory, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoder with look forward twice (section 3.4): box l starts at the box of layer l - 1 with its gradient, layer l without.
+
+        Args:
+            content: ``[B, Q, D]``.
+            reference: ``[B, Q, 4]``, after the sigmoid.
+            memory: of the encoder.
+            allowed: ``[Q, Q]`` bool, who attends to whom; None: all.
+
+        Returns:
+            logits ``[L, B, Q, C]``, boxes ``[L, B, Q, 4]``, states ``[L, B, Q, D]``.
+        """
+        arguments = memory.arguments() | {
+            "encoder_hidden_states": memory.cells,
+            "encoder_attention_mask": memory.inside,
+            "attention_mask": None if allowed is None else allowed[None, None],
+        }
+        ratios = memory.ratios.repeat(1, 1, 2)[:, None]
+        state, start, logits, boxes, states = content, reference, [], [], []
+        for layer, class_head, box_head in zip(self.decoder, self.class_heads, self.box_heads, strict=True):
+            sampled = reference[:, :, None] * ratios
+            # y before x, as in the position embedding of the cells
+            position = self.position_head(sine_embedding(sampled[:, :, 0, [1, 0, 2, 3]], self.width // 2, BOX_TEMPERATURE))
+            state = layer(state, object_queries_position_embeddings=position, reference_points=sampled, **arguments)
+            seen = self.decoder_norm(state)
+            states.append(seen)
+            logits.append(class_head(seen))
+            boxes.append((box_head(seen).float() + _inverse_sigmoid(start)).sigmoid())
+            # the next reference comes from the state before the norm, as published
+            start = (box_head(state).float() + _inverse_sigmoid(reference)).sigmoid()
+            reference = start.detach()
+        return torch.stack(logits).float(), torch.stack(boxes), torch.stack(states)
+
+    def save(self, folder: Path) -> None:
+        """See ``Detector.save``; transformers has no class for this family, so the folder loads only here."""
+        save_own(folder, self, self.family, self.spec, self.config)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Dino":
+        """See ``Detector.load``."""
+        config, spec = read_own(folder, DinoModelConfig)
+        detector = cls(config, spec)
+        load_weights(folder, detector)
+        return detector
+
+
+def _shrunk(padding: Tensor, map_: Tensor) -> Tensor:
+    """``[B, H, W]`` bool at the size of a feature map: a cell is padding where the pixel it starts at is."""
+    return F.interpolate(padding[None].float(), size=map_.shape[-2:])[0].bool()
+
+
+def _inverse_sigmoid(boxes: Tensor) -> Tensor:
+    """Logit of numbers in 0..1, finite at both ends as published (``util/misc.py``)."""
+    boxes = boxes.clamp(0, 1)
+    return torch.log(boxes.clamp(min=INVERSE_SIGMOID_EPSILON) / (1 - boxes).clamp(min=INVERSE_SIGMOID_EPSILON))
+
+
+def _neck(channels: tuple[int, ...], width: int, levels: int) -> nn.ModuleList:
+    """One projection per level: 1x1 for those of the backbone, 3x3 with stride 2 for the rest."""
+    inputs = [*channels, channels[-1], *[width] * levels][:levels]
+    return nn.ModuleList(
+        nn.Sequential(
+            nn.Conv2d(size, width, 1) if index < len(channels) else nn.Conv2d(size, width, 3, stride=2, padding=1),
+            nn.GroupNorm(32, width),
+        )
+        for index, size in enumerate(inputs)
+    )
+
+
+@torch.no_grad()
+def _initialise_sampling(attention: Any) -> None:
+    """Deformable DETR, appendix A.4: offsets start on rays, one per head, point k at distance k; equal attention."""
+    angle = torch.arange(attention.n_heads) * (2 * math.pi / attention.n_heads)
+    ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    ray = ray / ray.abs().amax(-1, keepdim=True)
+    distance = torch.arange(1, attention.n_points + 1)[None, None, :, None]
+    nn.init.zeros_(attention.sampling_offsets.weight)
+    attention.sampling_offsets.bias.copy_((ray[:, None, None] * distance).expand(-1, attention.n_levels, -1, -1).flatten())
+    nn.init.zeros_(attention.attention_weights.weight)
+    for layer in (attention.attention_weights, attention.value_proj, attention.output_proj):
+        nn.init.zeros_(layer.bias)
+
+
+def _output(
+    logits: Tensor, boxes: Tensor, states: Tensor, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...]
+) -> DetectorOutput:
+    return DetectorOutput(logits, boxes, states, queries, context.memory, context.neck, context.backbone, context, aux)
