@@ -1,77 +1,57 @@
-"""DINO's official layout: github.com/IDEA-Research/DINO at faa8520, models/dino/dino.py and deformable_transformer.py.
+"""DINO's official layout (github.com/IDEA-Research/DINO at faa8520: models/dino/dino.py, deformable_transformer.py) as our ``Dino``.
 
 ResNet backbones only; sharing of heads as the configuration of the checkpoint says (``share_heads``).
 """
 
-import re
-
 import torch
 from torch import Tensor
 
+from workbench.detectors.conversion.names import Rule, rename, split_attention
 from workbench.detectors.pretrained import resnet_name
 from workbench.errors import CheckpointError
 
-_FFN = {"linear1": "mlp.fc1", "linear2": "mlp.fc2"}
-_LAYER = {
-    "encoder": _FFN | {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"},
-    "decoder": _FFN | {"norm1": "encoder_attn_layer_norm", "norm2": "self_attn_layer_norm", "norm3": "final_layer_norm",
-                       "cross_attn": "encoder_attn"},
-}  # fmt: skip
-_PREFIXES = {
-    "input_proj": "neck",
-    "label_enc": "label_embedding",
-    "class_embed": "class_heads",
-    "bbox_embed": "box_heads",
-    # the decoder holds the same heads a second time
-    "transformer.decoder.class_embed": "class_heads",
-    "transformer.decoder.bbox_embed": "box_heads",
-    "transformer.enc_out_class_embed": "proposal_class",
-    "transformer.enc_out_bbox_embed": "proposal_box",
-    "transformer.enc_output": "proposal",
-    "transformer.enc_output_norm": "proposal_norm",
-    "transformer.level_embed": "level_embedding",
-    "transformer.tgt_embed": "content",
-    "transformer.decoder.norm": "decoder_norm",
-    "transformer.decoder.ref_point_head": "position_head",
-}
+_ENCODER = r"transformer\.encoder\.layers\.(\d+)\."
+_DECODER = r"transformer\.decoder\.layers\.(\d+)\."
+_DECODER_NORMS = {"1": "encoder_attn_layer_norm", "2": "self_attn_layer_norm", "3": "final_layer_norm"}
+_RULES: list[Rule] = [
+    (r"backbone\.0\.body\.(.+)", lambda m: f"backbone.model.{resnet_name(m[1])}"),
+    (r"input_proj\.(.+)", r"neck.\1"),
+    (r"label_enc\.weight", "label_embedding.weight"),
+    (r"class_embed\.(.+)", r"class_heads.\1"),
+    (r"bbox_embed\.(.+)", r"box_heads.\1"),
+    (r"transformer\.enc_out_class_embed\.(.+)", r"proposal_class.\1"),
+    (r"transformer\.enc_out_bbox_embed\.(.+)", r"proposal_box.\1"),
+    (r"transformer\.enc_output\.(.+)", r"proposal.\1"),
+    (r"transformer\.enc_output_norm\.(.+)", r"proposal_norm.\1"),
+    (r"transformer\.level_embed", "level_embedding"),
+    (r"transformer\.tgt_embed\.weight", "content.weight"),
+    (r"transformer\.decoder\.norm\.(.+)", r"decoder_norm.\1"),
+    (r"transformer\.decoder\.ref_point_head\.(.+)", r"position_head.\1"),
+    (_ENCODER + r"self_attn\.(.+)", r"encoder.\1.self_attn.\2"),
+    (_ENCODER + r"norm1\.(.+)", r"encoder.\1.self_attn_layer_norm.\2"),
+    (_ENCODER + r"norm2\.(.+)", r"encoder.\1.final_layer_norm.\2"),
+    (_ENCODER + r"linear([12])\.(.+)", r"encoder.\1.mlp.fc\2.\3"),
+    (_DECODER + r"cross_attn\.(.+)", r"decoder.\1.encoder_attn.\2"),
+    (_DECODER + r"self_attn\.(in_proj_\w+)", r"decoder.\1.self_attn.\2"),
+    (_DECODER + r"self_attn\.out_proj\.(.+)", r"decoder.\1.self_attn.o_proj.\2"),
+    (_DECODER + r"norm([123])\.(.+)", lambda m: f"decoder.{m[1]}.{_DECODER_NORMS[m[2]]}.{m[3]}"),
+    (_DECODER + r"linear([12])\.(.+)", r"decoder.\1.mlp.fc\2.\3"),
+]
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the official code in the names of ``Dino``.
+    """Renames, cuts query, key and value apart, and drops the decoder's second copy of the heads.
 
-    Args:
-        state: by official name; tensors are not copied where they stay whole.
-
-    Returns:
-        By our names; a name that no rule knows stays as it is.
+    Names that belong to no DINO are kept, so that loading reports them.
 
     Raises:
-        CheckpointError: two tensors that the official code shares differ.
+        CheckpointError: the two copies of a head differ.
     """
-    result: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
     for name, value in state.items():
-        for new, part in _parts(_renamed(name), value):
-            if new in result and not torch.equal(result[new], part):
-                raise CheckpointError(f"{name} differs from its other copy in the checkpoint; both would be {new}.")
-            result[new] = part
-    return result
-
-
-def _parts(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    """One tensor, or the three projections that the official self-attention holds in one."""
-    if found := re.fullmatch(r"(decoder\.\d+\.self_attn)\.in_proj_(weight|bias)", name):
-        return [(f"{found[1]}.{which}_proj.{found[2]}", part) for which, part in zip("qkv", value.chunk(3), strict=True)]
-    return [(name, value)]
-
-
-def _renamed(name: str) -> str:
-    if found := re.fullmatch(r"backbone\.0\.body\.(.*)", name):
-        return f"backbone.model.{resnet_name(found[1])}"
-    if found := re.fullmatch(r"transformer\.(encoder|decoder)\.layers\.(\d+)\.(\w+)\.(.*)", name):
-        side, index, part, rest = found.groups()
-        rest = rest.replace("out_proj.", "o_proj.") if (side, part) == ("decoder", "self_attn") else rest
-        return f"{side}.{index}.{_LAYER[side].get(part, part)}.{rest}"
-    for prefix, new in _PREFIXES.items():
-        if name == prefix or name.startswith(f"{prefix}."):
-            return new + name.removeprefix(prefix)
-    return name
+        head = name.removeprefix("transformer.decoder.")
+        if head == name or head not in state:
+            kept[name] = value
+        elif not torch.equal(value, state[head]):
+            raise CheckpointError(f"the checkpoint holds '{name}' and '{head}', which are one tensor, with different values.")
+    return split_attention(rename(kept, _RULES), "decoder.", ("q_proj", "k_proj", "v_proj"))
