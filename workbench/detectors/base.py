@@ -130,13 +130,18 @@ class Detector(nn.Module, ABC):
         return SET_LOSS_WEIGHTS
 
     @torch.no_grad()
-    def level_channels(self, feature: Literal["memory", "neck", "backbone"]) -> dict[int, int]:
-        """Channels of each feature level by stride, seen on a blank image: families differ in where a level gets its width."""
+    def blank_output(self) -> DetectorOutput:
+        """The answer to one blank image: what methods learn widths and the form of queries from, before the first step."""
         training, device = self.training, next(self.parameters()).device
         blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device)
         # eval mode, because a blank image must not enter the statistics of norms
         output = self.eval()(blank, torch.zeros(1, PROBE_SIDE, PROBE_SIDE, dtype=torch.bool, device=device))
         self.train(training)
+        return output
+
+    def level_channels(self, feature: Literal["memory", "neck", "backbone"]) -> dict[int, int]:
+        """Channels of each feature level by stride."""
+        output = self.blank_output()
         levels = {"memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
         return {level.stride: level.features.shape[1] for level in levels}
 

@@ -1,6 +1,7 @@
 """Deformable DETR (Zhu et al., ICLR 2021) through transformers, one- or two-stage, with or without box refinement."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -80,7 +81,9 @@ class DeformableDetr(TransformersDetector):
 
     family = "deformable_detr"
     model_class: ClassVar[type] = DeformableDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions"})
+    provides = frozenset({
+        "memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "reference_from_position",
+    })  # fmt: skip
 
     def __init__(self, model: DeformableDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
@@ -90,7 +93,7 @@ class DeformableDetr(TransformersDetector):
         self.width = config.d_model
         self.two_stage = bool(config.two_stage)
         if self.two_stage:
-            self.provides = self.provides - {"learned_queries"}
+            self.provides = self.provides - {"learned_queries", "reference_from_position"}
         inner = model.model
         self.keep_inputs("decoder", inner.decoder)
         self.keep_output("backbone", inner.backbone)
@@ -139,7 +142,11 @@ class DeformableDetr(TransformersDetector):
         return self._heads(inner, queries, context, aux, recorded)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.position`` and ``queries.reference`` are needed."""
+        """Second call of decoder and heads; ``queries.position`` is needed. Without ``queries.reference`` the model's own layer makes
+        it from the position, which two-stage models have none for.
+        """
+        if queries.reference is None:
+            queries = replace(queries, reference=self.model.model.reference_points(queries.position).sigmoid())
         arguments = dict(context["arguments"])
         arguments["inputs_embeds"] = queries.content
         arguments["object_queries_position_embeddings"] = queries.position

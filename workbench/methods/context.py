@@ -1,7 +1,7 @@
 """What a method sees besides the two outputs: the pair it serves and one step of training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -83,21 +83,32 @@ class MethodContext:
     step: int
     student_match: Tensor
     epoch: int = 0
-    _kept: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[tuple[str, int], tuple[DetectorOutput, Tensor]] = field(default_factory=dict)
 
     def teacher_probability(self, output: DetectorOutput) -> Tensor:
-        """``[L, B, N_T, C_S]`` in the student's classes, without no-object; computed once a step."""
-        if "probability" not in self._kept:
+        """``[L, B, N_T, C_S]`` of an output of the teacher in the student's classes, without no-object; computed once a step."""
+
+        def compute() -> Tensor:
             values = probability(output)
-            self._kept["probability"] = values if self.pairing.class_map is None else values[..., list(self.pairing.class_map)]
-        return self._kept["probability"]
+            return values if self.pairing.class_map is None else values[..., list(self.pairing.class_map)]
+
+        return self._once("probability", output, compute)
 
     def teacher_match(self, output: DetectorOutput) -> Tensor:
         """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step."""
-        if "match" not in self._kept:
+
+        def compute() -> Tensor:
             logits = output.logits
             if self.pairing.class_map is not None:
                 kept = list(self.pairing.class_map) + ([logits.shape[-1] - 1] if output.activation == "softmax" else [])
                 logits = logits[..., kept]
-            self._kept["match"] = match_targets(logits, output.boxes, self.targets, output.activation)
-        return self._kept["match"]
+            return match_targets(logits, output.boxes, self.targets, output.activation)
+
+        return self._once("match", output, compute)
+
+    def _once(self, name: str, output: DetectorOutput, compute: Callable[[], Tensor]) -> Tensor:
+        key = (name, id(output))
+        if key not in self._kept:
+            # the output is kept with its value: an id is its own only while the object lives
+            self._kept[key] = (output, compute())
+        return self._kept[key][1]

@@ -1,0 +1,125 @@
+"""Target-aware feature distillation (DETRDistill, equations 6 to 9) and the mask of the released code."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.detectors.output import DetectorOutput, Level
+from workbench.matching import TargetBatch
+from workbench.methods.base import gather_queries
+from workbench.methods.context import MethodContext
+from workbench.methods.detrdistill.config import FeaturesConfig
+from workbench.methods.features import Adaptor
+from workbench.methods.selection import largest_iou, query_quality, target_ious
+
+MASK_FLOOR = 0.01
+TOP_PAIRS = 100
+
+
+def features_term(
+    config: FeaturesConfig,
+    adaptor: Adaptor,
+    pairs: list[tuple[Level, Level]],
+    teacher: DetectorOutput,
+    layers: list[int],
+    selected: Tensor,
+    context: MethodContext,
+) -> Tensor:
+    """Equation 9: error of each cell weighted by the mask, mean over cells, sum over levels.
+
+    Args:
+        config: switches.
+        adaptor: of student levels.
+        pairs: student and teacher level.
+        teacher: whose queries make the mask.
+        layers: teacher layers that teach.
+        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach.
+        context: of the step.
+    """
+    weights = cell_weights(config, teacher, [level for _, level in pairs], layers, selected, context)
+    total = pairs[0][0].features.new_zeros(())
+    for (own, other), weight in zip(pairs, weights, strict=True):
+        error = (other.features.float() - adaptor(own).float()).square().mean(1)
+        inside = (~own.padding).float() if config.mask_padding else torch.ones_like(error)
+        total = total + (weight * error * inside).sum() / inside.sum().clamp(min=1)
+    return total
+
+
+@torch.no_grad()
+def cell_weights(
+    config: FeaturesConfig, teacher: DetectorOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
+) -> list[Tensor]:
+    """Weight of the squared error of every cell, ``[B, H, W]`` per level; no gradient flows into it.
+
+    product: w(x) = 1/M sum_i q_i (F(x) . Q_i)^2, equation 9 with the square of the mask drawn into one sum (the same number without a
+    map per query), mean over layers; cosine: sum over layers of psi(x)^2.
+    """
+    if config.mask == "uniform":
+        return [level.features.new_ones(level.padding.shape) for level in levels]
+    layers = layers if config.layers == "all" else layers[-1:]
+    masks = [selection_masks(config, teacher, level, layers, context.targets, context, selected) for level in levels]
+    if config.mask == "cosine":
+        return [mask.square().sum(0) for mask in masks]
+    return [mask.sum(0) / len(layers) for mask in masks]
+
+
+@torch.no_grad()
+def selection_masks(
+    config: FeaturesConfig,
+    teacher: DetectorOutput,
+    level: Level,
+    layers: list[int],
+    targets: TargetBatch,
+    context: MethodContext,
+    selected: Tensor | None = None,
+) -> Tensor:
+    """Where the teacher's queries look: ``[len(layers), B, H, W]``.
+
+    product: sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M queries that teach; cosine: psi in (0, 1],
+    largest cell 1.
+
+    Args:
+        config: mask and quality.
+        teacher: whose queries look.
+        level: where.
+        layers: whose queries.
+        targets: of the batch.
+        context: of the step.
+        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach; all by default.
+    """
+    states = teacher.states[layers].float()
+    cells = level.features.float().flatten(2)
+    shape = level.features.shape[-2:]
+    chosen = None if selected is None else selected[layers]
+    if config.mask == "product":
+        quality = query_quality(config.quality, config.gamma, teacher, layers, targets, context)
+        count = states.new_full((1, 1, 1), states.shape[2])
+        if chosen is not None:
+            quality, count = quality * chosen, chosen.sum(-1, keepdim=True).clamp(min=1)
+        # most queries have no target and so no quality; only the others are worth a map
+        quality, best = quality.topk(int((quality > 0).sum(-1).max()), dim=-1)
+        product = torch.einsum("lbnd,bdx->lbnx", gather_queries(states, best), cells)
+        return (torch.einsum("lbn,lbnx->lbx", quality, product.square()) / count).unflatten(-1, shape)
+    query, quality = _best_pairs(config, teacher, layers, targets, context)
+    if chosen is not None:
+        quality = quality * chosen.gather(-1, query)
+    # a quality-weighted sum of cosines is one dot product with the quality-weighted sum of unit queries
+    units = gather_queries(F.normalize(states, dim=-1), query)
+    mixture = torch.einsum("lbk,lbkd->lbd", quality, units)
+    raw = torch.einsum("lbd,bdx->lbx", mixture, F.normalize(cells, dim=1)).clamp(min=MASK_FLOOR)
+    if config.mask_padding:
+        raw = raw.masked_fill(level.padding.flatten(1), MASK_FLOOR)
+    return (raw / raw.amax(-1, keepdim=True)).unflatten(-1, shape)
+
+
+def _best_pairs(
+    config: FeaturesConfig, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
+) -> tuple[Tensor, Tensor]:
+    """Query index and quality ``[len(layers), B, K]`` of the 100 best (query, class) pairs, as the released code picks them."""
+    probability = context.teacher_probability(teacher)[layers]
+    classes = probability.shape[-1]
+    score, index = probability.flatten(2).topk(min(TOP_PAIRS, probability.shape[2] * classes), dim=-1)
+    query = index // classes
+    if config.quality == "official_code":
+        return query, score * largest_iou(target_ious(teacher, layers, targets), targets).gather(-1, query)
+    return query, query_quality("paper", config.gamma, teacher, layers, targets, context).gather(-1, query)

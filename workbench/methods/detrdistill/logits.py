@@ -1,0 +1,140 @@
+"""Hungarian-matching logits distillation (DETRDistill, equations 3 and 4) and the joint form of the released code."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import QUERY_COST, assign
+from workbench.methods.base import gather_queries
+from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
+from workbench.methods.context import MethodContext
+from workbench.methods.detrdistill.config import LogitsConfig
+
+
+@dataclass(frozen=True)
+class LayerPairs:
+    """Which teacher layer teaches which student layer.
+
+    Attributes:
+        student: layer of each of P pairs.
+        teacher: layer of each pair.
+        share: weight of each pair, ``1 / r`` where the r teacher layers of a student layer are averaged.
+    """
+
+    student: list[int]
+    teacher: list[int]
+    share: list[float]
+
+    @classmethod
+    def of(cls, layer_map: tuple[tuple[int, ...], ...], reduce: Literal["mean", "sum"]) -> "LayerPairs":
+        """Pairs of a layer map."""
+        flat = [(s, t, 1.0 / len(group) if reduce == "mean" else 1.0) for s, group in enumerate(layer_map) for t in group]
+        return cls([s for s, _, _ in flat], [t for _, t, _ in flat], [share for _, _, share in flat])
+
+    def last(self) -> "LayerPairs":
+        """Those of the last student layer."""
+        first = self.student.index(self.student[-1])
+        return LayerPairs(self.student[first:], self.teacher[first:], self.share[first:])
+
+
+def logits_terms(
+    config: LogitsConfig,
+    pairs: LayerPairs,
+    student: DetectorOutput,
+    teacher: DetectorOutput,
+    selected: Tensor,
+    context: MethodContext,
+    no_object: Literal["1-max"] | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Terms and the matching they are taken over.
+
+    Args:
+        config: switches.
+        pairs: of layers; each is matched on its own.
+        student: with gradient.
+        teacher: without.
+        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach.
+        context: of the step.
+        no_object: see ``class_targets``.
+
+    Returns:
+        ``logits``, or ``logits_positive`` (absent where no teacher query has a target) and ``logits_negative``; and ``[P, B, N_S]``
+        int64 on the CPU, the teacher query of each student query, -1 = none.
+    """
+    logits, boxes = student.logits[pairs.student], student.boxes[pairs.student]
+    wanted = class_targets(teacher, student.activation, context, no_object)[pairs.teacher]
+    wanted_boxes = teacher.boxes[pairs.teacher]
+    if config.clamp_boxes:
+        wanted_boxes = xyxy_to_cxcywh(cxcywh_to_xyxy(wanted_boxes).clamp(0, 1))
+    taught = selected[pairs.teacher].cpu()
+    positive = taught & (context.teacher_match(teacher)[pairs.teacher] >= 0) if config.split else torch.zeros_like(taught)
+    if config.negatives == "top_k":
+        score = context.teacher_probability(teacher)[pairs.teacher].amax(-1).cpu()
+        best = score.masked_fill(positive | ~taught, -1.0).topk(min(config.k, taught.shape[-1]), dim=-1).indices
+        taught = positive | (taught & torch.zeros_like(taught).scatter_(-1, best, True))
+    elif config.negatives == "off":
+        taught = positive
+    # only the columns that teach enter the cost, so that its size follows their number and not that of the teacher's queries
+    width = int(taught.sum(-1).max())
+    columns = taught.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :width]
+    taught, positive = taught.gather(-1, columns), positive.gather(-1, columns)
+    here = columns.to(logits.device)
+    wanted, wanted_boxes = gather_queries(wanted, here), gather_queries(wanted_boxes, here)
+    cost = pair_cost(logits, boxes, wanted, wanted_boxes, student.activation, QUERY_COST).cpu()
+    share = torch.tensor(pairs.share, device=logits.device)
+
+    def term(mate: Tensor, with_class: bool) -> tuple[Tensor, Tensor]:
+        loss, count = _pair_loss(logits, boxes, wanted, wanted_boxes, mate, config.weights, with_class, student)
+        return (loss / count.clamp(min=1) * share).sum(), count.sum()
+
+    if not config.split:
+        mate = assign(cost, columns=taught)
+        value, count = term(mate, with_class=True)
+        return ({"logits": value} if count else {}), _back(mate, columns)
+    mate = assign(cost, columns=positive)
+    value, count = term(mate, with_class=True)
+    terms = {"logits_positive": value} if count else {}
+    if config.negatives != "off":
+        # students taken by the positives are out, which keeps the whole one-to-one
+        rest = assign(cost, columns=taught & ~positive, rows=mate < 0)
+        value, count = term(rest, with_class=config.negatives == "class_and_box")
+        terms |= {"logits_negative": value} if count else {}
+        mate = torch.maximum(mate, rest)
+    return terms, _back(mate, columns)
+
+
+def _back(mate: Tensor, columns: Tensor) -> Tensor:
+    """A matching with columns of the cost as one with teacher queries."""
+    if not columns.shape[-1]:
+        return mate
+    return columns.gather(-1, mate.clamp(min=0)).where(mate >= 0, -1)
+
+
+def _pair_loss(
+    logits: Tensor,
+    boxes: Tensor,
+    wanted: Tensor,
+    wanted_boxes: Tensor,
+    mate: Tensor,
+    weights: tuple[float, float, float],
+    with_class: bool,
+    student: DetectorOutput,
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of matched pairs and their number, each ``[P]`` for P pairs of layers.
+
+    The class term is cross-entropy with the teacher's probability as target, less the teacher's own entropy: a constant that carries
+    no gradient and makes a perfect copy cost 0.
+    """
+    pair, image, query = (mate >= 0).nonzero(as_tuple=True)
+    other = mate[pair, image, query]
+    pair, image, query, other = (index.to(logits.device) for index in (pair, image, query, other))
+    l1, giou = box_loss(boxes[pair, image, query], wanted_boxes[pair, image, other])
+    loss = weights[1] * l1 + weights[2] * giou
+    if with_class:
+        loss = loss + weights[0] * class_divergence(logits[pair, image, query], wanted[pair, image, other], student.activation)
+    count = torch.bincount(pair, minlength=logits.shape[0])
+    return loss.new_zeros(logits.shape[0]).index_add(0, pair, loss), count

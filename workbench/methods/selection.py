@@ -1,0 +1,94 @@
+"""Which teacher queries teach, and how good each of them is."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import TargetBatch
+from workbench.methods.context import MethodContext
+
+Quality = Literal["paper", "official_code"]
+
+
+class SelectionConfig(BaseModel, extra="forbid", frozen=True):
+    """A choice among the teacher's queries, per layer and image; the others teach nothing.
+
+    Attributes:
+        rule: all; positives: those the teacher's own matching ties to a target; top_k and lowest_k by quality; threshold: quality at
+            least ``threshold``; random_k: drawn anew each step.
+        k: of the rules that count.
+        threshold: of ``threshold``.
+        quality: see ``query_quality``. The released code's by default, because the paper's is 0 for every query without a target and
+            would rank these by nothing.
+        gamma: of the paper's quality.
+        seed: of ``random_k``; the draw is a function of it and the step.
+    """
+
+    rule: Literal["all", "positives", "top_k", "threshold", "random_k", "lowest_k"] = "all"
+    k: int = Field(10, ge=1)
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    quality: Quality = "official_code"
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
+    seed: int = Field(0, ge=0)
+
+
+@torch.no_grad()
+def selected_queries(config: SelectionConfig, teacher: DetectorOutput, context: MethodContext) -> Tensor:
+    """``[L, B, N]`` bool: the teacher queries that teach."""
+    shape, device = teacher.logits.shape[:3], teacher.logits.device
+    if config.rule == "all":
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if config.rule == "positives":
+        return context.teacher_match(teacher).to(device) >= 0
+    if config.rule == "random_k":
+        # on the CPU and from its own seed: the same queries on every device, and dropout draws as without it
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + context.step)
+        rank = torch.rand(shape, generator=generator).to(device)
+    else:
+        layers = list(range(shape[0]))
+        rank = query_quality(config.quality, config.gamma, teacher, layers, context.targets, context)
+    if config.rule == "threshold":
+        return rank >= config.threshold
+    best = rank.topk(min(config.k, shape[2]), dim=-1, largest=config.rule != "lowest_k").indices
+    return torch.zeros(shape, dtype=torch.bool, device=device).scatter_(-1, best, True)
+
+
+@torch.no_grad()
+def query_quality(
+    quality: Quality, gamma: float, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
+) -> Tensor:
+    """``[len(layers), B, N]`` quality of every teacher query.
+
+    paper: score^gamma IoU^(1-gamma) with the target that the teacher's own matching ties it to, 0 without one (DETRDistill,
+    equation 8); official_code: best class score times the largest IoU with any target, the score alone where there is none.
+    """
+    probability = context.teacher_probability(teacher)[layers]
+    ious = target_ious(teacher, layers, targets)
+    if quality == "official_code":
+        return probability.amax(-1) * largest_iou(ious, targets)
+    match = context.teacher_match(teacher)[layers].to(probability.device)
+    if not targets.labels.shape[1]:
+        return torch.zeros_like(probability[..., 0])
+    column = match.clamp(min=0)
+    image = torch.arange(match.shape[1], device=match.device)[None, :, None]
+    score = probability.gather(-1, targets.labels[image, column][..., None])[..., 0]
+    iou = ious.gather(-1, column[..., None])[..., 0]
+    return (score**gamma * iou ** (1 - gamma)).where(match >= 0, 0.0)
+
+
+def target_ious(teacher: DetectorOutput, layers: list[int], targets: TargetBatch) -> Tensor:
+    """``[len(layers), B, N, G]`` IoU with every target, 0 with one that may not be matched."""
+    iou, _ = pairwise_iou_and_giou(cxcywh_to_xyxy(teacher.boxes[layers].float()), cxcywh_to_xyxy(targets.boxes))
+    return iou.masked_fill(~targets.valid[None, :, None, :], 0.0)
+
+
+def largest_iou(ious: Tensor, targets: TargetBatch) -> Tensor:
+    """Largest IoU with any target; 1 in images without targets, so that quality is the score alone."""
+    if not targets.labels.shape[1]:
+        return ious.new_ones(ious.shape[:-1])
+    empty = ~targets.valid.any(1)
+    return ious.amax(-1).masked_fill(empty[None, :, None], 1.0)
