@@ -21,13 +21,8 @@ from workbench.detectors import Detector, DetectorOutput, InputSpec
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
 from workbench.methods import MethodContext, build_method, make_pairing
-from workbench.methods.detrdistill import (
-    DETRDistill,
-    DETRDistillConfig,
-    FeaturesConfig,
-    query_quality,
-    selection_masks,
-)
+from workbench.methods.detrdistill import AssignmentConfig, ContrastiveConfig, DETRDistill, DETRDistillConfig, selection_masks
+from workbench.methods.selection import query_quality
 
 ALL = frozenset({"memory", "neck", "states", "decode"})
 PROFILES = ("paper", "official_code")
@@ -42,6 +37,7 @@ def stub(layers: int = 2, width: int = 8, classes: Sequence[str] = SPEC.classes,
 
 
 def built(config: dict[str, Any], student: Detector, teacher: Detector, layer_map: Any = None) -> DETRDistill:
+    config = {"assignment": None, "contrastive": None, **config}
     method = build_method(DETRDistillConfig.model_validate(config), student, teacher, make_pairing(student, teacher, layer_map))
     assert isinstance(method, DETRDistill)
     return method
@@ -253,9 +249,8 @@ def test_quality_is_its_formula(rule: str, gamma: float):
     targets[0].boxes[0] = teacher.boxes[0, 0, 2]
     targets[2].valid[1] = False
     batch = TargetBatch.of(targets)
-    config = FeaturesConfig(quality=cast(Any, rule), gamma=gamma)
     method = built({}, stub(), stub())
-    found = query_quality(config, teacher, [0, 1], batch, context_of(method, batch))
+    found = query_quality(cast(Any, rule), gamma, teacher, [0, 1], batch, context_of(method, batch))
     assert found.shape == (2, 3, 5)
     for layer in range(2):
         for image in range(3):
@@ -270,7 +265,7 @@ def test_quality_is_its_formula(rule: str, gamma: float):
 def test_quality_in_an_image_without_targets_is_nothing_or_the_score(rule: str, counts: list[int]):
     teacher, targets = random_output(1, (2, 4)), batch_of(counts, 3)
     method = built({}, stub(1), stub(1))
-    found = query_quality(FeaturesConfig(quality=cast(Any, rule)), teacher, [0], targets, context_of(method, targets))
+    found = query_quality(cast(Any, rule), 0.5, teacher, [0], targets, context_of(method, targets))
     wanted = torch.zeros(4) if rule == "paper" else teacher.logits[0, 1].sigmoid().amax(-1)
     torch.testing.assert_close(found[0, 1], wanted)
 
@@ -298,9 +293,10 @@ def test_equation_nine_with_one_map_equals_the_loop_over_queries():
         assert terms["features"].item() == pytest.approx(total / cells, rel=1e-4)
 
 
-def test_the_released_mask_equals_a_loop_over_the_hundred_best_query_class_pairs():
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_the_released_mask_equals_a_loop_over_the_hundred_best_query_class_pairs(mask_padding: bool):
     teacher, targets = random_output(2, (3, 50), classes=3), batch_of([2, 0, 3], 3)
-    method = built({"profile": "official_code"}, stub(), stub())
+    method = built({"profile": "official_code", "features": {"mask_padding": mask_padding}}, stub(), stub())
     config = method.config.features
     assert config is not None
     (level,) = teacher.neck
@@ -317,14 +313,14 @@ def test_the_released_mask_equals_a_loop_over_the_hundred_best_query_class_pairs
                     boxes = targets.boxes[image][targets.valid[image]]
                     q *= float(box_iou(cxcywh_to_xyxy(teacher.boxes[layer, image, n])[None], cxcywh_to_xyxy(boxes)).max())
                 raw += q * F.cosine_similarity(level.features[image], teacher.states[layer, image, n][:, None, None], dim=0)
-            raw = raw.clamp(min=0.01).masked_fill(level.padding[image], 0.01)
+            raw = raw.clamp(min=0.01).masked_fill(level.padding[image] & mask_padding, 0.01)
             torch.testing.assert_close(masks[layer, image], raw / raw.max(), atol=1e-4, rtol=1e-4)
 
 
 def test_the_released_mask_lies_in_zero_to_one_and_reaches_one_in_every_image_and_level():
     shapes = ((8, 4, 6), (16, 2, 3))
     teacher, targets = random_output(2, (3, 6), levels=shapes), batch_of([2, 0, 3], 3)
-    method = built({"profile": "official_code"}, stub(), stub())
+    method = built({"profile": "official_code", "features": {"mask_padding": True}}, stub(), stub())
     assert method.config.features is not None
     for level in teacher.neck:
         # what padded cells hold must not take part in the maximum
@@ -345,11 +341,12 @@ def test_a_released_mask_without_any_quality_is_one_everywhere():
     assert torch.equal(masks, torch.ones_like(masks))
 
 
-def test_the_released_feature_term_is_the_mean_of_masked_squared_errors_summed_over_layers_and_levels():
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_the_released_feature_term_is_the_mean_of_masked_squared_errors_summed_over_layers_and_levels(mask_padding: bool):
     shapes = ((8, 4, 6), (16, 2, 3))
     student, teacher = random_output(2, (2, 6), levels=shapes), random_output(2, (2, 6), levels=shapes, seed=1)
     targets = batch_of([2, 1], 3)
-    config = {"profile": "official_code", "logits": None}
+    config = {"profile": "official_code", "logits": None, "features": {"mask_padding": mask_padding}}
     method = built(config, stub(), stub())
     assert method.config.features is not None
     wanted = 0.0
@@ -357,8 +354,8 @@ def test_the_released_feature_term_is_the_mean_of_masked_squared_errors_summed_o
         for layer in range(2):
             (psi,) = selection_masks(method.config.features, teacher, other, [layer], targets, context_of(method, targets))
             difference = (psi[:, None] * (other.features - own.features)).square()
-            inside = ~own.padding[:, None].expand_as(difference)
-            wanted += difference[inside].mean().item()
+            counted = ~(own.padding & mask_padding)[:, None].expand_as(difference)
+            wanted += difference[counted].mean().item()
     assert terms_of(config, student, teacher, targets)["features"].item() == pytest.approx(wanted, rel=1e-4)
 
 
@@ -435,7 +432,9 @@ def test_gradients_reach_the_students_outputs_and_nothing_of_the_teacher(profile
     assert boxes is not None and boxes.abs().sum(-1).gt(0).all(), "every student query is taught a box"
     assert features is not None
     inside = ~getattr(student, feature)[0].padding
-    assert (features.abs().sum(1) > 0)[inside].all() and not (features.abs().sum(1) > 0)[~inside].any()
+    # the released code counts padded cells
+    reached = features.abs().sum(1) > 0
+    assert reached[inside].all() and reached[~inside].all() == (profile == "official_code")
     assert states is None, "student states carry no term"
     assert all(value.grad is None for value in teacher_parameters)
 
@@ -506,18 +505,23 @@ def test_levels_pair_by_stride_and_a_pair_without_a_common_one_is_refused():
         terms_of(config, student, taller, targets)
 
 
-GOLDEN = {
-    "paper": {"logits_positive": 12.844945907592773, "logits_negative": 10.532159805297852, "features": 2.2303121089935303},
-    "official_code": {"logits": 12.40080451965332, "features": 1.8665639162063599},
+GOLDEN: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "paper": ({}, {"logits_positive": 12.844945907592773, "logits_negative": 10.532159805297852, "features": 2.2303121089935303}),
+    "official_code": ({"profile": "official_code"}, {"logits": 12.500836372375488, "features": 0.6093258261680603}),
+    "official_code in groups": (
+        {"profile": "official_code", "depth": "groups", "features": {"mask_padding": True}},
+        {"logits": 12.40080451965332, "features": 1.8665639162063599},
+    ),
 }
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_seeded_case_keeps_its_numbers(profile: str):
+@pytest.mark.parametrize("case", GOLDEN)
+def test_a_seeded_case_keeps_its_numbers(case: str):
     student, teacher = random_output(2, (2, 5), seed=10), random_output(4, (2, 7), seed=11)
     targets = batch_of([3, 1], 3, torch.Generator().manual_seed(12))
-    terms = terms_of({"profile": profile}, student, teacher, targets)
-    assert {name: value.item() for name, value in terms.items()} == pytest.approx(GOLDEN[profile], rel=1e-4)
+    config, golden = GOLDEN[case]
+    terms = terms_of(config, student, teacher, targets)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(golden, rel=1e-4)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -533,15 +537,18 @@ def test_a_profile_sets_every_switch_and_a_switch_can_be_set_apart():
     assert code.logits is not None and code.features is not None
     assert (code.logits.split, code.logits.negatives) == (False, "class_and_box")
     assert code.features.model_dump(exclude={"gamma"}) == {
-        "feature": "neck", "mask": "cosine", "quality": "official_code", "layers": "all",
+        "feature": "neck", "mask": "cosine", "quality": "official_code", "layers": "all", "mask_padding": False, "adaptor": "auto",
     }  # fmt: skip
+    assert (code.assignment, code.contrastive) == (AssignmentConfig(assign_source="student", reference="student"), ContrastiveConfig())
+    assert code.depth == "first" and DETRDistillConfig().depth == "groups"
+    assert DETRDistillConfig().assignment == AssignmentConfig() and DETRDistillConfig().contrastive is None
     changed = DETRDistillConfig.model_validate({"profile": "official_code", "features": {"mask": "product"}})
     assert changed.features is not None and (changed.features.mask, changed.features.quality) == ("product", "official_code")
     assert DETRDistillConfig.model_validate(code.model_dump(mode="json")) == code
 
 
 @pytest.mark.parametrize(("config", "message"), [
-    ({"logits": None, "features": None}, "nothing to distil"),
+    ({"logits": None, "features": None, "assignment": None}, "nothing to distil"),
     ({"logits": {"split": False}}, "trains class_and_box"),
     ({"features": {"gamma": 1.5}}, "less than or equal to 1"),
     ({"features": {"mask": "squared"}}, "'product', 'cosine' or 'uniform'"),

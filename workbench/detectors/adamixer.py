@@ -97,6 +97,7 @@ class AdaMixer(Detector):
 
     family = "adamixer"
     provides = frozenset({"neck", "backbone", "states", "decode", "references", "learned_queries"})
+    reference_form = "xyzr"
     initial_boxes: Tensor
 
     def __init__(self, config: AdaMixerModelConfig, spec: InputSpec):
@@ -148,7 +149,7 @@ class AdaMixer(Detector):
             raise ValueError("AdaMixer decodes queries whose reference is xyzr")
         logits, boxes, states = [], [], []
         for layer in self.layers:
-            content, scores, delta = layer(context.neck, content, xyzr)
+            content, scores, delta = layer(context.neck, content, xyzr, queries.valid)
             place = refine(xyzr, delta)
             logits.append(scores)
             boxes.append(xyzr_to_box(place) / context.sides)

@@ -122,10 +122,12 @@ class PlacedSelfAttention(nn.Module):
         self.out_projection = nn.Linear(width, width)
         self.iof_scale = nn.Parameter(torch.ones(heads))
 
-    def forward(self, content: Tensor, xyzr: Tensor) -> Tensor:
-        """``content [B, N, D]`` and ``xyzr [B, N, 4]`` to ``[B, N, D]``."""
+    def forward(self, content: Tensor, xyzr: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``content [B, N, D]`` and ``xyzr [B, N, 4]`` to ``[B, N, D]``; queries that ``valid [B, N]`` marks False are not seen."""
         place = xyzr.detach()
         bias = (intersection_over_foreground(place) + IOF_EPSILON).log()[:, None] * self.iof_scale[:, None, None]
+        if valid is not None:
+            bias = bias.masked_fill(~valid[:, None, None, :], torch.finfo(torch.float16).min)
         content = content + position_embedding(place, content.shape[-1])
         query, key, value = self.in_projection(content).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
@@ -193,18 +195,21 @@ class DecoderLayer(nn.Module):
         nn.init.zeros_(self.box_head.out.weight)
         nn.init.zeros_(self.box_head.out.bias)
 
-    def forward(self, levels: Sequence[Level], content: Tensor, xyzr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, levels: Sequence[Level], content: Tensor, xyzr: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer.
 
         Args:
             levels: feature levels of D channels.
             content: ``[B, N, D]``.
             xyzr: ``[B, N, 4]``.
+            valid: ``[B, N]`` bool, queries that the others see; all by default.
 
         Returns:
             The state ``[B, N, D]`` that the heads see, class logits ``[B, N, C]``, and the change of place ``[B, N, 4]``.
         """
-        content = self.attention_norm(self.attention(content, xyzr))
+        content = self.attention_norm(self.attention(content, xyzr, valid))
         sampled = sample_3d(levels, self.sampling_points(content, xyzr))
         content = self.mixing_norm(self.mixing(sampled, content))
         content = self.ffn_norm(content + self.ffn(content))

@@ -72,6 +72,33 @@ def recording(
             handle.remove()
 
 
+@contextlib.contextmanager
+def hiding(valid: Tensor | None, self_attention: Sequence[nn.Module]) -> Iterator[None]:
+    """Queries that are not valid are hidden from all others while a ``with`` block runs a decoder.
+
+    Args:
+        valid: ``[B, N]`` bool, or None: nothing is hidden.
+        self_attention: the modules of all decoder layers; they take an additive ``attention_mask``.
+    """
+    if valid is None:
+        yield
+        return
+    # not minus infinity: a row in which nothing is valid would become NaN
+    mask = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, torch.finfo(torch.float16).min)[:, None, None, :]
+
+    def add(module: nn.Module, args: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        states = arguments["hidden_states"]
+        whole = mask.to(states.dtype).expand(-1, -1, states.shape[1], -1)
+        return args, {**arguments, "attention_mask": whole}
+
+    handles = [module.register_forward_pre_hook(add, with_kwargs=True) for module in self_attention]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
     """Deformable attention as a map over cells: the weight of each sampling point goes to the four cells it is interpolated from.
 

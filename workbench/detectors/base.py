@@ -58,7 +58,8 @@ class Detector(nn.Module, ABC):
     Attributes:
         family: registry name.
         provides: what methods may ask for: ``memory``, ``neck``, ``backbone``, ``states``, ``decode``, ``learned_queries``,
-            ``references``, ``attentions``, ``box_distribution``.
+            ``references``, ``box_distribution``, ``reference_from_position`` (``decode`` makes a missing reference from the position).
+        reference_form: what the numbers of ``Queries.reference`` are; boxes: centre or box in 0..1 of the un-padded image.
         activation: of the class head.
         spec: what it was trained to see.
         wants_attentions: whether outputs hold attention maps now.
@@ -66,6 +67,7 @@ class Detector(nn.Module, ABC):
 
     family: ClassVar[str]
     provides: frozenset[str]
+    reference_form: ClassVar[str] = "boxes"
     activation: Activation = "sigmoid"
     spec: InputSpec
 
@@ -96,7 +98,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of the same decoder and heads for an extra group of queries, on the memory in ``context``."""
+        """Second call of the same decoder and heads for an extra group of queries, on the memory in ``context``.
+
+        Queries that ``queries.valid`` marks False are seen by no other query; what comes out for them means nothing.
+        """
 
     @abstractmethod
     def reset_classes(self, spec: InputSpec) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
-from workbench.detectors.attention import Recorded, recording, sampled_map
+from workbench.detectors.attention import Recorded, hiding, recording, sampled_map
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.base import InputSpec
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS
@@ -151,7 +151,7 @@ class DeformableDetr(TransformersDetector):
         arguments["inputs_embeds"] = queries.content
         arguments["object_queries_position_embeddings"] = queries.position
         arguments["reference_points"] = queries.reference
-        with self._recording() as recorded:
+        with self._recording() as recorded, hiding(queries.valid, [layer.self_attn for layer in self.model.model.decoder.layers]):
             inner = self.model.model.decoder(**arguments)
         inner.init_reference_points = queries.reference
         return self._heads(inner, queries, context, (), recorded)

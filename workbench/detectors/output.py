@@ -32,12 +32,14 @@ class Queries:
         position: ``[B, N, D]`` position embeddings, or None where the family makes them from ``reference``.
         reference: ``[B, N, 2 or 4]`` after the sigmoid (0..1 of the un-padded image), or None.
         source: ``[B, N]`` int64, encoder cell a query was selected from, -1 for a learned query.
+        valid: ``[B, N]`` bool, False where a query only fills up a batch: no other query sees it. None: all are valid.
     """
 
     content: Tensor
     position: Tensor | None
     reference: Tensor | None
     source: Tensor
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True):
     published_weights: ClassVar[dict[str, float]] = {}
 
     method: str
-    weight: float = Field(1.0, ge=0)
+    weight: NotNegative = 1.0
     weights: dict[str, NotNegative] = {}
     balance: NotNegative | dict[str, NotNegative] | None = None
 

@@ -29,11 +29,11 @@ class SelectionConfig(BaseModel, extra="forbid", frozen=True):
     """
 
     rule: Literal["all", "positives", "top_k", "threshold", "random_k", "lowest_k"] = "all"
-    k: int = Field(10, ge=1)
+    k: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
     quality: Quality = "official_code"
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
-    seed: int = Field(0, ge=0)
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @torch.no_grad()

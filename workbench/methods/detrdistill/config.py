@@ -24,7 +24,7 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True):
 
     split: bool = True
     negatives: Literal["box", "class_and_box", "top_k", "off"] = "box"
-    k: int = Field(50, ge=1)
+    k: Annotated[int, Field(ge=1)] = 50
     weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
     layers: Literal["all", "last"] = "all"
     clamp_boxes: bool = True
@@ -86,8 +86,8 @@ class ContrastiveConfig(BaseModel, extra="forbid", frozen=True):
         temperature: of the InfoNCE loss.
     """
 
-    width: int = Field(512, gt=0)
-    temperature: float = Field(0.07, gt=0)
+    width: Annotated[int, Field(gt=0)] = 512
+    temperature: Annotated[float, Field(gt=0)] = 0.07
 
 
 PROFILES: dict[str, dict[str, Any]] = {

@@ -1,0 +1,74 @@
+"""Query-prior assignment distillation (DETRDistill, equation 10): teacher queries as an extra group in the student."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.methods.base import gather_queries
+from workbench.methods.context import MethodContext
+from workbench.methods.detrdistill.config import AssignmentConfig
+from workbench.methods.extra_group import TeacherQueries
+
+CERTAIN = 30.0
+
+
+def assignment_term(
+    config: AssignmentConfig,
+    group: TeacherQueries,
+    layers: list[int],
+    student: DetectorOutput,
+    teacher: DetectorOutput,
+    selected: Tensor,
+    context: MethodContext,
+) -> Tensor:
+    """The family's whole set loss of the group, with its published weights, on every layer.
+
+    The group goes through the decoder on its own, so neither group sees the other, and the student's own outputs stay as they are.
+
+    Args:
+        config: switches.
+        group: makes the student's queries of the teacher's.
+        layers: teacher layer whose matching trains each student layer, ``L_S`` of them.
+        student: whose memory is read.
+        teacher: whose queries go in.
+        selected: ``[L_T, B, N_T]`` bool; those of the last teacher layer in ``layers`` decide which queries go in.
+        context: of the step.
+    """
+    queries, match = teacher.queries, context.teacher_match(teacher)[layers]
+    valid = selected[layers[-1]]
+    if bool(valid.all()):
+        queries = group(queries)
+        output = context.student.decode(queries, student.context)
+    else:
+        width = max(int(valid.sum(-1).max()), 1)
+        index = valid.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[:, :width]
+        valid = valid.gather(-1, index)
+        match = match.gather(-1, index.cpu().expand(len(layers), -1, -1))
+        match = match.masked_fill(~valid.cpu(), -1)
+        queries = group(_rows(queries, index), None if bool(valid.all()) else valid)
+        output = _silenced(context.student.decode(queries, student.context), valid)
+    given = match if config.assign_source == "teacher" else None
+    terms = context.student.losses(replace(output, aux=()), context.targets, context.num_boxes, given)
+    weights = context.student.loss_weights
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+
+def _rows(queries: Queries, index: Tensor) -> Queries:
+    """The queries at ``index [B, K]``."""
+
+    def at(values: Tensor | None) -> Tensor | None:
+        return None if values is None else gather_queries(values, index)
+
+    return Queries(
+        gather_queries(queries.content, index), at(queries.position), at(queries.reference), queries.source.gather(-1, index)
+    )
+
+
+def _silenced(output: DetectorOutput, valid: Tensor) -> DetectorOutput:
+    """Padded queries as certain background, which costs nothing and sends no gradient."""
+    background = torch.full_like(output.logits, -CERTAIN)
+    if output.activation == "softmax":
+        background[..., -1] = CERTAIN
+    return replace(output, logits=output.logits.where(valid[None, :, :, None], background))

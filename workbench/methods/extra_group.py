@@ -1,0 +1,55 @@
+"""Queries of the teacher, or made from targets, as an extra group through a decoder."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from workbench.detectors.base import Detector
+from workbench.detectors.output import Queries
+from workbench.errors import IncompatibleError
+
+
+class TeacherQueries(nn.Module):
+    """The teacher's queries in the form that the student's decoder takes; trained projections where widths differ.
+
+    Queries that the teacher selects per image (two-stage models, DINO, the RT-DETR family) go in as it selected them.
+
+    Args:
+        method: named in errors.
+        student: whose decoder is fed.
+        teacher: whose queries are fed.
+        reference: teacher: the teacher's reference points; student: made from the position embeddings by the student's own layer.
+
+    Raises:
+        IncompatibleError: the student's decoder wants what the teacher's queries lack; says what.
+    """
+
+    def __init__(self, method: str, student: Detector, teacher: Detector, reference: Literal["teacher", "student"] = "teacher"):
+        super().__init__()
+        wanted, given = student.blank_output().queries, teacher.blank_output().queries
+        self.with_position = wanted.position is not None
+        self.numbers = 0 if wanted.reference is None or reference == "student" else wanted.reference.shape[-1]
+        lacks = None
+        if self.with_position and given.position is None:
+            lacks = "position embeddings"
+        elif self.numbers and student.reference_form != teacher.reference_form:
+            lacks = f"references as {student.reference_form}"
+        elif self.numbers > (0 if given.reference is None else given.reference.shape[-1]):
+            lacks = f"references with {self.numbers} numbers"
+        if lacks is not None:
+            raise IncompatibleError(f"method '{method}': the student's decoder ({student.family}) wants {lacks}, which the teacher's "
+                                    f"queries ({teacher.family}) do not have.")
+        self.content = _projection(given.content.shape[-1], wanted.content.shape[-1])
+        self.position = nn.Identity()
+        if wanted.position is not None and given.position is not None:
+            self.position = _projection(given.position.shape[-1], wanted.position.shape[-1])
+
+    def forward(self, queries: Queries, valid: Tensor | None = None) -> Queries:
+        """``queries`` of a teacher output, without a gradient into the teacher; ``valid`` ``[B, N]`` is handed on."""
+        position = self.position(queries.position.detach()) if self.with_position and queries.position is not None else None
+        reference = queries.reference.detach()[..., : self.numbers] if self.numbers and queries.reference is not None else None
+        return Queries(self.content(queries.content.detach()), position, reference, queries.source, valid)
+
+
+def _projection(width: int, wanted: int) -> nn.Module:
+    return nn.Identity() if width == wanted else nn.Linear(width, wanted)
