@@ -75,7 +75,7 @@ def selection_masks(
 ) -> Tensor:
     """Where the teacher's queries look: ``[len(layers), B, H, W]``.
 
-    product: sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M queries that teach; cosine: psi in (0, 1],
+    product: sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M queries in all; cosine: psi in (0, 1],
     largest cell 1.
 
     Args:
@@ -85,7 +85,7 @@ def selection_masks(
         layers: whose queries.
         targets: of the batch.
         context: of the step.
-        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach; all by default.
+        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach, all by default; the quality of the others counts as 0.
     """
     states = teacher.states[layers].float()
     cells = level.features.float().flatten(2)
@@ -93,13 +93,12 @@ def selection_masks(
     chosen = None if selected is None else selected[layers]
     if config.mask == "product":
         quality = query_quality(config.quality, config.gamma, teacher, layers, targets, context)
-        count = states.new_full((1, 1, 1), states.shape[2])
         if chosen is not None:
-            quality, count = quality * chosen, chosen.sum(-1, keepdim=True).clamp(min=1)
+            quality = quality * chosen
         # most queries have no target and so no quality; only the others are worth a map
         quality, best = quality.topk(int((quality > 0).sum(-1).max()), dim=-1)
         product = torch.einsum("lbnd,bdx->lbnx", gather_queries(states, best), cells)
-        return (torch.einsum("lbn,lbnx->lbx", quality, product.square()) / count).unflatten(-1, shape)
+        return (torch.einsum("lbn,lbnx->lbx", quality, product.square()) / states.shape[2]).unflatten(-1, shape)
     query, quality = _best_pairs(config, teacher, layers, targets, context)
     if chosen is not None:
         quality = quality * chosen.gather(-1, query)
