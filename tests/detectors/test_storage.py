@@ -212,7 +212,7 @@ def test_class_heads_that_differ_by_layer_are_parted_and_stay_apart_when_saved(t
     assert heads[0].weight is heads[1].weight
     detector.save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors |= {f"class_embed.1.{name}": torch.randn_like(tensors[f"class_embed.0.{name}"]) for name in ("weight", "bias")}
+    tensors |= {f"class_embed.1.{name}": 0.1 * torch.randn_like(tensors[f"class_embed.0.{name}"]) for name in ("weight", "bias")}
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load_detector(tmp_path).eval()
     with torch.no_grad():
