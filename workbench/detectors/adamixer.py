@@ -4,7 +4,7 @@ The defaults are those of the released R50 1x model (github.com/MCG-NJU/AdaMixer
 configs/adamixer/adamixer_r50_1x_coco.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,6 +142,11 @@ class AdaMixer(Detector):
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
         """Second call of decoder and heads; ``queries.reference`` is xyzr, ``queries.position`` is not used."""
         return self._decode(queries, context)
+
+    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+        """See ``Detector.queries_of_boxes``; the references are xyzr."""
+        queries = super().queries_of_boxes(output, boxes, content)
+        return replace(queries, reference=box_to_xyzr(boxes * output.context.sides))
 
     def _decode(self, queries: Queries, context: _Context) -> DetectorOutput:
         content, xyzr = queries.content, queries.reference

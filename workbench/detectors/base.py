@@ -103,6 +103,27 @@ class Detector(nn.Module, ABC):
         Queries that ``queries.valid`` marks False are seen by no other query; what comes out for them means nothing.
         """
 
+    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+        """Queries that look at given boxes, in the form that ``decode`` takes; nothing of them is learned here.
+
+        Args:
+            output: of ``forward``, whose ``context`` they will be decoded with.
+            boxes: ``[B, N, 4]`` cxcywh in 0..1.
+            content: ``[B, N, D]``.
+
+        Returns:
+            References of as many numbers as the family's own: the boxes or their centres. A family that wants a position embedding
+            gets the sine embedding of the centre, as DETR's memory carries it.
+        """
+        own = output.queries
+        position = sine_embedding(boxes[..., :2], own.position.shape[-1]) if own.position is not None else None
+        reference = boxes[..., : own.reference.shape[-1]] if own.reference is not None else None
+        return Queries(content, position, reference, torch.full(boxes.shape[:2], -1, dtype=torch.int64, device=boxes.device))
+
+    def label_table(self) -> Tensor | None:
+        """``[C, D]`` content of a query that stands for a class, where the family trains one (denoising); else None."""
+        return None
+
     @abstractmethod
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """Gives the detector a fresh class head for ``spec.classes``; returns the names of the re-initialised weights."""
@@ -194,6 +215,24 @@ class Detector(nn.Module, ABC):
         boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
         boxes = torch.minimum(boxes.clamp(min=0), scale)
         return [Detections(query[i].cpu(), label[i].cpu(), best[i].cpu(), boxes[i].cpu()) for i in range(batch)]
+
+
+def sine_embedding(points: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
+    """Sine position embedding of DETR (Carion et al., ECCV 2020, appendix A.4) at points instead of cells.
+
+    Args:
+        points: ``[..., 2]`` x and y in 0..1.
+        width: a multiple of 4.
+        temperature: of the wave lengths.
+
+    Returns:
+        ``[..., width]``: half for y, half for x, sine and cosine in turn.
+    """
+    half = width // 2
+    channel = torch.arange(half, device=points.device)
+    frequency = temperature ** (-2 * (channel // 2) / half)
+    angle = points.flip(-1)[..., None] * 2 * torch.pi * frequency
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
 def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:

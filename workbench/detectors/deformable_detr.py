@@ -156,6 +156,15 @@ class DeformableDetr(TransformersDetector):
         inner.init_reference_points = queries.reference
         return self._heads(inner, queries, context, (), recorded)
 
+    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+        """See ``Detector.queries_of_boxes``; a two-stage model makes positions of boxes itself, as it does of its proposals."""
+        queries = super().queries_of_boxes(output, boxes, content)
+        if not self.two_stage:
+            return queries
+        inner: Any = self.model.model
+        made = inner.pos_trans_norm(inner.pos_trans(inner.get_proposal_pos_embed(torch.logit(boxes, eps=1e-5))))
+        return replace(queries, position=made[..., : self.width])
+
     def _recording(self) -> AbstractContextManager[Recorded]:
         layers: list[Any] = list(self.model.model.decoder.layers)
         own, cross = [layer.self_attn for layer in layers], [layer.encoder_attn for layer in layers]

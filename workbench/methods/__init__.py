@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from workbench.detectors.base import Detector
 from workbench.errors import ConfigError
 from workbench.methods.base import BaseMethodConfig, ClassTeachingConfig, Method
+from workbench.methods.clockdistill import CLoCKDistill
 from workbench.methods.context import MethodContext, Pairing, make_pairing
 from workbench.methods.cwd import CWD
 from workbench.methods.detrdistill import DETRDistill
@@ -25,6 +26,7 @@ from workbench.methods.pkd import PKD
 
 METHODS: dict[str, type[Method]] = {
     "detrdistill": DETRDistill,
+    "clockdistill": CLoCKDistill,
     "fitnet": FitNet,
     "fgd": FGD,
     "mgd": MGD,

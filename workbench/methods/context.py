@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -31,6 +32,32 @@ class Pairing:
     def last_layers(self) -> tuple[int, ...]:
         """Teacher layer whose mates are shown for each student layer: the last of its group."""
         return tuple(group[-1] for group in self.layer_map)
+
+
+@dataclass(frozen=True)
+class LayerPairs:
+    """Which teacher layer teaches which student layer.
+
+    Attributes:
+        student: layer of each of P pairs.
+        teacher: layer of each pair.
+        share: weight of each pair, ``1 / r`` where the r teacher layers of a student layer are averaged.
+    """
+
+    student: list[int]
+    teacher: list[int]
+    share: list[float]
+
+    @classmethod
+    def of(cls, layer_map: tuple[tuple[int, ...], ...], reduce: Literal["mean", "sum"]) -> "LayerPairs":
+        """Pairs of a layer map."""
+        flat = [(s, t, 1.0 / len(group) if reduce == "mean" else 1.0) for s, group in enumerate(layer_map) for t in group]
+        return cls([s for s, _, _ in flat], [t for _, t, _ in flat], [share for _, _, share in flat])
+
+    def last(self) -> "LayerPairs":
+        """Those of the last student layer."""
+        first = self.student.index(self.student[-1])
+        return LayerPairs(self.student[first:], self.teacher[first:], self.share[first:])
 
 
 def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[int, ...], ...] | None) -> Pairing:

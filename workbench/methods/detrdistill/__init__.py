@@ -11,7 +11,7 @@ from workbench.detectors.output import DetectorOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch
 from workbench.methods.base import Method
-from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.detrdistill.assignment import assignment_term
 from workbench.methods.detrdistill.config import (
     AssignmentConfig,
@@ -22,7 +22,7 @@ from workbench.methods.detrdistill.config import (
 )
 from workbench.methods.detrdistill.contrastive import ContrastiveHead
 from workbench.methods.detrdistill.features import features_term, selection_masks
-from workbench.methods.detrdistill.logits import LayerPairs, logits_terms
+from workbench.methods.detrdistill.logits import logits_terms
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.features import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
 from workbench.methods.selection import selected_queries

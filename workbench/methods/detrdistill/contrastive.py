@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.methods.context import LayerPairs
 from workbench.methods.detrdistill.config import ContrastiveConfig
-from workbench.methods.detrdistill.logits import LayerPairs
 
 
 class ContrastiveHead(nn.Module):

@@ -1,6 +1,5 @@
 """Hungarian-matching logits distillation (DETRDistill, equations 3 and 4) and the joint form of the released code."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,34 +10,8 @@ from workbench.detectors.output import DetectorOutput
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.base import gather_queries
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
-from workbench.methods.context import MethodContext
+from workbench.methods.context import LayerPairs, MethodContext
 from workbench.methods.detrdistill.config import LogitsConfig
-
-
-@dataclass(frozen=True)
-class LayerPairs:
-    """Which teacher layer teaches which student layer.
-
-    Attributes:
-        student: layer of each of P pairs.
-        teacher: layer of each pair.
-        share: weight of each pair, ``1 / r`` where the r teacher layers of a student layer are averaged.
-    """
-
-    student: list[int]
-    teacher: list[int]
-    share: list[float]
-
-    @classmethod
-    def of(cls, layer_map: tuple[tuple[int, ...], ...], reduce: Literal["mean", "sum"]) -> "LayerPairs":
-        """Pairs of a layer map."""
-        flat = [(s, t, 1.0 / len(group) if reduce == "mean" else 1.0) for s, group in enumerate(layer_map) for t in group]
-        return cls([s for s, _, _ in flat], [t for _, t, _ in flat], [share for _, _, share in flat])
-
-    def last(self) -> "LayerPairs":
-        """Those of the last student layer."""
-        first = self.student.index(self.student[-1])
-        return LayerPairs(self.student[first:], self.teacher[first:], self.share[first:])
 
 
 def logits_terms(
