@@ -47,7 +47,7 @@ def figures() -> Iterator[Figure]:
 def _step(setup: Setup, recipe: Recipe, batch: Batch, with_methods: bool) -> Callable[[], None]:
     module = DistillStep(setup.student, setup.methods if with_methods else [], setup.pairing)
     optimizer = make_optimizer(setup.student, module.methods, recipe.train)
-    detection = {**setup.student.loss_weights, "class": recipe.train.class_weight}
+    detection = setup.student.loss_weights | ({"class": recipe.train.class_weight} if recipe.train.class_weight else {})
     weights = dict.fromkeys(module.term_names, 1.0)
 
     def run() -> None:

@@ -97,6 +97,7 @@ class TrainConfig(BaseModel):
         clip_norm: of the gradient, 0 = off.
         ema: decay of averaged weights, 0 = off; the averaged weights are evaluated and exported.
         precision: mixed precision mode.
+        class_weight: of the detection loss's class terms; None: as published for the family.
         evaluate_every: steps between evaluations on ``val``; the spacing of stability.
         checkpoint_every: steps between checkpoints.
         keep: last, or best: the checkpoint with the best AP on ``val`` is the run's result.
@@ -118,7 +119,7 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(0.1, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    class_weight: float = Field(2.0, gt=0)
+    class_weight: float | None = Field(None, gt=0)
     evaluate_every: int = Field(500, gt=0)
     checkpoint_every: int = Field(500, gt=0)
     keep: Literal["last", "best"] = "last"

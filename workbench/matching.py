@@ -30,14 +30,16 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True)
 class CostWeights:
-    """Weights of the three cost terms; 2 / 5 / 2 for targets (Deformable DETR), 1 / 5 / 2 between queries (DETRDistill)."""
+    """Weights of the three cost terms; 2 / 5 / 2 for targets (Deformable DETR), 1 / 5 / 2 between queries (DETRDistill) and for targets
+    of softmax heads (DETR).
+    """
 
     class_: float = 2.0
     bbox: float = 5.0
     giou: float = 2.0
 
 
-DETECTION_COST = CostWeights()
+DETECTION_COST: dict["Activation", CostWeights] = {"sigmoid": CostWeights(), "softmax": CostWeights(class_=1.0)}
 QUERY_COST = CostWeights(class_=1.0)
 
 
@@ -126,7 +128,7 @@ def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def match_targets(
-    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: "Activation" = "sigmoid", weights: CostWeights = DETECTION_COST
+    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: "Activation" = "sigmoid", weights: CostWeights | None = None
 ) -> Tensor:
     """Hungarian matching of queries with targets, per layer and image (DETR, equation 1).
 
@@ -135,7 +137,7 @@ def match_targets(
         boxes: ``[L, B, N, 4]`` cxcywh.
         targets: of the B images.
         activation: of the class head.
-        weights: of the cost terms.
+        weights: of the cost terms; None: as published for this activation.
 
     Returns:
         ``[L, B, N]`` int64 on the CPU: target index, -1 = unmatched.
@@ -144,6 +146,7 @@ def match_targets(
         NonFiniteCostError: a logit or box is NaN or infinite.
     """
     logits, boxes = logits.float(), boxes.float()
+    weights = weights or DETECTION_COST[activation]
     l1, giou = box_costs(boxes, targets.boxes)
     cost = weights.class_ * class_cost(logits, targets.labels, activation) + weights.bbox * l1 + weights.giou * giou
     return assign(cost, targets.valid)

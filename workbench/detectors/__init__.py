@@ -7,8 +7,11 @@ from pydantic import BaseModel
 
 from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.base import Detections, Detector, InputSpec, probability
+from workbench.detectors.conditional_detr import ConditionalDetr, ConditionalDetrModelConfig
+from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig
+from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import read_json
@@ -23,8 +26,11 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "adamixer": Family(AdaMixer, AdaMixerModelConfig),
+    "conditional_detr": Family(ConditionalDetr, ConditionalDetrModelConfig),
+    "dab_detr": Family(DabDetr, DabDetrModelConfig),
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
     "dino": Family(Dino, DinoModelConfig),
+    "detr": Family(Detr, DetrModelConfig),
 }
 
 
@@ -50,7 +56,8 @@ def load_detector(folder: Path) -> Detector:
         raise CheckpointError(f"{folder} is no detector: config.json is missing. Give a run, or a folder with config.json and "
                               "model.safetensors.")
     values = read_json(config)
-    name = str(values.get("model_type", "")) if isinstance(values, dict) else ""
+    # transformers writes dab-detr, and the others with an underscore
+    name = str(values.get("model_type", "")).replace("-", "_") if isinstance(values, dict) else ""
     if name not in FAMILIES:
         raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")
     return FAMILIES[name].detector.load(folder)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from workbench.detectors.backbone import freeze_early_stages, make_trainable
+from workbench.detectors.backbone import bare_backbone, freeze_early_stages, make_trainable
 from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.output import Level
 from workbench.detectors.pretrained import load_backbone_weights
@@ -40,9 +40,9 @@ class TransformersDetector(Detector):
         self.spec = spec
         self.trainable_norm = trainable_norm
         if trainable_norm:
-            make_trainable(model.model.backbone)
+            make_trainable(self.conv_encoder(model))
         else:
-            freeze_early_stages(model.model.backbone.model)
+            freeze_early_stages(bare_backbone(self.conv_encoder(model)))
         self._seen: dict[str, Any] | None = None
 
     @classmethod
@@ -58,10 +58,15 @@ class TransformersDetector(Detector):
             CheckpointError: its weights are not there, or do not fit.
         """
         model = cls.model_class(config.transformers_config(spec.classes))
-        load_backbone_weights(model.model.backbone, config.backbone)
+        load_backbone_weights(cls.conv_encoder(model), config.backbone)
         detector = cls(model, spec, trainable_norm=config.backbone.norm == "batch")
         detector.reset_heads()
         return detector
+
+    @staticmethod
+    def conv_encoder(model: Any) -> nn.Module:
+        """The part of a transformers model that holds the backbone."""
+        return model.model.backbone
 
     @abstractmethod
     def reset_heads(self) -> None:

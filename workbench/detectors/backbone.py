@@ -182,6 +182,11 @@ def _freeze(model: nn.Module) -> None:
     freeze_early_stages(model)
 
 
+def bare_backbone(conv_encoder: Any) -> nn.Module:
+    """The backbone in a conv encoder, out of the wrapper that some families leave around one of timm's."""
+    return getattr(conv_encoder.model, "_backbone", conv_encoder.model)
+
+
 def freeze_early_stages(model: nn.Module) -> None:
     """No gradient in a ResNet's stem and first stage, and gradient in all others, as in DETR's published recipe.
 

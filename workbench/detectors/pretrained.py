@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.detectors.backbone import BackboneConfig
+from workbench.detectors.backbone import BackboneConfig, bare_backbone
 from workbench.detectors.storage import read_tensors
 from workbench.errors import CheckpointError, ConfigError
 
@@ -28,7 +28,7 @@ def load_backbone_weights(backbone: nn.Module, config: BackboneConfig) -> None:
     """
     if config.weights is None:
         return
-    model: Any = backbone.model
+    model = bare_backbone(backbone)
     state = _published(config) if config.weights == "imagenet" else read_tensors(Path(config.weights))
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     given = _renamed(state, own)

@@ -71,8 +71,8 @@ class Trainer:
             setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
             self.accelerator.process_index, self.accelerator.num_processes,
         )  # fmt: skip
-        weights = setup.student.loss_weights
-        self.detection_weights = {k: self.config.class_weight if k.startswith("class") else v for k, v in weights.items()}
+        weights, class_weight = setup.student.loss_weights, self.config.class_weight
+        self.detection_weights = {k: class_weight if class_weight and k.startswith("class") else v for k, v in weights.items()}
         self.term_weights: dict[str, float] = {}
         self.evaluator = Evaluator(setup, run, self.accelerator.device)
         self.seconds = {"cpu": 0.0, "wall": 0.0}

@@ -1,0 +1,93 @@
+"""Conditional DETR (Meng et al., ICCV 2021) through transformers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection
+
+from workbench.detectors.adapter import fresh_class_head, label_names
+from workbench.detectors.base import InputSpec
+from workbench.detectors.output import Queries
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned, normed_states
+
+
+class ConditionalDetrModelConfig(SingleLevelModelConfig):
+    """Architecture of a Conditional DETR trained from random weights."""
+
+    family: Literal["conditional_detr"] = "conditional_detr"
+
+    def transformers_config(self, classes: tuple[str, ...]) -> ConditionalDetrConfig:
+        """The same model in transformers' words."""
+        return ConditionalDetrConfig(**self.common_fields(), **label_names(classes), d_model=self.width)
+
+
+class ConditionalDetr(SingleLevelDetector):
+    """Adapter around ``ConditionalDetrForObjectDetection``: queries are position embeddings, their points are read from them."""
+
+    family = "conditional_detr"
+    model_class: ClassVar[type] = ConditionalDetrForObjectDetection
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries"})
+
+    def __init__(self, model: ConditionalDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
+        super().__init__(model, spec, trainable_norm)
+        self._points: Tensor | None = None
+        model.model.decoder.ref_point_head.register_forward_hook(self._replace_points)
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """Class prior of the focal loss on the bias, and boxes that start at their reference (official code)."""
+        fresh_class_head(self.model.class_labels_classifier)
+        *first, last = self.model.bbox_predictor.layers
+        for layer in first:
+            layer.reset_parameters()
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def class_heads(self) -> list[tuple[nn.Module, str]]:
+        """See ``TransformersDetector.class_heads``."""
+        return [(self.model, "class_labels_classifier")]
+
+    def query_table(self) -> nn.Embedding:
+        """See ``SingleLevelDetector.query_table``."""
+        return self.model.model.query_position_embeddings
+
+    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
+        """See ``SingleLevelDetector.queries_of``."""
+        content = arguments["inputs_embeds"]
+        points = decoded.reference_points.transpose(0, 1)
+        return Queries(content, arguments["object_queries_position_embeddings"], points, learned(content))
+
+    def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
+        """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, ``queries.reference`` is read from it if it is None.
+
+        Of a reference with four numbers only the centre is used.
+        """
+        arguments |= {"inputs_embeds": queries.content, "object_queries_position_embeddings": queries.position}
+        given = queries.reference if queries.reference is not own.reference else None
+        with self._points_given(given):
+            return self.model.model.decoder(**arguments)
+
+    def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
+        """See ``SingleLevelDetector.states_of``."""
+        return normed_states(self.model.model.decoder, decoded, seen)
+
+    def boxes_of(self, states: Tensor, decoded: Any) -> Tensor:
+        """See ``SingleLevelDetector.boxes_of``: sigmoid(head(state) + inverse sigmoid of the point) (section 3.3)."""
+        start = torch.logit(decoded.reference_points.transpose(0, 1), eps=1e-5)
+        delta = self.model.bbox_predictor(states)
+        return torch.cat([delta[..., :2] + start, delta[..., 2:]], dim=-1).sigmoid()
+
+    @contextmanager
+    def _points_given(self, points: Tensor | None) -> Iterator[None]:
+        """While the block runs the decoder takes these points ``[B, N, 2 or 4]`` instead of those it reads from the positions."""
+        self._points = points
+        try:
+            yield
+        finally:
+            self._points = None
+
+    def _replace_points(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return None if self._points is None else torch.logit(self._points[..., :2], eps=1e-5)

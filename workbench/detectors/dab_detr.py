@@ -1,0 +1,94 @@
+"""DAB-DETR (Liu et al., ICLR 2022) through transformers."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import DabDetrConfig, DabDetrForObjectDetection
+
+from workbench.detectors.adapter import fresh_class_head, label_names
+from workbench.detectors.base import InputSpec
+from workbench.detectors.output import Queries
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned
+
+
+class DabDetrModelConfig(SingleLevelModelConfig):
+    """Architecture of a DAB-DETR trained from random weights.
+
+    Attributes:
+        patterns: content embeddings that each anchor is combined with; 0: one content of zeros.
+        temperature: of the sine embedding of the image's positions.
+    """
+
+    family: Literal["dab_detr"] = "dab_detr"
+    patterns: int = Field(0, ge=0)
+    temperature: int = Field(20, gt=0)
+
+    def transformers_config(self, classes: tuple[str, ...]) -> DabDetrConfig:
+        """The same model in transformers' words."""
+        return DabDetrConfig(
+            **self.common_fields(),
+            **label_names(classes),
+            hidden_size=self.width,
+            num_patterns=self.patterns,
+            temperature_height=self.temperature,
+            temperature_width=self.temperature,
+        )
+
+
+class DabDetr(SingleLevelDetector):
+    """Adapter around ``DabDetrForObjectDetection``: queries are anchor boxes, refined from layer to layer."""
+
+    family = "dab_detr"
+    model_class: ClassVar[type] = DabDetrForObjectDetection
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries"})
+
+    def __init__(self, model: DabDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
+        super().__init__(model, spec, trainable_norm)
+        self.num_queries = model.config.num_queries * max(model.config.num_patterns, 1)
+
+    @staticmethod
+    def conv_encoder(model: Any) -> nn.Module:
+        """See ``TransformersDetector.conv_encoder``."""
+        return model.model.backbone.conv_encoder
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """Class prior of the focal loss on the bias, and boxes that start at their anchor (official code)."""
+        fresh_class_head(self.model.class_embed)
+        *first, last = self.model.bbox_predictor.layers
+        for layer in first:
+            layer.reset_parameters()
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def class_heads(self) -> list[tuple[nn.Module, str]]:
+        """See ``TransformersDetector.class_heads``."""
+        return [(self.model, "class_embed")]
+
+    def query_table(self) -> nn.Embedding:
+        """See ``SingleLevelDetector.query_table``: anchors before the sigmoid."""
+        return self.model.model.query_refpoint_embeddings
+
+    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
+        """See ``SingleLevelDetector.queries_of``."""
+        content = arguments["inputs_embeds"]
+        return Queries(content, None, decoded.reference_points[0], learned(content))
+
+    def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
+        """See ``SingleLevelDetector.call_decoder``; ``queries.reference`` is needed, with four numbers."""
+        arguments["inputs_embeds"] = queries.content
+        if queries.reference is not own.reference:
+            assert queries.reference is not None
+            arguments["query_position_embeddings"] = torch.logit(queries.reference, eps=1e-5)
+        return self.model.model.decoder(**arguments)
+
+    def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
+        """See ``SingleLevelDetector.states_of``."""
+        return decoded.intermediate_hidden_states
+
+    def boxes_of(self, states: Tensor, decoded: Any) -> Tensor:
+        """See ``SingleLevelDetector.boxes_of``: sigmoid(head(state l) + inverse sigmoid of anchor l) (section 4.4)."""
+        start = torch.logit(decoded.reference_points.clamp(0, 1), eps=1e-5)
+        return (self.model.bbox_predictor(states) + start).sigmoid()

@@ -1,0 +1,69 @@
+"""DETR (Carion et al., ECCV 2020) through transformers."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import DetrConfig, DetrForObjectDetection
+
+from workbench.detectors.adapter import label_names
+from workbench.detectors.output import Queries
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned, normed_states
+
+
+class DetrModelConfig(SingleLevelModelConfig):
+    """Architecture of a DETR trained from random weights."""
+
+    family: Literal["detr"] = "detr"
+    queries: int = Field(100, ge=1)
+
+    def transformers_config(self, classes: tuple[str, ...]) -> DetrConfig:
+        """The same model in transformers' words."""
+        return DetrConfig(**self.common_fields(), **label_names(classes), d_model=self.width)
+
+
+class Detr(SingleLevelDetector):
+    """Adapter around ``DetrForObjectDetection``: a softmax head with no-object, queries that are position embeddings."""
+
+    family = "detr"
+    model_class: ClassVar[type] = DetrForObjectDetection
+    activation = "softmax"
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "learned_queries"})
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """See ``Detector.loss_weights``: 1 / 5 / 2 (DETR, section A.4)."""
+        return {"class": 1.0, "bbox": 5.0, "giou": 2.0}
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """Every layer as torch draws it (official code)."""
+        for layer in [self.model.class_labels_classifier, *self.model.bbox_predictor.layers]:
+            layer.reset_parameters()
+
+    def class_heads(self) -> list[tuple[nn.Module, str]]:
+        """See ``TransformersDetector.class_heads``."""
+        return [(self.model, "class_labels_classifier")]
+
+    def query_table(self) -> nn.Embedding:
+        """See ``SingleLevelDetector.query_table``."""
+        return self.model.model.query_position_embeddings
+
+    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
+        """See ``SingleLevelDetector.queries_of``."""
+        content = arguments["inputs_embeds"]
+        return Queries(content, arguments["object_queries_position_embeddings"], None, learned(content))
+
+    def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
+        """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, a reference is not used."""
+        arguments |= {"inputs_embeds": queries.content, "object_queries_position_embeddings": queries.position}
+        return self.model.model.decoder(**arguments)
+
+    def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
+        """See ``SingleLevelDetector.states_of``."""
+        return normed_states(self.model.model.decoder, decoded, seen)
+
+    def boxes_of(self, states: Tensor, decoded: Any) -> Tensor:
+        """See ``SingleLevelDetector.boxes_of``."""
+        return self.model.bbox_predictor(states).sigmoid()

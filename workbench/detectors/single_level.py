@@ -1,0 +1,182 @@
+"""What DETR, Conditional DETR and DAB-DETR share: one feature level, a dense encoder, and a decoder whose layers share their heads."""
+
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from workbench.detectors.adapter import TransformersDetector, split_levels, stride_of
+from workbench.detectors.backbone import BackboneConfig
+from workbench.detectors.base import InputSpec
+from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.matching import TargetBatch
+
+
+class SingleLevelModelConfig(BaseModel):
+    """Architecture of a detector on one feature level.
+
+    Attributes:
+        backbone: with one level.
+        width: channels of encoder and decoder, a multiple of 4 (sine and cosine of two coordinates).
+        dilation: the last stage is dilated instead of strided (DC5), which halves the stride of its level; timm backbones only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: BackboneConfig
+    width: int = Field(256, gt=0, multiple_of=4)
+    heads: int = Field(8, gt=0)
+    ffn: int = Field(2048, gt=0)
+    encoder_layers: int = Field(6, ge=1)
+    decoder_layers: int = Field(6, ge=1)
+    queries: int = Field(300, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    dilation: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if len(self.backbone.levels) != 1:
+            raise ValueError(f"this family has one feature level, not the backbone's {list(self.backbone.levels)}: set backbone.levels to "
+                             "[2] for stride 8, [3] for 16, [4] for 32")
+        if self.dilation and self.backbone.library != "timm":
+            raise ValueError("dilation needs a timm backbone such as timm/resnet50: transformers' own backbones cannot dilate")
+        return self
+
+    def common_fields(self) -> dict[str, Any]:
+        """Fields that the three families' configurations share in transformers."""
+        backbone = self.backbone.transformers_config()
+        if self.dilation:
+            backbone.output_stride = self.backbone.strides[-1] // 2
+        return {
+            "backbone_config": backbone,
+            "num_queries": self.queries,
+            "encoder_layers": self.encoder_layers,
+            "decoder_layers": self.decoder_layers,
+            "encoder_attention_heads": self.heads,
+            "decoder_attention_heads": self.heads,
+            "encoder_ffn_dim": self.ffn,
+            "decoder_ffn_dim": self.ffn,
+            "dropout": self.dropout,
+            "dilation": self.dilation,
+            # the released weights of DETR and Conditional DETR were trained without the norm between layers that this flag brings
+            "auxiliary_loss": False,
+        }
+
+
+class SingleLevelDetector(TransformersDetector):
+    """An adapter around a transformers model with one feature level; layers are read by hooks, whatever ``auxiliary_loss`` says."""
+
+    def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
+        super().__init__(model, spec, trainable_norm)
+        config, inner = model.config, model.model
+        self.num_layers = config.decoder_layers
+        self.num_queries = config.num_queries
+        self.width = config.hidden_size
+        self.keep_inputs("decoder", inner.decoder)
+        self.keep_output("backbone", self.conv_encoder(model))
+        self.keep_output("neck", inner.input_projection)
+        for index, layer in enumerate(inner.decoder.layers):
+            self.keep_output(f"layer{index}", layer)
+
+    @classmethod
+    def build(cls, config: Any, spec: InputSpec) -> Self:
+        """See ``TransformersDetector.build``; encoder, decoder and queries start as in the published code too.
+
+        transformers draws every matrix and the queries with standard deviation 0.02. The published code of all three families draws
+        matrices of encoder and decoder by Xavier's rule and queries from the standard normal distribution; without that, all queries
+        look at the same place and training hardly leaves zero.
+        """
+        detector = super().build(config, spec)
+        inner = detector.model.model
+        for parameter in [*inner.encoder.parameters(), *inner.decoder.parameters()]:
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        inner.input_projection.reset_parameters()
+        detector.query_table().reset_parameters()
+        detector.reset_heads()
+        return detector
+
+    @abstractmethod
+    def query_table(self) -> nn.Embedding:
+        """The learned queries."""
+
+    @abstractmethod
+    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
+        """The inference queries.
+
+        Args:
+            arguments: what the decoder was called with.
+            decoded: what it returned.
+        """
+
+    @abstractmethod
+    def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
+        """Calls the decoder with ``queries``.
+
+        Args:
+            arguments: of the call with the ``own`` queries.
+            queries: the extra group, or the own queries again.
+            own: the inference queries.
+        """
+
+    @abstractmethod
+    def boxes_of(self, states: Tensor, decoded: Any) -> Tensor:
+        """Boxes ``[L, B, N, 4]`` of the states ``[L, B, N, D]`` that the heads see."""
+
+    @abstractmethod
+    def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
+        """Decoder states ``[L, B, N, D]`` as the heads see them."""
+
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+        """See ``Detector.forward``; these families have no denoising, ``targets`` is not used."""
+        with self.watching() as seen:
+            decoded = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True)
+        arguments = seen["decoder"]
+        backbone = tuple(Level(f, stride_of(images, f), ~m) for f, m in seen["backbone"])
+        last = backbone[-1]
+        shape = tuple(last.features.shape[-2:])
+        memory = split_levels(arguments["encoder_hidden_states"], [shape], last.padding.flatten(1), images)
+        neck = (Level(seen["neck"], last.stride, last.padding),)
+        queries = self.queries_of(arguments, decoded)
+        context = {"arguments": arguments, "memory": memory, "neck": neck, "backbone": backbone, "queries": queries}
+        return self._output(decoded, seen, queries, context)
+
+    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+        """See ``Detector.decode``."""
+        with self.watching() as seen:
+            decoded = self.call_decoder(dict(context["arguments"]), queries, context["queries"])
+        return self._output(decoded, seen, queries, context)
+
+    def _output(self, decoded: Any, seen: dict[str, Any], queries: Queries, context: dict[str, Any]) -> DetectorOutput:
+        states = self.states_of(decoded, seen)
+        ((owner, name), *_) = self.class_heads()
+        return DetectorOutput(
+            logits=getattr(owner, str(name))(states).float(),
+            boxes=self.boxes_of(states, decoded).float(),
+            states=states,
+            queries=queries,
+            memory=context["memory"],
+            neck=context["neck"],
+            backbone=context["backbone"],
+            context=context,
+            activation=self.activation,
+        )
+
+
+def normed_states(decoder: Any, decoded: Any, seen: dict[str, Any]) -> Tensor:
+    """States ``[L, B, N, D]`` after the decoder's norm, of DETR's and Conditional DETR's decoder.
+
+    With ``auxiliary_loss`` transformers also feeds the normed state into the next layer, and norms the last one twice; the hooks and the
+    last state show either behaviour as it is.
+    """
+    hidden = [seen[f"layer{index}"] for index in range(len(decoder.layers))]
+    return torch.stack([*(decoder.layernorm(state) for state in hidden[:-1]), decoded.last_hidden_state])
+
+
+def learned(content: Tensor) -> Tensor:
+    """``source`` of learned queries: -1 each, ``[B, N]``."""
+    return torch.full(content.shape[:2], -1, dtype=torch.int64, device=content.device)
