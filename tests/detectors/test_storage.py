@@ -181,7 +181,7 @@ def test_a_folder_that_is_no_detector_says_what_is_missing(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         load_detector(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="'bert'; known families: .*deformable_detr"):
+    with pytest.raises(CheckpointError, match=r"'bert'; known families: .*deformable_detr"):
         load_detector(tmp_path)
 
 
