@@ -126,3 +126,17 @@ def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, 
             cells = cells.scatter_add(2, index.flatten(2), value.flatten(2).to(cells.dtype))
         maps.append(cells / heads)
     return torch.cat(maps, -1)[:, None]
+
+
+def deformable_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
+    """Where a deformable cross-attention of transformers reads, ``[B, 1, N, S]``, from its own linear layer for the sampling points."""
+    hidden, weights, reference = arguments["hidden_states"], output[1], arguments["reference_points"]
+    if arguments["position_embeddings"] is not None:
+        hidden = hidden + arguments["position_embeddings"]
+    shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
+    offsets = module.sampling_offsets(hidden).view(*weights.shape, 2)
+    if reference.shape[-1] == 2:
+        offsets = offsets / offsets.new_tensor([(width, height) for height, width in shapes])[:, None]
+    else:
+        offsets = offsets / weights.shape[-1] * reference[:, :, None, :, None, 2:] * 0.5
+    return sampled_map(reference[:, :, None, :, None, :2] + offsets, weights, shapes)

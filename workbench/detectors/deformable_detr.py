@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
 from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
-from workbench.detectors.attention import Recorded, hiding, recording, sampled_map
+from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.base import InputSpec
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS
@@ -168,7 +168,7 @@ class DeformableDetr(TransformersDetector):
     def _recording(self) -> AbstractContextManager[Recorded]:
         layers: list[Any] = list(self.model.model.decoder.layers)
         own, cross = [layer.self_attn for layer in layers], [layer.encoder_attn for layer in layers]
-        return recording(self.wants_attentions, self.model.config, own, cross, _deformable_map)
+        return recording(self.wants_attentions, self.model.config, own, cross, deformable_map)
 
     def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...], recorded: Recorded) -> DetectorOutput:
         """Class and box heads of every layer: box l = sigmoid(head(state l) + inverse sigmoid of reference l-1)."""
@@ -204,17 +204,3 @@ class DeformableDetr(TransformersDetector):
         boxes = inner.enc_outputs_coord_logits.sigmoid()
         proposals = AuxGroup("encoder", inner.enc_outputs_class[None].float(), boxes[None].float(), match=None, any_class=True)
         return source, (proposals,) if self.training else ()
-
-
-def _deformable_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
-    """Where a deformable cross-attention reads, ``[B, 1, N, S]``, from its own linear layer for the sampling points."""
-    hidden, weights, reference = arguments["hidden_states"], output[1], arguments["reference_points"]
-    if arguments["position_embeddings"] is not None:
-        hidden = hidden + arguments["position_embeddings"]
-    shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
-    offsets = module.sampling_offsets(hidden).view(*weights.shape, 2)
-    if reference.shape[-1] == 2:
-        offsets = offsets / offsets.new_tensor([(width, height) for height, width in shapes])[:, None]
-    else:
-        offsets = offsets / weights.shape[-1] * reference[:, :, None, :, None, 2:] * 0.5
-    return sampled_map(reference[:, :, None, :, None, :2] + offsets, weights, shapes)

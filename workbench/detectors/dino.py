@@ -21,11 +21,12 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     DeformableDetrMultiscaleDeformableAttention,
 )
 
+from workbench.detectors.attention import deformable_map, recording
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
 from workbench.detectors.dino_memory import Memory, relative_positions, sine_embedding, valid_ratio
-from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
 from workbench.detectors.pretrained import load_backbone_weights
 from workbench.detectors.storage import load_weights, read_own, save_own
 from workbench.errors import ConfigError, IncompatibleError
@@ -103,11 +104,40 @@ class _Context:
     backbone: tuple[Level, ...]
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """Logits, boxes and states of every layer, ``[L, B, Q, ...]``, and attention maps where they were asked for."""
+
+    logits: Tensor
+    boxes: Tensor
+    states: Tensor
+    attentions: Attentions | None
+
+    def output(self, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...] = ()) -> DetectorOutput:
+        """The last N queries as the detector's output; those before them belong to denoising groups."""
+        first = self.logits.shape[2] - queries.content.shape[1]
+        maps = self.attentions
+        if maps is not None and first:
+            maps = Attentions(maps.self_attention[..., first:, first:], maps.cross_attention[..., first:, :])
+        return DetectorOutput(
+            logits=self.logits[:, :, first:],
+            boxes=self.boxes[:, :, first:],
+            states=self.states[:, :, first:],
+            queries=queries,
+            memory=context.memory,
+            neck=context.neck,
+            backbone=context.backbone,
+            context=context,
+            aux=aux,
+            attentions=maps,
+        )
+
+
 class Dino(Detector):
     """DINO with mixed query selection, contrastive denoising and look forward twice."""
 
     family = "dino"
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references"})
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "attentions"})
 
     def __init__(self, config: DinoModelConfig, spec: InputSpec):
         super().__init__()
@@ -118,7 +148,7 @@ class Dino(Detector):
         self.backbone = Backbone(config.backbone)
         self.neck = _neck(self.backbone.channels, width, config.levels)
         self.level_embedding = nn.Parameter(torch.empty(config.levels, width))
-        layers = config.layer_config()
+        self.layer_config = layers = config.layer_config()
         self.encoder = nn.ModuleList(DeformableDetrEncoderLayer(layers) for _ in range(config.encoder_layers))
         self.proposal = nn.Linear(width, width)
         self.proposal_norm = nn.LayerNorm(width)
@@ -200,25 +230,21 @@ class Dino(Detector):
         source, proposed_logits, proposed = self._select(encoded)
         # mixed query selection (section 3.3): boxes from the encoder, content learned
         queries = Queries(self.content.weight[None].expand(len(images), -1, -1), None, proposed.detach(), source)
-        noised = self._noised(targets)
-        if noised is None:
-            logits, boxes, states = self._run_decoder(queries.content, proposed.detach(), encoded)
-            groups = ()
-        else:
-            size = noised.match.shape[1]
-            content, reference = self._denoising_queries(noised)
-            logits, boxes, states = self._run_decoder(
-                torch.cat([content, queries.content], dim=1),
-                torch.cat([reference, proposed.detach()], dim=1),
-                encoded,
-                visible(size, noised.groups, self.num_queries, images.device),
-            )
-            match = noised.match[None].expand(self.num_layers, -1, -1)
-            groups = (AuxGroup("denoising", logits[:, :, :size], boxes[:, :, :size], match, copies=noised.groups),)
-            logits, boxes, states = logits[:, :, size:], boxes[:, :, size:], states[:, :, size:]
-        if self.training:
-            groups = (*groups, AuxGroup("encoder", proposed_logits[None], proposed[None], match=None))
-        return _output(logits, boxes, states, queries, context, groups)
+        aux = (AuxGroup("encoder", proposed_logits[None], proposed[None], match=None),) if self.training else ()
+        if not self.training or targets is None or not self.config.denoising:
+            return self._run_decoder(queries.content, proposed.detach(), encoded).output(queries, context, aux)
+        noised = noised_targets(targets, len(self.spec.classes), self.config.denoising, self.config.label_noise, self.config.box_noise)
+        content, reference = self._denoising_queries(noised)
+        size = content.shape[1]
+        decoded = self._run_decoder(
+            torch.cat([content, queries.content], dim=1),
+            torch.cat([reference, proposed.detach()], dim=1),
+            encoded,
+            visible(size, noised.groups, self.num_queries, images.device)[None],
+        )
+        match = noised.match[None].expand(self.num_layers, -1, -1)
+        denoising = AuxGroup("denoising", decoded.logits[:, :, :size], decoded.boxes[:, :, :size], match, copies=noised.groups)
+        return decoded.output(queries, context, (denoising, *aux))
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
         """Second call of decoder and heads; ``queries.reference`` is needed, ``queries.position`` is made from it.
@@ -228,7 +254,9 @@ class Dino(Detector):
         """
         if queries.reference is None or queries.reference.shape[-1] != 4:
             raise IncompatibleError("dino decodes queries with reference boxes (cx, cy, w, h); these have none.")
-        return _output(*self._run_decoder(queries.content, queries.reference, context.encoded), queries, context, ())
+        # every query sees the valid ones
+        seen = None if queries.valid is None else queries.valid[:, None].expand(-1, queries.valid.shape[1], -1)
+        return self._run_decoder(queries.content, queries.reference, context.encoded, seen).output(queries, context)
 
     def _project(self, backbone: tuple[Level, ...], padding: Tensor) -> tuple[Level, ...]:
         """Neck: 1x1 convolutions, then stride-2 convolutions, the first of them on the last backbone level."""
@@ -266,8 +294,10 @@ class Dino(Detector):
         """The N cells whose best class scores highest: their indices ``[B, N]``, logits ``[B, N, C]`` and boxes ``[B, N, 4]``."""
         cells, count = memory.cells, memory.cells.shape[1]
         if count < self.num_queries:
-            raise ConfigError(f"the images have {count} encoder cells, fewer than the {self.num_queries} queries to select from them. "
-                              "Use larger images, more levels or fewer queries.")
+            raise ConfigError(
+                f"the images have {count} encoder cells, fewer than the {self.num_queries} queries to select from them. "
+                "Use larger images, more levels or fewer queries."
+            )
         anchors = memory.anchors()
         usable = memory.inside & ((anchors > 0.01) & (anchors < 0.99)).all(-1)
         cells = self.proposal_norm(self.proposal(cells.masked_fill(~usable[..., None], 0.0)))
@@ -279,51 +309,42 @@ class Dino(Detector):
         delta = self.proposal_box(cells.gather(1, at.expand(-1, -1, self.width)))
         return source, logits.gather(1, at.expand(-1, -1, logits.shape[-1])).float(), (delta.float() + start).sigmoid()
 
-    def _noised(self, targets: TargetBatch | None) -> NoisedTargets | None:
-        config = self.config
-        if not self.training or targets is None or not config.denoising:
-            return None
-        return noised_targets(targets, len(self.spec.classes), config.denoising, config.label_noise, config.box_noise)
-
     def _denoising_queries(self, noised: NoisedTargets) -> tuple[Tensor, Tensor]:
         """Content ``[B, M, D]`` and reference ``[B, M, 4]``; empty slots are 0 before the sigmoid, as published."""
         real = noised.real[..., None]
         return self.label_embedding(noised.labels) * real, _inverse_sigmoid(noised.boxes).where(real, 0.0).sigmoid()
 
-    def _run_decoder(
-        self, content: Tensor, reference: Tensor, memory: Memory, allowed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _run_decoder(self, content: Tensor, reference: Tensor, memory: Memory, allowed: Tensor | None = None) -> _Decoded:
         """Decoder with look forward twice (section 3.4): box l starts at the box of layer l - 1 with its gradient, layer l without.
 
         Args:
             content: ``[B, Q, D]``.
             reference: ``[B, Q, 4]``, after the sigmoid.
             memory: of the encoder.
-            allowed: ``[Q, Q]`` bool, who attends to whom; None: all.
-
-        Returns:
-            logits ``[L, B, Q, C]``, boxes ``[L, B, Q, 4]``, states ``[L, B, Q, D]``.
+            allowed: ``[1 or B, Q, Q]`` bool, who (rows) attends to whom (columns); None: all.
         """
         arguments = memory.arguments() | {
             "encoder_hidden_states": memory.cells,
             "encoder_attention_mask": memory.inside,
-            "attention_mask": None if allowed is None else allowed[None, None],
+            "attention_mask": None if allowed is None else _additive(allowed, content.dtype),
         }
         ratios = memory.ratios.repeat(1, 1, 2)[:, None]
         state, start, logits, boxes, states = content, reference, [], [], []
-        for layer, class_head, box_head in zip(self.decoder, self.class_heads, self.box_heads, strict=True):
-            sampled = reference[:, :, None] * ratios
-            # y before x, as in the position embedding of the cells
-            position = self.position_head(sine_embedding(sampled[:, :, 0, [1, 0, 2, 3]], self.width // 2, BOX_TEMPERATURE))
-            state = layer(state, object_queries_position_embeddings=position, reference_points=sampled, **arguments)
-            seen = self.decoder_norm(state)
-            states.append(seen)
-            logits.append(class_head(seen))
-            boxes.append((box_head(seen).float() + _inverse_sigmoid(start)).sigmoid())
-            # the next reference comes from the state before the norm, as published
-            start = (box_head(state).float() + _inverse_sigmoid(reference)).sigmoid()
-            reference = start.detach()
-        return torch.stack(logits).float(), torch.stack(boxes), torch.stack(states)
+        own, cross = [layer.self_attn for layer in self.decoder], [layer.encoder_attn for layer in self.decoder]
+        with recording(self.wants_attentions, self.layer_config, own, cross, deformable_map) as recorded:  # pyright: ignore
+            for layer, class_head, box_head in zip(self.decoder, self.class_heads, self.box_heads, strict=True):
+                sampled = reference[:, :, None] * ratios
+                # y before x, as in the position embedding of the cells
+                position = self.position_head(sine_embedding(sampled[:, :, 0, [1, 0, 2, 3]], self.width // 2, BOX_TEMPERATURE))
+                state = layer(state, object_queries_position_embeddings=position, reference_points=sampled, **arguments)
+                seen = self.decoder_norm(state)
+                states.append(seen)
+                logits.append(class_head(seen))
+                boxes.append((box_head(seen).float() + _inverse_sigmoid(start)).sigmoid())
+                # the next reference comes from the state before the norm, as published
+                start = (box_head(state).float() + _inverse_sigmoid(reference)).sigmoid()
+                reference = start.detach()
+        return _Decoded(torch.stack(logits).float(), torch.stack(boxes), torch.stack(states), recorded.attentions())
 
     def save(self, folder: Path) -> None:
         """See ``Detector.save``; transformers has no class for this family, so the folder loads only here."""
@@ -341,6 +362,11 @@ class Dino(Detector):
 def _shrunk(padding: Tensor, map_: Tensor) -> Tensor:
     """``[B, H, W]`` bool at the size of a feature map: a cell is padding where the pixel it starts at is."""
     return F.interpolate(padding[None].float(), size=map_.shape[-2:])[0].bool()
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[1 or B, 1, Q, Q]`` to add to attention scores; not minus infinity, which makes NaN of a row in which nothing is allowed."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float16).min)[:, None]
 
 
 def _inverse_sigmoid(boxes: Tensor) -> Tensor:
@@ -373,9 +399,3 @@ def _initialise_sampling(attention: Any) -> None:
     nn.init.zeros_(attention.attention_weights.weight)
     for layer in (attention.attention_weights, attention.value_proj, attention.output_proj):
         nn.init.zeros_(layer.bias)
-
-
-def _output(
-    logits: Tensor, boxes: Tensor, states: Tensor, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...]
-) -> DetectorOutput:
-    return DetectorOutput(logits, boxes, states, queries, context.memory, context.neck, context.backbone, context, aux)
