@@ -10,8 +10,8 @@ from workbench.detectors.base import Detections, Detector, InputSpec, probabilit
 from workbench.detectors.conditional_detr import ConditionalDetr, ConditionalDetrModelConfig
 from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
-from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.detr import Detr, DetrModelConfig
+from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import read_json

@@ -11,7 +11,7 @@ from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetectio
 from workbench.detectors.adapter import fresh_class_head, label_names
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import Queries
-from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned, normed_states
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, normed_states
 
 
 class ConditionalDetrModelConfig(SingleLevelModelConfig):
@@ -29,7 +29,9 @@ class ConditionalDetr(SingleLevelDetector):
 
     family = "conditional_detr"
     model_class: ClassVar[type] = ConditionalDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries"})
+    provides = frozenset({
+        "memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "reference_from_position",
+    })  # fmt: skip
 
     def __init__(self, model: ConditionalDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
@@ -54,11 +56,9 @@ class ConditionalDetr(SingleLevelDetector):
         """See ``SingleLevelDetector.query_table``."""
         return self.model.model.query_position_embeddings
 
-    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
-        """See ``SingleLevelDetector.queries_of``."""
-        content = arguments["inputs_embeds"]
-        points = decoded.reference_points.transpose(0, 1)
-        return Queries(content, arguments["object_queries_position_embeddings"], points, learned(content))
+    def reference_of(self, decoded: Any) -> Tensor:
+        """See ``SingleLevelDetector.reference_of``."""
+        return decoded.reference_points.transpose(0, 1)
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
         """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, ``queries.reference`` is read from it if it is None.
@@ -69,6 +69,10 @@ class ConditionalDetr(SingleLevelDetector):
         given = queries.reference if queries.reference is not own.reference else None
         with self._points_given(given):
             return self.model.model.decoder(**arguments)
+
+    def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """See ``SingleLevelDetector.attention_modules``."""
+        return layer.self_attn, layer.encoder_attn
 
     def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
         """See ``SingleLevelDetector.states_of``."""

@@ -10,7 +10,7 @@ from transformers import DabDetrConfig, DabDetrForObjectDetection
 from workbench.detectors.adapter import fresh_class_head, label_names
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import Queries
-from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig
 
 
 class DabDetrModelConfig(SingleLevelModelConfig):
@@ -42,7 +42,7 @@ class DabDetr(SingleLevelDetector):
 
     family = "dab_detr"
     model_class: ClassVar[type] = DabDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries"})
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions"})
 
     def __init__(self, model: DabDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
@@ -71,10 +71,9 @@ class DabDetr(SingleLevelDetector):
         """See ``SingleLevelDetector.query_table``: anchors before the sigmoid."""
         return self.model.model.query_refpoint_embeddings
 
-    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
-        """See ``SingleLevelDetector.queries_of``."""
-        content = arguments["inputs_embeds"]
-        return Queries(content, None, decoded.reference_points[0], learned(content))
+    def reference_of(self, decoded: Any) -> Tensor:
+        """See ``SingleLevelDetector.reference_of``."""
+        return decoded.reference_points[0]
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
         """See ``SingleLevelDetector.call_decoder``; ``queries.reference`` is needed, with four numbers."""
@@ -83,6 +82,10 @@ class DabDetr(SingleLevelDetector):
             assert queries.reference is not None
             arguments["query_position_embeddings"] = torch.logit(queries.reference, eps=1e-5)
         return self.model.model.decoder(**arguments)
+
+    def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """See ``SingleLevelDetector.attention_modules``."""
+        return layer.self_attn.self_attn, layer.cross_attn.cross_attn
 
     def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
         """See ``SingleLevelDetector.states_of``."""

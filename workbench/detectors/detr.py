@@ -9,7 +9,7 @@ from transformers import DetrConfig, DetrForObjectDetection
 
 from workbench.detectors.adapter import label_names
 from workbench.detectors.output import Queries
-from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, learned, normed_states
+from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, normed_states
 
 
 class DetrModelConfig(SingleLevelModelConfig):
@@ -29,7 +29,7 @@ class Detr(SingleLevelDetector):
     family = "detr"
     model_class: ClassVar[type] = DetrForObjectDetection
     activation = "softmax"
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "learned_queries"})
+    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "learned_queries", "attentions"})
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -50,15 +50,18 @@ class Detr(SingleLevelDetector):
         """See ``SingleLevelDetector.query_table``."""
         return self.model.model.query_position_embeddings
 
-    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
-        """See ``SingleLevelDetector.queries_of``."""
-        content = arguments["inputs_embeds"]
-        return Queries(content, arguments["object_queries_position_embeddings"], None, learned(content))
+    def reference_of(self, decoded: Any) -> None:
+        """See ``SingleLevelDetector.reference_of``."""
+        return None
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
         """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, a reference is not used."""
         arguments |= {"inputs_embeds": queries.content, "object_queries_position_embeddings": queries.position}
         return self.model.model.decoder(**arguments)
+
+    def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """See ``SingleLevelDetector.attention_modules``."""
+        return layer.self_attn, layer.encoder_attn
 
     def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
         """See ``SingleLevelDetector.states_of``."""

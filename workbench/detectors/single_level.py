@@ -1,6 +1,8 @@
 """What DETR, Conditional DETR and DAB-DETR share: one feature level, a dense encoder, and a decoder whose layers share their heads."""
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -8,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from workbench.detectors.adapter import TransformersDetector, split_levels, stride_of
+from workbench.detectors.attention import Recorded, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
@@ -105,13 +108,8 @@ class SingleLevelDetector(TransformersDetector):
         """The learned queries."""
 
     @abstractmethod
-    def queries_of(self, arguments: dict[str, Any], decoded: Any) -> Queries:
-        """The inference queries.
-
-        Args:
-            arguments: what the decoder was called with.
-            decoded: what it returned.
-        """
+    def reference_of(self, decoded: Any) -> Tensor | None:
+        """References ``[B, N, 2 or 4]`` that the decoder started from, read from what it returned."""
 
     @abstractmethod
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
@@ -131,27 +129,43 @@ class SingleLevelDetector(TransformersDetector):
     def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
         """Decoder states ``[L, B, N, D]`` as the heads see them."""
 
+    @abstractmethod
+    def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
+        """Self- and cross-attention of a decoder layer, which return their maps second."""
+
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
         """See ``Detector.forward``; these families have no denoising, ``targets`` is not used."""
-        with self.watching() as seen:
-            decoded = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True)
+        # DAB-DETR returns no maps unless told so; to the others it makes no difference
+        options = {"output_attentions": True} if self.wants_attentions else {}
+        with self.watching() as seen, self._recording() as recorded:
+            decoded = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True, **options)
         arguments = seen["decoder"]
         backbone = tuple(Level(f, stride_of(images, f), ~m) for f, m in seen["backbone"])
         last = backbone[-1]
         shape = tuple(last.features.shape[-2:])
         memory = split_levels(arguments["encoder_hidden_states"], [shape], last.padding.flatten(1), images)
         neck = (Level(seen["neck"], last.stride, last.padding),)
-        queries = self.queries_of(arguments, decoded)
+        content = arguments["inputs_embeds"]
+        source = torch.full(content.shape[:2], -1, dtype=torch.int64, device=content.device)
+        queries = Queries(content, arguments.get("object_queries_position_embeddings"), self.reference_of(decoded), source)
         context = {"arguments": arguments, "memory": memory, "neck": neck, "backbone": backbone, "queries": queries}
-        return self._output(decoded, seen, queries, context)
+        return self._output(decoded, seen, queries, context, recorded)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
         """See ``Detector.decode``."""
-        with self.watching() as seen:
-            decoded = self.call_decoder(dict(context["arguments"]), queries, context["queries"])
-        return self._output(decoded, seen, queries, context)
+        arguments = context["arguments"] | {"output_attentions": self.wants_attentions}
+        hidden = hiding(queries.valid, [layer.self_attn for layer in self.model.model.decoder.layers])
+        with self.watching() as seen, self._recording() as recorded, hidden:
+            decoded = self.call_decoder(arguments, queries, context["queries"])
+        if queries.reference is None:
+            queries = replace(queries, reference=self.reference_of(decoded))
+        return self._output(decoded, seen, queries, context, recorded)
 
-    def _output(self, decoded: Any, seen: dict[str, Any], queries: Queries, context: dict[str, Any]) -> DetectorOutput:
+    def _recording(self) -> AbstractContextManager[Recorded]:
+        modules = [self.attention_modules(layer) for layer in self.model.model.decoder.layers]
+        return recording(self.wants_attentions, self.model.config, [own for own, _ in modules], [cross for _, cross in modules])
+
+    def _output(self, decoded: Any, seen: dict[str, Any], queries: Queries, context: dict[str, Any], recorded: Recorded) -> DetectorOutput:
         states = self.states_of(decoded, seen)
         ((owner, name), *_) = self.class_heads()
         return DetectorOutput(
@@ -164,6 +178,7 @@ class SingleLevelDetector(TransformersDetector):
             backbone=context["backbone"],
             context=context,
             activation=self.activation,
+            attentions=recorded.attentions(),
         )
 
 
@@ -175,8 +190,3 @@ def normed_states(decoder: Any, decoded: Any, seen: dict[str, Any]) -> Tensor:
     """
     hidden = [seen[f"layer{index}"] for index in range(len(decoder.layers))]
     return torch.stack([*(decoder.layernorm(state) for state in hidden[:-1]), decoded.last_hidden_state])
-
-
-def learned(content: Tensor) -> Tensor:
-    """``source`` of learned queries: -1 each, ``[B, N]``."""
-    return torch.full(content.shape[:2], -1, dtype=torch.int64, device=content.device)
