@@ -1,6 +1,7 @@
 """A method with two outputs that no model made."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.examples import SPEC
-from workbench.detectors import Detector, DetectorOutput, InputSpec
+from workbench.detectors import Detector, DetectorOutput, InputSpec, Queries
+from workbench.detectors.output import Attentions
 from workbench.matching import TargetBatch
 from workbench.methods import Method, MethodContext, build_method, find_method, make_pairing
 
@@ -22,6 +24,7 @@ def stub(output: DetectorOutput, classes: Sequence[str] = SPEC.classes, **change
         "num_queries": output.logits.shape[2], "width": output.states.shape[-1],
         "spec": InputSpec(tuple(classes), SPEC.mean, SPEC.std),
         "level_channels": lambda feature: {level.stride: level.features.shape[1] for level in getattr(output, feature)},
+        "blank_output": lambda: output, "reference_form": "boxes",
     }  # fmt: skip
     return cast(Detector, SimpleNamespace(**values | changes))
 
@@ -31,6 +34,32 @@ def build_for(name: str, student: DetectorOutput, teacher: DetectorOutput, seed:
     own, other = stub(student), stub(teacher)
     torch.manual_seed(seed)
     return build_method(find_method(name).Config(**config), own, other, make_pairing(own, other, None))  # pyright: ignore
+
+
+def answering(*answers: DetectorOutput) -> tuple[Detector, list[Queries]]:
+    """A detector whose decoder gives these answers in turn, and the queries it was asked about."""
+    asked: list[Queries] = []
+
+    def decode(queries: Queries, context: Any) -> DetectorOutput:
+        asked.append(queries)
+        return answers[len(asked) - 1]
+
+    return cast(Detector, SimpleNamespace(decode=decode)), asked
+
+
+def attended(output: DetectorOutput, heads: int = 2, seed: int = 0) -> DetectorOutput:
+    """``output`` with random attention maps; cells of padding get some as well."""
+    generator = torch.Generator().manual_seed(seed)
+    layers, images, queries = output.logits.shape[:3]
+    cells = sum(level.padding[0].numel() for level in output.memory)
+    own, cross = (torch.randn(layers, images, heads, queries, n, generator=generator).softmax(-1) for n in (queries, cells))
+    return replace(output, attentions=Attentions(own, cross))
+
+
+def distributed(output: DetectorOutput, bins: int = 5, seed: int = 0) -> DetectorOutput:
+    """``output`` with random box distributions."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(output, box_distribution=2 * torch.randn(*output.boxes.shape, bins, generator=generator))
 
 
 def context_for(

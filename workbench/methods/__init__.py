@@ -16,11 +16,14 @@ from workbench.methods.base import BaseMethodConfig, ClassTeachingConfig, Method
 from workbench.methods.clockdistill import CLoCKDistill
 from workbench.methods.context import MethodContext, Pairing, make_pairing
 from workbench.methods.cwd import CWD
+from workbench.methods.d3etr import D3ETR
 from workbench.methods.detrdistill import DETRDistill
 from workbench.methods.fgd import FGD
 from workbench.methods.fgfi import FGFI
 from workbench.methods.fitnet import FitNet
 from workbench.methods.fkd import FKD
+from workbench.methods.kd_detr import KDDETR
+from workbench.methods.ld import LD
 from workbench.methods.mgd import MGD
 from workbench.methods.pkd import PKD
 
@@ -34,6 +37,9 @@ METHODS: dict[str, type[Method]] = {
     "fgfi": FGFI,
     "cwd": CWD,
     "pkd": PKD,
+    "ld": LD,
+    "kd_detr": KDDETR,
+    "d3etr": D3ETR,
 }
 PLUGINS = "workbench.methods"
 

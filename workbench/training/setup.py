@@ -29,6 +29,9 @@ class FrozenTeacher(nn.Module):
         detector: the teacher.
         student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
         own_spec: how it wants them; None: as it says itself.
+
+    Attributes:
+        attentions: whether its answers hold attention maps.
     """
 
     scale: Tensor
@@ -37,6 +40,7 @@ class FrozenTeacher(nn.Module):
     def __init__(self, detector: Detector, student_spec: InputSpec, own_spec: InputSpec | None = None):
         super().__init__()
         self.detector = detector.eval().requires_grad_(False)
+        self.attentions = False
         own, other = own_spec or detector.spec, student_spec
         self.same = own.mean == other.mean and own.std == other.std
         scale = torch.tensor(other.std) / torch.tensor(own.std)
@@ -53,7 +57,8 @@ class FrozenTeacher(nn.Module):
         """The teacher's answer to a batch normalised for the student; padding stays 0."""
         if not self.same:
             images = (images * self.scale + self.shift).masked_fill(padding[:, None], 0.0)
-        return self.detector(images, padding)
+        with self.detector.collecting_attentions(self.attentions):
+            return self.detector(images, padding)
 
 
 @dataclass
@@ -196,6 +201,7 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
         teacher = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
         methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
+        teacher.attentions = any("attentions" in method.config.needs_teacher for method in methods)
     # the same dropout draws for every arm, whatever adapters its methods made
     torch.manual_seed(recipe.seed + 1)
     transform = Transform(recipe.data.transform)

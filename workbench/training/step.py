@@ -63,15 +63,17 @@ class DistillStep(nn.Module):
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
         """
-        output = self.student(images, padding, targets)
-        match = match_targets(output.logits, output.boxes, targets, output.activation)
-        detection = self.student.losses(output, targets, num_boxes, match)
-        distillation: dict[str, Tensor] = {}
-        if teacher is not None and self.pairing is not None:
-            context = MethodContext(self.student, self._outside[0], self.pairing, targets, num_boxes, step, match, epoch)
-            for method in self.methods:
-                terms = method(output, teacher, targets, context)
-                distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}
+        attentions = any("attentions" in method.config.needs_student for method in self.methods)  # pyright: ignore
+        with self.student.collecting_attentions(attentions):
+            output = self.student(images, padding, targets)
+            match = match_targets(output.logits, output.boxes, targets, output.activation)
+            detection = self.student.losses(output, targets, num_boxes, match)
+            distillation: dict[str, Tensor] = {}
+            if teacher is not None and self.pairing is not None:
+                context = MethodContext(self.student, self._outside[0], self.pairing, targets, num_boxes, step, match, epoch)
+                for method in self.methods:
+                    terms = method(output, teacher, targets, context)
+                    distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}
         return Terms(detection, distillation)
 
 

@@ -1,0 +1,141 @@
+"""D3ETR (Chen et al., IJCAI 2024): decoder distillation with adaptive and fixed matching."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from workbench.detectors.base import Detector
+from workbench.detectors.output import Attentions, DetectorOutput
+from workbench.errors import IncompatibleError
+from workbench.matching import QUERY_COST, TargetBatch, assign
+from workbench.methods.base import ClassTeachingConfig, Method, gather_queries
+from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.extra_group import TeacherQueries
+
+
+class D3ETRConfig(ClassTeachingConfig, frozen=True):
+    """The authors released no code. Weights, matching cost and the squared error of attention maps are those of the one public
+    implementation found (xingyitong1/TPRD@bb8ed01, projects/deformable_detr/cfg_distill/D3DETR/models/deformable_detr_r50_distll_r18.py).
+
+    Attributes:
+        prediction_weights: of class, L1 and GIoU within a prediction term.
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {
+        f"{matching}_{name}": weight
+        for matching in ("adaptive", "fixed")
+        for name, weight in (("prediction", 1.0), ("self_attention", 1e4), ("cross_attention", 1e3))
+    }
+    method: Literal["d3etr"] = "d3etr"
+    prediction_weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return tuple(self.published_weights)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``."""
+        return frozenset({"attentions", "memory"})
+
+    @property
+    def needs_student(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``; the teacher's queries go through the student's decoder."""
+        return self.needs | {"decode"}
+
+
+class D3ETR(Method):
+    """Three terms for each of two matchings, layer by layer. ``adaptive``: Hungarian between all queries, at each layer anew (cost and
+    loss 1 class, 5 L1, 2 GIoU). ``fixed``: the teacher's queries go through the student's decoder as a group of their own, query n
+    answers query n.
+
+    - ``prediction``: class divergence, L1 and GIoU, mean over pairs;
+    - ``self_attention``: squared error of the maps between paired queries, mean over heads and both queries;
+    - ``cross_attention``: squared error of the maps over memory cells, mean over heads and cells, summed over queries.
+
+    All are averaged over images and over the teacher layers of a student layer, and summed over layers. Where the numbers of heads
+    differ, maps are averaged over heads first. Deformable cross-attention enters as the map of where it samples
+    (``Attentions.cross_attention``). The public implementation sums cross-attention over queries before it compares; here each query
+    answers for itself, which matching is for.
+    """
+
+    name = "d3etr"
+    Config = D3ETRConfig
+    terms = "adaptive_ and fixed_ each with prediction, self_attention, cross_attention"
+    source = "D3ETR, IJCAI 2024; re-implementation, no code released by the authors; weights of xingyitong1/TPRD@bb8ed01"
+    config: D3ETRConfig
+
+    def __init__(self, config: D3ETRConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        own, other = sorted(student.level_channels("memory")), sorted(teacher.level_channels("memory"))
+        if own != other:
+            raise IncompatibleError(f"method '{self.name}' compares attention over memory cells: the student ({student.family}) has "
+                                    f"levels of stride {own}, the teacher ({teacher.family}) {other}.")
+        self.group = TeacherQueries(self.name, student, teacher)
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``."""
+        own, other = self.pairing.pairs()
+        wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
+        boxes = teacher.boxes[other]
+        cost = pair_cost(student.logits[own], student.boxes[own], wanted, boxes, student.activation, QUERY_COST)
+        pairs, images = cost.shape[:2]
+        mate = assign(cost)
+        rows = (mate >= 0).nonzero()[:, 2].view(pairs, images, -1).to(cost.device)
+        columns = mate[mate >= 0].view(pairs, images, -1).to(cost.device)
+        terms = self._terms("adaptive", student, teacher, wanted, rows, columns)
+        group = context.student.decode(self.group(teacher.queries), student.context)
+        same = torch.arange(boxes.shape[2], device=cost.device).expand(pairs, images, -1)
+        return terms | self._terms("fixed", group, teacher, wanted, same, same)
+
+    def _terms(
+        self, matching: str, student: DetectorOutput, teacher: DetectorOutput, wanted: Tensor, rows: Tensor, columns: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms of one matching.
+
+        Args:
+            matching: names them.
+            student: of the group that is matched.
+            teacher: likewise.
+            wanted: ``[P, B, N_T, C]`` class targets, for P pairs of layers.
+            rows: ``[P, B, M]`` student queries.
+            columns: ``[P, B, M]`` the teacher query of each.
+        """
+        own, other = self.pairing.pairs()
+        share = torch.tensor([1.0 / own.count(layer) for layer in own], device=rows.device)
+        classes = class_divergence(gather_queries(student.logits[own], rows), gather_queries(wanted, columns), student.activation)
+        l1, giou = box_loss(gather_queries(student.boxes[own], rows), gather_queries(teacher.boxes[other], columns))
+        weights = self.config.prediction_weights
+        prediction = (weights[0] * classes + weights[1] * l1 + weights[2] * giou).mean((1, 2))
+        inside = ~torch.cat([level.padding.flatten(1) for level in teacher.memory], 1)
+        own_maps, other_maps = maps_of(student.attentions, own, rows), maps_of(teacher.attentions, other, columns)
+        between, over = (_error(a, b) for a, b in zip(own_maps, other_maps, strict=True))
+        over = (over * inside[:, None]).sum(-1) / inside.sum(-1)[:, None]
+        values = {"prediction": prediction, "self_attention": between.mean((1, 2, 3)), "cross_attention": over.sum(2).mean(1)}
+        return {f"{matching}_{name}": (value * share).sum() for name, value in values.items()}
+
+
+def maps_of(attentions: Attentions | None, layers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Self-attention ``[P, B, H, M, M]`` among chosen queries, and their cross-attention ``[P, B, H, M, S]``.
+
+    Args:
+        attentions: of an output that was asked for them.
+        layers: of each of P pairs.
+        queries: ``[P, B, M]``.
+    """
+    assert attentions is not None, "the step collects attention maps for methods that need them"
+    rows = queries[:, :, None, :, None]
+    between = torch.take_along_dim(torch.take_along_dim(attentions.self_attention[layers], rows, 3), rows.transpose(3, 4), 4)
+    return between, torch.take_along_dim(attentions.cross_attention[layers], rows, 3)
+
+
+def _error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference, mean over heads: ``[P, B, H, ...]`` to ``[P, B, ...]``."""
+    if student.shape[2] != teacher.shape[2]:
+        student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
+    return (student.float() - teacher.float()).square().mean(2)

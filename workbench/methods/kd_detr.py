@@ -1,0 +1,143 @@
+"""KD-DETR (Wang et al., CVPR 2024): distillation points that both decoders are asked about."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from workbench.detectors.base import Detector
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.errors import IncompatibleError
+from workbench.matching import TargetBatch
+from workbench.methods.base import BaseMethodConfig, Method
+from workbench.methods.classes import box_loss
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.extra_group import TeacherQueries
+
+
+class KDDETRConfig(BaseMethodConfig, frozen=True):
+    """As released: Myleswork/KD-DETR@e7dfccb (the authors' repository is empty and the paper points to it), models/DAB_DETR/kd_loss.py and
+    tools/train.sh.
+
+    Attributes:
+        general: points drawn anew in every step; 0: none.
+        specific: the teacher's own queries as points.
+        foreground: weight each point by the teacher's best class score.
+        temperature: of the class distributions.
+        prediction_weights: of class, L1 and GIoU.
+    """
+
+    method: Literal["kd_detr"] = "kd_detr"
+    general: int = Field(300, ge=0)
+    specific: bool = True
+    foreground: bool = True
+    temperature: float = Field(10.0, gt=0)
+    prediction_weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+
+    @model_validator(mode="after")
+    def _some_points(self) -> "KDDETRConfig":
+        if not self.term_names:
+            raise ValueError("general is 0 and specific is false: no distillation points")
+        return self
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return (("general",) if self.general else ()) + (("specific",) if self.specific else ())
+
+    @property
+    def needs_student(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``."""
+        return frozenset({"decode"})
+
+    @property
+    def needs_teacher(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``."""
+        return frozenset({"decode"} if self.general else ())
+
+
+class KDDETR(Method):
+    """Terms ``general`` (random points) and ``specific`` (the teacher's queries); each decoder reads its own memory.
+
+    Every student layer learns from the teacher's last layer, summed over layers: T^2 times the KL divergence of the class
+    distributions, mean over classes and summed over the points of the batch; L1 (mean over the four numbers) and 1 - GIoU, averaged
+    over points; all with the foreground weight w of a point, the teacher's best class probability. The released code takes a softmax
+    over the logits of a sigmoid head, and does not divide the class part by the sum of weights; both are kept.
+
+    Random points are standard normal where the teacher's queries are embeddings, and the sigmoid of that where they are references;
+    what the family starts at zero stays zero. They are the same for all images of a batch.
+    """
+
+    name = "kd_detr"
+    Config = KDDETRConfig
+    terms = "general, specific"
+    source = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
+    config: KDDETRConfig
+
+    def __init__(self, config: KDDETRConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        self.group = TeacherQueries(self.name, student, teacher)
+        self.with_content = bool(teacher.blank_output().queries.content.any())
+        # points are a pure function of (run's seed, step), so that a resumed run draws them again and other draws stay as they are
+        self.seed = int(torch.randint(2**31, ()))
+
+    def check(self, student: Detector, teacher: Detector) -> None:
+        """See ``Method.check``; class distributions need heads of one kind, and random references must mean boxes."""
+        super().check(student, teacher)
+        if student.activation != teacher.activation:
+            raise IncompatibleError(f"method '{self.name}' compares softened logits: the student ({student.family}) has a "
+                                    f"{student.activation} head, the teacher ({teacher.family}) a {teacher.activation} head.")
+        if self.config.general and teacher.reference_form != "boxes":
+            raise IncompatibleError(f"method '{self.name}': random points are boxes in 0..1, the teacher's ({teacher.family}) references "
+                                    f"are {teacher.reference_form}. Say 'general: 0'.")
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``."""
+        terms: dict[str, Tensor] = {}
+        if self.config.general:
+            assert context.teacher is not None
+            points = self.general_points(teacher.queries, context.step)
+            with torch.no_grad():
+                answer = context.teacher.decode(points, teacher.context)
+            terms["general"] = self._loss(context.student.decode(self.group(points), student.context), answer)
+        if self.config.specific:
+            terms["specific"] = self._loss(context.student.decode(self.group(teacher.queries), student.context), teacher)
+        return terms
+
+    def general_points(self, like: Queries, step: int) -> Queries:
+        """Random queries in the form of the teacher's, for ``B`` images; a function of the seed and the step."""
+        generator = torch.Generator().manual_seed(self.seed + step)
+        images, count = len(like.content), self.config.general
+
+        def drawn(form: Tensor | None, scale: float = 1.0) -> Tensor | None:
+            if form is None:
+                return None
+            values = scale * torch.randn(count, form.shape[-1], generator=generator)
+            return values.to(form).expand(images, -1, -1)
+
+        content, position, reference = drawn(like.content, float(self.with_content)), drawn(like.position), drawn(like.reference)
+        assert content is not None
+        source = torch.full((images, count), -1, dtype=torch.int64, device=like.source.device)
+        return Queries(content, position, None if reference is None else reference.sigmoid(), source)
+
+    def _loss(self, student: DetectorOutput, teacher: DetectorOutput) -> Tensor:
+        """Sum over student layers; layer and point of ``student`` are ``[L, B, N]``, of ``teacher`` the last layer's ``[B, N]``."""
+        config, classes = self.config, self.pairing.class_map
+        logits, boxes = teacher.logits[-1].float(), teacher.boxes[-1]
+        if classes is not None:
+            logits = logits[..., [*classes, *([logits.shape[-1] - 1] if teacher.activation == "softmax" else [])]]
+        score = logits.sigmoid() if teacher.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
+        weight = score.amax(-1) if config.foreground else torch.ones_like(score[..., 0])
+        divergence = softened_divergence(student.logits, logits, config.temperature)
+        l1, giou = box_loss(student.boxes, boxes.expand_as(student.boxes))
+        by_class, by_l1, by_giou = config.prediction_weights
+        return (weight * (by_class * divergence + (by_l1 * l1 / 4 + by_giou * giou) / weight.sum())).sum()
+
+
+def softened_divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """T^2 times the KL divergence of softmax(z/T) from ``wanted``'s, mean over classes instead of summed (KD-DETR and LD): ``[...]``."""
+    own, other = (values.float().div(temperature).log_softmax(-1) for values in (logits, wanted))
+    return temperature**2 * (other.exp() * (other - own)).mean(-1)

@@ -1,0 +1,148 @@
+"""LD (Zheng et al., CVPR 2022): localization distillation of box distributions."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
+from workbench.detectors.base import Detector, probability
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import IncompatibleError
+from workbench.matching import TargetBatch
+from workbench.methods.base import BaseMethodConfig, Method
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.extra_group import TeacherQueries
+from workbench.methods.kd_detr import softened_divergence
+
+
+class LDConfig(BaseMethodConfig, frozen=True):
+    """As released for GFL: HikariTJU/LD@4287990, configs/ld/ld_r18_gflv1_r101_fpn_coco_1x.py with the defaults of
+    mmdet/models/dense_heads/ld_head.py (ld 0.25 and ld_vlr 0.25 at T 10, kd 10 at T 2; kd outside the main region 0).
+
+    Attributes:
+        temperature: of the distributions over distances.
+        class_temperature: of the class distributions.
+        candidates: queries nearest to a target whose IoUs set its threshold (ATSS).
+        lower: share of that threshold at which the valuable localization region begins.
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {"main": 0.25, "valuable": 0.25, "classes": 10.0}
+    method: Literal["ld"] = "ld"
+    temperature: float = Field(10.0, gt=0)
+    class_temperature: float = Field(2.0, gt=0)
+    candidates: int = Field(9, ge=2)
+    lower: float = Field(0.25, ge=0, lt=1)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """See ``BaseMethodConfig``."""
+        return tuple(self.published_weights)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``."""
+        return frozenset({"box_distribution"})
+
+    @property
+    def needs_student(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``; the teacher's queries go through the student's decoder."""
+        return self.needs | {"decode"}
+
+
+class LD(Method):
+    """Localization distillation on a DETR that regresses boxes as distributions (D-FINE and its kin).
+
+    A location of the dense detectors of the paper becomes a query: the teacher's queries go through the student's decoder too, so that
+    both distributions are measured from the same query. The main region are the teacher's queries with a target (its own matching),
+    the valuable localization region (VLR) those without one whose box lies between ``lower`` and 1 times the ATSS threshold of a
+    target, measured in DIoU. Terms, summed over paired layers, with the released normalisers:
+
+    - ``main``: T^2 KL of every edge's distribution, mean over bins, times the student's best class score (no gradient through it),
+      summed over edges and queries, divided by 4;
+    - ``valuable``: the same over the VLR, times the IoU with the target, divided by 16;
+    - ``classes``: T^2 KL of the class distributions over the main region, mean over classes and queries.
+
+    Both detectors must share the number of bins. Where a first layer moves the box before distances are measured (D-FINE), each
+    measures from its own.
+    """
+
+    name = "ld"
+    Config = LDConfig
+    terms = "main, valuable, classes"
+    source = "LD, CVPR 2022, on queries in place of locations; released code HikariTJU/LD@4287990"
+    config: LDConfig
+
+    def __init__(self, config: LDConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        bins = [_bins(detector) for detector in (student, teacher)]
+        if bins[0] != bins[1] or student.activation != teacher.activation:
+            raise IncompatibleError(f"method '{self.name}' needs equal box distributions and class heads of one kind: the student "
+                                    f"({student.family}) has {bins[0]} bins and a {student.activation} head, the teacher "
+                                    f"({teacher.family}) {bins[1]} and a {teacher.activation} head.")
+        self.group = TeacherQueries(self.name, student, teacher)
+
+    def forward(
+        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
+    ) -> dict[str, Tensor]:
+        """See ``Method.forward``; a term whose region is empty in this batch is left out."""
+        answer = context.student.decode(self.group(teacher.queries), student.context)
+        own, other = self.pairing.pairs()
+        share = torch.tensor([1.0 / own.count(layer) for layer in own], device=student.logits.device)[:, None, None]
+        assert answer.box_distribution is not None and teacher.box_distribution is not None
+        edges = softened_divergence(answer.box_distribution[own], teacher.box_distribution[other], self.config.temperature).sum(-1)
+        classes = softened_divergence(answer.logits[own], self._class_logits(teacher)[other], self.config.class_temperature)
+        main = (context.teacher_match(teacher)[other] >= 0).to(edges.device)
+        region = valuable_region(teacher.boxes[other], targets, self.config.candidates, self.config.lower).masked_fill(main, 0.0)
+        score = probability(answer)[own].amax(-1).detach()
+        terms: dict[str, Tensor] = {}
+        if main.any():
+            terms["main"] = (edges * score * main * share).sum() / 4
+        if region.any():
+            terms["valuable"] = (edges * region * share).sum() / 16
+        if main.any():
+            found = main.sum((1, 2), keepdim=True).clamp(min=1)
+            terms["classes"] = (classes * main * share / found).sum()
+        return terms
+
+    def _class_logits(self, teacher: DetectorOutput) -> Tensor:
+        """The teacher's logits in the student's classes."""
+        classes = self.pairing.class_map
+        if classes is None:
+            return teacher.logits
+        return teacher.logits[..., [*classes, *([teacher.logits.shape[-1] - 1] if teacher.activation == "softmax" else [])]]
+
+
+def _bins(detector: Detector) -> int:
+    distribution = detector.blank_output().box_distribution
+    assert distribution is not None
+    return distribution.shape[-1]
+
+
+@torch.no_grad()
+def valuable_region(boxes: Tensor, targets: TargetBatch, candidates: int, lower: float) -> Tensor:
+    """IoU with its target of every box in the valuable localization region, 0 elsewhere: ``[..., B, N]``.
+
+    The threshold of a target is mean plus standard deviation of the IoUs of the ``candidates`` boxes with the nearest centres (ATSS);
+    the region is where DIoU lies in [``lower`` times the threshold, threshold).
+
+    Args:
+        boxes: ``[..., B, N, 4]`` cxcywh.
+        targets: of the B images; only matchable ones count.
+        candidates: per target.
+        lower: bound.
+    """
+    if not targets.valid.shape[1]:
+        return boxes.new_zeros(boxes.shape[:-1])
+    near, wanted = boxes.float()[..., :, None, :], targets.boxes[:, None]
+    a, b = cxcywh_to_xyxy(near), cxcywh_to_xyxy(wanted)
+    iou, _ = iou_and_giou(a, b)
+    distance = (near[..., :2] - wanted[..., :2]).square().sum(-1)
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    diou = iou - distance / hull.square().sum(-1).clamp(min=1e-12)
+    nearest = distance.topk(min(candidates, distance.shape[-2]), dim=-2, largest=False).indices
+    overlaps = iou.gather(-2, nearest)
+    threshold = (overlaps.mean(-2) + overlaps.std(-2))[..., None, :]
+    inside = (diou < threshold) & (diou >= lower * threshold) & targets.valid[:, None, :]
+    return iou.where(inside, 0.0).amax(-1)
