@@ -111,7 +111,7 @@ def test_mgd_makes_the_teachers_map_out_of_the_cells_that_are_not_hidden():
         made = F.conv2d(F.conv2d(hidden, first.weight, first.bias, padding=1).relu(), second.weight, second.bias, padding=1)
         for b in range(2):
             for y, x in cells_of(own, b):
-                wanted += float((made[b, :, y, x] - other.features[b, :, y, x]).square().sum()) / 2
+                wanted += float((made[b, :, y, x] - other.features[b, :, y, x]).detach().square().sum()) / 2
     assert run(method, student, teacher, targets, step=3)["features"].item() == pytest.approx(wanted, rel=1e-4)
 
 

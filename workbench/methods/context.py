@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from workbench.detectors.base import Detector, probability
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import Activation, DetectorOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
 
@@ -28,6 +28,12 @@ class Pairing:
         """Student and teacher layer of every pair, flat."""
         flat = [(s, t) for s, group in enumerate(self.layer_map) for t in group]
         return [s for s, _ in flat], [t for _, t in flat]
+
+    def in_student_classes(self, logits: Tensor, activation: Activation) -> Tensor:
+        """Logits ``[..., C_T]`` of the teacher as ``[..., C_S]``; no-object of a softmax head stays last."""
+        if self.class_map is None:
+            return logits
+        return logits[..., [*self.class_map, *([logits.shape[-1] - 1] if activation == "softmax" else [])]]
 
     def last_layers(self) -> tuple[int, ...]:
         """Teacher layer whose mates are shown for each student layer: the last of its group."""
@@ -125,10 +131,7 @@ class MethodContext:
         """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step."""
 
         def compute() -> Tensor:
-            logits = output.logits
-            if self.pairing.class_map is not None:
-                kept = list(self.pairing.class_map) + ([logits.shape[-1] - 1] if output.activation == "softmax" else [])
-                logits = logits[..., kept]
+            logits = self.pairing.in_student_classes(output.logits, output.activation)
             return match_targets(logits, output.boxes, self.targets, output.activation)
 
         return self._once("match", output, compute)

@@ -11,7 +11,7 @@ from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, TargetBatch, assign
 from workbench.methods.base import ClassTeachingConfig, Method, gather_queries
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
-from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
 
 
@@ -64,7 +64,7 @@ class D3ETR(Method):
 
     name = "d3etr"
     Config = D3ETRConfig
-    terms = "adaptive_ and fixed_ each with prediction, self_attention, cross_attention"
+    terms = ", ".join(D3ETRConfig.published_weights)
     source = "D3ETR, IJCAI 2024; re-implementation, no code released by the authors; weights of xingyitong1/TPRD@bb8ed01"
     config: D3ETRConfig
 
@@ -75,12 +75,13 @@ class D3ETR(Method):
             raise IncompatibleError(f"method '{self.name}' compares attention over memory cells: the student ({student.family}) has "
                                     f"levels of stride {own}, the teacher ({teacher.family}) {other}.")
         self.group = TeacherQueries(self.name, student, teacher)
+        self.layers = LayerPairs.of(pairing.layer_map, "mean")
 
     def forward(
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
     ) -> dict[str, Tensor]:
         """See ``Method.forward``."""
-        own, other = self.pairing.pairs()
+        own, other = self.layers.student, self.layers.teacher
         wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
         boxes = teacher.boxes[other]
         cost = pair_cost(student.logits[own], student.boxes[own], wanted, boxes, student.activation, QUERY_COST)
@@ -106,10 +107,10 @@ class D3ETR(Method):
             rows: ``[P, B, M]`` student queries.
             columns: ``[P, B, M]`` the teacher query of each.
         """
-        own, other = self.pairing.pairs()
-        share = torch.tensor([1.0 / own.count(layer) for layer in own], device=rows.device)
+        own, other = self.layers.student, self.layers.teacher
+        share = torch.tensor(self.layers.share, device=rows.device)
         classes = class_divergence(gather_queries(student.logits[own], rows), gather_queries(wanted, columns), student.activation)
-        l1, giou = box_loss(gather_queries(student.boxes[own], rows), gather_queries(teacher.boxes[other], columns))
+        l1, giou = box_loss(gather_queries(student.boxes[own], rows), gather_queries(teacher.boxes[other].detach(), columns))
         weights = self.config.prediction_weights
         prediction = (weights[0] * classes + weights[1] * l1 + weights[2] * giou).mean((1, 2))
         inside = ~torch.cat([level.padding.flatten(1) for level in teacher.memory], 1)
@@ -138,4 +139,4 @@ def _error(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared difference, mean over heads: ``[P, B, H, ...]`` to ``[P, B, ...]``."""
     if student.shape[2] != teacher.shape[2]:
         student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
-    return (student.float() - teacher.float()).square().mean(2)
+    return (student.float() - teacher.detach().float()).square().mean(2)

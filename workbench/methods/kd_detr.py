@@ -1,6 +1,6 @@
 """KD-DETR (Wang et al., CVPR 2024): distillation points that both decoders are asked about."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -125,19 +125,17 @@ class KDDETR(Method):
 
     def _loss(self, student: DetectorOutput, teacher: DetectorOutput) -> Tensor:
         """Sum over student layers; layer and point of ``student`` are ``[L, B, N]``, of ``teacher`` the last layer's ``[B, N]``."""
-        config, classes = self.config, self.pairing.class_map
-        logits, boxes = teacher.logits[-1].float(), teacher.boxes[-1]
-        if classes is not None:
-            logits = logits[..., [*classes, *([logits.shape[-1] - 1] if teacher.activation == "softmax" else [])]]
+        config, boxes = self.config, teacher.boxes[-1]
+        logits = self.pairing.in_student_classes(teacher.logits[-1], teacher.activation).float()
         score = logits.sigmoid() if teacher.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
         weight = score.amax(-1) if config.foreground else torch.ones_like(score[..., 0])
         divergence = softened_divergence(student.logits, logits, config.temperature)
-        l1, giou = box_loss(student.boxes, boxes.expand_as(student.boxes))
+        l1, giou = box_loss(student.boxes, boxes.detach().expand_as(student.boxes))
         by_class, by_l1, by_giou = config.prediction_weights
         return (weight * (by_class * divergence + (by_l1 * l1 / 4 + by_giou * giou) / weight.sum())).sum()
 
 
 def softened_divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """T^2 times the KL divergence of softmax(z/T) from ``wanted``'s, mean over classes instead of summed (KD-DETR and LD): ``[...]``."""
-    own, other = (values.float().div(temperature).log_softmax(-1) for values in (logits, wanted))
+    own, other = (values.float().div(temperature).log_softmax(-1) for values in (logits, wanted.detach()))
     return temperature**2 * (other.exp() * (other - own)).mean(-1)

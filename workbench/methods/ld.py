@@ -12,7 +12,7 @@ from workbench.detectors.output import DetectorOutput
 from workbench.errors import IncompatibleError
 from workbench.matching import TargetBatch
 from workbench.methods.base import BaseMethodConfig, Method
-from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.kd_detr import softened_divergence
 
@@ -88,11 +88,13 @@ class LD(Method):
     ) -> dict[str, Tensor]:
         """See ``Method.forward``; a term whose region is empty in this batch is left out."""
         answer = context.student.decode(self.group(teacher.queries), student.context)
-        own, other = self.pairing.pairs()
-        share = torch.tensor([1.0 / own.count(layer) for layer in own], device=student.logits.device)[:, None, None]
+        pairs = LayerPairs.of(self.pairing.layer_map, "mean")
+        own, other = pairs.student, pairs.teacher
+        share = torch.tensor(pairs.share, device=student.logits.device)[:, None, None]
+        wanted = self.pairing.in_student_classes(teacher.logits, teacher.activation)[other]
         assert answer.box_distribution is not None and teacher.box_distribution is not None
         edges = softened_divergence(answer.box_distribution[own], teacher.box_distribution[other], self.config.temperature).sum(-1)
-        classes = softened_divergence(answer.logits[own], self._class_logits(teacher)[other], self.config.class_temperature)
+        classes = softened_divergence(answer.logits[own], wanted, self.config.class_temperature)
         main = (context.teacher_match(teacher)[other] >= 0).to(edges.device)
         region = valuable_region(teacher.boxes[other], targets, self.config.candidates, self.config.lower).masked_fill(main, 0.0)
         score = probability(answer)[own].amax(-1).detach()
@@ -105,13 +107,6 @@ class LD(Method):
             found = main.sum((1, 2), keepdim=True).clamp(min=1)
             terms["classes"] = (classes * main * share / found).sum()
         return terms
-
-    def _class_logits(self, teacher: DetectorOutput) -> Tensor:
-        """The teacher's logits in the student's classes."""
-        classes = self.pairing.class_map
-        if classes is None:
-            return teacher.logits
-        return teacher.logits[..., [*classes, *([teacher.logits.shape[-1] - 1] if teacher.activation == "softmax" else [])]]
 
 
 def _bins(detector: Detector) -> int:
