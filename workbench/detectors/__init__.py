@@ -13,6 +13,7 @@ from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrMo
 from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.rt_detr import RtDetr, RtDetrModelConfig
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import read_json
 
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
     "dino": Family(Dino, DinoModelConfig),
     "detr": Family(Detr, DetrModelConfig),
+    "rt_detr": Family(RtDetr, RtDetrModelConfig),
 }
 
 

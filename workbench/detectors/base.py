@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors.criterion import SET_LOSS_WEIGHTS, set_loss
+from workbench.detectors.criterion import SET_LOSS_WEIGHTS, QualityLoss, set_loss
 from workbench.detectors.output import Activation, DetectorOutput, Queries
 from workbench.matching import TargetBatch, match_targets
 
@@ -63,9 +63,13 @@ class Detector(nn.Module, ABC):
         activation: of the class head.
         spec: what it was trained to see.
         wants_attentions: whether outputs hold attention maps now.
+        reads_padding: whether the mask of padded pixels reaches the model; one that ignores it needs images of one size.
+        quality_loss: class loss of a family that does not use the focal loss.
     """
 
     family: ClassVar[str]
+    reads_padding: ClassVar[bool] = True
+    quality_loss: ClassVar[QualityLoss | None] = None
     provides: frozenset[str]
     reference_form: ClassVar[str] = "boxes"
     activation: Activation = "sigmoid"
@@ -185,13 +189,14 @@ class Detector(nn.Module, ABC):
         Returns:
             ``class``, ``bbox`` and ``giou``; the same of each training-only group, as ``class_<group>`` and so on.
         """
+        loss = type(self).quality_loss
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
-        terms = set_loss(output.logits, output.boxes, match, targets, num_boxes, output.activation)
+        terms = set_loss(output.logits, output.boxes, match, targets, num_boxes, output.activation, loss)
         for group in output.aux:
             wanted = replace(targets, labels=torch.zeros_like(targets.labels)) if group.any_class else targets
             fixed = group.match if group.match is not None else match_targets(group.logits, group.boxes, wanted, output.activation)
-            parts = set_loss(group.logits, group.boxes, fixed, wanted, num_boxes * group.copies, output.activation)
+            parts = set_loss(group.logits, group.boxes, fixed, wanted, num_boxes * group.copies, output.activation, loss)
             terms |= {f"{name}_{group.name}": value for name, value in parts.items()}
         return terms
 

@@ -1,5 +1,7 @@
 """The set loss of DETR (Carion et al., ECCV 2020, equation 2) with the focal class term of Deformable DETR."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,9 +14,18 @@ from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, TargetBatch
 SET_LOSS_WEIGHTS = {"class": 2.0, "bbox": 5.0, "giou": 2.0}
 NO_OBJECT_WEIGHT = 0.1
 
+# from logits, what is 1 at the matched class, and the IoU there, all [L, B, N, C], to the loss summed over all of them
+QualityLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 def set_loss(
-    logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch, num_boxes: Tensor | float, activation: Activation = "sigmoid"
+    logits: Tensor,
+    boxes: Tensor,
+    match: Tensor,
+    targets: TargetBatch,
+    num_boxes: Tensor | float,
+    activation: Activation = "sigmoid",
+    quality_loss: QualityLoss | None = None,
 ) -> dict[str, Tensor]:
     """Class, L1 and GIoU loss of a matching, unweighted, summed over layers.
 
@@ -26,6 +37,7 @@ def set_loss(
         num_boxes: normaliser: matchable targets of the batch, averaged over processes, at least 1.
         activation: sigmoid: focal loss over all queries and classes divided by ``num_boxes``; softmax: cross-entropy with
             no-object at weight 0.1, averaged by weight per layer, as DETR does.
+        quality_loss: takes the place of the focal loss of a sigmoid head.
 
     Returns:
         ``class``, ``bbox``, ``giou``: scalars.
@@ -34,10 +46,17 @@ def set_loss(
     column = match[layer, image, query]
     layer, image, query, column = (index.to(logits.device) for index in (layer, image, query, column))
     labels = targets.labels[image, column]
+    predicted, wanted_boxes = boxes[layer, image, query], targets.boxes[image, column]
+    iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted_boxes))
     if activation == "sigmoid":
         wanted = torch.zeros_like(logits)
         wanted[layer, image, query, labels] = 1.0
-        class_loss = sigmoid_focal_loss(logits, wanted, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum") / num_boxes
+        if quality_loss is None:
+            class_loss = sigmoid_focal_loss(logits, wanted, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum") / num_boxes
+        else:
+            quality = torch.zeros_like(logits)
+            quality[layer, image, query, labels] = iou.detach().to(logits.dtype)
+            class_loss = quality_loss(logits, wanted, quality) / num_boxes
     else:
         wanted = torch.full(logits.shape[:3], logits.shape[-1] - 1, device=logits.device)
         wanted[layer, image, query] = labels
@@ -45,8 +64,6 @@ def set_loss(
         weight[-1] = NO_OBJECT_WEIGHT
         per_layer = [F.cross_entropy(z.flatten(0, 1), t.flatten(), weight) for z, t in zip(logits, wanted, strict=True)]
         class_loss = torch.stack(per_layer).sum()
-    predicted, wanted_boxes = boxes[layer, image, query], targets.boxes[image, column]
-    _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted_boxes))
     return {
         "class": class_loss,
         "bbox": (predicted - wanted_boxes).abs().sum() / num_boxes,

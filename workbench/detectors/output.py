@@ -48,7 +48,7 @@ class AuxGroup:
 
     Attributes:
         name: names its loss terms.
-        logits: ``[L, B, M, C]``.
+        logits: ``[L, B, M, C]``; queries that are matched in several groups apart lie one group after the other along the first axis.
         boxes: ``[L, B, M, 4]`` cxcywh.
         match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
         any_class: the group tells objects from background: every target counts as class 0.
