@@ -9,11 +9,13 @@ from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.base import Detections, Detector, InputSpec, probability
 from workbench.detectors.conditional_detr import ConditionalDetr, ConditionalDetrModelConfig
 from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
+from workbench.detectors.d_fine import DFine, DFineModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
 from workbench.detectors.rt_detr import RtDetr, RtDetrModelConfig
+from workbench.detectors.rt_detr_v2 import RtDetrV2, RtDetrV2ModelConfig
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import read_json
 
@@ -29,10 +31,12 @@ FAMILIES: dict[str, Family] = {
     "adamixer": Family(AdaMixer, AdaMixerModelConfig),
     "conditional_detr": Family(ConditionalDetr, ConditionalDetrModelConfig),
     "dab_detr": Family(DabDetr, DabDetrModelConfig),
+    "d_fine": Family(DFine, DFineModelConfig),
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
     "dino": Family(Dino, DinoModelConfig),
     "detr": Family(Detr, DetrModelConfig),
     "rt_detr": Family(RtDetr, RtDetrModelConfig),
+    "rt_detr_v2": Family(RtDetrV2, RtDetrV2ModelConfig),
 }
 
 

@@ -53,6 +53,8 @@ class AuxGroup:
         match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
         any_class: the group tells objects from background: every target counts as class 0.
         copies: how many times the group holds each target; its losses are divided by it.
+        distribution: see ``DetectorOutput.box_distribution``.
+        reference: ``[B, M, 4]`` cxcywh, box that ``distribution`` is measured from.
     """
 
     name: str
@@ -61,6 +63,8 @@ class AuxGroup:
     match: Tensor | None
     any_class: bool = False
     copies: int = 1
+    distribution: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)

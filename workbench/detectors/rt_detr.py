@@ -43,7 +43,6 @@ class HybridModelConfig(BaseModel):
     encoder_layers: int = Field(1, ge=0)
     decoder_layers: int = Field(6, ge=1)
     queries: int = Field(300, ge=1)
-    points: int = Field(4, ge=1)
     denoising: int = Field(100, ge=0)
 
     @model_validator(mode="after")
@@ -74,7 +73,6 @@ class HybridModelConfig(BaseModel):
             "encoder_layers": self.encoder_layers,
             "decoder_layers": self.decoder_layers,
             "num_queries": self.queries,
-            "decoder_n_points": self.points,
             "num_denoising": self.denoising,
             "initializer_bias_prior_prob": 0.01,
             "auxiliary_loss": True,
@@ -85,10 +83,11 @@ class RtDetrModelConfig(HybridModelConfig):
     """Architecture of an RT-DETR."""
 
     family: Literal["rt_detr"] = "rt_detr"
+    points: int = Field(4, ge=1)
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrConfig:
         """The same model in transformers' words."""
-        return RTDetrConfig(**self.shared_arguments(classes))
+        return RTDetrConfig(**self.shared_arguments(classes), decoder_n_points=self.points)
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,10 @@ class RtDetr(TransformersDetector):
         own, cross = [layer.self_attn for layer in layers], [layer.encoder_attn for layer in layers]
         return recording(self.wants_attentions, self.model.config, own, cross, type(self).cross_map)
 
-    cross_map = staticmethod(deformable_map)
+    @staticmethod
+    def cross_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
+        """Where a cross-attention of the decoder reads, ``[B, 1, N, S]``."""
+        return deformable_map(module, arguments, output)
 
 
 def _labels(targets: TargetBatch) -> list[dict[str, Tensor]]:

@@ -1,0 +1,179 @@
+"""D-FINE (Peng et al., ICLR 2025) through transformers: RT-DETR whose boxes are distributions that every layer refines."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import DFineConfig, DFineForObjectDetection
+
+from workbench.detectors.attention import Recorded
+from workbench.detectors.base import InputSpec
+from workbench.detectors.distribution import bin_positions, distribution_losses
+from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
+from workbench.detectors.rt_detr import QUALITY_WEIGHTS, HybridModelConfig, Layers, RtDetr
+from workbench.detectors.rt_detr_v2 import sampled_points_map
+from workbench.errors import CheckpointError
+from workbench.matching import TargetBatch, match_targets
+
+DISTRIBUTION_WEIGHTS = {"fgl": 0.15, "ddf": 1.5}
+
+
+class DFineModelConfig(HybridModelConfig):
+    """Architecture of a D-FINE; the defaults are D-FINE-L's, for three levels.
+
+    Attributes:
+        points: sampling points of each level, or of all of them.
+        depth: of the encoder's fusion blocks, as a share of the published one.
+        bins: intervals of a distribution, even.
+        scale: curvature of the bins' positions.
+    """
+
+    family: Literal["d_fine"] = "d_fine"
+    points: int | tuple[int, ...] = 4
+    depth: float = Field(1.0, gt=0)
+    bins: int = Field(32, ge=4, multiple_of=2)
+    scale: float = Field(4.0, gt=0)
+
+    def transformers_config(self, classes: tuple[str, ...]) -> DFineConfig:
+        """The same model in transformers' words."""
+        return DFineConfig(
+            **self.shared_arguments(classes),
+            decoder_n_points=self.points if isinstance(self.points, int) else list(self.points),
+            depth_mult=self.depth,
+            max_num_bins=self.bins,
+            reg_scale=self.scale,
+        )
+
+
+@dataclass(frozen=True)
+class RefinedLayers(Layers):
+    """With the distributions ``[L, B, M, 4, bins + 1]``, and the first guess they are measured from, which has a class too.
+
+    Attributes:
+        first_logits: ``[1, B, M, C]``.
+        first_boxes: ``[1, B, M, 4]``.
+    """
+
+    distribution: Tensor
+    first_logits: Tensor
+    first_boxes: Tensor
+
+
+class DFine(RtDetr):
+    """Adapter around ``DFineForObjectDetection``.
+
+    transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and leaves the classes of the last but one
+    layer out, because its lists start at different layers; here every layer is trained with its own, as in the published code.
+    """
+
+    family = "d_fine"
+    model_class: ClassVar[type] = DFineForObjectDetection
+    provides = RtDetr.provides | {"box_distribution"}
+
+    def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
+        if model.config.eval_idx not in (-1, model.config.decoder_layers - 1):
+            raise CheckpointError(f"{self.family}: eval_idx {model.config.eval_idx} is not the last decoder layer; only models that answer "
+                                  "with their last layer are supported.")
+        super().__init__(model, spec, trainable_norm)
+        if model.config.decoder_method != "default":
+            self.provides = self.provides - {"attentions"}
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """See ``RtDetr.reset_heads``; gates and quality estimators start neutral."""
+        super().reset_heads()
+        decoder = self.model.model.decoder
+        last: list[Any] = [decoder.pre_bbox_head.layers[-1], *(layer.gateway.gate for layer in decoder.layers)]
+        for linear in [*last, *(estimator.reg_conf.layers[-1] for estimator in decoder.lqe_layers)]:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """See ``Detector.loss_weights``; the first guess weighs as much as a decoder layer."""
+        ends = ["", *(["_denoising"] if self.model.config.num_denoising > 0 else [])]
+        first = {f"{name}{end}_first": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
+        return super().loss_weights | first | {f"{name}{end}": weight for end in ends for name, weight in DISTRIBUTION_WEIGHTS.items()}
+
+    def losses(
+        self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See ``Detector.losses``; adds ``fgl`` and ``ddf``."""
+        if match is None:
+            match = match_targets(output.logits, output.boxes, targets, output.activation)
+        terms = super().losses(output, targets, num_boxes, match)
+        decoder = self.model.model.decoder
+        positions, scale = self.bin_positions(), decoder.reg_scale
+        assert output.box_distribution is not None
+        reference = output.context["reference"]
+        terms |= distribution_losses(
+            output.box_distribution, output.logits, output.boxes, reference, match, targets, num_boxes, positions, scale
+        )
+        for group in output.aux:
+            if group.distribution is None or group.reference is None or group.match is None:
+                continue
+            found = distribution_losses(
+                group.distribution, group.logits, group.boxes, group.reference, group.match, targets, num_boxes * group.copies, positions,
+                scale,
+            )  # fmt: skip
+            terms |= {f"{name}_{group.name}": value for name, value in found.items()}
+        return terms
+
+    def bin_positions(self) -> Tensor:
+        """Distance from the reference box, in its sides over the scale, that each bin of ``box_distribution`` stands for."""
+        decoder = self.model.model.decoder
+        return bin_positions(decoder.max_num_bins, decoder.up, decoder.reg_scale)
+
+    @contextmanager
+    def every_layer(self) -> Iterator[None]:
+        """In eval mode the decoder answers for its last layer only, unless it believes that it trains; its layers keep their mode."""
+        decoder = self.model.model.decoder
+        before, decoder.training = decoder.training, True
+        try:
+            yield
+        finally:
+            decoder.training = before
+
+    def layers_of(self, found: Any) -> RefinedLayers:
+        """See ``RtDetr.layers_of``; boxes beyond the image, or with a negative side, are cut as in transformers' loss."""
+        logits = found.intermediate_logits.transpose(0, 1).float()
+        boxes = found.intermediate_reference_points.transpose(0, 1).float().clamp(0, 1)
+        distribution = found.intermediate_predicted_corners.transpose(0, 1).float().unflatten(-1, (4, -1))
+        return RefinedLayers(found.intermediate_hidden_states, logits[1:], boxes[1:], distribution, logits[:1], boxes[:1])
+
+    def output_of(
+        self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()
+    ) -> DetectorOutput:
+        """See ``RtDetr.output_of``."""
+        assert isinstance(layers, RefinedLayers)
+        noisy = layers.states.shape[2] - queries.content.shape[1]
+        if aux:
+            first = AuxGroup("first", layers.first_logits[:, :, noisy:], layers.first_boxes[:, :, noisy:], match=None)
+            aux = (*aux, first)
+        context = {**context, "reference": layers.first_boxes[0, :, noisy:].detach()}
+        output = super().output_of(layers, queries, context, recorded, aux)
+        return replace(output, box_distribution=layers.distribution[:, :, noisy:])
+
+    def denoising_groups(self, layers: Layers, meta: dict[str, Any] | None, targets: TargetBatch) -> tuple[AuxGroup, ...]:
+        """See ``RtDetr.denoising_groups``; the first guess is a group of its own."""
+        assert isinstance(layers, RefinedLayers)
+        (group,) = super().denoising_groups(layers, meta, targets)
+        assert group.match is not None
+        noisy = group.boxes.shape[2]
+        first = replace(
+            group, name="denoising_first", logits=layers.first_logits[:, :, :noisy], boxes=layers.first_boxes[:, :, :noisy],
+            match=group.match[:1],
+        )  # fmt: skip
+        return (
+            replace(group, distribution=layers.distribution[:, :, :noisy], reference=layers.first_boxes[0, :, :noisy].detach()),
+            first,
+        )
+
+    @staticmethod
+    def cross_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
+        """See ``sampled_points_map``."""
+        return sampled_points_map(module, module.num_points_list, arguments, output[1])

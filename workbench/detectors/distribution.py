@@ -1,0 +1,86 @@
+"""Boxes as distributions over the distance of each edge from a reference box: D-FINE (Peng et al., ICLR 2025), sections 4.1 and 4.2."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
+from workbench.matching import TargetBatch
+
+TEMPERATURE = 5.0
+
+
+def bin_positions(bins: int, up: Tensor, scale: Tensor) -> Tensor:
+    """Distance that each bin stands for, W(n) of equation 3: ``[bins + 1]``, ascending, denser around 0.
+
+    Args:
+        bins: number of intervals, even.
+        up: a in the paper, largest distance of the inner bins.
+        scale: c in the paper.
+    """
+    reach = up.abs().reshape(1) * scale.abs().reshape(1)
+    step = (reach + 1) ** (2 / (bins - 2))
+    inner = step ** torch.arange(1, bins // 2, device=reach.device) - 1
+    return torch.cat([-2 * reach, -inner.flip(0), torch.zeros_like(reach), inner, 2 * reach])
+
+
+def edge_distances(boxes: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
+    """Left, top, right and bottom of cxcywh ``boxes`` as distances from ``reference``, in its sides over ``scale``; all ``[..., 4]``."""
+    corners, sides = cxcywh_to_xyxy(boxes), reference[..., 2:] / scale.abs() + 1e-16
+    near, far = (reference[..., :2] - corners[..., :2]) / sides, (corners[..., 2:] - reference[..., :2]) / sides
+    return torch.cat([near, far], -1) - 0.5 * scale.abs()
+
+
+def distribution_losses(
+    distribution: Tensor,
+    logits: Tensor,
+    boxes: Tensor,
+    reference: Tensor,
+    match: Tensor,
+    targets: TargetBatch,
+    num_boxes: Tensor | float,
+    positions: Tensor,
+    scale: Tensor,
+) -> dict[str, Tensor]:
+    """Fine-grained localization and decoupled distillation focal loss, unweighted, summed over layers.
+
+    Args:
+        distribution: ``[L, B, N, 4, bins + 1]`` logits.
+        logits: ``[L, B, N, C]``.
+        boxes: ``[L, B, N, 4]`` cxcywh.
+        reference: ``[B, N, 4]`` cxcywh.
+        match: ``[L, B, N]`` int64, target index or -1.
+        targets: of the B images.
+        num_boxes: normaliser of the first term.
+        positions: ``[bins + 1]``, see ``bin_positions``.
+        scale: see ``bin_positions``.
+
+    Returns:
+        ``fgl`` (equation 6): cross-entropy with the two bins around the true distance, weighted by IoU; ``ddf`` (equation 7):
+        divergence of each layer from the last, matched and unmatched queries averaged apart.
+    """
+    match = match.to(logits.device)
+    layer, image, query = (match >= 0).nonzero(as_tuple=True)
+    wanted = targets.boxes[image, match[layer, image, query]]
+    iou, _ = iou_and_giou(cxcywh_to_xyxy(boxes[layer, image, query]), cxcywh_to_xyxy(wanted))
+    iou = iou.detach()
+
+    distance = edge_distances(wanted, reference[image, query].detach(), scale).contiguous()
+    left = (torch.searchsorted(positions, distance, right=True) - 1).clamp(0, len(positions) - 2)
+    share = ((distance - positions[left]) / (positions[left + 1] - positions[left])).clamp(0, 1)
+    found = F.log_softmax(distribution[layer, image, query], -1)
+    entropy = -(1 - share) * found.gather(-1, left[..., None])[..., 0] - share * found.gather(-1, left[..., None] + 1)[..., 0]
+    fgl = (entropy * iou[:, None]).sum() / num_boxes
+
+    weight = logits[-1].detach().sigmoid().amax(-1).repeat(len(logits), 1, 1)
+    weight[layer, image, query] = iou.to(weight.dtype)
+    last = F.softmax(distribution[-1].detach() / TEMPERATURE, -1)
+    ddf = distribution.sum() * 0
+    for index in range(len(distribution) - 1):
+        divergence = F.kl_div(F.log_softmax(distribution[index] / TEMPERATURE, -1), last, reduction="none").sum(-1)
+        local = weight[index][..., None] * TEMPERATURE**2 * divergence
+        matched = match[index] >= 0
+        parts = [(local[chosen].mean(), chosen.sum().sqrt()) for chosen in (matched, ~matched) if bool(chosen.any())]
+        if parts:
+            ddf = ddf + torch.stack([mean * root for mean, root in parts]).sum() / torch.stack([root for _, root in parts]).sum()
+    return {"fgl": fgl, "ddf": ddf}
