@@ -218,6 +218,8 @@ def make_trainable(backbone: nn.Module) -> None:
 def _trainable_norm(frozen: nn.Module) -> nn.BatchNorm2d:
     values: dict[str, Tensor] = dict(frozen.named_buffers())
     norm = nn.BatchNorm2d(values["weight"].numel(), eps=1e-5)
+    # counts nothing here, and the frozen layer has no such key
+    norm.num_batches_tracked = None
     with torch.no_grad():
         norm.weight.copy_(values["weight"])
         norm.bias.copy_(values["bias"])

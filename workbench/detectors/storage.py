@@ -25,11 +25,11 @@ ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict without BatchNorm counters and with each shared tensor once, under its first name."""
+    """State dict with each shared tensor once, under its first name."""
     seen: set[int] = set()
     state: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if name.endswith("num_batches_tracked") or (value.data_ptr() in seen and value.numel()):
+        if value.data_ptr() in seen and value.numel():
             continue
         seen.add(value.data_ptr())
         state[name] = value.detach().to("cpu").contiguous()
@@ -143,7 +143,7 @@ def load_plain(folder: Path, kind: Any) -> Any:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
+    problems = [f"missing: {name}" for name in sorted(report["missing_keys"]) if not name.endswith("num_batches_tracked")]
     problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"]) if not name.endswith("num_batches_tracked")]
     mismatched = sorted(report["mismatched_keys"])
     problems += [f"shape: {name} is {list(there)} in the file, {list(here)} in the model" for name, there, here in mismatched]
