@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection
 
 from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of
-from workbench.detectors.attention import Recorded, deformable_map, recording
+from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
@@ -198,7 +198,8 @@ class RtDetr(TransformersDetector):
         arguments["reference_points"] = torch.logit(queries.reference.clamp(0, 1), eps=EDGE)
         # it kept denoising queries apart; these queries are one group
         arguments["encoder_attention_mask"] = None
-        with self._recording() as recorded, self.every_layer():
+        own = [layer.self_attn for layer in self.model.model.decoder.layers]
+        with self._recording() as recorded, self.every_layer(), hiding(queries.valid, own):
             found = self.model.model.decoder(**arguments)
         return self.output_of(self.layers_of(found), queries, context, recorded)
 
