@@ -293,6 +293,14 @@ def test_no_gradient_of_the_inference_queries_reaches_the_label_embedding():
     assert detector.label_embedding.weight.grad is not None and detector.label_embedding.weight.grad.any()
 
 
+def test_no_gradient_of_the_decoder_reaches_the_heads_of_the_proposals():
+    detector = small_dino()
+    for output in (trained_output(detector), detector.eval()(*images_of(*SIZES))):
+        heads = [*detector.proposal_box.parameters(), *detector.proposal_class.parameters()]
+        total = output.logits.sum() + output.boxes.sum() + sum(g.boxes.sum() for g in output.aux if g.name == "denoising")
+        assert all(gradient is None for gradient in torch.autograd.grad(total, heads, allow_unused=True))
+
+
 def test_there_is_denoising_in_training_with_targets_only(detectors: dict[str, Dino]):
     detector = copy.deepcopy(detectors["one level"])
     images = images_of(*SIZES)

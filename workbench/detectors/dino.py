@@ -228,17 +228,18 @@ class Dino(Detector):
         )
         context = _Context(encoded, memory, neck, backbone)
         source, proposed_logits, proposed = self._select(encoded)
-        # mixed query selection (section 3.3): boxes from the encoder, content learned
-        queries = Queries(self.content.weight[None].expand(len(images), -1, -1), None, proposed.detach(), source)
+        # mixed query selection (section 3.3): boxes from the encoder, without its gradient; content learned
+        start = proposed.detach()
+        queries = Queries(self.content.weight[None].expand(len(images), -1, -1), None, start, source)
         aux = (AuxGroup("encoder", proposed_logits[None], proposed[None], match=None),) if self.training else ()
         if not self.training or targets is None or not self.config.denoising:
-            return self._run_decoder(queries.content, proposed.detach(), encoded).output(queries, context, aux)
+            return self._run_decoder(queries.content, start, encoded).output(queries, context, aux)
         noised = noised_targets(targets, len(self.spec.classes), self.config.denoising, self.config.label_noise, self.config.box_noise)
         content, reference = self._denoising_queries(noised)
         size = content.shape[1]
         decoded = self._run_decoder(
             torch.cat([content, queries.content], dim=1),
-            torch.cat([reference, proposed.detach()], dim=1),
+            torch.cat([reference, start], dim=1),
             encoded,
             visible(size, noised.groups, self.num_queries, images.device)[None],
         )
