@@ -259,6 +259,10 @@ class Dino(Detector):
         seen = None if queries.valid is None else queries.valid[:, None].expand(-1, queries.valid.shape[1], -1)
         return self._run_decoder(queries.content, queries.reference, context.encoded, seen).output(queries, context)
 
+    def label_table(self) -> Tensor:
+        """See ``Detector.label_table``; the last row of the embedding, which no class has, is left out."""
+        return self.label_embedding.weight[:-1]
+
     def _project(self, backbone: tuple[Level, ...], padding: Tensor) -> tuple[Level, ...]:
         """Neck: 1x1 convolutions, then stride-2 convolutions, the first of them on the last backbone level."""
         levels: list[Level] = []

@@ -34,7 +34,7 @@ class TargetContents(nn.Module):
             # orthogonal rows from a QR decomposition, from a generator of its own
             drawn = torch.randn(max(shape), min(shape), generator=torch.Generator().manual_seed(seed))
             rows = torch.linalg.qr(drawn)[0]
-            length = float(teacher.blank_output().queries.content.norm(dim=-1).mean())
+            length = float(teacher.blank_output().queries.content.detach().norm(dim=-1).mean())
             table = (rows if shape[0] >= shape[1] else rows.T) * (length or 1.0)
         self.register_buffer("table", table.detach().float().clone())
         self.project = nn.Identity() if student.width == teacher.width else nn.Linear(teacher.width, student.width)
