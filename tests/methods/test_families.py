@@ -167,10 +167,9 @@ def test_a_student_of_half_the_depth_and_width_learns_from_the_groups_of_figure_
     assert method.pairing.layer_map == ((0, 1), (2, 3))
     terms = terms_of(method, student, teacher, wide([2, 1]))
     torch.stack(list(terms.values())).sum().backward()
-    adapters = dict(method.named_parameters())
-    assert adapters and all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapters.values()), [
-        key for key, p in adapters.items() if p.grad is None or not p.grad.abs().sum()
-    ]
+    untaught = {key for key, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum()}
+    starts_from_zeros = not teacher.blank_output().queries.content.any()
+    assert list(method.parameters()) and untaught == ({"group.content.weight"} if starts_from_zeros and method_name == "detrdistill" else set())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,7 +39,8 @@ class TeacherQueries(nn.Module):
         if lacks is not None:
             raise IncompatibleError(f"method '{method}': the student's decoder ({student.family}) wants {lacks}, which the teacher's "
                                     f"queries ({teacher.family}) do not have.")
-        self.content = _projection(given.content.shape[-1], wanted.content.shape[-1])
+        # without a bias, because families whose queries start from zeros expect zeros
+        self.content = _projection(given.content.shape[-1], wanted.content.shape[-1], bias=False)
         self.position = nn.Identity()
         if wanted.position is not None and given.position is not None:
             self.position = _projection(given.position.shape[-1], wanted.position.shape[-1])
@@ -51,5 +52,5 @@ class TeacherQueries(nn.Module):
         return Queries(self.content(queries.content.detach()), position, reference, queries.source, valid)
 
 
-def _projection(width: int, wanted: int) -> nn.Module:
-    return nn.Identity() if width == wanted else nn.Linear(width, wanted)
+def _projection(width: int, wanted: int, bias: bool = True) -> nn.Module:
+    return nn.Identity() if width == wanted else nn.Linear(width, wanted, bias)
