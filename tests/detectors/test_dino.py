@@ -243,6 +243,13 @@ def test_images_with_fewer_cells_than_queries_are_refused(detectors: dict[str, D
         detectors["one level"](*images_of((16, 16)))
 
 
+@pytest.mark.parametrize("queries", [6, 1025])
+def test_methods_can_learn_its_widths_from_a_blank_image_whatever_the_number_of_queries(queries: int):
+    detector = small_dino(queries=queries)
+    assert detector.blank_output().queries.content.shape == (1, queries, 32)
+    assert detector.level_channels("memory") == {8: 32} and detector.level_channels("backbone") == {8: 16}
+
+
 @every_variant
 def test_denoising_leaves_the_inference_queries_untouched(detectors: dict[str, Dino], variant: str):
     detector = copy.deepcopy(detectors[variant])

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.base import Detections, Detector, InputSpec, probability
 from workbench.detectors.conditional_detr import ConditionalDetr, ConditionalDetrModelConfig
-from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.d_fine import DFine, DFineModelConfig
+from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig

@@ -15,8 +15,6 @@ from workbench.detectors.criterion import SET_LOSS_WEIGHTS, QualityLoss, set_los
 from workbench.detectors.output import Activation, DetectorOutput, Queries
 from workbench.matching import TargetBatch, match_targets
 
-PROBE_SIDE = 256
-
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -63,6 +61,7 @@ class Detector(nn.Module, ABC):
         activation: of the class head.
         spec: what it was trained to see.
         wants_attentions: whether outputs hold attention maps now.
+        probe_side: of the blank image, in pixels; larger where fewer cells than queries would come of it.
         reads_padding: whether the mask of padded pixels reaches the model; one that ignores it needs images of one size.
         quality_loss: class loss of a family that does not use the focal loss.
     """
@@ -79,6 +78,7 @@ class Detector(nn.Module, ABC):
     num_queries: int
     width: int
     wants_attentions: bool = False
+    probe_side: int = 256
 
     @classmethod
     @abstractmethod
@@ -163,9 +163,10 @@ class Detector(nn.Module, ABC):
     def blank_output(self) -> DetectorOutput:
         """The answer to one blank image: what methods learn widths and the form of queries from, before the first step."""
         training, device = self.training, next(self.parameters()).device
-        blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device)
+        side = self.probe_side
+        blank = torch.zeros(1, 3, side, side, device=device)
         # eval mode, because a blank image must not enter the statistics of norms
-        output = self.eval()(blank, torch.zeros(1, PROBE_SIDE, PROBE_SIDE, dtype=torch.bool, device=device))
+        output = self.eval()(blank, torch.zeros(1, side, side, dtype=torch.bool, device=device))
         self.train(training)
         return output
 

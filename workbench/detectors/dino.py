@@ -147,6 +147,9 @@ class Dino(Detector):
         width, classes = config.width, len(spec.classes)
         self.backbone = Backbone(config.backbone)
         self.neck = _neck(self.backbone.channels, width, config.levels)
+        strides = [*self.backbone.strides, *(self.backbone.strides[-1] << level for level in range(1, config.levels))][: config.levels]
+        while sum((self.probe_side // stride) ** 2 for stride in strides) < config.queries:
+            self.probe_side *= 2
         self.level_embedding = nn.Parameter(torch.empty(config.levels, width))
         self.layer_config = layers = config.layer_config()
         self.encoder = nn.ModuleList(DeformableDetrEncoderLayer(layers) for _ in range(config.encoder_layers))
