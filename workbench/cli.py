@@ -285,13 +285,24 @@ def doctor(json_path: Json = None) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .pth or .bin of tensors.")],
-    out: Annotated[Path, typer.Option("--out")] = Path("model.safetensors"),
+    source: Annotated[Path, typer.Argument(help="A .pth or .bin of tensors; with --layout a .safetensors as well.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write (model.safetensors), with --layout a folder.")] = None,
+    layout: Annotated[str | None, typer.Option("--layout", help="Whose checkpoint it is; makes a detector folder of it.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Its model and classes: a YAML file or a shipped name.")] = None,
 ) -> None:
-    """Turn a .pth into safetensors; the only verb that reads one, with weights_only."""
+    """Turn a .pth into safetensors, or a public checkpoint into a detector; the only verb that reads a .pth, with weights_only."""
     from workbench.convert import convert as convert_file
+    from workbench.convert import convert_detector
 
-    console.print(Text(f"{convert_file(source, out)} tensors written to {out}"))
+    if layout is None:
+        if config is not None:
+            raise ConfigError("--config goes with --layout.")
+        file = out or Path("model.safetensors")
+        console.print(Text(f"{convert_file(source, file)} tensors written to {file}"))
+        return
+    if config is None or out is None:
+        raise ConfigError("--layout needs --config FILE, the model and classes of the checkpoint, and --out FOLDER.")
+    console.print(Text(f"{convert_detector(source, layout, config, out):,} parameters written to {out}"))
 
 
 def _status(run: Any) -> dict[str, Any]:

@@ -201,21 +201,22 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     for name, value in own.items():
         groups.setdefault(value.data_ptr() if value.numel() else id(value), []).append(name)
     problems = [f"unexpected: {name}" for name in tensors if name not in own]
+    present = {names[0]: [name for name in names if name in tensors] for names in groups.values()}
+    differing = [(found[0], name) for found in present.values() for name in found[1:] if not torch.equal(tensors[name], tensors[found[0]])]
+    if not isinstance(model, PreTrainedModel):
+        problems += [f"shared: {name} differs from {first}, which the model holds as one" for first, name in differing]
+    # whole modules are parted: one whose weight differs has a bias of its own, even if that is equal
+    split = {name for names in groups.values() if any(name in names for _, name in differing) for name in names[1:]}
+    owners = {name.rpartition(".")[0] for name in split}
+    parted = [name for names in groups.values() for name in names[1:] if name.rpartition(".")[0] in owners]
     complete: dict[str, Tensor] = {}
-    parted: list[str] = []
     for names in groups.values():
-        present = [name for name in names if name in tensors]
-        if not present:
+        if not present[names[0]]:
             problems.append(f"missing: {names[0]}")
             continue
-        if differing := [name for name in present[1:] if not torch.equal(tensors[name], tensors[present[0]])]:
-            problems += [f"missing: {name}" for name in names if name not in tensors]
-            if isinstance(model, PreTrainedModel):
-                parted += names[1:]
-            else:
-                problems += [f"shared: {name} differs from {present[0]}, which the model holds as one" for name in differing]
+        problems += [f"missing: {name}" for name in names if name in parted and name not in tensors]
         for name in names:
-            value = tensors[name] if name in tensors else tensors[present[0]]
+            value = tensors[name] if name in tensors else tensors[present[names[0]][0]]
             if value.shape != own[name].shape:
                 problems.append(f"shape: {name} is {list(value.shape)} in the file, {list(own[name].shape)} in the model")
             complete[name] = value
