@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -327,6 +328,32 @@ def test_queries_without_a_place_are_refused(detector: AdaMixer):
     for reference in (None, torch.rand(1, 6, 2)):
         with pytest.raises(ValueError, match="xyzr"):
             detector.decode(Queries(output.queries.content, None, reference, output.queries.source), output.context)
+
+
+def test_a_query_that_only_fills_up_is_seen_by_no_other(detector: AdaMixer):
+    output = detector(*images_of(*SIZES))
+    queries = extra_group(output, 5)
+    assert queries.reference is not None
+    valid = torch.tensor([[True, True, True, False, False]] * 3)
+    hidden = detector.decode(replace(queries, valid=valid), output.context)
+    fewer = Queries(queries.content[:, :3], None, queries.reference[:, :3], queries.source[:, :3])
+    alone = detector.decode(fewer, output.context)
+    torch.testing.assert_close(hidden.logits[:, :, :3], alone.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hidden.boxes[:, :, :3], alone.boxes, atol=1e-4, rtol=1e-4)
+    none = detector.decode(replace(queries, valid=torch.zeros_like(valid)), output.context)
+    assert torch.isfinite(none.logits).all()
+
+
+def test_queries_of_boxes_are_placed_on_them(detector: AdaMixer):
+    output = detector(*images_of(*SIZES))
+    boxes = torch.tensor([[[0.5, 0.25, 0.5, 0.25], [0.5, 0.5, 0.0, 0.0]]]).expand(3, -1, -1)
+    queries = detector.queries_of_boxes(output, boxes, torch.zeros(3, 2, 32))
+    assert queries.reference is not None
+    for image, (height, width) in enumerate(SIZES):
+        wanted = [0.5 * width, 0.25 * height, 0.5 * width, 0.25 * height]
+        assert xyzr_to_box(queries.reference[image, 0]).tolist() == pytest.approx(wanted, abs=1e-3)
+    assert torch.isfinite(queries.reference).all(), "a box without area too"
+    assert detector.reference_form == "xyzr"
 
 
 # training

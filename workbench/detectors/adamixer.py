@@ -96,6 +96,7 @@ class AdaMixer(Detector):
     """
 
     family = "adamixer"
+    reference_form = "xyzr"
     provides = frozenset({"neck", "backbone", "states", "decode", "references", "learned_queries"})
     reference_form = "xyzr"
     initial_boxes: Tensor

@@ -26,8 +26,9 @@ def xyzr_to_box(xyzr: Tensor) -> Tensor:
 
 
 def box_to_xyzr(box: Tensor) -> Tensor:
-    """``[..., 4]`` cxcywh in pixels, sides above 0, to xyzr."""
-    x, y, w, h = box.unbind(-1)
+    """``[..., 4]`` cxcywh in pixels to xyzr; a side below a hundredth of a pixel counts as that."""
+    x, y = box[..., 0], box[..., 1]
+    w, h = box[..., 2:].clamp(min=0.01).unbind(-1)
     return torch.stack([x, y, (w.log2() + h.log2()) / 2, h.log2() - w.log2()], dim=-1)
 
 

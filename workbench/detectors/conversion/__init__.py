@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from workbench.detectors.conversion import adamixer, deformable_detr
+from workbench.detectors.conversion import adamixer, deformable_detr, dino
 from workbench.errors import ConfigError
 
 
@@ -24,6 +24,7 @@ LAYOUTS: dict[str, Layout] = {
     "adamixer_mmdet": Layout("adamixer", adamixer.convert),
     "deformable_detr_mmdet": Layout("deformable_detr", deformable_detr.convert_mmdet),
     "deformable_detr_detrdistill": Layout("deformable_detr", deformable_detr.convert_detrdistill),
+    "dino_official": Layout("dino", dino.convert),
 }
 
 
