@@ -325,8 +325,10 @@ def test_a_dilated_last_stage_halves_the_stride(name: str, tmp_path: Path):
 def test_published_sizes_are_the_defaults(name: str):
     config: Any = FAMILIES[name].config.model_validate({"backbone": {"name": "resnet50", "levels": [4], "norm": "frozen"}})
     values = (config.width, config.heads, config.ffn, config.encoder_layers, config.decoder_layers, config.dropout)
-    assert values == (256, 8, 2048, 6, 6, 0.1)
+    assert values == (256, 8, 2048, 6, 6, 0.0 if name == "dab_detr" else 0.1)
     assert config.queries == (100 if name == "detr" else 300)
+    weights = {"class": 2.0 if name == "conditional_detr" else 1.0, "bbox": 5.0, "giou": 2.0}
+    assert small(name).loss_weights == weights
     theirs = config.transformers_config(SPEC.classes)
     published = type(theirs)()
     for key in ("hidden_size", "encoder_ffn_dim", "decoder_layers", "num_queries", "activation_function", "attention_dropout"):

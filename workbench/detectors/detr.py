@@ -33,7 +33,7 @@ class Detr(SingleLevelDetector):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``: 1 / 5 / 2 (DETR, section A.4)."""
+        """See ``Detector.loss_weights``: 1 / 5 / 2 (official code)."""
         return {"class": 1.0, "bbox": 5.0, "giou": 2.0}
 
     @torch.no_grad()
