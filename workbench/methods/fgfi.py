@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from workbench.boxes import pairwise_iou_and_giou
 from workbench.detectors.base import Detector
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.matching import TargetBatch
@@ -91,16 +90,20 @@ def imitation_mask(config: FGFIConfig, targets: TargetBatch, inside: Tensor) -> 
         targets: of the B images; only matchable ones count.
         inside: ``[B, 1, H, W]`` bool.
     """
-    height, width = inside.shape[-2:]
-    half = torch.tensor(
-        [[scale / math.sqrt(ratio) / 2, scale * math.sqrt(ratio) / 2] for scale in config.scales for ratio in config.ratios],
-        device=inside.device,
-    )
-    y, x = torch.meshgrid(torch.arange(height, device=inside.device), torch.arange(width, device=inside.device), indexing="ij")
-    centre = torch.stack([x, y], -1).flatten(0, 1)[:, None] + 0.5
-    anchors = torch.cat([centre - half, centre + half], -1)
-    iou, _ = pairwise_iou_and_giou(boxes_in_cells(targets, inside), anchors.flatten(0, 1))
+    box = boxes_in_cells(targets, inside)[..., None, None]
+    sides = [(scale / math.sqrt(ratio), scale * math.sqrt(ratio)) for scale in config.scales for ratio in config.ratios]
+    # anchors of one shape differ by whole cells, so their overlap with a box is a product of one number a column and one a row
+    overlaps: list[Tensor] = []
+    for axis, cells in enumerate((inside.shape[-1], inside.shape[-2])):
+        centre = torch.arange(cells, device=inside.device) + 0.5
+        half = torch.tensor([side[axis] / 2 for side in sides], device=inside.device)[:, None]
+        low, high = torch.maximum(centre - half, box[:, :, axis]), torch.minimum(centre + half, box[:, :, axis + 2])
+        overlaps.append((high - low).clamp(min=0))
+    intersection = overlaps[1][..., :, None] * overlaps[0][..., None, :]
+    areas = torch.tensor([side[0] * side[1] for side in sides], device=inside.device)[:, None, None]
+    size = ((box[:, :, 2] - box[:, :, 0]) * (box[:, :, 3] - box[:, :, 1]))[..., None]
+    iou = intersection / (areas + size - intersection)
     # anchors of padded cells are none
-    iou = iou.unflatten(-1, anchors.shape[:2]).amax(-1).masked_fill(~inside.flatten(2), 0.0)
-    near = (iou > config.threshold * iou.amax(-1, keepdim=True)) & targets.valid[..., None]
-    return near.any(1).view(-1, height, width)
+    iou = iou.amax(2).masked_fill(~inside, 0.0)
+    near = (iou > config.threshold * iou.amax((2, 3), keepdim=True)) & targets.valid[..., None, None]
+    return near.any(1)
