@@ -58,7 +58,7 @@ def sample_3d(levels: Sequence[Level], points: Tensor) -> Tensor:
     """Reads features at points of the three-dimensional space (x, y, z) (section 3.2, adaptive location sampling).
 
     Bilinear within each level, zero outside of it; over levels a mean with the weights
-    softmax_j(-(z - log2 stride_j)^2 / tau), tau = 2.
+    softmax_j(-(z - log2 stride_j)^2 / tau), tau = 2 (equation 6).
 
     Args:
         levels: of D channels each; group g reads channels g D/G to (g + 1) D/G.
