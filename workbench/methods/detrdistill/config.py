@@ -170,7 +170,10 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     @property
     def needs_student(self) -> frozenset[str]:
         """See ``BaseMethodConfig``; the teacher's queries pass through the student's decoder, not the teacher's."""
-        return self.needs | (frozenset({"decode"}) if self.assignment is not None else frozenset())
+        if self.assignment is None:
+            return self.needs
+        own = {"reference_from_position"} if self.assignment.reference == "student" else set()
+        return self.needs | {"decode"} | own
 
     @property
     def teaches_classes(self) -> bool:
