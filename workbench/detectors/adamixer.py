@@ -96,7 +96,6 @@ class AdaMixer(Detector):
     """
 
     family = "adamixer"
-    reference_form = "xyzr"
     provides = frozenset({"neck", "backbone", "states", "decode", "references", "learned_queries"})
     reference_form = "xyzr"
     initial_boxes: Tensor
@@ -138,18 +137,18 @@ class AdaMixer(Detector):
         content = F.layer_norm(self.initial_content, self.initial_content.shape[-1:]).expand(len(images), -1, -1)
         reference = box_to_xyzr(self.initial_boxes * sides)
         source = torch.full(content.shape[:2], -1, dtype=torch.int64, device=images.device)
-        return self._decode(Queries(content, None, reference, source), _Context(neck, backbone, sides))
+        return self.decode(Queries(content, None, reference, source), _Context(neck, backbone, sides))
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.reference`` is xyzr, ``queries.position`` is not used."""
-        return self._decode(queries, context)
+        """Decoder and heads, of the own queries and of an extra group alike.
 
-    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
-        """See ``Detector.queries_of_boxes``; the references are xyzr."""
-        queries = super().queries_of_boxes(output, boxes, content)
-        return replace(queries, reference=box_to_xyzr(boxes * output.context.sides))
+        Args:
+            queries: ``reference [B, N, 4]`` is xyzr; ``position`` is not used.
+            context: of a forward.
 
-    def _decode(self, queries: Queries, context: _Context) -> DetectorOutput:
+        Raises:
+            ValueError: the queries have no such reference.
+        """
         content, xyzr = queries.content, queries.reference
         if xyzr is None or xyzr.shape[-1] != 4:
             raise ValueError("AdaMixer decodes queries whose reference is xyzr")
@@ -172,6 +171,11 @@ class AdaMixer(Detector):
             backbone=context.backbone,
             context=context,
         )
+
+    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+        """See ``Detector.queries_of_boxes``; the references are xyzr."""
+        queries = super().queries_of_boxes(output, boxes, content)
+        return replace(queries, reference=box_to_xyzr(boxes * output.context.sides))
 
     def _levels(self, features: list[Tensor], padding: Tensor) -> tuple[Level, ...]:
         return tuple(
