@@ -292,6 +292,6 @@ def test_fgfi_divides_the_squared_error_near_objects_by_twice_the_number_of_cell
         conv = method.adaptor.convolutions[str(own.stride)]
         adapted = F.conv2d(own.features * ~own.padding[:, None], conv.weight, conv.bias, padding=1)
         near = imitation_mask(method.config, targets, ~own.padding[:, None]).nonzero()
-        errors = [float((adapted[b, :, y, x] - other.features[b, :, y, x]).square().sum()) for b, y, x in near]
+        errors = [float((adapted[b, :, y, x] - other.features[b, :, y, x]).detach().square().sum()) for b, y, x in near]
         wanted += sum(errors) / (2 * len(errors))
     assert run(method, student, teacher, targets)["features"].item() == pytest.approx(wanted, rel=1e-4)
