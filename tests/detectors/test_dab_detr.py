@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.detectors.test_single_level import SIZES, fresh, small
 from tests.examples import images_of
@@ -87,3 +88,10 @@ def test_the_folder_carries_transformers_spelling_of_the_family(tmp_path: Path):
     detector.save(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "dab-detr"
     assert load_detector(tmp_path).family == "dab_detr"
+
+
+def test_the_shared_box_head_is_saved_under_the_name_that_transformers_reads_it_from(tmp_path: Path):
+    small("dab_detr").save(tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert "bbox_predictor.layers.0.weight" in names
+    assert not any(name.startswith("model.decoder.bbox_embed") for name in names)

@@ -25,15 +25,15 @@ ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with each shared tensor once, under its first name."""
-    seen: set[int] = set()
-    state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        if value.data_ptr() in seen and value.numel():
-            continue
-        seen.add(value.data_ptr())
-        state[name] = value.detach().to("cpu").contiguous()
-    return state
+    """State dict without BatchNorm counters and with each shared tensor once, under the name that transformers reads it from."""
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    # transformers fills these names from others; DAB-DETR's box head in the decoder stays random if it is saved under that name alone
+    filled = getattr(model, "all_tied_weights_keys", None) or {}
+    groups: dict[int, list[str]] = {}
+    for name, value in state.items():
+        groups.setdefault(value.data_ptr() if value.numel() else id(value), []).append(name)
+    names = [next((name for name in group if name not in filled), group[0]) for group in groups.values()]
+    return {name: state[name].detach().to("cpu").contiguous() for name in names}
 
 
 def save_weights(folder: Path, model: Any, family: str, spec: InputSpec, extra: dict[str, Any]) -> None:
