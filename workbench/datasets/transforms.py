@@ -4,6 +4,7 @@ Numbers are values, not a seed, so that a run can write them down and another pr
 Pixels stay uint8 throughout. Boxes are continuous pixel coordinates: a flip maps x to W - x.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -183,6 +184,29 @@ class Transform:
             scale = min(resize.shortest[choice] / short, resize.longest / long)
             target = (max(1, round(width * scale)), max(1, round(height * scale)))
         return [] if target == (width, height) else [{"op": "resize", "width": target[0], "height": target[1]}]
+
+
+def fixed_size(config: TransformConfig, sizes: Iterable[tuple[int, int]], training: bool) -> tuple[int, int] | None:
+    """(width, height) of every prepared image, or None where it can differ from image to image, so that batches are padded.
+
+    Args:
+        config: of the transform.
+        sizes: (width, height) of the images before it.
+        training: whether it augments and draws a size.
+    """
+    if isinstance(config.resize, FixedSize):
+        return config.resize.width, config.resize.height
+    known = set(sizes)
+    if len(known) != 1:
+        return None
+    width, height = known.pop()
+    turned = width != height and any(isinstance(augmentation, Dihedral) for augmentation in config.augment)
+    cropped = any(isinstance(augmentation, Crop) for augmentation in config.augment)
+    drawn = config.resize is not None and len(set(config.resize.shortest)) > 1
+    if training and (turned or cropped or drawn):
+        return None
+    ops = Transform(config).evaluation_ops(width, height)
+    return (ops[0]["width"], ops[0]["height"]) if ops else (width, height)
 
 
 def _draw(config: Flip | Dihedral | Crop | Color, rng: np.random.Generator, width: int, height: int) -> Op | None:

@@ -13,7 +13,9 @@ from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig
+from workbench.detectors.lw_detr import LwDetr, LwDetrModelConfig
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.rf_detr import RfDetr, RfDetrModelConfig
 from workbench.detectors.rt_detr import RtDetr, RtDetrModelConfig
 from workbench.detectors.rt_detr_v2 import RtDetrV2, RtDetrV2ModelConfig
 from workbench.errors import CheckpointError, ConfigError
@@ -35,6 +37,8 @@ FAMILIES: dict[str, Family] = {
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
     "dino": Family(Dino, DinoModelConfig),
     "detr": Family(Detr, DetrModelConfig),
+    "lw_detr": Family(LwDetr, LwDetrModelConfig),
+    "rf_detr": Family(RfDetr, RfDetrModelConfig),
     "rt_detr": Family(RtDetr, RtDetrModelConfig),
     "rt_detr_v2": Family(RtDetrV2, RtDetrV2ModelConfig),
 }

@@ -63,6 +63,7 @@ class Detector(nn.Module, ABC):
         wants_attentions: whether outputs hold attention maps now.
         probe_side: of the blank image, in pixels; larger where fewer cells than queries would come of it.
         reads_padding: whether the mask of padded pixels reaches the model; one that ignores it needs images of one size.
+        side_multiple: sides of images must be multiples of it.
         quality_loss: class loss of a family that does not use the focal loss.
     """
 
@@ -77,6 +78,7 @@ class Detector(nn.Module, ABC):
     num_layers: int
     num_queries: int
     width: int
+    side_multiple: int = 1
     wants_attentions: bool = False
     probe_side: int = 256
 

@@ -114,6 +114,10 @@ class RtDetr(TransformersDetector):
         self.num_layers = config.decoder_layers
         self.num_queries = config.num_queries
         self.width = config.d_model
+        # maps are doubled and joined with the next finer ones
+        self.side_multiple = max(config.feat_strides) if len(config.feat_strides) > 1 else 1
+        while sum((self.probe_side // stride) ** 2 for stride in config.feat_strides) < self.num_queries:
+            self.probe_side *= 2
         inner = model.model
         config.encoder_in_channels = list(inner.backbone.intermediate_channel_sizes)
         self.keep_inputs("decoder", inner.decoder)

@@ -1,5 +1,6 @@
 """From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.opening import find_format
 from workbench.datasets.reading import match_split
-from workbench.datasets.transforms import Transform
+from workbench.datasets.transforms import Transform, fixed_size
 from workbench.detectors import Detector, InputSpec, family, load_detector
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import CheckpointError, ConfigError
@@ -172,6 +173,33 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
     return student
 
 
+def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[Dataset]) -> None:
+    """Images must have sizes that a detector can take, and one size where it does not see what is padding.
+
+    Args:
+        detector: the student or the teacher.
+        role: which of the two, for the message.
+        recipe: with the transforms.
+        splits: training data first, then what is only evaluated on.
+
+    Raises:
+        ConfigError: they do not; says what to set.
+    """
+    step = detector.side_multiple
+    if detector.reads_padding and step == 1:
+        return
+    wanted = f"resize: {{height: H, width: W}}{f' with multiples of {step}' if step > 1 else ''}"
+    for index, split in enumerate(splits):
+        name = "evaluation_transform" if index and recipe.data.evaluation_transform else "transform"
+        size = fixed_size(getattr(recipe.data, name), ((record.width, record.height) for record in split.records), training=index == 0)
+        if size is None:
+            raise ConfigError(f"{role} {detector.family} takes images of one size only, and data.{name} leaves those of '{split.split}' of "
+                              f"different sizes, which are padded. Set data.{name}.{wanted}.")
+        if size[0] % step or size[1] % step:
+            raise ConfigError(f"{role} {detector.family} takes images whose sides are multiples of {step}; those of '{split.split}' become "
+                              f"{size[0]}x{size[1]}. Set data.{name}.{wanted}.")
+
+
 def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) -> Setup:
     """Builds everything.
 
@@ -193,10 +221,13 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
     notes += [f"{data.split}: {issue}" for data in (train, val, test) if data is not None for issue in data.issues]
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, train, notes)
+    splits = [train, val, *([test] if test is not None else [])]
+    check_sizes(student, "student", recipe, splits)
     teacher, pairing, methods, teacher_hash = None, None, [], None
     if teacher_name is not None and (recipe.methods or trace_teacher):
         folder = find_detector(teacher_name)
         detector = load_detector(folder)
+        check_sizes(detector, "teacher", recipe, splits)
         pairing = make_pairing(student, detector, recipe.layer_map)
         teacher = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")

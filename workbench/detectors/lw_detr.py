@@ -1,0 +1,296 @@
+"""LW-DETR (Chen et al., 2024) through transformers, and what RF-DETR shares with it: a ViT, a projector, groups of queries."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
+
+from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of
+from workbench.detectors.attention import Recorded, deformable_map, recording
+from workbench.detectors.base import InputSpec
+from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.quality import iou_aware_loss
+from workbench.detectors.query_mask import hiding_by_attention
+from workbench.detectors.rt_detr import QUALITY_WEIGHTS
+from workbench.matching import TargetBatch
+
+
+class ViTConfig(BaseModel):
+    """A plain vision transformer whose attention is local in windows but for some layers.
+
+    Attributes:
+        side: of the square images that the position embeddings are made for; for others they are interpolated.
+        patch: pixels.
+        windows: along each side of an image.
+        levels: 1-based layers whose outputs go on, ascending.
+        windowed: 0-based layers with attention inside windows; None: all but those of ``levels``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    side: int = Field(1024, gt=0)
+    patch: int = Field(16, gt=0)
+    width: int = Field(192, gt=0)
+    heads: int = Field(12, gt=0)
+    depth: int = Field(10, gt=0)
+    windows: int = Field(4, gt=0)
+    levels: tuple[int, ...] = (2, 4, 5, 9)
+    windowed: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ViTConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if not self.levels or list(self.levels) != sorted(set(self.levels)) or not 1 <= self.levels[0] <= self.levels[-1] <= self.depth:
+            raise ValueError(f"levels {list(self.levels)} must be ascending layers between 1 and {self.depth}")
+        if self.side % (self.patch * self.windows):
+            raise ValueError(f"side {self.side} is not a multiple of patch times windows, {self.patch * self.windows}")
+        return self
+
+    @property
+    def local(self) -> list[int]:
+        """0-based layers with attention inside windows."""
+        if self.windowed is not None:
+            return list(self.windowed)
+        return [layer for layer in range(self.depth) if layer + 1 not in self.levels]
+
+
+class GroupedModelConfig(BaseModel):
+    """Architecture of a detector whose decoder trains several groups of queries at once and keeps the first.
+
+    Attributes:
+        cross_heads: heads of the deformable attention.
+        groups: of queries in training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: ViTConfig
+    width: int = Field(256, gt=0, multiple_of=4)
+    heads: int = Field(8, gt=0)
+    cross_heads: int = Field(16, gt=0)
+    ffn: int = Field(2048, gt=0)
+    decoder_layers: int = Field(3, ge=1)
+    queries: int = Field(300, ge=1)
+    points: int = Field(2, ge=1)
+    groups: int = Field(13, ge=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "GroupedModelConfig":
+        for name in ("heads", "cross_heads"):
+            if self.width % getattr(self, name):
+                raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
+        return self
+
+    def shared_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """What the configurations of both models call alike."""
+        return {
+            **label_names(classes),
+            "d_model": self.width,
+            "decoder_self_attention_heads": self.heads,
+            "decoder_cross_attention_heads": self.cross_heads,
+            "decoder_ffn_dim": self.ffn,
+            "decoder_layers": self.decoder_layers,
+            "num_queries": self.queries,
+            "decoder_n_points": self.points,
+            "group_detr": self.groups,
+            "dropout": 0.0,
+            "auxiliary_loss": True,
+        }
+
+
+class LwDetrModelConfig(GroupedModelConfig):
+    """Architecture of an LW-DETR; the defaults are LW-DETR-small's.
+
+    Attributes:
+        scales: of each level of the projector against the patches. transformers' own default has none, and its model then fails on
+            joining no levels.
+    """
+
+    family: Literal["lw_detr"] = "lw_detr"
+    scales: tuple[Literal[0.5, 1.0, 2.0], ...] = Field((1.0,), min_length=1)
+
+    def transformers_config(self, classes: tuple[str, ...]) -> LwDetrConfig:
+        """The same model in transformers' words."""
+        vit = self.backbone
+        backbone = LwDetrViTConfig(
+            image_size=vit.side,
+            pretrain_image_size=vit.side,
+            patch_size=vit.patch,
+            hidden_size=vit.width,
+            num_attention_heads=vit.heads,
+            num_hidden_layers=vit.depth,
+            num_windows=vit.windows**2,
+            window_block_indices=vit.local,
+            out_features=[f"stage{level}" for level in vit.levels],
+        )
+        return LwDetrConfig(**self.shared_arguments(classes), backbone_config=backbone, projector_scale_factors=list(self.scales))
+
+
+class LwDetr(TransformersDetector):
+    """Adapter around ``LwDetrForObjectDetection``; the groups beyond the first train the shared weights and end in ``aux``.
+
+    The projector's output, which the decoder reads, is ``neck``: there is no encoder behind it.
+    """
+
+    family = "lw_detr"
+    model_class: ClassVar[type] = LwDetrForObjectDetection
+    provides = frozenset({"neck", "backbone", "states", "decode", "references", "attentions"})
+    quality_loss = staticmethod(iou_aware_loss)
+
+    def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool = True):
+        # the ViT has no BatchNorm to freeze
+        super().__init__(model, spec, trainable_norm=True)
+        config = model.config
+        self.num_layers = config.decoder_layers
+        self.num_queries = config.num_queries
+        self.width = config.d_model
+        patch = config.backbone_config.patch_size
+        self.side_multiple = patch * self.windows(config.backbone_config)
+        # enough cells even of a level at half the patches' resolution, whose border yields no proposals
+        needed = 2 * patch * (math.isqrt(self.num_queries) + 3)
+        self.probe_side = -(-max(self.probe_side, needed) // self.side_multiple) * self.side_multiple
+        inner = model.model
+        self.keep_inputs("decoder", inner.decoder)
+        self.keep_output("backbone", inner.backbone.backbone)
+        self.keep_output("scores", inner.enc_out_class_embed[0])
+
+    @staticmethod
+    def windows(backbone: Any) -> int:
+        """Windows along each side of an image, from the configuration of the ViT."""
+        return math.isqrt(backbone.num_windows)
+
+    @classmethod
+    def build(cls, config: Any, spec: InputSpec) -> Self:
+        """See ``Detector.build``; there are no ImageNet weights to load."""
+        detector = cls(cls.model_class(config.transformers_config(spec.classes)), spec)
+        detector.reset_heads()
+        return detector
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """Class prior of the focal loss on the bias, and boxes that start at their reference (official code)."""
+        inner = self.model.model
+        for head in [self.model.class_embed, *inner.enc_out_class_embed]:
+            fresh_class_head(head)
+        for head in [self.model.bbox_embed, *inner.enc_out_bbox_embed]:
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+
+    def class_heads(self) -> list[tuple[nn.Module, int | str]]:
+        """See ``TransformersDetector.class_heads``."""
+        proposals = self.model.model.enc_out_class_embed
+        return [(self.model, "class_embed"), *((proposals, index) for index in range(len(proposals)))]
+
+    def reset_classes(self, spec: InputSpec) -> list[str]:
+        """See ``Detector.reset_classes``."""
+        fresh = super().reset_classes(spec)
+        self.keep_output("scores", self.model.model.enc_out_class_embed[0])
+        return fresh
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """See ``Detector.loss_weights``; proposals and further groups weigh as much as the first group."""
+        ends = ["", "_encoder", *(["_groups"] if self.model.config.group_detr > 1 else [])]
+        return {f"{name}{end}": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
+
+    def losses(
+        self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See ``Detector.losses``; every target counts once in each group, so that all terms are divided by the number of groups."""
+        groups = self.model.config.group_detr if output.aux else 1
+        return super().losses(output, targets, num_boxes * groups, match)
+
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+        """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
+        with self.watching() as seen, self._recording() as recorded:
+            inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64))
+        arguments, count = seen["decoder"], self.num_queries
+        shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
+        masked = ~arguments["encoder_attention_mask"].bool()
+        neck = split_levels(arguments["encoder_hidden_states"], shapes, masked, images)
+        last = seen["backbone"].feature_maps[-1]
+        step = stride_of(images, last)
+        # of the layers of a ViT, which all have one size, the last
+        backbone = (Level(last, step, padding[:, step // 2 :: step, step // 2 :: step][:, : last.shape[2], : last.shape[3]]),)
+        _, _, invalid = self.model.model.gen_encoder_output_proposals(arguments["encoder_hidden_states"], masked, shapes)
+        scores = seen["scores"].masked_fill(invalid, float("-inf")).amax(-1)
+        queries = Queries(
+            content=arguments["inputs_embeds"][:, :count],
+            position=None,
+            reference=arguments["reference_points"][:, :count],
+            source=scores.topk(count, dim=1)[1],
+        )
+        context = {"arguments": arguments, "neck": neck, "backbone": backbone}
+        logits, boxes = self._heads(inner)
+        aux = self._groups(inner, logits, boxes) if self.training else ()
+        return self._output(inner, logits, boxes, queries, context, recorded, aux)
+
+    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+        """Second call of decoder and heads; ``queries.reference`` is needed."""
+        arguments = dict(context["arguments"])
+        arguments["inputs_embeds"] = queries.content
+        arguments["reference_points"] = queries.reference
+        config = self.model.config
+        with self._recording() as recorded, _one_group(config), hiding_by_attention(queries.valid, config):
+            found = self.model.model.decoder(**arguments)
+        return self._output(found, *self._heads(found), queries, context, recorded)
+
+    def _heads(self, found: Any) -> tuple[Tensor, Tensor]:
+        """Class and box of every layer; all of them answer with shifts of the first reference."""
+        states, reference = found.intermediate_hidden_states, found.intermediate_reference_points
+        shift = self.model.bbox_embed(states).float()
+        centre, sides = reference[..., :2], reference[..., 2:]
+        boxes = torch.cat([shift[..., :2] * sides + centre, shift[..., 2:].exp() * sides], -1)
+        return self.model.class_embed(states).float(), boxes
+
+    def _groups(self, inner: Any, logits: Tensor, boxes: Tensor) -> tuple[AuxGroup, ...]:
+        """The encoder's proposals of every group, and the groups beyond the first; groups lie along the first axis."""
+        count, heads = self.num_queries, self.model.model.enc_out_class_embed
+        features = inner.enc_outputs_class.split(count, dim=1)
+        proposed = torch.stack([head(part) for head, part in zip(heads, features, strict=True)]).float()
+        places = torch.stack(inner.enc_outputs_coord_logits.split(count, dim=1)).float()
+        aux = (AuxGroup("encoder", proposed, places, match=None),)
+        if logits.shape[2] == count:
+            return aux
+        further_logits, further_boxes = torch.cat(logits.split(count, 2)[1:]), torch.cat(boxes.split(count, 2)[1:])
+        return (*aux, AuxGroup("groups", further_logits, further_boxes, match=None))
+
+    def _output(
+        self, found: Any, logits: Tensor, boxes: Tensor, queries: Queries, context: Any, recorded: Recorded,
+        aux: tuple[AuxGroup, ...] = (),
+    ) -> DetectorOutput:  # fmt: skip
+        """The first group."""
+        count = queries.content.shape[1]
+        return DetectorOutput(
+            logits=logits[:, :, :count],
+            boxes=boxes[:, :, :count],
+            states=found.intermediate_hidden_states[:, :, :count],
+            queries=queries,
+            memory=(),
+            neck=context["neck"],
+            backbone=context["backbone"],
+            context=context,
+            aux=aux,
+            attentions=recorded.attentions() if logits.shape[2] == count else None,
+        )
+
+    def _recording(self) -> AbstractContextManager[Recorded]:
+        layers: list[Any] = list(self.model.model.decoder.layers)
+        own, cross = [layer.self_attn for layer in layers], [layer.cross_attn for layer in layers]
+        return recording(self.wants_attentions, self.model.config, own, cross, deformable_map)
+
+
+@contextmanager
+def _one_group(config: Any) -> Iterator[None]:
+    """The decoder's self-attention, which parts its queries in training by this number, takes them as one group."""
+    before, config.group_detr = config.group_detr, 1
+    try:
+        yield
+    finally:
+        config.group_detr = before
