@@ -109,8 +109,19 @@ class AdaMixer(Detector):
         self.initial_content = nn.Parameter(torch.randn(config.queries, config.width))
         # not trained: every query starts with the whole image
         self.register_buffer("initial_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(config.queries, 1))
-        sizes = (config.width, config.heads, config.ffn, config.groups, config.in_points, config.out_points, len(spec.classes))
-        self.layers: Any = nn.ModuleList(DecoderLayer(*sizes, config.dropout) for _ in range(config.decoder_layers))
+        self.layers: Any = nn.ModuleList(
+            DecoderLayer(
+                width=config.width,
+                heads=config.heads,
+                ffn=config.ffn,
+                groups=config.groups,
+                in_points=config.in_points,
+                out_points=config.out_points,
+                classes=len(spec.classes),
+                dropout=config.dropout,
+            )
+            for _ in range(config.decoder_layers)
+        )
 
     @classmethod
     def build(cls, config: AdaMixerModelConfig, spec: InputSpec) -> "AdaMixer":

@@ -203,8 +203,11 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     problems = [f"unexpected: {name}" for name in tensors if name not in own]
     present = {names[0]: [name for name in names if name in tensors] for names in groups.values()}
     differing = [(found[0], name) for found in present.values() for name in found[1:] if not torch.equal(tensors[name], tensors[found[0]])]
-    if not isinstance(model, PreTrainedModel):
-        problems += [f"shared: {name} differs from {first}, which the model holds as one" for first, name in differing]
+    problems += [
+        f"shared: {name} differs from {first}, which the model holds as one"
+        for first, name in differing
+        if not isinstance(model, PreTrainedModel) or _owner(model, first) is _owner(model, name)
+    ]
     # whole modules are parted: one whose weight differs has a bias of its own, even if that is equal
     split = {name for names in groups.values() if any(name in names for _, name in differing) for name in names[1:]}
     owners = {name.rpartition(".")[0] for name in split}
@@ -222,14 +225,17 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
             complete[name] = value
     _refuse(path, problems)
     for name in parted:
-        owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
+        module, leaf = _owner(model, name), name.rpartition(".")[2]
         shared = getattr(module, leaf)
         setattr(module, leaf, nn.Parameter(shared.detach().clone(), shared.requires_grad))
     own = _state(model)
     with torch.no_grad():
         for name, value in complete.items():
             own[name].copy_(value)
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
