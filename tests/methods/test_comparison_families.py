@@ -15,10 +15,9 @@ COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistil
 
 def lacks(name: str, detector: Detector) -> str | None:
     """What a family lacks for a method, as the refusal says it."""
-    if name == "ld" and "box_distribution" not in detector.provides:
-        return "needs box_distribution"
-    if name == "d3etr" and not {"attentions", "memory"} <= detector.provides:
-        return "needs attentions"
+    needs = {"ld": {"box_distribution", "decode"}, "d3etr": {"attentions", "memory", "decode"}, "kd_detr": {"decode"}}.get(name, set())
+    if missing := sorted(needs - detector.provides):
+        return f"needs {', '.join(missing)}, which the student"
     if name == "kd_detr" and detector.reference_form != "boxes":
         return f"references are {detector.reference_form}"
     return None
