@@ -1,11 +1,14 @@
 """Conditional DETR: points are read from the positions unless they are given, and boxes are counted from them."""
 
+import copy
 from dataclasses import replace
 
 import torch
+from transformers import ConditionalDetrForObjectDetection
 
 from tests.detectors.test_single_level import SIZES, fresh, small
-from tests.examples import images_of
+from tests.examples import SPEC, images_of
+from workbench.detectors.conditional_detr import ConditionalDetr
 
 
 def test_points_are_the_models_own_layer_on_the_positions():
@@ -50,3 +53,11 @@ def test_gradients_reach_given_points():
     points = (torch.rand(3, 6, 2) * 0.8 + 0.1).requires_grad_()
     detector.decode(replace(output.queries, reference=points), output.context).logits.square().sum().backward()
     assert points.grad is not None and points.grad.abs().sum() > 0
+
+
+def test_every_layer_is_shown_in_training_even_where_a_checkpoint_would_leave_layers_out():
+    detector = fresh("conditional_detr")
+    config = copy.deepcopy(detector.model.config)
+    config.decoder_layerdrop = 1.0
+    dropping = ConditionalDetr(ConditionalDetrForObjectDetection(config), SPEC, trainable_norm=False).train()
+    assert dropping(*images_of(*SIZES)).logits.shape[0] == 3

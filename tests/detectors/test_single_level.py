@@ -1,6 +1,7 @@
 """DETR, Conditional DETR and DAB-DETR: every layer is what transformers computes, whatever its flag says, and the decoder answers twice."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForObjectDetection, TimmBackboneConfig
 
@@ -278,6 +280,32 @@ def test_a_folder_that_transformers_wrote_loads_with_equal_answers(name: str, tm
     torch.testing.assert_close(output.logits[-1], logits, atol=1e-6, rtol=0)
     torch.testing.assert_close(output.boxes[-1], boxes, atol=1e-6, rtol=0)
     assert loaded.spec == InputSpec(SPEC.classes, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@every_family
+def test_a_checkpoint_whose_backbone_shows_more_levels_takes_the_last_of_them(name: str, tmp_path: Path):
+    small(name, backbone=SMALL["backbone"] | {"norm": "frozen"}).model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["backbone_config"] |= {"out_features": ["stage1", "stage2"], "out_indices": [1, 2]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    detector: Any = load_detector(tmp_path).eval()
+    output = detector(*images_of(*SIZES))
+    assert [level.stride for level in output.backbone] == [4, 8] and [level.stride for level in output.memory] == [8]
+    assert torch.equal(output.neck[0].features, detector.model.model.input_projection(output.backbone[1].features))
+    torch.testing.assert_close(output.logits[-1], answer(detector.model)[0], atol=1e-6, rtol=0)
+
+
+@every_family
+def test_a_timm_backbone_takes_its_weights_from_a_file(name: str, tmp_path: Path):
+    reference = fresh(name, 1, backbone={"name": "timm/resnet18", "levels": [2]})
+    state = {key.split("backbone.")[-1]: value for key, value in reference.model.state_dict().items() if ".layer1." in key or "conv1" in key
+             or ".bn1." in key or ".layer2." in key}  # fmt: skip
+    state = {key.removeprefix("conv_encoder.").removeprefix("model.").removeprefix("_backbone."): value for key, value in state.items()}
+    assert "conv1.weight" in state and "layer2.0.conv1.weight" in state
+    save_file({key: value.contiguous().clone() for key, value in state.items()}, tmp_path / "w.safetensors")
+    other = fresh(name, 2, backbone={"name": "timm/resnet18", "levels": [2], "weights": str(tmp_path / "w.safetensors")})
+    images, padding = images_of(*SIZES)
+    assert torch.equal(other.eval()(images, padding).backbone[0].features, reference.eval()(images, padding).backbone[0].features)
 
 
 @every_family

@@ -35,6 +35,8 @@ class ConditionalDetr(SingleLevelDetector):
 
     def __init__(self, model: ConditionalDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
+        # published models leave out no layer, and every layer is shown
+        model.model.decoder.layerdrop = 0.0
         self._points: Tensor | None = None
         model.model.decoder.ref_point_head.register_forward_hook(self._replace_points)
 
