@@ -260,11 +260,16 @@ def detectors(json_path: Json = None) -> None:
 
 @app.command()
 def methods(json_path: Json = None) -> None:
-    """Methods with their terms, what they need of both detectors, and their sources."""
-    from workbench.methods import find_method, method_names
+    """Methods with their terms, what they need of both detectors, the families that provide it, and their sources."""
+    from workbench.methods import find_method, method_matrix
 
-    found = [find_method(name) for name in method_names()]
-    rows = [{"method": m.name, "terms": m.terms, "needs": m.needs_text(), "source": m.source} for m in found]
+    families, *matrix = method_matrix()
+    rows: list[dict[str, Any]] = []
+    for name, *served in matrix:
+        method = find_method(name)
+        able = [family for family, lacks in zip(families[1:], served, strict=True) if lacks == "yes"]
+        everywhere = "all" if len(able) == len(served) else ", ".join(able) or "none"
+        rows.append({"method": name, "terms": method.terms, "needs": method.needs_text(), "families": everywhere, "source": method.source})
     _print_rows(rows, json_path)
 
 

@@ -54,6 +54,11 @@ def inside(output: DetectorOutput) -> DetectorOutput:
     return replace(output, boxes=xyxy_to_cxcywh(cxcywh_to_xyxy(output.boxes).clamp(0, 1)) * 0.9 + 0.05)
 
 
+def overlapping(output: DetectorOutput) -> DetectorOutput:
+    """Boxes that fill most of the image: those of a random detector may miss every target, and then no query has a quality."""
+    return replace(output, boxes=0.1 * output.boxes + torch.tensor([0.45, 0.45, 0.8, 0.8]))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_student_that_is_its_teacher_is_mated_with_itself_and_has_nothing_to_learn(name: str, profile: str):
@@ -112,7 +117,7 @@ def test_every_term_teaches_the_student_and_nothing_reaches_the_teacher(name: st
     student, teacher = tiny(name, 1), tiny(name, 2)
     method = built(method_name, student, teacher).train()
     parameters = [p for p in student.parameters() if p.requires_grad]
-    terms = terms_of(method, student, teacher, wide([2, 1]))
+    terms = terms_of(method, student, teacher, batch_of([2, 1], 3), overlapping)
     assert set(terms) == set(method.term_names)
     for key, value in terms.items():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
@@ -165,7 +170,7 @@ def test_a_student_of_half_the_depth_and_width_learns_from_the_groups_of_figure_
     student, teacher = tiny(name, 1, decoder_layers=2), tiny(name, 2, decoder_layers=4, width=64)
     method = built(method_name, student, teacher).train()
     assert method.pairing.layer_map == ((0, 1), (2, 3))
-    terms = terms_of(method, student, teacher, wide([2, 1]))
+    terms = terms_of(method, student, teacher, batch_of([2, 1], 3), overlapping)
     torch.stack(list(terms.values())).sum().backward()
     untaught = {key for key, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum()}
     starts_from_zeros = method_name == "detrdistill" and not teacher.blank_output().queries.content.any()
@@ -189,12 +194,6 @@ def test_what_fills_up_a_group_is_seen_by_no_other_query(name: str):
     assert not torch.allclose(seen.logits[:, :, :3], alone.logits, atol=1e-4), "the filling matters where it is not hidden"
     nothing = detector.decode(replace(queries, valid=torch.zeros(2, 5, dtype=torch.bool)), output.context)
     assert torch.isfinite(nothing.logits).all()
-
-
-def wide(counts: Sequence[int]) -> TargetBatch:
-    """Targets that fill most of the image, so that whatever a random detector predicts overlaps them and has a quality."""
-    targets = random_targets(counts, 3, torch.Generator().manual_seed(3))
-    return TargetBatch.of([replace(t, boxes=torch.tensor([0.5, 0.5, 0.8, 0.8]) + 0.1 * t.boxes) for t in targets])
 
 
 def padded(targets: Sequence[Any], count: int) -> TargetBatch:

@@ -11,8 +11,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from tests.families import tiny_config
 from tests.flows import DISTILLED, Silent, tiny_recipe
 from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.config import parse_recipe
 from workbench.datasets.loader import evaluation_batches
 from workbench.detectors import load_detector
 from workbench.runs import Run, read_lines
@@ -162,3 +164,14 @@ def test_mates_of_an_image_are_the_cheapest_assignment_that_scipy_finds(distille
         assert set(rows.mate_layer) == {group[-1]}
         for column, cost in (("class", cross_entropy), ("bbox", distance), ("giou", -overlap)):
             assert rows[f"mate_cost_{column}"].to_numpy() == pytest.approx(cost[np.arange(6), mate], abs=1e-4)
+
+
+def test_a_softmax_student_of_a_sigmoid_teacher_trains_is_evaluated_and_mated(folder: Path):
+    methods = [{"method": "clockdistill", "no_object": "1-max"}, {"method": "detrdistill", "assignment": None, "no_object": "1-max"}]
+    recipe = tiny_recipe({"teacher": {"checkpoint": "shapes_teacher"}, "methods": methods})
+    recipe = parse_recipe({**recipe.model_dump(mode="json"), "student": tiny_config("detr")}, "softmax")
+    run = Run.create("softmax", {}, folder)
+    Trainer(run, build(recipe, "shapes_teacher"), Silent(), "cpu").train()
+    rows = read_queries(run, "val", where="model = 'student'")
+    # six students, twenty teachers: each has a mate
+    assert len(rows) and (rows.mate >= 0).all() and np.isfinite(rows.mate_cost_class).all()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from workbench.detectors import FAMILIES
 from workbench.detectors.base import Detector
 from workbench.errors import ConfigError
 from workbench.methods.base import BaseMethodConfig, ClassTeachingConfig, Method
@@ -83,6 +84,18 @@ def find_method(name: str) -> type[Method]:
     return register(found)
 
 
+def method_matrix() -> list[list[str]]:
+    """Rows of methods, columns of families, after a row of names: what a teacher and a student of one family lack of what the method
+    needs as published, or ``yes``.
+    """
+    rows = [["method", *FAMILIES]]
+    for name in method_names():
+        method = find_method(name)
+        provided = [family.detector.provides for family in FAMILIES.values()]
+        rows.append([name, *(", ".join(method.lacks(has, has)) or "yes" for has in provided)])
+    return rows
+
+
 def _plugins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=PLUGINS)}
 
@@ -114,5 +127,5 @@ def build_method(config: BaseMethodConfig, student: Detector, teacher: Detector,
 
 __all__ = [
     "METHODS", "BaseMethodConfig", "ClassTeachingConfig", "Method", "MethodConfig", "MethodContext", "Pairing", "build_method",
-    "find_method", "make_pairing", "method_names", "register",
+    "find_method", "make_pairing", "method_matrix", "method_names", "register",
 ]  # fmt: skip

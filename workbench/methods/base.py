@@ -137,6 +137,14 @@ class Method(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Unweighted loss terms by name; a term without eligible targets in this batch is left out."""
 
+    @classmethod
+    def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:
+        """What two detectors that provide so much lack of what the method needs as published; empty: it serves them."""
+        config = cls.Config()  # pyright: ignore[reportCallIssue]
+        own = {need for need in config.needs_student if not set(need.split("|")) & student}
+        other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
+        return [need.replace("|", " or ") for need in sorted(own | other)]
+
     def check(self, student: Detector, teacher: Detector) -> None:
         """Refuses a pair the method cannot serve.
 

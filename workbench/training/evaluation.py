@@ -20,7 +20,7 @@ from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.loader import Batch, evaluation_batches
 from workbench.datasets.transforms import Transform, TransformConfig
-from workbench.detectors import Detections, Detector, DetectorOutput, load_detector
+from workbench.detectors import Detections, Detector, DetectorOutput, load_detector, probability
 from workbench.detectors.criterion import pair_losses
 from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
@@ -134,7 +134,9 @@ class Evaluator:
         """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
         assert self.setup.pairing is not None
         layers = list(self.setup.pairing.last_layers())
-        costs = query_cost(output.logits.cpu(), output.boxes.cpu(), answer.probability[layers], answer.boxes[layers])
+        # the one cost of analysis is over classes alone, so a softmax head counts with its probabilities without no-object
+        logits = output.logits if output.activation == "sigmoid" else torch.logit(probability(output), eps=1e-6)
+        costs = query_cost(logits.cpu(), output.boxes.cpu(), answer.probability[layers], answer.boxes[layers])
         mate = assign(QUERY_COST.class_ * costs[0] + QUERY_COST.bbox * costs[1] + QUERY_COST.giou * costs[2])
         column = mate.clamp(min=0)[..., None]
         parts = torch.stack([cost.gather(-1, column)[..., 0] for cost in costs], -1)
