@@ -76,3 +76,11 @@ def test_a_sampled_map_reads_what_bilinear_sampling_reads():
     assert maps.shape == (2, 1, 4, 21)
     read = (maps[:, 0] @ torch.cat([v.flatten(1) for v in cells], 1)[..., None])[..., 0]
     torch.testing.assert_close(read, wanted)
+
+
+def test_a_sampled_map_counts_cells_exactly_in_mixed_precision():
+    locations = torch.tensor([0.5 / 30, 0.5 / 40]).view(1, 1, 1, 1, 1, 2).repeat(1, 2, 1, 1, 1, 1)
+    locations[:, 1] = torch.tensor([29.5 / 30, 39.5 / 40])
+    maps = sampled_map(locations.bfloat16(), torch.ones(1, 2, 1, 1, 1).bfloat16(), [(40, 30)])
+    assert maps.dtype == torch.float32 and maps.shape == (1, 1, 2, 1200)
+    assert maps[0, 0].argmax(-1).tolist() == [0, 1199]

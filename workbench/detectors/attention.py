@@ -110,6 +110,8 @@ def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, 
     Returns:
         ``[B, 1, N, S]``, mean over heads; what falls outside the image is lost, as the attention reads 0 there.
     """
+    # in mixed precision a cell number above 256 would be rounded to a neighbour's
+    locations, weights = locations.float(), weights.float()
     images, queries, heads = weights.shape[:3]
     maps: list[Tensor] = []
     for level, (height, width) in enumerate(shapes):
@@ -123,7 +125,7 @@ def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, 
             inside = ((cell >= 0) & (cell < size)).all(-1)
             index = (cell[..., 1] * width + cell[..., 0]).long().where(inside, 0)
             value = (weights[:, :, :, level] * share).where(inside, 0.0)
-            cells = cells.scatter_add(2, index.flatten(2), value.flatten(2).to(cells.dtype))
+            cells = cells.scatter_add(2, index.flatten(2), value.flatten(2))
         maps.append(cells / heads)
     return torch.cat(maps, -1)[:, None]
 
