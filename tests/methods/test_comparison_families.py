@@ -56,3 +56,19 @@ def test_every_compared_method_serves_some_family_and_most_serve_all():
     assert all(len(served[name]) == len(NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
     assert {"detr", "conditional_detr", "dab_detr", "deformable_detr", "dino"} <= set(served["d3etr"]) & set(served["kd_detr"])
     assert "d_fine" in served["ld"]
+
+
+@pytest.mark.parametrize("family", ["deformable_detr", "d_fine"])
+def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str):
+    student, teacher, images, targets = tiny(family, 1), tiny(family, 2), images_of((128, 192), (128, 160)), batch_of([2, 1], 3)
+    pairing = make_pairing(student, teacher, None)
+    with torch.autocast("cpu", torch.bfloat16), student.collecting_attentions(), teacher.collecting_attentions():
+        with torch.no_grad():
+            answer = teacher(*images)
+        output = student(*images)
+        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        for name in COMPARED:
+            if lacks(name, student) is None:
+                method = build_method(METHODS[name].Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]
+                terms = method(output, answer, targets, MethodContext(student, teacher, pairing, targets, 3.0, 0, match))
+                assert terms and all(value.dtype == torch.float32 and torch.isfinite(value) for value in terms.values()), name
