@@ -1,4 +1,4 @@
-"""RT-DETR, RT-DETRv2 and D-FINE train with transformers' own loss, term by term, and keep denoising apart."""
+"""RT-DETR, RT-DETRv2, D-FINE and DEIMv2 train with transformers' own loss, term by term, and keep denoising apart."""
 
 import copy
 from typing import Any
@@ -7,18 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 from transformers.loss.loss_d_fine import DFineLoss
+from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.models.d_fine.modeling_d_fine import weighting_function
 
 from tests.examples import SPEC, batch_of, images_of
 from tests.families import tiny, tiny_config
 from workbench.detectors import InputSpec, family
 from workbench.detectors.d_fine import DFine
+from workbench.detectors.deimv2 import united
 from workbench.detectors.output import AuxGroup, DetectorOutput
 from workbench.detectors.rt_detr import RtDetr
 from workbench.errors import CheckpointError
 from workbench.matching import TargetBatch
 
-FAMILIES = ("rt_detr", "rt_detr_v2", "d_fine")
+FAMILIES = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
+REFINED = ("d_fine", "deimv2")
 every_family = pytest.mark.parametrize("name", FAMILIES)
 IMAGES, PADDING = images_of((64, 96), (64, 96), (64, 96))
 
@@ -58,7 +61,7 @@ def test_every_layer_equals_transformers_own_outputs(name: str, training: bool):
     torch.testing.assert_close(output.logits[-1], theirs.logits[:, -6:], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(output.boxes[-1], theirs.pred_boxes[:, -6:].clamp(0, 1), atol=1e-6, rtol=1e-6)
     assert torch.equal(output.states[-1], theirs.last_hidden_state[:, -6:])
-    if name != "d_fine":
+    if name not in REFINED:
         first = theirs.auxiliary_outputs[0]
         torch.testing.assert_close(output.logits[0], first["logits"], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(output.boxes[0], first["pred_boxes"], atol=1e-6, rtol=1e-6)
@@ -87,18 +90,27 @@ def test_weighted_losses_and_gradients_equal_transformers_own(name: str):
 
 
 def their_terms(detector: DFine, output: DetectorOutput, targets: TargetBatch) -> dict[str, Tensor]:
-    """transformers' criterion on our groups, every layer with the distribution that is its own."""
-    criterion, labels = DFineLoss(detector.model.config), labels_of(targets)
+    """transformers' criterion on our groups, every layer with the distribution that is its own; DEIMv2's with its common matching."""
+    united = detector.family == "deimv2"
+    criterion, labels = (Deimv2Loss if united else DFineLoss)(detector.model.config), labels_of(targets)
     criterion.up.data = detector.model.model.decoder.up.data
     criterion.reg_scale = detector.model.model.decoder.reg_scale.data
     main = AuxGroup("", output.logits, output.boxes, None, distribution=output.box_distribution, reference=output.context["reference"])
     found: dict[str, Tensor] = {}
+    common: list[Any] = []
+    for group in (main, *output.aux):
+        if group.match is None:
+            answers = [{"logits": logits, "pred_boxes": boxes} for logits, boxes in zip(group.logits, group.boxes, strict=True)]
+            common += [criterion.matcher(layer, labels) for layer in answers]
+    if united:
+        common = criterion._get_dense_o2o_indices(common[0], common[1:])
+    pairs = max(sum(len(row) for row, _ in common), 1) if united else 0
     for group in (main, *output.aux):
         end = f"_{group.name}" if group.name else ""
         copies = group.copies
         for layer in range(len(group.logits)):
             answers = {"logits": group.logits[layer], "pred_boxes": group.boxes[layer]}
-            losses = ["vfl", "boxes"]
+            losses = ["mal" if united else "vfl", "boxes"]
             if group.distribution is not None and group.reference is not None:
                 losses.append("local")
                 answers |= {
@@ -113,25 +125,29 @@ def their_terms(detector: DFine, output: DetectorOutput, targets: TargetBatch) -
                 rows = [row.nonzero()[:, 0] for row in group.match[layer] >= 0]
                 indices = [(row, place[image][group.match[layer, image, row]]) for image, row in enumerate(rows)]
             for loss in losses:
-                for key, value in criterion.get_loss(loss, answers, labels, indices, 4.0 * copies).items():
-                    ours = {"loss_vfl": "class"}.get(key, key.removeprefix("loss_")) + end
+                shared = united and group.match is None and loss in ("boxes", "local")
+                terms = criterion.get_loss(loss, answers, labels, common if shared else indices, pairs if shared else 4.0 * copies)
+                for key, value in terms.items():
+                    ours = {"loss_vfl": "class", "loss_mal": "class"}.get(key, key.removeprefix("loss_")) + end
                     found[ours] = found.get(ours, torch.zeros(())) + value
     return found
 
 
-def test_every_term_of_d_fine_equals_transformers_criterion_on_the_layers_own_distribution():
-    detector, targets = hybrid("d_fine"), some_targets()
+@pytest.mark.parametrize("name", REFINED)
+def test_every_term_equals_transformers_criterion_on_the_layers_own_distribution(name: str):
+    detector, targets = hybrid(name), some_targets()
     assert isinstance(detector, DFine)
     output = answer(detector.train(), targets)
     ours, theirs = detector.losses(output, targets, 4.0), their_terms(detector, output, targets)
     assert set(ours) == set(theirs) == set(detector.loss_weights)
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], atol=1e-4, rtol=1e-4, msg=key)
-    assert ours["fgl"] > 0 and ours["ddf"] > 0 and ours["ddf_denoising"] > 0
+    assert ours["fgl_denoising"] > 0 and ours["ddf_denoising"] > 0, "nothing was compared"
 
 
-def test_boxes_are_read_from_their_distribution():
-    detector = hybrid("d_fine")
+@pytest.mark.parametrize("name", REFINED)
+def test_boxes_are_read_from_their_distribution(name: str):
+    detector = hybrid(name)
     assert isinstance(detector, DFine)
     output = answer(detector, None)
     assert output.box_distribution is not None and output.box_distribution.shape == (2, 3, 6, 4, 9)
@@ -153,6 +169,24 @@ def test_a_d_fine_that_answers_before_its_last_layer_is_refused():
         DFine(detector.model, SPEC, trainable_norm=True)
 
 
+def test_a_common_matching_gives_every_query_the_target_that_most_layers_give_it():
+    match = torch.tensor([[[0, 1, -1, -1]], [[1, 0, -1, 2]], [[1, -1, -1, 0]]])
+    assert united(match, 3).tolist() == [[1, 0, -1, 0]]
+    assert united(match[:, :, :0], 3).shape == (1, 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"points": 2}])
+def test_a_deimv2_on_a_vit_has_levels_of_three_strides(changes: dict[str, Any]):
+    options = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32, "patch_size": 16}
+    backbone = {"name": "transformers/dinov3_vit", "options": options, "levels": [2, 3, 4]}
+    detector = tiny("deimv2", backbone=backbone, **{"points": [2, 3, 2]} | changes)
+    output = detector(IMAGES, PADDING)
+    theirs = detector.model(IMAGES)  # pyright: ignore[reportCallIssue]
+    torch.testing.assert_close(output.logits[-1], theirs.logits, atol=1e-6, rtol=1e-6)
+    assert [level.stride for level in output.neck] == [8, 16, 32] and [level.stride for level in output.backbone] == [16]
+    assert detector.side_multiple == 32
+
+
 @every_family
 def test_denoising_is_invisible_and_ends_in_its_own_group_with_the_targets_it_was_made_of(name: str):
     detector, targets = hybrid(name).train(), some_targets()
@@ -160,7 +194,7 @@ def test_denoising_is_invisible_and_ends_in_its_own_group_with_the_targets_it_wa
     # BatchNorm sees the same images; only the attention mask keeps the groups apart
     torch.testing.assert_close(output.logits, without.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.boxes, without.boxes, atol=1e-5, rtol=1e-5)
-    assert {group.name for group in without.aux} == {"encoder"} | ({"first"} if name == "d_fine" else set())
+    assert {group.name for group in without.aux} == {"encoder"} | ({"first"} if name in REFINED else set())
     (group,) = (group for group in output.aux if group.name == "denoising")
     assert group.match is not None and group.copies == 4 and group.logits.shape[:3] == group.match.shape == (2, 3, 16)
     matched = [group.match[0, image][group.match[0, image] >= 0].tolist() for image in range(3)]

@@ -11,6 +11,7 @@ from workbench.detectors.conditional_detr import ConditionalDetr, ConditionalDet
 from workbench.detectors.d_fine import DFine, DFineModelConfig
 from workbench.detectors.dab_detr import DabDetr, DabDetrModelConfig
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
+from workbench.detectors.deimv2 import Deimv2, Deimv2ModelConfig
 from workbench.detectors.detr import Detr, DetrModelConfig
 from workbench.detectors.dino import Dino, DinoModelConfig
 from workbench.detectors.lw_detr import LwDetr, LwDetrModelConfig
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "conditional_detr": Family(ConditionalDetr, ConditionalDetrModelConfig),
     "dab_detr": Family(DabDetr, DabDetrModelConfig),
     "d_fine": Family(DFine, DFineModelConfig),
+    "deimv2": Family(Deimv2, Deimv2ModelConfig),
     "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
     "dino": Family(Dino, DinoModelConfig),
     "detr": Family(Detr, DetrModelConfig),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.detectors.backbone import bare_backbone, freeze_early_stages, make_trainable
@@ -162,6 +163,11 @@ def stride_of(images: Tensor, features: Tensor | tuple[int, ...]) -> int:
     """
     shape = features if isinstance(features, tuple) else tuple(features.shape[-2:])
     return 1 << (-(-max(images.shape[-2:]) // max(shape)) - 1).bit_length()
+
+
+def padding_at(padding: Tensor, shape: Sequence[int]) -> Tensor:
+    """The padding mask ``[B, H, W]`` at the cells of a map of ``shape`` (h, w): ``[B, h, w]`` bool."""
+    return F.interpolate(padding[:, None].float(), size=tuple(shape))[:, 0].bool()
 
 
 def split_levels(cells: Tensor, shapes: Sequence[tuple[int, ...]], padding: Tensor, images: Tensor) -> tuple[Level, ...]:

@@ -22,8 +22,8 @@ from workbench.matching import TargetBatch, match_targets
 DISTRIBUTION_WEIGHTS = {"fgl": 0.15, "ddf": 1.5}
 
 
-class DFineModelConfig(HybridModelConfig):
-    """Architecture of a D-FINE; the defaults are D-FINE-L's, for three levels.
+class RefinedModelConfig(HybridModelConfig):
+    """Architecture of a detector that refines distributions; the defaults are D-FINE-L's.
 
     Attributes:
         points: sampling points of each level, or of all of them.
@@ -32,21 +32,30 @@ class DFineModelConfig(HybridModelConfig):
         scale: curvature of the bins' positions.
     """
 
-    family: Literal["d_fine"] = "d_fine"
     points: int | tuple[int, ...] = 4
     depth: float = Field(1.0, gt=0)
     bins: int = Field(32, ge=4, multiple_of=2)
     scale: float = Field(4.0, gt=0)
 
+    def refined_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """What the configurations of these models call alike."""
+        return {
+            **self.shared_arguments(classes),
+            "decoder_n_points": self.points if isinstance(self.points, int) else list(self.points),
+            "depth_mult": self.depth,
+            "max_num_bins": self.bins,
+            "reg_scale": self.scale,
+        }
+
+
+class DFineModelConfig(RefinedModelConfig):
+    """Architecture of a D-FINE."""
+
+    family: Literal["d_fine"] = "d_fine"
+
     def transformers_config(self, classes: tuple[str, ...]) -> DFineConfig:
         """The same model in transformers' words."""
-        return DFineConfig(
-            **self.shared_arguments(classes),
-            decoder_n_points=self.points if isinstance(self.points, int) else list(self.points),
-            depth_mult=self.depth,
-            max_num_bins=self.bins,
-            reg_scale=self.scale,
-        )
+        return DFineConfig(**self.refined_arguments(classes))
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ class DFine(RtDetr):
         """See ``RtDetr.reset_heads``; gates and quality estimators start neutral."""
         super().reset_heads()
         decoder = self.model.model.decoder
-        last: list[Any] = [decoder.pre_bbox_head.layers[-1], *(layer.gateway.gate for layer in decoder.layers)]
+        gates = [layer.gateway.gate for layer in decoder.layers if layer.gateway is not None]
+        last: list[Any] = [decoder.pre_bbox_head.layers[-1], *gates]
         for linear in [*last, *(estimator.reg_conf.layers[-1] for estimator in decoder.lqe_layers)]:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of
+from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels, stride_of
 from workbench.detectors.attention import Recorded, deformable_map, recording
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
@@ -215,9 +215,8 @@ class LwDetr(TransformersDetector):
         masked = ~arguments["encoder_attention_mask"].bool()
         neck = split_levels(arguments["encoder_hidden_states"], shapes, masked, images)
         last = seen["backbone"].feature_maps[-1]
-        step = stride_of(images, last)
         # of the layers of a ViT, which all have one size, the last
-        backbone = (Level(last, step, padding[:, step // 2 :: step, step // 2 :: step][:, : last.shape[2], : last.shape[3]]),)
+        backbone = (Level(last, stride_of(images, last), padding_at(padding, last.shape[-2:])),)
         _, _, invalid = self.model.model.gen_encoder_output_proposals(arguments["encoder_hidden_states"], masked, shapes)
         scores = seen["scores"].masked_fill(invalid, float("-inf")).amax(-1)
         queries = Queries(

@@ -45,7 +45,7 @@ class RfDetr(LwDetr):
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool = True):
         super().__init__(model, spec)
-        # stands for hidden patches in pre-training; here it gets no gradient, which processes that train together trip over
+        # of a ViT's pre-training; it gets no gradient here, which processes that train together trip over
         model.model.backbone.backbone.embeddings.mask_token.requires_grad_(False)
 
     @staticmethod

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of
+from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels, stride_of
 from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
-from workbench.detectors.backbone import BackboneConfig
+from workbench.detectors.backbone import BackboneConfig, bare_backbone
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
 from workbench.detectors.quality import varifocal_loss
@@ -118,12 +117,21 @@ class RtDetr(TransformersDetector):
         self.side_multiple = max(config.feat_strides) if len(config.feat_strides) > 1 else 1
         while sum((self.probe_side // stride) ** 2 for stride in config.feat_strides) < self.num_queries:
             self.probe_side *= 2
-        inner = model.model
-        config.encoder_in_channels = list(inner.backbone.intermediate_channel_sizes)
-        self.keep_inputs("decoder", inner.decoder)
+        self.keep_inputs("decoder", model.model.decoder)
+        self.watch_features()
+
+    def watch_features(self) -> None:
+        """Registers what ``features`` reads."""
+        inner = self.model.model
+        self.model.config.encoder_in_channels = list(inner.backbone.intermediate_channel_sizes)
         self.keep_output("backbone", inner.backbone)
         for index, projection in enumerate(inner.encoder_input_proj):
             self.keep_output(f"neck{index}", projection)
+
+    def features(self, seen: dict[str, Any], images: Tensor, padding: Tensor) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+        """Backbone levels, and the same projected."""
+        backbone = tuple(Level(f, stride_of(images, f), ~m.bool()) for f, m in seen["backbone"])
+        return backbone, tuple(Level(seen[f"neck{index}"], level.stride, level.padding) for index, level in enumerate(backbone))
 
     @torch.no_grad()
     def reset_heads(self) -> None:
@@ -132,8 +140,9 @@ class RtDetr(TransformersDetector):
         transformers draws all of them with a deviation of 0.01, the scales of BatchNorm included, which hardly trains.
         """
         inner = self.model.model
+        backbone = {id(module) for module in bare_backbone(self.conv_encoder(self.model)).modules()}
         for name, module in self.model.named_modules():
-            own_start = name.startswith("model.backbone.") or name.endswith(("sampling_offsets", "attention_weights"))
+            own_start = id(module) in backbone or name.endswith(("sampling_offsets", "attention_weights"))
             if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d) and not own_start:
                 module.reset_parameters()
         for head in [inner.enc_score_head, *inner.decoder.class_embed]:
@@ -175,10 +184,9 @@ class RtDetr(TransformersDetector):
         arguments = seen["decoder"]
         noisy = arguments["inputs_embeds"].shape[1] - self.num_queries
         shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
-        masks = [F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool() for shape in shapes]
-        memory = split_levels(arguments["encoder_hidden_states"], shapes, torch.cat([m.flatten(1) for m in masks], 1), images)
-        backbone = tuple(Level(f, stride_of(images, f), ~m.bool()) for f, m in seen["backbone"])
-        neck = tuple(Level(seen[f"neck{index}"], level.stride, level.padding) for index, level in enumerate(backbone))
+        masks = torch.cat([padding_at(padding, shape).flatten(1) for shape in shapes], 1)
+        memory = split_levels(arguments["encoder_hidden_states"], shapes, masks, images)
+        backbone, neck = self.features(seen, images, padding)
         queries = Queries(
             content=arguments["inputs_embeds"][:, noisy:],
             position=None,

@@ -25,8 +25,8 @@ ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict without BatchNorm counters and with each shared tensor once, under the name that transformers reads it from."""
-    state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    """State dict with each shared tensor once, under the name that transformers reads it from."""
+    state = model.state_dict()
     # transformers fills these names from others; DAB-DETR's box head in the decoder stays random if it is saved under that name alone
     filled = getattr(model, "all_tied_weights_keys", None) or {}
     groups: dict[int, list[str]] = {}

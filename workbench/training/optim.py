@@ -1,12 +1,15 @@
 """AdamW with parameter groups, the learning rate as a pure function of the step, averaged weights."""
 
 import math
+import re
 
 import torch
 from torch import Tensor, nn
 
 from workbench.config import TrainConfig
 
+# LW-DETR's projector is trained from the start and yet lies inside what transformers calls the backbone
+_BACKBONE = re.compile(r"\.(backbone\.(?!projector\.)|conv_encoder\.model\.)")
 _SAMPLING = ("sampling_offsets", "reference_points")
 
 
@@ -19,7 +22,7 @@ def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig
         if not parameter.requires_grad:
             continue
         factor = 1.0
-        if ".backbone." in f".{name}":
+        if _BACKBONE.search(f".{name}"):
             factor = config.backbone_factor
         elif any(word in name for word in _SAMPLING):
             factor = config.sampling_factor
