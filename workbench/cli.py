@@ -66,6 +66,7 @@ def run(
     device: Device = "auto",
     log: Annotated[list[str] | None, typer.Option("--log", help="tensorboard, mlflow or wandb.")] = None,
     group: Annotated[str, typer.Option("--group", hidden=True)] = "equal steps",
+    dry: Annotated[bool, typer.Option("--dry-run", help="One step on generated images; no data needed, nothing written.")] = False,
     plain: Plain = False,
     runs: Root = None,
     json_path: Json = None,
@@ -81,6 +82,15 @@ def run(
     ignored = [what for what, value in given.items() if value is not None]
     if resume is not None and ignored:
         raise ConfigError(f"--resume goes on with the run as it was started; leave out {', '.join(ignored)}, or start a new run.")
+    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
+    if dry and recipe is not None:
+        from workbench.training.dry_run import dry_run
+
+        path = recipe_path(recipe)
+        fields = dry_run(load_recipe(path, changes, arm), path.parent).row()
+        terms = {f"term {name}": value for name, value in fields.pop("terms").items()}
+        _print_rows([{"what": name, "value": value} for name, value in (fields | terms).items()], json_path)
+        return
     launch = Launch(name, arm, group, device, tuple(log or ()))
     with console_listener(console, plain) as listener:
         if resume is not None:
@@ -89,7 +99,6 @@ def run(
             raise ConfigError("give a recipe, or --resume NAME.")
         else:
             path = recipe_path(recipe)
-            changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
             finished = start(load_recipe(path, changes, arm), launch, listener, path.parent)
     _show_runs([finished.name], json_path)
 

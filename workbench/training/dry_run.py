@@ -1,0 +1,188 @@
+"""One step of a recipe without its data: do the models build, do the methods serve the pair, and what will it cost?"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.config import CheckpointConfig, Recipe
+from workbench.datasets.base import Dataset
+from workbench.datasets.loader import Targets
+from workbench.datasets.transforms import FixedSize, TransformConfig
+from workbench.detectors import Detector, InputSpec, family, load_detector
+from workbench.errors import ConfigError, NonFiniteError
+from workbench.matching import TargetBatch
+from workbench.methods import build_method, make_pairing
+from workbench.training.launch import teacher_of
+from workbench.training.optim import make_optimizer
+from workbench.training.setup import FrozenTeacher, find_detector, open_split
+from workbench.training.step import DistillStep, weighted_sum
+
+# classes of the published data sets behind a format, where no data is at hand
+STAND_IN_CLASSES = {"coco": 80, "kitti": 8, "voc": 20}
+TARGETS = 7  # of a COCO image, on average
+MEASURED_IMAGES = 2
+ADAM_COPIES = 4  # weights, gradients and two moments
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What one step on generated images of the largest size says.
+
+    Attributes:
+        recipe: its name.
+        height: of the images in pixels.
+        width: likewise.
+        batch_size: of the recipe, split into parts of ``images``.
+        images: that one forward and backward pass holds at a time in training.
+        student_parameters: number.
+        teacher_parameters: number, 0 without a teacher.
+        terms: unweighted value of every loss term.
+        memory_gb: weights, gradients, moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
+        seconds_per_step: of this machine, the two measured images scaled to the batch.
+        hours: of all steps on this machine.
+        classes: of the data, or how many stand in for it.
+    """
+
+    recipe: str
+    height: int
+    width: int
+    batch_size: int
+    images: int
+    student_parameters: int
+    teacher_parameters: int
+    terms: dict[str, float]
+    memory_gb: float
+    seconds_per_step: float
+    hours: float
+    classes: int
+
+    def row(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
+    """Builds the models from random weights and does one step on generated images; writes nothing and fetches nothing.
+
+    Args:
+        recipe: validated; its data need not be there.
+        folder: of the recipe file, for a teacher recipe beside it.
+
+    Raises:
+        WorkbenchError: anything that would stop the run before its second step, but for the data.
+    """
+    torch.manual_seed(recipe.seed)
+    data = _data(recipe)
+    classes = data.classes if data is not None else _stand_ins(recipe)
+    transform = recipe.data.transform
+    spec = InputSpec(classes, transform.mean, transform.std)
+    student = _detector(recipe.student, spec)
+    made = teacher_of(recipe, folder)
+    if made is not None:
+        teacher = _detector(made[0].student, spec)
+    else:
+        teacher = _detector(recipe.teacher, spec) if recipe.teacher is not None else None
+    pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
+    methods = [build_method(config, student, teacher, pairing) for config in recipe.methods] if teacher is not None and pairing else []
+    frozen = FrozenTeacher(teacher, student.spec) if teacher is not None else None
+    step = DistillStep(student, methods, pairing if methods else None, teacher).train()
+    optimizer = make_optimizer(student, step.methods, recipe.train)
+    height, width = largest_size(transform, data)
+    images, padding, targets = _batch(height, width, len(classes), torch.Generator().manual_seed(recipe.seed))
+    weights = {k: recipe.train.class_weight or v if k.startswith("class") else v for k, v in student.loss_weights.items()}
+    start = time.perf_counter()
+    answer = frozen(images, padding) if frozen is not None and methods else None
+    with kept_by_the_graph(step) as kept:
+        terms = step(images, padding, targets, answer, targets.valid.sum().float(), 0)
+        scale = {f"{m.name}.{term}": m.weight_of(term) for m in methods for term in m.term_names}
+        weighted_sum(terms, weights, scale).backward()
+    if recipe.train.clip_norm:
+        nn.utils.clip_grad_norm_(step.parameters(), recipe.train.clip_norm)
+    optimizer.step()
+    seconds = (time.perf_counter() - start) * recipe.train.batch_size / MEASURED_IMAGES
+    values = {name: float(value.detach()) for name, value in (terms.detection | terms.distillation).items()}
+    broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+    if broken:
+        raise NonFiniteError(f"the first step of recipe '{recipe.name}' gives no finite {', '.join(broken)}.")
+    part = recipe.train.batch_size // recipe.train.accumulate
+    own, other = _count(step), _count(teacher) if teacher is not None else 0
+    memory = 4 * (ADAM_COPIES * own + other) + kept[0] * part / MEASURED_IMAGES
+    return DryRun(
+        recipe.name, height, width, recipe.train.batch_size, part, _count(student), other, values, memory / 1e9, seconds,
+        seconds * recipe.train.steps / 3600, len(classes),
+    )  # fmt: skip
+
+
+def largest_size(transform: TransformConfig, data: Dataset | None) -> tuple[int, int]:
+    """Height and width of the largest image that a batch can hold.
+
+    Raises:
+        ConfigError: images are not resized and not at hand, so nothing says how large they are.
+    """
+    if isinstance(transform.resize, FixedSize):
+        return transform.resize.height, transform.resize.width
+    if transform.resize is not None:
+        return max(transform.resize.shortest), transform.resize.longest
+    if data is None:
+        raise ConfigError("a dry run needs the size of the images: give --data PATH, or say data.transform.resize.")
+    return max(record.height for record in data.records), max(record.width for record in data.records)
+
+
+@contextmanager
+def kept_by_the_graph(module: nn.Module) -> Iterator[list[int]]:
+    """Counts the bytes that operations inside the block keep for the backward pass, weights aside, each storage once."""
+    kept, own, seen = [0], {p.untyped_storage().data_ptr() for p in module.parameters()}, set[int]()
+
+    def pack(value: Tensor) -> Tensor:
+        place = value.untyped_storage().data_ptr()
+        if place not in own and place not in seen:
+            seen.add(place)
+            kept[0] += value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        yield kept
+
+
+def _data(recipe: Recipe) -> Dataset | None:
+    """The training split where it is at hand."""
+    path = recipe.data.path
+    return open_split(recipe, recipe.data.train) if path is not None and (path == "shapes" or Path(path).exists()) else None
+
+
+def _stand_ins(recipe: Recipe) -> tuple[str, ...]:
+    """As many classes as the published data set of the recipe's format has."""
+    return tuple(f"class {index}" for index in range(STAND_IN_CLASSES.get(recipe.data.format, 80)))
+
+
+def _detector(config: Any, spec: InputSpec) -> Detector:
+    """From random weights whatever weights the recipe names; a checkpoint as it is, its head for the data's classes."""
+    if isinstance(config, CheckpointConfig):
+        detector = load_detector(find_detector(config.checkpoint))
+        if detector.spec.classes != spec.classes:
+            detector.reset_classes(spec)
+        return detector
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": None})})
+    return family(config.family).detector.build(config, spec)
+
+
+def _batch(height: int, width: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TargetBatch]:
+    images = torch.randn(MEASURED_IMAGES, 3, height, width, generator=generator)
+    padding = torch.zeros(MEASURED_IMAGES, height, width, dtype=torch.bool)
+    targets: list[Targets] = []
+    for _ in range(MEASURED_IMAGES):
+        sides = 0.05 + 0.4 * torch.rand(TARGETS, 2, generator=generator)
+        centres = sides / 2 + (1 - sides) * torch.rand(TARGETS, 2, generator=generator)
+        labels = torch.randint(classes, (TARGETS,), generator=generator)
+        targets.append(Targets(torch.cat([centres, sides], -1), labels, torch.ones(TARGETS, dtype=torch.bool)))
+    return images, padding, TargetBatch.of(targets)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
