@@ -245,6 +245,33 @@ def test_an_extra_group_leaves_training_with_denoising_alone_and_reaches_queries
 
 
 @every_family
+def test_the_map_of_one_head_times_the_memory_is_what_its_attention_returns(name: str):
+    detector = hybrid(name, heads=1)
+    seen: list[tuple[dict[str, Any], Tensor]] = []
+    layers = detector.model.model.decoder.layers
+    layers[1].encoder_attn.register_forward_hook(lambda m, a, kwargs, out: seen.append((kwargs, out[0])), with_kwargs=True)
+    with detector.collecting_attentions():
+        output = answer(detector, None)
+    assert output.attentions is not None
+    cross = output.attentions.cross_attention[1, :, 0]
+    memory, module = seen[0][0]["encoder_hidden_states"], layers[1].encoder_attn
+    if name in REFINED:
+        read = cross @ memory
+    else:
+        read = module.output_proj(cross @ module.value_proj(memory))
+    torch.testing.assert_close(read, seen[0][1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rt_detr", "rt_detr_v2"])
+def test_a_checkpoint_without_auxiliary_loss_answers_alike(name: str):
+    detector = hybrid(name)
+    wanted = answer(detector, None)
+    detector.model.config.auxiliary_loss = False
+    output, theirs = answer(detector, None), detector.model(IMAGES, labels=labels_of(some_targets()))
+    assert torch.equal(output.logits, wanted.logits) and torch.equal(output.logits[-1], theirs.logits)
+
+
+@every_family
 def test_new_classes_get_a_fresh_denoising_embedding(name: str):
     detector = hybrid(name)
     fresh = detector.reset_classes(InputSpec(("a", "b", "c", "d", "e"), SPEC.mean, SPEC.std))

@@ -19,6 +19,8 @@ from workbench.detectors.query_mask import hiding_by_attention
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS
 from workbench.matching import TargetBatch
 
+SCALES = (0.5, 1.0, 2.0)
+
 
 class ViTConfig(BaseModel):
     """A plain vision transformer whose attention is local in windows but for some layers.
@@ -113,7 +115,13 @@ class LwDetrModelConfig(GroupedModelConfig):
     """
 
     family: Literal["lw_detr"] = "lw_detr"
-    scales: tuple[Literal[0.5, 1.0, 2.0], ...] = Field((1.0,), min_length=1)
+    scales: tuple[float, ...] = Field((1.0,), min_length=1)
+
+    @model_validator(mode="after")
+    def _known_scales(self) -> "LwDetrModelConfig":
+        if unknown := [scale for scale in self.scales if scale not in SCALES]:
+            raise ValueError(f"scales {unknown} are not among {list(SCALES)}")
+        return self
 
     def transformers_config(self, classes: tuple[str, ...]) -> LwDetrConfig:
         """The same model in transformers' words."""
@@ -127,7 +135,7 @@ class LwDetrModelConfig(GroupedModelConfig):
             num_hidden_layers=vit.depth,
             num_windows=vit.windows**2,
             window_block_indices=vit.local,
-            out_features=[f"stage{level}" for level in vit.levels],
+            out_features=[f"stage{level}" for level in vit.levels],  # pyright: ignore[reportCallIssue]
         )
         return LwDetrConfig(**self.shared_arguments(classes), backbone_config=backbone, projector_scale_factors=list(self.scales))
 

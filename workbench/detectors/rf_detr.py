@@ -32,7 +32,7 @@ class RfDetrModelConfig(GroupedModelConfig):
             num_attention_heads=vit.heads,
             num_hidden_layers=vit.depth,
             num_windows=vit.windows,
-            out_features=[f"stage{level}" for level in vit.levels],
+            out_features=[f"stage{level}" for level in vit.levels],  # pyright: ignore[reportCallIssue]
         )
         return RfDetrConfig(**self.shared_arguments(classes), backbone_config=backbone)
 
