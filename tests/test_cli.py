@@ -16,6 +16,7 @@ from tests.flows import DISTILLED, InProcess, command, write_recipe
 from workbench import comparison, demo, errors
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.detectors import FAMILIES
 from workbench.errors import WorkbenchError
 from workbench.files import write_json
 from workbench.methods import METHODS
@@ -51,7 +52,7 @@ def table(path: Path, *arguments: str) -> list[dict[str, Any]]:
 
 def test_methods_and_detectors_list_the_registries(tmp_path: Path):
     assert [row["method"] for row in table(tmp_path / "t.json", "methods")] == list(METHODS)
-    assert [row["family"] for row in table(tmp_path / "t.json", "detectors")] == ["deformable_detr"]
+    assert [row["family"] for row in table(tmp_path / "t.json", "detectors")] == list(FAMILIES)
 
 
 def test_doctor_names_versions(tmp_path: Path):

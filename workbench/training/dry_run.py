@@ -91,6 +91,8 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
     methods = [build_method(config, student, teacher, pairing) for config in recipe.methods] if teacher is not None and pairing else []
     frozen = FrozenTeacher(teacher, student.spec) if teacher is not None else None
+    if frozen is not None:
+        frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
     step = DistillStep(student, methods, pairing if methods else None, teacher).train()
     optimizer = make_optimizer(student, step.methods, recipe.train)
     height, width = largest_size(transform, data)

@@ -1,0 +1,118 @@
+"""What each method costs beside (student step + teacher forward).
+
+Deformable DETR, R50 from R101, 640x640 pixels, 300 queries, 80 classes, 6 decoder layers, batch 4, one thread.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Figure, interleaved
+from workbench.detectors import DetectorOutput, InputSpec, Level
+from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
+from workbench.errors import IncompatibleError
+from workbench.matching import TargetBatch, match_targets
+from workbench.methods import MethodContext, build_method, find_method, make_pairing, method_names
+
+SIDE, BATCH, CLASSES, TARGETS, REPEATS = 640, 4, 80, 7, 3
+SPEC = InputSpec(tuple(f"class {i}" for i in range(CLASSES)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# part of DETRDistill: configuration, target as a share of (student step + teacher forward)
+PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "detrdistill logits and features": ({"assignment": None}, "<= 0.10"),
+    "detrdistill logits, top 50 negatives": ({"assignment": None, "features": None, "logits": {"negatives": "top_k"}}, None),
+    "detrdistill assignment": ({"logits": None, "features": None}, None),
+    "detrdistill as released": ({"profile": "official_code"}, None),
+}
+
+
+def figures() -> Iterator[Figure]:
+    """Seconds of the two models, and each method's own share of them: its forward and its backward pass down to what it was given."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    student, teacher = _detector("resnet50").train(), _detector("resnet101").eval().requires_grad_(False)
+    images, padding = torch.randn(BATCH, 3, SIDE, SIDE), torch.zeros(BATCH, SIDE, SIDE, dtype=torch.bool)
+    targets = _targets()
+    pairing = make_pairing(student, teacher, None)
+    with torch.no_grad():
+        answer = teacher(images, padding)
+        output = student(images, padding)
+    match = match_targets(output.logits, output.boxes, targets)
+
+    def one_step() -> None:
+        student.zero_grad()
+        predicted = student(images, padding)
+        terms = student.losses(predicted, targets, float(BATCH * TARGETS))
+        torch.stack([student.loss_weights[name] * value for name, value in terms.items()]).sum().backward()
+
+    def forward() -> DetectorOutput:
+        with torch.no_grad():
+            return teacher(images, padding)
+
+    def cost_of(method: Any) -> Callable[[], None]:
+        def run() -> None:
+            leaves = _leaves(output)
+            context = MethodContext(student, teacher, pairing, targets, float(BATCH * TARGETS), 0, match)
+            torch.stack(list(method(leaves, answer, targets, context).values())).sum().backward()
+
+        return run
+
+    def extra_pass() -> None:
+        leaves = _leaves(output)
+        group = student.decode(answer.queries, leaves.context)
+        given = match_targets(answer.logits, answer.boxes, targets)
+        terms = student.losses(group, targets, float(BATCH * TARGETS), given)
+        torch.stack(list(terms.values())).sum().backward()
+
+    functions: dict[str, Callable[[], object]] = {"student step": one_step, "teacher forward": forward, "extra decoder pass": extra_pass}
+    for name, (config, _) in PARTS.items():
+        settings = find_method("detrdistill").Config.model_validate({"method": "detrdistill", **config})
+        functions[name] = cost_of(build_method(settings, student, teacher, pairing).train())
+    for name in method_names():
+        try:
+            method = build_method(find_method(name).Config.model_validate({"method": name}), student, teacher, pairing)
+        except IncompatibleError:
+            continue
+        if "attentions" not in method.config.needs:
+            functions[name] = cost_of(method.train())
+    seconds = interleaved(functions, REPEATS, clock=time.process_time)
+    median = {name: float(torch.tensor(values).median()) for name, values in seconds.items()}
+    whole = median["student step"] + median["teacher forward"]
+    for name in ("student step", "teacher forward", "extra decoder pass"):
+        yield Figure(name, median[name], "s", repeats=REPEATS)
+    for name in functions:
+        if name not in ("student step", "teacher forward", "extra decoder pass"):
+            target = PARTS[name][1] if name in PARTS else None
+            yield Figure(f"{name} / (student step + teacher forward)", median[name] / whole, "x", target, repeats=REPEATS)
+    ratio = median["detrdistill assignment"] / median["extra decoder pass"]
+    yield Figure("detrdistill assignment / extra decoder pass with its set loss", ratio, "x", "<= 1.10", repeats=REPEATS)
+
+
+def _detector(backbone: str) -> DeformableDetr:
+    config = {"family": "deformable_detr", "backbone": {"name": backbone, "norm": "frozen"}}
+    return DeformableDetr.build(DeformableDetrModelConfig.model_validate(config), SPEC)
+
+
+def _targets() -> TargetBatch:
+    sides = 0.05 + 0.4 * torch.rand(BATCH, TARGETS, 2)
+    centres = sides / 2 + (1 - sides) * torch.rand(BATCH, TARGETS, 2)
+    labels = torch.randint(CLASSES, (BATCH, TARGETS))
+    return TargetBatch(torch.cat([centres, sides], -1), labels, torch.ones(BATCH, TARGETS, dtype=torch.bool))
+
+
+def _leaves(output: DetectorOutput) -> DetectorOutput:
+    """The output with fresh leaves, so that a backward pass ends where the method was handed its input."""
+
+    def leaf(value: Tensor) -> Tensor:
+        return value.detach().requires_grad_()
+
+    def levels(given: tuple[Level, ...]) -> tuple[Level, ...]:
+        return tuple(dataclasses.replace(level, features=leaf(level.features)) for level in given)
+
+    return dataclasses.replace(
+        output, logits=leaf(output.logits), boxes=leaf(output.boxes), states=leaf(output.states),
+        memory=levels(output.memory), neck=levels(output.neck),
+    )  # fmt: skip
