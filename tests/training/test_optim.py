@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.examples import small_detector
+from tests.families import tiny
 from workbench.config import TrainConfig
 from workbench.training.optim import Average, learning_rate, make_optimizer, parameter_groups, set_learning_rate
 
@@ -51,6 +52,16 @@ def test_every_trainable_parameter_is_in_one_group_with_the_factor_and_the_decay
     assert dict(found) == wanted
     assert len(found) == len(wanted), "a parameter is in two groups"
     assert {kind for kind in wanted.values()} == {(f, d) for f in (0.1, 0.5, 1.0) for d in (0.0, 0.01)}, "the example lacks a kind"
+
+
+@pytest.mark.parametrize("name", ["deimv2", "lw_detr", "rf_detr", "rt_detr"])
+def test_the_factor_of_the_backbone_goes_to_the_backbone_alone_whatever_transformers_calls_it(name: str):
+    student: Any = tiny(name)
+    inner = student.model.model
+    backbone = inner.conv_encoder.model if name == "deimv2" else inner.backbone.model if name == "rt_detr" else inner.backbone.backbone
+    groups: Any = parameter_groups(student, nn.Identity(), config(backbone_factor=0.1))
+    found = {id(p) for g in groups for p in g["params"] if g["factor"] == 0.1}
+    assert found == {id(p) for p in backbone.parameters() if p.requires_grad}
 
 
 def test_the_rate_of_each_group_is_the_steps_rate_times_its_factor():
