@@ -15,7 +15,8 @@ def as_table(rows: list[list[str]]) -> str:
 
 
 def test_the_matrix_of_methods_and_families_is_the_one_that_the_code_makes():
-    assert PAGE.split("<!-- matrix -->\n")[1].split("\n<!-- /matrix -->")[0] == as_table(method_matrix())
+    shown, made = PAGE.split("<!-- matrix -->\n")[1].split("\n<!-- /matrix -->")[0], as_table(method_matrix())
+    assert shown == made, f"docs/methods.md, between the two marks of the matrix, must read\n{made}"
 
 
 @pytest.mark.parametrize("name", METHODS)
