@@ -1,6 +1,7 @@
 """RT-DETR, RT-DETRv2, D-FINE and DEIMv2 train with transformers' own loss, term by term, and keep denoising apart."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.families import tiny, tiny_config
 from workbench.detectors import InputSpec, family
 from workbench.detectors.d_fine import DFine
 from workbench.detectors.deimv2 import united
-from workbench.detectors.output import AuxGroup, DetectorOutput
+from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
 from workbench.detectors.rt_detr import RtDetr
 from workbench.errors import CheckpointError
 from workbench.matching import TargetBatch
@@ -233,10 +234,9 @@ def test_queries_name_the_encoder_cell_they_were_selected_from(name: str):
 def test_an_extra_group_leaves_training_with_denoising_alone_and_reaches_queries_and_weights(name: str):
     detector, targets = hybrid(name).train(), some_targets()
     alone, output = answer(copy.deepcopy(detector), targets), answer(detector, targets)
-    queries = copy.copy(output.queries)
     content = torch.randn(3, 9, 32, requires_grad=True)
     reference = torch.rand(3, 9, 4).mul(0.8).add(0.1).requires_grad_()
-    group = detector.decode(type(queries)(content, None, reference, torch.full((3, 9), -1)), output.context)
+    group = detector.decode(Queries(content, None, reference, torch.full((3, 9), -1)), output.context)
     assert torch.equal(alone.logits, output.logits) and torch.equal(alone.boxes, output.boxes)
     assert group.logits.shape == (2, 3, 9, 3) and group.aux == ()
     (group.logits.sum() + group.boxes.sum()).backward()
@@ -269,6 +269,22 @@ def test_a_checkpoint_without_auxiliary_loss_answers_alike(name: str):
     detector.model.config.auxiliary_loss = False
     output, theirs = answer(detector, None), detector.model(IMAGES, labels=labels_of(some_targets()))
     assert torch.equal(output.logits, wanted.logits) and torch.equal(output.logits[-1], theirs.logits)
+
+
+@every_family
+@pytest.mark.parametrize("training", [False, True])
+def test_queries_that_fill_up_a_group_are_hidden_from_the_others(name: str, training: bool):
+    detector = hybrid(name).train(training)
+    output = answer(detector, some_targets())
+    queries = output.queries
+    valid = torch.ones(3, 6, dtype=torch.bool)
+    valid[:, 4:] = False
+    assert queries.reference is not None
+    fewer = Queries(queries.content[:, :4], None, queries.reference[:, :4], queries.source[:, :4])
+    hidden = detector.decode(dataclasses.replace(queries, valid=valid), output.context)
+    wanted = detector.decode(fewer, output.context)
+    torch.testing.assert_close(hidden.logits[:, :, :4], wanted.logits, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(output.logits[:, :, :4], wanted.logits, atol=1e-3)
 
 
 @every_family

@@ -104,7 +104,7 @@ class BackboneConfig(BaseModel):
         short = (self.name or "").partition("/")[2]
         if self.library == "timm":
             model = _TIMM_NAMES.get(self.name or "", short)
-            return TimmBackboneConfig(backbone=model, out_indices=_timm_indices(model, self.strides))
+            return TimmBackboneConfig(backbone=model, out_indices=_timm_indices(model, self.strides))  # pyright: ignore[reportCallIssue]
         if self.library == "transformers":
             return _by_model_type(short, self.options, self.levels)
         last = self.levels[-1]
