@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_d_fine import DFineLoss
 from transformers.loss.loss_deimv2 import Deimv2Loss
+from transformers.loss.loss_rt_detr import RTDetrLoss
 from transformers.models.d_fine.modeling_d_fine import weighting_function
 
 from tests.examples import SPEC, batch_of, images_of
@@ -75,13 +76,26 @@ def test_every_layer_equals_transformers_own_outputs(name: str, training: bool):
         torch.testing.assert_close(output.boxes, boxes, atol=1e-6, rtol=1e-6)
 
 
+def their_loss(detector: RtDetr, labels: list[dict[str, Tensor]]) -> Tensor:
+    """What transformers' criterion makes of its model; its older releases left denoising queries among those of the last layer."""
+    inner = detector.model.model(IMAGES, labels=labels)
+    meta = inner.denoising_meta_values
+    noisy = meta["dn_num_split"][0]
+    logits, boxes = inner.intermediate_logits.transpose(0, 1), inner.intermediate_reference_points.transpose(0, 1)
+    layers = [{"logits": a, "pred_boxes": b} for a, b in zip(logits[:, :, noisy:], boxes[:, :, noisy:], strict=True)]
+    encoder = {"logits": inner.enc_topk_logits, "pred_boxes": inner.enc_topk_bboxes}
+    denoising = [{"logits": a, "pred_boxes": b} for a, b in zip(logits[:, :, :noisy], boxes[:, :, :noisy], strict=True)]
+    others = {"auxiliary_outputs": [*layers[:-1], encoder], "dn_auxiliary_outputs": denoising, "denoising_meta_values": meta}
+    return torch.stack(list(RTDetrLoss(detector.model.config)(layers[-1] | others, labels).values())).sum()
+
+
 @pytest.mark.parametrize("name", ["rt_detr", "rt_detr_v2"])
 def test_weighted_losses_and_gradients_equal_transformers_own(name: str):
     detector, targets = hybrid(name).train(), some_targets()
     terms = detector.losses(answer(detector, targets), targets, 4.0)
     ours = torch.stack([detector.loss_weights[key] * value for key, value in terms.items()]).sum()
     torch.manual_seed(3)
-    theirs = detector.model(IMAGES, labels=labels_of(targets)).loss
+    theirs = their_loss(detector, labels_of(targets))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
     parameters = list(detector.parameters())
     for (key, _), a, b in zip(
