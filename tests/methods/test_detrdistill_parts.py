@@ -343,3 +343,12 @@ class _Classes:
 
     def __init__(self, names: tuple[str, ...]):
         self.spec = InputSpec(names, SPEC.mean, SPEC.std)
+
+
+GOLDEN = {"logits": 6.001621723175049, "contrastive": 5.24280309677124, "features": 4.3173112869262695, "assignment": 23.054718017578125}
+
+
+def test_a_seeded_case_of_every_released_part_keeps_its_numbers():
+    targets = batch_of([3, 1], 3, torch.Generator().manual_seed(12))
+    terms = term_of({"profile": "official_code"}, tiny("deformable_detr", 1), tiny("deformable_detr", 2), targets)[-1]
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(GOLDEN, rel=1e-3)

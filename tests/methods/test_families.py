@@ -232,3 +232,12 @@ def test_a_teacher_without_what_the_students_decoder_takes_is_refused_by_what_is
         built("detrdistill", teacher, student)
     assert built("detrdistill", student, teacher, assignment=None).term_names
     assert built("clockdistill", student, teacher).term_names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_table_has_a_row_for_each_class_in_the_width_of_a_query(name: str):
+    detector = tiny(name)
+    table = detector.label_table()
+    assert (table is not None) == (name in ("dino", "rt_detr", "rt_detr_v2", "d_fine", "deimv2"))
+    if table is not None:
+        assert table.shape == (3, detector.blank_output().queries.content.shape[-1])

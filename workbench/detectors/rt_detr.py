@@ -169,6 +169,10 @@ class RtDetr(TransformersDetector):
             fresh.append("model.denoising_class_embed.weight")
         return fresh
 
+    def label_table(self) -> Tensor | None:
+        """See ``Detector.label_table``; the last row of the embedding stands for no class."""
+        return self.model.model.denoising_class_embed.weight[:-1] if self.model.config.num_denoising > 0 else None
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """See ``Detector.loss_weights``; proposals of the encoder and denoising queries weigh as much as decoder layers."""
