@@ -84,7 +84,7 @@ class Deimv2(DFine):
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See ``Detector.losses``; box terms of all groups but denoising use one matching, the union of all layers' (D-FINE, section 4.2)."""
+        """See ``Detector.losses``; all box terms but denoising's use one matching, the union of all layers' (D-FINE, section 4.2)."""
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
         if not self.model.config.use_dense_one_to_one:
