@@ -145,6 +145,16 @@ def test_a_vit_that_cannot_be_built_is_refused_with_the_reason(changes: dict[str
 
 
 @every_family
+def test_strides_are_those_of_the_patches(name: str):
+    vit = {"side": 56, "patch": 14, "width": 32, "heads": 4, "depth": 3, "windows": 2, "levels": [1, 3]}
+    output = grouped(name, backbone=vit)(*images_of((56, 84)))
+    assert [level.stride for level in output.neck] == ([7, 14] if name == "lw_detr" else [14])
+    assert [level.stride for level in output.backbone] == [14]
+    for level in (*output.neck, *output.backbone):
+        assert (level.features.shape[2] * level.stride, level.features.shape[3] * level.stride) == (56, 84)
+
+
+@every_family
 def test_new_classes_reach_every_group(name: str):
     detector = grouped(name)
     detector.reset_classes(InputSpec(("a", "b"), SPEC.mean, SPEC.std))

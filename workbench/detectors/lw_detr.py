@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels, stride_of
+from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels
 from workbench.detectors.attention import Recorded, deformable_map, recording
 from workbench.detectors.base import InputSpec
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
@@ -173,6 +174,10 @@ class LwDetr(TransformersDetector):
         """Windows along each side of an image, from the configuration of the ViT."""
         return math.isqrt(backbone.num_windows)
 
+    def scales(self) -> tuple[float, ...]:
+        """Resolution of each level against the patches."""
+        return tuple(self.model.config.projector_scale_factors)
+
     @classmethod
     def build(cls, config: Any, spec: InputSpec) -> Self:
         """See ``Detector.build``; there are no ImageNet weights to load."""
@@ -221,10 +226,13 @@ class LwDetr(TransformersDetector):
         arguments, count = seen["decoder"], self.num_queries
         shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
         masked = ~arguments["encoder_attention_mask"].bool()
-        neck = split_levels(arguments["encoder_hidden_states"], shapes, masked, images)
+        levels = split_levels(arguments["encoder_hidden_states"], shapes, masked, images)
+        # patches may have sides that are no power of two
+        patch = self.model.config.backbone_config.patch_size
+        neck = tuple(replace(level, stride=round(patch / scale)) for level, scale in zip(levels, self.scales(), strict=True))
         last = seen["backbone"].feature_maps[-1]
         # of the layers of a ViT, which all have one size, the last
-        backbone = (Level(last, stride_of(images, last), padding_at(padding, last.shape[-2:])),)
+        backbone = (Level(last, patch, padding_at(padding, last.shape[-2:])),)
         _, _, invalid = self.model.model.gen_encoder_output_proposals(arguments["encoder_hidden_states"], masked, shapes)
         scores = seen["scores"].masked_fill(invalid, float("-inf")).amax(-1)
         queries = Queries(

@@ -52,3 +52,7 @@ class RfDetr(LwDetr):
     def windows(backbone: Any) -> int:
         """See ``LwDetr.windows``; here the configuration gives them along a side."""
         return int(backbone.num_windows)
+
+    def scales(self) -> tuple[float, ...]:
+        """See ``LwDetr.scales``; the one level has the patches' own."""
+        return (1.0,)
