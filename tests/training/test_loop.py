@@ -99,7 +99,7 @@ def test_the_checkpoint_of_a_distilled_student_is_a_plain_detector_without_adapt
 
 def test_every_logged_step_has_raw_and_weighted_terms_and_every_tenth_their_shares(distilled: Trained, undistilled: Trained):
     lines = read_lines(distilled.run.metrics_path)
-    terms = {f"detrdistill.{name}" for name in ("logits_positive", "logits_negative", "features")}
+    terms = {f"detrdistill.{name}" for name in ("logits_positive", "logits_negative", "features", "assignment")}
     assert [line["step"] for line in lines] == list(range(1, 21))
     weights = distilled.run.info()["term_weights"]
     assert weights.keys() == terms
@@ -112,7 +112,7 @@ def test_every_logged_step_has_raw_and_weighted_terms_and_every_tenth_their_shar
         assert shares == (measured if line["step"] % 10 == 0 else set())
         weighted = sum(line[f"weighted/{term}"] for term in terms)
         detection = {name.removeprefix("detection/"): value for name, value in line.items() if name.startswith("detection/")}
-        factors = distilled.setup.student.loss_weights | {"class": distilled.setup.recipe.train.class_weight}
+        factors = distilled.setup.student.loss_weights
         assert line["loss"] == pytest.approx(weighted + sum(factors[name] * value for name, value in detection.items()), rel=1e-4)
     keys = {key.split("/")[0] for line in read_lines(undistilled.run.metrics_path) for key in line}
     assert keys == {"step", "loss", "learning_rate", "gradient_norm", "detection"}

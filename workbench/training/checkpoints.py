@@ -83,7 +83,11 @@ def load_checkpoint(
     tensors = read_tensors(folder / TRAINER_TENSORS)
     state: dict[str, Any] = read_json(folder / TRAINER_STATE)
     try:
-        student.load_state_dict(_part(tensors, "student."))
+        report = student.load_state_dict(_part(tensors, "student."), strict=False)
+        # torch itself adds counters to a plain mapping on the way in, and norms of pretrained layouts have none
+        wrong = [key for key in (*report.missing_keys, *report.unexpected_keys) if not key.endswith("num_batches_tracked")]
+        if wrong:
+            raise KeyError(", ".join(wrong))
         methods.load_state_dict(_part(tensors, "methods."))
         _restore_optimizer(optimizer, _part(tensors, "optimizer."))
     except (RuntimeError, KeyError, IndexError) as error:
