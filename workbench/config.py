@@ -134,7 +134,13 @@ class TrainConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One experiment; ``arms`` are named changes to it (undistilled, another mask, ...), each a run of its own."""
+    """One experiment.
+
+    Attributes:
+        layer_map: for each student layer the teacher layers that teach it; not needed where the depths have a whole ratio.
+        class_map: teacher class to class of the data, where their names differ; equal names need no entry.
+        arms: named changes to the recipe (undistilled, another mask, ...), each a run of its own.
+    """
 
     model_config = STRICT
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
@@ -144,6 +150,7 @@ class Recipe(BaseModel):
     student: Student
     teacher: Teacher | None = None
     layer_map: tuple[tuple[int, ...], ...] | None = None
+    class_map: dict[str, str] = {}
     methods: tuple[MethodConfig, ...] = ()
     train: TrainConfig
     arms: dict[str, dict[str, Any]] = {}

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from tests.examples import SPEC, images_of, small_detector
+from tests.flows import TINY
 from tests.families import tiny, tiny_config
 from workbench.config import Recipe, parse_recipe
 from workbench.datasets.base import Record
 from workbench.datasets.transforms import Transform, TransformConfig, fixed_size
-from workbench.errors import ConfigError
+from workbench.detectors import InputSpec
+from workbench.errors import ConfigError, IncompatibleError
 from workbench.training.setup import FrozenTeacher, build
 
 FIXED = TransformConfig.model_validate({"resize": {"height": 64, "width": 64}})
@@ -128,3 +130,41 @@ def test_the_size_of_prepared_images_is_known_where_it_is_one(
         record = Record(1, "a", width, height, np.zeros((0, 4)), none, flags, flags, none, none)
         seen.add(Transform(transform).apply(np.zeros((height, width, 3), np.uint8), record, ops).image.shape[1::-1])
     assert seen == {wanted} if wanted else len(seen) > 1
+
+
+def with_teacher(tmp_path: Path, names: tuple[str, ...], class_map: dict[str, str]) -> Recipe:
+    """A recipe on shapes whose teacher calls its classes ``names``."""
+    small_detector(spec=InputSpec(names, SPEC.mean, SPEC.std)).save(tmp_path)
+    values = {**TINY, "teacher": {"checkpoint": str(tmp_path)}, "methods": [{"method": "detrdistill"}], "class_map": class_map}
+    return parse_recipe(values, "test")
+
+
+def test_a_declared_class_map_pairs_classes_of_other_names_and_dropped_ones_are_reported(tmp_path: Path):
+    names = ("round", "square", "cat", "triangle", "cross", "dog")
+    recipe = with_teacher(tmp_path, names, {"round": "circle"})
+    setup = build(recipe, str(tmp_path))
+    assert setup.pairing is not None and setup.pairing.class_map is not None
+    words = {"round": "circle"}
+    taught = [words.get(names[index], names[index]) for index in setup.pairing.class_map]
+    assert taught == list(setup.train.classes)
+    assert any("left out of every term: cat, dog" in note for note in setup.notes)
+
+
+@pytest.mark.parametrize(
+    ("class_map", "message"),
+    [
+        ({"rond": "circle"}, "the teacher has no class 'rond'; near it: round"),
+        ({"round": "circel"}, "the data has no class 'circel'; near it: circle"),
+        ({"round": "circle", "cat": "circle"}, "more than one teacher class would be 'circle'"),
+    ],
+)
+def test_a_class_map_that_makes_no_sense_is_refused(tmp_path: Path, class_map: dict[str, str], message: str):
+    recipe = with_teacher(tmp_path, ("round", "square", "cat", "triangle", "cross"), class_map)
+    with pytest.raises(ConfigError, match=message):
+        build(recipe, str(tmp_path))
+
+
+def test_classes_are_never_guessed_from_their_order(tmp_path: Path):
+    recipe = with_teacher(tmp_path, ("round", "square", "triangle", "cross"), {})
+    with pytest.raises(IncompatibleError, match="does not know 'circle'.*class_map"):
+        build(recipe, str(tmp_path))

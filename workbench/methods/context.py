@@ -87,7 +87,8 @@ def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[in
     missing = [name for name in student.spec.classes if name not in teacher.spec.classes]
     if missing:
         raise IncompatibleError(f"the teacher does not know {', '.join(map(repr, missing))}; it knows "
-                                f"{', '.join(map(repr, teacher.spec.classes))}. Train it on these classes (head: reset), or rename them.")
+                                f"{', '.join(map(repr, teacher.spec.classes))}. Where one has another name, say so with 'class_map: "
+                                "{teacher class: class of the data}'; otherwise train it on these classes (head: reset).")
     index = tuple(teacher.spec.classes.index(name) for name in student.spec.classes)
     return Pairing(layer_map, None if index == tuple(range(len(teacher.spec.classes))) else index)
 

@@ -1,7 +1,8 @@
 """From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -200,6 +201,22 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
                               f"{size[0]}x{size[1]}. Set data.{name}.{wanted}.")
 
 
+def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
+    """The teacher's specification with its classes called as in the data.
+
+    Raises:
+        ConfigError: a name is not there, or two teacher classes would be one.
+    """
+    for name, known, side in [(k, spec.classes, "teacher") for k in class_map] + [(v, classes, "data") for v in class_map.values()]:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(known[:20])
+            raise ConfigError(f"class_map: the {side} has no class {name!r}; near it: {near}. It maps teacher class: class of the data.")
+    renamed = tuple(class_map.get(name, name) for name in spec.classes)
+    if twice := sorted({name for name in renamed if renamed.count(name) > 1}):
+        raise ConfigError(f"class_map: more than one teacher class would be {', '.join(map(repr, twice))}; a class has one teacher.")
+    return replace(spec, classes=renamed)
+
+
 def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) -> Setup:
     """Builds everything.
 
@@ -228,6 +245,9 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
         folder = find_detector(teacher_name)
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
+        detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
+        if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
+            notes.append(f"teacher classes that the data lacks, left out of every term: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
         teacher = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
