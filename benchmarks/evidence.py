@@ -40,26 +40,32 @@ class EvidenceTable:
     """One table: arms times seeds of a recipe.
 
     Attributes:
-        recipe: shipped recipe.
-        arms: at equal steps.
+        recipes: shipped recipes; hashes of a table of one are named by arm, else by recipe.
+        arms: at equal steps, of each recipe.
         equal_compute: arms also run at the baseline's compute.
         seeds: reported; choices were made with others.
         needs_data: the dataset's folder must be given.
     """
 
-    recipe: str
+    recipes: tuple[str, ...]
     arms: tuple[str, ...]
     equal_compute: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     needs_data: bool = False
 
 
+# the embedded teacher's recipe is Deformable DETR's
+FAMILY_RECIPES = (
+    *(f"families/{name}" for name in ("detr", "conditional_detr", "dab_detr")), "shapes_teacher",
+    *(f"families/{name}" for name in ("dino", "adamixer", "rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr", "rf_detr")),
+)  # fmt: skip
 TABLES = {
-    "shapes_teacher": EvidenceTable("shapes_teacher", (BASELINE,), (), (0, 1)),
-    "shapes": EvidenceTable("shapes", (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
-    "shapes_longer": EvidenceTable("shapes", ("longer",), (), (0,)),
-    "bccd_teacher": EvidenceTable("bccd_teacher", (BASELINE,), (), needs_data=True),
-    "bccd": EvidenceTable("bccd", (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
+    "families": EvidenceTable(FAMILY_RECIPES, (BASELINE,), (), (0,)),
+    "shapes_teacher": EvidenceTable(("shapes_teacher",), (BASELINE,), (), (0, 1)),
+    "shapes": EvidenceTable(("shapes",), (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
+    "shapes_longer": EvidenceTable(("shapes",), ("longer",), (), (0,)),
+    "bccd_teacher": EvidenceTable(("bccd_teacher",), (BASELINE,), (), needs_data=True),
+    "bccd": EvidenceTable(("bccd",), (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
 }
 
 
@@ -89,12 +95,31 @@ def main() -> None:
 
 def rows_of(table: EvidenceTable) -> list[Row]:
     """The runs a table is made of."""
-    return plan(recipe_path(table.recipe), table.arms, table.seeds, table.equal_compute)
+    return [row for recipe in table.recipes for row in plan(recipe_path(recipe), table.arms, table.seeds, table.equal_compute)]
 
 
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
     """Hash of each arm's recipe as it is now; a committed table with other hashes is stale."""
-    return {arm: load_recipe(recipe_path(table.recipe), arm=arm).hash() for arm in dict.fromkeys([*table.arms, *table.equal_compute])}
+    arms = dict.fromkeys([*table.arms, *table.equal_compute])
+    return {
+        arm if len(table.recipes) == 1 else recipe: load_recipe(recipe_path(recipe), arm=arm).hash()
+        for recipe in table.recipes
+        for arm in arms
+    }
+
+
+def family_table(frame: pd.DataFrame) -> str:
+    """Markdown with one line a run, from a frame with a column ``family``; a step is counted in process time."""
+    lines = ["| family | parameters | test AP | AP50 | steps | ms per step | CPU seconds | commit |", "|---|---|---|---|---|---|---|---|"]
+    for row in frame[frame["arm"] != TEACHER].to_dict("records"):
+        seconds, steps = float(row["compute_seconds"]), int(row["steps"])
+        ap, low, high = (f"{100 * row[key]:.1f}" for key in ("ap", "ap_low", "ap_high"))
+        cells = [
+            row["family"], f"{row['parameters'] / 1e6:.2f} M", f"{ap} [{low}, {high}]", f"{100 * row['ap50']:.1f}", steps,
+            f"{1000 * seconds / steps:.0f}", f"{seconds:.0f}", row["commit"],
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def with_table(text: str, name: str, markdown: str) -> str:
@@ -126,6 +151,9 @@ def with_intervals(frame: pd.DataFrame, data: str | None) -> pd.DataFrame:
 
 def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) -> dict[str, Any]:
     frame = with_intervals(compare_rows(rows), bccd if table.needs_data else None)
+    if name == "families":
+        students = [Run.open(str(run)).info()["recipe"]["student"] for run in frame["run"]]
+        frame = frame.assign(family=[student["family"] for student in students])
     data = " --bccd PATH" if table.needs_data else ""
     values = json.loads(frame.to_json(orient="records"))
     return {
@@ -136,7 +164,7 @@ def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) 
         "commits": sorted({value["commit"] for value in values if value.get("commit")}),
         "machine": machine(),
         "rows": values,
-        "markdown": seed_table(frame),
+        "markdown": family_table(frame) if name == "families" else seed_table(frame),
     }
 
 

@@ -1,8 +1,12 @@
 """Committed tables belong to the recipes as they are, and the pages show exactly them."""
 
+import pandas as pd
 import pytest
 
-from benchmarks.evidence import RESULTS, SHOWN_IN, TABLES, load, recipe_hashes, with_table
+from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, family_table, load, recipe_hashes, with_table
+from workbench.config import load_recipe
+from workbench.detectors import FAMILIES
+from workbench.training.launch import recipe_path
 
 COMMITTED = sorted(path.stem for path in RESULTS.glob("*.json"))
 
@@ -33,3 +37,16 @@ def test_the_pages_show_the_committed_table(name: str):
     for page in shown:
         text = page.read_text(encoding="utf-8")
         assert with_table(text, name, load(name)["markdown"]) == text
+
+
+def test_every_family_has_a_recipe_in_the_table_of_families():
+    families = [load_recipe(recipe_path(name)).student.family for name in FAMILY_RECIPES]
+    assert sorted(families) == sorted(FAMILIES)
+
+
+def test_a_line_of_the_table_of_families_is_worked_out_from_its_run():
+    frame = pd.DataFrame([{
+        "run": "a", "arm": "undistilled", "family": "dino", "parameters": 424_944, "ap": 0.46669, "ap_low": 0.45, "ap_high": 0.48149,
+        "ap50": 0.609, "compute_seconds": 198.28, "steps": 1500, "commit": "70187f92483b",
+    }])  # fmt: skip
+    assert family_table(frame).splitlines()[2] == "| dino | 0.42 M | 46.7 [45.0, 48.1] | 60.9 | 1500 | 132 | 198 | 70187f92483b |"

@@ -261,10 +261,22 @@ def runs_rm(names: list[str], runs: Root = None) -> None:
 
 @app.command()
 def detectors(json_path: Json = None) -> None:
-    """Families and what each provides."""
-    from workbench.detectors import FAMILIES
+    """Families: what each provides, its parameters at published settings (R50, 80 classes), and the methods that can use it."""
+    from workbench.detectors import FAMILIES, parameter_count
+    from workbench.methods import method_matrix
 
-    _print_rows([{"family": k, "provides": ", ".join(sorted(v.detector.provides))} for k, v in FAMILIES.items()], json_path)
+    columns = list(zip(*method_matrix(), strict=True))
+    names = columns[0][1:]
+    rows: list[dict[str, Any]] = []
+    for family, *served in columns[1:]:
+        able = [name for name, lacks in zip(names, served, strict=True) if lacks == "yes"]
+        rows.append({
+            "family": family,
+            "parameters": f"{parameter_count(family) / 1e6:.1f} M",
+            "provides": ", ".join(sorted(FAMILIES[family].detector.provides)),
+            "methods": "all" if len(able) == len(served) else ", ".join(able),
+        })  # fmt: skip
+    _print_rows(rows, json_path)
 
 
 @app.command()

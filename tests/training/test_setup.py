@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from tests.examples import SPEC, images_of, small_detector
-from tests.flows import TINY
 from tests.families import tiny, tiny_config
+from tests.flows import TINY
 from workbench.config import Recipe, parse_recipe
 from workbench.datasets.base import Record
 from workbench.datasets.transforms import Transform, TransformConfig, fixed_size
@@ -166,5 +166,5 @@ def test_a_class_map_that_makes_no_sense_is_refused(tmp_path: Path, class_map: d
 
 def test_classes_are_never_guessed_from_their_order(tmp_path: Path):
     recipe = with_teacher(tmp_path, ("round", "square", "triangle", "cross"), {})
-    with pytest.raises(IncompatibleError, match="does not know 'circle'.*class_map"):
+    with pytest.raises(IncompatibleError, match=r"does not know 'circle'.*class_map"):
         build(recipe, str(tmp_path))

@@ -1,8 +1,9 @@
 """Detector families by name."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from pydantic import BaseModel
 
 from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
@@ -24,25 +25,34 @@ from workbench.files import read_json
 
 
 class Family(NamedTuple):
-    """One row of the registry."""
+    """One row of the registry.
+
+    Attributes:
+        detector: the adapter.
+        config: its architecture in a recipe.
+        backbone: the least to say of the backbone for a detector of published size; None: the family has a default.
+    """
 
     detector: type[Detector]
     config: type[BaseModel]
+    backbone: dict[str, Any] | None
 
 
+_PYRAMID = {"name": "resnet50"}
+_ONE_LEVEL = {"name": "resnet50", "levels": [4]}
 FAMILIES: dict[str, Family] = {
-    "adamixer": Family(AdaMixer, AdaMixerModelConfig),
-    "conditional_detr": Family(ConditionalDetr, ConditionalDetrModelConfig),
-    "dab_detr": Family(DabDetr, DabDetrModelConfig),
-    "d_fine": Family(DFine, DFineModelConfig),
-    "deimv2": Family(Deimv2, Deimv2ModelConfig),
-    "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig),
-    "dino": Family(Dino, DinoModelConfig),
-    "detr": Family(Detr, DetrModelConfig),
-    "lw_detr": Family(LwDetr, LwDetrModelConfig),
-    "rf_detr": Family(RfDetr, RfDetrModelConfig),
-    "rt_detr": Family(RtDetr, RtDetrModelConfig),
-    "rt_detr_v2": Family(RtDetrV2, RtDetrV2ModelConfig),
+    "adamixer": Family(AdaMixer, AdaMixerModelConfig, None),
+    "conditional_detr": Family(ConditionalDetr, ConditionalDetrModelConfig, _ONE_LEVEL),
+    "dab_detr": Family(DabDetr, DabDetrModelConfig, _ONE_LEVEL),
+    "d_fine": Family(DFine, DFineModelConfig, _PYRAMID),
+    "deimv2": Family(Deimv2, Deimv2ModelConfig, _PYRAMID),
+    "deformable_detr": Family(DeformableDetr, DeformableDetrModelConfig, _PYRAMID),
+    "dino": Family(Dino, DinoModelConfig, _PYRAMID),
+    "detr": Family(Detr, DetrModelConfig, _ONE_LEVEL),
+    "lw_detr": Family(LwDetr, LwDetrModelConfig, {}),
+    "rf_detr": Family(RfDetr, RfDetrModelConfig, None),
+    "rt_detr": Family(RtDetr, RtDetrModelConfig, _PYRAMID),
+    "rt_detr_v2": Family(RtDetrV2, RtDetrV2ModelConfig, _PYRAMID),
 }
 
 
@@ -55,6 +65,20 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise ConfigError(f"unknown detector family '{name}'. Families: {', '.join(FAMILIES)}.")
     return FAMILIES[name]
+
+
+def parameter_count(name: str, classes: int = 80) -> int:
+    """Parameters of a family's detector with its published settings; no memory is taken for them.
+
+    Raises:
+        ConfigError: unknown family.
+    """
+    row = family(name)
+    spec = InputSpec(tuple(f"class {index}" for index in range(classes)), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    values = {"family": name} | ({} if row.backbone is None else {"backbone": row.backbone})
+    with torch.device("meta"):
+        detector = row.detector.build(row.config.model_validate(values), spec)
+    return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def load_detector(folder: Path) -> Detector:
@@ -77,5 +101,5 @@ def load_detector(folder: Path) -> Detector:
 
 __all__ = [
     "FAMILIES", "AuxGroup", "Detections", "Detector", "DetectorOutput", "Family", "InputSpec", "Level", "Queries", "family",
-    "load_detector", "probability",
+    "load_detector", "parameter_count", "probability",
 ]  # fmt: skip

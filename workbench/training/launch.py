@@ -56,7 +56,8 @@ def recipe_path(name: str) -> Path:
     for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
         if candidate.is_file():
             return candidate
-    shipped = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
+    shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] != "checkpoints"))
     raise RunError(f"no recipe '{name}': it is no file, and the shipped recipes are {shipped}.")
 
 

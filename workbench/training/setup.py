@@ -1,7 +1,7 @@
 """From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
 
-from collections.abc import Iterable
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
