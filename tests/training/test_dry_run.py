@@ -38,7 +38,8 @@ def test_a_recipe_without_its_data_is_built_with_stand_ins_for_its_classes_and_r
 
 def test_the_teacher_of_another_recipe_is_built_for_the_same_classes_and_every_method_gives_its_terms(tmp_path: Path):
     write_recipe(tmp_path, {"name": "teacher", "student": {"decoder_layers": 4}})
-    values = without_data(teacher={"recipe": "teacher.yaml"}, methods=[{"method": name} for name in ("detrdistill", "clockdistill", "d3etr")])
+    methods = [{"method": name} for name in ("detrdistill", "clockdistill", "d3etr")]
+    values = without_data(teacher={"recipe": "teacher.yaml"}, methods=methods)
     found = dry_run(parse_recipe(values, "x"), tmp_path)
     assert found.teacher_parameters > found.student_parameters > 0
     names = {name for name in found.terms if "." in name}
