@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RunError, WorkbenchError
-from workbench.runs import FORMAT_VERSION, Run, list_runs, read_lines, runs_root
+from workbench.runs import FORMAT_VERSION, Run, append_line, list_runs, read_lines, runs_root
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "-rf", "a b", "a\nb", "x" * 101, "\u00e9"])
@@ -151,3 +151,9 @@ def test_an_update_keeps_what_it_does_not_change():
     run.update_info(state="done")
     assert run.info() == before | {"state": "done"}
     assert json.loads(run.info_path.read_text())["state"] == "done"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_while_a_metric_is_written_is_one_message_that_says_how_to_go_on():
+    with pytest.raises(RunError, match=r"No space left.*--resume"):
+        append_line(Path("/dev/full"), {"step": 1})

@@ -207,9 +207,17 @@ def list_runs(root: Path | None = None) -> list[Run]:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds one line of JSON; a kill in between leaves at most a broken last line, which ``read_lines`` leaves out."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Adds one line of JSON; a kill in between leaves at most a broken last line, which ``read_lines`` leaves out.
+
+    Raises:
+        RunError: no space left, or not writable.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}. Free space, then go on with 'workbench run --resume "
+                       f"{path.parent.name}'; the last checkpoint is kept.") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

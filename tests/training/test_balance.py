@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench.errors import SilentTermError
 from workbench.methods import BaseMethodConfig, Method, Pairing
-from workbench.training.balance import balanced_weights, term_gradients
+from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.monitor import TermMonitor
 from workbench.training.step import Terms
 
@@ -71,6 +71,12 @@ def test_measuring_leaves_no_gradient_behind_and_the_graph_usable():
     term_gradients(terms, {"class": 1.0, "bbox": 1.0}, list(module.parameters()))
     assert all(p.grad is None for p in [*module.parameters(), *adapter.parameters()])
     terms.distillation["two.a"].backward()
+
+
+def test_a_batch_without_a_term_does_not_make_the_term_look_small():
+    measured = [{"detection": (2.0, 1.0), "m.a": (6.0, 0.1)}, {"detection": (4.0, 1.0)}, {"detection": (3.0, 1.0), "m.a": (8.0, 0.2)}]
+    assert mean_norms(measured) == pytest.approx({"detection": 3.0, "m.a": 7.0})
+    assert mean_norms([]) == {}
 
 
 def test_a_balanced_weight_gives_the_term_its_share_of_the_detection_gradient():

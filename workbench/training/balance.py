@@ -33,6 +33,19 @@ def term_gradients(
     return result
 
 
+def mean_norms(measured: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """Mean gradient norm of each term over the batches that had it; one without eligible targets says nothing of a term's size.
+
+    Args:
+        measured: what ``term_gradients`` found, batch by batch.
+    """
+    shares: dict[str, list[float]] = {}
+    for batch in measured:
+        for name, (norm, _) in batch.items():
+            shares.setdefault(name, []).append(norm / len(measured))
+    return {name: sum(values) * (len(measured) / len(values)) for name, values in shares.items()}
+
+
 def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> dict[str, float]:
     """Weight of each term: ``weight * share * |detection| / |term|`` where the method is balanced, else its published weight.
 

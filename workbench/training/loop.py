@@ -19,7 +19,7 @@ from workbench.errors import Interrupted
 from workbench.files import write_text
 from workbench.matching import TargetBatch
 from workbench.runs import Run, append_line, read_lines
-from workbench.training.balance import balanced_weights, term_gradients
+from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
 from workbench.training.monitor import TermMonitor
@@ -147,7 +147,7 @@ class Trainer:
         model = self.accelerator.unwrap_model(self.step_module)
         if not self.setup.methods:
             return {}
-        norms: dict[str, float] = {}
+        measured: list[dict[str, tuple[float, float]]] = []
         if any(method.config.balance is not None for method in self.setup.methods):
             buffers = {name: value.clone() for name, value in model.named_buffers()}
             device = self.accelerator.device
@@ -155,11 +155,10 @@ class Trainer:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 for step in range(BALANCE_BATCHES):
                     terms = self._terms(self.loader.batch(step).to(device), 0)
-                    for name, (norm, _) in term_gradients(terms, self.detection_weights, self._student_parameters()).items():
-                        norms[name] = norms.get(name, 0.0) + norm / BALANCE_BATCHES
+                    measured.append(term_gradients(terms, self.detection_weights, self._student_parameters()))
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
-        weights = balanced_weights(self.setup.methods, norms)
+        weights = balanced_weights(self.setup.methods, mean_norms(measured))
         self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
         return weights
 
