@@ -97,12 +97,12 @@ class Evaluator:
     def _teacher_pass(self, dataset: Dataset, split: str, writer: QueryWriter) -> Iterator[tuple[int, dict[tuple[int, int], np.ndarray]]]:
         """One pass of the teacher over a split: rows go to ``writer``, masks of the sampled images are yielded."""
         assert self.setup.teacher is not None and self.setup.pairing is not None
-        config, classes = self._mask_config(), self.setup.pairing.class_map
+        config = self._mask_config()
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         masked, position = set(_sample(len(dataset))), 0
         for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
             output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-            renamed = output if classes is None else dataclasses.replace(output, logits=output.logits[..., list(classes)])
+            renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
             writer.write(_rows(batch, renamed, "teacher", 0, None))
             context = self._context(batch, output)
             self.answers[split].append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
