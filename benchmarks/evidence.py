@@ -63,7 +63,7 @@ TABLES = {
     "families": EvidenceTable(FAMILY_RECIPES, (BASELINE,), (), (0,)),
     "shapes_teacher": EvidenceTable(("shapes_teacher",), (BASELINE,), (), (0, 1)),
     "shapes": EvidenceTable(("shapes",), (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
-    "shapes_components": EvidenceTable(("shapes",), (BASELINE, DISTILLED, "features", "logits"), ()),
+    "shapes_components": EvidenceTable(("shapes",), (BASELINE, "features", "logits"), ()),
     "shapes_longer": EvidenceTable(("shapes",), ("longer",), (), (0,)),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (BASELINE,), (), needs_data=True),
     "bccd": EvidenceTable(("bccd",), (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
