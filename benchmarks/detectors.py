@@ -17,7 +17,7 @@ from benchmarks.harness import Figure, Ratio, interleaved, median_ratio
 from workbench.detectors import FAMILIES, InputSpec
 from workbench.detectors.adapter import TransformersDetector
 
-SIDE, REPEATS = 640, 5
+SIDE, REPEATS = 640, 7
 SMALL_SIDE, SMALL_REPEATS, SMALL_FAMILY = 320, 15, "conditional_detr"
 SPEC = InputSpec(tuple(f"class {i}" for i in range(80)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # ViTs whose position embeddings are made for the image
