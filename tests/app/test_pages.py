@@ -20,18 +20,27 @@ from workbench.runs import Run, list_runs
 pytestmark = pytest.mark.browser
 OpenPage = Callable[[str], Any]
 PICTURE = ".js-plotly-plot image"
-TABLE = "[data-testid=stDataFrame] canvas table"
 
 
-def shown_table(page: Any) -> list[list[str]]:
-    """Cells of the first table; Streamlit draws on a canvas that holds them as a table for screen readers."""
-    page.wait_for_selector(TABLE, state="attached")
-    return page.locator(TABLE).first.evaluate("table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))")
+def text_of(heading: str) -> str:
+    """Expression for the cells of the table whose first column has that heading, null while it is not drawn.
+
+    Tables of one page appear in any order, so none is meant by its place. Streamlit draws each on a canvas, with cells for screen readers.
+    """
+    tables = "[...document.querySelectorAll('[data-testid=stDataFrame] canvas table')]"
+    cells = "table => [...table.rows].map(row => [...row.cells].map(cell => cell.textContent))"
+    return f"({tables}.map({cells}).find(rows => rows[0]?.[0] === {json.dumps(heading)}) ?? null)"
 
 
-def chart_count(page: Any) -> int:
-    page.wait_for_selector(".js-plotly-plot .main-svg")
-    return page.locator(".js-plotly-plot").count()
+def shown_table(page: Any, heading: str) -> list[list[str]]:
+    """Cells of the table whose first column has that heading, as soon as it is drawn."""
+    return page.wait_for_function(f"() => {text_of(heading)}").json_value()
+
+
+def charts_drawn(page: Any, count: int) -> bool:
+    """Waits for that many charts, because each is drawn in its own time; false if another number was drawn in the end."""
+    page.wait_for_function("count => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length >= count", arg=count)
+    return page.locator(".js-plotly-plot").count() == count
 
 
 def exceptions(page: Any) -> int:
@@ -50,13 +59,13 @@ def query(url: str) -> dict[str, list[str]]:
 
 def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page: OpenPage):
     page = open_page(f"{address}/?run=undistilled&run=distilled")
-    assert chart_count(page) == 4
+    assert charts_drawn(page, 4)
     assert exceptions(page) == 0
     assert page.locator(".legendtext").all_text_contents()[:2] == ["undistilled", "distilled"]
 
 
 def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_root: Path, open_page: OpenPage):
-    header, *rows = shown_table(open_page(f"{address}/?run=undistilled&run=distilled"))
+    header, *rows = shown_table(open_page(f"{address}/?run=undistilled&run=distilled"), "run")
     teacher = dict(zip(header, rows[0], strict=True))
     runs = [Run(runs_root / name) for name in ("undistilled", "distilled")]
     assert [row[header.index("run")] for row in rows] == ["shapes_teacher", "undistilled", "distilled"]
@@ -75,11 +84,11 @@ def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_roo
 
 def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: Path, open_page: OpenPage):
     page = open_page(f"{address}/image?run=undistilled&score=0")
-    assert chart_count(page) == 1
+    assert charts_drawn(page, 1)
     assert exceptions(page) == 0
     assert picture(page).startswith("data:image/png;base64,")
     assert page.locator(".legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
-    header, *rows = shown_table(page)
+    header, *rows = shown_table(page, "student")
     assert header[:3] == ["student", "class", "score"]
     run = Run(runs_root / "undistilled")
     queries = read_queries(run, "val", [30], where="image_id = 1 and layer = 1 and model = 'student'").sort_values("score", ascending=False)
@@ -101,12 +110,11 @@ def test_another_image_changes_the_picture_and_the_address(address: str, open_pa
 def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):
     page = open_page(f"{address}/image?run=undistilled&score=0&image=3")
     assert query(page.url)["layer"] == ["1"]
-    shown_table(page)
-    last = page.locator(TABLE).first.text_content()
+    last = shown_table(page, "student")
     page.get_by_role("combobox", name="Layer").click()
     page.get_by_role("option", name="0", exact=True).click()
     page.wait_for_url(re.compile(r"[?&]layer=0(&|$)"))
-    page.wait_for_function(f"before => document.querySelector('{TABLE}').textContent !== before", arg=last)
+    page.wait_for_function(f"before => JSON.stringify({text_of('student')} ?? before) !== JSON.stringify(before)", arg=last)
 
 
 def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
@@ -114,7 +122,8 @@ def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
     first, second = open_page(link), open_page(link)
     assert query(first.url) == query(second.url) == query(link)
     assert picture(first) == picture(second)
-    assert shown_table(first) == shown_table(second)
+    for heading in ("student", "target"):
+        assert shown_table(first, heading) == shown_table(second, heading)
     assert "mask" in first.locator(".legendtext").all_text_contents()
     assert picture(open_page(link.replace("image=4", "image=5"))) != picture(first)
 
@@ -138,13 +147,13 @@ def test_every_run_of_the_folder_is_offered(address: str, runs_root: Path, open_
 def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: str, open_page: OpenPage):
     run = urllib.parse.quote(HOSTILE_RUN)
     overview = open_page(f"{hostile_address}/?run={run}")
-    header, *rows = shown_table(overview)
+    header, *rows = shown_table(overview, "run")
     assert HOSTILE_RUN in rows[-1]
     # cells outside the window are not in the table for screen readers
     assert {title for title in header if title.startswith("AP ")} & {f"AP {name}" for name in HOSTILE_CLASSES}
     assert overview.locator(".legendtext").first.text_content() == HOSTILE_RUN
     image = open_page(f"{hostile_address}/image?run={run}&score=0")
-    classes = {cell for row in shown_table(image) for cell in row} & set(HOSTILE_CLASSES)
+    classes = {cell for row in shown_table(image, "student") for cell in row} & set(HOSTILE_CLASSES)
     drawn = " ".join(image.locator(".js-plotly-plot text").all_text_contents())
     assert classes
     assert all(name in drawn for name in classes)
@@ -157,11 +166,11 @@ def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: st
 def test_runs_that_cannot_be_shown_are_named_and_the_others_are_shown(hostile_address: str, open_page: OpenPage):
     page = open_page(f"{hostile_address}/?run=tiny-teacher&run=without-queries")
     assert exceptions(page) == 0
-    assert chart_count(page) == 4
+    assert charts_drawn(page, 4)
     text = page.locator("[data-testid=stMain]").inner_text()
     assert "of-another-version: format version 99; this workbench reads 1" in text
     assert "garbled: " in text
-    _, *rows = shown_table(page)
+    _, *rows = shown_table(page, "run")
     assert {row[0] for row in rows} >= {"tiny-teacher", "without-queries"}
 
 
@@ -176,7 +185,7 @@ def test_a_run_in_progress_is_shown_with_what_it_has_and_again_when_there_is_mor
         run.metrics_path.write_text(source.metrics_path.read_text())
         line = source.evaluations()[0]
         run.evaluations_path.write_text(json.dumps({**line, "coco": {**line["coco"], "ap": 0.123}}) + "\n")
-        page.wait_for_function(f"() => document.querySelector('{TABLE}')?.textContent.includes('12.3')")
+        page.wait_for_function(f"() => JSON.stringify({text_of('run')}).includes('12.3')")
         assert exceptions(page) == 0
 
 
@@ -188,7 +197,7 @@ def test_an_empty_folder_says_how_to_make_a_run_and_shows_one_that_appears(runs_
             assert "No runs yet" in page.locator("[data-testid=stMain]").inner_text()
             assert exceptions(page) == 0
         shutil.copytree(runs_root, tmp_path / "none")
-        assert chart_count(page) == 1
+        assert charts_drawn(page, 1)
 
 
 def test_the_server_listens_on_the_loopback_address_alone_and_ends_with_its_parent(runs_root: Path):
