@@ -132,13 +132,26 @@ def test_predict_writes_results(tmp_path: Path, trained: Path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())
 
 
-def test_compare_trains_arms_and_prints_them_side_by_side(tmp_path: Path, in_process: list[list[str]]):
-    path = write_recipe(tmp_path, DISTILLED)
-    arguments = ["compare", str(path), "--seeds", "1", "--first-seed", "5", "--jobs", "1"]
+def test_compare_trains_the_arms_of_several_recipes_and_prints_one_table_each(tmp_path: Path, in_process: list[list[str]]):
+    paths = [str(write_recipe(tmp_path, DISTILLED)), str(write_recipe(tmp_path, DISTILLED, {"name": "other"}))]
+    arguments = ["compare", *paths, "--seeds", "1", "--first-seed", "5", "--jobs", "1", "--equal-compute", ""]
     rows = table(tmp_path / "t.json", *arguments)
-    assert [(row["arm"], row["seed"]) for row in rows] == [("teacher", None), ("undistilled", 5), ("distilled", 5)]
-    assert rows[1]["ap"] == Run.open("tiny-undistilled-seed5").evaluations()[-1]["coco"]["ap"]
-    assert table(tmp_path / "t.json", *arguments) == rows and len(in_process) == 2
+    assert [(row["arm"], row["seed"]) for row in rows] == 2 * [("teacher", None), ("undistilled", 5), ("distilled", 5)]
+    assert [row["recipe"] for row in rows] == 3 * ["tiny"] + 3 * ["other"]
+    for row in rows:
+        if row["seed"] == 5:
+            assert row["ap"] == Run.open(f"{row['recipe']}-{row['arm']}-seed5").evaluations()[-1]["coco"]["ap"]
+    code, out, err = command(*arguments)
+    assert code == 0, err
+    assert len(in_process) == 4  # finished runs were kept
+    assert out.count("difference to undistilled") == 2
+
+
+def test_compare_shows_every_distilled_arm_at_equal_compute_too(tmp_path: Path, in_process: list[list[str]]):
+    rows = table(tmp_path / "t.json", "compare", str(write_recipe(tmp_path, DISTILLED)), "--seeds", "1", "--jobs", "1")
+    assert [(row["arm"], row["schedule"]) for row in rows[1:]] == [
+        ("undistilled", "equal steps"), ("distilled", "equal steps"), ("distilled", "equal compute"),
+    ]  # fmt: skip
 
 
 def test_the_demo_trains_three_students_and_says_that_quick_numbers_are_not_to_be_quoted(

@@ -128,11 +128,12 @@ def demo(
 
 @app.command()
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
-    arms: Annotated[str | None, typer.Option("--arms", help="Comma-separated; default: the recipe as written and all its arms.")] = None,
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files, or names of shipped ones.")],
+    arms: Annotated[str | None, typer.Option("--arms", help="Comma-separated; default: each recipe as written and all its arms.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds, from --first-seed on.")] = 3,
     first_seed: Annotated[int, typer.Option("--first-seed")] = 0,
-    equal_compute: Annotated[str, typer.Option("--equal-compute", help="Arms also run at the baseline's compute.")] = "",
+    equal_compute: Annotated[str | None, typer.Option(
+        "--equal-compute", help="Arms also run at the baseline's compute; default: all but the baseline; '' for none.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes at a time.")] = 2,
     data: Data = None,
     overrides: Set = None,
@@ -140,21 +141,23 @@ def compare(
     runs: Root = None,
     json_path: Json = None,
 ) -> None:
-    """Train arms times seeds of a recipe and print them side by side; finished runs are kept."""
-    from workbench.comparison import compare_rows, execute, plan
+    """Train arms times seeds of recipes; print each arm's AP with mean, range and difference to the baseline. Finished runs are kept."""
+    from workbench.comparison import Row, compare_rows, distilled_arms, execute, plan
     from workbench.config import load_recipe
     from workbench.progress import console_watch
     from workbench.training.launch import recipe_path
 
     _use_root(runs)
-    path = recipe_path(recipe)
-    base = load_recipe(path)
-    chosen = arms.split(",") if arms else list(dict.fromkeys([*base.arms, base.own_arm]))
-    wanted = [arm for arm in equal_compute.split(",") if arm]
-    rows = plan(path, chosen, range(first_seed, first_seed + seeds), wanted)
+    plans: list[list[Row]] = []
+    for recipe in recipes:
+        path = recipe_path(recipe)
+        base = load_recipe(path)
+        chosen = arms.split(",") if arms else list(dict.fromkeys([*base.arms, base.own_arm]))
+        wanted = distilled_arms(chosen) if equal_compute is None else [arm for arm in equal_compute.split(",") if arm]
+        plans.append(plan(path, chosen, range(first_seed, first_seed + seeds), wanted))
     with console_watch(console) as watch:
-        execute(rows, jobs, overrides or (), data, device, watch)
-    _print_summary(compare_rows(rows), json_path)
+        execute([row for rows in plans for row in rows], jobs, overrides or (), data, device, watch)
+    _print_comparison([compare_rows(rows) for rows in plans], json_path)
 
 
 @app.command()
@@ -378,6 +381,27 @@ def _print_summary(frame: Any, json_path: Path | None) -> None:
     console.print(shown if cells else "nothing yet")
     if json_path is not None:
         write_json(json_path, json.loads(frame.to_json(orient="records")))
+
+
+def _print_comparison(frames: list[Any], json_path: Path | None) -> None:
+    """A table a recipe: one line an arm and schedule, in percent of AP."""
+    import json
+
+    from workbench.analysis.summary import TEACHER
+    from workbench.comparison import seed_rows
+    from workbench.files import write_json
+
+    for frame in frames:
+        heading, *rows = seed_rows(frame)
+        shown = Table(*heading, header_style="bold", box=None, pad_edge=False)  # headings are ours, names of arms below are not
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        console.print(Text(str(frame["recipe"].iloc[-1]), style="bold"))
+        for teacher in frame[frame["arm"] == TEACHER].to_dict("records"):
+            console.print(Text(f"teacher {teacher['run']}: AP {'-' if teacher['ap'] is None else format(100 * teacher['ap'], '.1f')}"))
+        console.print(shown)
+    if json_path is not None:
+        write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
 
 
 def _print_rows(rows: list[dict[str, Any]], json_path: Path | None) -> None:

@@ -190,6 +190,11 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
 
+def distilled_arms(arms: Sequence[str]) -> list[str]:
+    """What a comparison also shows at equal compute: every arm but the baseline, none where that is not there."""
+    return [arm for arm in arms if arm != BASELINE] if BASELINE in arms else []
+
+
 def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
     """One line a finished run, and one for the teacher, with everything ``analysis.summary`` knows of it."""
     runs = [Run(runs_root() / row.name) for row in rows if state(row) == "done"]
@@ -197,20 +202,25 @@ def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def seed_table(frame: pd.DataFrame) -> str:
-    """Markdown of arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
+    """``seed_rows`` as Markdown."""
+    heading, *rows = seed_rows(frame)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, *rows]).replace("\n", "\n|" + "---|" * len(heading) + "\n", 1)
+
+
+def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
 
     Args:
-        frame: of ``compare_rows``; with columns ``ap_low`` and ``ap_high`` each AP is followed by its interval.
+        frame: of ``compare_rows``, of one recipe; with columns ``ap_low`` and ``ap_high`` each AP is followed by its interval.
+
+    Returns:
+        Cells as a person reads them, headings first; the teacher has no line.
     """
     students = frame[frame["arm"] != TEACHER]
     seeds = sorted(students["seed"].unique())
     baseline = students[(students["arm"] == BASELINE) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
-    lines = [
-        "| arm | schedule | steps | "
-        + " | ".join(f"seed {seed}" for seed in seeds)
-        + " | mean AP | range | difference to undistilled | compute |",
-        "|---|---|---|" + "---|" * (len(seeds) + 4),
-    ]
+    seed_headings = [f"seed {seed}" for seed in seeds]
+    lines = [["arm", "schedule", "steps", *seed_headings, "mean AP", "range", "difference to undistilled", "compute"]]
     for (arm, schedule), group in students.groupby(["arm", "schedule"], sort=False):
         by_seed = group.set_index("seed")
         aps = [by_seed["ap"].get(seed) for seed in seeds]
@@ -226,8 +236,8 @@ def seed_table(frame: pd.DataFrame) -> str:
             "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
             _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
         ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return lines
 
 
 def _estimate(row: pd.Series) -> str:
