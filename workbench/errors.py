@@ -59,6 +59,12 @@ class MissingExtraError(WorkbenchError):
     exit_code = 9
 
 
+class CacheError(WorkbenchError):
+    """A teacher cache is missing, damaged, of something else, or too large."""
+
+    exit_code = 10
+
+
 class Interrupted(WorkbenchError):
     """Ctrl-C: the run was saved once and can be resumed."""
 
