@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import hotcoco
@@ -24,6 +24,8 @@ Detections = pa.Table | pd.DataFrame
 
 _IOU_50, _IOU_75 = 0, 5  # positions in the grid 0.50:0.05:0.95
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+# square pixels, as COCO has them
+AREAS: dict[str, tuple[float, float]] = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 _COLUMNS = ("image_id", "category_id", "score", "x1", "y1", "x2", "y2")
 
 
@@ -115,7 +117,12 @@ def coco_ap(
 
 
 def evaluate(
-    truth: Mapping[str, Any], detections: Detections, backend: Backend, max_detections: int, all_areas: bool = True
+    truth: Mapping[str, Any],
+    detections: Detections,
+    backend: Backend,
+    max_detections: int,
+    areas: Sequence[str] = tuple(AREAS),
+    thresholds: Sequence[float] | None = None,
 ) -> Any:
     """Matches detections to targets per image, class and IoU threshold.
 
@@ -124,7 +131,8 @@ def evaluate(
         detections: as for ``coco_ap``.
         backend: which implementation matches.
         max_detections: kept per image and class.
-        all_areas: False leaves out the three size ranges.
+        areas: names of ``AREAS``; targets outside a range are ignored, and so are detections outside that match nothing.
+        thresholds: of the IoU; COCO's ten by default.
 
     Returns:
         hotcoco's or pycocotools' ``COCOeval`` after ``evaluate()``.
@@ -138,9 +146,10 @@ def evaluate(
     else:
         evaluator = _silently(lambda: _pycocotools(truth, rows))
     evaluator.params.maxDets = [1, 10, max_detections]
-    if not all_areas:
-        evaluator.params.areaRng = [[0, 1e10]]
-        evaluator.params.areaRngLbl = ["all"]
+    evaluator.params.areaRng = [list(AREAS[name]) for name in areas]
+    evaluator.params.areaRngLbl = list(areas)
+    if thresholds is not None:
+        evaluator.params.iouThrs = np.asarray(thresholds, float)
     evaluator.evaluate() if backend == "hotcoco" else _silently(evaluator.evaluate)
     return evaluator
 

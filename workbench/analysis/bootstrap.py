@@ -4,7 +4,7 @@ Matching of detections to targets happens within an image, so it is done once; a
 AP of every resample is exact: it equals COCO's AP of the resampled data set, up to the order of equal scores within one image and class.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from workbench.analysis.ap import Detections, evaluate, light_ground_truth
 
 LEVEL = 0.95
 _RECALLS = np.linspace(0, 1, 101)  # COCO's recall thresholds
-_THRESHOLDS = 10  # IoU 0.50:0.05:0.95
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,13 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class _ClassMatches:
+class ClassMatches:
     """Detections of one class, best score first, and targets of one class.
 
     Attributes:
-        image: ``[D]`` position of the detection's image.
-        hit: ``[10, D]`` bool by IoU threshold: matched a target that counts.
-        counted: ``[10, D]`` bool: not matched to a crowd.
+        image: ``[D]`` position of the detection's image among the images in order of their ids.
+        hit: ``[T, D]`` bool by IoU threshold: matched a target that counts.
+        counted: ``[T, D]`` bool: not matched to a crowd.
         targets: ``[I]`` targets that count by image.
     """
 
@@ -68,9 +67,8 @@ def bootstrap_ap(
         seed: of the draws.
         max_detections: kept per image and class.
     """
-    counts = _draws(len(ground_truth["images"]), samples, seed)
-    value, draws = _ap_of_draws(ground_truth, detections, counts, max_detections)
-    return _interval(value, draws, counts.shape[1])
+    counts = draws(len(ground_truth["images"]), samples, seed)
+    return interval(weighted_ap(ground_truth, detections, with_all(counts), max_detections), counts.shape[1])
 
 
 def paired_bootstrap(
@@ -85,10 +83,9 @@ def paired_bootstrap(
 
     It tells about these two sets of weights, not about the methods that made them.
     """
-    counts = _draws(len(ground_truth["images"]), samples, seed)
-    value_a, draws_a = _ap_of_draws(ground_truth, baseline, counts, max_detections)
-    value_b, draws_b = _ap_of_draws(ground_truth, other, counts, max_detections)
-    return _interval(value_b - value_a, draws_b - draws_a, counts.shape[1])
+    counts = draws(len(ground_truth["images"]), samples, seed)
+    before, after = (weighted_ap(ground_truth, found, with_all(counts), max_detections) for found in (baseline, other))
+    return interval(after - before, counts.shape[1])
 
 
 def weighted_ap(ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100) -> np.ndarray:
@@ -103,47 +100,74 @@ def weighted_ap(ground_truth: Mapping[str, Any], detections: Detections, counts:
     Returns:
         ``[S]`` AP 0..1, NaN where no target is left.
     """
+    return mean_ap(class_matches(ground_truth, detections, max_detections), counts)
+
+
+def mean_ap(matches: Iterable[ClassMatches], counts: np.ndarray) -> np.ndarray:
+    """Mean over classes that have targets, and over IoU thresholds.
+
+    Args:
+        matches: of every class.
+        counts: ``[S, I]`` how often image i counts.
+
+    Returns:
+        ``[S]`` AP 0..1, NaN where no target is left.
+    """
     counts = np.asarray(counts, dtype=np.float64)
     total = np.zeros(len(counts))
     defined = np.zeros(len(counts))
-    for matches in _matches(ground_truth, detections, max_detections):
-        targets = counts @ matches.targets
-        ap = np.zeros(len(counts))
-        for threshold in range(_THRESHOLDS):
-            ap += _average_precision(matches, threshold, counts, targets)
-        total += np.where(targets > 0, ap / _THRESHOLDS, 0)
-        defined += targets > 0
+    for own in matches:
+        total += class_ap(own, counts)
+        defined += counts @ own.targets > 0
     return np.divide(total, defined, out=np.full(len(counts), np.nan), where=defined > 0)
 
 
-def _draws(images: int, samples: int, seed: int) -> np.ndarray:
-    """``[S, I]`` how often each resample draws each image."""
+def class_ap(matches: ClassMatches, counts: np.ndarray) -> np.ndarray:
+    """``[S]`` AP of one class, the mean over its IoU thresholds; 0 where no target is left."""
+    targets = counts @ matches.targets
+    ap = np.mean([_average_precision(matches, threshold, counts, targets) for threshold in range(len(matches.hit))], axis=0)
+    return np.where(targets > 0, ap, 0)
+
+
+def draws(images: int, samples: int, seed: int) -> np.ndarray:
+    """``[S, I]`` how often each resample draws each image; the same for every run that is compared."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / max(images, 1)), size=samples)
 
 
-def _ap_of_draws(
-    ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int
-) -> tuple[float, np.ndarray]:
-    """AP of all images as they are, and of every resample."""
-    once = np.ones((1, counts.shape[1]))
-    values = weighted_ap(ground_truth, detections, np.concatenate([once, counts]), max_detections)
-    return float(values[0]), values[1:]
+def with_all(counts: np.ndarray) -> np.ndarray:
+    """``[S + 1, I]``: every image once, then the resamples."""
+    return np.concatenate([np.ones((1, counts.shape[1])), counts])
 
 
-def _interval(value: float, draws: np.ndarray, images: int) -> Interval:
-    defined = draws[np.isfinite(draws)]
+def interval(values: np.ndarray, images: int) -> Interval:
+    """Percentile interval of ``values [S + 1]``: the number on all images, then on every resample."""
+    defined = values[1:][np.isfinite(values[1:])]
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(defined, [tail, 100 - tail]) if defined.size else (np.nan, np.nan)
-    return Interval(value, float(low), float(high), images, len(draws))
+    return Interval(float(values[0]), float(low), float(high), images, len(values) - 1)
 
 
-def _matches(ground_truth: Mapping[str, Any], detections: Detections, max_detections: int) -> Iterator[_ClassMatches]:
-    """Matches of every class that has targets or detections."""
+def class_matches(
+    ground_truth: Mapping[str, Any],
+    detections: Detections,
+    max_detections: int = 100,
+    area: str = "all",
+    thresholds: Sequence[float] | None = None,
+) -> Iterator[ClassMatches]:
+    """Matches of every class that has targets or detections.
+
+    Args:
+        ground_truth: COCO dict.
+        detections: as for ``coco_ap``.
+        max_detections: kept per image and class.
+        area: name in ``ap.AREAS``; only targets of that size count.
+        thresholds: of the IoU; COCO's ten by default.
+    """
     truth = light_ground_truth(ground_truth)
     position = {image: n for n, image in enumerate(sorted(image["id"] for image in truth["images"]))}
     found: dict[int, list[dict[str, Any]]] = {}
-    for entry in evaluate(truth, detections, "hotcoco", max_detections, all_areas=False).evalImgs:
+    for entry in evaluate(truth, detections, "hotcoco", max_detections, (area,), thresholds).evalImgs:
         if entry is not None:
             found.setdefault(entry["category_id"], []).append(entry)
     for entries in found.values():
@@ -155,13 +179,13 @@ def _matches(ground_truth: Mapping[str, Any], detections: Detections, max_detect
         # the order of the reference: by score, equal scores by image
         order = np.argsort(-np.concatenate([entry["dtScores"] for entry in entries]), kind="stable")
         hit, ignored = (
-            np.concatenate([np.asarray(entry[name], bool).reshape(_THRESHOLDS, -1) for entry in entries], axis=1)[:, order]
+            np.concatenate([np.asarray(entry[name], bool).reshape(len(entry[name]), -1) for entry in entries], axis=1)[:, order]
             for name in ("dtMatched", "dtIgnore")
         )
-        yield _ClassMatches(image[order], hit & ~ignored, ~ignored, targets)
+        yield ClassMatches(image[order], hit & ~ignored, ~ignored, targets)
 
 
-def _average_precision(matches: _ClassMatches, threshold: int, counts: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _average_precision(matches: ClassMatches, threshold: int, counts: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """``[S]`` AP of one class at one IoU threshold; 0 where ``targets [S]`` is 0.
 
     Recall grows and the envelope of precision is attained at true positives only, so nothing is computed for other detections but how

@@ -120,7 +120,7 @@ class Dataset:
         A crowd region becomes one annotation with ``iscrowd`` 1. An ignore region becomes one such annotation for every
         class, so that a detection of any class inside it counts neither for nor against: COCO's overlap with a crowd box
         is intersection / detection area. The copies get new ids. Ids are raised so that the smallest is 1, because
-        pycocotools takes a match with id 0 for no match.
+        pycocotools takes a match with id 0 for no match. ``target`` is the index of an annotation's box in its record.
         """
         lowest = min((int(r.annotation_ids.min()) for r in self.records if len(r.boxes)), default=1)
         shift = max(0, 1 - lowest)
@@ -129,7 +129,7 @@ class Dataset:
         for r in self.records:
             for g in range(len(r.boxes)):
                 x1, y1, x2, y2 = r.boxes[g].tolist()
-                common = {"image_id": r.image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(r.areas[g])}
+                common = {"image_id": r.image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(r.areas[g]), "target": g}
                 if not r.ignore[g]:
                     annotations.append({"id": int(r.annotation_ids[g]) + shift, **common, "iscrowd": int(r.crowd[g]),
                                         "category_id": self.category_ids[r.labels[g]]})

@@ -1,0 +1,225 @@
+"""Error types of detections and what each costs in AP: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors",
+ECCV 2020, sections 2.2 (types) and 2.3 (costs).
+
+Every detection that found no target has one type, and every target that was not found and that no detection nearly found is missed.
+The cost of a type is AP50 when an oracle corrects it, minus AP50. Costs do not add up to what is missing from 1.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.ap import Detections
+from workbench.analysis.bootstrap import ClassMatches, class_ap, draws, interval, with_all
+from workbench.analysis.matches import BOX, IOU, match_detections, pairwise_iou
+
+BACKGROUND_IOU = 0.1
+Error = Literal[
+    "classification", "localisation", "both", "duplicate", "background", "missed", "false_positive", "false_negative"
+]
+MAIN: tuple[Error, ...] = ("classification", "localisation", "both", "duplicate", "background", "missed")
+SPECIAL: tuple[Error, ...] = ("false_positive", "false_negative")
+_REMOVED = ("both", "duplicate", "background")
+_CORRECTED = ("classification", "localisation")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Detections and targets of a run, each with what became of it.
+
+    Attributes:
+        detections: as of ``Matches``, and ``error``: ``correct``, ``ignored`` (on a crowd or ignore region), ``classification``,
+            ``localisation``, ``both``, ``duplicate``, ``background``; ``target`` is the target found, or the one that the error is
+            about, -1 for background; ``corrects`` is True for the one detection that finds its target once its own error is corrected.
+        targets: as of ``Matches``, and ``error``: ``found``, ``missed``, or the type of the best-scored error that is about it,
+            ``classification`` or ``localisation``; ``candidate`` is that detection's row, else -1.
+        images: ids of all images, ascending.
+        classes: category id -> name.
+    """
+
+    detections: pd.DataFrame
+    targets: pd.DataFrame
+    images: np.ndarray
+    classes: dict[int, str]
+
+
+def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100) -> Errors:
+    """Gives every detection and every target its type.
+
+    At IoU 0.5 and 0.1, of a detection that found nothing: ``localisation`` overlaps a target of its class by 0.1 to 0.5, ``classification``
+    one of another class by at least 0.5, ``duplicate`` one of its class by at least 0.5 that a better one found, ``background`` none by
+    more than 0.1, ``both`` is the rest; the first that holds, in this order.
+
+    Args:
+        ground_truth: COCO dict, as for ``match_detections``.
+        detections: as for ``coco_ap``, perhaps with ``query``.
+        max_detections: kept per image and class, as COCO does (the paper's code keeps as many per image).
+    """
+    matches = match_detections(ground_truth, detections, max_detections)
+    found = matches.detections.reset_index(names="row")
+    own = matches.targets.reset_index(names="place")
+    # the best first: of several candidates the best-scored corrects the target
+    found = found.sort_values("score", ascending=False, kind="stable")
+    kind = np.full(len(found), "background", dtype=object)
+    kind[found.loc[found["hit"], "row"]] = "correct"
+    kind[found.loc[~found["counted"], "row"]] = "ignored"
+    about = np.full(len(found), -1)
+    candidate = np.full(len(own), -1)
+    there = dict(iter(own.groupby("image_id")))
+    for image, wrong in found[found["counted"] & ~found["hit"]].groupby("image_id"):
+        if image not in there:
+            continue
+        targets = there[image]
+        types, chosen = _types(wrong, targets)
+        rows, places = wrong["row"].to_numpy(), targets["place"].to_numpy()
+        kind[rows] = types
+        about[rows] = np.where(chosen < 0, -1, places[chosen])
+        for row, place in zip(rows[np.isin(types, _CORRECTED)], about[rows][np.isin(types, _CORRECTED)], strict=True):
+            if own["found_by"].iat[place] < 0 and candidate[place] < 0:
+                candidate[place] = row
+
+    target = np.where(about < 0, -1, own["target"].to_numpy()[about] if len(own) else -1)
+    wrong = ~np.isin(kind, ["correct", "ignored"])
+    corrects = np.zeros(len(found), bool)
+    corrects[candidate[candidate >= 0]] = True
+    state = np.where(matches.targets["found_by"] >= 0, "found", "missed").astype(object)
+    state[candidate >= 0] = kind[candidate[candidate >= 0]]
+    return Errors(
+        matches.detections.assign(target=np.where(wrong, target, matches.detections["target"]), error=kind, corrects=corrects),
+        matches.targets.assign(error=state, candidate=candidate),
+        matches.images,
+        matches.classes,
+    )
+
+
+def error_costs(errors: Errors, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """AP50 and what each error costs, when image i (by ascending id) counts ``counts[s, i]`` times.
+
+    The oracles: a classification or localisation error becomes a hit where it is the best-scored one about a target not found, else it
+    goes; both, duplicate and background go; missed targets are no longer asked for. ``false_positive``: whatever is not a hit goes.
+    ``false_negative``: no target that was not found is asked for.
+
+    Args:
+        errors: of ``find_errors``.
+        counts: ``[S, I]`` non-negative whole numbers.
+
+    Returns:
+        ``ap50`` and the types of ``MAIN`` and ``SPECIAL``, each ``[S]``, NaN where no target is left.
+    """
+    counts = np.asarray(counts, dtype=float)
+    defined = sum((counts @ own.targets > 0 for own in _curves(errors, None)), np.zeros(len(counts)))
+
+    def ap(fixed: Error | None) -> np.ndarray:
+        total = sum((class_ap(own, counts) for own in _curves(errors, fixed)), np.zeros(len(counts)))
+        return np.divide(total, defined, out=np.full(len(counts), np.nan), where=defined > 0)
+
+    base = ap(None)
+    return {"ap50": base, **{error: ap(error) - base for error in (*MAIN, *SPECIAL)}}
+
+
+def error_counts(errors: Errors) -> dict[str, int]:
+    """How many detections (for ``missed``: targets) have each type of ``MAIN``; all wrong detections and all targets not found."""
+    kind, state = errors.detections["error"], errors.targets["error"]
+    counts = {error: int((state == error).sum() if error == "missed" else (kind == error).sum()) for error in MAIN}
+    wrong = int((~kind.isin(["correct", "ignored"])).sum())
+    return {**counts, "false_positive": wrong, "false_negative": int((state != "found").sum())}
+
+
+def error_table(errors: Errors, samples: int = 300, seed: int = 0) -> pd.DataFrame:
+    """What each error costs, with a percentile interval over resampled images.
+
+    Returns:
+        One row per type: ``error``, ``special`` (bool), ``count``, ``images`` (with at least one), ``cost`` (of AP50, 0..1), ``low``,
+        ``high``.
+    """
+    values = error_costs(errors, with_all(draws(len(errors.images), samples, seed)))
+    counts = error_counts(errors)
+    rows: list[dict[str, Any]] = []
+    for error in (*MAIN, *SPECIAL):
+        cost = interval(values[error], len(errors.images))
+        rows.append({"error": error, "special": error in SPECIAL, "count": counts[error], "images": len(images_behind(errors, error)),
+                     "cost": cost.value, "low": cost.low, "high": cost.high})
+    return pd.DataFrame(rows)
+
+
+def rows_behind(errors: Errors, error: Error) -> pd.DataFrame:
+    """The detections of a type, best score first; for ``missed`` and ``false_negative`` the targets."""
+    if error in ("missed", "false_negative"):
+        state = errors.targets["error"]
+        return errors.targets[state == error if error == "missed" else state != "found"]
+    kind = errors.detections["error"]
+    chosen = ~kind.isin(["correct", "ignored"]) if error == "false_positive" else kind == error
+    return errors.detections[chosen].sort_values("score", ascending=False, kind="stable")
+
+
+def images_behind(errors: Errors, error: Error) -> pd.DataFrame:
+    """The images with errors of a type, those with most first: ``image_id``, ``n``."""
+    counts = rows_behind(errors, error).groupby("image_id").size().rename("n").reset_index()
+    return counts.sort_values(["n", "image_id"], ascending=[False, True], ignore_index=True)
+
+
+def queries_behind(errors: Errors, error: Error) -> pd.DataFrame:
+    """The query slots whose detections have an error of a type (a target not found has none), those with most first.
+
+    Returns:
+        ``query``, ``n`` detections, ``images``.
+    """
+    if error in ("missed", "false_negative"):
+        return pd.DataFrame(columns=["query", "n", "images"])
+    by_query = rows_behind(errors, error).groupby("query")["image_id"]
+    counts = pd.DataFrame({"n": by_query.size(), "images": by_query.nunique()}).reset_index()
+    return counts.sort_values(["n", "query"], ascending=[False, True], ignore_index=True)
+
+
+def _types(wrong: pd.DataFrame, targets: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Type of each detection of one image, and the place among its targets that it is about, -1 = none."""
+    iou = pairwise_iou(wrong[BOX].to_numpy(float), targets[BOX].to_numpy(float))
+    same = wrong["category_id"].to_numpy()[:, None] == targets["category_id"].to_numpy()
+    own, other = np.where(same, iou, 0), np.where(same, 0, iou)
+    found = np.where(targets["found_by"].to_numpy() >= 0, own, 0)
+    rules = (
+        ("localisation", (own.max(1) >= BACKGROUND_IOU) & (own.max(1) <= IOU), own.argmax(1)),
+        ("classification", other.max(1) >= IOU, other.argmax(1)),
+        ("duplicate", found.max(1) >= IOU, found.argmax(1)),
+        ("background", iou.max(1) <= BACKGROUND_IOU, np.full(len(wrong), -1)),
+        ("both", np.ones(len(wrong), bool), iou.argmax(1)),
+    )
+    applies = [rule for _, rule, _ in rules]
+    kind = np.select(applies, [np.full(len(wrong), name, dtype=object) for name, _, _ in rules])
+    return kind, np.select(applies, [about for _, _, about in rules])
+
+
+def _curves(errors: Errors, fixed: Error | None) -> Iterator[ClassMatches]:
+    """Detections and targets of every class, best score first, after an oracle corrected one type."""
+    rows, targets = errors.detections, errors.targets
+    kind, category, hit = (rows[name].to_numpy().copy() for name in ("error", "category_id", "hit"))
+    kept = rows["counted"].to_numpy().copy()
+    asked = np.ones(len(targets), bool)
+    if fixed in _REMOVED:
+        kept &= kind != fixed
+    elif fixed == "false_positive":
+        kept &= hit
+    elif fixed in _CORRECTED:
+        corrected = (kind == fixed) & rows["corrects"].to_numpy()
+        kept &= (kind != fixed) | corrected
+        hit |= corrected
+        place = np.flatnonzero(targets["error"] == fixed)
+        category[targets["candidate"].to_numpy()[place]] = targets["category_id"].to_numpy()[place]
+    elif fixed == "missed":
+        asked = (targets["error"] != "missed").to_numpy()
+    elif fixed == "false_negative":
+        asked = (targets["error"] == "found").to_numpy()
+
+    image = np.searchsorted(errors.images, rows["image_id"])
+    # COCO's order: by score, equal scores by image
+    order = np.lexsort((image, -rows["score"].to_numpy(float)))
+    order = order[kept[order]]
+    for label in np.unique(targets["category_id"]):
+        own = order[category[order] == label]
+        there = targets.loc[asked & (targets["category_id"] == label).to_numpy(), "image_id"]
+        per_image = np.bincount(np.searchsorted(errors.images, there), minlength=len(errors.images)).astype(float)
+        yield ClassMatches(image[own], hit[own][None], np.ones((1, len(own)), bool), per_image)
+
