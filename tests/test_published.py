@@ -61,12 +61,46 @@ def test_the_deformable_detr_is_the_released_one(path: Path, name: str):
     assert (backbone["name"], backbone["levels"], backbone["norm"], backbone["weights"]) == (name, [2, 3, 4], "frozen", "imagenet")
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in PUBLISHED if "adamixer" not in path.stem], ids=lambda path: path.stem)
 def test_images_are_prepared_as_detr_prepares_them(path: Path):
     transform = values_of(path)["data"]["transform"]
     assert transform["resize"] == {"shortest": list(range(480, 801, 32)), "longest": 1333}
     assert [op["op"] for op in transform["augment"]] == ["flip", "crop"]
     assert (transform["mean"], transform["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("coco_adamixer_detrdistill", "resnet50"), ("coco_adamixer_r101", "resnet101")])
+def test_the_adamixer_is_the_released_one_with_100_queries_and_twelve_epochs(name: str, backbone: str):
+    values = values_of(FOLDER / f"{name}.yaml")
+    student, train, transform = values["student"], values["train"], values["data"]["transform"]
+    wanted = {
+        "family": "adamixer", "width": 256, "heads": 8, "ffn": 2048, "decoder_layers": 6, "queries": 100, "groups": 4, "in_points": 32,
+        "out_points": 128, "dropout": 0.0,
+    }  # fmt: skip
+    assert {key: student[key] for key in wanted} == wanted
+    assert (student["backbone"]["name"], student["backbone"]["levels"], student["backbone"]["norm"]) == (backbone, [1, 2, 3, 4], "frozen")
+    # one rate for all parameters, 500 steps of warm-up, a tenth after epochs 8 and 11
+    assert (train["learning_rate"], train["backbone_factor"], train["sampling_factor"]) == (2.5e-5, 1.0, 1.0)
+    assert (train["weight_decay"], train["clip_norm"], train["warmup"], train["batch_size"]) == (1e-4, 1.0, 500, 16)
+    assert train["steps"] == 12 * COCO_EPOCH and [round(12 * drop, 2) for drop in train["drops"]] == [8, 11]
+    assert transform["resize"] == {"shortest": [800], "longest": 1333} and [op["op"] for op in transform["augment"]] == ["flip"]
+    assert (transform["mean"], transform["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(("name", "backbone", "epochs"), [("coco_dino_clockdistill", "resnet50", 12), ("coco_dino_r101", "resnet101", 36)])
+def test_the_dino_is_the_released_one_with_four_scales(name: str, backbone: str, epochs: int):
+    values = values_of(FOLDER / f"{name}.yaml")
+    student, train = values["student"], values["train"]
+    wanted = {
+        "family": "dino", "width": 256, "heads": 8, "ffn": 2048, "encoder_layers": 6, "decoder_layers": 6, "queries": 900, "levels": 4,
+        "points": 4, "dropout": 0.0, "denoising": 100, "label_noise": 0.5,
+    }  # fmt: skip
+    assert {key: student[key] for key in wanted} == wanted
+    assert (student["backbone"]["name"], student["backbone"]["levels"], student["backbone"]["norm"]) == (backbone, [2, 3, 4], "frozen")
+    # AdamW 1e-4, a tenth for the backbone alone, L2 clip 0.1, class loss 1 beside its matching cost 2
+    assert (train["learning_rate"], train["backbone_factor"], train["sampling_factor"]) == (1e-4, 0.1, 1.0)
+    assert (train["weight_decay"], train["clip_norm"], train["batch_size"], train["class_weight"]) == (1e-4, 0.1, 16, 1.0)
+    assert train["steps"] == epochs * COCO_EPOCH and [round(epochs * drop) for drop in train["drops"]] == [epochs * 11 // 12]
 
 
 def test_the_distillation_is_the_released_one():
@@ -95,7 +129,7 @@ def test_the_unequal_depths_are_those_of_table_four(arm: str | None, depth: tupl
     assert values_of(CONDITIONAL, arm)["methods"][0]["depth"] == "groups"
 
 
-@pytest.mark.parametrize("name", ["kitti_dab_detr_clockdistill", "coco_deformable_detr_clockdistill"])
+@pytest.mark.parametrize("name", ["kitti_dab_detr_clockdistill", "coco_deformable_detr_clockdistill", "coco_dino_clockdistill"])
 def test_clockdistill_has_its_second_hand_weights_and_says_what_it_is(name: str):
     path = FOLDER / f"{name}.yaml"
     (method,) = values_of(path)["methods"]
