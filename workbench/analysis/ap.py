@@ -139,7 +139,7 @@ def evaluate(
     """
     if max_detections < 10:
         raise ValueError(f"max_detections is {max_detections}; AR at 10 detections needs at least 10")
-    rows = _rows(truth, detections)
+    rows = detection_rows(truth, detections)
     if backend == "hotcoco":
         gt = hotcoco.COCO(dict(truth))
         evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
@@ -171,7 +171,7 @@ def light_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _rows(truth: Mapping[str, Any], detections: Detections) -> np.ndarray:
+def detection_rows(truth: Mapping[str, Any], detections: Detections) -> np.ndarray:
     """``[D, 7]`` float64: image_id, x, y, width, height, score, category_id."""
     image, category, score, x1, y1, x2, y2 = (np.asarray(detections[name], dtype=np.float64) for name in _COLUMNS)
     rows = np.stack([image, x1, y1, x2 - x1, y2 - y1, score, category], axis=1)
