@@ -25,7 +25,7 @@ def drop(truth: dict[str, Any], detections: pd.DataFrame, slot: int, cut: int = 
 
 
 @given(seed=st.integers(0, 10_000), cut=st.sampled_from([10, 12, 100]))
-@hypothesis_settings(max_examples=5)
+@hypothesis_settings(max_examples=3)
 def test_the_drop_of_every_slot_is_what_pycocotools_loses_without_its_detections(seed: int, cut: int):
     truth, detections = random_slots(seed, images=3, copies=3)
     frame = ap_drops(truth, detections, blocks=0, max_detections=cut)
