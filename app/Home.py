@@ -12,6 +12,7 @@ st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", l
 st.html(f"<style>{STYLE}</style>")
 pages = [
     st.Page("overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
-    st.Page("image.py", title="Image", icon=":material/image_search:"),
+    st.Page("training.py", title="Training", icon=":material/show_chart:"),
+    st.Page("image.py", title="Matching explorer", icon=":material/image_search:"),
 ]
 st.navigation(pages, position="top").run()

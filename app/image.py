@@ -1,10 +1,10 @@
 """One validation image: targets, boxes of teacher and student, their mates, and the selection mask."""
 
+import reads
 import shared
 import streamlit as st
 
 from workbench.cache.queries import TEACHER_STEP
-from workbench.errors import WorkbenchError
 from workbench.views.catalog import VALIDATION
 from workbench.views.image import CAPTION, MASK_CAPTION, image_figure, mate_table, target_table
 
@@ -37,7 +37,7 @@ TARGETS = {
 }
 PLOT = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
-entries = {entry.run.name: entry for entry in shared.usable_runs() if entry.run.query_steps(VALIDATION)}
+entries = {name: entry for name, entry in shared.usable_runs().items() if entry.run.query_steps(VALIDATION)}
 if not entries:
     shared.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
     st.stop()
@@ -50,49 +50,52 @@ run = entries[name].run
 steps = run.query_steps(VALIDATION)
 step = shared.choose("step", steps, steps[-1])
 bar[1].selectbox("Step", steps, key="step", help="Evaluations whose queries were kept.")
-try:
-    data = shared.dataset(run.info())
+
+
+@shared.guarded("This image cannot be shown")
+def body() -> None:
+    """Everything that depends on the image."""
+    data = reads.dataset(run.info())
     number = int(shared.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number
     bar[2].number_input(f"Image of {len(data)}", 1, len(data), key="image", help="Position in the validation split.")
     record, pixels = data.records[number - 1], data.image(number - 1)
-    rows = shared.image_queries(str(run.path), step, record.image_id, shared.stamp(run.queries_path(VALIDATION, step)))
-except WorkbenchError as error:
-    shared.banner("error", "This image cannot be shown", str(error))
-    st.stop()
+    rows = reads.image_queries(str(run.path), step, record.image_id, reads.stamp(run.queries_path(VALIDATION, step)))
+    student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
+    layers = sorted(int(number) for number in student["layer"].unique())
+    layer = shared.choose("layer", layers, layers[-1])
+    bar[3].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
+    student = student[student["layer"] == layer]
+    mate_layers = student["mate_layer"].dropna()
+    teacher = teacher[teacher["layer"] == (int(mate_layers.iloc[0]) if len(mate_layers) else -1)]
+    threshold = shared.choose_number("score", 0.0, 1.0, 0.3)
+    bar[4].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
+    masks = reads.image_masks(str(run.path), record.image_id, reads.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
+    places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
+    place = shared.choose("mask", ["off", *places], "off")
+    bar[5].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)
+    opacity = shared.choose_number("opacity", 0.0, 1.0, 0.7)
+    bar[6].slider("Mask opacity", 0.0, 1.0, step=0.05, key="opacity", disabled=place == "off")
 
-student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
-layers = sorted(int(number) for number in student["layer"].unique())
-layer = shared.choose("layer", layers, layers[-1])
-bar[3].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
-student = student[student["layer"] == layer]
-mate_layers = student["mate_layer"].dropna()
-teacher = teacher[teacher["layer"] == (int(mate_layers.iloc[0]) if len(mate_layers) else -1)]
-threshold = shared.choose_number("score", 0.0, 1.0, 0.3)
-bar[4].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
-masks = shared.image_masks(str(run.path), record.image_id, shared.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
-places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
-place = shared.choose("mask", ["off", *places], "off")
-bar[5].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)
-opacity = shared.choose_number("opacity", 0.0, 1.0, 0.7)
-bar[6].slider("Mask opacity", 0.0, 1.0, step=0.05, key="opacity", disabled=place == "off")
+    picture, tables = st.columns([1, 1.12], gap="medium")
+    with picture:
+        mask = masks[places[place]] if place != "off" else None
+        figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
+        st.plotly_chart(figure, key="figure", config=PLOT)
+    with tables:
+        st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
+        if len(teacher):
+            mates = mate_table(student, teacher, data.classes, threshold)
+            st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
+            st.caption(CAPTION)
+        targets = target_table(record, data.classes, student, teacher)
+        if not len(teacher):
+            st.caption("This run was traced without a teacher: there are no mates.")
+            targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
+        st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
+        shared.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
 
-picture, tables = st.columns([1, 1.12], gap="medium")
-with picture:
-    mask = masks[places[place]] if place != "off" else None
-    figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
-    st.plotly_chart(figure, key="figure", config=PLOT)
-with tables:
-    st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
-    if len(teacher):
-        mates = mate_table(student, teacher, data.classes, threshold)
-        st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
-        st.caption(CAPTION)
-    targets = target_table(record, data.classes, student, teacher)
-    if not len(teacher):
-        st.caption("This run was traced without a teacher: there are no mates.")
-        targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
-    st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
-    st.caption("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and the IoU of its box.")
+    shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 
-shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
+
+body()

@@ -1,9 +1,10 @@
-"""Runs side by side: the summary table, AP beside match stability, results by arm and seed, and the terms of one run."""
+"""Runs side by side: the summary table, AP beside match stability, and results by arm and seed."""
 
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
+import reads
 import shared
 import streamlit as st
 
@@ -23,7 +24,7 @@ def column_config(columns: dict[str, Column]) -> dict[str, Any]:
     }
 
 
-entries = {entry.run.name: entry for entry in shared.usable_runs()}
+entries = shared.usable_runs()
 names = list(entries)
 shared.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
 st.multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
@@ -35,14 +36,15 @@ if not chosen:
 
 
 @st.fragment(run_every=shared.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
+@shared.guarded("These runs cannot be compared")
 def body() -> None:
     """Everything below the choice; drawn anew every few seconds while one of the runs is being trained."""
     for name in chosen:
         if entries[name].error:
             shared.banner("error", "A run failed", f"{name}: {entries[name].error}")
     runs = [entries[name].run for name in chosen]
-    stamps = tuple(shared.run_stamp(run) for run in runs)
-    table = shared.summary(tuple(str(run.path) for run in runs), stamps)
+    stamps = tuple(reads.run_stamp(run) for run in runs)
+    table = reads.summary(tuple(str(run.path) for run in runs), stamps)
     frame, columns = readable(table)
     # links lead to the image page with that run
     frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
@@ -50,7 +52,7 @@ def body() -> None:
     left, right = st.columns([12, 1], vertical_alignment="center")
     left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it.")
     right.download_button("CSV", table.to_csv(index=False), "runs.csv", "text/csv", icon=":material/download:", width="stretch")
-    points = pd.concat([shared.progress(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
+    points = pd.concat([reads.progress(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
     st.plotly_chart(views.progress_figure(points, chosen), key="progress")
     st.caption(views.PROGRESS_CAPTION)
     left, right = st.columns(2, gap="medium")
@@ -62,17 +64,10 @@ def body() -> None:
         st.caption(views.RESULTS_CAPTION if len(results) else "No run of these has finished yet.")
     with right:
         st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([shared.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
+        layers = pd.concat([reads.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
         st.plotly_chart(views.layers_figure(layers, chosen), key="layers")
         st.caption(views.LAYERS_CAPTION)
-    st.markdown("**Training**")
-    shared.choose("training", chosen, chosen[-1])
-    st.selectbox("Run", chosen, key="training", format_func=lambda name: entries[name].title, width=520, label_visibility="collapsed")
-    metrics = pd.DataFrame(entries[st.session_state["training"]].run.metrics())
-    if len(metrics):
-        st.plotly_chart(views.training_figure(metrics), key="terms")
-    st.caption(views.TRAINING_CAPTION)
-    shared.write_address(run=chosen, training=st.session_state["training"])
+    shared.write_address(run=chosen)
 
 
 body()

@@ -1,49 +1,48 @@
-"""What the pages share: the state of a page in its address, banners, and reads that are kept until a file changes.
+"""What the pages share: the state of a page in its address, choices of run and evaluation, charts, tables and banners.
 
 Names of runs and classes are data: they go into tables, text and options, which show characters, never into markdown.
 """
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+import duckdb
 import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
 import streamlit as st
+from safetensors import SafetensorError
 
-from workbench.analysis.summary import table
-from workbench.cache.queries import TEACHER_STEP, read_queries
-from workbench.cache.states import read_masks
-from workbench.datasets import Dataset
-from workbench.errors import RunError
-from workbench.runs import Run, runs_root
-from workbench.views.catalog import VALIDATION, Entry, catalog, open_data
-from workbench.views.overview import layer_points, progress_points
+from workbench.errors import WorkbenchError
+from workbench.runs import runs_root
+from workbench.views.catalog import Entry, catalog
 
 REFRESH_SECONDS = 5
 T = TypeVar("T")
+_DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
+_MARKDOWN = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def choose(key: str, options: Sequence[T], default: T) -> T:
     """Sees to it that the widget ``key`` starts with what the address says, or ``default``, and never with a value that is not offered.
 
-    Call it before the widget, and ``write_address`` once all widgets are made.
+    What was chosen on another page counts before ``default``. Call it before the widget, and ``write_address`` once all widgets are made.
     """
     known = {str(option): option for option in options}
-    asked = st.session_state.get(key, st.query_params.get(key))
-    st.session_state[key] = known.get(str(asked), default)
+    value = _asked(key)
+    st.session_state[key] = known.get(str(value), default)
     return st.session_state[key]
 
 
 def choose_number(key: str, low: float, high: float, default: float) -> float:
     """``choose`` for numbers between two ends."""
-    value = st.session_state.get(key)
-    if value is None:
-        try:
-            value = float(st.query_params.get(key, default))
-        except ValueError:
-            value = default
+    try:
+        value = float(_asked(key, default))
+    except (TypeError, ValueError):
+        value = default
     # also false for NaN
     st.session_state[key] = value if low <= value <= high else default
     return st.session_state[key]
@@ -52,22 +51,31 @@ def choose_number(key: str, low: float, high: float, default: float) -> float:
 def choose_several(key: str, options: Sequence[str], default: Sequence[str]) -> list[str]:
     """``choose`` for any number of names."""
     value = st.session_state.get(key)
-    if value is None:
+    if not isinstance(value, list):
         value = st.query_params.get_all(key) if key in st.query_params else default
     st.session_state[key] = [name for name in value if name in options]
     return st.session_state[key]
 
 
+def _asked(key: str, default: Any = None) -> Any:
+    """What the widget holds, else what the address says, else what was last chosen on any page."""
+    value = st.session_state.get(key)
+    if value is None or isinstance(value, list):
+        value = st.query_params.get(key, st.session_state.get("chosen", {}).get(key, default))
+    return value
+
+
 def write_address(**state: Any) -> None:
-    """Puts the state of the page into the address, so that a link opens the same view."""
+    """Puts the state of the page into the address, so that a link opens the same view, and keeps it for the other pages."""
+    st.session_state["chosen"] = st.session_state.get("chosen", {}) | {k: v for k, v in state.items() if not isinstance(v, list)}
     st.query_params.from_dict({key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in state.items()})
 
 
-def usable_runs() -> list[Entry]:
-    """The runs that can be shown; a banner names the others. Ends the page where there is none."""
+def usable_runs() -> dict[str, Entry]:
+    """The runs that can be shown, by name; a banner names the others. Ends the page where there is none."""
     root = runs_root()
     entries = catalog(root)
-    usable = [entry for entry in entries if not entry.problem]
+    usable = {entry.run.name: entry for entry in entries if not entry.problem}
     for entry in entries:
         if entry.problem:
             banner("warning", "A run cannot be shown", f"{entry.run.name}: {entry.problem}")
@@ -86,62 +94,66 @@ def _wait_for_a_run(root: Path) -> None:
         st.rerun()
 
 
+def select(place: Any, label: str, key: str, options: Sequence[T], default: T, **more: Any) -> T:
+    """A select box whose choice is part of the address."""
+    choose(key, options, default)
+    return place.selectbox(label, options, key=key, **more)
+
+
+def select_run(place: Any, entries: Mapping[str, Entry], key: str = "run", label: str = "Run") -> Entry:
+    """A select box of runs; the newest is chosen at first."""
+    newest = max(entries.values(), key=lambda entry: entry.created).run.name
+    return entries[select(place, label, key, list(entries), newest, format_func=lambda name: entries[name].title)]
+
+
 def banner(kind: str, title: str, detail: str) -> None:
     """A warning that does not end the page; ``detail`` is shown as text."""
     {"warning": st.warning, "error": st.error, "info": st.info}[kind](title, icon=":material/info:")
     st.text(detail)
 
 
-def stamp(*paths: Path) -> tuple[tuple[str, int], ...]:
-    """Names and times of files: the key under which what was read from them is kept."""
-    return tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
-
-
-@st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
-def _dataset(_info: dict[str, Any], key: str) -> Dataset:
-    return open_data(_info)
-
-
-def dataset(info: dict[str, Any]) -> Dataset:
-    """The validation data of a run, given its ``run.json``; opened once for all runs on the same data."""
-    return _dataset(info, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
-
-
-@st.cache_data(max_entries=256, show_spinner=False)
-def image_queries(run_path: str, step: int, image_id: int, key: tuple[tuple[str, int], ...]) -> pd.DataFrame:
-    """Rows of the query table of one image at one step, those of the teacher included where there are any."""
-    run = Run(Path(run_path))
-    steps = [step, *([TEACHER_STEP] if run.queries_path(VALIDATION, TEACHER_STEP).exists() else [])]
-    return read_queries(run, VALIDATION, steps, where="image_id = $image", parameters={"image": image_id})
-
-
-@st.cache_data(max_entries=256, show_spinner=False)
-def image_masks(run_path: str, image_id: int, key: tuple[tuple[str, int], ...]) -> dict[tuple[int, int], np.ndarray]:
-    """Selection masks of one image by layer and level; none for images that were not sampled and runs without a teacher."""
+@contextmanager
+def guarded(title: str) -> Iterator[None]:
+    """A part of a page: a file that is missing or damaged leaves a banner in its place, and the rest of the page is drawn."""
     try:
-        return read_masks(Run(Path(run_path)), VALIDATION, TEACHER_STEP, image_id)
-    except RunError:
-        return {}
+        yield
+    except WorkbenchError as error:
+        banner("error", title, str(error))
+    except _DAMAGED as error:
+        banner("error", title, f"a file of the run cannot be read: {error}")
 
 
-def run_stamp(run: Run) -> tuple[tuple[str, int], ...]:
-    """Changes with every evaluation of a run, and with its state."""
-    return stamp(run.info_path, run.evaluations_path, *(run.queries_path(VALIDATION, step) for step in run.query_steps(VALIDATION)))
+def note(text: str) -> None:
+    """One line of explanation below a chart or table; its characters are shown as they are."""
+    st.caption(_MARKDOWN.sub(r"\\\1", text))
 
 
-@st.cache_data(max_entries=256, show_spinner="Reading the queries ...")
-def progress(run_path: str, key: tuple[tuple[str, int], ...]) -> pd.DataFrame:
-    """AP and stability of a run by evaluation."""
-    return progress_points(Run(Path(run_path)))
+def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None = None, *, on_select: str | Callable[[], None] = "ignore",
+          modes: Sequence[str] = ("points", "box"), **config: Any) -> Any:  # fmt: skip
+    """A figure, its definition in one line, and its numbers as CSV; PNG is in the bar above the figure.
 
+    Args:
+        figure: of ``workbench.views``.
+        key: of the element, and the name of its files.
+        meaning: what is shown, with n.
+        data: what it was drawn from.
+        on_select: as of ``st.plotly_chart``.
+        modes: of selection.
+        config: of plotly.
 
-@st.cache_data(max_entries=256, show_spinner=False)
-def layers(run_path: str, key: tuple[tuple[str, int], ...]) -> pd.DataFrame:
-    """Stability of a run between decoder layers."""
-    return layer_points(Run(Path(run_path)))
-
-
-@st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
-def summary(run_paths: tuple[str, ...], key: tuple[tuple[tuple[str, int], ...], ...]) -> pd.DataFrame:
-    """The summary table of some runs and their teachers."""
-    return table([Run(Path(path)) for path in run_paths], with_teacher=True)
+    Returns:
+        The selection, where there is one.
+    """
+    # on the page's own ground, so that a picture taken of it can be read elsewhere
+    figure.update_layout(paper_bgcolor=None, plot_bgcolor=None)
+    image = {"format": "png", "filename": key, "scale": 2}
+    bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
+    event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=tuple(modes))  # pyright: ignore[reportArgumentType] - names of modes
+    left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (st.container(), None)
+    with left:
+        note(meaning)
+    if right is not None and data is not None:
+        rows = data
+        right.download_button("CSV", lambda: rows.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
+                              type="tertiary", help="The numbers behind this figure.")  # fmt: skip
+    return event

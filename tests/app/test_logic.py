@@ -43,10 +43,31 @@ def test_a_comparison_is_chosen_at_first_and_written_into_the_address(page, runs
 
 
 def test_the_run_whose_terms_are_drawn_is_part_of_the_address(page):
-    test = page("overview", run=["undistilled", "distilled"])
+    test = page("training", run="distilled")
+    assert test.selectbox[0].value == "distilled"
     test.selectbox[0].set_value("undistilled").run()
-    assert test.query_params["training"] == "undistilled"
-    assert page("overview", run=["undistilled", "distilled"], training="undistilled").selectbox[0].value == "undistilled"
+    assert test.query_params["run"] == "undistilled"
+
+
+@pytest.mark.parametrize("name", ["evaluations.jsonl", "metrics.jsonl", "timings.jsonl"])
+def test_lines_that_lack_what_they_are_for_are_a_banner_and_no_traceback(page, runs_root: Path, tmp_path: Path, name: str):
+    root = copied(runs_root, tmp_path / "copy")
+    (root / "distilled" / name).write_text('{"step": 10}\n[1, 2]\n')
+    for where in ("overview", "training"):
+        test = page(where, root)
+        assert not test.exception
+        assert [warning.value for warning in test.warning] == ["A run cannot be shown"]
+        assert any("distilled" in text.value and name in text.value for text in test.text)
+
+
+def test_a_damaged_query_table_is_a_banner_and_the_rest_of_the_page_is_drawn(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    for file in (root / "distilled").rglob("*.parquet"):
+        file.write_bytes(b"PAR1 and then nothing of the kind")
+    for where in ("overview", "image"):
+        test = page(where, root, run="distilled")
+        assert not test.exception
+        assert test.error
 
 
 def test_choosing_nothing_asks_for_a_choice(page):
@@ -116,6 +137,6 @@ def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_pa
 
 
 def test_no_page_loads_torch():
-    modules = "shared, workbench.views.image, workbench.views.overview, workbench.views.summary"
+    modules = "shared, reads, workbench.views.image, workbench.views.overview, workbench.views.summary, workbench.views.training"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

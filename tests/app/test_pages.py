@@ -59,7 +59,7 @@ def query(url: str) -> dict[str, list[str]]:
 
 def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page: OpenPage):
     page = open_page(f"{address}/?run=undistilled&run=distilled")
-    assert charts_drawn(page, 4)
+    assert charts_drawn(page, 3)
     assert exceptions(page) == 0
     assert page.locator(".legendtext").all_text_contents()[:2] == ["undistilled", "distilled"]
 
@@ -166,7 +166,7 @@ def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: st
 def test_runs_that_cannot_be_shown_are_named_and_the_others_are_shown(hostile_address: str, open_page: OpenPage):
     page = open_page(f"{hostile_address}/?run=tiny-teacher&run=without-queries")
     assert exceptions(page) == 0
-    assert charts_drawn(page, 4)
+    assert charts_drawn(page, 3)
     text = page.locator("[data-testid=stMain]").inner_text()
     assert "of-another-version: format version 99; this workbench reads 1" in text
     assert "garbled: " in text

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from workbench.views.overview import layers_figure, progress_figure, results_figure, training_figure
+from workbench.views.overview import layers_figure, progress_figure, results_figure
 from workbench.views.style import GREY, run_style
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -44,8 +44,7 @@ def test_names_of_runs_never_reach_plotly_as_markup():
     table = pd.DataFrame({"run": RUNS, "recipe": RUNS, "arm": RUNS, "seed": 0, "schedule": "equal steps"})
     table = table.assign(split="test", ap=0.5, teacher_ap=None)
     layers = pd.DataFrame([{"run": r, "layer": 1, "churn": 0.5, "n": 3, "model": "student"} for r in RUNS])
-    metrics = pd.DataFrame({"step": [1, 2], f"raw/{HOSTILE}": [1.0, 2.0]})
-    for figure in (progress_figure(points(), RUNS), results_figure(table, RUNS), layers_figure(layers, RUNS), training_figure(metrics)):
+    for figure in (progress_figure(points(), RUNS), results_figure(table, RUNS), layers_figure(layers, RUNS)):
         assert "<img" not in figure.to_json().replace("\\u003c", "<")
 
 
@@ -74,19 +73,3 @@ def test_runs_of_one_teacher_show_it_once_in_grey():
     teacher = figure.data[-1]
     assert len(figure.data) == 3
     assert (teacher.name, teacher.line.color, list(teacher.x)) == ("teacher big", GREY, [1, 2])
-
-
-def test_a_run_without_distillation_has_no_empty_panels():
-    metrics = pd.DataFrame({"step": [10, 20], "loss": [2.0, 1.0], "learning_rate": [1e-3, 1e-3], "detection/class": [1.0, 0.5]})
-    figure = training_figure(metrics)
-    assert [annotation.text for annotation in figure.layout.annotations] == ["Detection terms, raw", "Learning rate"]
-
-
-def test_a_term_keeps_its_colour_and_gaps_are_left_out():
-    terms = {"raw/m.features": [2.0, 1.0], "weighted/m.features": [4.0, 2.0], "share/m.features": [np.nan, 0.5]}
-    metrics = pd.DataFrame({"step": [10, 20], **terms})
-    figure = training_figure(metrics)
-    assert {trace.line.color for trace in figure.data} == {figure.data[0].line.color}
-    assert list(figure.data[2].x) == [20]
-    assert list(figure.data[2].y) == [50.0]
-    assert [trace.showlegend for trace in figure.data] == [True, False, False]

@@ -88,6 +88,13 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != "undistilled", entry.arm, entry.run.name
 
 
+def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> None:
+    for number, line in enumerate(lines, start=1):
+        lacking = [name for name in needed if not isinstance(line, dict) or name not in line]
+        if lacking or (isinstance(line, dict) and "coco" in needed and "ap" not in dict(line["coco"])):
+            raise RunError(f"{path.name} is damaged in entry {number}: it lacks {', '.join(lacking) or 'ap'}. Remove the line.")
+
+
 def _entry(run: Run) -> Entry:
     try:
         info = read_json(run.info_path)
@@ -95,8 +102,11 @@ def _entry(run: Run) -> Entry:
         if version != FORMAT_VERSION:
             return Entry(run, problem=f"format version {version}; this workbench reads {FORMAT_VERSION}")
         group = info["group"]
+        # broken lines are a problem of the run, here and not on every page
         lines = run.metrics()
-        run.evaluations()  # broken ones are a problem of the run, here and not on every page
+        _check_lines(run.metrics_path, lines, ("step",))
+        _check_lines(run.timings_path, run.timings(), ("step", "wall", "cpu"))
+        _check_lines(run.evaluations_path, run.evaluations(), ("step", "split", "coco"))
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(

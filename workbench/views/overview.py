@@ -1,4 +1,4 @@
-"""Figures that lay runs side by side: AP beside stability over training, results by arm and seed, and the loss terms of one run."""
+"""Figures that lay runs side by side: AP beside stability over training, and results by arm and seed."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,10 +21,6 @@ RESULTS_CAPTION = (
     "run's process seconds, the teacher's forward pass counted, evaluation not."
 )
 LAYERS_CAPTION = "Of the targets matched at layer l-1 and at layer l of the last evaluation, the share whose query changed in between."
-TRAINING_CAPTION = (
-    "Share: gradient norm of a weighted term on the student's parameters, divided by that of the weighted detection loss. "
-    "Cosine: between the two gradients; below 0 the term works against detection."
-)
 
 
 class Panel(NamedTuple):
@@ -154,47 +150,3 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
     return quiet(figure, 280)
-
-
-_TRAINING = (
-    ("detection/", "Detection terms, raw", "loss", False),
-    ("raw/", "Distillation terms, raw", "loss", True),
-    ("weighted/", "Distillation terms, weighted", "loss", True),
-    ("share/", "Gradient share of detection", "%", False),
-    ("cosine/", "Cosine with detection gradient", "cosine", False),
-    ("learning_rate", "Learning rate", "per step", False),
-)
-
-
-def training_figure(metrics: pd.DataFrame) -> go.Figure:
-    """Loss terms raw and weighted, what each sends as gradient, and the learning rate, of one run.
-
-    Args:
-        metrics: lines of ``metrics.jsonl``; panels of which it has no column are left out.
-    """
-    panels = [(panel, [name for name in metrics.columns if name.startswith(panel[0])]) for panel in _TRAINING]
-    panels = [(panel, names) for panel, names in panels if names]
-    columns = min(3, max(len(panels), 1))
-    rows = max(-(-len(panels) // columns), 1)
-    titles = [panel[1] for panel, _ in panels]
-    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.2)
-    terms = sorted({name.partition("/")[2] for _, names in panels for name in names if "/" in name})
-    seen: set[str] = set()
-    for index, ((prefix, title, unit, logarithmic), names) in enumerate(panels):
-        row, column = index // columns + 1, index % columns + 1
-        for name in names:
-            term = name.partition("/")[2] or name
-            position = terms.index(term) if term in terms else 0
-            colour, dash = run_style(position) if term in terms else (GREY, "solid")
-            values = metrics[["step", name]].dropna()
-            figure.add_scatter(
-                x=values["step"], y=values[name] * (100 if prefix == "share/" else 1), name=plain(term), mode="lines",
-                legendgroup=str(position), showlegend=term in terms and term not in seen,
-                line={"color": colour, "dash": dash, "width": 1.5},
-                hovertemplate=f"{plain(term)}<br>step %{{x}}: %{{y:.4g}}<extra>{plain(title)}</extra>", row=row, col=column,
-            )  # fmt: skip
-            seen.add(term)
-        scale = {"type": "log", "dtick": "D2"} if logarithmic else {"type": "linear"}
-        figure.update_yaxes({"title_text": unit, **scale}, row=row, col=column)
-        figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=row, col=column)
-    return quiet(figure, 90 + 230 * rows, legend_y=1.06 if rows > 1 else 1.12)

@@ -1,0 +1,82 @@
+"""Reads that are kept until the files they came from change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from workbench.analysis.summary import table
+from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.cache.states import read_masks
+from workbench.datasets import Dataset
+from workbench.errors import RunError
+from workbench.runs import Run
+from workbench.views import training
+from workbench.views.catalog import VALIDATION, open_data
+from workbench.views.overview import layer_points, progress_points
+
+Stamp = tuple[tuple[str, int], ...]
+
+
+def stamp(*paths: Path) -> Stamp:
+    """Names and times of files: the key under which what was read from them is kept."""
+    return tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
+def _dataset(_info: dict[str, Any], key: str) -> Dataset:
+    return open_data(_info)
+
+
+def dataset(info: dict[str, Any]) -> Dataset:
+    """The validation data of a run, given its ``run.json``; opened once for all runs on the same data."""
+    return _dataset(info, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def image_queries(run_path: str, step: int, image_id: int, key: Stamp) -> pd.DataFrame:
+    """Rows of the query table of one image at one step, those of the teacher included where there are any."""
+    run = Run(Path(run_path))
+    steps = [step, *([TEACHER_STEP] if run.queries_path(VALIDATION, TEACHER_STEP).exists() else [])]
+    return read_queries(run, VALIDATION, steps, where="image_id = $image", parameters={"image": image_id})
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def image_masks(run_path: str, image_id: int, key: Stamp) -> dict[tuple[int, int], np.ndarray]:
+    """Selection masks of one image by layer and level; none for images that were not sampled and runs without a teacher."""
+    try:
+        return read_masks(Run(Path(run_path)), VALIDATION, TEACHER_STEP, image_id)
+    except RunError:
+        return {}
+
+
+def run_stamp(run: Run) -> Stamp:
+    """Changes with every evaluation of a run, and with its state."""
+    return stamp(run.info_path, run.evaluations_path, *(run.queries_path(VALIDATION, step) for step in run.query_steps(VALIDATION)))
+
+
+@st.cache_data(max_entries=256, show_spinner="Reading the queries ...")
+def progress(run_path: str, key: Stamp) -> pd.DataFrame:
+    """AP and stability of a run by evaluation."""
+    return progress_points(Run(Path(run_path)))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def layers(run_path: str, key: Stamp) -> pd.DataFrame:
+    """Stability of a run between decoder layers."""
+    return layer_points(Run(Path(run_path)))
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
+def summary(run_paths: tuple[str, ...], key: tuple[Stamp, ...]) -> pd.DataFrame:
+    """The summary table of some runs and their teachers."""
+    return table([Run(Path(path)) for path in run_paths], with_teacher=True)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def training_lines(run_path: str, key: Stamp) -> tuple[pd.DataFrame, int]:
+    """What a run logged, thinned to what a page can draw, and how many lines each row is the mean of."""
+    return training.thinned(training.training_lines(Run(Path(run_path))))
