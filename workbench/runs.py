@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from workbench.errors import RunError
 from workbench.files import read_json, write_json
+
+if TYPE_CHECKING:  # listing runs needs no pandas
+    import pandas as pd
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"  # written last into a folder of several files
@@ -122,6 +125,22 @@ class Run:
             return []
         steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
         return sorted(step for step in steps if step >= 0)
+
+    def queries(
+        self,
+        where: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        split: str = "val",
+        steps: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> "pd.DataFrame":
+        """Rows of the query table; see ``cache.queries.read_queries``.
+
+        Example: ``run.queries("image_id = $image and layer = 5", {"image": 139}, steps=[4000])``
+        """
+        from workbench.cache.queries import read_queries  # the reader loads DuckDB, which nothing else of a run needs
+
+        return read_queries(self, split, steps, columns, where, parameters)
 
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""

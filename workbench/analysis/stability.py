@@ -1,7 +1,8 @@
 """How stable the matching is, and how far teacher and student agree in it; computed from rows of the query table.
 
 Moments are evaluations (same layer) or decoder layers (same evaluation). Between evaluations a query is the same when its slot is, or,
-for families that select queries per image, when its ``source`` (encoder cell) is. Between layers of one evaluation it is its slot.
+for families that select queries per image, when its ``source`` (encoder cell) is; where the size of the input differs, cells do too, and
+it is the same when its box is, to an IoU of 0.7. Between layers of one evaluation it is its slot.
 
 Only matched rows are looked at. The rest follow: an unmatched query has target -1, an image with n targets has min(n, queries) matched
 rows, and images without targets, which are left out, have none. Crowd and ignored regions are never matched, so they never count.
@@ -12,13 +13,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.same_box import BOX, SAME_BOX_IOU, elementwise_iou, paired_boxes
 from workbench.cache.queries import TEACHER_STEP
 
 NEEDED = ("step", "model", "image_id", "layer", "query", "source", "match", "quality", "mate", "mate_layer")  # columns of the table
 Moment = Literal["step", "layer"]
+Identity = Literal["source", "box"]
+_COLUMNS = ["step", "layer", "previous", "churn", "n", "instability", "instability_normalised", "images", "matches"]
 
 
-def churn_over_steps(queries: pd.DataFrame, layers: Literal["last", "all"] = "last", model: str = "student") -> pd.DataFrame:
+def churn_over_steps(
+    queries: pd.DataFrame, layers: Literal["last", "all"] = "last", model: str = "student", identity: Identity = "source"
+) -> pd.DataFrame:
     """Churn and instability from each evaluation to the next.
 
     Churn: of the targets matched at both, the share whose query changed; totals over images. Instability (IS, DN-DETR): mean over
@@ -28,6 +34,7 @@ def churn_over_steps(queries: pd.DataFrame, layers: Literal["last", "all"] = "la
         queries: rows of the query table.
         layers: the last layer, or every one.
         model: whose rows.
+        identity: what makes a query the same; "box" needs the columns ``cx``, ``cy``, ``w`` and ``h`` as well.
 
     Returns:
         One row per step and layer: ``step``, ``layer``, ``previous`` (the step compared with), ``churn`` 0..1, ``n`` (targets matched
@@ -37,7 +44,7 @@ def churn_over_steps(queries: pd.DataFrame, layers: Literal["last", "all"] = "la
     rows = _matched(queries, model, by_source=True)
     if layers == "last":
         rows = rows[rows["layer"] == rows["layer"].max()]
-    return _changes(rows[rows["step"] != TEACHER_STEP], "step", "layer")
+    return _changes(rows[rows["step"] != TEACHER_STEP], "step", identity)
 
 
 def churn_over_layers(queries: pd.DataFrame, step: int | None = None, model: str = "student") -> pd.DataFrame:
@@ -52,10 +59,12 @@ def churn_over_layers(queries: pd.DataFrame, step: int | None = None, model: str
         Columns as of ``churn_over_steps``; ``previous`` is a layer, and layer 0 has nulls.
     """
     rows = _matched(queries, model)
-    return _changes(rows if step is None else rows[rows["step"] == step], "layer", "step")
+    return _changes(rows if step is None else rows[rows["step"] == step], "layer", "source")
 
 
-def churn_by_class(queries: pd.DataFrame, targets: pd.DataFrame, over: Moment = "step", model: str = "student") -> pd.DataFrame:
+def churn_by_class(
+    queries: pd.DataFrame, targets: pd.DataFrame, over: Moment = "step", model: str = "student", identity: Identity = "source"
+) -> pd.DataFrame:
     """Churn of the targets of each class: between evaluations at the last layer, or between the layers of every evaluation.
 
     Args:
@@ -63,6 +72,7 @@ def churn_by_class(queries: pd.DataFrame, targets: pd.DataFrame, over: Moment = 
         targets: columns ``image_id``, ``target`` (index in file order), ``label``.
         over: which moments.
         model: whose rows.
+        identity: between evaluations; see ``churn_over_steps``.
 
     Returns:
         One row per moment and label: ``step``, ``layer``, ``previous``, ``label``, ``churn``, ``n``; the first moment is left out.
@@ -71,11 +81,12 @@ def churn_by_class(queries: pd.DataFrame, targets: pd.DataFrame, over: Moment = 
     if over == "step":
         rows = rows[(rows["layer"] == rows["layer"].max()) & (rows["step"] != TEACHER_STEP)]
     rows = rows.merge(targets.rename(columns={"target": "match"})[["image_id", "match", "label"]], on=["image_id", "match"])
-    other = "layer" if over == "step" else "step"
-    now, before, moments = _moments(rows, over)
-    counted = _churn(now, before, ["moment", other, "label"]).reset_index()
-    counted = counted.assign(**{over: moments[counted["moment"]], "previous": moments[counted["moment"] - 1]})
-    return counted[["step", "layer", "previous", "label", "churn", "n"]].sort_values(["step", "layer", "label"], ignore_index=True)
+    at = _Moments(rows, over)
+    before = at.earlier(rows["match"].to_numpy())
+    changed = _differs(rows, before, identity)
+    both = rows.assign(changed=changed, previous=at.moments[np.maximum(at.number - 1, 0)])[before >= 0]
+    counted = both.groupby(["step", "layer", "previous", "label"])["changed"]
+    return pd.DataFrame({"churn": counted.mean(), "n": counted.size()}).reset_index()
 
 
 def pooled(changes: pd.DataFrame) -> dict[str, Any]:
@@ -136,43 +147,82 @@ def _matched(queries: pd.DataFrame, model: str, by_source: bool = False) -> pd.D
     return rows.assign(identity=identity, match=rows["match"].astype("int64"))
 
 
-def _moments(rows: pd.DataFrame, over: Moment) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Rows numbered by moment, the same rows under the number of the moment after theirs, and the moments in order."""
-    moments = np.sort(rows[over].unique())
-    now = rows.assign(moment=np.searchsorted(moments, rows[over]))
-    before = now.assign(moment=now["moment"] + 1)
-    return now, before, moments
+class _Moments:
+    """Matched rows numbered so that the same image one moment earlier is found by subtraction.
+
+    Attributes:
+        moments: of the rows, ascending.
+        number: ``[R]`` index into ``moments``.
+        others: values of what is held fixed, ascending.
+        cell: ``[R]`` which moment and which other value, ``number * len(others) + other``.
+        group: ``[R]`` which cell and which image; that of the same image one moment earlier is less by ``stride``.
+    """
+
+    def __init__(self, rows: pd.DataFrame, over: Moment):
+        other = "layer" if over == "step" else "step"
+        self.moments, self.number = np.unique(rows[over].to_numpy(), return_inverse=True)
+        self.others, fixed = np.unique(rows[other].to_numpy(), return_inverse=True)
+        images, image = np.unique(rows["image_id"].to_numpy(), return_inverse=True)
+        self.cell = self.number * len(self.others) + fixed
+        self.cells = len(self.moments) * len(self.others)
+        self.group = self.cell * len(images) + image
+        self.stride = len(self.others) * len(images)
+
+    def earlier(self, value: np.ndarray) -> np.ndarray:
+        """``[R]`` row of the same image and ``value`` one moment earlier, -1 where there is none."""
+        value = value - value.min(initial=0)
+        width = int(value.max(initial=0)) + 1
+        key = self.group * width + value
+        order = np.argsort(key, kind="stable")
+        place = np.searchsorted(key, key - self.stride * width, sorter=order).clip(max=max(len(key) - 1, 0))
+        found = order[place]
+        return np.where(key[found] == key - self.stride * width, found, -1)
+
+    def totals(self, chosen: np.ndarray) -> np.ndarray:
+        """Rows of each cell where ``chosen`` is true."""
+        return np.bincount(self.cell[chosen], minlength=self.cells)
 
 
-def _churn(now: pd.DataFrame, before: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """``churn`` and ``n`` by ``keys``."""
-    both = now.merge(before[[*keys, "image_id", "match", "identity"]], on=[*keys, "image_id", "match"], suffixes=("", "_before"))
-    both["changed"] = both["identity"] != both["identity_before"]
-    changed = both.groupby(keys)["changed"]
-    return pd.DataFrame({"churn": changed.mean(), "n": changed.size()})
+def _differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.ndarray:
+    """``[R]`` bool: the row ``before[r]`` is there and another query's."""
+    if identity == "box":
+        boxes = rows[BOX].to_numpy()
+        return (before >= 0) & (elementwise_iou(boxes, boxes[before]) < SAME_BOX_IOU)
+    query = rows["identity"].to_numpy()
+    return (before >= 0) & (query != query[before])
 
 
-def _changes(rows: pd.DataFrame, over: Moment, other: Moment) -> pd.DataFrame:
-    """The frame that the public functions return; ``other`` is held fixed."""
-    now, before, moments = _moments(rows, over)
-    keys = ["moment", other]
-    image = [*keys, "image_id"]
-    per_image = now.groupby(image).size().rename("matches").reset_index()
+def _changes(rows: pd.DataFrame, over: Moment, identity: Identity) -> pd.DataFrame:
+    """The frame that the public functions return."""
+    at = _Moments(rows, over)
+    match = rows["match"].to_numpy()
+    same_target = at.earlier(match)
+    changed = _differs(rows, same_target, identity)
+    if identity == "box":
+        same_query = paired_boxes(at.group, at.stride, rows[BOX].to_numpy())
+    else:
+        same_query = at.earlier(rows["identity"].to_numpy())
+
+    groups, first, count = np.unique(at.group, return_index=True, return_counts=True)
+    place = np.searchsorted(groups, groups - at.stride).clip(max=max(len(groups) - 1, 0))
     # an image counts where it was looked at, and had targets, at both moments
-    compared = per_image.merge(before[image].drop_duplicates(), on=image)
+    compared = groups[place] == groups - at.stride
+    cells = at.cell[first[compared]]
+    images = np.bincount(cells, minlength=at.cells)
+    now, before = (np.bincount(cells, values, at.cells).astype(np.int64) for values in (count[compared], count[place[compared]]))
+    # of the queries matched at one of the two moments at least, those that kept their target
+    both = same_query >= 0
+    queries = now + before - at.totals(both) - at.totals(both & (match == match[same_query]))
 
-    pairs = now[[*image, "identity", "match"]].merge(before[[*image, "identity", "match"]], on=[*image, "identity"], how="outer",
-                                                     suffixes=("", "_before"))
-    changed = pairs[pairs["match"] != pairs["match_before"]].merge(compared[image], on=image)  # null, so unmatched, is unequal
-    images = compared.groupby(keys).agg(images=("matches", "size"), matches=("matches", "sum"))
-    counts = images.join(changed.groupby(keys).size().rename("queries")).fillna({"queries": 0}).join(_churn(now, before, keys))
-
-    result = now[keys].drop_duplicates().sort_values(keys).merge(counts.reset_index(), on=keys, how="left")
-    result = result.fillna({"n": 0, "images": 0, "matches": 0}).astype({"n": "int64", "images": "int64", "matches": "int64"})
-    result["instability"] = result["queries"] / result["images"]
-    result["instability_normalised"] = result["queries"] / (2 * result["matches"])
-    number = result["moment"].to_numpy()
-    result[over] = moments[number]
-    result["previous"] = pd.Series(moments[np.maximum(number - 1, 0)], result.index, dtype="Int64").mask(number == 0)
-    columns = ["step", "layer", "previous", "churn", "n", "instability", "instability_normalised", "images", "matches"]
-    return result[columns].sort_values(["step", "layer"], ignore_index=True)
+    cell = np.unique(at.cell)
+    number, fixed = np.divmod(cell, max(len(at.others), 1))
+    n = at.totals(same_target >= 0)[cell]
+    with np.errstate(invalid="ignore"):
+        result = pd.DataFrame({
+            over: at.moments[number], "layer" if over == "step" else "step": at.others[fixed],
+            "previous": pd.Series(at.moments[np.maximum(number - 1, 0)], dtype="Int64").mask(number == 0),
+            "churn": at.totals(changed)[cell] / n, "n": n,
+            "instability": queries[cell] / images[cell], "instability_normalised": queries[cell] / (2 * now[cell]),
+            "images": images[cell], "matches": now[cell],
+        })  # fmt: skip
+    return result[_COLUMNS].sort_values(["step", "layer"], ignore_index=True)

@@ -23,6 +23,7 @@ TEACHER_STEP = -1
 _ROW_GROUP = 1 << 16  # small enough that the rows of one image are found by the statistics of their group
 # a dictionary of floats, hardly two of them equal, takes three times as long and half as much space again
 _REPEATING = [field.name for field in QUERY_SCHEMA if not pa.types.is_floating(field.type)]
+_COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast, for a tenth more space
 
 
 class QueryWriter:
@@ -65,7 +66,7 @@ class QueryWriter:
             self._in_order &= self._last_image is None or images[0].as_py() > self._last_image
             self._last_image = images[-1].as_py()
         part = self._folder / f"part-{len(self._parts):05d}.parquet"
-        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
+        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION, use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
         self._parts.append(part)
 
 
@@ -124,14 +125,13 @@ def read_queries(
     chosen = known if columns is None else list(columns)
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"no column {', '.join(unknown)} in the query table; it has {', '.join(known)}")
-    parts = {str(part): step for step in wanted for part in manifest_files(run.queries_path(split, step))}
-    # the names of columns are of the list above and `where` is the programmer's; file names and values are bound
-    source = ', '.join(f'"{name}"' for name in QUERY_SCHEMA.names)
-    query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)}
-        FROM (SELECT {source}, $steps[list_position($parts, filename)] AS step FROM read_parquet($files, filename = true))
-        WHERE {where or "true"}"""
-    values = {"parts": list(parts), "steps": list(parts.values()), "files": [glob.escape(part) for part in parts]}
-    return _connection().cursor().execute(query, {**values, **(parameters or {})}).df()
+    # names of columns are of the list above, steps are numbers and `where` is the programmer's; file names and values are bound
+    source = ", ".join(f'"{name}"' for name in QUERY_SCHEMA.names)
+    tables = [f"SELECT {step}::INTEGER AS step, {source} FROM read_parquet($files_{index})" for index, step in enumerate(wanted)]
+    query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)} FROM ({" UNION ALL ".join(tables)}) WHERE {where or "true"}"""
+    files = {f"files_{index}": [glob.escape(str(part)) for part in manifest_files(run.queries_path(split, step))]
+             for index, step in enumerate(wanted)}  # fmt: skip
+    return _connection().cursor().execute(query, {**files, **(parameters or {})}).df()
 
 
 def complete_steps(run: Run, split: str) -> list[int]:
@@ -149,5 +149,15 @@ def _in_order(table: pa.Table) -> pa.Table:
     """Rows by image, model, layer and query."""
     model = table["model"].combine_chunks().dictionary_encode()
     rank = np.argsort(np.argsort(np.asarray(model.dictionary.to_pylist(), dtype=str)))
-    order = np.lexsort((table["query"], table["layer"], rank[model.indices], table["image_id"]))
-    return table.take(order) if (np.diff(order) < 0).any() else table
+    keys = [table["image_id"].to_numpy(), rank[model.indices], table["layer"].to_numpy(), table["query"].to_numpy()]
+    return table if _ascending(keys) else table.take(np.lexsort(keys[::-1]))
+
+
+def _ascending(keys: Sequence[np.ndarray]) -> bool:
+    """Whether rows are in order of the first key, among equals of the second, and so on."""
+    undecided = np.ones(max(len(keys[0]) - 1, 0), dtype=bool)
+    for key in keys:
+        if (undecided & (key[1:] < key[:-1])).any():
+            return False
+        undecided &= key[1:] == key[:-1]
+    return True

@@ -1,0 +1,43 @@
+"""Queries recognised by their box, where neither slot nor encoder cell can be compared: the input had another size."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+BOX = ["cx", "cy", "w", "h"]
+SAME_BOX_IOU = 0.7
+
+
+def elementwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes cxcywh over any leading dimensions that broadcast; 0 where both are empty."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    low = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    high = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    inner = (high - low).clip(min=0).prod(-1)
+    union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - inner
+    return np.divide(inner, union, out=np.zeros_like(union), where=union > 0)
+
+
+def paired_boxes(group: np.ndarray, stride: int, boxes: np.ndarray) -> np.ndarray:
+    """Which box of the same image one moment earlier is the same: IoU at least 0.7, one-to-one, largest sum of IoU.
+
+    Args:
+        group: ``[R]`` moment and image of each row; one moment earlier the same image has ``group - stride``.
+        stride: see ``group``.
+        boxes: ``[R, 4]`` cxcywh.
+
+    Returns:
+        ``[R]`` row of the same box, -1 where there is none.
+    """
+    found = np.full(len(group), -1)
+    order = np.argsort(group, kind="stable")
+    names, start = np.unique(group[order], return_index=True)
+    rows = dict(zip(names.tolist(), np.split(order, start[1:]), strict=True)) if len(names) else {}
+    for name, now in rows.items():
+        before = rows.get(name - stride)
+        if before is not None:
+            iou = elementwise_iou(boxes[now][:, None], boxes[before])
+            iou[iou < SAME_BOX_IOU] = 0
+            row, column = linear_sum_assignment(iou, maximize=True)
+            same = iou[row, column] > 0
+            found[now[row[same]]] = before[column[same]]
+    return found
