@@ -149,7 +149,7 @@ def evaluate(
     evaluator.params.areaRng = [list(AREAS[name]) for name in areas]
     evaluator.params.areaRngLbl = list(areas)
     if thresholds is not None:
-        evaluator.params.iouThrs = np.asarray(thresholds, float)
+        evaluator.params.iouThrs = list(thresholds)
     evaluator.evaluate() if backend == "hotcoco" else _silently(evaluator.evaluate)
     return evaluator
 

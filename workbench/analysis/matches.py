@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from workbench.analysis.ap import Detections, evaluate, light_ground_truth
 
@@ -47,7 +46,7 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
         NonFiniteError: a score or box is NaN or infinite.
     """
     truth = light_ground_truth(ground_truth)
-    table: pd.DataFrame = detections.to_pandas() if isinstance(detections, pa.Table) else detections
+    table = detections if isinstance(detections, pd.DataFrame) else detections.to_pandas()
     frame = table.reset_index(drop=True).assign(hit=False, counted=True, target=-1)
     targets = _target_frame(truth, ground_truth)
     index = targets["target"].to_numpy()

@@ -68,6 +68,7 @@ def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_det
     kind[found.loc[~found["counted"], "row"]] = "ignored"
     about = np.full(len(found), -1)
     candidate = np.full(len(own), -1)
+    missing = own["found_by"].to_numpy() < 0
     there = dict(iter(own.groupby("image_id")))
     for image, wrong in found[found["counted"] & ~found["hit"]].groupby("image_id"):
         if image not in there:
@@ -78,7 +79,7 @@ def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_det
         kind[rows] = types
         about[rows] = np.where(chosen < 0, -1, places[chosen])
         for row, place in zip(rows[np.isin(types, _CORRECTED)], about[rows][np.isin(types, _CORRECTED)], strict=True):
-            if own["found_by"].iat[place] < 0 and candidate[place] < 0:
+            if missing[place] and candidate[place] < 0:
                 candidate[place] = row
 
     target = np.where(about < 0, -1, own["target"].to_numpy()[about] if len(own) else -1)
