@@ -1,0 +1,117 @@
+"""What tells, before the distilled training, which targets will gain? Rank correlations of properties of a target with its gain.
+
+Gain is the distilled run's score x IoU minus the baseline's, so a target that the baseline already answers well has little to gain, and
+anything that goes with the baseline's answer correlates with gain. Each correlation is therefore also given with the baseline's score x
+IoU held fixed: the partial rank correlation (Kendall, "Partial rank correlation", Biometrika 1942, here of Spearman's coefficients).
+"""
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.bootstrap import draws
+from workbench.analysis.ratios import percentiles
+from workbench.analysis.same_box import BOX, elementwise_iou
+
+PROPERTIES = ("quality", "score", "entropy", "target_size", "box_distance", "score_distance")
+_TARGET = ["image_id", "target"]
+_CONTROL = "baseline"
+
+
+def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+    """Gain of every target that all three models matched, with what was known of it before.
+
+    Args:
+        gains: of ``gain.target_gain``.
+        teacher: teacher rows of the query table; their last layer is read.
+        baseline: student rows of the baseline run; the last layer at the step of ``gains`` is read.
+        targets: of ``slices.target_frame``.
+
+    Returns:
+        One row per target: ``image_id``, ``target``, ``gain``, ``baseline`` (its score x IoU in the baseline run), and of the teacher's
+        query matched to it ``quality``, ``score``, ``entropy`` (bits, of its best class against all else: of ``score`` alone);
+        ``target_size`` (square pixels); ``box_distance`` (1 - IoU of the teacher's box and the baseline's) and ``score_distance``
+        (difference of their scores, without its sign).
+    """
+    columns = [*_TARGET, "query", "score", "quality", *BOX]
+    step = gains["step"].max()
+    answer = _matched(teacher[teacher["model"] == "teacher"])[columns]
+    student = _matched(baseline[(baseline["model"] == "student") & (baseline["step"] == step)])[columns]
+    both = gains[[*_TARGET, "gain", "baseline"]].merge(answer, on=_TARGET).merge(student, on=_TARGET, suffixes=("", "_student"))
+    both = both.merge(targets[[*_TARGET, "area"]], on=_TARGET)
+    score = both["score"].astype(np.float64)
+    iou = elementwise_iou(both[BOX].to_numpy(), both[[f"{name}_student" for name in BOX]].to_numpy())
+    return pd.DataFrame({
+        **{name: both[name] for name in (*_TARGET, "gain", "baseline", "quality", "score")}, "entropy": _entropy(score.to_numpy()),
+        "target_size": both["area"], "box_distance": 1 - iou, "score_distance": (score - both["score_student"]).abs(),
+    }).sort_values(_TARGET, ignore_index=True)  # fmt: skip
+
+
+def rank_correlations(
+    properties: pd.DataFrame, names: tuple[str, ...] = PROPERTIES, samples: int = 300, seed: int = 0
+) -> pd.DataFrame:
+    """Spearman correlation of each property with gain, plain and with the baseline's score x IoU held fixed.
+
+    Intervals are percentiles over resamples of the images, ranks made anew in each.
+
+    Args:
+        properties: of ``target_properties``.
+        names: columns to correlate.
+        samples: number of resamples.
+        seed: of the draws.
+
+    Returns:
+        One row per property: ``property``, ``correlation``, ``low``, ``high``, ``partial``, ``partial_low``, ``partial_high``,
+        ``over_quality`` with ``over_quality_low`` and ``over_quality_high`` (size of its partial correlation minus that of quality's, on
+        the same resamples: above 0 it predicts better), ``n`` targets, ``images``. NaN where a column does not vary.
+    """
+    used = ["gain", _CONTROL, *names, *(["quality"] if "quality" not in names else [])]
+    images, image = np.unique(properties["image_id"].to_numpy(), return_inverse=True)
+    values = [np.unique(properties[name].to_numpy(dtype=np.float64), return_inverse=True)[1] for name in used]
+    counts = np.concatenate([np.ones((1, len(images)), dtype=int), draws(len(images), samples, seed)])
+    found = np.array([_correlations(values, weight[image]) for weight in counts])  # [1 + samples, 2, K]
+    plain, partial = found[:, 0], found[:, 1]
+    over = np.abs(partial) - np.abs(partial[:, used[2:].index("quality"), None])
+    frame = pd.DataFrame({"property": list(names)})
+    for name, column in (("correlation", plain), ("partial", partial), ("over_quality", over)):
+        low, high = percentiles(column[1:, : len(names)].T)
+        prefix = "" if name == "correlation" else f"{name}_"
+        frame[name], frame[f"{prefix}low"], frame[f"{prefix}high"] = column[0, : len(names)], low, high
+    return frame.assign(n=len(properties), images=len(images))
+
+
+def _correlations(values: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
+    """``[2, K]`` plain and partial rank correlation of ``values[2:]`` with ``values[0]``, ``values[1]`` held fixed.
+
+    Args:
+        values: ``[R]`` each, every value replaced by its place among the distinct ones.
+        weight: ``[R]`` how often a row counts.
+    """
+    if weight.sum() < 2:
+        return np.full((2, len(values) - 2), np.nan)
+    ranks = np.stack([_ranks(value, weight) for value in values])
+    ranks -= np.average(ranks, axis=1, weights=weight)[:, None]
+    products = (ranks * weight) @ ranks.T
+    spread = np.sqrt(np.diag(products))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = products / np.outer(spread, spread)
+        plain, control = correlation[0, 2:], correlation[1, 2:]
+        with_gain = correlation[0, 1]
+        room = np.sqrt((1 - control**2).clip(min=0) * max(1 - with_gain**2, 0))
+        return np.stack([plain, np.where(room > 1e-9, (plain - control * with_gain) / room, np.nan)])
+
+
+def _ranks(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``[R]`` mean rank of equal values where each row stands ``weight`` times."""
+    count = np.bincount(value, weight)
+    return (np.cumsum(count) - count / 2 + 0.5)[value]
+
+
+def _matched(rows: pd.DataFrame) -> pd.DataFrame:
+    last = rows[(rows["layer"] == rows["layer"].max()) & (rows["match"] >= 0)]
+    return last.rename(columns={"match": "target"}).astype({"target": "int64"})
+
+
+def _entropy(probability: np.ndarray) -> np.ndarray:
+    """Bits of a yes or no."""
+    sides = np.stack([probability, 1 - probability])
+    return -np.where(sides > 0, sides * np.log2(np.where(sides > 0, sides, 1)), 0).sum(axis=0)
