@@ -131,8 +131,9 @@ def class_ap(matches: ClassMatches, counts: np.ndarray) -> np.ndarray:
 
 def draws(images: int, samples: int, seed: int) -> np.ndarray:
     """``[S, I]`` how often each resample draws each image; the same for every run that is compared."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(images, np.full(images, 1 / max(images, 1)), size=samples)
+    if not images:
+        return np.zeros((samples, 0), dtype=np.int64)
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
 
 
 def with_all(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Gain: how much better the distilled run answers a target than the named baseline run does.
 
 Score x IoU of the query matched to the target, in the distilled run minus in the baseline, last layer, same split and step; score is the
-query table's, the probability of the query's best class. A teacher query inherits the gain of its target; a student slot has the mean over its targets; all others have none.
+query table's, the probability of the query's best class. A teacher query inherits the gain of its target; a student slot has the mean
+over its targets; all others have none.
 """
 
 import numpy as np

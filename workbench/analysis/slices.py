@@ -34,6 +34,6 @@ def target_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
             rows.append((image, target, labels[category], category, annotation.get("area", width * height), x, y, x + width, y + height))
     frame = pd.DataFrame(rows, columns=["image_id", "target", "label", "category_id", "area", "x1", "y1", "x2", "y2"])
     size = np.searchsorted(_EDGES, frame["area"].to_numpy(dtype=np.float64), side="right")
-    frame.insert(5, "size", pd.Categorical(np.array(SIZES)[size], list(SIZES), ordered=True))
+    frame["size"] = pd.Categorical(np.array(SIZES)[size], list(SIZES), ordered=True)
     whole = ["image_id", "target", "label", "category_id"]
     return frame.astype(dict.fromkeys(whole, "int64")).sort_values(["image_id", "target"], ignore_index=True)
