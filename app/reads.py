@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from workbench.analysis.data import open_data
 from workbench.analysis.summary import table
 from workbench.cache.queries import TEACHER_STEP, read_queries
 from workbench.cache.states import read_masks
@@ -15,7 +16,7 @@ from workbench.datasets import Dataset
 from workbench.errors import RunError
 from workbench.runs import Run
 from workbench.views import training
-from workbench.views.catalog import VALIDATION, open_data
+from workbench.views.catalog import VALIDATION
 from workbench.views.overview import layer_points, progress_points
 
 Stamp = tuple[tuple[str, int], ...]

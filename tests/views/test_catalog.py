@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import RunError
 from workbench.runs import Run
-from workbench.views.catalog import catalog, latest_comparison, open_data
+from workbench.views.catalog import catalog, latest_comparison
 
 
 def make(root: Path, name: str, arm: str = "distilled", seed: int = 0, schedule: str = "equal steps", **info) -> Run:
@@ -71,11 +70,3 @@ def test_a_folder_that_is_not_there_or_holds_other_things_has_no_runs(tmp_path: 
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     assert catalog(tmp_path) == []
-
-
-def test_the_data_of_a_run_is_opened_with_its_options_and_refused_when_its_classes_changed(tmp_path: Path):
-    data = {"path": "shapes", "format": "auto", "val": "test", "policy": {}, "options": {"test": 3}}
-    info = {"recipe": {"data": data}, "classes": ["circle", "square", "triangle", "cross"]}
-    assert (len(open_data(info)), open_data(info).split) == (3, "test")
-    with pytest.raises(RunError, match="other classes"):
-        open_data({**info, "classes": ["circle"]})

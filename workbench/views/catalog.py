@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.datasets import Dataset, open_dataset
-from workbench.datasets.issues import Policy
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json
 from workbench.runs import FORMAT_VERSION, Run
@@ -62,25 +60,6 @@ def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
     for entry in sorted(same, key=lambda entry: entry.created):
         latest[entry.arm, entry.schedule] = entry
     return [entry for entry in same if latest[entry.arm, entry.schedule] is entry]
-
-
-def open_data(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
-    """The split of the data a run was made with.
-
-    Args:
-        info: content of its ``run.json``.
-        split: train, val or test.
-
-    Raises:
-        DataError: the data is not there, or cannot be used.
-        RunError: it is not the data of the run any more.
-    """
-    data = info["recipe"]["data"]
-    policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
-    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, **data.get("options", {}))
-    if list(dataset.classes) != info["classes"]:
-        raise RunError(f"{data['path']} now has other classes than when the run was made.")
-    return dataset
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:

@@ -1,0 +1,46 @@
+"""Why did distillation do nothing, or harm? Causes found in the files of a run, each with its evidence.
+
+A check looks for one cause. It names it only when the whole 95 % interval of its evidence lies beyond a threshold that stands with its
+reason in the module of the check; where a run is too short, or does not hold what the check reads, the cause is not judged.
+"""
+
+from collections.abc import Callable
+
+from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, NotJudged, worst_first
+from workbench.analysis.diagnosis.gradients import opposing_terms, weak_terms
+from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.diagnosis.teacher_data import box_format, class_map
+from workbench.runs import Run
+
+Cause = Callable[[Material, Material | None], list[Finding]]
+CAUSES: dict[str, Cause] = {
+    "class map": class_map,
+    "box format": box_format,
+    "weak term": weak_terms,
+    "opposing term": opposing_terms,
+}
+
+
+def diagnose(run: Run, baseline: Run | None = None, split: str = "val") -> Diagnosis:
+    """Looks for every cause in a run.
+
+    Args:
+        run: finished or in progress; read, never written to.
+        baseline: the run it is compared with, usually the undistilled one of the same recipe and seed.
+        split: whose queries are looked at, as the run calls it.
+    """
+    material, other = Material(run, split), None if baseline is None else Material(baseline, split)
+    findings: list[Finding] = []
+    checks: list[Check] = []
+    for cause, check in CAUSES.items():
+        try:
+            found = check(material, other)
+        except NotJudged as reason:
+            checks.append(Check(cause, "not judged", str(reason)))
+        else:
+            checks.append(Check(cause, "found" if found else "clear"))
+            findings += found
+    return Diagnosis(run.name, baseline.name if baseline is not None else None, worst_first(findings), tuple(checks))
+
+
+__all__ = ["CAUSES", "Check", "Diagnosis", "Evidence", "Finding", "diagnose"]

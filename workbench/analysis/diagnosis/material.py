@@ -1,0 +1,116 @@
+"""What the checks read of a run, each piece once."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.data import open_data
+from workbench.analysis.diagnosis.findings import NotJudged
+from workbench.cache.manifest import is_complete
+from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+
+_COLUMNS = ("image_id", "query", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "best_target", "best_iou", "quality")
+
+
+class Material:
+    """Files of one run as the checks want them; every property raises ``NotJudged`` where the run does not hold it.
+
+    Args:
+        run: finished or in progress.
+        split: whose queries are looked at, as the run calls it.
+    """
+
+    def __init__(self, run: Run, split: str = "val"):
+        self.run, self.split = run, split
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        return self.run.info()
+
+    @property
+    def methods(self) -> list[dict[str, Any]]:
+        """Configurations of the run's methods as its recipe has them."""
+        found = self.info.get("recipe", {}).get("methods") or []
+        if not found:
+            raise NotJudged("the run is not distilled")
+        return found
+
+    def measured(self, kind: str) -> dict[str, list[float]]:
+        """Numbers of every term that has a weight, in order of their steps.
+
+        Args:
+            kind: prefix in metrics.jsonl: share, cosine, raw, weighted.
+        """
+        weights = self.info.get("term_weights") or {}
+        found: dict[str, list[float]] = {}
+        for line in self.metrics:
+            for key, value in line.items():
+                prefix, _, term = key.partition("/")
+                if prefix == kind and weights.get(term, 1.0) > 0:
+                    found.setdefault(term, []).append(float(value))
+        if not found:
+            self.methods  # noqa: B018 - says that the run is not distilled where that is the reason
+            raise NotJudged(f"metrics.jsonl holds no '{kind}' of any term yet")
+        return found
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        return self.run.metrics()
+
+    @property
+    def steps(self) -> list[int]:
+        """Evaluations whose queries were kept."""
+        found = self.run.query_steps(self.split)
+        if not found:
+            raise NotJudged("no evaluation yet")
+        return found
+
+    @property
+    def result_step(self) -> int:
+        """The evaluation of the checkpoint that was chosen, else the last one."""
+        best = self.info.get("best_step")
+        return best if best in self.steps else self.steps[-1]
+
+    @functools.cached_property
+    def teacher(self) -> pd.DataFrame:
+        """Rows of the teacher's last layer."""
+        if not is_complete(self.run.queries_path(self.split, TEACHER_STEP)):
+            raise NotJudged("the run keeps no queries of a teacher")
+        return self._last_layer(TEACHER_STEP)
+
+    @functools.cached_property
+    def student(self) -> pd.DataFrame:
+        """Rows of the student's last layer at ``result_step``."""
+        return self._last_layer(self.result_step)
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """The split's dataset."""
+        try:
+            return open_data(self.info, self.split)
+        except (WorkbenchError, KeyError, TypeError) as error:
+            raise NotJudged(f"the run's data cannot be opened: {error}") from error
+
+    @functools.cached_property
+    def targets(self) -> pd.DataFrame:
+        """Targets that may be matched: ``image_id``, ``target``, ``label``, ``x1 y1 x2 y2`` (0..1 of the image), ``area`` (pixels of the
+        original image).
+        """
+        frames = []
+        for record in self.data.records:
+            if len(record.boxes):
+                corners = record.boxes / np.array([record.width, record.height] * 2)
+                frame = pd.DataFrame(corners, columns=["x1", "y1", "x2", "y2"])
+                frame = frame.assign(image_id=record.image_id, target=np.arange(len(frame)), label=record.labels, area=record.areas)
+                frames.append(frame[record.trainable])
+        if not frames:
+            raise NotJudged(f"split '{self.split}' has no targets")
+        return pd.concat(frames, ignore_index=True)
+
+    def _last_layer(self, step: int) -> pd.DataFrame:
+        layer = read_queries(self.run, self.split, [step], ["layer"])["layer"].max()
+        return read_queries(self.run, self.split, [step], _COLUMNS, "layer = $layer", {"layer": int(layer)})

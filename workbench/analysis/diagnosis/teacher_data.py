@@ -1,0 +1,130 @@
+"""Teacher and data that do not fit: classes, boxes, input."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
+from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
+
+LOCALISED = 0.5  # IoU from which a query is about a target, as AP50 and the tables of the project have it
+# another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
+# chance (boxes in the middle of the image, squares) differ by less
+BOX_GAIN = 0.1
+
+
+def class_map(material: Material, baseline: Material | None) -> list[Finding]:
+    """Classes that the teacher calls by each other's names.
+
+    Of each target, the teacher's query that finds it best (score times IoU, IoU at least 0.5) votes with its class. Named are cycles of
+    the best one-to-one assignment of classes where at least two of the classes go to another name by more than half of their votes, with
+    95 % confidence. One class called by another's name alone is a confusion, not a map.
+    """
+    rows = material.teacher
+    found = rows[rows["best_iou"] >= LOCALISED].assign(worth=rows["score"] * rows["best_iou"])
+    best = found.sort_values("worth").drop_duplicates(["image_id", "best_target"], keep="last")
+    votes = best.merge(material.targets, left_on=["image_id", "best_target"], right_on=["image_id", "target"], suffixes=("", "_target"))
+    if votes.empty:
+        raise NotJudged("the teacher finds none of the targets")
+    names = material.info["classes"]
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (votes["label_target"].to_numpy(np.int64), votes["label"].to_numpy(np.int64)), 1)
+    order = linear_sum_assignment(-(counts + 1e-6 * np.eye(len(names))))[1]
+    findings = []
+    for cycle in _cycles(order):
+        moved = {label: share_interval(int(counts[label, order[label]]), int(counts[label].sum())) for label in cycle}
+        if sum(share.low > 0.5 for share in moved.values()) >= 2:
+            swap = "; ".join(f"{names[label]} is called {names[order[label]]}" for label in cycle)
+            right = ", ".join(names[int(np.flatnonzero(order == column)[0])] for column in range(len(names)))
+            findings.append(Finding(
+                "class map", "error",
+                f"The teacher's classes are permuted: {swap}.",
+                tuple(
+                    Evidence(f"share of {names[label]} that the teacher calls {names[order[label]]}", share.value, share.n,
+                             "targets it finds", share.low, share.high)
+                    for label, share in moved.items()
+                ),
+                f"Correct the class names in the teacher's workbench.json, or class_map in the recipe: what the student's classes "
+                f"{', '.join(names)} get from the teacher is {right}.",
+            ))  # fmt: skip
+    return findings
+
+
+def box_format(material: Material, baseline: Material | None) -> list[Finding]:
+    """Boxes of the teacher that find far more targets when their four numbers are read in another way.
+
+    Looked at are, per image, as many queries as it has targets, by score; a query finds a target at IoU 0.5.
+    """
+    rows, targets = material.teacher, material.targets
+    count = targets.groupby("image_id").size()
+    chosen = rows[rows["image_id"].isin(count.index)].sort_values(["image_id", "score"], ascending=[True, False])
+    chosen = chosen[chosen.groupby("image_id").cumcount() < chosen["image_id"].map(count)]
+    if chosen.empty:
+        raise NotJudged("no image has targets")
+    as_is = _found(chosen, targets, _corners(chosen))
+    findings = []
+    for name, boxes in _readings(chosen):
+        other = _found(chosen, targets, boxes)
+        gain = ratio_difference(other, as_is)
+        if gain.low > BOX_GAIN:
+            before, after = (ratio_difference(part) for part in (as_is, other))
+            findings.append((gain.value, Finding(
+                "box format", "error",
+                f"The teacher's boxes are in another format: read as {name} they find {100 * after.value:.0f} % of the targets, as they "
+                f"are {100 * before.value:.0f} %.",
+                tuple(
+                    Evidence(f"share of confident boxes on a target, read as {how}", share.value, share.n, "images", share.low, share.high)
+                    for how, share in (("centre x, centre y, width, height", before), (name, after))
+                ),
+                "Its box head is another code's: convert the checkpoint (workbench convert --layout), or turn its boxes into centre x, "
+                "centre y, width, height, 0..1 of the image.",
+            )))  # fmt: skip
+    return [max(findings, key=lambda pair: pair[0])[1]] if findings else []
+
+
+def _cycles(order: np.ndarray) -> Iterator[list[int]]:
+    """Cycles of a permutation, of two labels or more."""
+    seen: set[int] = set()
+    for start in range(len(order)):
+        cycle, label = [], start
+        while label not in seen:
+            seen.add(label)
+            cycle.append(label)
+            label = int(order[label])
+        if len(cycle) > 1:
+            yield cycle
+
+
+def _corners(rows: pd.DataFrame) -> np.ndarray:
+    """``[N, 4]`` x1 y1 x2 y2 of boxes as the workbench means them."""
+    x, y, w, h = rows[["cx", "cy", "w", "h"]].to_numpy(np.float64).T
+    return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
+
+
+def _readings(rows: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
+    """Name of each other reading, and ``[N, 4]`` x1 y1 x2 y2 by it."""
+    a, b, c, d = rows[["cx", "cy", "w", "h"]].to_numpy(np.float64).T
+    yield "x1, y1, x2, y2", np.stack([a, b, np.maximum(a, c), np.maximum(b, d)], axis=1)
+    yield "top left corner, width, height", np.stack([a, b, a + c, b + d], axis=1)
+    yield "centre y, centre x, height, width", np.stack([b - d / 2, a - c / 2, b + d / 2, a + c / 2], axis=1)
+
+
+def _found(rows: pd.DataFrame, targets: pd.DataFrame, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per image: boxes with IoU of 0.5 or more with a target, and boxes."""
+    queries = rows[["image_id"]].assign(row=np.arange(len(rows)))
+    pairs = queries.merge(targets[["image_id", "x1", "y1", "x2", "y2"]], on="image_id")
+    iou = _iou(boxes[pairs["row"].to_numpy()], pairs[["x1", "y1", "x2", "y2"]].to_numpy())
+    best = pd.Series(iou).groupby(pairs["row"].to_numpy()).max().to_numpy()
+    hits = pd.Series(best >= LOCALISED).groupby(rows["image_id"].to_numpy())
+    return hits.sum().to_numpy(np.float64), hits.size().to_numpy(np.float64)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``[N]`` IoU of boxes ``[N, 4]`` x1 y1 x2 y2, row by row; 0 for two boxes of no area."""
+    sides = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
+    overlap = sides.prod(axis=1)
+    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - overlap
+    return np.divide(overlap, union, out=np.zeros(len(a)), where=union > 0)
