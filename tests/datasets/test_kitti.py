@@ -12,8 +12,8 @@ from workbench.errors import DataError
 TAIL = "1.89 0.48 1.20 1.84 1.47 8.41 0.01"
 
 
-def row(name: str, box: str) -> str:
-    return f"{name} 0.00 0 -0.20 {box} {TAIL}"
+def row(name: str, box: str, seen: str = "0.00 0") -> str:
+    return f"{name} {seen} -0.20 {box} {TAIL}"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def root(tmp_path: Path, make_image) -> Path:
         make_image(tmp_path / "training" / "image_2" / f"{stem}.png", 20, 10)
     labels = tmp_path / "training" / "label_2"
     labels.mkdir()
-    rows = [row("Car", "1.5 2.0 8.25 9.0"), row("DontCare", "10 1 12 3"), row("Cyclist", "0 0 20 10")]
+    rows = [row("Car", "1.5 2.0 8.25 9.0"), row("DontCare", "10 1 12 3", "-1 -1"), row("Cyclist", "0 0 20 10", "0.25 2")]
     (labels / "000000.txt").write_text("\n".join(rows))
     (labels / "000001.txt").write_text("")
     return tmp_path
@@ -39,6 +39,7 @@ def test_rows_are_continuous_boxes_and_dontcare_is_an_ignore_region_without_clas
     assert record.boxes.tolist() == [[1.5, 2, 8.25, 9], [10, 1, 12, 3], [0, 0, 20, 10]]
     assert [dataset.classes[label] for label in record.labels[record.trainable]] == ["Car", "Cyclist"]
     assert record.ignore.tolist() == [False, True, False] and record.labels[1] == -1
+    assert record.attributes["truncation"].tolist() == [0, -1, 0.25] and record.attributes["occlusion"].tolist() == [0, -1, 2]
     assert "DontCare" not in dataset.classes
     assert len(dataset.records[1].boxes) == 0 and dataset.issues.count("image_without_boxes") == 1
 

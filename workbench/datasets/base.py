@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ class Record:
             are not counted.
         annotation_ids: ``[G]`` int64, unique in the dataset.
         areas: ``[G]`` float64 square pixels, the file's own area where it has one (COCO's size buckets), else the box's.
+        attributes: what else a format says of every box and its own evaluation asks for, each ``[G]`` float64: KITTI's ``truncation``
+            and ``occlusion``.
     """
 
     image_id: int
@@ -44,6 +46,7 @@ class Record:
     ignore: np.ndarray
     annotation_ids: np.ndarray
     areas: np.ndarray
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def trainable(self) -> np.ndarray:

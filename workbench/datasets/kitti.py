@@ -1,6 +1,7 @@
 """KITTI object detection: image_2/*.png and label_2/*.txt, one row an object.
 
-Columns 5-8 of a row are left, top, right, bottom in pixels counted from 0, taken as continuous coordinates. DontCare rows become
+Columns 5-8 of a row are left, top, right, bottom in pixels counted from 0, taken as continuous coordinates; columns 2 and 3 are kept as
+``truncation`` (0..1) and ``occlusion`` (0 visible, 1 partly, 2 largely hidden, 3 unknown), both -1 for DontCare. DontCare rows become
 ignore regions. There is no split in the files: lists in ImageSets/SPLIT.txt (one number a line) make them, ``all`` takes every image.
 """
 
@@ -15,6 +16,7 @@ from workbench.errors import DataError
 
 EXPECTS = "a folder with image_2/*.png and label_2/*.txt, perhaps below training/"
 CLASSES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
+ATTRIBUTES = ("truncation", "occlusion")
 
 
 def roots(path: Path) -> list[Path]:
@@ -63,7 +65,7 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
                 continue
             where = f"{file.name} line {number}"
             try:
-                name, box = _parse_row(line)
+                name, row = _parse_row(line)
             except ValueError:
                 issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} is not a KITTI row of 15 columns")
                 continue
@@ -71,9 +73,9 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
             if not ignore and name not in label_of:
                 issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class '{name}' is not among the classes")
                 continue
-            rows.append({"box": box, "label": -1 if ignore else label_of[name], "ignore": ignore, "id": next_id})
+            rows.append({**row, "label": -1 if ignore else label_of[name], "ignore": ignore, "id": next_id})
             next_id += 1
-        entries.append(entry_from_rows(position + 1, _image_name(root, stem), None, rows))
+        entries.append(entry_from_rows(position + 1, _image_name(root, stem), None, rows, attributes=ATTRIBUTES))
     name = root.parent.name if root.name == "training" else root.name
     return Contents(name, tuple(classes), tuple(range(1, len(classes) + 1)), root / "image_2", entries)
 
@@ -93,12 +95,13 @@ def _stems(root: Path, split: str) -> list[str]:
     return sorted(images | {file.stem for file in (root / "label_2").glob("*.txt")})
 
 
-def _parse_row(line: str) -> tuple[str, tuple[float, float, float, float]]:
+def _parse_row(line: str) -> tuple[str, dict[str, Any]]:
+    """The class, and the box with its attributes."""
     fields = line.split()
     if len(fields) not in (15, 16):
         raise ValueError(line)
-    left, top, right, bottom = (float(value) for value in fields[4:8])
-    return fields[0], (left, top, right, bottom)
+    box = tuple(float(value) for value in fields[4:8])
+    return fields[0], {"box": box, "truncation": float(fields[1]), "occlusion": float(fields[2])}
 
 
 def _image_name(root: Path, stem: str) -> str:

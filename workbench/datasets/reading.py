@@ -1,7 +1,7 @@
 """What every format reader hands over, and the one place where the policy turns it into records."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Entry:
         areas: ``[G]`` float64, NaN where the file has none.
         own_ids: the annotation ids are the file's own, so messages name them; else they are running numbers.
         relative: boxes are shares of the image's width and height.
+        attributes: of every box, as in ``Record``.
     """
 
     image_id: int
@@ -47,6 +48,7 @@ class Entry:
     areas: np.ndarray
     own_ids: bool = False
     relative: bool = False
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -137,8 +139,8 @@ def read_text(path: Path) -> str:
 
 
 def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None, rows: Sequence[dict[str, Any]],
-                    own_ids: bool = False, relative: bool = False) -> Entry:
-    """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id`` and perhaps ``crowd``, ``ignore``, ``area``."""
+                    own_ids: bool = False, relative: bool = False, attributes: Sequence[str] = ()) -> Entry:
+    """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id``, perhaps ``crowd``, ``ignore``, ``area``, and ``attributes``."""
     return Entry(
         image_id, file_name, size,
         boxes=np.array([row["box"] for row in rows], np.float64).reshape(-1, 4),
@@ -148,6 +150,7 @@ def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None,
         annotation_ids=np.array([row["id"] for row in rows], np.int64),
         areas=np.array([row.get("area", np.nan) for row in rows], np.float64),
         own_ids=own_ids, relative=relative,
+        attributes={name: np.array([row[name] for row in rows], np.float64) for name in attributes},
     )
 
 
@@ -217,4 +220,4 @@ def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issue
     areas = entry.areas[keep]
     areas = np.where(np.isfinite(areas) & (areas > 0), areas, own)
     return Record(entry.image_id, entry.file_name, width, height, boxes, entry.labels[keep], entry.crowd[keep], entry.ignore[keep],
-                  entry.annotation_ids[keep], areas)
+                  entry.annotation_ids[keep], areas, {name: values[keep] for name, values in entry.attributes.items()})
