@@ -13,6 +13,7 @@ st.html(f"<style>{STYLE}</style>")
 pages = [
     st.Page("overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
     st.Page("training.py", title="Training", icon=":material/show_chart:"),
+    st.Page("stability.py", title="Match stability", icon=":material/swap_horiz:"),
     st.Page("image.py", title="Matching explorer", icon=":material/image_search:"),
 ]
 st.navigation(pages, position="top").run()

@@ -15,7 +15,7 @@ from workbench.cache.states import read_masks
 from workbench.datasets import Dataset
 from workbench.errors import RunError
 from workbench.runs import Run
-from workbench.views import training
+from workbench.views import stability, training
 from workbench.views.catalog import VALIDATION
 from workbench.views.overview import layer_points, progress_points
 
@@ -81,3 +81,28 @@ def summary(run_paths: tuple[str, ...], key: tuple[Stamp, ...]) -> pd.DataFrame:
 def training_lines(run_path: str, key: Stamp) -> tuple[pd.DataFrame, int]:
     """What a run logged, thinned to what a page can draw, and how many lines each row is the mean of."""
     return training.thinned(training.training_lines(Run(Path(run_path))))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def student_layers(run_path: str, key: Stamp) -> list[int]:
+    """Decoder layers of a run's student, in order."""
+    run = Run(Path(run_path))
+    last = run.query_steps(VALIDATION)[-1:]
+    return sorted(read_queries(run, VALIDATION, last, ["layer"], "model = 'student' and query = 0")["layer"].unique().tolist())
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")
+def held(run_path: str, layer: int, key: Stamp) -> pd.DataFrame:
+    """Which query of a layer held each target at each evaluation."""
+    run = Run(Path(run_path))
+    columns = ["step", "image_id", "query", "source", "match", "score", "match_iou"]
+    where = "model = 'student' and match >= 0 and layer = $layer"
+    return stability.held(read_queries(run, VALIDATION, run.query_steps(VALIDATION), columns, where, {"layer": layer}))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def holders(run_path: str, image_id: int, target: int, layer: int, key: Stamp) -> pd.DataFrame:
+    """Rows of the queries that held one target, by step."""
+    run = Run(Path(run_path))
+    where = "model = 'student' and image_id = $image and match = $target and layer = $layer"
+    return read_queries(run, VALIDATION, run.query_steps(VALIDATION), None, where, {"image": image_id, "target": target, "layer": layer})

@@ -4,7 +4,7 @@ Names of runs and classes are data: they go into tables, text and options, which
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,8 +128,8 @@ def note(text: str) -> None:
     st.caption(_MARKDOWN.sub(r"\\\1", text))
 
 
-def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None = None, *, on_select: str | Callable[[], None] = "ignore",
-          modes: Sequence[str] = ("points", "box"), **config: Any) -> Any:  # fmt: skip
+def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None = None, *, on_select: Any = "ignore",
+          modes: Any = ("points", "box"), **config: Any) -> Any:  # fmt: skip
     """A figure, its definition in one line, and its numbers as CSV; PNG is in the bar above the figure.
 
     Args:
@@ -148,7 +148,7 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
     figure.update_layout(paper_bgcolor=None, plot_bgcolor=None)
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
-    event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=tuple(modes))  # pyright: ignore[reportArgumentType] - names of modes
+    event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=modes)
     left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (st.container(), None)
     with left:
         note(meaning)

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 # Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which is lost on a dark page, and yellow, lost on a white one.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INFERNO = ("0,0,4", "40,11,84", "101,21,110", "159,42,99", "212,72,66", "245,125,21", "250,193,39", "252,230,120", "252,255,220")
 GREY = "#8C8C8C"  # of what is no run: teachers, references
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
@@ -22,6 +23,11 @@ def plain(text: object) -> str:
 def run_style(position: int) -> tuple[str, str]:
     """Colour and dash of the n-th run of a figure; the dash changes when the colours are used up."""
     return COLOURS[position % len(COLOURS)], DASHES[position // len(COLOURS) % len(DASHES)]
+
+
+def faded(colour: str, opacity: float) -> str:
+    """A ``#RRGGBB`` colour, translucent."""
+    return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},{opacity})"
 
 
 def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:

@@ -51,7 +51,7 @@ def training_lines(run: Run) -> pd.DataFrame:
     metrics, timings = pd.DataFrame(run.metrics()), pd.DataFrame(run.timings())
     if metrics.empty:
         return metrics
-    weighted = [name for name in metrics if name.startswith("weighted/")]
+    weighted = [name for name in map(str, metrics.columns) if name.startswith("weighted/")]
     if weighted:
         metrics[f"weighted/{REST}"] = metrics["loss"] - metrics[weighted].sum(axis=1)
     if {"step", "wall", "cpu"} <= set(timings.columns):
@@ -81,13 +81,13 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
     Args:
         metrics: of ``training_lines`` or ``thinned``; panels of which it has no column are left out.
     """
-    panels = [(panel, [name for name in metrics.columns if name.startswith(panel.prefix)]) for panel in PANELS]
+    panels = [(panel, [name for name in map(str, metrics.columns) if name.startswith(panel.prefix)]) for panel in PANELS]
     panels = [(panel, names) for panel, names in panels if names]
     columns = min(3, max(len(panels), 1))
     rows = max(-(-len(panels) // columns), 1)
     titles = [panel.title for panel, _ in panels]
     figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.065, vertical_spacing=0.36 / (rows + 0.5))
-    terms = _terms(metrics.columns)
+    terms = _terms([str(name) for name in metrics.columns])
     seen: set[str] = set()
     for index, (panel, names) in enumerate(panels):
         row, column = index // columns + 1, index % columns + 1
@@ -104,7 +104,7 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"{shown}<br>step %{{x}}: %{{y:.4g}}<extra>{plain(panel.title)}</extra>", row=row, col=column,
             )  # fmt: skip
             seen.add(term)
-        positive = panel.logarithmic and (metrics[names].stack() > 0).all()
+        positive = panel.logarithmic and not (metrics[names] <= 0).to_numpy().any()
         scale: dict[str, Any] = {"type": "log", "dtick": "D2", "tickformat": "~g"} if positive else {"type": "linear"}
         figure.update_yaxes({"title_text": panel.unit, **scale}, row=row, col=column)
         if panel.prefix == "steps_per_second":
@@ -117,7 +117,7 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
 
 def panel_meanings(metrics: pd.DataFrame) -> str:
     """Titles and definitions of the panels that ``training_figure`` draws of these lines."""
-    shown = [panel for panel in PANELS if any(name.startswith(panel.prefix) for name in metrics.columns)]
+    shown = [panel for panel in PANELS if any(name.startswith(panel.prefix) for name in map(str, metrics.columns))]
     return " ".join(f"{panel.title}: {panel.meaning[0].lower()}{panel.meaning[1:]}" for panel in shown)
 
 

@@ -1,0 +1,175 @@
+"""How the matching settles: churn and instability over training and over seeds, and which query held which target when."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.datasets.base import Record
+from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
+from workbench.views.catalog import Entry
+from workbench.views.overview import PROGRESS
+from workbench.views.style import faded, plain, quiet, run_style
+
+SEEDS_CAPTION = (
+    "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
+    "this and the previous evaluation, the share whose query changed. Instability: mean over images of the number of queries whose target "
+    "changed. Slots of different seeds share no identity, so only the numbers are compared."
+)
+FIRST, KEPT, CHANGED, UNMATCHED = 0, 1, 2, 3
+_STATES = (("first seen", "#BDBDBD"), ("same query", "#56B4E9"), ("other query", "#D55E00"), ("not matched", "rgba(128,128,128,0.12)"))
+_AGES = ("#F0F921", "#FDCA26", "#FB9F3A", "#ED7953", "#D8576B", "#BD3786", "#9C179E")  # plasma, early light, late dark
+
+
+def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+    """Mean and range over seeds of what ``overview.progress_points`` gives.
+
+    Args:
+        points: rows of all runs, one below the other.
+        entries: the same runs.
+
+    Returns:
+        One row per arm and step: ``arm`` (recipe, arm, schedule), ``step``, ``seeds``, and for each of ``ap``, ``churn``, ``instability``
+        the mean, ``<name>_low`` and ``<name>_high``.
+    """
+    arms = {entry.run.name: f"{entry.recipe} · {entry.arm} · {entry.schedule}" for entry in entries}
+    columns = [panel.column for panel in PROGRESS]
+    grouped = points.assign(arm=points["run"].map(arms)).groupby(["arm", "step"], sort=False)
+    values = grouped[columns].mean()
+    low, high = (getattr(grouped[columns], end)().add_suffix(suffix) for end, suffix in (("min", "_low"), ("max", "_high")))
+    seeds = grouped["run"].nunique().rename("seeds")
+    return pd.concat([seeds, values, low, high], axis=1).reset_index()
+
+
+def arm_figure(points: pd.DataFrame) -> go.Figure:
+    """AP, churn and instability over steps, a mean line and a band over seeds for each arm; ``points`` are of ``arm_points``."""
+    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06)
+    for position, arm in enumerate(points["arm"].unique()):
+        colour, dash = run_style(position)
+        own = points[points["arm"] == arm].sort_values("step")
+        for column, panel in enumerate(PROGRESS, 1):
+            values = own.dropna(subset=[panel.column])
+            steps = values["step"]
+            edge = np.concatenate([values[f"{panel.column}_low"], values[f"{panel.column}_high"][::-1]]) * panel.scale
+            group: dict[str, Any] = {"legendgroup": str(position), "row": 1, "col": column}
+            figure.add_scatter(x=np.concatenate([steps, steps[::-1]]), y=edge, fill="toself", fillcolor=faded(colour, 0.18),
+                               line_width=0, mode="lines", hoverinfo="skip", showlegend=False, **group)  # fmt: skip
+            figure.add_scatter(
+                x=steps, y=values[panel.column] * panel.scale, name=plain(arm), showlegend=column == 1, mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 1.8}, marker={"size": 5}, customdata=values["seeds"],
+                hovertemplate=f"{plain(arm)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}"
+                "<br>%{customdata} seeds<extra></extra>", **group,
+            )  # fmt: skip
+    for column, panel in enumerate(PROGRESS, 1):
+        figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
+        figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
+    return quiet(figure, 320)
+
+
+def held(rows: pd.DataFrame) -> pd.DataFrame:
+    """Which query held each target at each evaluation.
+
+    Args:
+        rows: matched student rows of one layer, of the query table.
+
+    Returns:
+        One row per target and step, in that order: ``image_id``, ``target``, ``step``, ``query``, ``held_by`` (the slot, or the encoder
+        cell of families that select queries per image), ``score``, ``iou``, ``state`` (FIRST, KEPT or CHANGED since the evaluation
+        before at which the target was matched) and ``changes`` of the target in all.
+    """
+    frame = rows.rename(columns={"match": "target", "match_iou": "iou"})
+    frame = frame.sort_values(["image_id", "target", "step"], ignore_index=True)
+    frame["held_by"] = frame["source"].where(frame["source"] >= 0, frame["query"])
+    frame["target"] = frame["target"].astype(int)
+    same = frame[["image_id", "target"]].eq(frame[["image_id", "target"]].shift()).all(axis=1)
+    changed = frame["held_by"].ne(frame["held_by"].shift())
+    frame["state"] = np.where(~same, FIRST, np.where(changed, CHANGED, KEPT))
+    frame["changes"] = (frame["state"] == CHANGED).groupby([frame["image_id"], frame["target"]]).transform("sum")
+    return frame[["image_id", "target", "step", "query", "held_by", "score", "iou", "state", "changes"]]
+
+
+def target_rows_of(frame: pd.DataFrame, first: int, count: int) -> pd.DataFrame:
+    """Rows of ``held`` of so many targets, those that change most first, beginning with the n-th (from 0)."""
+    targets = frame.drop_duplicates(["image_id", "target"])[["image_id", "target", "changes"]]
+    targets = targets.sort_values(["changes", "image_id", "target"], ascending=[False, True, True], ignore_index=True)
+    chosen = targets.iloc[first : first + count].assign(place=lambda own: range(len(own)))
+    return frame.merge(chosen[["image_id", "target", "place"]], on=["image_id", "target"]).sort_values(["place", "step"], ignore_index=True)
+
+
+def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
+    """Targets by evaluations: each cell says which query held the target, its colour whether that is the one of before.
+
+    Args:
+        rows: of ``target_rows_of``; a mark carries ``[image_id, target, step]``.
+        steps: of the run, in order.
+    """
+    names = [f"image {image}, target {target}" for image, target in
+             rows.drop_duplicates("place")[["image_id", "target"]].itertuples(index=False)]  # fmt: skip
+    column = np.searchsorted(np.asarray(steps), rows["step"])
+    state = np.full((len(names), len(steps)), UNMATCHED)
+    state[rows["place"], column] = rows["state"]
+    edges = [i / len(_STATES) for i in range(len(_STATES) + 1)]
+    scale = [pair for i, (_, colour) in enumerate(_STATES) for pair in ((edges[i], colour), (edges[i + 1], colour))]
+    figure = go.Figure(go.Heatmap(z=state, x=list(range(len(steps))), y=list(range(len(names))), zmin=-0.5, zmax=len(_STATES) - 0.5,
+                                  colorscale=scale, showscale=False, xgap=2, ygap=2, hoverinfo="skip"))  # fmt: skip
+    hover = [
+        f"image {row['image_id']}, target {row['target']}<br>step {row['step']}: query {row['query']}<br>"
+        f"score {row['score']:.2f}, IoU {row['iou']:.2f}<br>{_STATES[row['state']][0]}"
+        for row in rows.to_dict("records")
+    ]
+    figure.add_scatter(
+        x=column, y=rows["place"], mode="markers+text" if len(steps) <= 30 else "markers", text=rows["held_by"].astype(str),
+        textfont={"size": 10, "color": "#000000"}, marker={"size": 16, "symbol": "square", "color": "rgba(0,0,0,0)"},
+        customdata=rows[["image_id", "target", "step"]].to_numpy(), hovertext=hover, hoverinfo="text", showlegend=False,
+        selected={"marker": {"color": "rgba(0,0,0,0)"}, "textfont": {"color": "#000000"}}, unselected={"marker": {"opacity": 0}},
+    )  # fmt: skip
+    for title, colour in _STATES:
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=title, marker={"symbol": "square", "size": 10, "color": colour})
+    figure.update_xaxes(title_text="step", tickvals=list(range(len(steps))), ticktext=[str(step) for step in steps],
+                        range=[-0.5, len(steps) - 0.5], showgrid=False)  # fmt: skip
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], automargin=True, showgrid=False)
+    return quiet(figure, 110 + 21 * max(len(names), 4), legend_y=1.01, legend_yanchor="bottom", margin={"l": 8, "r": 8, "t": 40, "b": 44},
+                 dragmode="pan", clickmode="event+select")  # fmt: skip
+
+
+def holders_figure(image: np.ndarray, record: Record, classes: Sequence[str], target: int, rows: pd.DataFrame) -> go.Figure:
+    """One target and the boxes of the queries that held it, early ones light, late ones dark.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        record: the image's targets.
+        classes: label -> name.
+        target: which one.
+        rows: of the query table with that match, one per step, in order of steps.
+    """
+    height, width = image.shape[:2]
+    figure = picture(image, 480, (record.image_id, target))
+    own = target_rows(record).iloc[[target]]
+    label = plain(class_name(classes, own["label"].iloc[0]))
+    placed = in_pixels(rows, width, height)
+    for number, (query, some) in enumerate(placed.groupby("query", sort=False)):
+        latest = some.tail(1)
+        share = number / max(placed["query"].nunique() - 1, 1)
+        steps = ", ".join(str(step) for step in some["step"])
+        colour = _AGES[round(share * (len(_AGES) - 1))]
+        add_boxes(figure, f"query {query}: step {steps}", colour, latest, [f"{query}"], ("x1", "y1"), ["top right"])
+    add_boxes(figure, "target", TARGET, own, [label], ("x1", "y2"), ["bottom right"], dash="dot")
+    return figure
+
+
+def holder_table(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """One row per evaluation: the query that held the target, what it says and how well it fits."""
+    return pd.DataFrame({
+        "step": rows["step"], "query": rows["query"].astype(int), "class": [class_name(classes, label) for label in rows["label"]],
+        "score": rows["score"].astype(float), "iou": rows["match_iou"].astype(float),
+    }).reset_index(drop=True)  # fmt: skip
+
+
+def stable_share(frame: pd.DataFrame) -> tuple[int, int]:
+    """Targets that never changed their query, and all targets matched at two evaluations or more; of the rows of ``held``."""
+    several = frame[frame.groupby(["image_id", "target"])["step"].transform("size") > 1].drop_duplicates(["image_id", "target"])
+    return int((several["changes"] == 0).sum()), len(several)
+
