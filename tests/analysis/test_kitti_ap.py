@@ -159,7 +159,7 @@ def oracle(dataset: Dataset, detections: pd.DataFrame, name: str, difficulty: st
 
 
 @given(seed=st.integers(0, 10_000), images=st.sampled_from([3, 12]))
-@hypothesis_settings(max_examples=6)
+@hypothesis_settings(max_examples=4)
 def test_every_class_and_difficulty_agrees_with_counting_anew_at_every_threshold(seed: int, images: int):
     dataset, detections = random_kitti(seed, images)
     table = kitti_ap(dataset, detections)
@@ -168,7 +168,7 @@ def test_every_class_and_difficulty_agrees_with_counting_anew_at_every_threshold
 
 
 def test_many_targets_of_one_class_agree_too():
-    dataset, detections = random_kitti(1, images=8, most=90)
+    dataset, detections = random_kitti(1, images=14, most=90)
     hard = kitti_ap(dataset, detections).iloc[2]
     assert (hard["class"], hard["difficulty"]) == ("Car", "hard") and hard["targets"] > 41
     assert hard["ap"] == pytest.approx(oracle(dataset, detections, "Car", "hard"), abs=1e-12)
@@ -184,7 +184,7 @@ def test_the_interval_is_of_resampled_images():
             records.append(type(dataset.records[0])(**{**vars(dataset.records[place]), "image_id": len(records)}))
             rows.append(detections[detections["image_id"] == dataset.records[place].image_id].assign(image_id=len(records) - 1))
         values.append(kitti_ap(kitti_dataset(records), pd.concat(rows))["ap"].iloc[2])
-    assert (table["low"].iloc[2], table["high"].iloc[2]) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    assert (table["low"].iloc[2], table["high"].iloc[2]) == pytest.approx(tuple(np.nanpercentile(values, [2.5, 97.5])))
 
 
 def test_only_data_that_tells_occlusion_and_truncation_of_its_classes_has_this_ap():

@@ -1,30 +1,82 @@
-"""Targets as a frame."""
+"""Slices: AP by size is COCO's, AP by crowding that of the images alone, recall a count of targets."""
 
-from workbench.analysis.slices import target_frame
+import numpy as np
+import pytest
 
+from tests.analysis.coco_examples import random_coco
+from tests.analysis.test_matches import greedy, iou, xyxy
+from workbench.analysis.ap import coco_ap
+from workbench.analysis.bootstrap import draws, weighted_ap
+from workbench.analysis.matches import match_detections
+from workbench.analysis.slices import slice_images, slice_targets, slices
 
-def test_targets_keep_their_index_in_file_order_and_crowds_are_left_out():
-    boxes = [(10, 10, 0), (40, 50, 0), (100, 100, 1), (200, 100, 0), (32, 32, 0)]
-    truth = {
-        "images": [{"id": 7}, {"id": 9}], "categories": [{"id": 5, "name": "a"}, {"id": 2, "name": "b"}],
-        "annotations": [{"id": n, "image_id": 7 if n != 1 else 9, "category_id": 2 if n else 5, "iscrowd": crowd, "bbox": [1, 2, w, h]}
-                        for n, (w, h, crowd) in enumerate(boxes)],
-    }  # fmt: skip
-    frame = target_frame(truth)
-    assert list(zip(frame["image_id"], frame["target"], strict=True)) == [(7, 0), (7, 2), (7, 3), (9, 0)]
-    assert frame["label"].tolist() == [0, 1, 1, 1] and frame["category_id"].tolist() == [5, 2, 2, 2]
-    assert frame["size"].tolist() == ["small", "large", "medium", "medium"]
-    assert frame["area"].tolist() == [100, 20_000, 1024, 2000]
-    assert frame[["x1", "y1", "x2", "y2"]].iloc[1].tolist() == [1, 2, 201, 102]
+TRUTH, DETECTIONS = random_coco(2, images=25, ties=False)
 
 
-def test_what_the_file_says_of_area_and_index_is_kept():
-    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}],
-             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 100, 100], "area": 50.0, "target": 4}]}  # fmt: skip
-    frame = target_frame(truth)
-    assert (frame["target"].item(), frame["area"].item(), frame["size"].item()) == (4, 50, "small")
+@pytest.fixture(scope="module")
+def table():
+    return slices(TRUTH, DETECTIONS, samples=30, seed=1).set_index(["by", "slice"])
 
 
-def test_no_targets_are_an_empty_frame():
-    frame = target_frame({"images": [], "annotations": [], "categories": []})
-    assert frame.empty and "size" in frame
+def asked() -> list[tuple[int, dict]]:
+    return [(n, a) for n, a in enumerate(TRUTH["annotations"]) if not a["iscrowd"]]
+
+
+FOUND = {place for word, place in greedy(TRUTH, DETECTIONS).values() if word == "hit"}
+
+
+def recall_of(chosen: list[int]) -> float:
+    return len(FOUND & set(chosen)) / len(chosen)
+
+
+def test_ap_and_recall_by_size_are_cocos_and_a_count(table):
+    numbers = coco_ap(TRUTH, DETECTIONS, backend="pycocotools")
+    for name, low, high, wanted in (("small", 0, 1024, numbers.ap_small), ("medium", 1024, 9216, numbers.ap_medium),
+                                    ("large", 9216, np.inf, numbers.ap_large)):  # fmt: skip
+        row = table.loc[("size", name)]
+        chosen = [n for n, a in asked() if low <= a["area"] < high]
+        assert row["ap"] == pytest.approx(wanted, abs=1e-9)
+        assert (row["targets"], row["recall"]) == (len(chosen), pytest.approx(recall_of(chosen)))
+
+
+def test_ap_by_crowding_is_that_of_a_data_set_of_these_images(table):
+    counts = {image["id"]: sum(a["image_id"] == image["id"] for _, a in asked()) for image in TRUTH["images"]}
+    for name, low, high in (("1 to 3 targets", 1, 3), ("4 to 9 targets", 4, 9)):
+        row = table.loc[("crowding", name)]
+        images = [image for image, n in counts.items() if low <= n <= high]
+        alone = {**TRUTH, "images": [i for i in TRUTH["images"] if i["id"] in images],
+                 "annotations": [a for a in TRUTH["annotations"] if a["image_id"] in images]}  # fmt: skip
+        assert row["ap"] == pytest.approx(coco_ap(alone, DETECTIONS[DETECTIONS["image_id"].isin(images)]).ap, abs=1e-9)
+        assert row["images"] == len(images)
+        assert row["recall"] == pytest.approx(recall_of([n for n, a in asked() if a["image_id"] in images]))
+    empty = table.loc[("crowding", "10 or more targets")]
+    assert empty["targets"] == 0 and np.isnan(empty["ap"]) and np.isnan(empty["recall"])
+
+
+def test_recall_by_overlap_goes_by_the_nearest_other_target(table):
+    nearest = {n: max([iou(xyxy(a), xyxy(b)) for m, b in asked() if m != n and b["image_id"] == a["image_id"]], default=0)
+               for n, a in asked()}  # fmt: skip
+    for name, low, high in (("apart", -1, 0), ("touching, IoU up to 0.3", 0, 0.3)):
+        chosen = [n for n, value in nearest.items() if low < value <= high]
+        row = table.loc[("overlap", name)]
+        assert (row["targets"], row["recall"]) == (len(chosen), pytest.approx(recall_of(chosen)))
+        assert np.isnan(row["ap"])
+
+
+def test_the_interval_of_a_slice_is_over_resamples_of_all_images(table):
+    counts = draws(25, 30, 1)
+    per_image = np.array([sum(a["image_id"] == image["id"] for _, a in asked()) for image in TRUTH["images"]])
+    values = weighted_ap(TRUTH, DETECTIONS, counts * ((per_image >= 4) & (per_image <= 9)))
+    row = table.loc[("crowding", "4 to 9 targets")]
+    assert (row["ap_low"], row["ap_high"]) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+
+
+def test_every_target_is_in_one_slice_of_each_kind_and_its_images_are_listed(table):
+    targets = slice_targets(match_detections(TRUTH, DETECTIONS))
+    assert (targets[["size", "crowding", "overlap"]] != "").all(axis=None)
+    for by in ("size", "crowding", "overlap"):
+        assert table.loc[by]["targets"].sum() == len(targets)
+    images = slice_images(targets, "size", "small")
+    small = targets[targets["size"] == "small"]
+    assert images["n"].sum() == len(small) and images["missed"].sum() == (small["found_by"] < 0).sum()
+    assert images["missed"].is_monotonic_decreasing and len(images) == table.loc[("size", "small"), "images"]
