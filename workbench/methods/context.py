@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch.distributed as dist
 from torch import Tensor
 
 from workbench.detectors.base import Detector, probability
@@ -143,3 +144,12 @@ class MethodContext:
             # the output is kept with its value: an id is its own only while the object lives
             self._kept[key] = (output, compute())
         return self._kept[key][1]
+
+
+def over_processes(count: Tensor) -> Tensor:
+    """Mean of a normaliser over processes, so that a term is that of the whole batch; every process must ask for it, in the same order."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return count
+    total = count.detach().float().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

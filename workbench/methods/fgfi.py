@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from workbench.detectors.base import Detector
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.matching import TargetBatch
-from workbench.methods.context import MethodContext
+from workbench.methods.context import MethodContext, over_processes
 from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
 
@@ -61,14 +61,14 @@ class FGFI(MapMethod):
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
     ) -> dict[str, Tensor]:
         """See ``Method.forward``; without a target in the batch there is no term."""
-        if not targets.valid.any():
-            return {}
         losses: list[Tensor] = []
+        cells: list[Tensor] = []
         for pair in self.map_pairs(student, teacher):
             mask = imitation_mask(self.config, targets, pair.inside)
             error = (pair.teacher - pair.student).square().sum(1) * mask
-            losses.append(error.sum() / (2 * mask.sum()).clamp(min=1))
-        return {"features": torch.stack(losses).sum()}
+            cells.append(over_processes(mask.sum()))
+            losses.append(error.sum() / (2 * cells[-1]).clamp(min=1))
+        return {"features": torch.stack(losses).sum()} if any(cells) else {}
 
 
 class _WideAdaptor(nn.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from workbench.errors import ConfigError, MissingExtraError, RunError, Workbench
 from workbench.runs import Run, free_path, runs_root
 from workbench.share import code_commit, share_path
 from workbench.training.loop import Listener, Trainer
+from workbench.training.processes import agree, join
 from workbench.training.sanity import check_teacher
 from workbench.training.setup import Setup, build
 
@@ -75,7 +77,10 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     """
     torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
     name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
-    free_path(name)
+    processes = join(launch.device)
+    listener = listener if processes.is_main_process else _Silent()
+    if processes.is_main_process:
+        free_path(name)
     _check_trackers(launch.trackers)
     teacher = _teacher(recipe, launch, listener, folder)
     setup = build(recipe, teacher)
@@ -87,8 +92,10 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     if setup.teacher is not None and setup.methods:
         teacher_ap = check_teacher(setup)
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
-    run = Run.create(name, {**_info(setup, launch, teacher), "teacher_ap": teacher_ap})
-    return _train(run, setup, launch, listener)
+    if processes.is_main_process:
+        Run.create(name, {**_info(setup, launch, teacher), "teacher_ap": teacher_ap})
+    processes.wait_for_everyone()
+    return _train(Run.open(name), setup, launch, listener)
 
 
 def resume(name: str, launch: Launch, listener: Listener) -> Run:
@@ -98,6 +105,7 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
         RunError: it is finished, or being written.
     """
     torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
+    listener = listener if join(launch.device).is_main_process else _Silent()
     _check_trackers(launch.trackers)
     run = Run.open(name)
     info = run.info()
@@ -113,14 +121,23 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
 
 
 def _train(run: Run, setup: Setup, launch: Launch, listener: Listener) -> Run:
-    with run.locked():
+    main = join(launch.device).is_main_process
+    with run.locked() if main else nullcontext():
         try:
             Trainer(run, setup, listener, launch.device, launch.trackers).train()
         except WorkbenchError as error:
-            if run.info().get("state") != "interrupted":
+            if main and run.info().get("state") != "interrupted":
                 run.update_info(state="failed", error=str(error))
             raise
     return run
+
+
+class _Silent:
+    """The listener of every process but the first."""
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
+    def on_evaluation(self, line: dict[str, Any]) -> None: ...
+    def on_message(self, text: str) -> None: ...
 
 
 def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path, str] | None:
@@ -174,11 +191,12 @@ def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | 
     if made is None:
         return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
     teacher_recipe, beside, name = made
-    if (runs_root() / name / "run.json").exists():
+    there = agree((runs_root() / name / "run.json").exists())
+    if there:
         run = Run.open(name)
         if changes := changes_since(run, teacher_recipe):
             raise RunError(f"the teacher's run '{name}' was made with another recipe: {'; '.join(changes)}. {_train_again(name)}")
-        if run.info().get("state") != "done":
+        if agree(run.info().get("state")) != "done":
             listener.on_message(f"going on with the teacher's run '{name}'")
             resume(name, dataclasses.replace(launch, name=None, arm=None), listener)
     else:

@@ -2,11 +2,8 @@
 
 import json
 import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -24,6 +21,7 @@ from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, s
 from workbench.training.evaluation import Evaluator
 from workbench.training.monitor import TermMonitor
 from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from workbench.training.processes import agree, gathered, interruptible, join
 from workbench.training.setup import Setup
 from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
 
@@ -47,14 +45,14 @@ class Trainer:
     def __init__(self, run: Run, setup: Setup, listener: Listener, device: str = "auto", trackers: tuple[str, ...] = ()):
         self.run, self.setup, self.listener = run, setup, listener
         self.config = setup.recipe.train
-        if device == "cpu":
-            os.environ["ACCELERATE_USE_CPU"] = "true"
+        join(device)
         self.accelerator = Accelerator(
             mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
             cpu=device == "cpu",
             log_with=list(trackers) or None,
             project_dir=str(run.path) if trackers else None,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            # a method leaves out a term that a process's part of the batch has no target for, and its adapter with it
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=bool(setup.methods))],
         )
         self.main = self.accelerator.is_main_process
         if trackers:
@@ -91,7 +89,7 @@ class Trainer:
         start = self._begin()
         steps = self.config.steps
         epoch_log = max(self.loader.steps_per_epoch, GRADIENT_EVERY * self.config.log_every)
-        with _interruptible() as interrupted:
+        with interruptible() as interrupted:
             batches = self.loader.iterate(start)
             for step in range(start, steps):
                 clock = self._clock()
@@ -113,7 +111,8 @@ class Trainer:
                 if done % self.config.checkpoint_every == 0 or done == steps or stop or self.best[1] == done:
                     self._save(done)
                 if stop and done < steps:
-                    self.run.update_info(state="interrupted")
+                    if self.main:
+                        self.run.update_info(state="interrupted")
                     raise Interrupted(f"stopped at step {done}, saved. Go on with: workbench run --resume {self.run.name}")
         self._finish()
 
@@ -128,15 +127,18 @@ class Trainer:
             )
             self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
             self.term_weights = info["term_weights"]
-            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path) if self.main else ():
                 kept = [line for line in read_lines(path) if line["step"] <= saved[-1] and line.get("split") != "test"]
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
             self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")
         else:
-            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
-                write_text(path, "")
             self.term_weights = self._balance()
-            self.run.update_info(term_weights=self.term_weights)
+            if self.main:
+                for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+                    write_text(path, "")
+                self.run.update_info(term_weights=self.term_weights)
+        if not self.main:  # dropout and noise are drawn apart in each process
+            torch.manual_seed(self.setup.recipe.seed + 1_000_003 * self.accelerator.process_index + (saved[-1] if saved else 0))
         self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)
         if self.main:
             self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
@@ -154,24 +156,25 @@ class Trainer:
             model.train()
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 for step in range(BALANCE_BATCHES):
-                    terms = self._terms(self.loader.batch(step).to(device), 0)
+                    terms = self._terms(self.loader.batch(step).to(device), 0, model)
                     measured.append(term_gradients(terms, self.detection_weights, self._student_parameters()))
             for name, value in model.named_buffers():
                 value.copy_(buffers[name])
-        weights = balanced_weights(self.setup.methods, mean_norms(measured))
+        weights = balanced_weights(self.setup.methods, mean_norms(gathered(measured)))
         self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
         return weights
 
     def _student_parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
 
-    def _terms(self, batch: Batch, step: int) -> Terms:
+    def _terms(self, batch: Batch, step: int, module: torch.nn.Module | None = None) -> Terms:
+        """Terms of a batch; ``module`` takes the place of the prepared one, which expects a backward pass."""
         targets = TargetBatch.of(batch.targets)
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             answer = self.teacher(images, batch.padding) if self.teacher is not None and self.setup.methods else None
-            return self.step_module(images, batch.padding, targets, answer, count, step, step // self.loader.steps_per_epoch)
+            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, step // self.loader.steps_per_epoch)
 
     def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""
@@ -209,18 +212,17 @@ class Trainer:
         return {"loss": float(total.detach()), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
 
     def _evaluate(self, step: int) -> None:
-        """Evaluates on the validation split and keeps its queries."""
-        self.accelerator.wait_for_everyone()
-        if not self.main:
-            return
-        with self._averaged():
-            line = self.evaluator.evaluate(self.setup.val, "val", step)
-        append_line(self.run.evaluations_path, line)
-        ap = line["coco"]["ap"] or 0.0
-        if self.config.keep == "best" and ap > self.best[0]:
-            self.best = (ap, step)
-            self.run.update_info(best_step=step)
-        self.listener.on_evaluation(line)
+        """Evaluates on the validation split and keeps its queries; the first process alone."""
+        if self.main:
+            with self._averaged():
+                line = self.evaluator.evaluate(self.setup.val, "val", step)
+            append_line(self.run.evaluations_path, line)
+            ap = line["coco"]["ap"] or 0.0
+            if self.config.keep == "best" and ap > self.best[0]:
+                self.best = (ap, step)
+                self.run.update_info(best_step=step)
+            self.listener.on_evaluation(line)
+        self.best = agree(self.best)
 
     def _save(self, step: int) -> None:
         self.accelerator.wait_for_everyone()
@@ -275,23 +277,3 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
         Batch(*(value[i * size : (i + 1) * size] for value in (getattr(batch, name) for name in batch.__dataclass_fields__)))
         for i in range(count)
     ]
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag that is read between steps; a second one interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

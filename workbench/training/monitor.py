@@ -7,6 +7,7 @@ from torch import nn
 from workbench.errors import SilentTermError
 from workbench.methods import Method
 from workbench.training.balance import is_wanted, term_gradients
+from workbench.training.processes import gathered
 from workbench.training.step import Terms
 
 
@@ -45,7 +46,8 @@ class TermMonitor:
         Raises:
             SilentTermError: a term that is wanted and had eligible targets was 0, or sent no gradient, in every measurement.
         """
-        silent = sorted(name for name, taught in self.taught.items() if not taught)
+        found = [(name, taught) for part in gathered([dict(self.taught)]) for name, taught in part.items()]
+        silent = sorted({name for name, _ in found} - {name for name, taught in found if taught})
         self.taught.clear()
         if silent:
             raise SilentTermError(

@@ -7,7 +7,7 @@ from torch import Tensor
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.matching import TargetBatch
 from workbench.methods.base import gather_queries
-from workbench.methods.context import MethodContext
+from workbench.methods.context import MethodContext, over_processes
 from workbench.methods.detrdistill.config import FeaturesConfig
 from workbench.methods.features import Adaptor
 from workbench.methods.selection import largest_iou, query_quality, target_ious
@@ -41,7 +41,7 @@ def features_term(
     for (own, other), weight in zip(pairs, weights, strict=True):
         error = (other.features.float() - adaptor(own).float()).square().mean(1)
         inside = (~own.padding).float() if config.mask_padding else torch.ones_like(error)
-        total = total + (weight * error * inside).sum() / inside.sum().clamp(min=1)
+        total = total + (weight * error * inside).sum() / over_processes(inside.sum()).clamp(min=1)
     return total
 
 

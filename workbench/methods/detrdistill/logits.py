@@ -10,7 +10,7 @@ from workbench.detectors.output import DetectorOutput
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.base import gather_queries
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
-from workbench.methods.context import LayerPairs, MethodContext
+from workbench.methods.context import LayerPairs, MethodContext, over_processes
 from workbench.methods.detrdistill.config import LogitsConfig
 
 
@@ -62,6 +62,7 @@ def logits_terms(
 
     def term(mate: Tensor, with_class: bool) -> tuple[Tensor, Tensor]:
         loss, count = _pair_loss(logits, boxes, wanted, wanted_boxes, mate, config.weights, with_class, student)
+        count = over_processes(count)
         return (loss / count.clamp(min=1) * share).sum(), count.sum()
 
     if not config.split:
