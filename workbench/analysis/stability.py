@@ -41,7 +41,7 @@ def churn_over_steps(
         at both), ``instability`` (queries per image), ``instability_normalised`` 0..1, ``images``, ``matches`` (sum of min(targets,
         queries)). At the first step n, images and matches are 0 and the others null.
     """
-    rows = _matched(queries, model, by_source=True)
+    rows = matched_rows(queries, model, by_source=True)
     if layers == "last":
         rows = rows[rows["layer"] == rows["layer"].max()]
     return _changes(rows[rows["step"] != TEACHER_STEP], "step", identity)
@@ -58,7 +58,7 @@ def churn_over_layers(queries: pd.DataFrame, step: int | None = None, model: str
     Returns:
         Columns as of ``churn_over_steps``; ``previous`` is a layer, and layer 0 has nulls.
     """
-    rows = _matched(queries, model)
+    rows = matched_rows(queries, model)
     return _changes(rows if step is None else rows[rows["step"] == step], "layer", "source")
 
 
@@ -77,13 +77,13 @@ def churn_by_class(
     Returns:
         One row per moment and label: ``step``, ``layer``, ``previous``, ``label``, ``churn``, ``n``; the first moment is left out.
     """
-    rows = _matched(queries, model, by_source=over == "step")
+    rows = matched_rows(queries, model, by_source=over == "step")
     if over == "step":
         rows = rows[(rows["layer"] == rows["layer"].max()) & (rows["step"] != TEACHER_STEP)]
     rows = rows.merge(targets.rename(columns={"target": "match"})[["image_id", "match", "label"]], on=["image_id", "match"])
-    at = _Moments(rows, over)
+    at = Moments(rows, over)
     before = at.earlier(rows["match"].to_numpy())
-    changed = _differs(rows, before, identity)
+    changed = differs(rows, before, identity)
     both = rows.assign(changed=changed, previous=at.moments[np.maximum(at.number - 1, 0)])[before >= 0]
     counted = both.groupby(["step", "layer", "previous", "label"])["changed"]
     return pd.DataFrame({"churn": counted.mean(), "n": counted.size()}).reset_index()
@@ -117,8 +117,8 @@ def agreement(queries: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per step and student layer: ``step``, ``layer``, ``agreement`` 0..1, ``n`` targets. The teacher's layer is the mates'.
     """
-    student = _matched(queries, "student").dropna(subset=["mate"])
-    teacher = _matched(queries, "teacher")[["image_id", "layer", "match", "query"]]
+    student = matched_rows(queries, "student").dropna(subset=["mate"])
+    teacher = matched_rows(queries, "teacher")[["image_id", "layer", "match", "query"]]
     both = student.merge(
         teacher.rename(columns={"layer": "mate_layer", "query": "teacher_query"}), on=["image_id", "mate_layer", "match"]
     )
@@ -138,7 +138,7 @@ def mean_quality(queries: pd.DataFrame, model: str = "teacher") -> pd.DataFrame:
     return pd.DataFrame({"quality": quality.mean(), "n": quality.size()}).reset_index()
 
 
-def _matched(queries: pd.DataFrame, model: str, by_source: bool = False) -> pd.DataFrame:
+def matched_rows(queries: pd.DataFrame, model: str, by_source: bool = False) -> pd.DataFrame:
     """Matched rows of a model with what a query is recognised by, ``identity``."""
     rows = queries[(queries["model"] == model) & (queries["match"] >= 0)]
     slot = rows["query"].astype("int64")
@@ -147,7 +147,7 @@ def _matched(queries: pd.DataFrame, model: str, by_source: bool = False) -> pd.D
     return rows.assign(identity=identity, match=rows["match"].astype("int64"))
 
 
-class _Moments:
+class Moments:
     """Matched rows numbered so that the same image one moment earlier is found by subtraction.
 
     Attributes:
@@ -183,7 +183,7 @@ class _Moments:
         return np.bincount(self.cell[chosen], minlength=self.cells)
 
 
-def _differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.ndarray:
+def differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.ndarray:
     """``[R]`` bool: the row ``before[r]`` is there and another query's."""
     if identity == "box":
         boxes = rows[BOX].to_numpy()
@@ -194,10 +194,10 @@ def _differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.n
 
 def _changes(rows: pd.DataFrame, over: Moment, identity: Identity) -> pd.DataFrame:
     """The frame that the public functions return."""
-    at = _Moments(rows, over)
+    at = Moments(rows, over)
     match = rows["match"].to_numpy()
     same_target = at.earlier(match)
-    changed = _differs(rows, same_target, identity)
+    changed = differs(rows, same_target, identity)
     if identity == "box":
         same_query = paired_boxes(at.group, at.stride, rows[BOX].to_numpy())
     else:
