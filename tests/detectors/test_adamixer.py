@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tests.examples import SPEC, batch_of, images_of
 from workbench.detectors import DetectorOutput, InputSpec, Level, Queries, load_detector
-from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
-from workbench.detectors.adamixer_decoder import (
+from workbench.detectors.adamixer import (
+    AdaMixer,
+    AdaMixerModelConfig,
     AdaptiveMixing,
     PlacedSelfAttention,
     box_to_xyzr,

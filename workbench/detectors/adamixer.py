@@ -2,8 +2,14 @@
 
 The defaults are those of the released R50 1x model (github.com/MCG-NJU/AdaMixer at a50e33d,
 configs/adamixer/adamixer_r50_1x_coco.py).
+
+Shapes: B images, N queries, D width, G groups, P points sampled for a group, K points mixed out of them. A query's place is
+``xyzr``: centre in pixels of the input, z = log2 of the geometric mean of its sides, r = log2 of height over width, so that
+width = 2^(z - r/2) and height = 2^(z + r/2) (section 3.1; the released code halves r where the paper does not).
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from workbench.detectors.adamixer_decoder import DecoderLayer, box_to_xyzr, refine, xyzr_to_box
+from workbench.detectors.adapter import CLASS_PRIOR
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
@@ -22,6 +28,213 @@ from workbench.detectors.storage import load_weights, read_own, save_own
 from workbench.matching import TargetBatch
 
 NORM_GROUPS = 32
+LEVEL_TEMPERATURE = 2.0
+IOF_EPSILON = 1e-7
+
+
+def xyzr_to_box(xyzr: Tensor) -> Tensor:
+    """``[..., 4]`` xyzr to cxcywh in pixels."""
+    x, y, z, r = xyzr.unbind(-1)
+    return torch.stack([x, y, torch.exp2(z - r / 2), torch.exp2(z + r / 2)], dim=-1)
+
+
+def box_to_xyzr(box: Tensor) -> Tensor:
+    """``[..., 4]`` cxcywh in pixels to xyzr; a side below a hundredth of a pixel counts as that."""
+    x, y = box[..., 0], box[..., 1]
+    w, h = box[..., 2:].clamp(min=0.01).unbind(-1)
+    return torch.stack([x, y, (w.log2() + h.log2()) / 2, h.log2() - w.log2()], dim=-1)
+
+
+def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
+    """Moves places by what a box head says: the centre in units of 2^z pixels, z and r by addition (section 3.4)."""
+    return torch.cat([xyzr[..., :2] + delta[..., :2] * torch.exp2(xyzr[..., 2:3]), xyzr[..., 2:] + delta[..., 2:]], dim=-1)
+
+
+def position_embedding(xyzr: Tensor, width: int) -> Tensor:
+    """Sine embedding of places, a quarter of the channels for each of x / 1000, y / 1000, z and r: ``[B, N, width]``."""
+    quarter = width // 4
+    index = torch.arange(quarter, dtype=torch.float32, device=xyzr.device)
+    wavelength = 10000 ** (2 * (index // 2) / quarter)
+    angle = (xyzr / xyzr.new_tensor([1000.0, 1000.0, 1.0, 1.0]))[..., None] / wavelength
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(2)
+
+
+def intersection_over_foreground(xyzr: Tensor) -> Tensor:
+    """Share of each query's box that each other query's box covers: ``[B, N, N]`` (section 3.4)."""
+    box = xyzr_to_box(xyzr)
+    low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
+    overlap = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])
+    return overlap.clamp(min=0).prod(-1) / box[..., 2:].prod(-1)[..., None].clamp(min=1e-6)
+
+
+def sample_3d(levels: Sequence[Level], points: Tensor) -> Tensor:
+    """Reads features at points of the three-dimensional space (x, y, z) (section 3.2, adaptive location sampling).
+
+    Bilinear within each level, zero outside of it; over levels a mean with the weights
+    softmax_j(-(z - log2 stride_j)^2 / tau), tau = 2 (equation 6).
+
+    Args:
+        levels: of D channels each; group g reads channels g D/G to (g + 1) D/G.
+        points: ``[B, N, G, P, 3]``; x and y in pixels of the input, z = log2 of a size in pixels.
+
+    Returns:
+        ``[B, N, G, P, D / G]``.
+    """
+    batch, queries, groups, count, _ = points.shape
+    centre = points.new_tensor([math.log2(level.stride) for level in levels])
+    weight = (-((points[..., 2:] - centre) ** 2) / LEVEL_TEMPERATURE).softmax(-1)
+    grid = points[..., :2].transpose(1, 2).flatten(0, 1)
+    total: Tensor | None = None
+    for index, level in enumerate(levels):
+        height, width = level.features.shape[-2:]
+        place = grid / points.new_tensor([width * level.stride, height * level.stride]) * 2 - 1
+        cells = level.features.reshape(batch * groups, -1, height, width)
+        read = F.grid_sample(cells, place, mode="bilinear", padding_mode="zeros", align_corners=False)
+        read = read * weight[..., index].transpose(1, 2).reshape(batch * groups, 1, queries, count)
+        total = read if total is None else total + read
+    if total is None:
+        raise ValueError("sample_3d needs a feature level")
+    return total.view(batch, groups, -1, queries, count).permute(0, 3, 1, 4, 2)
+
+
+class AdaptiveMixing(nn.Module):
+    """Mixes sampled features with matrices that the query makes (section 3.3, adaptive content decoding).
+
+    Per group: x <- ReLU(LN(x M)) over channels, M ``[D/G, D/G]``; x <- ReLU(LN(S x)) over points, S ``[K, P]``; then all groups
+    together are projected to the query's width and added to it. LN has no parameters and spans points and channels.
+    """
+
+    def __init__(self, width: int, groups: int, in_points: int, out_points: int):
+        super().__init__()
+        self.groups, self.in_points, self.out_points = groups, in_points, out_points
+        self.channels = width // groups
+        self.matrices = nn.Linear(width, groups * (self.channels**2 + out_points * in_points))
+        self.projection = nn.Linear(groups * out_points * self.channels, width)
+
+    def forward(self, sampled: Tensor, content: Tensor) -> Tensor:
+        """``sampled [B, N, G, P, D / G]`` and ``content [B, N, D]`` to ``[B, N, D]``."""
+        made = self.matrices(content).unflatten(-1, (self.groups, -1))
+        channel, spatial = made.split([self.channels**2, self.out_points * self.in_points], dim=-1)
+        mixed = sampled @ channel.unflatten(-1, (self.channels, self.channels))
+        mixed = F.layer_norm(mixed, mixed.shape[-2:]).relu()
+        mixed = spatial.unflatten(-1, (self.out_points, self.in_points)) @ mixed
+        mixed = F.layer_norm(mixed, mixed.shape[-2:]).relu()
+        return content + self.projection(mixed.flatten(2))
+
+
+class PlacedSelfAttention(nn.Module):
+    """Self-attention of queries that know where they are (section 3.4).
+
+    softmax(Q K^T / sqrt(d) + tau_h log(IoF + 1e-7)) V, one learned tau_h for a head. As in the released code the position
+    embedding is added to the values and to the residual branch as well.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_projection = nn.Linear(width, 3 * width)
+        self.out_projection = nn.Linear(width, width)
+        self.iof_scale = nn.Parameter(torch.ones(heads))
+
+    def forward(self, content: Tensor, xyzr: Tensor, valid: Tensor | None = None) -> Tensor:
+        """``content [B, N, D]`` and ``xyzr [B, N, 4]`` to ``[B, N, D]``; queries that ``valid [B, N]`` marks False are not seen."""
+        place = xyzr.detach()
+        bias = (intersection_over_foreground(place) + IOF_EPSILON).log()[:, None] * self.iof_scale[:, None, None]
+        if valid is not None:
+            bias = bias.masked_fill(~valid[:, None, None, :], torch.finfo(torch.float16).min)
+        content = content + position_embedding(place, content.shape[-1])
+        query, key, value = self.in_projection(content).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
+        attended = self.out_projection(attended.transpose(1, 2).flatten(2))
+        return content + F.dropout(attended, self.dropout, self.training)
+
+
+class Head(nn.Module):
+    """Linear, LN, ReLU, linear: what a layer says about each query."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, outputs)
+
+    def reset_to_prior(self) -> None:
+        """Random last weights, and a bias at which every class has the prior probability of the focal loss."""
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.constant_(self.out.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, outputs]``."""
+        return self.out(self.norm(self.hidden(states)).relu())
+
+
+class DecoderLayer(nn.Module):
+    """Attention, sampling and mixing, feed-forward network, and the heads of one layer; nothing is shared between layers."""
+
+    def __init__(self, width: int, heads: int, ffn: int, groups: int, in_points: int, out_points: int, classes: int, dropout: float):
+        super().__init__()
+        self.groups, self.in_points = groups, in_points
+        self.attention = PlacedSelfAttention(width, heads, dropout)
+        self.attention_norm = nn.LayerNorm(width)
+        self.sampling_offsets = nn.Linear(width, groups * in_points * 3)
+        self.mixing = AdaptiveMixing(width, groups, in_points, out_points)
+        self.mixing_norm = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, width), nn.Dropout(dropout))
+        self.ffn_norm = nn.LayerNorm(width)
+        self.class_head = Head(width, classes)
+        self.box_head = Head(width, 4)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights as the released code draws them; boxes stay at their reference, mixing starts equal for all queries."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+        # query, key and value are drawn as one matrix, their biases start at zero
+        nn.init.zeros_(self.attention.in_projection.bias)
+        nn.init.uniform_(self.attention.iof_scale, 0.0, 4.0)
+        nn.init.zeros_(self.mixing.matrices.weight)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        offsets = self.sampling_offsets.bias.view(self.groups, self.in_points, 3)
+        side = math.isqrt(self.in_points)
+        if side**2 == self.in_points:
+            steps = (torch.arange(side) + 0.5) / side - 0.5
+            offsets[..., :2] = torch.cartesian_prod(steps, steps)
+        else:
+            offsets[..., :2].uniform_(-0.5, 0.5)
+        offsets[..., 2] = -1.0
+        self.class_head.reset_to_prior()
+        nn.init.zeros_(self.box_head.out.weight)
+        nn.init.zeros_(self.box_head.out.bias)
+
+    def forward(
+        self, levels: Sequence[Level], content: Tensor, xyzr: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer.
+
+        Args:
+            levels: feature levels of D channels.
+            content: ``[B, N, D]``.
+            xyzr: ``[B, N, 4]``.
+            valid: ``[B, N]`` bool, queries that the others see; all by default.
+
+        Returns:
+            The state ``[B, N, D]`` that the heads see, class logits ``[B, N, C]``, and the change of place ``[B, N, 4]``.
+        """
+        content = self.attention_norm(self.attention(content, xyzr, valid))
+        sampled = sample_3d(levels, self.sampling_points(content, xyzr))
+        content = self.mixing_norm(self.mixing(sampled, content))
+        content = self.ffn_norm(content + self.ffn(content))
+        return content, self.class_head(content), self.box_head(content)
+
+    def sampling_points(self, content: Tensor, xyzr: Tensor) -> Tensor:
+        """Points around each query's place, offsets in units of its sides and in octaves (section 3.2): ``[B, N, G, P, 3]``."""
+        offset = self.sampling_offsets(content).unflatten(-1, (self.groups, self.in_points, 3))
+        place = xyzr[:, :, None, None]
+        sides = xyzr_to_box(place)[..., 2:]
+        return torch.cat([place[..., :2] + offset[..., :2] * sides, place[..., 2:3] + offset[..., 2:]], dim=-1)
 
 
 class AdaMixerModelConfig(BaseModel):
@@ -87,7 +300,7 @@ class AdaMixer(Detector):
     """AdaMixer behind the common interface.
 
     References are the family's own: ``Queries.reference [B, N, 4]`` is xyzr, with x and y in pixels of the input (see
-    ``adamixer_decoder``). Boxes are not bounded: one may reach out of the image. Padding is read like any other pixels, as the
+    the head of this file). Boxes are not bounded: one may reach out of the image. Padding is read like any other pixels, as the
     released code does; only the size of the un-padded image enters, in the boxes and in the first reference.
 
     Args:
