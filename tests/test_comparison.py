@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows import DISTILLED, InProcess, write_recipe
 from workbench import comparison
-from workbench.comparison import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, plan, seed_table, state
+from workbench.comparison import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, notes, plan, seed_table, state
 from workbench.config import load_recipe
 from workbench.errors import ConfigError, RunError
 from workbench.runs import Run, append_line
@@ -244,3 +244,12 @@ def test_the_table_of_seeds_leaves_open_what_is_not_known_and_pairs_only_what_is
     assert found["distilled"][3:9] == ["37.0", "50.0", "-", "-", "43.5", "37.0 to 50.0"]
     assert found["distilled"][9] == "+7.0 (+7.0)"
     assert found["uniform"][7:10] == ["-", "-", "-"]
+
+
+def test_a_comparison_says_which_of_its_methods_are_re_implementations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path))
+    for name, methods in (("a", ["detrdistill", "clockdistill"]), ("b", ["clockdistill"]), ("c", [])):
+        Run.create(name, {"recipe": {"methods": [{"method": method} for method in methods]}})
+    frame = pd.DataFrame({"run": ["shapes_teacher", "a", "b", "c"], "arm": ["teacher", "x", "y", "undistilled"]})
+    (note,) = notes(frame)
+    assert note.startswith("clockdistill: re-implementation of CLoCKDistill")

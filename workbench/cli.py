@@ -388,7 +388,7 @@ def _print_comparison(frames: list[Any], json_path: Path | None) -> None:
     import json
 
     from workbench.analysis.summary import TEACHER
-    from workbench.comparison import seed_rows
+    from workbench.comparison import notes, seed_rows
     from workbench.files import write_json
 
     for frame in frames:
@@ -400,6 +400,8 @@ def _print_comparison(frames: list[Any], json_path: Path | None) -> None:
         for teacher in frame[frame["arm"] == TEACHER].to_dict("records"):
             console.print(Text(f"teacher {teacher['run']}: AP {'-' if teacher['ap'] is None else format(100 * teacher['ap'], '.1f')}"))
         console.print(shown)
+        for note in notes(frame):
+            console.print(Text(note))
     if json_path is not None:
         write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
 

@@ -13,6 +13,7 @@ import pandas as pd
 from workbench.analysis.summary import TEACHER, table
 from workbench.config import load_recipe
 from workbench.errors import ConfigError, RunError
+from workbench.methods import METHODS
 from workbench.runs import Run, runs_root
 from workbench.training.launch import changes_since, teacher_of
 from workbench.training.setup import open_split
@@ -238,6 +239,14 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
         ]  # fmt: skip
         lines.append(cells)
     return lines
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """What a reader of the rows has to know of their methods: which of them are re-implementations, and of what."""
+    runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
+    names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
+    sources = {name: METHODS[name].source for name in names if name in METHODS}
+    return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
 
 
 def _estimate(row: pd.Series) -> str:

@@ -86,7 +86,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     setup = build(recipe, teacher)
     if isinstance(recipe.teacher, TeacherRecipeConfig) and Run.open(str(teacher)).info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher}' was trained on other data. {_train_again(str(teacher))}")
-    for note in setup.notes:
+    for note in (*setup.notes, *(f"{method.name}: {method.source}" for method in setup.methods)):
         listener.on_message(note)
     teacher_ap = None
     if setup.teacher is not None and setup.methods:
