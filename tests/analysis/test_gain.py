@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.analysis.answer_examples import random_answers, random_truth
 from workbench.analysis.bootstrap import draws
 from workbench.analysis.gain import common_step, gain_by, mean_gain, slot_gain, target_gain, teacher_gain
-from workbench.analysis.slices import target_frame
+from workbench.analysis.targets import target_frame
 from workbench.errors import RunError
 
 

@@ -15,7 +15,7 @@ from tests.analysis.answer_examples import random_answers, random_truth
 from workbench.analysis.bootstrap import draws
 from workbench.analysis.gain import target_gain
 from workbench.analysis.predictors import rank_correlations, target_properties
-from workbench.analysis.slices import target_frame
+from workbench.analysis.targets import target_frame
 
 
 def random_properties(seed: int, rows: int = 40) -> pd.DataFrame:

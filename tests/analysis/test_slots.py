@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from tests.analysis.answer_examples import random_answers, random_truth
-from workbench.analysis.slices import target_frame
 from workbench.analysis.slots import slot_heatmap, slot_serves, slot_table, wilson
+from workbench.analysis.targets import target_frame
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.analysis.answer_examples import random_answers, random_truth
 from tests.analysis.query_examples import random_queries
 from workbench.analysis.bootstrap import draws
-from workbench.analysis.slices import target_frame
 from workbench.analysis.stability import churn_over_layers, churn_over_steps
 from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by, target_changes, target_histories
+from workbench.analysis.targets import target_frame
 
 Over = Any
 

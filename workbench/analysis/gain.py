@@ -86,7 +86,7 @@ def gain_by(gains: pd.DataFrame, targets: pd.DataFrame, by: str, samples: int = 
 
     Args:
         gains: of ``target_gain``.
-        targets: of ``slices.target_frame``.
+        targets: of ``targets.target_frame``.
         by: its column, ``label`` or ``size``.
         samples: resamples of the images.
         seed: of the draws.

@@ -24,7 +24,7 @@ def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.D
         gains: of ``gain.target_gain``.
         teacher: teacher rows of the query table; their last layer is read.
         baseline: student rows of the baseline run; the last layer at the step of ``gains`` is read.
-        targets: of ``slices.target_frame``.
+        targets: of ``targets.target_frame``.
 
     Returns:
         One row per target: ``image_id``, ``target``, ``gain``, ``baseline`` (its score x IoU in the baseline run), and of the teacher's

@@ -54,7 +54,7 @@ def slot_serves(rows: pd.DataFrame, targets: pd.DataFrame, by: str) -> pd.DataFr
 
     Args:
         rows: of the query table, of one model, layer and step; matched ones at least.
-        targets: of ``slices.target_frame``.
+        targets: of ``targets.target_frame``.
         by: its column, ``label`` or ``size``.
 
     Returns:

@@ -97,7 +97,7 @@ def image_counts(
         model: whose rows.
         layers: between evaluations, the last layer or every one.
         identity: see ``target_changes``.
-        targets: of ``slices.target_frame``, where ``by`` is given.
+        targets: of ``targets.target_frame``, where ``by`` is given.
         by: its column, ``label`` or ``size``; counts each image once for every value among its targets.
 
     Returns:
