@@ -26,6 +26,7 @@ from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
 from workbench.methods import MethodContext
 from workbench.methods.detrdistill import DETRDistill, FeaturesConfig, selection_masks
+from workbench.methods.selection import selected_queries
 from workbench.runs import Run
 from workbench.training.checkpoints import result_folder
 from workbench.training.setup import FrozenTeacher, Setup, find_detector
@@ -97,23 +98,28 @@ class Evaluator:
     def _teacher_pass(self, dataset: Dataset, split: str, writer: QueryWriter) -> Iterator[tuple[int, dict[tuple[int, int], np.ndarray]]]:
         """One pass of the teacher over a split: rows go to ``writer``, masks of the sampled images are yielded."""
         assert self.setup.teacher is not None and self.setup.pairing is not None
-        config = self._mask_config()
+        method = next((method for method in self.setup.methods if isinstance(method, DETRDistill)), None)
+        config = _mask_config(method)
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         masked, position = set(_sample(len(dataset))), 0
         for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
             output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
             renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
-            writer.write(_rows(batch, renamed, "teacher", 0, None))
             context = self._context(batch, output)
+            selected = None if method is None else selected_queries(method.config.selection, output, context)
+            writer.write(_rows(batch, renamed, "teacher", 0, None, selected))
             self.answers[split].append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
             levels = output.memory or output.neck
-            masks = [selection_masks(config, output, level, layers, context.targets, context).cpu().numpy() for level in levels]
+            masks = [selection_masks(config, output, level, layers, context.targets, context, selected).cpu().numpy() for level in levels]
+            # of a padded batch only the cells of the image itself are kept
+            sizes = [((~level.padding).any(2).sum(1).tolist(), (~level.padding).any(1).sum(1).tolist()) for level in levels]
             for row, image_id in enumerate(batch.image_ids):
                 if position + row in masked:
                     # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
                     yield image_id, {
-                        (layer, index): np.sqrt(psi[place, row]) if config.mask == "product" else psi[place, row]
-                        for index, psi in enumerate(masks)
+                        (layer, index): np.sqrt(psi[place, row, :height[row], :width[row]]) if config.mask == "product"
+                        else psi[place, row, :height[row], :width[row]]
+                        for index, (psi, (height, width)) in enumerate(zip(masks, sizes, strict=True))
                         for place, layer in enumerate(layers)
                     }
             position += len(batch.image_ids)
@@ -122,13 +128,6 @@ class Evaluator:
         assert self.setup.pairing is not None
         targets = TargetBatch.of(batch.targets).to(output.logits.device)
         return MethodContext(self.setup.student, None, self.setup.pairing, targets, 1.0, 0, torch.empty(0))
-
-    def _mask_config(self) -> FeaturesConfig:
-        """The mask of the run's own method; without one, the paper's, for comparison."""
-        for method in self.setup.methods:
-            if isinstance(method, DETRDistill) and method.config.features is not None and method.config.features.mask != "uniform":
-                return method.config.features
-        return FeaturesConfig()
 
     def _mates(self, output: DetectorOutput, answer: TeacherAnswer) -> Mates:
         """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
@@ -143,7 +142,16 @@ class Evaluator:
         return Mates(mate, layers, parts)
 
 
-def _rows(batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: Mates | None) -> pa.Table:
+def _mask_config(method: DETRDistill | None) -> FeaturesConfig:
+    """The mask of the run's own method; without one, the paper's, for comparison."""
+    if method is not None and method.config.features is not None and method.config.features.mask != "uniform":
+        return method.config.features
+    return FeaturesConfig()
+
+
+def _rows(
+    batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: Mates | None, selected: Tensor | None = None
+) -> pa.Table:
     targets = TargetBatch.of(batch.targets).to(output.logits.device)
     match = match_targets(output.logits, output.boxes, targets, output.activation)
     return query_rows(
@@ -158,6 +166,7 @@ def _rows(batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: M
         targets=targets,
         mates=mates,
         losses=pair_losses(output.logits, output.boxes, match, targets, output.activation),
+        selected=selected,
     )
 
 

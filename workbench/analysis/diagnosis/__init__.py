@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, NotJudged, worst_first
 from workbench.analysis.diagnosis.gradients import opposing_terms, weak_terms
+from workbench.analysis.diagnosis.matching import unsettled_matching
 from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.diagnosis.selection import background_selection
+from workbench.analysis.diagnosis.teacher import teacher_worse
 from workbench.analysis.diagnosis.teacher_data import box_format, class_map
 from workbench.runs import Run
 
@@ -16,8 +19,11 @@ Cause = Callable[[Material, Material | None], list[Finding]]
 CAUSES: dict[str, Cause] = {
     "class map": class_map,
     "box format": box_format,
+    "teacher worse": teacher_worse,
     "weak term": weak_terms,
     "opposing term": opposing_terms,
+    "background selection": background_selection,
+    "unsettled matching": unsettled_matching,
 }
 
 

@@ -13,7 +13,10 @@ from workbench.cache.queries import TEACHER_STEP, read_queries
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
-_COLUMNS = ("image_id", "query", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "best_target", "best_iou", "quality")
+LOCALISED = 0.5  # IoU from which a query is about a target, as in AP50
+_COLUMNS = (
+    "image_id", "query", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "best_target", "best_iou", "quality", "selected",
+)  # fmt: skip
 
 
 class Material:
@@ -88,6 +91,22 @@ class Material:
         return self._last_layer(self.result_step)
 
     @functools.cached_property
+    def changes(self) -> pd.DataFrame:
+        """Targets matched at an evaluation and at the one before, last layer: ``step``, ``image_id``, ``changed`` (its query is another:
+        another slot or, where queries are selected per image, another encoder cell).
+        """
+        steps = self.steps
+        columns = ["step", "image_id", "query", "source", "match"]
+        where = "model = 'student' and match >= 0 and layer = $layer"
+        rows = read_queries(self.run, self.split, steps, columns, where, {"layer": self._depth(steps[-1]) - 1})
+        # slots count down from -1, so that they never meet an encoder cell
+        rows["identity"] = rows["source"].astype("int64").where(rows["source"] >= 0, -1 - rows["query"].astype("int64"))
+        rows["moment"] = np.searchsorted(steps, rows["step"])
+        before = rows[["moment", "image_id", "match", "identity"]].assign(moment=rows["moment"] + 1)
+        both = rows.merge(before, on=["moment", "image_id", "match"], suffixes=("", "_before"))
+        return both.assign(changed=both["identity"] != both["identity_before"])[["step", "image_id", "changed"]]
+
+    @functools.cached_property
     def data(self) -> Any:
         """The split's dataset."""
         try:
@@ -112,5 +131,9 @@ class Material:
         return pd.concat(frames, ignore_index=True)
 
     def _last_layer(self, step: int) -> pd.DataFrame:
-        layer = read_queries(self.run, self.split, [step], ["layer"])["layer"].max()
-        return read_queries(self.run, self.split, [step], _COLUMNS, "layer = $layer", {"layer": int(layer)})
+        return read_queries(self.run, self.split, [step], _COLUMNS, "layer = $layer", {"layer": self._depth(step) - 1})
+
+    def _depth(self, step: int) -> int:
+        """Number of decoder layers."""
+        first = read_queries(self.run, self.split, [step], ["layer"], "query = 0")
+        return int(first["layer"].max()) + 1 if len(first) else 0

@@ -7,10 +7,9 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
-from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.diagnosis.material import LOCALISED, Material
 from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
 
-LOCALISED = 0.5  # IoU from which a query is about a target, as AP50 and the tables of the project have it
 # another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
 # chance (boxes in the middle of the image, squares) differ by less
 BOX_GAIN = 0.1
