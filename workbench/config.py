@@ -133,10 +133,28 @@ class TrainConfig(BaseModel):
         return self
 
 
+class CacheConfig(BaseModel):
+    """The teacher's answers from a cache (``workbench cache build``), to a fixed number of augmentations of every image.
+
+    Attributes:
+        variants: augmentations of each image; an epoch draws one of them, in turn. Arms without methods draw the same.
+        precision: of logits, states and maps; boxes are float32 always.
+        top_k: classes kept of each query, for terms that do not need all; None: all.
+        name: of the cache; None: the recipe's.
+    """
+
+    model_config = STRICT
+    variants: int = Field(gt=0)
+    precision: Literal["fp16", "fp32"] = "fp16"
+    top_k: int | None = Field(None, gt=0)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+
+
 class Recipe(BaseModel):
     """One experiment.
 
     Attributes:
+        cache: where the teacher's answers come from; None: from the live teacher, to ever new augmentations.
         layer_map: for each student layer the teacher layers that teach it; not needed where the depths have a whole ratio.
         class_map: teacher class to class of the data, where their names differ; equal names need no entry.
         arms: named changes to the recipe (undistilled, another mask, ...), each a run of its own.
@@ -153,6 +171,7 @@ class Recipe(BaseModel):
     class_map: dict[str, str] = {}
     methods: tuple[MethodConfig, ...] = ()
     train: TrainConfig
+    cache: CacheConfig | None = None
     arms: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
@@ -181,6 +200,8 @@ class Recipe(BaseModel):
             values.pop(key, None)
         values["data"].pop("path", None)
         values["train"].pop("workers", None)
+        if values.get("cache"):
+            values["cache"].pop("name", None)
         return hash_json(values)[:16]
 
 

@@ -4,10 +4,10 @@ Nothing here reads or changes torch's global random state.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import Op, Sample, Transform, TransformConfig
-from workbench.errors import DataError
+from workbench.datasets.variants import Variants
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    # imported for real it would close a circle: the cache is made from batches
+    from workbench.cache.teacher.answers import Answers
 
 _ORDER, _AUGMENT = 0, 1  # keep the two random streams of a seed apart
 
@@ -48,6 +53,7 @@ class Batch:
         image_ids: of the dataset's records.
         sizes: ``[B, 2]`` int64, height and width in pixels before any transform; always on the CPU.
         ops: what the transform did to each image.
+        answers: of the teacher to these pictures, where they come from a cache.
     """
 
     images: Tensor
@@ -56,11 +62,19 @@ class Batch:
     image_ids: tuple[int, ...]
     sizes: Tensor
     ops: tuple[list[Op], ...]
+    answers: "Answers | None" = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with images, padding and targets on ``device``."""
+        """The same batch with images, padding, targets and answers on ``device``."""
         targets = tuple(Targets(t.boxes.to(device), t.labels.to(device), t.valid.to(device)) for t in self.targets)
-        return Batch(self.images.to(device), self.padding.to(device), targets, self.image_ids, self.sizes, self.ops)
+        answers = self.answers.to(device) if self.answers is not None else None
+        return Batch(self.images.to(device), self.padding.to(device), targets, self.image_ids, self.sizes, self.ops, answers)
+
+    def part(self, first: int, end: int) -> "Batch":
+        """Images ``first`` to ``end - 1``."""
+        cut = slice(first, end)
+        return Batch(self.images[cut], self.padding[cut], self.targets[cut], self.image_ids[cut], self.sizes[cut], self.ops[cut],
+                     self.answers[cut] if self.answers is not None else None)  # fmt: skip
 
 
 class TrainLoader:
@@ -77,10 +91,13 @@ class TrainLoader:
         workers: processes that prepare batches ahead; 0 prepares them in this one. The batches do not depend on it.
         rank: of this process.
         world: number of processes.
+        variants: draw these in their turn, in place of ever new augmentations.
+        answers: gives what a teacher said of images (by position) in a variant (by number), whose ops it is told to make sure.
     """
 
     def __init__(self, dataset: Dataset, transform: Transform, batch_size: int, seed: int, workers: int = 0, rank: int = 0,
-                 world: int = 1):
+                 world: int = 1, variants: Variants | None = None,
+                 answers: "Callable[[Sequence[int], int, Sequence[list[Op]]], Answers] | None" = None):
         self._dataset = dataset
         self._transform = transform
         self._batch_size = batch_size
@@ -88,6 +105,8 @@ class TrainLoader:
         self._workers = workers
         self._rank = rank
         self._world = world
+        self._variants = variants
+        self._answers = answers
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
 
     def batch(self, step: int) -> Batch:
@@ -95,11 +114,16 @@ class TrainLoader:
 
         Raises:
             DataError: an image cannot be decoded; the message names the file.
+            CacheError: the teacher's answer to an image cannot be read.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         order = _epoch_order(self._seed, epoch, len(self._dataset))
         first = (within * self._world + self._rank) * self._batch_size
         indices = [int(order[position % len(order)]) for position in range(first, first + self._batch_size)]
+        if self._variants is not None:
+            variant = self._variants.of_epoch(epoch)
+            batch = variant_batch(self._variants, indices, [variant] * len(indices))
+            return replace(batch, answers=self._answers(indices, variant, batch.ops)) if self._answers is not None else batch
         samples = []
         for index in indices:
             record = self._dataset.records[index]
@@ -122,7 +146,7 @@ class TrainLoader:
         loader = DataLoader(_Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged,
                             generator=torch.Generator())
         for batch in loader:
-            if isinstance(batch, DataError):
+            if isinstance(batch, WorkbenchError):
                 raise batch
             yield batch
 
@@ -133,11 +157,30 @@ class _Steps(TorchDataset):
     def __init__(self, loader: TrainLoader):
         self._loader = loader
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def __getitem__(self, step: int) -> Batch | WorkbenchError:
         try:
             return self._loader.batch(step)
-        except DataError as error:  # handed over, because torch would put a traceback into the message
+        except WorkbenchError as error:  # handed over, because torch would put a traceback into the message
             return error
+
+
+def variant_batch(variants: Variants, indices: Sequence[int], numbers: Sequence[int]) -> Batch:
+    """Images in given variants, padded to the size that all variants share.
+
+    Args:
+        variants: of a dataset.
+        indices: images by position.
+        numbers: the variant of each.
+
+    Raises:
+        DataError: an image cannot be decoded; the message names the file.
+    """
+    dataset, transform = variants.dataset, variants.transform
+    samples = [
+        transform.apply(dataset.image(index), dataset.records[index], variants.ops(index, number))
+        for index, number in zip(indices, numbers, strict=True)
+    ]
+    return _collate(dataset, indices, samples, transform.config, variants.canvas)
 
 
 def evaluation_batches(dataset: Dataset, transform: Transform, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -167,8 +210,10 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64((seed, _ORDER, epoch))).permutation(count)
 
 
-def _collate(dataset: Dataset, indices: Sequence[int], samples: Sequence[Sample], config: TransformConfig) -> Batch:
-    height, width = (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
+def _collate(
+    dataset: Dataset, indices: Sequence[int], samples: Sequence[Sample], config: TransformConfig, canvas: tuple[int, int] | None = None
+) -> Batch:
+    height, width = canvas or (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
     pixels = np.zeros((len(samples), height, width, 3), np.uint8)
     padding = torch.zeros(len(samples), height, width, dtype=torch.bool)
     for i, sample in enumerate(samples):

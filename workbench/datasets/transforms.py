@@ -139,7 +139,7 @@ class Transform:
             op = _draw(augmentation, rng, width, height)
             if op is not None:
                 ops.append(op)
-                width, height = _size_after(op, width, height)
+                width, height = size_after(op, width, height)
         choice = int(rng.integers(len(self.config.resize.shortest))) if isinstance(self.config.resize, ShortestSide) else 0
         return ops + self._resize(width, height, choice)
 
@@ -231,7 +231,8 @@ def _draw(config: Flip | Dihedral | Crop | Color, rng: np.random.Generator, widt
     return {"op": "crop", "x": x, "y": y, "width": sides[0], "height": sides[1]}
 
 
-def _size_after(op: Op, width: int, height: int) -> tuple[int, int]:
+def size_after(op: Op, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of an image of that size after ``op``."""
     if op["op"] in ("crop", "resize"):
         return op["width"], op["height"]
     return (height, width) if op["op"] == "dihedral" and op["move"] & 4 else (width, height)

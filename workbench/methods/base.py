@@ -55,6 +55,11 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True):
         """What the teacher must provide; with ``decode`` in it the teacher must be live, a cache of its answers will not do."""
         return self.needs
 
+    @property
+    def needs_all_classes(self) -> bool:
+        """Whether a term reads the teacher's scores of other classes than the best few; then a cache must hold all of them."""
+        return True
+
     @model_validator(mode="after")
     def _known_terms(self) -> "BaseMethodConfig":
         for key in ("weights", "balance"):
@@ -115,6 +120,11 @@ class Method(nn.Module, ABC):
     def term_names(self) -> tuple[str, ...]:
         """Terms this configuration trains, in order."""
         return self.config.term_names
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """Teacher layers whose decoder states the terms read: what a cache keeps of them."""
+        return tuple(sorted({t for group in self.pairing.layer_map for t in group})) if "states" in self.config.needs_teacher else ()
 
     @classmethod
     def needs_text(cls) -> str:

@@ -129,6 +129,10 @@ class MethodContext:
 
         return self._once("probability", output, compute)
 
+    def know_match(self, output: DetectorOutput, match: Tensor) -> None:
+        """Takes the teacher's own matching ``[L, B, N_T]`` from a cache, where it was computed with the teacher's unrounded answer."""
+        self._kept["match", id(output)] = (output, match)
+
     def teacher_match(self, output: DetectorOutput) -> Tensor:
         """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step."""
 

@@ -29,6 +29,11 @@ class MapConfig(BaseMethodConfig, frozen=True):
         """See ``BaseMethodConfig``."""
         return frozenset({feature_needs(self.feature)})
 
+    @property
+    def needs_all_classes(self) -> bool:
+        """See ``BaseMethodConfig``; no class score is read."""
+        return False
+
 
 @dataclass(frozen=True)
 class MapPair:

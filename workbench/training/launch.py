@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from workbench.cache.teacher.read import open_cache
 from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, load_recipe, parse_recipe
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.runs import Run, free_path, runs_root
@@ -23,7 +24,7 @@ from workbench.training.setup import Setup, build
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that a recipe makes is trained on the student's data
 _SHARED_DATA = ("path", "format", "train", "val", "test", "options", "policy")
-_NO_RESULT = ("name", "note", "seed", "data.path", "train.workers")
+_NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "cache.name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     setup = build(recipe, teacher)
     if isinstance(recipe.teacher, TeacherRecipeConfig) and Run.open(str(teacher)).info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher}' was trained on other data. {_train_again(str(teacher))}")
+    setup.cache = open_cache(setup)
     for note in (*setup.notes, *(f"{method.name}: {method.source}" for method in setup.methods)):
         listener.on_message(note)
     teacher_ap = None
@@ -117,6 +119,7 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
         if info.get(key) != now:
             raise RunError(f"run '{name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
                            "or start a new run.")
+    setup.cache = open_cache(setup)
     return _train(run, setup, launch, listener)
 
 
@@ -234,6 +237,7 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
         "classes": list(setup.train.classes),
         "teacher": teacher,
         "teacher_hash": setup.teacher_hash,
+        "cache": {"name": setup.cache.folder.name, "build_seconds": setup.cache.manifest.seconds} if setup.cache is not None else None,
         "gamma": 0.5,
         "state": "created",
         "issues": [str(issue) for issue in setup.train.issues],

@@ -59,7 +59,7 @@ class Trainer:
             self.accelerator.init_trackers(setup.recipe.name)
         # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
         setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        teacher = setup.teacher.detector if setup.teacher is not None else None
+        teacher = setup.teacher.detector if setup.teacher is not None and setup.cache is None else None
         step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
         optimizer = make_optimizer(setup.student, step_module.methods, self.config)
         self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
@@ -67,7 +67,8 @@ class Trainer:
         self.average = Average(setup.student, self.config.ema) if self.config.ema else None
         self.loader = TrainLoader(
             setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
-            self.accelerator.process_index, self.accelerator.num_processes,
+            self.accelerator.process_index, self.accelerator.num_processes, setup.variants,
+            setup.cache.answers if setup.cache is not None else None,
         )  # fmt: skip
         weights, class_weight = setup.student.loss_weights, self.config.class_weight
         self.detection_weights = {k: class_weight if class_weight and k.startswith("class") else v for k, v in weights.items()}
@@ -172,9 +173,14 @@ class Trainer:
         targets = TargetBatch.of(batch.targets)
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
+        epoch = step // self.loader.steps_per_epoch
+        answer, match = None, None
         with self.accelerator.autocast():
-            answer = self.teacher(images, batch.padding) if self.teacher is not None and self.setup.methods else None
-            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, step // self.loader.steps_per_epoch)
+            if batch.answers is not None:
+                answer, match = batch.answers.output(), batch.answers.teacher_match
+            elif self.teacher is not None and self.setup.methods:
+                answer = self.teacher(images, batch.padding)
+            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, epoch, match)
 
     def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""
@@ -273,7 +279,4 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     if count == 1:
         return [batch]
     size = len(batch.image_ids) // count
-    return [
-        Batch(*(value[i * size : (i + 1) * size] for value in (getattr(batch, name) for name in batch.__dataclass_fields__)))
-        for i in range(count)
-    ]
+    return [batch.part(i * size, (i + 1) * size) for i in range(count)]

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from workbench.cache.teacher.read import TeacherCache
 from workbench.config import CheckpointConfig, Recipe
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.opening import find_format
 from workbench.datasets.reading import match_split
 from workbench.datasets.transforms import Transform, fixed_size
+from workbench.datasets.variants import Variants
 from workbench.detectors import Detector, InputSpec, family, load_detector
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import CheckpointError, ConfigError
@@ -65,7 +67,12 @@ class FrozenTeacher(nn.Module):
 
 @dataclass
 class Setup:
-    """Everything one run needs, built in a fixed order from the seed."""
+    """Everything one run needs, built in a fixed order from the seed.
+
+    Attributes:
+        variants: that training draws in turn, where the recipe says ``cache:``.
+        cache: of the teacher's answers to them; None: the live teacher answers.
+    """
 
     recipe: Recipe
     train: Dataset
@@ -79,6 +86,8 @@ class Setup:
     pairing: Pairing | None
     methods: list[Method]
     notes: list[str]
+    variants: Variants | None = None
+    cache: TeacherCache | None = None
 
 
 def open_split(recipe: Recipe, split: str) -> Dataset:
@@ -257,4 +266,5 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
     torch.manual_seed(recipe.seed + 1)
     transform = Transform(recipe.data.transform)
     evaluation = Transform(recipe.data.evaluation_transform or recipe.data.transform)
-    return Setup(recipe, train, val, test, transform, evaluation, student, teacher, teacher_hash, pairing, methods, notes)
+    variants = Variants(train, transform, recipe.cache.variants) if recipe.cache is not None else None
+    return Setup(recipe, train, val, test, transform, evaluation, student, teacher, teacher_hash, pairing, methods, notes, variants)

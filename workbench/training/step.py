@@ -57,8 +57,11 @@ class DistillStep(nn.Module):
         num_boxes: Tensor | float,
         step: int,
         epoch: int = 0,
+        teacher_match: Tensor | None = None,
     ) -> Terms:
         """Computes all terms of one batch; see ``Detector.forward`` for shapes and ``MethodContext`` for the counts.
+
+        ``teacher_match`` ``[L, B, N]`` is the teacher's own matching where a cache knows it.
 
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
@@ -71,6 +74,8 @@ class DistillStep(nn.Module):
             distillation: dict[str, Tensor] = {}
             if teacher is not None and self.pairing is not None:
                 context = MethodContext(self.student, self._outside[0], self.pairing, targets, num_boxes, step, match, epoch)
+                if teacher_match is not None:
+                    context.know_match(teacher, teacher_match)
                 for method in self.methods:
                     terms = method(output, teacher, targets, context)
                     distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}

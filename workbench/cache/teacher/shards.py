@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class Manifest:
         form: what reading needs and is in no tensor: activation and number of the class columns.
         rows: of the complete cache, one per image and variant.
         rows_per_shard: of every shard but the last.
+        seconds: spent on building so far, ``cpu`` (of the process) and ``wall``.
         files: SHA-256 of each file that is there, by name.
     """
 
@@ -40,6 +42,7 @@ class Manifest:
     form: dict[str, Any]
     rows: int
     rows_per_shard: int
+    seconds: dict[str, float] = field(default_factory=lambda: {"cpu": 0.0, "wall": 0.0})
     files: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -101,9 +104,15 @@ def write_file(folder: Path, manifest: Manifest, name: str, tensors: Mapping[str
 
     Returns:
         The new manifest.
+
+    Raises:
+        WorkbenchError: no space, or not writable; what was there is kept.
     """
     with replacing(folder / name) as temporary:
-        save_file(dict(tensors), temporary, metadata=metadata)
+        try:
+            save_file(dict(tensors), temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise CacheError(f"cannot write {folder / name}: {error}. Free space and give the same command again.") from error
         digest = hash_file(temporary)
     manifest = replace(manifest, files={**manifest.files, name: digest})
     manifest.write(folder)

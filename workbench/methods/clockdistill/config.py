@@ -76,6 +76,11 @@ class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
         return frozenset(needs | ({"decode"} if self.logits is not None else set()))
 
     @property
+    def needs_all_classes(self) -> bool:
+        """See ``BaseMethodConfig``; the memory part reads no class score."""
+        return self.logits is not None
+
+    @property
     def teaches_classes(self) -> bool:
         """See ``ClassTeachingConfig``; over the classes' logits alone no-object is not compared."""
         return self.logits is not None and self.logits.kl_form == "bernoulli"

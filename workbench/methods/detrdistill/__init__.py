@@ -4,6 +4,8 @@ Two profiles: ``paper`` (equations as printed) and ``official_code`` (the releas
 switch in ``config``; where the paper is silent the choice is named beside the switch. Layers are 0-based.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from workbench.detectors.base import Detector
@@ -63,6 +65,17 @@ class DETRDistill(Method):
         if config.assignment is not None:
             self.group = TeacherQueries(self.name, student, teacher, config.assignment.reference)
 
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """See ``Method.state_layers``; a mask of the last layer reads no other."""
+        layers: set[int] = set()
+        features = self.config.features
+        if features is not None and features.mask != "uniform":
+            layers |= set(self.taught if features.layers == "all" else self.taught[-1:])
+        if self.config.contrastive is not None:
+            layers |= set(self.pairs.teacher)
+        return tuple(sorted(layers))
+
     def forward(
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
     ) -> dict[str, Tensor]:
@@ -85,6 +98,15 @@ class DETRDistill(Method):
         return terms
 
 
+def mask_config(methods: Iterable[Method]) -> FeaturesConfig:
+    """The selection mask of a run's own method; without one, the paper's, for comparison."""
+    for method in methods:
+        if isinstance(method, DETRDistill) and method.config.features is not None and method.config.features.mask != "uniform":
+            return method.config.features
+    return FeaturesConfig()
+
+
 __all__ = [
-    "AssignmentConfig", "ContrastiveConfig", "DETRDistill", "DETRDistillConfig", "FeaturesConfig", "LogitsConfig", "selection_masks",
+    "AssignmentConfig", "ContrastiveConfig", "DETRDistill", "DETRDistillConfig", "FeaturesConfig", "LogitsConfig", "mask_config",
+    "selection_masks",
 ]  # fmt: skip

@@ -176,6 +176,12 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
         return self.needs | {"decode"} | own
 
     @property
+    def needs_all_classes(self) -> bool:
+        """See ``BaseMethodConfig``; the queries that pass through the student's decoder are trained on targets alone."""
+        masked = self.features is not None and self.features.mask != "uniform"
+        return self.logits is not None or masked or self.selection.rule in ("top_k", "lowest_k", "threshold")
+
+    @property
     def teaches_classes(self) -> bool:
         """See ``ClassTeachingConfig``."""
         return self.logits is not None

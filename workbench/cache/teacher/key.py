@@ -1,0 +1,79 @@
+"""What decides the numbers of a cache; one that differs is refused, naming the fields."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.cache.teacher.contents import Contents, contents_of
+from workbench.config import Recipe
+from workbench.errors import ConfigError
+from workbench.runs import runs_root
+
+if TYPE_CHECKING:  # for real it would close a circle: a setup holds the cache that it is taught from
+    from workbench.training.setup import Setup
+
+
+def caches_root() -> Path:
+    """Where caches lie: ``caches`` in the folder of runs."""
+    return runs_root() / "caches"
+
+
+def cache_folder(recipe: Recipe) -> Path:
+    """The folder of a recipe's cache, whether it is there or not.
+
+    Raises:
+        ConfigError: the recipe has none.
+    """
+    if recipe.cache is None:
+        raise ConfigError(f"recipe '{recipe.name}' has no cache. Say how many augmentations of each image: --set cache.variants=8.")
+    return caches_root() / (recipe.cache.name or recipe.name)
+
+
+def wanted_contents(setup: "Setup") -> Contents:
+    """What the methods of a setup read.
+
+    Raises:
+        ConfigError: the recipe has no cache, or no method that would read it.
+        IncompatibleError: a method needs the live teacher, or all classes.
+    """
+    config = setup.recipe.cache
+    if config is None:
+        cache_folder(setup.recipe)
+    if config is None or setup.teacher is None or not setup.methods:
+        raise ConfigError(f"recipe '{setup.recipe.name}' has no methods that would read a cache.")
+    return contents_of(setup.methods, setup.student, setup.teacher.detector, config.precision, config.top_k)
+
+
+def cache_key(setup: "Setup", contents: Contents) -> dict[str, Any]:
+    """Everything that decides the numbers of a cache, JSON-able."""
+    assert setup.teacher is not None and setup.variants is not None
+    spec = setup.teacher.detector.spec
+    return {
+        "teacher": setup.teacher_hash,
+        "teacher_input": {"mean": list(spec.mean), "std": list(spec.std)},
+        "classes": list(spec.classes),
+        "dataset": setup.train.hash(),
+        "split": setup.recipe.data.train,
+        "transform": setup.recipe.data.transform.model_dump(mode="json"),
+        "variants": setup.variants.count,
+        "canvas": list(setup.variants.canvas),
+        "contents": contents.model_dump(mode="json"),
+    }
+
+
+def differences(kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What of ``wanted`` a cache does not serve, like ``variants 8, now 4``; more contents than wanted are no difference."""
+    before, now = (dict(_flat({name: value for name, value in key.items() if name != "contents"}, "")) for key in (kept, wanted))
+    own, other = Contents.model_validate(kept["contents"]), Contents.model_validate(wanted["contents"])
+    for name in ("precision", "top_k"):
+        before[name], now[name] = getattr(own, name), getattr(other, name)
+    changed = [f"{name} {before.get(name)}, now {now.get(name)}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return changed + [f"{what} not kept" for what in own.lacks(other)]
+
+
+def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place}.{key}" if place else key)
+    else:
+        yield place, value

@@ -1,0 +1,120 @@
+"""Rows of a teacher cache, computed: one per image and variant, numbered variant by variant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.cache.teacher.answers import learned_queries, pack, split_constants
+from workbench.cache.teacher.contents import Contents
+from workbench.datasets.loader import variant_batch
+from workbench.datasets.transforms import Op
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import NonFiniteError
+from workbench.matching import TargetBatch
+from workbench.methods import MethodContext
+from workbench.methods.detrdistill import mask_config, selection_masks
+from workbench.methods.selection import query_quality
+
+if TYPE_CHECKING:  # see ``key``
+    from workbench.training.setup import Setup
+
+GAMMA = 0.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a cache.
+
+    Attributes:
+        tensors: ``[B, ...]`` by name.
+        constants: ``[1, ...]``, the same for all rows.
+        ops: what was done to each image.
+        image_ids: of the dataset's records.
+    """
+
+    tensors: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    ops: tuple[list[Op], ...]
+    image_ids: tuple[int, ...]
+
+
+class RowMaker:
+    """Asks the teacher.
+
+    Args:
+        setup: with teacher, methods and variants.
+        contents: what is kept.
+        device: to run on.
+    """
+
+    def __init__(self, setup: "Setup", contents: Contents, device: torch.device):
+        assert setup.teacher is not None and setup.pairing is not None and setup.variants is not None
+        self.setup, self.contents, self.device = setup, contents, device
+        self.teacher, self.pairing, self.variants = setup.teacher.to(device), setup.pairing, setup.variants
+        self.count = len(setup.train) * setup.variants.count
+        self.mask = mask_config(setup.methods)
+        taught = sorted({t for group in self.pairing.layer_map for t in group})
+        self.mask_layers = taught if self.mask.layers == "all" else taught[-1:]
+
+    @property
+    def form(self) -> dict[str, object]:
+        """See ``Manifest``."""
+        detector = self.teacher.detector
+        softmax = detector.activation == "softmax"
+        return {"activation": detector.activation, "columns": len(detector.spec.classes) + softmax}
+
+    @torch.no_grad()
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """The teacher's answers to some rows, with its matching to the targets, its quality and where its queries look.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            NonFiniteError: NaN or infinity, or a number that a half cannot hold.
+        """
+        images = len(self.setup.train)
+        batch = variant_batch(self.variants, [row % images for row in numbers], [row // images for row in numbers])
+        batch = batch.to(self.device)
+        output = self.teacher(batch.images.contiguous(memory_format=torch.channels_last), batch.padding)
+        packed = pack(output, self.contents)
+        targets = TargetBatch.of(batch.targets)
+        context = MethodContext(self.setup.student, None, self.pairing, targets, 1.0, 0, torch.empty(0))
+        packed["match"] = context.teacher_match(output).transpose(0, 1).to(torch.int16).contiguous()
+        quality = query_quality("paper", GAMMA, output, list(range(len(output.boxes))), targets, context)
+        packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
+        packed |= self._masks(output, targets, context)
+        for name, value in packed.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                bad = [i for i, row in zip(batch.image_ids, value, strict=True) if not torch.isfinite(row).all()]
+                raise NonFiniteError(f"the teacher's {name} of images {bad[:5]} is NaN, infinite or more than {self.contents.precision} "
+                                     "can hold. Say cache.precision: fp32, or check these images.")
+        tensors, constants = split_constants(packed, learned_queries(self.teacher.detector))
+        return Rows(tensors, constants, batch.ops, batch.image_ids)
+
+    def _masks(self, output: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``: value = offset + scale * stored.
+
+        Levels whose width is not that of the queries have none.
+        """
+        packed: dict[str, Tensor] = {}
+        kind = "memory" if output.memory else "neck"
+        for level in getattr(output, kind):
+            if level.features.shape[1] != output.states.shape[-1]:
+                continue
+            masks = selection_masks(self.mask, output, level, self.mask_layers, targets, context).transpose(0, 1).cpu()
+            # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
+            masks = masks.sqrt() if self.mask.mask == "product" else masks
+            low, high = masks.amin((2, 3)), masks.amax((2, 3))
+            scale = (high - low) / 255
+            stored = ((masks - low[..., None, None]) / scale.where(scale > 0, 1.0)[..., None, None]).round()
+            packed[f"mask/{kind}/{level.stride}"] = stored.to(torch.uint8).contiguous()
+            packed[f"mask/{kind}/{level.stride}/range"] = torch.stack([low, scale], -1).contiguous()
+        return packed
+
+
+def unpack_mask(stored: np.ndarray, range_: np.ndarray) -> np.ndarray:
+    """``[..., H, W]`` float32 of a stored mask and its (offset, scale) ``[..., 2]``."""
+    return range_[..., 0, None, None] + range_[..., 1, None, None] * stored.astype(np.float32)
