@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from workbench.commands.cache import cache_app
 from workbench.errors import ConfigError, WorkbenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
@@ -19,6 +20,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Datasets: check one, write th
 runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
+app.add_typer(cache_app, name="cache")
 
 # tables are not folded to 80 columns where the output is a file or a pipe
 console = Console(width=None if sys.stdout.isatty() else 200)
@@ -89,7 +91,7 @@ def run(
         path = recipe_path(recipe)
         fields = dry_run(load_recipe(path, changes, arm), path.parent).row()
         terms = {f"term {name}": value for name, value in fields.pop("terms").items()}
-        _print_rows([{"what": name, "value": value} for name, value in (fields | terms).items()], json_path)
+        print_rows([{"what": name, "value": value} for name, value in (fields | terms).items()], json_path)
         return
     launch = Launch(name, arm, group, device, tuple(log or ()))
     with console_listener(console, plain) as listener:
@@ -174,7 +176,7 @@ def evaluate(
     result = evaluate_detector(detector, data, split, device)
     rows = [{"what": key, "value": value} for key, value in result["coco"].items()]
     rows += [{"what": f"AP of {key}", "value": value["ap"]} for key, value in result["per_class"].items()]
-    _print_rows(rows, json_path)
+    print_rows(rows, json_path)
 
 
 @app.command()
@@ -210,7 +212,7 @@ def data_check(
         report = check(path, split, form, progress=progress)
     found = report.to_dict()
     console.print(Text(f"{report.path}: {report.format}"))
-    _print_rows([{"split": name, **counts} for name, counts in report.splits.items()], None)
+    print_rows([{"split": name, **counts} for name, counts in report.splits.items()], None)
     for issue in report.issues:
         console.print(Text(f"{issue.severity}: {issue}"), soft_wrap=True)
     if json_path is not None:
@@ -241,7 +243,7 @@ def runs_list(runs: Root = None, json_path: Json = None) -> None:
     from workbench.runs import list_runs
 
     _use_root(runs)
-    _print_rows([_status(run) for run in list_runs()], json_path)
+    print_rows([_status(run) for run in list_runs()], json_path)
 
 
 @runs_app.command("show")
@@ -279,7 +281,7 @@ def detectors(json_path: Json = None) -> None:
             "provides": ", ".join(sorted(FAMILIES[family].detector.provides)),
             "methods": "all" if len(able) == len(served) else ", ".join(able),
         })  # fmt: skip
-    _print_rows(rows, json_path)
+    print_rows(rows, json_path)
 
 
 @app.command()
@@ -294,7 +296,7 @@ def methods(json_path: Json = None) -> None:
         able = [family for family, lacks in zip(families[1:], served, strict=True) if lacks == "yes"]
         everywhere = "all" if len(able) == len(served) else ", ".join(able) or "none"
         rows.append({"method": name, "terms": method.terms, "needs": method.needs_text(), "families": everywhere, "source": method.source})
-    _print_rows(rows, json_path)
+    print_rows(rows, json_path)
 
 
 @app.command("app")
@@ -309,7 +311,7 @@ def doctor(json_path: Json = None) -> None:
     """Versions, devices, and what is missing for which feature."""
     from workbench.doctor import report
 
-    _print_rows(report().rows(), json_path)
+    print_rows(report().rows(), json_path)
 
 
 @app.command()
@@ -406,7 +408,8 @@ def _print_comparison(frames: list[Any], json_path: Path | None) -> None:
         write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
 
 
-def _print_rows(rows: list[dict[str, Any]], json_path: Path | None) -> None:
+def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> None:
+    """A table, one line a row; also as JSON into ``json_path``."""
     from workbench.files import write_json
 
     shown = Table(show_header=True, header_style="bold", box=None, pad_edge=False)

@@ -1,0 +1,92 @@
+"""Is a cache what its teacher says? Hashes of all shards, and a sample asked again."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from workbench.cache.teacher.build import Builder
+from workbench.cache.teacher.read import TeacherCache
+from workbench.cache.teacher.shards import without_damaged
+from workbench.errors import CacheError
+
+if TYPE_CHECKING:  # see ``key``
+    from workbench.training.setup import Setup
+
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one kind of tensor, over the sample.
+
+    Attributes:
+        name: of the tensor.
+        largest: absolute difference between what is kept and what the teacher says now.
+        scale: largest absolute value that the teacher says now.
+        flips: entries that differ, of whole numbers alone: matchings, classes and masks.
+    """
+
+    name: str
+    largest: float
+    scale: float
+    flips: int | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Result of a check.
+
+    Attributes:
+        damaged: files whose hash is not the manifest's, or that are gone.
+        rows: answers that were asked for again.
+        differences: by tensor.
+    """
+
+    damaged: tuple[str, ...]
+    rows: int
+    differences: tuple[Difference, ...]
+
+
+def check_cache(setup: "Setup", device: torch.device | str = "cpu", sample: int = SAMPLE) -> Checked:
+    """Compares the hash of every file, then asks the teacher again about evenly spread rows of whole shards.
+
+    Args:
+        setup: of the recipe that the cache is of.
+        device: to run on.
+        sample: rows at most.
+
+    Raises:
+        CacheError: no cache, one not finished, or one of something else.
+    """
+    builder = Builder(setup, device)
+    if builder.before is None:
+        raise CacheError(f"no teacher cache '{builder.folder.name}' in {builder.folder.parent}.")
+    whole, damaged = without_damaged(builder.folder, builder.before)
+    cache = TeacherCache(builder.folder)
+    rows = [row for row in _spread(whole.rows, sample) if whole.place(row)[0] in whole.files]
+    found: dict[str, Difference] = {}
+    for row in rows:
+        now = builder.maker.rows([row]).tensors
+        name, position = whole.place(row)
+        kept = cache.tensors(name)
+        for key, value in now.items():
+            difference = _difference(key, kept[key][position], value[0])
+            found[key] = _worse(found.get(key, difference), difference)
+    return Checked(tuple(damaged), len(rows), tuple(found.values()))
+
+
+def _spread(count: int, sample: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, min(count, sample)).round().astype(int).tolist()))
+
+
+def _difference(name: str, kept: torch.Tensor, now: torch.Tensor) -> Difference:
+    apart, size = (kept.double() - now.double()).abs(), now.double().abs()
+    flips = None if now.is_floating_point() else int((apart > 0).sum())
+    return Difference(name, float(apart.max()) if apart.numel() else 0.0, float(size.max()) if size.numel() else 0.0, flips)
+
+
+def _worse(one: Difference, other: Difference) -> Difference:
+    flips = None if one.flips is None or other.flips is None else one.flips + other.flips
+    return Difference(one.name, max(one.largest, other.largest), max(one.scale, other.scale), flips)

@@ -1,0 +1,154 @@
+"""``workbench cache build|check|list|prune``: the teacher's answers on disk."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from workbench.cache.teacher.build import Estimate
+    from workbench.config import Recipe
+    from workbench.training.setup import Setup
+
+cache_app = typer.Typer(no_args_is_help=True, help="The teacher's answers on disk: build, check, list, prune.")
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
+Arm = Annotated[str | None, typer.Option("--arm", help="Arm whose methods decide what is kept.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: cache.variants=8")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+# seconds between lines where the output is no terminal
+SAY_EVERY = 30.0
+
+
+@cache_app.command("build")
+def cache_build(
+    recipe: RecipeName,
+    arm: Arm = None,
+    data: Data = None,
+    overrides: Set = None,
+    device: Device = "auto",
+    accept: Annotated[bool, typer.Option("--accept", help="Write feature and attention maps of the size that was printed.")] = False,
+) -> None:
+    """Ask the teacher about every variant of every training image; goes on where it was stopped, and mends what is damaged."""
+    from workbench.cache.teacher.build import Builder
+    from workbench.cli import console
+    from workbench.progress import console_count
+
+    builder = Builder(_setup(recipe, arm, data, overrides), _place(device))
+    estimate = builder.estimate()
+    for line in _estimate_lines(estimate):
+        console.print(Text(line), soft_wrap=True)
+    with console_count(console, "answers") as count:
+        said = start = time.monotonic()
+        first: int | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal said, first
+            count(done, total)
+            first = done if first is None else first
+            if not console.is_terminal and time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                left = (said - start) / max(done - first, 1) * (total - done)
+                console.print(f"{done} of {total} answers, {_time(left)} left", soft_wrap=True)
+
+        built = builder.build(estimate, accept, progress)
+    for name in built.damaged:
+        console.print(Text(f"{name} was damaged and is made again"))
+    summary = f"cache '{builder.folder.name}': {built.rows} answers made, {built.kept} were there ({builder.folder})"
+    console.print(Text(summary), soft_wrap=True)
+
+
+@cache_app.command("check")
+def cache_check(
+    recipe: RecipeName,
+    arm: Arm = None,
+    data: Data = None,
+    overrides: Set = None,
+    device: Device = "auto",
+    answers: Annotated[int, typer.Option("--answers", help="How many the teacher is asked for again.")] = 64,
+) -> None:
+    """Compare every shard with its hash, and a sample with what the teacher says now; exits with 1 where a shard is damaged."""
+    from workbench.cache.teacher.check import check_cache
+    from workbench.cli import console, print_rows
+
+    checked = check_cache(_setup(recipe, arm, data, overrides), _place(device), answers)
+    console.print(f"{checked.rows} answers asked for again; largest differences:")
+    print_rows([
+        {"tensor": d.name, "largest difference": f"{d.largest:.2e}", "largest value": f"{d.scale:.3g}", "entries that differ": d.flips}
+        for d in checked.differences
+    ])  # fmt: skip
+    for name in checked.damaged:
+        console.print(Text(f"damaged: {name}. 'workbench cache build {recipe}' makes it again."), soft_wrap=True)
+    if checked.damaged:
+        raise typer.Exit(1)
+    console.print("every file is whole")
+
+
+@cache_app.command("list")
+def cache_list() -> None:
+    """The caches that are there."""
+    from workbench.cache.teacher.folders import list_caches
+    from workbench.cli import print_rows
+
+    print_rows(list_caches())
+
+
+@cache_app.command("prune")
+def cache_prune(
+    names: Annotated[list[str] | None, typer.Argument(help="Caches; none: those that cannot be read any more.")] = None,
+) -> None:
+    """Remove caches."""
+    from workbench.cache.teacher.folders import prune_caches
+    from workbench.cli import console
+
+    removed = prune_caches(names or ())
+    for name in removed:
+        console.print(Text(f"removed {name}"))
+    if not removed:
+        console.print("nothing to remove: every cache can be read. Name the ones that are to go.")
+
+
+def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
+    """Teacher, methods and variants of a recipe; a teacher that a recipe makes must be trained already."""
+    from workbench.config import load_recipe
+    from workbench.training.launch import recipe_path
+    from workbench.training.setup import build
+
+    path = recipe_path(name)
+    recipe = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)
+    return build(recipe, _teacher(recipe, path.parent), trace_teacher=False)
+
+
+def _teacher(recipe: "Recipe", folder: Path) -> str | None:
+    from workbench.config import CheckpointConfig
+    from workbench.training.launch import teacher_of
+
+    made = teacher_of(recipe, folder)
+    if made is not None:
+        return made[2]
+    return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
+
+
+def _place(device: str) -> str:
+    import torch
+
+    return "cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def _estimate_lines(estimate: "Estimate") -> list[str]:
+    large = f", {', '.join(estimate.large)} among them" if estimate.large else ""
+    there = f"; {100 * estimate.done:.0f} % of it is there" if estimate.done else ""
+    return [
+        f"cache '{estimate.name}': {estimate.images} images x {estimate.variants} variants, {estimate.row_bytes / 1e3:.1f} kB each{large}",
+        f"{estimate.bytes / 1e9:.3f} GB in all{there}; {estimate.free_bytes / 1e9:.1f} GB free",
+        f"about {_time(estimate.seconds_left)} at {1e3 * estimate.row_seconds:.0f} ms an answer",
+    ]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
