@@ -147,6 +147,12 @@ class Method(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Unweighted loss terms by name; a term without eligible targets in this batch is left out."""
 
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """``[L_S, B, N_S]`` int64 on the CPU: the teacher query that each of the student's own queries is trained on, -1 = none; where
+        several teacher layers teach a student layer, of the last. None: the method pairs no queries. For the query table of a run.
+        """
+        return None
+
     @classmethod
     def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:
         """What two detectors that provide so much lack of what the method needs as published; empty: it serves them."""

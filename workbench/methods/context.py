@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -60,6 +61,13 @@ class LayerPairs:
         """Pairs of a layer map."""
         flat = [(s, t, 1.0 / len(group) if reduce == "mean" else 1.0) for s, group in enumerate(layer_map) for t in group]
         return cls([s for s, _, _ in flat], [t for _, t, _ in flat], [share for _, _, share in flat])
+
+    def last_of_each(self, values: Tensor, layers: int) -> Tensor:
+        """``values [P, ...]`` of the pairs as ``[layers, ...]``: of the last teacher layer of each student layer, -1 where none teaches."""
+        result = torch.full((layers, *values.shape[1:]), -1, dtype=values.dtype, device=values.device)
+        for place, layer in enumerate(self.student):
+            result[layer] = values[place]
+        return result
 
     def last(self) -> "LayerPairs":
         """Those of the last student layer."""

@@ -81,18 +81,25 @@ class D3ETR(Method):
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
     ) -> dict[str, Tensor]:
         """See ``Method.forward``."""
-        own, other = self.layers.student, self.layers.teacher
-        wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
-        boxes = teacher.boxes[other]
-        cost = pair_cost(student.logits[own], student.boxes[own], wanted, boxes, student.activation, QUERY_COST)
-        pairs, images = cost.shape[:2]
-        mate = assign(cost)
-        rows = (mate >= 0).nonzero()[:, 2].view(pairs, images, -1).to(cost.device)
-        columns = mate[mate >= 0].view(pairs, images, -1).to(cost.device)
+        wanted, mate = self._adaptive(student, teacher, context)
+        (pairs, images, _), device = mate.shape, wanted.device
+        rows = (mate >= 0).nonzero()[:, 2].view(pairs, images, -1).to(device)
+        columns = mate[mate >= 0].view(pairs, images, -1).to(device)
         terms = self._terms("adaptive", student, teacher, wanted, rows, columns)
         group = context.student.decode(self.group(teacher.queries), student.context)
-        same = torch.arange(boxes.shape[2], device=cost.device).expand(pairs, images, -1)
+        same = torch.arange(wanted.shape[2], device=device).expand(pairs, images, -1)
         return terms | self._terms("fixed", group, teacher, wanted, same, same)
+
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor:
+        """See ``Method.train_mates``: the adaptive matching."""
+        return self.layers.last_of_each(self._adaptive(student, teacher, context)[1], student.logits.shape[0])
+
+    def _adaptive(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> tuple[Tensor, Tensor]:
+        """Class targets ``[P, B, N_T, C]`` of P pairs of layers, and ``[P, B, N_S]`` teacher query of each student query, -1 = none."""
+        own, other = self.layers.student, self.layers.teacher
+        wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
+        cost = pair_cost(student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST)
+        return wanted, assign(cost)
 
     def _terms(
         self, matching: str, student: DetectorOutput, teacher: DetectorOutput, wanted: Tensor, rows: Tensor, columns: Tensor

@@ -24,7 +24,7 @@ from workbench.methods.detrdistill.config import (
 )
 from workbench.methods.detrdistill.contrastive import ContrastiveHead
 from workbench.methods.detrdistill.features import features_term, selection_masks
-from workbench.methods.detrdistill.logits import logits_terms
+from workbench.methods.detrdistill.logits import logits_mates, logits_terms
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.features import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
 from workbench.methods.selection import selected_queries
@@ -96,6 +96,14 @@ class DETRDistill(Method):
             layers = [group[-1] for group in self.layer_map]
             terms["assignment"] = assignment_term(config.assignment, self.group, layers, student, teacher, selected, context)
         return terms
+
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """See ``Method.train_mates``: the matching of the logits terms."""
+        if self.config.logits is None:
+            return None
+        selected = selected_queries(self.config.selection, teacher, context)
+        mate = logits_mates(self.config.logits, self.pairs, student, teacher, selected, context, self.config.no_object)
+        return self.pairs.last_of_each(mate, student.logits.shape[0])
 
 
 def mask_config(methods: Iterable[Method]) -> FeaturesConfig:

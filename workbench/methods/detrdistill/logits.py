@@ -1,5 +1,6 @@
 """Hungarian-matching logits distillation (DETRDistill, equations 3 and 4) and the joint form of the released code."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -38,7 +39,73 @@ def logits_terms(
         ``logits``, or ``logits_positive`` (absent where no teacher query has a target) and ``logits_negative``; and ``[P, B, N_S]``
         int64 on the CPU, the teacher query of each student query, -1 = none.
     """
+    found = _match(config, pairs, student, teacher, selected, context, no_object)
     logits, boxes = student.logits[pairs.student], student.boxes[pairs.student]
+    share = torch.tensor(pairs.share, device=logits.device)
+
+    def term(mate: Tensor, with_class: bool) -> tuple[Tensor, Tensor]:
+        loss, count = _pair_loss(logits, boxes, found.wanted, found.boxes, mate, config.weights, with_class, student)
+        count = over_processes(count)
+        return (loss / count.clamp(min=1) * share).sum(), count.sum()
+
+    value, count = term(found.mate, with_class=True)
+    if not config.split:
+        return ({"logits": value} if count else {}), found.teacher_queries()
+    terms = {"logits_positive": value} if count else {}
+    if found.rest is not None:
+        value, count = term(found.rest, with_class=config.negatives == "class_and_box")
+        terms |= {"logits_negative": value} if count else {}
+    return terms, found.teacher_queries()
+
+
+@torch.no_grad()
+def logits_mates(
+    config: LogitsConfig,
+    pairs: LayerPairs,
+    student: DetectorOutput,
+    teacher: DetectorOutput,
+    selected: Tensor,
+    context: MethodContext,
+    no_object: Literal["1-max"] | None,
+) -> Tensor:
+    """The matching alone; arguments and result as of ``logits_terms``."""
+    return _match(config, pairs, student, teacher, selected, context, no_object).teacher_queries()
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """What P pairs of layers are trained on.
+
+    Attributes:
+        columns: ``[P, B, K]`` teacher queries that may teach.
+        wanted: ``[P, B, K, C]`` their class targets.
+        boxes: ``[P, B, K, 4]`` their boxes.
+        mate: ``[P, B, N_S]`` column of each student query, -1 = none; of the teacher queries with an object where these go first.
+        rest: likewise of the other teacher queries; None where they are not apart, or teach nothing.
+    """
+
+    columns: Tensor
+    wanted: Tensor
+    boxes: Tensor
+    mate: Tensor
+    rest: Tensor | None
+
+    def teacher_queries(self) -> Tensor:
+        """``[P, B, N_S]`` int64 on the CPU."""
+        mate = self.mate if self.rest is None else torch.maximum(self.mate, self.rest)
+        return _back(mate, self.columns)
+
+
+def _match(
+    config: LogitsConfig,
+    pairs: LayerPairs,
+    student: DetectorOutput,
+    teacher: DetectorOutput,
+    selected: Tensor,
+    context: MethodContext,
+    no_object: Literal["1-max"] | None,
+) -> _Matching:
+    """See ``logits_terms``."""
     wanted = class_targets(teacher, student.activation, context, no_object)[pairs.teacher]
     wanted_boxes = teacher.boxes[pairs.teacher]
     if config.clamp_boxes:
@@ -55,30 +122,16 @@ def logits_terms(
     width = int(taught.sum(-1).max())
     columns = taught.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :width]
     taught, positive = taught.gather(-1, columns), positive.gather(-1, columns)
-    here = columns.to(logits.device)
+    here = columns.to(student.logits.device)
     wanted, wanted_boxes = gather_queries(wanted, here), gather_queries(wanted_boxes, here)
-    cost = pair_cost(logits, boxes, wanted, wanted_boxes, student.activation, QUERY_COST).cpu()
-    share = torch.tensor(pairs.share, device=logits.device)
-
-    def term(mate: Tensor, with_class: bool) -> tuple[Tensor, Tensor]:
-        loss, count = _pair_loss(logits, boxes, wanted, wanted_boxes, mate, config.weights, with_class, student)
-        count = over_processes(count)
-        return (loss / count.clamp(min=1) * share).sum(), count.sum()
-
+    own, own_boxes = student.logits[pairs.student], student.boxes[pairs.student]
+    cost = pair_cost(own, own_boxes, wanted, wanted_boxes, student.activation, QUERY_COST).cpu()
     if not config.split:
-        mate = assign(cost, columns=taught)
-        value, count = term(mate, with_class=True)
-        return ({"logits": value} if count else {}), _back(mate, columns)
+        return _Matching(columns, wanted, wanted_boxes, assign(cost, columns=taught), None)
     mate = assign(cost, columns=positive)
-    value, count = term(mate, with_class=True)
-    terms = {"logits_positive": value} if count else {}
-    if config.negatives != "off":
-        # students taken by the positives are out, which keeps the whole one-to-one
-        rest = assign(cost, columns=taught & ~positive, rows=mate < 0)
-        value, count = term(rest, with_class=config.negatives == "class_and_box")
-        terms |= {"logits_negative": value} if count else {}
-        mate = torch.maximum(mate, rest)
-    return terms, _back(mate, columns)
+    # students taken by the positives are out, which keeps the whole one-to-one
+    rest = assign(cost, columns=taught & ~positive, rows=mate < 0) if config.negatives != "off" else None
+    return _Matching(columns, wanted, wanted_boxes, mate, rest)
 
 
 def _back(mate: Tensor, columns: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""The query store at the size of COCO's validation split: 9 million rows a step, one step and ten; on two cores."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.harness import Figure
+from benchmarks.store_rows import IMAGES, LAYERS, QUERIES, query_chunks
+from workbench.analysis.stability import NEEDED, churn_over_layers
+from workbench.cache.queries import query_writer, read_queries
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+
+STEPS = 10
+ROWS = IMAGES * LAYERS * QUERIES
+REPEATS = 5
+_BYTES_PER_ROW = 64
+_MATCHED = "match >= 0 and model = 'student'"
+_TARGET_COLUMNS = ("image_id", "query", "match", "score", "match_iou", "quality", "step")
+
+
+def figures() -> Iterator[Figure]:
+    """Writes ten steps into a temporary folder, reads them, and removes them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    pa.set_cpu_count(2)
+    folder = Path(tempfile.mkdtemp(prefix="workbench-store-"))
+    try:
+        if shutil.disk_usage(folder).free < 1.2 * STEPS * ROWS * _BYTES_PER_ROW:
+            raise WorkbenchError(f"{folder} has too little space for {STEPS * ROWS * _BYTES_PER_ROW / 1e9:.0f} GB of rows; set TMPDIR.")
+        run, baseline = Run.create("distilled", {}, folder), Run.create("baseline", {}, folder)
+        rates = [ROWS / _write(run, step) for step in range(1, STEPS + 1)]
+        size = sum(path.stat().st_size for path in run.queries_path("val", 1).iterdir())
+        yield Figure("rows written a second", float(np.median(rates)), "1/s", ">= 1e6", repeats=STEPS)
+        yield Figure("bytes a row", size / ROWS, "B")
+        for step in range(1, STEPS + 1):  # the same rows at other steps: matchings of another run, without writing them again
+            shutil.copytree(run.queries_path("val", step), baseline.queries_path("val", step % STEPS + 1), copy_function=os.link)
+        yield from _read(run, baseline)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _write(run: Run, step: int) -> float:
+    """Seconds of writing alone, the manifest with its hashes and the sync to disk included."""
+    seconds = 0.0
+    with query_writer(run, "val", step) as writer:
+        for rows in query_chunks(step):
+            start = time.perf_counter()
+            writer.write(rows)
+            seconds += time.perf_counter() - start
+        start = time.perf_counter()
+    return seconds + time.perf_counter() - start
+
+
+def _read(run: Run, baseline: Run) -> Iterator[Figure]:
+    every = list(range(1, STEPS + 1))
+    images = iter(np.random.default_rng(0).permutation(IMAGES).tolist())
+
+    def one_image(steps: list[int]) -> None:
+        found = run.queries("image_id = $image", {"image": 113 * next(images) + 139}, steps=steps)
+        assert len(found) == len(steps) * LAYERS * QUERIES
+
+    def churn(steps: list[int]) -> None:
+        found = churn_over_layers(read_queries(run, "val", steps, NEEDED, _MATCHED))
+        assert len(found) == len(steps) * LAYERS
+
+    def value(steps: list[int]) -> None:
+        assert len(_quality_and_gain(run, baseline, steps)) == len(steps) * QUERIES
+
+    what: list[tuple[str, Callable[[list[int]], None], str, int]] = [
+        ("one image", one_image, "<= 0.02", 10 * REPEATS),
+        ("churn of every layer", churn, "<= 0.3", REPEATS),
+        ("mean quality and gain of every slot", value, "<= 0.5", REPEATS),
+    ]
+    for name, function, target, repeats in what:
+        yield _figure(f"{name}, 9 million rows", lambda function=function: function(every[:1]), target, repeats)
+        yield _figure(f"{name}, 90 million rows", lambda function=function: function(every), "<= 3", REPEATS)
+
+
+def _figure(name: str, function: Callable[[], None], target: str, repeats: int) -> Figure:
+    function()
+    seconds = np.empty(repeats)
+    for index in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds[index] = time.perf_counter() - start
+    return Figure(name, float(np.median(seconds)), "s", target, (float(seconds.min()), float(seconds.max())), repeats)
