@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from benchmarks.harness import Figure
 from benchmarks.store_rows import IMAGES, LAYERS, QUERIES, query_chunks
+from workbench.analysis.gain import target_gain
 from workbench.analysis.stability import NEEDED, churn_over_layers
 from workbench.cache.queries import query_writer, read_queries
 from workbench.errors import WorkbenchError
@@ -22,7 +23,7 @@ ROWS = IMAGES * LAYERS * QUERIES
 REPEATS = 5
 _BYTES_PER_ROW = 64
 _MATCHED = "match >= 0 and model = 'student'"
-_TARGET_COLUMNS = ("image_id", "query", "match", "score", "match_iou", "quality", "step")
+_GAIN_COLUMNS = ("step", "model", "image_id", "layer", "query", "match", "score", "match_iou")
 
 
 def figures() -> Iterator[Figure]:
@@ -70,7 +71,12 @@ def _read(run: Run, baseline: Run) -> Iterator[Figure]:
         assert len(found) == len(steps) * LAYERS
 
     def value(steps: list[int]) -> None:
-        assert len(_quality_and_gain(run, baseline, steps)) == len(steps) * QUERIES
+        rows = read_queries(run, "val", steps, [*_GAIN_COLUMNS, "quality"], _MATCHED)
+        others = read_queries(baseline, "val", steps, _GAIN_COLUMNS, f"{_MATCHED} and layer = {LAYERS - 1}")
+        assert len(rows.groupby(["step", "query"])["quality"].mean()) == len(steps) * QUERIES
+        for step in steps:
+            gains = target_gain(rows[rows["step"] == step], others[others["step"] == step], step)
+            assert len(gains.groupby("query")["gain"].mean()) == QUERIES
 
     what: list[tuple[str, Callable[[list[int]], None], str, int]] = [
         ("one image", one_image, "<= 0.02", 10 * REPEATS),

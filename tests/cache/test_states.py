@@ -1,5 +1,7 @@
 """Selection masks on disk."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +11,17 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 from workbench.cache import states
-from workbench.cache.states import masked_images, read_masks, write_masks
+from workbench.cache.states import Masks, images_with_states, masked_images, read_masks, read_states, states_writer
 from workbench.errors import NonFiniteError, RunError
 from workbench.runs import Run
 
 MASK = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1e4, 1e4, width=32))
+
+
+def write_masks(run: Run, split: str, step: int, images: Iterable[tuple[int, Masks]]) -> None:
+    with states_writer(run, split, step) as writer:
+        for image_id, masks in images:
+            writer.write(image_id, masks)
 
 
 @given(mask=MASK)
@@ -63,3 +71,26 @@ def test_a_mask_with_nan_is_refused_and_nothing_is_written():
     with pytest.raises(NonFiniteError, match="image 42, layer 0, level 0"):
         write_masks(run, "val", 3, [(42, {(0, 0): np.array([[np.nan, 1.0]])})])
     assert masked_images(run, "val", 3) == []
+
+
+def test_decoder_states_come_back_as_float16_and_beyond_its_range_exactly():
+    run = Run.create("states", {})
+    rng = np.random.default_rng(0)
+    small, large = (scale * rng.standard_normal((2, 5, 4)).astype(np.float32) for scale in (3, 1e6))
+    with states_writer(run, "val", 8) as writer:
+        writer.write(5, states=small)
+        writer.write(3, states=large)
+    assert images_with_states(run, "val", 8) == [3, 5] and masked_images(run, "val", 8) == []
+    assert (read_states(run, "val", 8, 5) == small.astype(np.float16)).all()
+    assert (read_states(run, "val", 8, 3) == large).all()
+    with pytest.raises(RunError, match="no selection masks of image 5"):
+        read_masks(run, "val", 8, 5)
+    with pytest.raises(RunError, match="no decoder states of image 4"):
+        read_states(run, "val", 8, 4)
+
+
+def test_states_with_infinity_are_refused():
+    run = Run.create("infinite", {})
+    with pytest.raises(NonFiniteError, match="decoder states of image 5"), states_writer(run, "val", 8) as writer:
+        writer.write(5, states=np.full((1, 2, 2), np.inf))
+    assert images_with_states(run, "val", 8) == []

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from workbench.cache.manifest import is_complete, manifest_files, write_manifest
 from workbench.cache.schema import QUERY_SCHEMA
 from workbench.errors import RunError
-from workbench.files import replacing_folder
-from workbench.runs import Run
+from workbench.files import read_json, replacing_folder
+from workbench.runs import MANIFEST, Run
 
 TEACHER_STEP = -1
 _ROW_GROUP = 1 << 16  # small enough that the rows of one image are found by the statistics of their group
@@ -29,8 +29,9 @@ _COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast
 class QueryWriter:
     """Collects rows and writes them in parts; made by ``query_writer``."""
 
-    def __init__(self, folder: Path, rows_per_part: int):
+    def __init__(self, folder: Path, rows_per_part: int, facts: Mapping[str, Any]):
         self._folder = folder
+        self._facts = facts
         self._rows_per_part = rows_per_part
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
@@ -56,7 +57,7 @@ class QueryWriter:
             for part in parts[1:]:
                 part.unlink()
         rows = sum(pq.read_metadata(part).num_rows for part in self._parts)
-        write_manifest(self._folder, self._parts, rows=rows)
+        write_manifest(self._folder, self._parts, rows=rows, **self._facts)
 
     def _flush(self) -> None:
         table = _in_order(pa.concat_tables([QUERY_SCHEMA.empty_table(), *self._pending]))
@@ -71,7 +72,9 @@ class QueryWriter:
 
 
 @contextlib.contextmanager
-def query_writer(run: Run, split: str, step: int, rows_per_part: int = 1_000_000) -> Iterator[QueryWriter]:
+def query_writer(
+    run: Run, split: str, step: int, rows_per_part: int = 1_000_000, facts: Mapping[str, Any] | None = None
+) -> Iterator[QueryWriter]:
     """Streams rows of one split and step to disk; they appear, all at once, when the block ends without an error.
 
     In the folder rows are sorted by image_id, model, layer and query, in whatever order they came. Rows of the same split and step
@@ -82,9 +85,10 @@ def query_writer(run: Run, split: str, step: int, rows_per_part: int = 1_000_000
         split: of the data.
         step: of the weights; ``TEACHER_STEP`` for teacher rows, which are written once.
         rows_per_part: rows held in memory before they are written.
+        facts: of ``query_facts``, kept in the manifest.
     """
     with replacing_folder(run.queries_path(split, step)) as folder:
-        writer = QueryWriter(folder, rows_per_part)
+        writer = QueryWriter(folder, rows_per_part, facts or {})
         yield writer
         writer.finish()
 
@@ -132,6 +136,23 @@ def read_queries(
     files = {f"files_{index}": [glob.escape(str(part)) for part in manifest_files(run.queries_path(split, step))]
              for index, step in enumerate(wanted)}  # fmt: skip
     return _connection().cursor().execute(query, {**files, **(parameters or {})}).df()
+
+
+def query_facts(images: int, sampled: bool, input_key: str) -> dict[str, Any]:
+    """What the manifest of a query table says besides rows and files.
+
+    Args:
+        images: of which there are rows.
+        sampled: whether the split has more.
+        input_key: equal where encoder cells of two tables mean the same places.
+    """
+    return {"images": images, "sampled": sampled, "input": input_key}
+
+
+def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
+    """The facts of a complete table; tables of earlier versions have none, they hold every image."""
+    manifest = read_json(run.queries_path(split, step) / MANIFEST)
+    return {"images": None, "sampled": False, "input": None, **{k: v for k, v in manifest.items() if k in ("images", "sampled", "input")}}
 
 
 def complete_steps(run: Run, split: str) -> list[int]:

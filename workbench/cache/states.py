@@ -1,10 +1,12 @@
-"""Tensors of a run that are no rows: selection masks, as uint8 with a scale and an offset each.
+"""Tensors of a run that are no rows: decoder states as float16, selection masks as uint8 with a scale and an offset each.
 
-A tensor is called ``<image_id>/psi/<layer>/<level>``; ``value = offset + scale * stored``, both in the metadata of its shard.
+A mask is called ``<image_id>/psi/<layer>/<level>``, ``value = offset + scale * stored``, both in the metadata of its shard; the states of
+all layers of an image are ``<image_id>/states``, ``[L, N, D]``.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,48 +20,72 @@ from workbench.runs import MANIFEST, Run
 
 Masks = Mapping[tuple[int, int], np.ndarray]
 _IMAGES_PER_SHARD = 128  # so that reading one image parses a short header
+_MASKS, _STATES = "psi", "states"
 
 
-def write_masks(run: Run, split: str, step: int, masks: Iterable[tuple[int, Masks]]) -> None:
-    """Writes the selection masks of one split and step, replacing what was there.
+class StatesWriter:
+    """Collects tensors and writes them in shards; made by ``states_writer``."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._shards: list[Path] = []
+        self._images: dict[str, str] = {}
+        self._kinds: set[str] = set()
+        self._tensors: dict[str, np.ndarray] = {}
+        self._metadata: dict[str, str] = {}
+
+    def write(self, image_id: int, masks: Masks | None = None, states: np.ndarray | None = None) -> None:
+        """Adds the tensors of one image.
+
+        Args:
+            image_id: written once.
+            masks: ``{(layer, level): [H, W]}``.
+            states: ``[L, N, D]``; kept as float16, or float32 where a value is beyond its range.
+
+        Raises:
+            NonFiniteError: NaN or infinity; nothing of the split and step is written.
+        """
+        for (layer, level), values in (masks or {}).items():
+            _check(values, f"selection mask of image {image_id}, layer {layer}, level {level}")
+            name = f"{image_id}/{_MASKS}/{layer}/{level}"
+            self._tensors[name], scale, offset = _quantised(values)
+            self._metadata[name] = json.dumps([scale, offset])
+        if states is not None:
+            _check(states, f"decoder states of image {image_id}")
+            small = np.abs(states).max(initial=0) <= np.finfo(np.float16).max
+            self._tensors[f"{image_id}/{_STATES}"] = np.ascontiguousarray(states, dtype=np.float16 if small else np.float32)
+        self._kinds |= {kind for kind, given in ((_MASKS, masks), (_STATES, states)) if given is not None}
+        self._images[str(image_id)] = f"shard-{len(self._shards):05d}.safetensors"
+        if len(self._images) % _IMAGES_PER_SHARD == 0:
+            self._flush()
+
+    def finish(self) -> None:
+        """Writes what is held and adds the manifest."""
+        if self._tensors or not self._shards:
+            self._flush()
+        write_manifest(self._folder, self._shards, images=self._images, kinds=sorted(self._kinds))
+
+    def _flush(self) -> None:
+        path = self._folder / f"shard-{len(self._shards):05d}.safetensors"
+        save_file(self._tensors, path, metadata=dict(self._metadata))
+        self._shards.append(path)
+        self._tensors.clear()
+        self._metadata.clear()
+
+
+@contextlib.contextmanager
+def states_writer(run: Run, split: str, step: int) -> Iterator[StatesWriter]:
+    """Streams tensors of one split and step to disk; they take the place of what was there when the block ends without an error.
 
     Args:
-        run: whose masks.
+        run: whose tensors.
         split: of the data.
-        step: of the weights; ``TEACHER_STEP`` for masks of the teacher.
-        masks: image id and its masks ``{(layer, level): [H, W]}``.
-
-    Raises:
-        NonFiniteError: a mask holds NaN or infinity; nothing is written.
+        step: of the weights; ``TEACHER_STEP`` for the teacher.
     """
     with replacing_folder(run.states_path(split, step)) as folder:
-        shards: list[Path] = []
-        images: dict[str, str] = {}
-        tensors: dict[str, np.ndarray] = {}
-        metadata: dict[str, str] = {}
-        held = 0
-
-        def flush() -> None:
-            path = folder / f"shard-{len(shards):05d}.safetensors"
-            save_file(tensors, path, metadata=dict(metadata))
-            shards.append(path)
-            tensors.clear()
-            metadata.clear()
-
-        for image_id, of_image in masks:
-            for (layer, level), values in of_image.items():
-                name = f"{image_id}/psi/{layer}/{level}"
-                if not np.isfinite(values).all():
-                    raise NonFiniteError(f"selection mask of image {image_id}, layer {layer}, level {level} holds NaN or infinity.")
-                tensors[name], scale, offset = _quantised(values)
-                metadata[name] = json.dumps([scale, offset])
-            images[str(image_id)] = f"shard-{len(shards):05d}.safetensors"
-            held += 1
-            if held % _IMAGES_PER_SHARD == 0:
-                flush()
-        if tensors or not shards:
-            flush()
-        write_manifest(folder, shards, images=images)
+        writer = StatesWriter(folder)
+        yield writer
+        writer.finish()
 
 
 def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int, int], np.ndarray]:
@@ -68,25 +94,55 @@ def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int
     Raises:
         RunError: no masks were kept for this split, step or image.
     """
-    folder = run.states_path(split, step)
-    shard = read_json(folder / MANIFEST)["images"].get(str(image_id)) if is_complete(folder) else None
-    if shard is None:
-        raise RunError(f"run '{run.name}' keeps no selection masks of image {image_id} of split '{split}' at step {step}.")
     masks = {}
-    with safe_open(folder / shard, framework="np") as file:
+    with safe_open(_shard(run, split, step, image_id, _MASKS, "selection masks"), framework="np") as file:
         metadata = file.metadata()
         for name in file.keys():
-            image, _, layer, level = name.split("/")
-            if image == str(image_id):
+            image, kind, *place = name.split("/")
+            if image == str(image_id) and kind == _MASKS:
                 scale, offset = json.loads(metadata[name])
-                masks[int(layer), int(level)] = np.float32(offset) + np.float32(scale) * file.get_tensor(name)
+                masks[int(place[0]), int(place[1])] = np.float32(offset) + np.float32(scale) * file.get_tensor(name)
     return masks
+
+
+def read_states(run: Run, split: str, step: int, image_id: int) -> np.ndarray:
+    """Decoder states of one image, ``[L, N, D]`` float32 of float16 precision, layers and queries as in the query table.
+
+    Raises:
+        RunError: no states were kept for this split, step or image.
+    """
+    with safe_open(_shard(run, split, step, image_id, _STATES, "decoder states"), framework="np") as file:
+        return file.get_tensor(f"{image_id}/{_STATES}").astype(np.float32)
 
 
 def masked_images(run: Run, split: str, step: int) -> list[int]:
     """Images whose masks were kept, ascending; none when the step has no masks."""
+    return _images(run, split, step, _MASKS)
+
+
+def images_with_states(run: Run, split: str, step: int) -> list[int]:
+    """Images whose decoder states were kept, ascending; none when the step has none."""
+    return _images(run, split, step, _STATES)
+
+
+def _images(run: Run, split: str, step: int, kind: str) -> list[int]:
     folder = run.states_path(split, step)
-    return sorted(int(image) for image in read_json(folder / MANIFEST)["images"]) if is_complete(folder) else []
+    if not is_complete(folder):
+        return []
+    manifest = read_json(folder / MANIFEST)
+    return sorted(int(image) for image in manifest["images"]) if kind in manifest.get("kinds", [_MASKS]) else []
+
+
+def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str) -> Path:
+    if image_id not in _images(run, split, step, kind):
+        raise RunError(f"run '{run.name}' keeps no {what} of image {image_id} of split '{split}' at step {step}.")
+    folder = run.states_path(split, step)
+    return folder / read_json(folder / MANIFEST)["images"][str(image_id)]
+
+
+def _check(values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise NonFiniteError(f"{what} holds NaN or infinity.")
 
 
 def _quantised(values: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -1,73 +1,61 @@
 """Evaluation of a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from workbench.analysis.ap import coco_ap
 from workbench.analysis.cost import measure_cost
 from workbench.cache.detections import write_detections
-from workbench.cache.queries import TEACHER_STEP, QueryWriter, query_writer
-from workbench.cache.rows import Mates, query_rows
-from workbench.cache.states import write_masks
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.loader import Batch, evaluation_batches
 from workbench.datasets.transforms import Transform, TransformConfig
-from workbench.detectors import Detections, Detector, DetectorOutput, load_detector, probability
-from workbench.detectors.criterion import pair_losses
+from workbench.detectors import Detections, Detector, load_detector
 from workbench.errors import IncompatibleError
-from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
-from workbench.methods import MethodContext
-from workbench.methods.detrdistill import DETRDistill, FeaturesConfig, selection_masks
-from workbench.methods.selection import selected_queries
 from workbench.runs import Run
 from workbench.training.checkpoints import result_folder
 from workbench.training.setup import FrozenTeacher, Setup, find_detector
+from workbench.training.tracing import BATCH, Scope, Tracer
 
-BATCH = 16
-MASK_IMAGES = 500
 DETECTIONS = 300
 
 
-@dataclass(frozen=True)
-class TeacherAnswer:
-    """What is kept of the teacher's answer to one evaluation batch: ``[L, B, N, C]`` and ``[L, B, N, 4]``, on the CPU."""
-
-    probability: Tensor
-    boxes: Tensor
-
-
 class Evaluator:
-    """Evaluates a run's student; the teacher's queries are computed once per split and written at step -1."""
+    """Evaluates a run's student; what it and the teacher say of every query is written meanwhile."""
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
-        self.answers: dict[str, list[TeacherAnswer]] = {}
+        self.tracer = Tracer(setup, run, device)
+        self._traced: set[str] = set()
 
     @torch.no_grad()
-    def evaluate(self, dataset: Dataset, split: str, step: int, epoch: int = 0) -> dict[str, Any]:
+    def evaluate(self, dataset: Dataset, split: str, step: int, epoch: int = 0, states: bool = False) -> dict[str, Any]:
         """Detections, AP and query rows of the student as it is now.
+
+        Args:
+            dataset: images.
+            split: they are called in the run.
+            step: of the weights.
+            epoch: likewise.
+            states: keep the decoder states of sampled images as well.
 
         Returns:
             One line of evaluations.jsonl.
         """
         student = self.setup.student.eval()
-        if self.setup.teacher is not None and split not in self.answers:
-            self._trace_teacher(dataset, split)
-        found: list[tuple[Batch, list[Detections]]] = []
-        with query_writer(self.run, split, step) as writer:
-            for index, batch in enumerate(evaluation_batches(dataset, self.setup.evaluation_transform, BATCH)):
-                output = student(batch.images.to(self.device), batch.padding.to(self.device))
-                found.append((batch, student.detections(output, batch.sizes, DETECTIONS)))
-                mates = self._mates(output, self.answers[split][index]) if self.setup.teacher is not None else None
-                writer.write(_rows(batch, output, "student", epoch, mates))
+        scope = Scope.of(dataset)
+        if self.setup.teacher is not None and split not in self._traced:
+            for _ in self.tracer.teacher(dataset, split, scope):
+                pass
+            self._traced.add(split)
+        wanted = scope if states else dataclasses.replace(scope, states=frozenset())
+        answers = self.tracer.student(dataset, split, step, epoch, wanted)
+        found = [(batch, student.detections(output, batch.sizes, DETECTIONS)) for batch, output in answers]
         student.train()
         detections = collect_detections(dataset, found, student.spec.classes)
         write_detections(self.run, split, step, detections)
@@ -88,86 +76,6 @@ class Evaluator:
             answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device)
             line["teacher"] = {**coco_ap(dataset.coco(), answer).to_json(), **_cost(teacher, size)}
         return line
-
-    def _trace_teacher(self, dataset: Dataset, split: str) -> None:
-        """Writes the teacher's rows and selection masks of a split, and keeps what mates are computed from."""
-        self.answers[split] = []
-        with query_writer(self.run, split, TEACHER_STEP) as writer:
-            write_masks(self.run, split, TEACHER_STEP, self._teacher_pass(dataset, split, writer))
-
-    def _teacher_pass(self, dataset: Dataset, split: str, writer: QueryWriter) -> Iterator[tuple[int, dict[tuple[int, int], np.ndarray]]]:
-        """One pass of the teacher over a split: rows go to ``writer``, masks of the sampled images are yielded."""
-        assert self.setup.teacher is not None and self.setup.pairing is not None
-        method = next((method for method in self.setup.methods if isinstance(method, DETRDistill)), None)
-        config = _mask_config(method)
-        layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
-        masked, position = set(_sample(len(dataset))), 0
-        for batch in evaluation_batches(dataset, self.setup.evaluation_transform, BATCH):
-            output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-            renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
-            context = self._context(batch, output)
-            selected = None if method is None else selected_queries(method.config.selection, output, context)
-            writer.write(_rows(batch, renamed, "teacher", 0, None, selected))
-            self.answers[split].append(TeacherAnswer(context.teacher_probability(output).cpu(), output.boxes.cpu()))
-            levels = output.memory or output.neck
-            masks = [selection_masks(config, output, level, layers, context.targets, context, selected).cpu().numpy() for level in levels]
-            # of a padded batch only the cells of the image itself are kept
-            sizes = [((~level.padding).any(2).sum(1).tolist(), (~level.padding).any(1).sum(1).tolist()) for level in levels]
-            for row, image_id in enumerate(batch.image_ids):
-                if position + row in masked:
-                    # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
-                    yield image_id, {
-                        (layer, index): np.sqrt(psi[place, row, :height[row], :width[row]]) if config.mask == "product"
-                        else psi[place, row, :height[row], :width[row]]
-                        for index, (psi, (height, width)) in enumerate(zip(masks, sizes, strict=True))
-                        for place, layer in enumerate(layers)
-                    }
-            position += len(batch.image_ids)
-
-    def _context(self, batch: Batch, output: DetectorOutput) -> MethodContext:
-        assert self.setup.pairing is not None
-        targets = TargetBatch.of(batch.targets).to(output.logits.device)
-        return MethodContext(self.setup.student, None, self.setup.pairing, targets, 1.0, 0, torch.empty(0))
-
-    def _mates(self, output: DetectorOutput, answer: TeacherAnswer) -> Mates:
-        """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
-        assert self.setup.pairing is not None
-        layers = list(self.setup.pairing.last_layers())
-        # the one cost of analysis is over classes alone, so a softmax head counts with its probabilities without no-object
-        logits = output.logits if output.activation == "sigmoid" else torch.logit(probability(output), eps=1e-6)
-        costs = query_cost(logits.cpu(), output.boxes.cpu(), answer.probability[layers], answer.boxes[layers])
-        mate = assign(QUERY_COST.class_ * costs[0] + QUERY_COST.bbox * costs[1] + QUERY_COST.giou * costs[2])
-        column = mate.clamp(min=0)[..., None]
-        parts = torch.stack([cost.gather(-1, column)[..., 0] for cost in costs], -1)
-        return Mates(mate, layers, parts)
-
-
-def _mask_config(method: DETRDistill | None) -> FeaturesConfig:
-    """The mask of the run's own method; without one, the paper's, for comparison."""
-    if method is not None and method.config.features is not None and method.config.features.mask != "uniform":
-        return method.config.features
-    return FeaturesConfig()
-
-
-def _rows(
-    batch: Batch, output: DetectorOutput, model: Any, epoch: int, mates: Mates | None, selected: Tensor | None = None
-) -> pa.Table:
-    targets = TargetBatch.of(batch.targets).to(output.logits.device)
-    match = match_targets(output.logits, output.boxes, targets, output.activation)
-    return query_rows(
-        image_ids=batch.image_ids,
-        epoch=epoch,
-        model=model,
-        logits=output.logits,
-        boxes=output.boxes,
-        activation=output.activation,
-        source=output.queries.source,
-        match=match,
-        targets=targets,
-        mates=mates,
-        losses=pair_losses(output.logits, output.boxes, match, targets, output.activation),
-        selected=selected,
-    )
 
 
 @torch.no_grad()
@@ -237,9 +145,4 @@ def _input_size(dataset: Dataset, transform: Transform) -> tuple[int, int]:
     return int(batch.images.shape[-2]), int(batch.images.shape[-1])
 
 
-def _sample(count: int) -> list[int]:
-    """At most 500 images, evenly spread, the same for every run."""
-    return sorted(set(np.linspace(0, count - 1, min(count, MASK_IMAGES)).round().astype(int).tolist())) if count else []
-
-
-__all__ = ["Evaluator", "collect_detections", "detect", "evaluate_detector"]
+__all__ = ["BATCH", "Evaluator", "collect_detections", "detect", "evaluate_detector"]

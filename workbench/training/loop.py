@@ -221,7 +221,8 @@ class Trainer:
         """Evaluates on the validation split and keeps its queries; the first process alone."""
         if self.main:
             with self._averaged():
-                line = self.evaluator.evaluate(self.setup.val, "val", step)
+                epoch = step // self.loader.steps_per_epoch
+                line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
             append_line(self.run.evaluations_path, line)
             ap = line["coco"]["ap"] or 0.0
             if self.config.keep == "best" and ap > self.best[0]:

@@ -111,26 +111,6 @@ def selection_masks(
     return (raw / raw.amax(-1, keepdim=True)).unflatten(-1, shape)
 
 
-@torch.no_grad()
-def mask_queries(
-    config: FeaturesConfig,
-    teacher: DetectorOutput,
-    layers: list[int],
-    targets: TargetBatch,
-    context: MethodContext,
-    selected: Tensor,
-) -> Tensor:
-    """``[L_T, B, N]`` bool: the teacher queries that ``selection_masks`` with the same arguments is built from."""
-    built = torch.zeros_like(selected)
-    if config.mask == "product":
-        built[layers] = query_quality(config.quality, config.gamma, teacher, layers, targets, context) > 0
-    else:
-        query, quality = _best_pairs(config, teacher, layers, targets, context)
-        found = torch.zeros(selected[layers].shape, dtype=torch.int32, device=query.device)
-        built[layers] = found.scatter_add_(-1, query, (quality > 0).to(torch.int32)) > 0
-    return built & selected
-
-
 def _best_pairs(
     config: FeaturesConfig, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
 ) -> tuple[Tensor, Tensor]:
