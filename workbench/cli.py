@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.commands.cache import cache_app
+from workbench.commands.trace import trace
 from workbench.errors import ConfigError, WorkbenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
@@ -21,6 +22,7 @@ runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
+app.command()(trace)
 
 # tables are not folded to 80 columns where the output is a file or a pipe
 console = Console(width=None if sys.stdout.isatty() else 200)
