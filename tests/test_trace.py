@@ -130,9 +130,9 @@ def test_the_queries_that_build_the_mask_are_those_with_quality(once: Run):
 def test_the_verb_tells_sizes_and_writes_a_sample_of_another_split(run: Run):
     code, out, err = command("trace", "traced", "--split", "test", "--images", "3", "--device", "cpu")
     assert code == 0, err
-    assert "traced, step 4, split test: 3 of 8 images, 36 rows of the student and 180 of the teacher, states of 3 images" in out
+    assert "traced, step 4, split test: 3 of 8 images, 36 rows of the student and 240 of the teacher, states of 3 images" in out
     assert complete_steps(run, "test") == [TEACHER_STEP, 4]
-    for step, count in ((TEACHER_STEP, 180), (4, 36)):
+    for step, count in ((TEACHER_STEP, 240), (4, 36)):
         rows = read_queries(run, "test", [step])
         assert len(rows) == count and rows.image_id.nunique() == 3
         facts = read_facts(run, "test", step)
@@ -140,7 +140,7 @@ def test_the_verb_tells_sizes_and_writes_a_sample_of_another_split(run: Run):
         assert images_with_states(run, "test", step) == sorted(rows.image_id.unique())
     # the same sample again leaves the teacher's rows as they are, the whole split makes them anew
     assert Trace("traced", split="test", images=3).sizes.teacher_rows == 0
-    assert Trace("traced", split="test").sizes.teacher_rows == 480
+    assert Trace("traced", split="test").sizes.teacher_rows == 640
 
 
 def test_a_sample_never_takes_the_place_of_a_whole_table(run: Run):

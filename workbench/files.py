@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.remote import is_remote, uploading, uploading_folder
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on a clean exit it is fsynced and renamed over ``path``.
+    """Yields a temporary path beside ``path``; on a clean exit it is fsynced and renamed over ``path``, or stored where that is remote.
 
     Args:
         path: the file to write; its folder is created.
@@ -23,6 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps what it had.
     """
+    if is_remote(path):
+        with uploading(path) as local:
+            yield local
+        return
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``path``; on a clean exit its files are fsynced and it takes the place of ``path``.
+    """Yields an empty folder beside ``path``; on a clean exit its files are fsynced and it takes the place of ``path``, remote or not.
 
     One writer at a time: what a killed one left behind is removed.
 
@@ -54,6 +59,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps what it had.
     """
+    if is_remote(path):
+        with uploading_folder(path) as local:
+            yield local
+        return
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     try:
         for leftover in (temporary, old):

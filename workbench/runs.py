@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from workbench.errors import RunError
 from workbench.files import read_json, write_json
+from workbench.remote import as_path, is_remote
 
 if TYPE_CHECKING:  # listing runs needs no pandas
     import pandas as pd
@@ -27,8 +28,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def runs_root() -> Path:
-    """Where runs live: ``$WORKBENCH_RUNS`` or ``./runs``."""
-    return Path(os.environ.get("WORKBENCH_RUNS", DEFAULT_ROOT))
+    """Where runs live: ``$WORKBENCH_RUNS``, a folder or an address such as s3://bucket/runs, or ``./runs``."""
+    return as_path(os.environ.get("WORKBENCH_RUNS") or DEFAULT_ROOT)
 
 
 class Run:
@@ -66,7 +67,7 @@ class Run:
             RunError: there is no such run; the message lists those that are there.
         """
         root = root or runs_root()
-        path = Path(name)
+        path = as_path(name)
         if not (path / "run.json").exists():
             path = _checked(str(name), root)
         if not (path / "run.json").exists():
@@ -164,11 +165,14 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for writing.
+        """Holds the run for writing; a remote one has no lock.
 
         Raises:
             RunError: another process is writing to it.
         """
+        if is_remote(self.path):
+            yield
+            return
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         with open(self.path / ".lock", "w", encoding="ascii") as file:
             while not _try_lock(file):
@@ -178,7 +182,9 @@ class Run:
             yield
 
     def is_running(self) -> bool:
-        """True while a process holds the lock; writes nothing."""
+        """True while a process holds the lock; writes nothing. A remote run is never known to be."""
+        if is_remote(self.path):
+            return False
         try:
             with open(self.path / ".lock", "rb") as file:
                 return not _try_lock(file)
@@ -189,8 +195,10 @@ class Run:
         """Deletes the directory.
 
         Raises:
-            RunError: a process is writing to it.
+            RunError: a process is writing to it, or it is remote.
         """
+        if is_remote(self.path):
+            raise RunError(f"{self.path} is remote and is only read. Remove it with the tool of its store.")
         with self.locked():
             shutil.rmtree(self.path)
 
@@ -203,6 +211,8 @@ def free_path(name: str, root: Path | None = None) -> Path:
     """
     root = root or runs_root()
     path = _checked(name, root)
+    if is_remote(root):
+        raise RunError(f"{root} is no local folder, which training needs. Choose one with --runs and copy the run when it is done.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         taken = (path / "run.json").exists()

@@ -12,6 +12,7 @@ from workbench.config import parse_recipe
 from workbench.datasets.base import Dataset
 from workbench.detectors import load_detector
 from workbench.errors import ConfigError, RunError
+from workbench.remote import is_remote
 from workbench.runs import Run
 from workbench.training.checkpoints import result_folder
 from workbench.training.setup import Setup, build
@@ -68,6 +69,8 @@ class Trace:
         if images is not None and images < 1:
             raise ConfigError(f"--images {images}: give at least 1, or leave it out for all images.")
         self.run, self.split = Run.open(name), split
+        if is_remote(self.run.path):
+            raise RunError(f"{self.run.path} is no local folder, which a checkpoint is read from. Copy the run, trace it, copy it back.")
         self.step = _checkpoint(self.run, checkpoint)
         self._device = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
         if self._device.type == "cpu":

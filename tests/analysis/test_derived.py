@@ -2,14 +2,18 @@
 
 from typing import get_args
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.analysis.query_examples import random_queries
 from tests.analysis.run_examples import finished_run, write_queries
 from workbench.analysis import derived
 from workbench.analysis.derived import Name, match_frame
-from workbench.analysis.stability import agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.analysis.stability import Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.cache.queries import query_facts, query_writer
+from workbench.cache.schema import QUERY_SCHEMA
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
@@ -68,6 +72,22 @@ def test_a_folder_that_cannot_be_written_still_gives_the_result(monkeypatch: pyt
 
     monkeypatch.setattr(derived, "replacing", full)
     pd.testing.assert_frame_equal(match_frame(run, "churn_steps"), churn_over_steps(queries), check_dtype=False)
+
+
+@pytest.mark.parametrize(("inputs", "identity"), [(("one", "one"), "source"), (("one", "other"), "box")])
+def test_where_inputs_differ_selected_queries_are_recognised_by_their_box(inputs: tuple[str, str], identity: Identity):
+    run = Run.create("inputs", {})
+    queries = random_queries(8, steps=2, selected=True)
+    rng = np.random.default_rng(0)
+    queries = queries.assign(**{name: 0.4 + 0.1 * rng.random(len(queries)) for name in ("cx", "cy", "w", "h")})
+    for step, key in zip((10, 20), inputs, strict=True):
+        own = queries[queries["step"] == step].drop(columns="step").reindex(columns=QUERY_SCHEMA.names)
+        with query_writer(run, "val", step, facts=query_facts(4, False, key)) as writer:
+            writer.write(pa.Table.from_pandas(own, QUERY_SCHEMA, preserve_index=False))
+    wanted = churn_over_steps(queries, identity=identity)
+    other: Identity = "box" if identity == "source" else "source"
+    assert wanted.loc[1, "churn"] != churn_over_steps(queries, identity=other).loc[1, "churn"]
+    pd.testing.assert_frame_equal(match_frame(run, "churn_steps"), wanted, check_dtype=False)
 
 
 def test_a_run_without_queries_gives_an_empty_frame():

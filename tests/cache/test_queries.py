@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.cache.batches import random_batch
-from workbench.cache.queries import TEACHER_STEP, query_writer, read_queries
+from workbench.cache.queries import TEACHER_STEP, _ascending, query_writer, read_queries
 from workbench.cache.rows import query_rows
 from workbench.errors import RunError
 from workbench.runs import Run
@@ -80,10 +83,24 @@ def test_a_writer_that_fails_leaves_what_was_there():
     assert [path.name for path in run.queries_path("val", 5).parent.iterdir()] == ["step=5"]
 
 
-def test_writing_a_step_again_replaces_it():
+def test_writing_a_step_again_replaces_it_for_a_reader_that_read_it_before():
     run = Run.create("again", {})
-    write(run, 5, [1, 2, 3], rows_per_part=1)
-    pd.testing.assert_frame_equal(write(run, 5, [4]), read_queries(run, "val"), check_dtype=False)
+    for seeds, rows_per_part in (([1, 2, 3], 1), ([4], 100), ([5], 100)):
+        pd.testing.assert_frame_equal(write(run, 5, seeds, rows_per_part), read_queries(run, "val"), check_dtype=False)
+
+
+def test_a_run_reads_its_own_queries():
+    run = Run.create("own", {})
+    rows = write(run, 5, [1, 2])
+    found = run.queries("image_id = $image", {"image": 201}, columns=["query", "score"])
+    wanted = rows.loc[rows.image_id == 201, ["query", "score"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, wanted, check_dtype=False)
+
+
+@given(values=st.lists(st.tuples(*[st.integers(0, 2)] * 3), max_size=8))
+def test_rows_are_taken_for_sorted_when_they_are(values: list[tuple[int, ...]]):
+    keys = [np.array([value[place] for value in values], dtype=np.int64) for place in range(3)]
+    assert _ascending(keys) == (values == sorted(values))
 
 
 def test_a_step_without_images_is_complete_and_empty():

@@ -6,9 +6,10 @@ from typing import Literal
 
 import pandas as pd
 
+from workbench.analysis.same_box import BOX
 from workbench.analysis.stability import NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.cache.manifest import content_hash
-from workbench.cache.queries import complete_steps, read_queries
+from workbench.cache.queries import complete_steps, read_facts, read_queries
 from workbench.errors import WorkbenchError
 from workbench.files import hash_json, replacing
 from workbench.runs import Run
@@ -45,8 +46,13 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
     key = hash_json([DEFINITIONS, content_hash([run.queries_path(split, step) for step in steps])])[:16]
     path = run.derived_path(f"{name}-{split}", key, "parquet")
     if path.is_file():
-        return pd.read_parquet(path)
-    frame = _FRAMES[name](read_queries(run, split, steps, NEEDED, where="match >= 0"))
+        with path.open("rb") as file:
+            return pd.read_parquet(file)
+    if name == "churn_steps" and _inputs_differ(run, split):
+        rows = read_queries(run, split, steps, [*NEEDED, *BOX], where="match >= 0")
+        frame = churn_over_steps(rows, identity="box" if (rows["source"] >= 0).any() else "source")
+    else:
+        frame = _FRAMES[name](read_queries(run, split, steps, NEEDED, where="match >= 0"))
     try:
         with replacing(path) as temporary:
             frame.to_parquet(temporary)
@@ -55,3 +61,8 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
     except WorkbenchError as error:
         logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
     return frame
+
+
+def _inputs_differ(run: Run, split: str) -> bool:
+    """Whether encoder cells of two evaluations are other places of the image."""
+    return len({read_facts(run, split, step)["input"] for step in run.query_steps(split)} - {None}) > 1

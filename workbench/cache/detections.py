@@ -38,4 +38,5 @@ def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
         there = sorted(int(p.stem.removeprefix("step=")) for p in path.parent.glob("step=*.parquet"))
         raise RunError(f"run '{run.name}' has no detections of split '{split}' at step {step}; "
                        f"steps there: {', '.join(map(str, there)) or 'none'}.")
-    return pq.ParquetFile(path).read().to_pandas()
+    with path.open("rb") as file:
+        return pq.ParquetFile(file).read().to_pandas()

@@ -17,6 +17,7 @@ from workbench.cache.manifest import is_complete, manifest_files, write_manifest
 from workbench.cache.schema import QUERY_SCHEMA
 from workbench.errors import RunError
 from workbench.files import read_json, replacing_folder
+from workbench.remote import file_system, is_remote
 from workbench.runs import MANIFEST, Run
 
 TEACHER_STEP = -1
@@ -135,7 +136,7 @@ def read_queries(
     query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)} FROM ({" UNION ALL ".join(tables)}) WHERE {where or "true"}"""
     files = {f"files_{index}": [glob.escape(str(part)) for part in manifest_files(run.queries_path(split, step))]
              for index, step in enumerate(wanted)}  # fmt: skip
-    return _connection().cursor().execute(query, {**files, **(parameters or {})}).df()
+    return _connection(run.path).cursor().execute(query, {**files, **(parameters or {})}).df()
 
 
 def query_facts(images: int, sampled: bool, input_key: str) -> dict[str, Any]:
@@ -160,10 +161,18 @@ def complete_steps(run: Run, split: str) -> list[int]:
     return [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
 
 
+def _connection(path: Path) -> duckdb.DuckDBPyConnection:
+    """A database that can read below ``path``; every read takes a cursor of its own, which threads may do."""
+    return _database(file_system(path) if is_remote(path) else None)
+
+
 @functools.cache
-def _connection() -> duckdb.DuckDBPyConnection:
-    """One in-memory database for the process; every read takes a cursor of its own, which threads may do."""
-    return duckdb.connect()
+def _database(remote: Any) -> duckdb.DuckDBPyConnection:
+    """One in-memory database for the process, and one for each remote file system, which it reads in place."""
+    database = duckdb.connect()
+    if remote is not None:
+        database.register_filesystem(remote)
+    return database
 
 
 def _in_order(table: pa.Table) -> pa.Table:

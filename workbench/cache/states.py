@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from workbench.cache.manifest import is_complete, write_manifest
@@ -21,6 +20,7 @@ from workbench.runs import MANIFEST, Run
 Masks = Mapping[tuple[int, int], np.ndarray]
 _IMAGES_PER_SHARD = 128  # so that reading one image parses a short header
 _MASKS, _STATES = "psi", "states"
+_DTYPES = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}  # those that are written
 
 
 class StatesWriter:
@@ -95,13 +95,11 @@ def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int
         RunError: no masks were kept for this split, step or image.
     """
     masks = {}
-    with safe_open(_shard(run, split, step, image_id, _MASKS, "selection masks"), framework="np") as file:
-        metadata = file.metadata()
-        for name in file.keys():
-            image, kind, *place = name.split("/")
-            if image == str(image_id) and kind == _MASKS:
-                scale, offset = json.loads(metadata[name])
-                masks[int(place[0]), int(place[1])] = np.float32(offset) + np.float32(scale) * file.get_tensor(name)
+    metadata, tensors = _read(_shard(run, split, step, image_id, _MASKS, "selection masks"), f"{image_id}/{_MASKS}/")
+    for name, stored in tensors.items():
+        _, _, layer, level = name.split("/")
+        scale, offset = json.loads(metadata[name])
+        masks[int(layer), int(level)] = np.float32(offset) + np.float32(scale) * stored
     return masks
 
 
@@ -111,8 +109,8 @@ def read_states(run: Run, split: str, step: int, image_id: int) -> np.ndarray:
     Raises:
         RunError: no states were kept for this split, step or image.
     """
-    with safe_open(_shard(run, split, step, image_id, _STATES, "decoder states"), framework="np") as file:
-        return file.get_tensor(f"{image_id}/{_STATES}").astype(np.float32)
+    name = f"{image_id}/{_STATES}"
+    return _read(_shard(run, split, step, image_id, _STATES, "decoder states"), name)[1][name].astype(np.float32)
 
 
 def masked_images(run: Run, split: str, step: int) -> list[int]:
@@ -138,6 +136,27 @@ def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str)
         raise RunError(f"run '{run.name}' keeps no {what} of image {image_id} of split '{split}' at step {step}.")
     folder = run.states_path(split, step)
     return folder / read_json(folder / MANIFEST)["images"][str(image_id)]
+
+
+def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata of a safetensors file and the tensors whose names begin so; of a remote file only these bytes are fetched.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            tensors = {}
+            for name, entry in header.items():
+                if name.startswith(prefix):
+                    begin, end = entry["data_offsets"]
+                    file.seek(8 + length + begin)
+                    tensors[name] = np.frombuffer(file.read(end - begin), _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise RunError(f"{path} is damaged: {error}. Make it anew with 'workbench trace'.") from error
+    return header.get("__metadata__", {}), tensors
 
 
 def _check(values: np.ndarray, what: str) -> None:
