@@ -1,7 +1,6 @@
 """Runs in an object store: what is written there is read there, without a copy; by a local server that speaks S3."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from moto.server import ThreadedMotoServer
 from tests.analysis.run_examples import finished_run
 from tests.cache.batches import random_batch
 from workbench.analysis.derived import match_frame
-from workbench.analysis.summary import table
 from workbench.cache.queries import query_writer, read_queries
 from workbench.cache.rows import query_rows
 from workbench.cache.states import masked_images, read_masks, read_states, states_writer
@@ -48,16 +46,17 @@ def upload(run: Run, store: Path) -> Run:
     return Run.open(f"{ROOT}/{run.name}")
 
 
-def test_runs_are_listed_opened_and_summarised_in_place(store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_runs_are_listed_opened_and_read_in_place(store: Path, monkeypatch: pytest.MonkeyPatch):
     local = [finished_run("first", 1)[0], finished_run("second", 2)[0]]
-    wanted = table(local)
     for run in local:
         upload(run, store)
-        shutil.rmtree(run.path)
     monkeypatch.setenv("WORKBENCH_RUNS", ROOT)
-    assert [run.name for run in list_runs()] == ["first", "second"]
-    assert all(is_remote(run.path) and not run.is_running() for run in list_runs())
-    pd.testing.assert_frame_equal(table(list_runs()), wanted)
+    found = list_runs()
+    assert [run.name for run in found] == ["first", "second"]
+    assert all(is_remote(run.path) and not run.is_running() for run in found)
+    for run, wanted in zip(found, local, strict=True):
+        assert run.info() == wanted.info() and run.evaluations() == wanted.evaluations() and run.timings() == wanted.timings()
+        pd.testing.assert_frame_equal(match_frame(run, "agreement"), match_frame(wanted, "agreement"))
     with pytest.raises(RunError, match=r"no run 'third' in s3://bucket/runs\. Runs there: first, second"):
         Run.open("third")
 
