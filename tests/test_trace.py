@@ -24,7 +24,7 @@ from workbench.runs import Run
 from workbench.trace import Trace, stratified
 from workbench.training.launch import Launch, start
 
-SPLIT = generate_shapes(ShapesConfig(val=60), "val")
+SPLIT = generate_shapes(ShapesConfig(val=60), "val")  # its first images are those of a smaller split
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_RUNS", str(folder))
         torch.set_num_threads(1)
-        return start(tiny_recipe(DISTILLED, {"train": {"steps": 4, "ema": 0.9}}), Launch("traced", device="cpu"), Silent())
+        method = DISTILLED["methods"][0] | {"selection": {"rule": "top_k", "k": 12}}
+        recipe = tiny_recipe(DISTILLED, {"methods": [method], "train": {"steps": 4, "ema": 0.9}})
+        return start(recipe, Launch("traced", device="cpu"), Silent())
 
 
 @pytest.fixture
@@ -110,21 +112,29 @@ def test_train_mate_is_the_assignment_that_the_logits_terms_are_taken_over(once:
             other = rows[(rows.model == "teacher") & (rows.image_id == image) & (rows.layer == group[-1])]
             p, q = 1 / (1 + np.exp(-z[layer, place]))[:, None], t[group[-1], place][None]
             cost = costs(own, other, -(q * np.log(p) + (1 - q) * np.log(1 - p)).sum(-1))
-            positive = other["match"].to_numpy() >= 0
+            positive, taught = other["match"].to_numpy() >= 0, other["selected"].to_numpy(bool)
             wanted = np.full(len(own), -1)
-            for columns in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+            for columns in (np.flatnonzero(positive & taught), np.flatnonzero(~positive & taught)):
                 free = np.flatnonzero(wanted < 0)
                 row, column = linear_sum_assignment(cost[np.ix_(free, columns)])
                 wanted[free[row]] = columns[column]
             assert own["train_mate"].tolist() == wanted.tolist()
 
 
-def test_the_queries_that_build_the_mask_are_those_with_quality(once: Run):
+def test_the_selected_teacher_queries_are_the_best_by_the_rule_of_the_method(once: Run):
     rows = read_queries(once, "val")
     teacher = rows[rows.model == "teacher"]
-    assert ((teacher.quality > 0) == teacher.selected.astype(bool)).all() and teacher.selected.any()
+    for (image, _), own in teacher.groupby(["image_id", "layer"]):
+        targets = SPLIT.records[[record.image_id for record in SPLIT.records].index(image)].boxes
+        quality = own.score * (own.best_iou if len(targets) else 1.0)
+        selected = own.selected.astype(bool)
+        assert selected.sum() == 12 and quality[selected].min() >= quality[~selected].max() - 1e-6
     assert rows[rows.model == "student"].selected.isna().all() and teacher.train_mate.isna().all()
-    assert set(rows[rows.model == "student"].groupby("step").epoch.unique().map(tuple).items()) == {(2, (0,)), (4, (1,))}
+
+
+def test_rows_say_the_epoch_of_the_weights(once: Run):
+    rows = read_queries(once, "val", columns=["step", "epoch"])
+    assert set(map(tuple, rows.to_numpy().tolist())) == {(TEACHER_STEP, 0), (2, 0), (4, 1)}  # four steps are an epoch
 
 
 def test_the_verb_tells_sizes_and_writes_a_sample_of_another_split(run: Run):
