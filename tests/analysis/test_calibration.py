@@ -19,7 +19,7 @@ def of_scores(scores: list[float], hits: list[bool]) -> Matches:
 
 
 def test_the_error_of_four_detections_is_worked_out_by_hand():
-    """0.91 and 0.97 in one bin, one right: 0.94 against 0.5. 0.05 wrong: 0.05 against 0. 1.0, right, joins the last: 2 of 3 against 0.96."""
+    """0.91 and 0.97 in one bin, one right: 0.94 against 0.5. 0.05 wrong: 0.05 against 0. 1.0 is right and in the last: 2/3 and 0.96."""
     two = of_scores([0.91, 0.97, 0.05], [True, False, False])
     assert calibration_error(two).value == pytest.approx((2 * 0.44 + 0.05) / 3)
     four = reliability(of_scores([0.91, 0.97, 0.05, 1.0], [True, False, False, True]), samples=20)

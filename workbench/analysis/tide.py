@@ -14,7 +14,7 @@ import pandas as pd
 
 from workbench.analysis.ap import Detections
 from workbench.analysis.bootstrap import ClassMatches, class_ap, draws, interval, with_all
-from workbench.analysis.matches import BOX, IOU, match_detections, pairwise_iou
+from workbench.analysis.matches import BOX, IOU, Matches, match_detections, pairwise_iou
 
 BACKGROUND_IOU = 0.1
 Error = Literal[
@@ -24,6 +24,7 @@ MAIN: tuple[Error, ...] = ("classification", "localisation", "both", "duplicate"
 SPECIAL: tuple[Error, ...] = ("false_positive", "false_negative")
 _REMOVED = ("both", "duplicate", "background")
 _CORRECTED = ("classification", "localisation")
+_IN_ORDER = np.array(["localisation", "classification", "duplicate", "background", "both"], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -59,38 +60,31 @@ def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_det
         max_detections: kept per image and class, as COCO does (the paper's code keeps as many per image).
     """
     matches = match_detections(ground_truth, detections, max_detections)
-    found = matches.detections.reset_index(names="row")
-    own = matches.targets.reset_index(names="place")
-    # the best first: of several candidates the best-scored corrects the target
-    found = found.sort_values("score", ascending=False, kind="stable")
-    kind = np.full(len(found), "background", dtype=object)
-    kind[found.loc[found["hit"], "row"]] = "correct"
-    kind[found.loc[~found["counted"], "row"]] = "ignored"
-    about = np.full(len(found), -1)
+    found, own = matches.detections, matches.targets
+    kind = np.select([found["hit"], ~found["counted"]], ["correct", "ignored"], "background").astype(object)
+    about = np.full(len(found), -1)  # rows of `own`
     candidate = np.full(len(own), -1)
     missing = own["found_by"].to_numpy() < 0
-    there = dict(iter(own.groupby("image_id")))
-    for image, wrong in found[found["counted"] & ~found["hit"]].groupby("image_id"):
-        if image not in there:
-            continue
-        targets = there[image]
-        types, chosen = _types(wrong, targets)
-        rows, places = wrong["row"].to_numpy(), targets["place"].to_numpy()
-        kind[rows] = types
+    detected = _Columns(found[BOX].to_numpy(float), found["category_id"].to_numpy(), found["hit"].to_numpy())
+    wanted = _Columns(own[BOX].to_numpy(float), own["category_id"].to_numpy(), ~missing)
+    for rows, places in _wrong_by_image(matches):
+        kind[rows], chosen = _types(detected, wanted, rows, places)
         about[rows] = np.where(chosen < 0, -1, places[chosen])
-        for row, place in zip(rows[np.isin(types, _CORRECTED)], about[rows][np.isin(types, _CORRECTED)], strict=True):
+        corrected = rows[np.isin(kind[rows], _CORRECTED)]
+        # the best-scored comes first
+        for row, place in zip(corrected, about[corrected], strict=True):
             if missing[place] and candidate[place] < 0:
                 candidate[place] = row
 
-    target = np.where(about < 0, -1, own["target"].to_numpy()[about] if len(own) else -1)
-    wrong = ~np.isin(kind, ["correct", "ignored"])
+    target = found["target"].to_numpy().copy()
+    target[about >= 0] = own["target"].to_numpy()[about[about >= 0]]
     corrects = np.zeros(len(found), bool)
     corrects[candidate[candidate >= 0]] = True
-    state = np.where(matches.targets["found_by"] >= 0, "found", "missed").astype(object)
+    state = np.where(missing, "missed", "found").astype(object)
     state[candidate >= 0] = kind[candidate[candidate >= 0]]
     return Errors(
-        matches.detections.assign(target=np.where(wrong, target, matches.detections["target"]), error=kind, corrects=corrects),
-        matches.targets.assign(error=state, candidate=candidate),
+        found.assign(target=target, error=kind, corrects=corrects),
+        own.assign(error=state, candidate=candidate),
         matches.images,
         matches.classes,
     )
@@ -175,22 +169,44 @@ def queries_behind(errors: Errors, error: Error) -> pd.DataFrame:
     return counts.sort_values(["n", "query"], ascending=[False, True], ignore_index=True)
 
 
-def _types(wrong: pd.DataFrame, targets: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a frame as arrays: ``[N, 4]`` boxes, ``[N]`` categories, and whether each detection or target has its match."""
+
+    boxes: np.ndarray
+    category: np.ndarray
+    matched: np.ndarray
+
+
+def _wrong_by_image(matches: Matches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each image with targets, rows of its wrong detections, the best score first, and rows of its targets."""
+    found, own = matches.detections, matches.targets
+    wrong = np.flatnonzero(found["counted"] & ~found["hit"])
+    image = np.searchsorted(matches.images, found["image_id"].to_numpy()[wrong])
+    order = np.lexsort((-found["score"].to_numpy(float)[wrong], image))
+    wrong, image = wrong[order], image[order]
+    owner = np.searchsorted(matches.images, own["image_id"])
+    places = np.argsort(owner, kind="stable")
+    every = np.arange(len(matches.images) + 1)
+    rows_from, places_from = np.searchsorted(image, every), np.searchsorted(owner[places], every)
+    for n in range(len(matches.images)):
+        rows, targets = wrong[rows_from[n]:rows_from[n + 1]], places[places_from[n]:places_from[n + 1]]
+        if len(rows) and len(targets):
+            yield rows, targets
+
+
+def _types(found: _Columns, own: _Columns, rows: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Type of each detection of one image, and the place among its targets that it is about, -1 = none."""
-    iou = pairwise_iou(wrong[BOX].to_numpy(float), targets[BOX].to_numpy(float))
-    same = wrong["category_id"].to_numpy()[:, None] == targets["category_id"].to_numpy()
-    own, other = np.where(same, iou, 0), np.where(same, 0, iou)
-    found = np.where(targets["found_by"].to_numpy() >= 0, own, 0)
-    rules = (
-        ("localisation", (own.max(1) >= BACKGROUND_IOU) & (own.max(1) <= IOU), own.argmax(1)),
-        ("classification", other.max(1) >= IOU, other.argmax(1)),
-        ("duplicate", found.max(1) >= IOU, found.argmax(1)),
-        ("background", iou.max(1) <= BACKGROUND_IOU, np.full(len(wrong), -1)),
-        ("both", np.ones(len(wrong), bool), iou.argmax(1)),
-    )
-    applies = [rule for _, rule, _ in rules]
-    kind = np.select(applies, [np.full(len(wrong), name, dtype=object) for name, _, _ in rules])
-    return kind, np.select(applies, [about for _, _, about in rules])
+    iou = pairwise_iou(found.boxes[rows], own.boxes[places])
+    same = found.category[rows][:, None] == own.category[places]
+    right, other = np.where(same, iou, 0), np.where(same, 0, iou)
+    taken = np.where(own.matched[places], right, 0)
+    nearest = right.max(1)
+    first = np.select(
+        [(nearest >= BACKGROUND_IOU) & (nearest <= IOU), other.max(1) >= IOU, taken.max(1) >= IOU, iou.max(1) <= BACKGROUND_IOU],
+        [0, 1, 2, 3], 4)  # fmt: skip
+    about = (right.argmax(1), other.argmax(1), taken.argmax(1), np.full(len(rows), -1), iou.argmax(1))
+    return _IN_ORDER[first], np.choose(first, about)
 
 
 def _curves(errors: Errors, fixed: Error | None) -> Iterator[ClassMatches]:
