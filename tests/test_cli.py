@@ -107,6 +107,18 @@ def test_evaluate_writes_the_ap_that_the_run_recorded(tmp_path: Path, trained: P
     recorded = Run.open("one", trained).evaluations()[-1]
     assert values["ap"] == pytest.approx(recorded["coco"]["ap"], abs=1e-6)
     assert values["AP of circle"] == pytest.approx(recorded["per_class"]["circle"]["ap"], abs=1e-6)
+    assert values["AP50 lost to missed errors"] == pytest.approx(recorded["errors"]["missed"]["cost"], abs=1e-6)
+    assert "KITTI" not in " ".join(values)
+
+
+def test_evaluate_takes_a_checkpoint_of_a_run_on_its_own_data(tmp_path: Path, trained: Path):
+    run = Run.open("one", trained)
+    line = next(line for line in run.evaluations() if line["split"] == "val")
+    rows = table(tmp_path / "t.json", "evaluate", str(trained / "one"), "--step", str(line["step"]), "--device", "cpu")
+    ap = next(row for row in rows if row["what"] == "ap")
+    assert ap["value"] == pytest.approx(line["coco"]["ap"], abs=1e-6) and (ap["n"], ap["of"]) == (8, "images")
+    code, _, err = command("evaluate", str(trained / "one"), "--step", "77", "--device", "cpu")
+    assert code == 5 and "no checkpoint of step 77" in err and str(line["step"]) in err
 
 
 def test_evaluate_refuses_data_of_other_classes(tmp_path: Path, trained: Path):

@@ -167,18 +167,16 @@ def compare(
 @app.command()
 def evaluate(
     detector: Annotated[str, typer.Argument(help="A run, a detector folder, or an embedded detector.")],
-    data: Annotated[str, typer.Option("--data", help="Dataset folder, or shapes.")] = "shapes",
+    data: Annotated[str | None, typer.Option("--data", help="Dataset folder, or shapes; default: the run's own data, else shapes.")] = None,
     split: Annotated[str, typer.Option("--split")] = "val",
+    step: Annotated[int | None, typer.Option("--step", help="Checkpoint of a run; default: its result.")] = None,
     device: Device = "auto",
     json_path: Json = None,
 ) -> None:
-    """COCO AP of a detector on a split."""
-    from workbench.training.evaluation import evaluate_detector
+    """COCO AP of a detector on a split with intervals, what its errors cost, and on KITTI data KITTI's own AP."""
+    from workbench.evaluate import evaluate as evaluate_detector
 
-    result = evaluate_detector(detector, data, split, device)
-    rows = [{"what": key, "value": value} for key, value in result["coco"].items()]
-    rows += [{"what": f"AP of {key}", "value": value["ap"]} for key, value in result["per_class"].items()]
-    print_rows(rows, json_path)
+    print_rows(evaluate_detector(detector, data, split, step, device).rows(), json_path)
 
 
 @app.command()

@@ -140,6 +140,14 @@ def error_table(errors: Errors, samples: int = 300, seed: int = 0) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def error_summary(ground_truth: Mapping[str, Any], detections: Detections) -> dict[str, dict[str, float | None]]:
+    """``count`` and ``cost`` (of AP50, 0..1, None where nothing defines it) by type, as evaluations.jsonl holds them."""
+    errors = find_errors(ground_truth, detections)
+    costs, counts = error_costs(errors, np.ones((1, len(errors.images)))), error_counts(errors)
+    return {error: {"count": counts[error], "cost": None if np.isnan(costs[error][0]) else float(costs[error][0])}
+            for error in (*MAIN, *SPECIAL)}
+
+
 def rows_behind(errors: Errors, error: Error) -> pd.DataFrame:
     """The detections of a type, best score first; for ``missed`` and ``false_negative`` the targets."""
     if error in ("missed", "false_negative"):

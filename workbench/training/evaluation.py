@@ -10,16 +10,15 @@ import torch
 
 from workbench.analysis.ap import coco_ap
 from workbench.analysis.cost import measure_cost
+from workbench.analysis.tide import error_summary
 from workbench.cache.detections import write_detections
-from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.loader import Batch, evaluation_batches
-from workbench.datasets.transforms import Transform, TransformConfig
+from workbench.datasets.transforms import Transform
 from workbench.detectors import Detections, Detector, load_detector
-from workbench.errors import IncompatibleError
 from workbench.runs import Run
 from workbench.training.checkpoints import result_folder
-from workbench.training.setup import FrozenTeacher, Setup, find_detector
+from workbench.training.setup import FrozenTeacher, Setup
 from workbench.training.tracing import BATCH, Scope, Tracer
 
 DETECTIONS = 300
@@ -59,7 +58,7 @@ class Evaluator:
         student.train()
         detections = collect_detections(dataset, found, student.spec.classes)
         write_detections(self.run, split, step, detections)
-        return {"step": step, "split": split, **coco_ap(dataset.coco(), detections).to_json()}
+        return {"step": step, "split": split, **_numbers(dataset, detections)}
 
     @torch.no_grad()
     def evaluate_result(self, dataset: Dataset, split: str) -> dict[str, Any]:
@@ -70,11 +69,11 @@ class Evaluator:
         step = int(folder.name)
         write_detections(self.run, split, step, detections)
         size = _input_size(dataset, self.setup.evaluation_transform)
-        line = {"step": step, "split": split, **coco_ap(dataset.coco(), detections).to_json(), **_cost(student, size)}
+        line = {"step": step, "split": split, **_numbers(dataset, detections), **_cost(student, size)}
         if self.setup.teacher is not None:
             teacher = self.setup.teacher.detector
             answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device)
-            line["teacher"] = {**coco_ap(dataset.coco(), answer).to_json(), **_cost(teacher, size)}
+            line["teacher"] = {**_numbers(dataset, answer), **_cost(teacher, size)}
         return line
 
 
@@ -117,21 +116,10 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
     return table.filter(pa.array(category >= 0))
 
 
-def evaluate_detector(name: str, data: str, split: str, device: str) -> dict[str, Any]:
-    """COCO numbers of any detector on any dataset, in the form of evaluations.jsonl; classes go by name.
-
-    Raises:
-        IncompatibleError: the detector knows none of the dataset's classes.
-    """
-    detector = load_detector(find_detector(name))
-    place = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
-    dataset = open_dataset(data, split)
-    spec = detector.spec
-    if not set(spec.classes) & set(dataset.classes):
-        raise IncompatibleError(f"'{name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common.")
-    transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
-    detections = detect(detector.to(place), dataset, transform, place)
-    return {"split": split, **coco_ap(dataset.coco(), detections).to_json()}
+def _numbers(dataset: Dataset, detections: pa.Table) -> dict[str, Any]:
+    """What a line of evaluations.jsonl says about detections."""
+    truth = dataset.coco()
+    return {**coco_ap(truth, detections).to_json(), "errors": error_summary(truth, detections)}
 
 
 def _cost(detector: Detector, size: tuple[int, int]) -> dict[str, Any]:
@@ -145,4 +133,4 @@ def _input_size(dataset: Dataset, transform: Transform) -> tuple[int, int]:
     return int(batch.images.shape[-2]), int(batch.images.shape[-1])
 
 
-__all__ = ["BATCH", "Evaluator", "collect_detections", "detect", "evaluate_detector"]
+__all__ = ["BATCH", "Evaluator", "collect_detections", "detect"]
