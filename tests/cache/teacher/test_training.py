@@ -1,0 +1,106 @@
+"""Training from the cache: the same numbers as with the live teacher on the same pictures, in the loader's own processes too."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cache.teacher.teachers import built, fresh_setup, opened
+from tests.flows import Silent
+from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
+from workbench.cache.teacher.rows import unpack_mask
+from workbench.datasets.loader import TrainLoader, variant_batch
+from workbench.matching import TargetBatch, match_targets
+from workbench.methods import MethodContext
+from workbench.methods.detrdistill import FeaturesConfig, selection_masks
+from workbench.runs import Run, read_lines
+from workbench.training.loop import Trainer
+from workbench.training.setup import FrozenTeacher, Setup
+
+CHANGES: dict[str, Any] = {
+    "methods": [{"method": "detrdistill", "balance": 0.3}], "data": {"options": {"train": 8}}, "train": {"steps": 4, "evaluate_every": 4},
+}  # fmt: skip
+
+
+def train(name: str, setup: Setup) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
+    """Lines of the metrics, and the images of every step."""
+    run, images = Run.create(name, {}), []
+    trainer = Trainer(run, setup, Silent(), "cpu")
+    one_step = trainer._train_step
+
+    def step(batch: Any, index: int, logged: bool) -> Any:
+        images.append(batch.images)
+        return one_step(batch, index, logged)
+
+    trainer._train_step, trainer._evaluate, trainer._finish = step, lambda step: None, lambda: None
+    trainer.train()
+    return read_lines(run.metrics_path), images
+
+
+def test_a_run_from_the_cache_logs_what_a_run_with_the_live_teacher_does_and_the_undistilled_one_sees_the_same_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    live, cached, plain = (fresh_setup(CHANGES, change) for change in ({}, {"train": {"accumulate": 2}}, {"methods": []}))
+    built(cached)
+    wanted, pictures = train("live", live)
+    cached.cache, asked = opened(cached), []
+    monkeypatch.setattr(FrozenTeacher, "forward", lambda *_: asked.append(1))
+    # two parts of a batch and one whole have the same sums only in the first step, before norms saw them
+    (first, *_), seen = train("cached", cached)
+    assert not asked, "the live teacher is not asked"
+    whole = fresh_setup(CHANGES)
+    whole.cache = opened(whole)
+    lines, _ = train("whole", whole)
+    for line, other in zip(lines, wanted, strict=True):
+        assert line.keys() == other.keys()
+        assert {key: pytest.approx(value, rel=1e-4, abs=1e-4) for key, value in other.items()} == line
+    assert first["step"] == 1 and first.keys() == wanted[0].keys()
+    _, undistilled = train("plain", plain)
+    for images in (seen, undistilled):
+        assert all(torch.equal(a, b) for a, b in zip(images, pictures, strict=True))
+
+
+def test_processes_that_load_ahead_read_the_same_answers():
+    setup = fresh_setup(CHANGES)
+    built(setup)
+    cache = opened(setup)
+
+    def batches(workers: int) -> list[Any]:
+        loader = TrainLoader(setup.train, setup.transform, 4, 0, workers, variants=setup.variants, answers=cache.answers)
+        stream = loader.iterate(0)
+        return [next(stream) for _ in range(3)]
+
+    for own, other in zip(batches(0), batches(1), strict=True):
+        assert own.ops == other.ops and torch.equal(own.images, other.images)
+        assert own.answers.rows.keys() == other.answers.rows.keys() and torch.equal(own.answers.match, other.answers.match)
+        assert all(torch.equal(value, other.answers.rows[name]) for name, value in own.answers.rows.items())
+
+
+def test_the_stored_matching_quality_and_masks_are_those_of_the_teachers_answer():
+    setup = fresh_setup({"data": {"options": {"train": 8}}})
+    built(setup)
+    cache = opened(setup)
+    tensors = cache.tensors("shard-00000.safetensors")
+    assert tensors["match"].shape == (16, 4, 20) and tensors["quality"].shape == (16, 4, 20)
+    assert setup.variants is not None and setup.pairing is not None
+    for row in (0, 3, 13):
+        index, number = row % 8, row // 8
+        answers = cache.answers([index], number, [setup.variants.ops(index, number)])
+        output = answers.output()
+
+        targets = TargetBatch.of(variant_batch(setup.variants, [index], [number]).targets)
+        match = match_targets(output.logits, output.boxes, targets)
+        assert torch.equal(answers.teacher_match, match)
+        assert ((tensors["quality"][row] > 0) <= (match[:, 0] >= 0)).all()
+        for layer, query in (match[:, 0] >= 0).nonzero().tolist():
+            target = int(match[layer, 0, query])
+            score = float(output.logits[layer, 0, query, targets.labels[0, target]].sigmoid())
+
+            iou, _ = iou_and_giou(cxcywh_to_xyxy(output.boxes[layer, 0, query]), cxcywh_to_xyxy(targets.boxes[0, target]))
+            assert float(tensors["quality"][row, layer, query]) == pytest.approx((score * float(iou)) ** 0.5, abs=1e-3)
+        context = MethodContext(setup.student, None, setup.pairing, targets, 1.0, 0, torch.empty(0))
+
+        mask = selection_masks(FeaturesConfig(), output, output.memory[0], [3], targets, context).sqrt()[:, 0].numpy()
+        kept, ends = tensors["mask/memory/8"][row].numpy(), tensors["mask/memory/8/range"][row].numpy()
+        assert kept.dtype == "uint8" and kept.max() in (0, 255)
+        assert abs(unpack_mask(kept, ends) - mask).max() <= ends[..., 1].max() * 0.51 + 1e-6
