@@ -1,9 +1,12 @@
 """Interleaved measurement, ratios within one run, and the line that a benchmark prints."""
 
+import contextlib
 import operator
+import os
 import platform
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -108,6 +111,18 @@ def median_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) 
     picks = np.random.default_rng(seed).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+@contextlib.contextmanager
+def temporary_runs() -> Iterator[Path]:
+    """Caches of a benchmark lie where the user's do not."""
+    before = os.environ.get("WORKBENCH_RUNS")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WORKBENCH_RUNS"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("WORKBENCH_RUNS") if before is None else os.environ.update(WORKBENCH_RUNS=before)
 
 
 @cache

@@ -1,36 +1,62 @@
-"""One training step of the demo pair: live distillation against its parts, and our set loss against transformers' own."""
+"""One training step: live distillation against its parts, our set loss against transformers' own, and distillation from the cache."""
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
-from benchmarks.harness import Figure, interleaved, median_ratio
+from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
+from workbench.cache.teacher.build import Builder, Estimate
+from workbench.cache.teacher.contents import contents_of
+from workbench.cache.teacher.key import cache_folder
+from workbench.cache.teacher.read import TeacherCache
 from workbench.config import Recipe, load_recipe
 from workbench.datasets.loader import Batch, TrainLoader
+from workbench.detectors import FAMILIES
 from workbench.matching import TargetBatch
+from workbench.methods import Method, build_method, find_method
 from workbench.training.launch import recipe_path
 from workbench.training.optim import make_optimizer
-from workbench.training.setup import Setup, build
+from workbench.training.setup import Setup, build, input_spec, open_split
 from workbench.training.step import DistillStep, weighted_sum
 
 REPEATS = 40
 IMAGES = ["data.options.train=64", "data.options.val=16", "data.options.test=16"]
+# Deformable DETR with ResNet-18 on both sides, as published but for the backbone, three layers in the student
+R18_SIDE, R18_BATCH, R18_REPEATS = 320, 4, 7
+# parts of DETRDistill and the target of their step over the undistilled one
+PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "logits and features": ({"assignment": None}, "<= 1.10"),
+    "query-prior assignment alone": ({"logits": None, "features": None}, None),
+}
 
 
 def figures() -> Iterator[Figure]:
-    """Ratios of the demo pair's step, at batch 16 on one thread."""
+    """Ratios of a step on one thread: the demo pair at batch 16, then a pair of ResNet-18s at 320 pixels."""
     torch.set_num_threads(1)
+    yield from _live()
+    with temporary_runs():
+        yield from _from_cache("demo pair", _demo_recipe(), "shapes_teacher", REPEATS)
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = _r18_recipe()
+            yield from _from_cache(f"ResNet-18 at {R18_SIDE} pixels", recipe, _r18_teacher(Path(folder)), R18_REPEATS)
+
+
+def _live() -> Iterator[Figure]:
+    """The demo pair without a cache."""
     recipe = load_recipe(recipe_path("shapes"), IMAGES)
     setup = build(recipe, "shapes_teacher")
     batch = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0).batch(0)
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    distilled = _step(setup, recipe, batch, with_methods=True)
-    plain = _step(setup, recipe, batch, with_methods=False)
+    live, undistilled = step_of(setup, recipe, setup.methods), step_of(setup, recipe, [])
     theirs = _transformers_step(setup, recipe, batch)
-    functions = {"distilled": distilled, "student": plain, "teacher": _teacher(setup, batch), "transformers": theirs}
+    functions = {"distilled": lambda: live(batch), "student": lambda: undistilled(batch), "teacher": _teacher(setup, batch), "transformers": theirs}
     # process seconds of one thread: what other processes do meanwhile does not count
     seconds = interleaved(functions, REPEATS, warmup=3, clock=time.process_time)
     names = {"distilled": "live distillation step", "student": "student step", "teacher": "teacher forward",
@@ -44,24 +70,98 @@ def figures() -> Iterator[Figure]:
     yield Figure("its upper 95 % bound", ratio.high, "x", "<= 1.02", repeats=REPEATS)
 
 
-def _step(setup: Setup, recipe: Recipe, batch: Batch, with_methods: bool) -> Callable[[], None]:
-    module = DistillStep(setup.student, setup.methods if with_methods else [], setup.pairing)
+def _from_cache(name: str, recipe: Recipe, teacher: str, repeats: int) -> Iterator[Figure]:
+    """Steps of one pair from a cache over the undistilled step, reading included."""
+    setup = build(recipe, teacher, trace_teacher=False)
+    setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    assert setup.teacher is not None and setup.pairing is not None
+    cache, _ = whole_cache(setup)
+    batch = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, variants=setup.variants).batch(0)
+    undistilled, live = step_of(setup, recipe, []), step_of(setup, recipe, setup.methods)
+    functions: dict[str, Callable[[], object]] = {"undistilled": lambda: undistilled(batch), "live": lambda: live(batch)}
+    for part, (config, _) in PARTS.items():
+        settings = find_method("detrdistill").Config.model_validate({"method": "detrdistill", **config})
+        methods = [build_method(settings, setup.student, setup.teacher.detector, setup.pairing)]
+        functions[part] = cached_step(setup, recipe, methods, cache, batch)
+    seconds = interleaved(functions, repeats, warmup=2, clock=time.process_time)
+    milliseconds = float(torch.tensor(seconds["undistilled"]).median()) * 1000
+    yield Figure(f"{name}: undistilled student step on a cached variant", milliseconds, "ms", repeats=repeats)
+    ratio = median_ratio(seconds["live"], seconds["undistilled"])
+    yield Figure(f"{name}: live distillation, all parts / undistilled step", ratio.value, "x", None, (ratio.low, ratio.high), repeats)
+    for part, (_, target) in PARTS.items():
+        ratio = median_ratio(seconds[part], seconds["undistilled"])
+        yield Figure(f"{name}: {part} from the cache / undistilled step", ratio.value, "x", target, (ratio.low, ratio.high), repeats)
+
+
+def whole_cache(setup: Setup) -> tuple[TeacherCache, Estimate]:
+    """Builds a setup's cache; what was estimated before."""
+    builder = Builder(setup)
+    estimate = builder.estimate()
+    builder.build(estimate, accept=True)
+    return TeacherCache(cache_folder(setup.recipe)), estimate
+
+
+def cached_step(setup: Setup, recipe: Recipe, methods: Sequence[Method], cache: TeacherCache, batch: Batch) -> Callable[[], None]:
+    """A step that reads the teacher's answers to a batch of the first variant, and trains on them."""
+    assert setup.teacher is not None
+    source = TeacherCache(cache.folder, contents_of(methods, setup.student, setup.teacher.detector, cache.kept.precision))
+    index_of = {record.image_id: index for index, record in enumerate(setup.train.records)}
+    indices, step = [index_of[image] for image in batch.image_ids], step_of(setup, recipe, methods)
+    return lambda: step(replace(batch, answers=source.answers(indices, 0, batch.ops)))
+
+
+def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable[[Batch], None]:
+    """A whole training step; the teacher answers live where the batch brings no answers."""
+    module = DistillStep(setup.student, list(methods), setup.pairing)
     optimizer = make_optimizer(setup.student, module.methods, recipe.train)
     detection = setup.student.loss_weights | ({"class": recipe.train.class_weight} if recipe.train.class_weight else {})
     weights = dict.fromkeys(module.term_names, 1.0)
 
-    def run() -> None:
+    def run(batch: Batch) -> None:
         module.train()
         optimizer.zero_grad()
         images = batch.images.contiguous(memory_format=torch.channels_last)
         targets = TargetBatch.of(batch.targets)
-        answer = setup.teacher(images, batch.padding) if with_methods and setup.teacher is not None else None
-        terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0)
+        answer, match = None, None
+        if batch.answers is not None:
+            answer, match = batch.answers.output(), batch.answers.teacher_match
+        elif methods and setup.teacher is not None:
+            answer = setup.teacher(images, batch.padding)
+        terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0, 0, match)
         weighted_sum(terms, detection, weights).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 
     return run
+
+
+def _demo_recipe() -> Recipe:
+    """The demo's pair, every part of DETRDistill."""
+    whole = 'methods=[{method: detrdistill}]'
+    return load_recipe(recipe_path("shapes"), [*IMAGES, "cache.variants=1", "cache.name=demo", whole])
+
+
+def _r18_recipe() -> Recipe:
+    student = "{family: deformable_detr, backbone: {name: resnet18, norm: frozen}, decoder_layers: 3, encoder_layers: 3}"
+    recipe = load_recipe(recipe_path("shapes"), [
+        f"data.options.train={R18_BATCH}", "data.options.val=1", "data.options.test=1", f"train.batch_size={R18_BATCH}",
+        f"data.transform.resize={{height: {R18_SIDE}, width: {R18_SIDE}}}", "cache.variants=1", "cache.name=r18",
+        "methods=[{method: detrdistill}]",
+    ])  # fmt: skip
+    config = FAMILIES["deformable_detr"].config.model_validate(yaml.safe_load(student))
+    return recipe.model_copy(update={"student": config})
+
+
+def _r18_teacher(folder: Path) -> str:
+    """Random weights, saved; what they say does not matter to what it costs."""
+    torch.manual_seed(0)
+    config = FAMILIES["deformable_detr"].config.model_validate(
+        {"family": "deformable_detr", "backbone": {"name": "resnet18", "norm": "frozen"}}
+    )
+    recipe = _r18_recipe()
+    detector = FAMILIES["deformable_detr"].detector.build(config, input_spec(recipe, open_split(recipe, "train")))
+    detector.save(folder)
+    return str(folder)
 
 
 def _teacher(setup: Setup, batch: Batch) -> Callable[[], Any]:

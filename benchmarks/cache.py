@@ -1,0 +1,143 @@
+"""The teacher cache of the demo pair: bytes, memory of a build, what reading adds to training, and when building pays."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
+from benchmarks.step import cached_step, step_of, whole_cache
+from workbench.cache.teacher.build import Builder
+from workbench.cache.teacher.read import TeacherCache
+from workbench.config import load_recipe
+from workbench.datasets.base import Dataset
+from workbench.datasets.loader import TrainLoader
+from workbench.datasets.transforms import Transform
+from workbench.datasets.variants import Variants
+from workbench.training.launch import recipe_path
+from workbench.training.setup import build
+
+IMAGES, VARIANTS, REPEATS = 512, 2, 7
+FEW, MANY = 1_000, 100_000
+STUDENTS = (1, 3, 10)
+
+
+def figures() -> Iterator[Figure]:
+    """Everything but the step itself, which is in ``benchmarks.step``."""
+    torch.set_num_threads(1)
+    with temporary_runs():
+        yield from _demo_pair()
+    yield from _memory()
+
+
+def _demo_pair() -> Iterator[Figure]:
+    recipe = load_recipe(recipe_path("shapes"), [
+        f"data.options.train={IMAGES}", "data.options.val=16", "data.options.test=16", f"cache.variants={VARIANTS}",
+    ])  # fmt: skip
+    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    start = time.process_time()
+    cache, estimate = whole_cache(setup)
+    seconds = time.process_time() - start
+    rows = IMAGES * VARIANTS
+    on_disk = sum(path.stat().st_size for path in cache.folder.iterdir())
+    raw = sum(value.nbytes for name in cache.manifest.shards for value in cache.tensors(name).values())
+    yield Figure("demo pair: bytes of an image and variant", raw / rows, "B")
+    yield Figure("demo pair: bytes on disk / raw size of what is stored", on_disk / raw, "x", "<= 1.10")
+    yield Figure("demo pair: bytes estimated beforehand / on disk", estimate.bytes / on_disk, "x", ">= 0.90")
+    yield Figure("demo pair: answers made in a second of the processor", rows / seconds, "1/s")
+
+    loader = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, variants=setup.variants)
+    plain = step_of(setup, recipe, [])
+    index_of = {record.image_id: index for index, record in enumerate(setup.train.records)}
+    epoch = [(loader.batch(step).image_ids, loader.batch(step).ops) for step in range(loader.steps_per_epoch)]
+    asked = [([index_of[image] for image in images], ops) for images, ops in epoch]
+
+    def train() -> None:
+        for step in range(loader.steps_per_epoch):
+            plain(loader.batch(step))
+
+    def read(source: TeacherCache) -> None:
+        for indices, ops in asked:
+            source.answers(indices, 0, ops).output()
+
+    # a copy that nothing has mapped, because mapped pages stay in memory
+    cold_folder = Path(shutil.copytree(cache.folder, cache.folder.with_name("cold")))
+
+    def cold() -> None:
+        forget(cold_folder)
+        read(TeacherCache(cold_folder, cache.wanted))  # compares hashes anew
+
+    # seconds on the wall: what waits for the disk counts
+    seconds_of = interleaved({"plain": train, "warm": lambda: read(cache), "cold": cold}, REPEATS)
+    for name in ("warm", "cold"):
+        ratio = median_ratio(seconds_of[name], seconds_of["plain"])
+        yield Figure(f"demo pair: reading {name} / an epoch of plain training", ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), REPEATS)
+    # with a process that loads ahead, reading is done while the student computes
+    for name, answers in (("without", None), ("with", cache.answers)):
+        ahead = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, 1, variants=setup.variants, answers=answers)
+        stream = ahead.iterate(0)
+        next(stream)  # the process has started
+        start = time.perf_counter()
+        for _ in range(loader.steps_per_epoch):
+            plain(next(stream))
+        yield Figure(f"demo pair: an epoch of plain training with one loading process, {name} reading", time.perf_counter() - start, "s")
+
+    batch = loader.batch(0)
+    live = step_of(setup, recipe, setup.methods)
+    functions = {"live": lambda: live(batch), "cached": cached_step(setup, recipe, setup.methods, cache, batch)}
+    steps = {name: float(np.median(values)) for name, values in interleaved(functions, REPEATS, clock=time.process_time).items()}
+    full = load_recipe(recipe_path("shapes"), arm="cached")
+    assert full.cache is not None
+    build_seconds = 2000 * full.cache.variants * seconds / rows
+    yield Figure(f"building for 2000 images x {full.cache.variants} variants", build_seconds, "s")
+    for count in STUDENTS:
+        shared = (build_seconds / count + full.train.steps * steps["cached"]) / (full.train.steps * steps["live"])
+        yield Figure(f"(building / {count} students + distilling from the cache) / distilling live", shared, "x")
+
+
+def _memory() -> Iterator[Figure]:
+    """Peak memory of builds of 1,000 and 100,000 images, each in a process of its own."""
+    peaks: dict[int, float] = {}
+    for count in (FEW, MANY):
+        done = subprocess.run([sys.executable, "-m", "benchmarks.cache", str(count)], stdout=subprocess.PIPE, text=True, check=True)
+        peaks[count] = float(done.stdout)
+        yield Figure(f"peak memory of building for {count} images", peaks[count] / 1e6, "MB")
+    yield Figure(f"peak memory: {MANY} images / {FEW} images", peaks[MANY] / peaks[FEW], "x", "<= 1.05")
+
+
+def build_repeated(count: int) -> int:
+    """Builds a cache of one small image repeated; returns the peak memory of this process in bytes."""
+    torch.set_num_threads(1)
+    # one image of 32 pixels: the teacher is fast, and what is kept of 100,000 answers is not small
+    recipe = load_recipe(recipe_path("shapes"), [
+        "data.options.train=1", "data.options.val=1", "data.options.test=1", "cache.variants=1", "cache.name=repeated",
+        "data.transform.resize={height: 32, width: 32}", "data.transform.augment=[flip]",
+    ])  # fmt: skip
+    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    record, image = setup.train.records[0], setup.train.image(0)
+    setup.train = Dataset("repeated", "train", setup.train.classes, setup.train.category_ids, [record] * count, [image] * count)
+    setup.variants = Variants(setup.train, Transform(recipe.data.transform), 1)
+    with temporary_runs():
+        builder = Builder(setup)
+        builder.build(builder.estimate(), accept=True)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget(folder: Path) -> None:
+    """Takes the files of a folder out of the page cache."""
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{build_repeated(int(sys.argv[1]))}\n")
