@@ -78,8 +78,8 @@ def _demo_pair() -> Iterator[Figure]:
     # seconds on the wall: what waits for the disk counts
     seconds_of = interleaved({"plain": train, "warm": lambda: read(cache), "cold": cold}, REPEATS)
     for name in ("warm", "cold"):
-        ratio = median_ratio(seconds_of[name], seconds_of["plain"])
-        yield Figure(f"demo pair: reading {name} / an epoch of plain training", ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), REPEATS)
+        ratio, what = median_ratio(seconds_of[name], seconds_of["plain"]), f"demo pair: reading {name} / an epoch of plain training"
+        yield Figure(what, ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), REPEATS)
     # with a process that loads ahead, reading is done while the student computes
     for name, answers in (("without", None), ("with", cache.answers)):
         ahead = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, 1, variants=setup.variants, answers=answers)
@@ -94,7 +94,7 @@ def _demo_pair() -> Iterator[Figure]:
     live = step_of(setup, recipe, setup.methods)
     functions = {"live": lambda: live(batch), "cached": cached_step(setup, recipe, setup.methods, cache, batch)}
     steps = {name: float(np.median(values)) for name, values in interleaved(functions, REPEATS, clock=time.process_time).items()}
-    full = load_recipe(recipe_path("shapes"), arm="cached")
+    full = load_recipe(recipe_path("shapes_cached"))
     assert full.cache is not None
     build_seconds = 2000 * full.cache.variants * seconds / rows
     yield Figure(f"building for 2000 images x {full.cache.variants} variants", build_seconds, "s")

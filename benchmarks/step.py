@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
@@ -56,7 +55,9 @@ def _live() -> Iterator[Figure]:
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     live, undistilled = step_of(setup, recipe, setup.methods), step_of(setup, recipe, [])
     theirs = _transformers_step(setup, recipe, batch)
-    functions = {"distilled": lambda: live(batch), "student": lambda: undistilled(batch), "teacher": _teacher(setup, batch), "transformers": theirs}
+    functions = {
+        "distilled": lambda: live(batch), "student": lambda: undistilled(batch), "teacher": _teacher(setup, batch), "transformers": theirs,
+    }  # fmt: skip
     # process seconds of one thread: what other processes do meanwhile does not count
     seconds = interleaved(functions, REPEATS, warmup=3, clock=time.process_time)
     names = {"distilled": "live distillation step", "student": "student step", "teacher": "teacher forward",
@@ -137,18 +138,18 @@ def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable
 
 def _demo_recipe() -> Recipe:
     """The demo's pair, every part of DETRDistill."""
-    whole = 'methods=[{method: detrdistill}]'
+    whole = "methods=[{method: detrdistill}]"
     return load_recipe(recipe_path("shapes"), [*IMAGES, "cache.variants=1", "cache.name=demo", whole])
 
 
 def _r18_recipe() -> Recipe:
-    student = "{family: deformable_detr, backbone: {name: resnet18, norm: frozen}, decoder_layers: 3, encoder_layers: 3}"
+    student = {"family": "deformable_detr", "backbone": {"name": "resnet18", "norm": "frozen"}, "encoder_layers": 3, "decoder_layers": 3}
     recipe = load_recipe(recipe_path("shapes"), [
         f"data.options.train={R18_BATCH}", "data.options.val=1", "data.options.test=1", f"train.batch_size={R18_BATCH}",
         f"data.transform.resize={{height: {R18_SIDE}, width: {R18_SIDE}}}", "cache.variants=1", "cache.name=r18",
         "methods=[{method: detrdistill}]",
     ])  # fmt: skip
-    config = FAMILIES["deformable_detr"].config.model_validate(yaml.safe_load(student))
+    config = FAMILIES["deformable_detr"].config.model_validate(student)
     return recipe.model_copy(update={"student": config})
 
 
