@@ -5,6 +5,7 @@ import shared
 import streamlit as st
 
 from workbench.cache.queries import TEACHER_STEP
+from workbench.errors import RunError
 from workbench.views.catalog import VALIDATION
 from workbench.views.image import CAPTION, MASK_CAPTION, image_figure, mate_table, target_table
 
@@ -62,6 +63,8 @@ def body() -> None:
     record, pixels = data.records[number - 1], data.image(number - 1)
     rows = reads.image_queries(str(run.path), step, record.image_id, reads.stamp(run.queries_path(VALIDATION, step)))
     student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
+    if student.empty:
+        raise RunError(f"step {step} was traced on a sample of the images, and this one is not in it. Choose another image or step.")
     layers = sorted(int(number) for number in student["layer"].unique())
     layer = shared.choose("layer", layers, layers[-1])
     bar[3].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")

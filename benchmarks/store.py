@@ -13,7 +13,7 @@ import pyarrow as pa
 from benchmarks.harness import Figure
 from benchmarks.store_rows import IMAGES, LAYERS, QUERIES, query_chunks
 from workbench.analysis.gain import target_gain
-from workbench.analysis.stability import NEEDED, churn_over_layers
+from workbench.analysis.stability import CHURN_NEEDED, churn_over_layers
 from workbench.cache.queries import query_writer, read_queries
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
@@ -67,7 +67,7 @@ def _read(run: Run, baseline: Run) -> Iterator[Figure]:
         assert len(found) == len(steps) * LAYERS * QUERIES
 
     def churn(steps: list[int]) -> None:
-        found = churn_over_layers(read_queries(run, "val", steps, NEEDED, _MATCHED))
+        found = churn_over_layers(read_queries(run, "val", steps, CHURN_NEEDED, _MATCHED))
         assert len(found) == len(steps) * LAYERS
 
     def value(steps: list[int]) -> None:

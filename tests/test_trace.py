@@ -3,6 +3,8 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from workbench.errors import ConfigError, RunError
 from workbench.runs import Run
 from workbench.trace import Trace, stratified
 from workbench.training.launch import Launch, start
+from workbench.training.tracing import Scope
 
 SPLIT = generate_shapes(ShapesConfig(val=60), "val")  # its first images are those of a smaller split
 
@@ -180,6 +183,16 @@ def test_a_trace_that_is_cut_off_leaves_what_was_there(run: Run):
     with pytest.raises(KeyboardInterrupt):
         Trace("traced").write(cut)
     pd.testing.assert_frame_equal(read_queries(run, "val"), before, check_exact=True)
+
+
+def test_images_are_traced_in_order_of_their_ids_and_states_spread_evenly_over_them():
+    ids = np.random.default_rng(0).permutation(1000)[:40].tolist()
+    dataset: Any = SimpleNamespace(records=[SimpleNamespace(image_id=image_id) for image_id in ids])
+    whole = Scope.of(dataset, states=5)
+    assert [ids[index] for index in whole.indices] == sorted(ids) and not whole.sampled
+    assert sorted(whole.states) == [sorted(ids)[place] for place in (0, 10, 20, 29, 39)]
+    some = Scope.of(dataset, [3, 1, 2], states=500)
+    assert some.sampled and sorted(some.indices) == [1, 2, 3] and some.states == {ids[1], ids[2], ids[3]}
 
 
 @given(count=st.integers(1, 70))

@@ -16,7 +16,8 @@ import pandas as pd
 from workbench.analysis.same_box import BOX, SAME_BOX_IOU, elementwise_iou, paired_boxes
 from workbench.cache.queries import TEACHER_STEP
 
-NEEDED = ("step", "model", "image_id", "layer", "query", "source", "match", "quality", "mate", "mate_layer")  # columns of the table
+CHURN_NEEDED = ("step", "model", "image_id", "layer", "query", "source", "match")  # columns of the table
+NEEDED = (*CHURN_NEEDED, "quality", "mate", "mate_layer")
 Moment = Literal["step", "layer"]
 Identity = Literal["source", "box"]
 _COLUMNS = ["step", "layer", "previous", "churn", "n", "instability", "instability_normalised", "images", "matches"]
