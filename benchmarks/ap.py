@@ -17,12 +17,14 @@ SIZE = 640  # pixels
 REPEATS = 3  # pycocotools takes half a minute
 
 
-def generated(seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame]:
+def generated(
+    seed: int = 0, images: int = IMAGES, detections: int = DETECTIONS, categories: int = CATEGORIES
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """COCO ground truth with 1 to 14 targets an image, and detections of which about a third lie near a target."""
     rng = np.random.default_rng(seed)
-    counts = rng.integers(1, 15, IMAGES)
-    image = np.repeat(np.arange(IMAGES), counts)
-    category = rng.integers(1, CATEGORIES + 1, len(image))
+    counts = rng.integers(1, 15, images)
+    image = np.repeat(np.arange(images), counts)
+    category = rng.integers(1, categories + 1, len(image))
     sizes = np.exp(rng.uniform(np.log(10), np.log(300), (len(image), 2)))
     boxes = np.concatenate([rng.uniform(0, SIZE - sizes), sizes], axis=1)
     annotations = [
@@ -30,19 +32,19 @@ def generated(seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame]:
         for n, (i, c, box) in enumerate(zip(image, category, boxes, strict=True), start=1)
     ]
     truth = {
-        "images": [{"id": n, "width": SIZE, "height": SIZE} for n in range(IMAGES)],
+        "images": [{"id": n, "width": SIZE, "height": SIZE} for n in range(images)],
         "annotations": annotations,
-        "categories": [{"id": n, "name": f"class {n}"} for n in range(1, CATEGORIES + 1)],
+        "categories": [{"id": n, "name": f"class {n}"} for n in range(1, categories + 1)],
     }
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    seen = np.repeat(np.arange(IMAGES), DETECTIONS)
+    seen = np.repeat(np.arange(images), detections)
     source = first[seen] + rng.integers(0, counts[seen])  # a target of the same image
     near = rng.random(len(seen)) < 0.33
     x, y, width, height = boxes[source].T * np.where(near, rng.normal(1, 0.08, (4, len(seen))), rng.uniform(0.3, 3, (4, len(seen))))
     right_class = near & (rng.random(len(seen)) < 0.8)
     table = {
         "image_id": seen,
-        "category_id": np.where(right_class, category[source], rng.integers(1, CATEGORIES + 1, len(seen))),
+        "category_id": np.where(right_class, category[source], rng.integers(1, categories + 1, len(seen))),
         "score": np.where(right_class, rng.beta(4, 3, len(seen)), rng.beta(2, 6, len(seen))),
         "x1": x,
         "y1": y,

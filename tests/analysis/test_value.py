@@ -80,6 +80,18 @@ def test_drops_of_classes_are_their_own_and_their_mean_is_the_drop():
     assert means.tolist() == pytest.approx(ap_drops(truth, detections, blocks=0)["ap_drop"].tolist(), abs=1e-12)
 
 
+def test_the_interval_of_a_single_class_is_that_of_a_file_with_no_other():
+    truth, detections = random_slots(5)
+    by_class = ap_drops_by_class(truth, detections, blocks=4)
+    category = truth["categories"][0]
+    only = {**truth, "categories": [category], "annotations": [a for a in truth["annotations"] if a["category_id"] == category["id"]]}
+    wanted = ap_drops(only, detections[detections["category_id"] == category["id"]], blocks=4).set_index("query")
+    found = by_class[by_class["category_id"] == category["id"]].set_index("query").loc[wanted.index]
+    for name in ("ap", "ap_drop", "low", "high", "n"):
+        assert found[name].tolist() == pytest.approx(wanted[name].tolist()), name
+    assert (found["low"] < found["high"]).any()
+
+
 def test_the_interval_is_the_jackknife_over_blocks_of_images():
     truth, detections = random_slots(6, images=9)
     frame = ap_drops(truth, detections, blocks=4, seed=3)

@@ -54,28 +54,36 @@ def ap_drops(
     })  # fmt: skip
 
 
-def ap_drops_by_class(ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100) -> pd.DataFrame:
-    """What taking a slot away costs each class, without intervals: where the worth of a slot lies.
+def ap_drops_by_class(
+    ground_truth: Mapping[str, Any], detections: Detections, blocks: int = 20, seed: int = 0, max_detections: int = 100
+) -> pd.DataFrame:
+    """What taking a slot away costs each class: where the worth of a slot lies.
+
+    Args:
+        ground_truth: COCO dict.
+        detections: as for ``ap_drops``.
+        blocks: of images, for the jackknife, as for ``ap_drops``; those without a target of the class are left out.
+        seed: of the blocks.
+        max_detections: kept per image and class.
 
     Returns:
         One row per slot and class that has targets: ``query``, ``category_id``, ``ap`` (of the class with all detections), ``ap_drop``,
-        ``n`` (detections of the slot and class within the cut), ``targets``. The mean of ``ap_drop`` over the classes of a slot is its
-        drop as of ``ap_drops``.
+        ``low``, ``high``, ``n`` (detections of the slot and class within the cut), ``targets``. The mean of ``ap_drop`` over the classes
+        of a slot is its drop as of ``ap_drops``.
     """
     classes = class_entries(ground_truth, detections, max_detections)
     queries = np.unique(np.asarray(detections["query"]))
-    with_all, without = _with_and_without(classes, queries, np.zeros(len(ground_truth["images"]), dtype=int), 0)
-    frames = [
-        pd.DataFrame({
-            "query": queries, "category_id": own.category_id, "ap": with_all[0, number],
-            "ap_drop": with_all[0, number] - without[0, number],
-            "n": np.bincount(np.searchsorted(queries, own.query[own.kept]), minlength=len(queries)),
-            "targets": int(own.targets.sum()),
-        })
-        for number, own in enumerate(classes)
-    ]  # fmt: skip
-    columns = ["query", "category_id", "ap", "ap_drop", "n", "targets"]
-    return pd.concat([pd.DataFrame(columns=columns), *frames][bool(frames) :]).sort_values(["query", "category_id"], ignore_index=True)
+    block, blocks = image_blocks(len(ground_truth["images"]), blocks, seed)
+    with_all, without = _with_and_without(classes, queries, block, blocks)
+    drop = with_all[..., None] - without
+    low, high = _jackknife(drop)
+    n = [np.bincount(np.searchsorted(queries, own.query[own.kept]), minlength=len(queries)) for own in classes]
+    number, slot = np.divmod(np.arange(len(classes) * len(queries)), max(len(queries), 1))
+    return pd.DataFrame({
+        "query": queries[slot], "category_id": np.array([own.category_id for own in classes], dtype=np.int64)[number],
+        "ap": with_all[0, number], "ap_drop": drop[0, number, slot], "low": low[number, slot], "high": high[number, slot],
+        "n": np.array(n, dtype=np.int64).reshape(-1), "targets": np.array([own.targets.sum() for own in classes], dtype=np.int64)[number],
+    }).sort_values(["query", "category_id"], ignore_index=True)  # fmt: skip
 
 
 def slot_interval(
@@ -219,11 +227,12 @@ def _mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def _jackknife(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interval ends of ``values[0]``; ``values[1:]`` leave out a block each."""
-    parts = values[1:]
-    if len(parts) < 2:
-        nothing = np.full(values.shape[1:], np.nan)
-        return nothing, nothing
-    error = np.sqrt((len(parts) - 1) / len(parts) * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0))
-    reach = stats.t.ppf((1 + LEVEL) / 2, len(parts) - 1) * error
+    """Interval ends of ``values[0]``; ``values[1:]`` leave out a block each, NaN where nothing defines the number without it."""
+    parts, defined = values[1:], np.isfinite(values[1:])
+    count = defined.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(defined, parts, 0).sum(axis=0) / count
+        spread = np.where(defined, parts - mean, 0) ** 2
+        error = np.sqrt((count - 1) / count * spread.sum(axis=0))
+        reach = np.where(count > 1, stats.t.ppf((1 + LEVEL) / 2, np.maximum(count - 1, 1)) * error, np.nan)
     return values[0] - reach, values[0] + reach
