@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, family_table, load, recipe_hashes, with_table
+from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, cache_line, family_table, load, recipe_hashes, with_table
 from workbench.config import load_recipe
 from workbench.detectors import FAMILIES
 from workbench.training.launch import recipe_path
@@ -50,3 +50,16 @@ def test_a_line_of_the_table_of_families_is_worked_out_from_its_run():
         "ap50": 0.609, "compute_seconds": 198.28, "steps": 1500, "commit": "70187f92483b",
     }])  # fmt: skip
     assert family_table(frame).splitlines()[2] == "| dino | 0.42 M | 46.7 [45.0, 48.1] | 60.9 | 1500 | 132 | 198 | 70187f92483b |"
+
+
+def test_what_building_a_cache_costs_each_student_is_its_share():
+    assert cache_line(120.4).endswith("took 120 s of the processor, once. To each student that is 120 s of 1, 40 s of 3, 12 s of 10.")
+
+
+def test_the_arms_of_the_cached_comparison_share_their_variants_but_for_those_that_say_so():
+    recipes = {arm: load_recipe(recipe_path("shapes_cached"), arm=arm) for arm in TABLES["shapes_cached"].arms}
+    assert {arm: recipe.cache.variants if recipe.cache else None for arm, recipe in recipes.items()} == {
+        "undistilled": 8, "distilled": 8, "unlimited": None, "live": None,
+    }  # fmt: skip
+    same = {**load_recipe(recipe_path("shapes")).model_dump(), "name": "", "cache": None, "arms": {}}
+    assert {**recipes["live"].model_dump(), "name": "", "arms": {}} == same, "but for the cache it is the main job"
