@@ -130,7 +130,8 @@ def test_changes_and_histories_tell_who_held_each_target(seed: int, over: Over, 
                     known = number > 0 and target in answers[number - 1]
                     assert row.changed is pd.NA if not known else bool(row.changed) == (answers[number - 1][target] != query)
                     assert query == (("cell", row.source) if query[0] == "cell" else ("slot", row.query))
-                    history = histories.setdefault((fixed, image, target), [0, 0, None])
+                    history = histories.setdefault((fixed, image, target), [0, 0, None, set(), moments[number]])
+                    history[3].add(query)
                     history[0] += known
                     if known and answers[number - 1][target] != query:
                         history[1] += 1
@@ -138,9 +139,11 @@ def test_changes_and_histories_tell_who_held_each_target(seed: int, over: Over, 
     assert rows == len(changes)
     found = target_histories(changes, over)
     assert found["changes"].is_monotonic_decreasing
-    last = {(getattr(r, fixed_name), r.image_id, r.target): [r.n, r.changes, None if r.last_change is pd.NA else r.last_change]
-            for r in found.itertuples()}  # fmt: skip
-    assert last == histories
+    for row in found.itertuples():
+        n, changed, last, queries, first = histories.pop((getattr(row, fixed_name), row.image_id, row.target))
+        assert (row.n, row.changes, row.queries, row.first) == (n, changed, len(queries), first)
+        assert row.last_change is pd.NA if last is None else row.last_change == last
+    assert not histories
     assert found["share"].dropna().tolist() == pytest.approx((found["changes"] / found["n"]).dropna().tolist())
 
 

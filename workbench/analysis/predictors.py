@@ -3,6 +3,9 @@
 Gain is the distilled run's score x IoU minus the baseline's, so a target that the baseline already answers well has little to gain, and
 anything that goes with the baseline's answer correlates with gain. Each correlation is therefore also given with the baseline's score x
 IoU held fixed: the partial rank correlation (Kendall, "Partial rank correlation", Biometrika 1942, here of Spearman's coefficients).
+
+An easy target is answered well by every model, so some correlation is left that distillation has no part in. What a second undistilled
+run, of another seed, gives in the place of the distilled one tells how much.
 """
 
 import numpy as np

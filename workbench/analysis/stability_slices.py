@@ -63,17 +63,18 @@ def target_histories(changes: pd.DataFrame, over: Moment = "step") -> pd.DataFra
 
     Returns:
         One row per target and what was held fixed (``layer``, or ``step``), most changes first: ``image_id``, ``target``, ``n`` (moments
-        compared), ``changes``, ``share`` of them, null without, ``queries`` (different slots that held it), ``first`` (the first
-        moment at which it was matched), ``last_change`` (null for never).
+        compared), ``changes``, ``share`` of them, null without, ``queries`` (how many different ones held it: slots, or encoder cells where
+        queries are selected per image), ``first`` (the first moment at which it was matched), ``last_change`` (null for never).
     """
     fixed = "layer" if over == "step" else "step"
     keys = [fixed, "image_id", "target"]
     changed = changes["changed"].fillna(False).astype(bool)
+    cell = changes["source"].where((changes["source"] >= 0) & (over == "step"), -1 - changes["query"])
     grouped = changes.assign(
-        n=changes["changed"].notna(), changes=changed, last_change=changes[over].where(changed), first=changes[over]
+        n=changes["changed"].notna(), changes=changed, last_change=changes[over].where(changed), first=changes[over], cell=cell
     ).groupby(keys)
     frame = grouped.agg(
-        n=("n", "sum"), changes=("changes", "sum"), queries=("query", "nunique"), first=("first", "min"), last_change=("last_change", "max")
+        n=("n", "sum"), changes=("changes", "sum"), queries=("cell", "nunique"), first=("first", "min"), last_change=("last_change", "max")
     ).reset_index()
     frame["share"] = frame["changes"] / frame["n"].where(frame["n"] > 0)
     frame = frame.astype({"n": "int64", "changes": "int64", "last_change": "Int64"})
