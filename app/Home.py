@@ -12,8 +12,13 @@ st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", l
 st.html(f"<style>{STYLE}</style>")
 pages = [
     st.Page("overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
+    st.Page("diagnosis.py", title="Diagnosis", icon=":material/troubleshoot:"),
     st.Page("training.py", title="Training", icon=":material/show_chart:"),
     st.Page("stability.py", title="Match stability", icon=":material/swap_horiz:"),
+    st.Page("value.py", title="Query value", icon=":material/bar_chart:"),
+    st.Page("masks.py", title="Selection masks", icon=":material/gradient:"),
     st.Page("image.py", title="Matching explorer", icon=":material/image_search:"),
+    st.Page("errors.py", title="Errors", icon=":material/rule:"),
+    st.Page("storage.py", title="Caches and runs", icon=":material/database:"),
 ]
 st.navigation(pages, position="top").run()

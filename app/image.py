@@ -73,7 +73,7 @@ def body() -> None:
     teacher = teacher[teacher["layer"] == (int(mate_layers.iloc[0]) if len(mate_layers) else -1)]
     threshold = shared.choose_number("score", 0.0, 1.0, 0.3)
     bar[4].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
-    masks = reads.image_masks(str(run.path), record.image_id, reads.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
+    masks = reads.image_masks(str(run.path), TEACHER_STEP, record.image_id, reads.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
     places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
     place = shared.choose("mask", ["off", *places], "off")
     bar[5].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)

@@ -15,7 +15,7 @@ from workbench.cache.states import read_masks
 from workbench.datasets import Dataset
 from workbench.errors import RunError
 from workbench.runs import Run
-from workbench.views import stability, training
+from workbench.views import stability, storage, training
 from workbench.views.catalog import VALIDATION
 from workbench.views.overview import layer_points, progress_points
 
@@ -46,10 +46,10 @@ def image_queries(run_path: str, step: int, image_id: int, key: Stamp) -> pd.Dat
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def image_masks(run_path: str, image_id: int, key: Stamp) -> dict[tuple[int, int], np.ndarray]:
-    """Selection masks of one image by layer and level; none for images that were not sampled and runs without a teacher."""
+def image_masks(run_path: str, step: int, image_id: int, key: Stamp) -> dict[tuple[int, int], np.ndarray]:
+    """Selection masks of one image by layer and level, of the teacher at its own step; none for images and steps that were not kept."""
     try:
-        return read_masks(Run(Path(run_path)), VALIDATION, TEACHER_STEP, image_id)
+        return read_masks(Run(Path(run_path)), VALIDATION, step, image_id)
     except RunError:
         return {}
 
@@ -106,3 +106,9 @@ def holders(run_path: str, image_id: int, target: int, layer: int, key: Stamp) -
     run = Run(Path(run_path))
     where = "model = 'student' and image_id = $image and match = $target and layer = $layer"
     return read_queries(run, VALIDATION, run.query_steps(VALIDATION), None, where, {"image": image_id, "target": target, "layer": layer})
+
+
+@st.cache_data(max_entries=4096, ttl=60, show_spinner="Measuring the folders ...")
+def sizes(run_path: str) -> dict[str, int]:
+    """Bytes of a run by part."""
+    return storage.sizes(Path(run_path))

@@ -1,5 +1,6 @@
 """Does the matching settle? Churn and instability over training, layers and seeds, and every target's queries over the evaluations."""
 
+import analyses
 import pandas as pd
 import reads
 import shared
@@ -62,6 +63,7 @@ def targets_by_evaluations() -> None:
     st.session_state["first"] = first
     head[2].number_input(f"First of {targets}", 1, max(targets, 1), key="first", step=AT_ONCE, help="Those that change most come first.")
     rows = stability.target_rows_of(frame, first - 1, AT_ONCE)
+    by_slice(run)
     left, right = st.columns([1.25, 1], gap="medium")
     stable, several = stability.stable_share(frame)
     with left:
@@ -79,6 +81,23 @@ def targets_by_evaluations() -> None:
     with right:
         if target:
             show_target(run, layer, *(int(number) for number in target.rsplit("-", 1)))
+
+
+def by_slice(run: reads.Run) -> None:
+    """Churn of the run by layer, class and size."""
+    key = reads.run_stamp(run)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        table = analyses.churn_by_layer(str(run.path), key)
+        meaning = "Churn between evaluations by decoder layer; 95 % intervals over resampled images. "
+        meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation."
+        shared.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
+    with right:
+        tables = {by: analyses.churn_by(str(run.path), by, key) for by in ("label", "size")}
+        meaning = "Churn between evaluations of the last layer by class and size (COCO's bounds), all evaluations together; 95 % intervals "
+        meaning += f"over resampled images. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
+        figure = stability.slices_figure(tables, run.info()["classes"])
+        shared.chart(figure, "churn-slices", meaning, pd.concat(list(tables.values())))
 
 
 def show_target(run: reads.Run, layer: int, image_id: int, target: int) -> None:

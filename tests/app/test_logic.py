@@ -70,6 +70,59 @@ def test_a_damaged_query_table_is_a_banner_and_the_rest_of_the_page_is_drawn(pag
         assert test.error
 
 
+@pytest.mark.parametrize("name", ["diagnosis", "errors", "image", "masks", "stability", "storage", "training", "value"])
+def test_every_page_draws_a_real_run_and_a_run_without_its_analysed_files(page, runs_root: Path, tmp_path: Path, name: str):
+    test = page(name, run="distilled")
+    assert not test.exception
+    assert not test.error
+    if name != "storage":
+        assert test.query_params["run"] == "distilled"
+    root = copied(runs_root, tmp_path / "copy")
+    for folder in ("queries", "detections", "states", "derived"):
+        shutil.rmtree(root / "distilled" / folder, ignore_errors=True)
+    bare = page(name, root, run="distilled")
+    assert not bare.exception
+
+
+def test_errors_and_values_of_a_run_are_seen_against_the_undistilled_one(page):
+    for name in ("errors", "value", "diagnosis"):
+        assert page(name, run="distilled").query_params["baseline"] == "undistilled"
+        alone = page(name, run="distilled", baseline="no baseline")
+        assert not alone.exception
+        assert alone.query_params["baseline"] == "no baseline"
+
+
+def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
+    value = page("value", run="distilled", query="3", property="score", box="0,1,-1,1", slots="quality")
+    assert (value.query_params["query"], value.query_params["property"], value.query_params["box"]) == ("3", "score", "0,1,-1,1")
+    errors = page("errors", run="distilled", error="missed", step="20")
+    assert (errors.query_params["error"], errors.query_params["step"]) == ("missed", "20")
+    masks = page("masks", run="distilled", query="2", image="3", mask_layer="0")
+    assert (masks.query_params["query"], masks.query_params["image"], masks.query_params["mask_layer"]) == ("2", "3", "0")
+    nonsense = page("value", run="distilled", query="<b>", property="?", box="a,b")
+    assert not nonsense.exception
+
+
+def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
+    first = page("training", run="undistilled")
+    chosen = first.session_state["chosen"]
+    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=PATIENCE)
+    following.session_state["chosen"] = chosen
+    assert following.run().selectbox[0].value == "undistilled"
+
+
+def test_runs_that_are_damaged_or_stopped_are_listed_with_what_is_wrong(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    (root / "distilled" / "run.json").write_text("{")
+    test = page("storage", root)
+    assert not test.exception
+    table = test.dataframe[0].value.set_index("run")
+    assert "not valid JSON" in table.loc["distilled", "health"]
+    assert table.loc["undistilled", "health"] == "good"
+    files = [file for file in (root / "undistilled").rglob("*") if file.is_file()]
+    assert table.loc["undistilled", "size"] == pytest.approx(sum(file.stat().st_size for file in files) / 1e6)
+
+
 def test_choosing_nothing_asks_for_a_choice(page):
     test = page("overview")
     test.multiselect[0].set_value([]).run()
@@ -137,6 +190,6 @@ def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_pa
 
 
 def test_no_page_loads_torch():
-    modules = "shared, reads, workbench.views.image, workbench.views.overview, workbench.views.summary, workbench.views.training"
+    modules = "shared, reads, analyses, workbench.views.image, workbench.views.value, workbench.views.errors, workbench.views.masks"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -62,6 +63,54 @@ def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page
     assert charts_drawn(page, 3)
     assert exceptions(page) == 0
     assert page.locator(".legendtext").all_text_contents()[:2] == ["undistilled", "distilled"]
+
+
+@pytest.mark.parametrize(
+    ("path", "charts", "table"),
+    [
+        ("training?run=distilled", 1, None),
+        ("errors?run=distilled&error=background", 5, "query"),
+        ("value?run=distilled", 5, None),
+        ("masks?run=distilled&query=1", 1, "place"),
+        ("diagnosis?run=distilled", 0, "cause"),
+        ("storage", 1, "run"),
+    ],
+)
+def test_every_page_draws_its_charts_and_tables(address: str, open_page: OpenPage, path: str, charts: int, table: str | None):
+    page = open_page(f"{address}/{path}")
+    if charts:
+        page.wait_for_function("n => document.querySelectorAll('.js-plotly-plot:has(.main-svg)').length >= n", arg=charts)
+    if table:
+        assert len(shown_table(page, table)) > 1
+    assert exceptions(page) == 0
+    assert page.locator("[data-testid=stAlertContentError]").count() == 0
+    # 20,000 marks at most, so that a page stays light
+    assert page.locator(".js-plotly-plot .point").count() < 20_000
+
+
+def test_the_numbers_behind_a_chart_can_be_saved_and_are_those_of_the_run(address: str, runs_root: Path, open_page: OpenPage):
+    page = open_page(f"{address}/training?run=distilled")
+    with page.expect_download() as started:
+        page.get_by_role("button", name="CSV").click()
+    saved = pd.read_csv(started.value.path())
+    logged = pd.DataFrame(Run(runs_root / "distilled").metrics())
+    assert saved["step"].tolist() == logged["step"].tolist()
+    assert saved["loss"].tolist() == pytest.approx(logged["loss"].tolist())
+    page.locator(".js-plotly-plot").hover()
+    with page.expect_download() as started:
+        page.locator("[data-title^='Download plot']").first.click()
+    assert Path(started.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_click_on_a_slot_shows_that_slot(address: str, open_page: OpenPage):
+    page = open_page(f"{address}/value?run=distilled&slots=served")
+    bars = page.locator(".st-key-slot-values .barlayer .point")
+    bars.last.wait_for()
+    first = query(page.url)["query"]
+    box = bars.nth(1).locator("path").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url(lambda url: query(url)["query"] != first)
 
 
 def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_root: Path, open_page: OpenPage):
@@ -180,7 +229,8 @@ def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: st
     drawn = " ".join(image.locator(".js-plotly-plot text").all_text_contents())
     assert classes
     assert all(name in drawn for name in classes)
-    for page in (overview, image):
+    others = [open_page(f"{hostile_address}/{name}?run={run}") for name in ("errors", "value", "stability", "storage", "diagnosis")]
+    for page in (overview, image, *others):
         assert exceptions(page) == 0
         assert page.locator("img[src=x], .katex").count() == 0
         assert "bold" not in page.locator("strong, em").all_text_contents()

@@ -1,5 +1,7 @@
 """Which runs there are, which of them can be shown, and why the others cannot."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,13 @@ def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in same if latest[entry.arm, entry.schedule] is entry]
 
 
+def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The undistilled run of the same recipe and seed, of as many steps where there is one, then the newest; None where there is none."""
+    same = [other for other in entries if (other.recipe, other.seed, other.arm) == (entry.recipe, entry.seed, "undistilled")]
+    same = [other for other in same if other.run.name != entry.run.name]
+    return max(same, key=lambda other: (other.steps == entry.steps, other.created), default=None)
+
+
 def _order(entry: Entry) -> tuple[Any, ...]:
     schedule = ("equal steps", "equal compute").index(entry.schedule) if entry.schedule in ("equal steps", "equal compute") else 2
     return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != "undistilled", entry.arm, entry.run.name
@@ -75,6 +84,23 @@ def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> Non
 
 
 def _entry(run: Run) -> Entry:
+    """The run as it is now; its files are read again only when they have changed."""
+    files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
+    entry = _read(run.path, tuple(_stamp(path) for path in files))
+    return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: Path, stamps: tuple[tuple[int, int], ...]) -> Entry:
+    run = Run(path)
     try:
         info = read_json(run.info_path)
         version = info.get("format_version")
@@ -94,7 +120,7 @@ def _entry(run: Run) -> Entry:
             arm=str(group["arm"]),
             seed=int(group["seed"]),
             schedule=str(group["schedule"]),
-            state="running" if run.is_running() else state,
+            state=state,
             steps=int(info["recipe"]["train"]["steps"]),
             step=int(lines[-1]["step"]) if lines else 0,
             created=str(info.get("created", "")),

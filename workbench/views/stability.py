@@ -1,6 +1,6 @@
 """How the matching settles: churn and instability over training and over seeds, and which query held which target when."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,46 @@ def arm_figure(points: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
         figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
     return quiet(figure, 320)
+
+
+def by_layer_figure(table: pd.DataFrame) -> go.Figure:
+    """Churn between evaluations over steps, a line per decoder layer; ``table`` is of ``stability_slices.stability_by``."""
+    figure = go.Figure()
+    for position, (layer, own) in enumerate(table.dropna(subset=["churn"]).groupby("layer")):
+        colour, dash = run_style(position)
+        value, low, high = (100 * own[column].to_numpy(float) for column in ("churn", "low", "high"))
+        figure.add_scatter(
+            x=own["step"], y=value, name=f"layer {layer}", mode="lines+markers", showlegend=True, customdata=own["n"],
+            line={"color": colour, "dash": dash, "width": 1.8},
+            error_y={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1, "width": 3},
+            hovertemplate=f"layer {layer}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="step", rangemode="tozero")
+    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    return quiet(figure, 300)
+
+
+def slices_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> go.Figure:
+    """Churn between evaluations by class and by size, all evaluations together.
+
+    Args:
+        tables: ``label`` and ``size`` to a frame of ``stability_slices.pooled_by``.
+        classes: label -> name.
+    """
+    figure = go.Figure()
+    for position, (by, table) in enumerate(tables.items()):
+        names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
+        value, low, high = (100 * table[column].to_numpy(float) for column in ("churn", "low", "high"))
+        colour = run_style(2 * position)[0]
+        figure.add_scatter(
+            x=value, y=names, mode="markers", name="class" if by == "label" else by, showlegend=True, customdata=table["n"],
+            marker={"size": 9, "color": colour},
+            error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4},
+            hovertemplate="%{y}: %{x:.1f} % of %{customdata} pairs of target and evaluation<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="targets whose query changed (%)", rangemode="tozero")
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    return quiet(figure, 300)
 
 
 def held(rows: pd.DataFrame) -> pd.DataFrame:

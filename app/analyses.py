@@ -1,0 +1,166 @@
+"""Analyses of a run that take seconds: made when a page first asks, kept until the files they came from change."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import reads
+import streamlit as st
+from reads import Stamp
+
+from workbench.analysis.calibration import reliability
+from workbench.analysis.confusion import confusion_matrix, confusion_pairs
+from workbench.analysis.diagnosis import Diagnosis, diagnose
+from workbench.analysis.gain import slot_gain, target_gain
+from workbench.analysis.matches import Matches
+from workbench.analysis.predictors import rank_correlations, target_properties
+from workbench.analysis.slots import slot_serves, slot_table
+from workbench.analysis.stability import NEEDED
+from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by
+from workbench.analysis.targets import target_frame
+from workbench.analysis.tide import Errors, error_table, find_errors
+from workbench.analysis.value import ap_drops, slot_interval
+from workbench.analysis.verdict import changed_targets, compare_errors
+from workbench.cache.detections import read_detections
+from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.runs import Run
+from workbench.views.catalog import VALIDATION
+
+SPINNER = "Analysing the detections ..."
+
+
+@st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
+def truth(run_path: str, key: Stamp) -> dict[str, Any]:
+    """COCO ground truth of the validation split of a run's data."""
+    return reads.dataset(Run(Path(run_path)).info()).coco()
+
+
+def evaluated(run: Run) -> list[int]:
+    """Steps whose detections on the validation split were kept, ascending."""
+    folder = run.detections_path(VALIDATION, 0).parent
+    return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
+
+
+def at(run: Run, step: int) -> tuple[str, int, Stamp]:
+    """What the functions below ask for."""
+    return str(run.path), step, reads.stamp(run.info_path, run.detections_path(VALIDATION, step), run.queries_path(VALIDATION, step))
+
+
+@st.cache_resource(max_entries=8, show_spinner=SPINNER)
+def errors(run_path: str, step: int, key: Stamp) -> Errors:
+    """Detections and targets with their error types."""
+    return find_errors(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def costs(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """What each error type costs."""
+    return error_table(errors(run_path, step, key))
+
+
+@st.cache_data(max_entries=32, show_spinner="Comparing the errors ...")
+def compared(seeds: tuple[int, int], baseline: tuple[str, int, Stamp], other: tuple[str, int, Stamp]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Verdicts on every error type, and the targets that became something else."""
+    first, second = errors(*baseline), errors(*other)
+    # one run a side: the seeds only name them
+    return compare_errors({seeds[0]: first}, {seeds[1]: second}), changed_targets(first, second)
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def confusion(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """Counts by class of the target and of the detection."""
+    found = errors(run_path, step, key)
+    pairs = confusion_pairs(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
+    return confusion_matrix(pairs, found.classes)
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def calibration(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """Score against precision."""
+    found = errors(run_path, step, key)
+    return reliability(Matches(found.detections, found.targets, found.images, found.classes))
+
+
+@st.cache_data(max_entries=32, show_spinner="Looking for causes ...")
+def diagnosis(run_path: str, baseline_path: str | None, key: Stamp) -> Diagnosis:
+    """Every cause looked for in a run."""
+    return diagnose(Run(Path(run_path)), Run(Path(baseline_path)) if baseline_path else None, VALIDATION)
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the queries ...")
+def last_layer(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
+    """Rows of the last decoder layer of one model."""
+    columns = ["step", "model", "image_id", "layer", "query", "source", "label", "score", "cx", "cy", "w", "h", "match", "match_iou",
+               "best_iou", "quality", "selected"]  # fmt: skip
+    run = Run(Path(run_path))
+    rows = read_queries(run, VALIDATION, [TEACHER_STEP if model == "teacher" else step], columns, "model = $model", {"model": model})
+    return rows[rows["layer"] == rows["layer"].max()]
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def drops(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """AP drop of every slot."""
+    return ap_drops(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
+
+
+@st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
+def drop_interval(run_path: str, step: int, query: int, key: Stamp) -> tuple[float, float, float, int]:
+    """AP drop of one slot with its interval by Poisson resamples, and the number of these."""
+    found = slot_interval(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step), query)
+    return found.value, found.low, found.high, found.samples
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def slots(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """What every slot of the student does."""
+    return slot_table(last_layer(run_path, step, "student", key))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def served(run_path: str, step: int, by: str, key: Stamp) -> pd.DataFrame:
+    """Classes or sizes of the targets of each slot."""
+    return slot_serves(last_layer(run_path, step, "student", key), target_frame(truth(run_path, key[:1])), by)
+
+
+@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
+def gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
+    """Gain of every target over the baseline at the same step."""
+    return target_gain(last_layer(*run[:2], "student", run[2]), last_layer(*baseline[:2], "student", baseline[2]), run[1])
+
+
+@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
+def slot_gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
+    """Mean gain of every slot."""
+    return slot_gain(gains(run, baseline))
+
+
+@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
+def properties(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
+    """Every target's gain beside what was known of it before training."""
+    teacher, before = last_layer(*run[:2], "teacher", run[2]), last_layer(*baseline[:2], "student", baseline[2])
+    return target_properties(gains(run, baseline), teacher, before, target_frame(truth(run[0], run[2][:1])))
+
+
+@st.cache_data(max_entries=16, show_spinner="Correlating ...")
+def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
+    """Rank correlation of each property with gain."""
+    return rank_correlations(properties(run, baseline))
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")
+def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
+    """Matched rows of the student at every evaluation."""
+    run = Run(Path(run_path))
+    return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student' and match >= 0")
+
+
+@st.cache_data(max_entries=32, show_spinner="Counting changes ...")
+def churn_by_layer(run_path: str, key: Stamp) -> pd.DataFrame:
+    """Churn between evaluations by step and layer."""
+    return stability_by(image_counts(_matched(run_path, key), layers="all"))
+
+
+@st.cache_data(max_entries=32, show_spinner="Counting changes ...")
+def churn_by(run_path: str, by: str, key: Stamp) -> pd.DataFrame:
+    """Churn between evaluations by class or size of the targets."""
+    return pooled_by(image_counts(_matched(run_path, key), targets=target_frame(truth(run_path, key[:1])), by=by), by)

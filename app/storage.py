@@ -1,0 +1,55 @@
+"""What runs now, with live progress, and what every run holds on disk: sizes and health."""
+
+import reads
+import shared
+import streamlit as st
+
+from workbench.runs import runs_root
+from workbench.views import storage as views
+from workbench.views.catalog import catalog
+
+NUMBER = st.column_config.NumberColumn
+COLUMNS = {
+    "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent", help="Of the schedule's steps."),
+    "size": NUMBER("size (MB)", format="%.1f"),
+    **{part: NUMBER(f"{part} (MB)", format="%.1f") for part in (*views.PARTS, views.OTHER)},
+    "created": st.column_config.TextColumn("created (UTC)"),
+    "health": st.column_config.TextColumn("health", width="large", help="Good: every file that is counted on is whole."),
+}
+shared.usable_runs()
+
+
+@st.fragment(run_every=shared.REFRESH_SECONDS)
+@shared.guarded("What runs now cannot be shown")
+def running() -> None:
+    """Progress of the runs that are being written."""
+    st.markdown("**Running now**")
+    active = [entry for entry in catalog(runs_root()) if entry.state == "running"]
+    for entry in active:
+        speed, left = views.pace(entry.run, entry.step, entry.steps)
+        st.text(entry.run.name)
+        told = f"step {entry.step} of {entry.steps}"
+        told += f", {speed:.2f} steps/s" if speed else ""
+        told += f", about {left / 60:.0f} min left" if left else ""
+        st.progress(min(entry.step / entry.steps, 1.0) if entry.steps else 0.0, text=told)
+    if not active:
+        st.caption("No run is being written.")
+
+
+@shared.guarded("The runs cannot be listed")
+def on_disk() -> None:
+    """Sizes and health of all runs."""
+    st.markdown("**Runs on disk**")
+    entries = catalog(runs_root())
+    table = views.runs_table(entries, {entry.run.name: reads.sizes(str(entry.run.path)) for entry in entries})
+    st.dataframe(table, hide_index=True, row_height=28, key="runs", column_config=COLUMNS, placeholder="–")
+    bad = int((table["health"] != "good").sum())
+    total = table["size"].sum() / 1e3
+    shared.note(f"n = {len(table)} runs, {total:.2f} GB in all, {bad} not in good health. Sizes are up to a minute old.")
+    meaning = f"{views.SIZES_CAPTION} n = {min(len(table), 25)} largest of {len(table)} runs."
+    shared.chart(views.sizes_figure(table), "sizes", meaning, table)
+
+
+running()
+on_disk()
+shared.write_address()

@@ -1,0 +1,151 @@
+"""What queries are worth: slots by value, what predicts gain, where a slot looks and what it serves."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.datasets.base import Record
+from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
+from workbench.views.style import COLOURS, GREY, plain, quiet
+
+# title of the axis, factor, definition
+SLOT_VALUES = {
+    "ap_drop": ("AP drop (points)", 100, "AP with all detections minus AP without any detection of the slot; 95 % interval by a jackknife "
+                "over image blocks. Drops do not add up to AP and may be negative."),
+    "gain": ("mean gain", 1, "Gain of a target: score times IoU of the query matched to it in this run minus the same in the baseline. A "
+             "slot has the mean over its targets; 95 % interval over resampled images."),
+    "quality": ("mean quality", 1, "score^gamma times IoU^(1-gamma) of a query with its matched target, mean over the slot's targets; 95 % "
+                "interval over resampled images."),
+    "served": ("images served (%)", 100, "Share of the images in which the slot is matched to a target; Wilson's 95 % interval. Dead slots "
+               "have none."),
+}  # fmt: skip
+PROPERTIES = {
+    "quality": "teacher quality", "score": "teacher score", "entropy": "teacher entropy (bits)", "target_size": "target size (sqrt px)",
+    "box_distance": "1 - IoU of teacher's and baseline's box", "score_distance": "|teacher score - baseline score|",
+    "baseline": "score x IoU in the baseline",
+}  # fmt: skip
+GAIN_CAPTION = (
+    "Every target that teacher, baseline and this run matched. Gain: score times IoU of its query in this run minus in the baseline, last "
+    "layer, same step. Colour: how many targets lie there. Draw a box to see them."
+)
+CORRELATION_CAPTION = (
+    "Spearman rank correlation with gain; the open mark holds the baseline's score times IoU fixed. 95 % intervals over resampled images; "
+    "an interval that leaves out 0 predicts gain."
+)
+LOOKS_CAPTION = "How many of the slot's boxes have their centre in each cell of the image, over all images, matched or not."
+SERVES_CAPTION = "Share of the slot's targets, with Wilson's 95 % interval."
+
+
+def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figure:
+    """Slots by value, the best first, with intervals.
+
+    Args:
+        slots: ``query``, the column ``value``, its ``low`` and ``high``, and ``n``.
+        value: of ``SLOT_VALUES``.
+        chosen: the slot that is pointed out.
+    """
+    title, scale, _ = SLOT_VALUES[value]
+    slots = slots.dropna(subset=[value]).sort_values(value, ascending=False, ignore_index=True)
+    middle, low, high = (scale * slots[column].to_numpy(float) for column in (value, "low", "high"))
+    place = np.arange(len(slots))
+    colour = np.where(slots["query"] == chosen, COLOURS[1], COLOURS[0])
+    figure = go.Figure(go.Bar(
+        x=place, y=middle, marker={"color": colour, "line_width": 0}, customdata=slots[["query", "n"]].to_numpy(),
+        error_y={"type": "data", "array": high - middle, "arrayminus": middle - low, "color": GREY, "thickness": 1, "width": 2},
+        hovertemplate=f"slot %{{customdata[0]}}<br>{plain(title)} %{{y:.3f}}<br>n = %{{customdata[1]}}<extra></extra>",
+        unselected={"marker": {"opacity": 1}},
+    ))  # fmt: skip
+    few = len(slots) <= 40
+    ticks = {"tickvals": place, "ticktext": [str(query) for query in slots["query"]]} if few else {"showticklabels": False}
+    figure.update_xaxes(title_text="slot, best first", showgrid=False, **ticks)
+    figure.update_yaxes(title_text=title)
+    return quiet(figure, 330, bargap=0.15, margin={"l": 56, "r": 12, "t": 12, "b": 44}, clickmode="event+select", dragmode="pan")
+
+
+def looks_figure(counts: np.ndarray) -> go.Figure:
+    """Where a slot looks; ``counts`` are of ``slots.slot_heatmap``."""
+    rows, columns = counts.shape
+    figure = go.Figure(go.Heatmap(z=counts, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, colorscale="Cividis",
+                                  colorbar={"title": {"text": "boxes", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+                                  hovertemplate="%{z} boxes<extra></extra>"))  # fmt: skip
+    figure.update_xaxes(title_text="across the image", range=[0, 1], constrain="domain")
+    figure.update_yaxes(title_text="down the image", range=[1, 0], scaleanchor="x", constrain="domain")
+    return quiet(figure, 360, margin={"l": 56, "r": 12, "t": 12, "b": 44})
+
+
+def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> go.Figure:
+    """Which classes and sizes one slot serves.
+
+    Args:
+        tables: ``label`` and ``size`` to the slot's rows of ``slots.slot_serves``.
+        classes: label -> name.
+    """
+    figure = go.Figure()
+    for position, (by, table) in enumerate(tables.items()):
+        names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
+        value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
+        figure.add_bar(
+            y=names, x=value, orientation="h", name="class" if by == "label" else by, showlegend=True,
+            marker={"color": COLOURS[2 * position], "line_width": 0},
+            error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": GREY, "thickness": 1.2, "width": 4},
+            customdata=table["n"], hovertemplate="%{y}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="share of the slot's targets (%)", rangemode="tozero")
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    return quiet(figure, 360, bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44})
+
+
+def correlation_figure(table: pd.DataFrame) -> go.Figure:
+    """What predicts gain; ``table`` is of ``predictors.rank_correlations``."""
+    names = [PROPERTIES.get(name, name) for name in table["property"]]
+    figure = go.Figure()
+    kinds: list[tuple[str, tuple[str, str, str], str, str]] = [
+        ("plain", ("correlation", "low", "high"), "circle", COLOURS[0]),
+        ("baseline held fixed", ("partial", "partial_low", "partial_high"), "circle-open", COLOURS[1]),
+    ]
+    for title, (middle, low, high), symbol, colour in kinds:
+        value = table[middle].to_numpy(float)
+        figure.add_scatter(
+            x=value, y=names, mode="markers", name=title, marker={"symbol": symbol, "size": 10, "color": colour, "line_width": 2},
+            error_x={"type": "data", "array": table[high] - value, "arrayminus": value - table[low], "color": colour, "thickness": 1.4,
+                     "width": 4},
+            customdata=table["n"], hovertemplate=f"%{{y}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(0, line={"color": GREY, "width": 1})
+    figure.update_xaxes(title_text="rank correlation with gain")
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    return quiet(figure, 420)
+
+
+def inside(points: pd.DataFrame, column: str, box: Sequence[float] | None) -> pd.DataFrame:
+    """Targets in a box ``x0, x1, y0, y1`` over ``column`` and gain, the greatest gain first; all without a box."""
+    if box is not None:
+        x0, x1, y0, y1 = box
+        points = points[points[column].between(x0, x1) & points["gain"].between(y0, y1)]
+    return points.sort_values(["gain", "image_id", "target"], ascending=[False, True, True], ignore_index=True)
+
+
+def answer_figure(
+    image: np.ndarray, record: Record, classes: Sequence[str], target: int, answers: Mapping[str, tuple[str, pd.DataFrame]],
+    height: int = 260,
+) -> go.Figure:
+    """One target and the boxes that the models answer it with.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        record: the image's targets.
+        classes: label -> name.
+        target: which one.
+        answers: name of a model to its colour and its row of the query table.
+        height: of the figure.
+    """
+    figure = picture(image, height, (record.image_id, target))
+    own = target_rows(record).iloc[[target]]
+    add_boxes(figure, "target", TARGET, own, [plain(class_name(classes, own["label"].iloc[0]))], ("x1", "y2"), ["bottom right"], dash="dot")
+    rows, columns = image.shape[:2]
+    for name, (colour, answer) in answers.items():
+        labels = [f"{query} · {score:.2f}" for query, score in zip(answer["query"], answer["score"], strict=True)]
+        add_boxes(figure, plain(name), colour, in_pixels(answer, columns, rows), labels, ("x1", "y1"), ["top right"] * len(labels))
+    return figure.update_layout(showlegend=False, margin_t=4)
