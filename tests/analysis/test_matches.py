@@ -10,8 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.analysis.coco_examples import random_coco
-from workbench.analysis.ap import coco_ap
+from workbench.analysis.ap import coco_ap, evaluate, light_ground_truth
 from workbench.analysis.matches import match_detections, pairwise_iou
+from workbench.errors import DataError, NonFiniteError
 
 
 def iou(a: Any, b: Any, crowd: bool = False) -> float:
@@ -98,3 +99,32 @@ def test_without_detections_or_targets_the_frames_are_empty():
 def test_boxes_without_area_overlap_nothing():
     boxes = np.array([[0, 0, 2, 2], [1, 1, 1, 1], [0, 0, 2, 1.0]])
     assert pairwise_iou(boxes, boxes) == pytest.approx(np.array([[1, 0, 0.5], [0, 0, 0], [0.5, 0, 1]]))
+
+
+@given(seed=st.integers(0, 10_000))
+@hypothesis_settings(max_examples=10)
+def test_overlaps_of_exactly_one_half_and_ties_go_as_in_the_reference(seed: int):
+    truth, detections = random_coco(seed, images=4, classes=1)
+    rng = np.random.default_rng(seed)
+    for annotation in truth["annotations"]:
+        annotation["bbox"] = [*rng.integers(0, 6, 2).tolist(), *rng.integers(1, 7, 2).tolist()]
+    corner, size = rng.integers(0, 6, (len(detections), 2)), rng.integers(1, 7, (len(detections), 2))
+    detections[["x1", "y1"]], detections[["x2", "y2"]] = corner, corner + size
+    wanted: dict[int, tuple[bool, bool, int]] = {}
+    for entry in evaluate(light_ground_truth(truth), detections, "pycocotools", 100, ("all",), (0.5,)).evalImgs:
+        if entry is not None:
+            for number, match, ignored in zip(entry["dtIds"], entry["dtMatches"][0], entry["dtIgnore"][0], strict=True):
+                place = int(match) - 1
+                image = [n for n, a in enumerate(truth["annotations"]) if a["image_id"] == entry["image_id"]]
+                wanted[number - 1] = (match > 0 and not ignored, not ignored, image.index(place) if match else -1)
+    found = match_detections(truth, detections).detections
+    rows = list(zip(found["hit"].tolist(), found["counted"].tolist(), found["target"].tolist(), strict=True))
+    assert rows == [wanted[row] for row in sorted(wanted)]
+
+
+def test_detections_of_unknown_images_and_broken_boxes_are_refused():
+    truth, detections = random_coco(5)
+    with pytest.raises(DataError, match="image ids"):
+        match_detections(truth, detections.assign(image_id=4))
+    with pytest.raises(NonFiniteError):
+        match_detections(truth, detections.assign(x1=np.nan))

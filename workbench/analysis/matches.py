@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.ap import Detections, evaluate, light_ground_truth
+from workbench.analysis.ap import Detections, detection_rows, light_ground_truth
 
 IOU = 0.5
 BOX = ["x1", "y1", "x2", "y2"]
@@ -46,41 +46,38 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
         NonFiniteError: a score or box is NaN or infinite.
     """
     truth = light_ground_truth(ground_truth)
-    table = detections if isinstance(detections, pd.DataFrame) else detections.to_pandas()
-    frame = table.reset_index(drop=True).assign(hit=False, counted=True, target=-1)
+    images = np.sort([image["id"] for image in truth["images"]])
+    rows = detection_rows(truth, detections)
+    kept = _best(rows, max_detections)
+    rows = rows[kept]
     targets = _target_frame(truth, ground_truth)
+    crowd = targets["crowd"].to_numpy()
+
+    match = np.full(len(rows), -1)  # rows of `targets`
+    order, there = _by_image(images, rows[:, 0], -rows[:, 5]), _by_image(images, targets["image_id"], np.zeros(len(targets)))
+    regions = np.array([a["bbox"] for a in truth["annotations"]], float).reshape(-1, 4)
+    category = targets["category_id"].to_numpy()
+    for found, own in zip(order, there, strict=True):
+        if len(found) and len(own):
+            overlap = _overlap(rows[found, 1:5], regions[own], crowd[own])
+            able = (overlap >= IOU) & (rows[found, 6][:, None] == category[own])
+            chosen = _greedy(np.where(able, overlap, 0), crowd[own])
+            match[found] = np.where(chosen < 0, -1, own[chosen])
+
+    matched = match >= 0
+    on_region = matched & crowd[match] if len(crowd) else matched
+    hit = matched & ~on_region
+    table = (detections if isinstance(detections, pd.DataFrame) else detections.to_pandas()).iloc[kept].reset_index(drop=True)
     index = targets["target"].to_numpy()
-
-    rows: list[int] = []
-    hits: list[bool] = []
-    ignored: list[bool] = []
-    annotations: list[int] = []
-    for entry in evaluate(truth, frame, "hotcoco", max_detections, ("all",), (IOU,)).evalImgs:
-        if entry is not None:
-            rows += entry["dtIds"]
-            hits += entry["dtMatched"][0]
-            ignored += entry["dtIgnore"][0]
-            annotations += entry["dtMatches"][0]
-    # both implementations number detections and annotations from 1
-    row, hit, region = np.array(rows, int) - 1, np.array(hits, bool), np.array(ignored, bool)
-    annotation = np.array(annotations, int) - 1
-    frame.loc[row, "hit"] = hit & ~region
-    frame.loc[row, "counted"] = ~region
-    frame.loc[row[hit], "target"] = index[annotation[hit]]
-
-    kept = np.sort(row)
-    place = np.full(len(frame), -1)
-    place[kept] = np.arange(len(kept))
-    found_by = np.full(len(targets), -1)
-    found_by[annotation[hit]] = place[row[hit]]
-    own = targets.assign(found_by=found_by)[~targets["crowd"]].drop(columns="crowd")
+    frame = table.assign(hit=hit, counted=~on_region, target=np.where(matched, index[match], -1) if len(index) else -1)
     if "query" not in frame:
         frame["query"] = -1
-    columns = ["image_id", "query", "category_id", "score", *BOX, "hit", "counted", "target"]
+    found_by = np.full(len(targets), -1)
+    found_by[match[hit]] = np.flatnonzero(hit)
     return Matches(
-        frame.loc[kept, columns].reset_index(drop=True),
-        own.reset_index(drop=True),
-        np.sort([image["id"] for image in truth["images"]]),
+        frame[["image_id", "query", "category_id", "score", *BOX, "hit", "counted", "target"]],
+        targets.assign(found_by=found_by)[~crowd].drop(columns="crowd").reset_index(drop=True),
+        images,
         {category["id"]: category["name"] for category in truth["categories"]},
     )
 
@@ -92,6 +89,51 @@ def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shared = np.prod(np.clip(high - low, 0, None), axis=-1)
     union = np.prod(a[:, 2:] - a[:, :2], axis=-1)[:, None] + np.prod(b[:, 2:] - b[:, :2], axis=-1)[None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _best(rows: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the detections that are among the ``most`` best-scored of their image and class."""
+    order = np.lexsort((-rows[:, 5], rows[:, 6], rows[:, 0]))
+    groups = rows[order][:, [0, 6]]
+    first = np.r_[True, (groups[1:] != groups[:-1]).any(axis=1)][:len(order)]
+    start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    return np.sort(order[np.arange(len(order)) - start < most])
+
+
+def _by_image(images: np.ndarray, of: Any, rank: np.ndarray) -> list[np.ndarray]:
+    """For each image the indices of what belongs to it, by ``rank``."""
+    place = np.searchsorted(images, np.asarray(of))
+    order = np.lexsort((rank, place))
+    return np.split(order, np.searchsorted(place[order], np.arange(1, len(images))))
+
+
+def _overlap(detections: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """``[D, G]`` IoU of xywh boxes, with a crowd the share of the detection's area; in the reference's arithmetic, for equal rounding."""
+    low = np.maximum(detections[:, None, :2], targets[None, :, :2])
+    high = np.minimum((detections[:, :2] + detections[:, 2:])[:, None], (targets[:, :2] + targets[:, 2:])[None])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
+    own, other = detections[:, 2] * detections[:, 3], targets[:, 2] * targets[:, 3]
+    whole = np.where(crowd, own[:, None], own[:, None] + other - shared)
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def _greedy(overlap: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """``[D]`` target of each detection, the best score first: the free one it overlaps most, else such a crowd; -1 = none.
+
+    Args:
+        overlap: ``[D, G]``, 0 where they cannot match.
+        crowd: ``[G]`` bool: may be taken by many.
+    """
+    match = np.full(len(overlap), -1)
+    free = ~crowd
+    for row in np.flatnonzero(overlap.any(axis=1)):
+        for able in (np.where(free, overlap[row], 0), np.where(crowd, overlap[row], 0)):
+            if able.any():
+                # of equal overlaps the reference takes the last
+                match[row] = len(able) - 1 - able[::-1].argmax()
+                free[match[row]] = False
+                break
+    return match
 
 
 def _target_frame(truth: Mapping[str, Any], ground_truth: Mapping[str, Any]) -> pd.DataFrame:

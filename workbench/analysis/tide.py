@@ -105,10 +105,11 @@ def error_costs(errors: Errors, counts: np.ndarray) -> dict[str, np.ndarray]:
         ``ap50`` and the types of ``MAIN`` and ``SPECIAL``, each ``[S]``, NaN where no target is left.
     """
     counts = np.asarray(counts, dtype=float)
-    defined = sum((counts @ own.targets > 0 for own in _curves(errors, None)), np.zeros(len(counts)))
+    order = _ranked(errors)
+    defined = sum((counts @ own.targets > 0 for own in _curves(errors, None, order)), np.zeros(len(counts)))
 
     def ap(fixed: Error | None) -> np.ndarray:
-        total = sum((class_ap(own, counts) for own in _curves(errors, fixed)), np.zeros(len(counts)))
+        total = sum((class_ap(own, counts) for own in _curves(errors, fixed, order)), np.zeros(len(counts)))
         return np.divide(total, defined, out=np.full(len(counts), np.nan), where=defined > 0)
 
     base = ap(None)
@@ -217,11 +218,10 @@ def _types(found: _Columns, own: _Columns, rows: np.ndarray, places: np.ndarray)
     return _IN_ORDER[first], np.choose(first, about)
 
 
-def _curves(errors: Errors, fixed: Error | None) -> Iterator[ClassMatches]:
-    """Detections and targets of every class, best score first, after an oracle corrected one type."""
+def _curves(errors: Errors, fixed: Error | None, order: np.ndarray) -> Iterator[ClassMatches]:
+    """Detections and targets of every class, best score first, after an oracle corrected one type; ``order`` is of ``_ranked``."""
     rows, targets = errors.detections, errors.targets
-    kind, category, hit = (rows[name].to_numpy().copy() for name in ("error", "category_id", "hit"))
-    kept = rows["counted"].to_numpy().copy()
+    kind, category, hit, kept = (rows[name].to_numpy().copy() for name in ("error", "category_id", "hit", "counted"))
     asked = np.ones(len(targets), bool)
     if fixed in _REMOVED:
         kept &= kind != fixed
@@ -238,13 +238,20 @@ def _curves(errors: Errors, fixed: Error | None) -> Iterator[ClassMatches]:
     elif fixed == "false_negative":
         asked = (targets["error"] == "found").to_numpy()
 
-    image = np.searchsorted(errors.images, rows["image_id"])
-    # COCO's order: by score, equal scores by image
-    order = np.lexsort((image, -rows["score"].to_numpy(float)))
+    labels = np.unique(targets["category_id"])
     order = order[kept[order]]
-    for label in np.unique(targets["category_id"]):
-        own = order[category[order] == label]
-        there = targets.loc[asked & (targets["category_id"] == label).to_numpy(), "image_id"]
-        per_image = np.bincount(np.searchsorted(errors.images, there), minlength=len(errors.images)).astype(float)
+    order = order[np.argsort(category[order], kind="stable")]
+    starts, ends = (np.searchsorted(category[order], labels, side=side) for side in ("left", "right"))
+    image = np.searchsorted(errors.images, rows["image_id"])
+    wanted = np.zeros((len(labels), len(errors.images)))
+    place = np.searchsorted(labels, targets["category_id"]), np.searchsorted(errors.images, targets["image_id"])
+    np.add.at(wanted, place, asked)
+    for start, end, per_image in zip(starts, ends, wanted, strict=True):
+        own = order[start:end]
         yield ClassMatches(image[own], hit[own][None], np.ones((1, len(own)), bool), per_image)
 
+
+def _ranked(errors: Errors) -> np.ndarray:
+    """Rows of all detections in COCO's order: by score, equal scores by image."""
+    image = np.searchsorted(errors.images, errors.detections["image_id"])
+    return np.lexsort((image, -errors.detections["score"].to_numpy(float)))
