@@ -14,7 +14,7 @@ from scipy import stats
 from tests.analysis.answer_examples import random_answers, random_truth
 from workbench.analysis.bootstrap import draws
 from workbench.analysis.gain import target_gain
-from workbench.analysis.predictors import rank_correlations, target_properties
+from workbench.analysis.predictors import beyond_repetition, rank_correlations, target_properties
 from workbench.analysis.targets import target_frame
 
 
@@ -54,6 +54,24 @@ def test_correlations_are_spearmans_and_their_intervals_those_of_resampled_image
         parts = [*np.percentile(own[1:, 0], [2.5, 97.5]), *np.percentile(own[1:, 1], [2.5, 97.5]), *np.percentile(over[1:], [2.5, 97.5])]
         assert ends == pytest.approx(tuple(parts), abs=1e-9)
         assert (row.n, row.images) == (40, len(ids))
+
+
+def test_what_training_again_would_give_is_taken_off_on_the_same_resamples():
+    distilled, again = random_properties(1).assign(target=range(40)), random_properties(2).assign(target=range(40))
+    again = again.assign(image_id=distilled["image_id"])
+    found = beyond_repetition(distilled.iloc[3:], again.iloc[:36], ("quality", "score"), samples=15, seed=6)
+    both = distilled.iloc[3:36], again.iloc[3:36]
+    ids = sorted(both[0]["image_id"].unique())
+    for row in found.itertuples():
+        own = []
+        for frame in both:
+            parts = [frame] + [pd.concat([frame[frame["image_id"] == i] for i, n in zip(ids, counts, strict=True) for _ in range(n)])
+                               for counts in draws(len(ids), 15, 6)]  # fmt: skip
+            own.append(np.array([plain_and_partial(part, row.property)[1] for part in parts]))
+        difference = own[0] - own[1]
+        assert (row.partial, row.repetition, row.difference) == pytest.approx((own[0][0], own[1][0], difference[0]))
+        assert (row.low, row.high) == pytest.approx(tuple(np.percentile(difference[1:], [2.5, 97.5])))
+        assert (row.n, row.images) == (33, len(ids))
 
 
 def test_a_property_that_only_repeats_the_baseline_predicts_nothing_beyond_it():

@@ -4,14 +4,16 @@ Gain is the distilled run's score x IoU minus the baseline's, so a target that t
 anything that goes with the baseline's answer correlates with gain. Each correlation is therefore also given with the baseline's score x
 IoU held fixed: the partial rank correlation (Kendall, "Partial rank correlation", Biometrika 1942, here of Spearman's coefficients).
 
-An easy target is answered well by every model, so some correlation is left that distillation has no part in. What a second undistilled
-run, of another seed, gives in the place of the distilled one tells how much.
+An easy target is answered well by every model, so some correlation is left that distillation has no part in. A second undistilled run,
+of another seed, in the place of the distilled one tells how much: ``beyond_repetition``.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.bootstrap import draws
+from workbench.analysis.bootstrap import draws, with_all
 from workbench.analysis.ratios import percentiles
 from workbench.analysis.same_box import BOX, elementwise_iou
 
@@ -67,19 +69,55 @@ def rank_correlations(
         ``over_quality`` with ``over_quality_low`` and ``over_quality_high`` (size of its partial correlation minus that of quality's, on
         the same resamples: above 0 it predicts better), ``n`` targets, ``images``. NaN where a column does not vary.
     """
-    used = ["gain", _CONTROL, *names, *(["quality"] if "quality" not in names else [])]
-    images, image = np.unique(properties["image_id"].to_numpy(), return_inverse=True)
-    values = [np.unique(properties[name].to_numpy(dtype=np.float64), return_inverse=True)[1] for name in used]
-    counts = np.concatenate([np.ones((1, len(images)), dtype=int), draws(len(images), samples, seed)])
-    found = np.array([_correlations(values, weight[image]) for weight in counts])  # [1 + samples, 2, K]
-    plain, partial = found[:, 0], found[:, 1]
-    over = np.abs(partial) - np.abs(partial[:, used[2:].index("quality"), None])
+    used = [*names, *(["quality"] if "quality" not in names else [])]
+    images, counts = _resamples(properties, samples, seed)
+    plain, partial = np.moveaxis(_on_resamples(properties, used, images, counts), 1, 0)  # [1 + samples, K] each
+    over = np.abs(partial) - np.abs(partial[:, used.index("quality"), None])
     frame = pd.DataFrame({"property": list(names)})
     for name, column in (("correlation", plain), ("partial", partial), ("over_quality", over)):
         low, high = percentiles(column[1:, : len(names)].T)
         prefix = "" if name == "correlation" else f"{name}_"
         frame[name], frame[f"{prefix}low"], frame[f"{prefix}high"] = column[0, : len(names)], low, high
     return frame.assign(n=len(properties), images=len(images))
+
+
+def beyond_repetition(
+    properties: pd.DataFrame, repetition: pd.DataFrame, names: tuple[str, ...] = PROPERTIES, samples: int = 300, seed: int = 0
+) -> pd.DataFrame:
+    """How much better a property predicts what distillation gained than what training once more without it would have gained.
+
+    Args:
+        properties: of ``target_properties``, with the gain of the distilled run.
+        repetition: the same with a second undistilled run, of another seed, in its place, over the same baseline.
+        names: columns to correlate.
+        samples: number of resamples.
+        seed: of the draws.
+
+    Returns:
+        One row per property: ``property``, ``partial`` and ``repetition`` (partial correlations on the targets that both have),
+        ``difference`` with ``low`` and ``high`` (on the same resampled images), ``n`` targets, ``images``.
+    """
+    both = repetition[_TARGET].merge(properties, on=_TARGET), properties[_TARGET].merge(repetition, on=_TARGET)
+    images, counts = _resamples(both[0], samples, seed)
+    ours, theirs = (_on_resamples(frame, names, images, counts)[:, 1] for frame in both)
+    low, high = percentiles((ours - theirs)[1:].T)
+    return pd.DataFrame({
+        "property": list(names), "partial": ours[0], "repetition": theirs[0], "difference": (ours - theirs)[0], "low": low, "high": high,
+        "n": len(both[0]), "images": len(images),
+    })  # fmt: skip
+
+
+def _resamples(properties: pd.DataFrame, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the images, and ``[1 + samples, I]`` how often each counts: once, then by chance."""
+    images = np.unique(properties["image_id"].to_numpy())
+    return images, with_all(draws(len(images), samples, seed))
+
+
+def _on_resamples(properties: pd.DataFrame, names: Sequence[str], images: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``[1 + samples, 2, K]`` plain and partial correlations."""
+    image = np.searchsorted(images, properties["image_id"].to_numpy())
+    values = [np.unique(properties[name].to_numpy(dtype=np.float64), return_inverse=True)[1] for name in ("gain", _CONTROL, *names)]
+    return np.array([_correlations(values, weight[image]) for weight in counts])
 
 
 def _correlations(values: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
