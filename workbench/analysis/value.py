@@ -4,7 +4,7 @@ Detections are taken away before the cut to the best hundred, which is made agai
 detections stand in for each other, and may be negative, where a slot's false alarms cost more than its hits bring.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,9 @@ def _with_and_without(
     return with_all / len(THRESHOLDS), without / len(THRESHOLDS)
 
 
-def _average_precision(own: ClassEntries, slot: np.ndarray, slots: int, threshold: int, keep: np.ndarray) -> Any:
+def _average_precision(
+    own: ClassEntries, slot: np.ndarray, slots: int, threshold: int, keep: np.ndarray
+) -> Iterator[tuple[float, np.ndarray]]:
     """AP of one class at one IoU threshold for every part: with all detections, and ``[Q]`` without those of each slot.
 
     Recall grows and the envelope of precision is attained at hits only, so precision is computed where somebody has a hit and nowhere
@@ -185,7 +187,7 @@ def _average_precision(own: ClassEntries, slot: np.ndarray, slots: int, threshol
     for weights in keep:
         targets = int(weights @ own.targets)
         if not targets:
-            yield np.nan, np.nan
+            yield np.nan, np.full(slots, np.nan)
             continue
         reached = np.searchsorted(_RECALLS, np.arange(targets + 1) / targets, side="right")
         weight = weights[own.image]
@@ -197,13 +199,13 @@ def _average_precision(own: ClassEntries, slot: np.ndarray, slots: int, threshol
         )
         rows_hits = np.concatenate([base_hits[None], base_hits + changed_hits]).cumsum(axis=1)
         rows_count = np.concatenate([base_count[None], base_count + changed_count.cumsum(axis=1)])
-        ap = interpolated(rows_hits, rows_count, reached)
+        ap = _interpolated(rows_hits, rows_count, reached)
         without = np.full(slots, ap[0])
         without[touched] = ap[1:]
-        yield ap[0], without
+        yield float(ap[0]), without
 
 
-def interpolated(hits: np.ndarray, count: np.ndarray, reached: np.ndarray) -> np.ndarray:
+def _interpolated(hits: np.ndarray, count: np.ndarray, reached: np.ndarray) -> np.ndarray:
     """``[R]`` mean over COCO's 101 recall thresholds of the greatest precision at that recall or a higher one.
 
     Args:
