@@ -237,14 +237,15 @@ def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = No
             raise NonFiniteCostError([tuple(int(v) for v in np.unravel_index(i, lead)) if lead else () for i in flat])
     result = np.full((len(table), count), -1, dtype=np.int64)
     for index, matrix in enumerate(table):
-        columns_at = None if usable_columns is None else np.flatnonzero(usable_columns[index])
-        rows_at = None if usable_rows is None else np.flatnonzero(usable_rows[index])
+        # methods of arrays: the functions of the same names take as long again as the assignment of a small matrix
+        columns_at = None if usable_columns is None else usable_columns[index].nonzero()[0]
+        rows_at = None if usable_rows is None else usable_rows[index].nonzero()[0]
         if columns_at is not None:
-            matrix = matrix[:, columns_at]
+            matrix = matrix.take(columns_at, 1)
         if rows_at is not None:
-            matrix = matrix[rows_at]
+            matrix = matrix.take(rows_at, 0)
         row, column = linear_sum_assignment(matrix)
-        result[index, row if rows_at is None else rows_at[row]] = column if columns_at is None else columns_at[column]
+        result[index, row if rows_at is None else rows_at.take(row)] = column if columns_at is None else columns_at.take(column)
     return torch.from_numpy(result).reshape(*lead, count)
 
 
