@@ -80,6 +80,8 @@ def cache_check(
         {"tensor": d.name, "largest difference": f"{d.largest:.2e}", "largest value": f"{d.scale:.3g}", "entries that differ": d.flips}
         for d in checked.differences
     ])  # fmt: skip
+    if checked.flips is not None:
+        console.print(f"matchings that rounding would flip: {checked.flips} of {checked.queries} queries (training takes the kept ones)")
     for name in checked.damaged:
         console.print(Text(f"damaged: {name}. 'workbench cache build {recipe}' makes it again."), soft_wrap=True)
     if checked.damaged:

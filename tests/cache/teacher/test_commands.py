@@ -27,6 +27,7 @@ def test_a_cache_is_built_listed_checked_mended_trained_from_and_pruned(tmp_path
 
     code, out, err = command("cache", "check", recipe, "--answers", "3")
     assert code == 0 and "every file is whole" in out and "3 answers asked" in out, err
+    assert "would flip: 0 of 240 queries" in out, "3 answers of 4 layers and 20 queries, kept unrounded"
     shard = runs_folder / "caches" / "tiny" / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-3])
     code, out, _ = command("cache", "check", recipe, "--answers", "3")

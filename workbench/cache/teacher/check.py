@@ -9,7 +9,9 @@ import torch
 from workbench.cache.teacher.build import Builder
 from workbench.cache.teacher.read import TeacherCache
 from workbench.cache.teacher.shards import without_damaged
+from workbench.datasets.loader import variant_batch
 from workbench.errors import CacheError
+from workbench.matching import TargetBatch, match_targets
 
 if TYPE_CHECKING:  # see ``key``
     from workbench.training.setup import Setup
@@ -42,11 +44,16 @@ class Checked:
         damaged: files whose hash is not the manifest's, or that are gone.
         rows: answers that were asked for again.
         differences: by tensor.
+        flips: queries of those rows that the rounded answer would match with another target than the unrounded one did; training takes
+            the matching of the unrounded answer. None where only the best classes are kept.
+        queries: that could flip, over all layers.
     """
 
     damaged: tuple[str, ...]
     rows: int
     differences: tuple[Difference, ...]
+    flips: int | None
+    queries: int
 
 
 def check_cache(setup: "Setup", device: torch.device | str = "cpu", sample: int = SAMPLE) -> Checked:
@@ -64,9 +71,11 @@ def check_cache(setup: "Setup", device: torch.device | str = "cpu", sample: int 
     if builder.before is None:
         raise CacheError(f"no teacher cache '{builder.folder.name}' in {builder.folder.parent}.")
     whole, damaged = without_damaged(builder.folder, builder.before)
-    cache = TeacherCache(builder.folder)
+    # what is read needs the constants; a row is compared as it lies in its shard
+    cache = TeacherCache(builder.folder, builder.contents.model_copy(update={"queries": False}))
     rows = [row for row in _spread(whole.rows, sample) if whole.place(row)[0] in whole.files]
     found: dict[str, Difference] = {}
+    flips, queries = 0, 0
     for row in rows:
         now = builder.maker.rows([row]).tensors
         name, position = whole.place(row)
@@ -74,7 +83,21 @@ def check_cache(setup: "Setup", device: torch.device | str = "cpu", sample: int 
         for key, value in now.items():
             difference = _difference(key, kept[key][position], value[0])
             found[key] = _worse(found.get(key, difference), difference)
-    return Checked(tuple(damaged), len(rows), tuple(found.values()))
+        rounded, unrounded = _matches(setup, cache, row)
+        flips, queries = flips + int((rounded != unrounded).sum()), queries + unrounded.numel()
+    counted = flips if cache.kept.top_k is None else None
+    return Checked(tuple(damaged), len(rows), tuple(found.values()), counted, queries)
+
+
+def _matches(setup: "Setup", cache: TeacherCache, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matching to the targets of an answer as it is kept, and the one that is kept beside it: ``[L, 1, N]``."""
+    assert setup.variants is not None and setup.pairing is not None
+    number, index = divmod(row, cache.images)
+    batch = variant_batch(setup.variants, [index], [number])
+    answers = cache.answers([index], number, batch.ops)
+    output = answers.output()
+    logits = setup.pairing.in_student_classes(output.logits, output.activation)
+    return match_targets(logits, output.boxes, TargetBatch.of(batch.targets), output.activation), answers.teacher_match
 
 
 def _spread(count: int, sample: int) -> list[int]:
