@@ -107,7 +107,7 @@ def test_evaluate_writes_the_ap_that_the_run_recorded(tmp_path: Path, trained: P
     recorded = Run.open("one", trained).evaluations()[-1]
     assert values["ap"] == pytest.approx(recorded["coco"]["ap"], abs=1e-6)
     assert values["AP of circle"] == pytest.approx(recorded["per_class"]["circle"]["ap"], abs=1e-6)
-    assert values["AP50 lost to missed errors"] == pytest.approx(recorded["errors"]["missed"]["cost"], abs=1e-6)
+    assert values["AP50 lost to missed targets"] == pytest.approx(recorded["errors"]["missed"]["cost"], abs=1e-6)
     assert "KITTI" not in " ".join(values)
 
 

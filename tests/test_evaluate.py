@@ -9,7 +9,7 @@ from workbench.analysis.ap import coco_ap
 from workbench.analysis.calibration import calibration_error
 from workbench.analysis.kitti_ap import kitti_ap
 from workbench.analysis.matches import match_detections
-from workbench.analysis.tide import MAIN, SPECIAL, error_summary, find_errors
+from workbench.analysis.tide import LABELS, MAIN, SPECIAL, error_summary, find_errors
 from workbench.datasets import open_dataset
 from workbench.evaluate import judge_detections
 
@@ -22,8 +22,8 @@ def test_rows_hold_the_twelve_numbers_classes_error_types_calibration_and_kittis
     numbers = {"ap": ap.ap, "ap50": ap.ap50, "ar100": ap.ar100, "AP of Car": ap.per_class["Car"].ap}
     assert rows["value"][list(numbers)].to_dict() == pytest.approx(numbers, abs=1e-9)
     assert rows.loc["AP of Car", "n"] == ap.per_class["Car"].targets and rows.loc["ap", "n"] == 10
-    for error, numbers in error_summary(truth, detections).items():
-        row = rows.loc[f"AP50 lost to {error.replace('_', ' ')} errors"]
+    for error, numbers in zip((*MAIN, *SPECIAL), error_summary(truth, detections).values(), strict=True):
+        row = rows.loc[f"AP50 lost to {LABELS[error]}"]
         assert (row["value"], row["n"]) == (pytest.approx(numbers["cost"]), numbers["count"]) and row["low"] <= row["high"]
     assert rows.loc["calibration error", "value"] == pytest.approx(calibration_error(match_detections(truth, detections)).value)
     kitti = kitti_ap(dataset, detections)
@@ -42,7 +42,7 @@ def test_other_data_has_no_kitti_ap_and_numbers_that_nothing_defines_are_none():
     rows = {row["what"]: row for row in evaluation.rows()}
     assert rows["ap_large"]["value"] is None and rows["ap_large"]["low"] is None
     assert not any("KITTI" in what for what in rows)
-    assert [rows[f"AP50 lost to {name.replace('_', ' ')} errors"]["of"] for name in (*MAIN, *SPECIAL)] == [
+    assert [rows[f"AP50 lost to {LABELS[name]}"]["of"] for name in (*MAIN, *SPECIAL)] == [
         "detections", "detections", "detections", "detections", "detections", "targets", "detections", "targets"]
     missed = len(find_errors(dataset.coco(), found).targets) - len(found)
-    assert rows["AP50 lost to missed errors"]["n"] == missed
+    assert rows["AP50 lost to missed targets"]["n"] == missed

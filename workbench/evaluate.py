@@ -14,7 +14,7 @@ from workbench.analysis.data import open_data
 from workbench.analysis.intervals import coco_intervals
 from workbench.analysis.kitti_ap import is_kitti, kitti_ap
 from workbench.analysis.matches import match_detections
-from workbench.analysis.tide import error_table, find_errors
+from workbench.analysis.tide import LABELS, error_table, find_errors
 from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import Transform, TransformConfig
@@ -53,8 +53,7 @@ class Evaluation:
         rows += [_row(f"AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.per_class.items()]
         for error in self.errors.to_dict("records"):
             what = "targets" if error["error"] in ("missed", "false_negative") else "detections"
-            name = f"AP50 lost to {error['error'].replace('_', ' ')} errors"
-            rows.append(_row(name, error["cost"], error["low"], error["high"], error["count"], what))
+            rows.append(_row(f"AP50 lost to {LABELS[error['error']]}", error["cost"], error["low"], error["high"], error["count"], what))
         calibration = self.calibration
         rows.append(_row("calibration error", calibration.value, calibration.low, calibration.high, self.images, "images"))
         for one in self.kitti.to_dict("records") if self.kitti is not None else ():

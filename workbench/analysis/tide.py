@@ -22,6 +22,11 @@ Error = Literal[
 ]
 MAIN: tuple[Error, ...] = ("classification", "localisation", "both", "duplicate", "background", "missed")
 SPECIAL: tuple[Error, ...] = ("false_positive", "false_negative")
+LABELS: dict[Error, str] = {
+    "classification": "classification errors", "localisation": "localisation errors", "both": "errors of class and place",
+    "duplicate": "duplicates", "background": "background", "missed": "missed targets", "false_positive": "all false positives",
+    "false_negative": "all targets not found",
+}  # fmt: skip
 _REMOVED = ("both", "duplicate", "background")
 _CORRECTED = ("classification", "localisation")
 _IN_ORDER = np.array(["localisation", "classification", "duplicate", "background", "both"], dtype=object)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from workbench.analysis.ap import Detections
 from workbench.analysis.bootstrap import LEVEL, draws, interval, weighted_ap, with_all
-from workbench.analysis.tide import MAIN, SPECIAL, Errors, error_costs, error_counts
+from workbench.analysis.tide import LABELS, MAIN, SPECIAL, Errors, error_costs, error_counts
 
 Word = Literal["better", "worse", "not distinguishable"]
 About = Literal["these checkpoints", "this method"]
@@ -84,7 +84,8 @@ class Verdict:
         """The verdict as it is shown."""
         form = f"+.{self.quantity.decimals}f"
         numbers = [format(self.quantity.scale * value, form) for value in (self.difference, self.low, self.high)]
-        runs = f"{self.seeds[0]} pairs of runs" if self.about == "this method" else f"{self.seeds[1]} against {self.seeds[0]} run(s)"
+        count, others = self.seeds[1], self.seeds[0]
+        runs = f"{count} pairs of runs" if self.about == "this method" else f"{count} run{'s' * (count > 1)} against {others}"
         return (f"{self.quantity.name}: {self.word} ({numbers[0]}, {100 * self.level:.0f} % interval {numbers[1]} to {numbers[2]}; "
                 f"{self.images:,} images, {runs}). It tells about {self.about}.")
 
@@ -168,7 +169,7 @@ def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = S
     rows: list[dict[str, Any]] = []
     for error in (*MAIN, *SPECIAL):
         first, second = ({seed: value[error] for seed, value in side.items()} for side in costs)
-        verdict = judge(Quantity(f"AP50 lost to {error.replace('_', ' ')} errors", False), first, second, images)
+        verdict = judge(Quantity(f"AP50 lost to {LABELS[error]}", False), first, second, images)
         means = [float(np.mean([tally[error] for tally in side.values()])) for side in tallies]
         facts = verdict.to_json()
         rows.append({"error": error, "special": error in SPECIAL, "baseline_count": means[0], "other_count": means[1],
