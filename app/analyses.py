@@ -8,10 +8,11 @@ import reads
 import streamlit as st
 from reads import Stamp
 
+from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.calibration import reliability
 from workbench.analysis.confusion import confusion_matrix, confusion_pairs
 from workbench.analysis.diagnosis import Diagnosis, diagnose
-from workbench.analysis.gain import slot_gain, target_gain
+from workbench.analysis.gain import mean_gain, slot_gain, target_gain
 from workbench.analysis.matches import Matches
 from workbench.analysis.predictors import rank_correlations, target_properties
 from workbench.analysis.slots import slot_serves, slot_table
@@ -30,9 +31,9 @@ SPINNER = "Analysing the detections ..."
 
 
 @st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
-def truth(run_path: str, key: Stamp) -> dict[str, Any]:
-    """COCO ground truth of the validation split of a run's data."""
-    return reads.dataset(Run(Path(run_path)).info()).coco()
+def truth(run_path: str, key: Stamp, split: str = VALIDATION) -> dict[str, Any]:
+    """COCO ground truth of a split of a run's data."""
+    return reads.dataset(Run(Path(run_path)).info(), split).coco()
 
 
 def evaluated(run: Run) -> list[int]:
@@ -126,6 +127,20 @@ def served(run_path: str, step: int, by: str, key: Stamp) -> pd.DataFrame:
 def gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
     """Gain of every target over the baseline at the same step."""
     return target_gain(last_layer(*run[:2], "student", run[2]), last_layer(*baseline[:2], "student", baseline[2]), run[1])
+
+
+@st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
+def ap_interval(run_path: str, split: str, step: int, key: Stamp) -> tuple[float, float]:
+    """Ends of the 95 % interval of AP."""
+    found = bootstrap_ap(truth(run_path, key[:1], split), read_detections(Run(Path(run_path)), split, step))
+    return found.low, found.high
+
+
+@st.cache_data(max_entries=64, show_spinner="Comparing the answers ...")
+def run_gain(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> dict[str, float]:
+    """Mean gain over all targets with its interval."""
+    found = mean_gain(gains(run, baseline)).rename(columns={"low": "gain_low", "high": "gain_high", "n": "gain_n"})
+    return {name: float(found[name].iloc[0]) for name in ("gain", "gain_low", "gain_high", "gain_n")} if len(found) else {}
 
 
 @st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")

@@ -7,7 +7,16 @@ import streamlit as st
 from workbench.cache.queries import TEACHER_STEP
 from workbench.errors import RunError
 from workbench.views.catalog import VALIDATION
-from workbench.views.image import CAPTION, MASK_CAPTION, image_figure, mate_table, target_table
+from workbench.views.image import (
+    CAPTION,
+    COST_CAPTION,
+    MASK_CAPTION,
+    MOST_PAIRS,
+    cost_figure,
+    image_figure,
+    mate_table,
+    target_table,
+)
 
 NUMBER = st.column_config.NumberColumn
 SCORE, COST = {"format": "%.2f", "width": 56}, {"format": "%.3f", "width": 56}
@@ -36,7 +45,6 @@ TARGETS = {
     "teacher_score": NUMBER("score", **SCORE),
     "teacher_iou": NUMBER("IoU", help="Of the teacher's box with the target.", **SCORE),
 }
-PLOT = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 entries = {name: entry for name, entry in shared.usable_runs().items() if entry.run.query_steps(VALIDATION)}
 if not entries:
@@ -84,13 +92,15 @@ def body() -> None:
     with picture:
         mask = masks[places[place]] if place != "off" else None
         figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
-        st.plotly_chart(figure, key="figure", config=PLOT)
+        meaning = f"{len(student)} queries of the student and {len(teacher)} of the teacher, those of at least {threshold:.2f} score drawn."
+        shared.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
     with tables:
         st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
         if len(teacher):
             mates = mate_table(student, teacher, data.classes, threshold)
             st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
-            st.caption(CAPTION)
+            shared.note(f"{CAPTION} n = {len(mates)} pairs of which one reaches the least score.")
+            shared.chart(cost_figure(mates), "costs", f"{COST_CAPTION} n = {min(len(mates), MOST_PAIRS)} pairs.", mates)
         targets = target_table(record, data.classes, student, teacher)
         if not len(teacher):
             st.caption("This run was traced without a teacher: there are no mates.")

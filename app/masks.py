@@ -62,10 +62,10 @@ def body() -> None:
 
 
 def _student_layer(rows: pd.DataFrame, teacher_layer: int) -> int:
-    """The student's layer whose mates are in the teacher's layer, else the last one."""
+    """The student's layer whose mates are in the teacher's layer, -1 where there is none."""
     student = rows[rows["model"] == "student"]
     paired = student.loc[student["mate_layer"] == teacher_layer, "layer"]
-    return int(paired.iloc[0] if len(paired) else student["layer"].max())
+    return int(paired.iloc[0]) if len(paired) else -1
 
 
 body()

@@ -3,13 +3,14 @@
 from typing import Any
 from urllib.parse import quote
 
+import analyses
 import pandas as pd
 import reads
 import shared
 import streamlit as st
 
 from workbench.views import overview as views
-from workbench.views.catalog import latest_comparison
+from workbench.views.catalog import VALIDATION, baseline_of, latest_comparison
 from workbench.views.summary import Column, readable
 
 
@@ -45,29 +46,65 @@ def body() -> None:
     runs = [entries[name].run for name in chosen]
     stamps = tuple(reads.run_stamp(run) for run in runs)
     table = reads.summary(tuple(str(run.path) for run in runs), stamps)
-    frame, columns = readable(table)
-    # links lead to the image page with that run
-    frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
-    st.dataframe(frame, key="summary", hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
-    left, right = st.columns([12, 1], vertical_alignment="center")
-    left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it.")
-    right.download_button("CSV", table.to_csv(index=False), "runs.csv", "text/csv", icon=":material/download:", width="stretch")
+    place = st.empty()
+    if st.session_state.get("with_intervals") != stamps:
+        show_table(place, table, "summary-first")
     points = pd.concat([reads.progress(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
-    st.plotly_chart(views.progress_figure(points, chosen), key="progress")
-    st.caption(views.PROGRESS_CAPTION)
+    meaning = f"{views.PROGRESS_CAPTION} n = {int(points['n'].sum())} pairs of target and evaluation, {len(chosen)} runs."
+    shared.chart(views.progress_figure(points, chosen), "progress", meaning, points)
     left, right = st.columns(2, gap="medium")
+    with right:
+        st.markdown("**Churn between decoder layers**")
+        layers = pd.concat([reads.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
+        meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines."
+        shared.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
+    table = with_intervals(table)
     with left:
         st.markdown("**Results**")
         results = views.result_points([entries[name] for name in chosen])
         if len(results):
-            st.plotly_chart(views.results_figure(results, chosen), key="results")
-        st.caption(views.RESULTS_CAPTION if len(results) else "No run of these has finished yet.")
-    with right:
-        st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([reads.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
-        st.plotly_chart(views.layers_figure(layers, chosen), key="layers")
-        st.caption(views.LAYERS_CAPTION)
+            known = table.dropna(subset=["ap_low"])[["run", "split", "step", "ap_low", "ap_high"]]
+            results = results.merge(known.astype({"ap_low": float, "ap_high": float}), on=["run", "split", "step"], how="left")
+            shared.chart(views.results_figure(results, chosen), "results", f"{views.RESULTS_CAPTION} n = {len(results)} runs.", results)
+        else:
+            st.caption("No run of these has finished yet.")
+    show_table(place, table, "summary")
+    st.session_state["with_intervals"] = stamps
     shared.write_address(run=chosen)
+
+
+def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
+    """The summary of the chosen runs, and their teachers."""
+    frame, columns = readable(table)
+    # links lead to the image page with that run
+    frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
+    with place.container():
+        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
+        left, right = st.columns([12, 1], vertical_alignment="center")
+        left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it; "
+                     "from and to are the ends of 95 % intervals.")  # fmt: skip
+        right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
+                              on_click="ignore")  # fmt: skip
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The summary with the intervals of AP, and the gain over the undistilled run; null where the files do not tell."""
+    found: list[dict[str, Any]] = []
+    for row in table.to_dict("records"):
+        entry = entries.get(row["run"])
+        found.append({"ap_low": None, "ap_high": None, "gain": None})
+        if entry is None or row["step"] is None:
+            continue
+        with shared.quietly():
+            file = reads.stamp(entry.run.info_path, entry.run.detections_path(row["split"], row["step"]))
+            low, high = analyses.ap_interval(str(entry.run.path), row["split"], row["step"], file)
+            found[-1] |= {"ap_low": low, "ap_high": high}
+        baseline = baseline_of(entry, list(entries.values()))
+        steps = set(entry.run.query_steps(VALIDATION)) & set(baseline.run.query_steps(VALIDATION)) if baseline else set()
+        if baseline is not None and steps:
+            with shared.quietly():
+                found[-1] |= analyses.run_gain(analyses.at(entry.run, max(steps)), analyses.at(baseline.run, max(steps)))
+    return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
 
 
 body()

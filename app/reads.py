@@ -28,13 +28,13 @@ def stamp(*paths: Path) -> Stamp:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
-def _dataset(_info: dict[str, Any], key: str) -> Dataset:
-    return open_data(_info)
+def _dataset(_info: dict[str, Any], split: str, key: str) -> Dataset:
+    return open_data(_info, split)
 
 
-def dataset(info: dict[str, Any]) -> Dataset:
-    """The validation data of a run, given its ``run.json``; opened once for all runs on the same data."""
-    return _dataset(info, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
+def dataset(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
+    """A split of the data of a run, given its ``run.json``; opened once for all runs on the same data."""
+    return _dataset(info, split, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

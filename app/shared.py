@@ -5,7 +5,7 @@ Names of runs and classes are data: they go into tables, text and options, which
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +121,13 @@ def guarded(title: str) -> Iterator[None]:
         banner("error", title, str(error))
     except _DAMAGED as error:
         banner("error", title, f"a file of the run cannot be read: {error}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """One number among many: where its files are missing or damaged it stays unknown, and the table shows that."""
+    with suppress(WorkbenchError, *_DAMAGED):
+        yield
 
 
 def note(text: str) -> None:

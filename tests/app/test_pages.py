@@ -133,10 +133,10 @@ def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_roo
 
 def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: Path, open_page: OpenPage):
     page = open_page(f"{address}/image?run=undistilled&score=0")
-    assert charts_drawn(page, 1)
+    assert charts_drawn(page, 2)
     assert exceptions(page) == 0
     assert picture(page).startswith("data:image/png;base64,")
-    assert page.locator(".legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
+    assert page.locator(".st-key-figure .legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
     header, *rows = shown_table(page, "student")
     assert header[:3] == ["student", "class", "score"]
     run = Run(runs_root / "undistilled")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.base import Record
-from workbench.views.image import box_iou, image_figure, mate_table, target_table
+from workbench.views.image import box_iou, cost_figure, image_figure, mate_table, target_table
 
 CLASSES = ("cat", "<img src=x onerror=alert(1)>")
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
@@ -122,3 +122,12 @@ def test_a_crowd_and_an_ignore_region_are_called_so():
     regions = Record(1, "a", 80, 40, np.array([[0.0, 0, 9, 9], [5, 5, 20, 20]]), np.array([0, -1]), np.array([True, False]),
                      np.array([False, True]), np.arange(2), np.ones(2))  # fmt: skip
     assert target_table(regions, CLASSES, STUDENT[:0], TEACHER[:0])["class"].tolist() == ["crowd", "ignore region"]
+
+
+def test_the_parts_of_a_pairs_cost_are_weighted_and_add_up_to_it():
+    mates = mate_table(STUDENT, TEACHER, CLASSES, 0.3)
+    *parts, total = cost_figure(mates).data
+    assert [part.name for part in parts] == ["class", "5 L1", "2 GIoU"]
+    assert np.allclose(sum(np.array(part.y) for part in parts), total.y)
+    assert list(total.y) == mates["cost"].tolist()
+    assert list(total.x) == ["0 – 2", "1 – 0"]

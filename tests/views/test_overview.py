@@ -48,16 +48,18 @@ def test_names_of_runs_never_reach_plotly_as_markup():
         assert "<img" not in figure.to_json().replace("\\u003c", "<")
 
 
-def test_equal_steps_and_equal_compute_have_marks_of_their_own():
+def test_equal_steps_and_equal_compute_stand_apart_with_their_intervals():
     rows = [("base", "undistilled", 0, "equal steps", 0.4), (HOSTILE, "distilled", 0, "equal compute", 0.5)]
     table = pd.DataFrame(rows, columns=["run", "arm", "seed", "schedule", "ap"]).assign(recipe="shapes", split="test", teacher_ap=0.6)
-    figure = results_figure(table, RUNS)
+    figure = results_figure(table.assign(ap_low=[0.3, 0.45], ap_high=[0.45, 0.6]), RUNS)
     assert [trace.name for trace in figure.data] == ["equal steps", "equal compute"]
-    assert figure.data[0].marker.symbol != figure.data[1].marker.symbol
+    assert [trace.xaxis for trace in figure.data] == ["x", "x2"]
     assert list(figure.data[1].x) == [50.0]
     assert list(figure.data[1].y) == ["distilled"]
+    assert np.allclose(figure.data[0].error_x.array, 5)
+    assert np.allclose(figure.data[0].error_x.arrayminus, 10)
     assert figure.layout.xaxis.title.text == "AP (%), test split"
-    assert [line.x0 for line in figure.layout.shapes] == [60.0]  # one teacher for both
+    assert [line.x0 for line in figure.layout.shapes] == [60.0, 60.0]  # the teacher, once in each half
 
 
 def test_layers_are_named_by_the_two_they_lie_between():

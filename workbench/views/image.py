@@ -28,6 +28,8 @@ CAPTION = (
     "A mate is the teacher query that a Hungarian assignment over all queries of both models gives to a student query "
     "(cost: class + 5 L1 + 2 GIoU); lines join the centres of mates."
 )
+COST_CAPTION = "What the cost of each pair is made of: class, 5 L1, 2 times negative GIoU; the dash is their sum. Best student score first."
+MOST_PAIRS = 40  # drawn
 COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#E69F00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
 MASK_CAPTION = (
     "Selection mask psi: where the teacher's queries look, each weighted by its quality; it weights the feature loss cell by cell."
@@ -85,9 +87,9 @@ def cost_figure(mates: pd.DataFrame) -> go.Figure:
     """What the cost of each pair is made of, one bar a pair, best student score first.
 
     Args:
-        mates: of ``mate_table``; at most the first 40 are drawn.
+        mates: of ``mate_table``; at most the first ``MOST_PAIRS`` are drawn.
     """
-    mates = mates.head(40)
+    mates = mates.head(MOST_PAIRS)
     names = [f"{row['student_query']} – {row['teacher_query']}" for row in mates.to_dict("records")]
     figure = go.Figure()
     for title, column, weight, colour in COST_PARTS:

@@ -17,8 +17,8 @@ PROGRESS_CAPTION = (
     "Instability: mean over images of the number of queries whose target changed. Last decoder layer, un-augmented images."
 )
 RESULTS_CAPTION = (
-    "One mark per run (seed). Equal steps: as many optimiser steps as the undistilled run. Equal compute: shortened to the undistilled "
-    "run's process seconds, the teacher's forward pass counted, evaluation not."
+    "One mark per run (seed), with its 95 % interval over resampled images. Equal steps: as many optimiser steps as the undistilled run. "
+    "Equal compute: shortened to the undistilled run's process seconds, the teacher's forward pass counted, evaluation not."
 )
 LAYERS_CAPTION = "Of the targets matched at layer l-1 and at layer l of the last evaluation, the share whose query changed in between."
 
@@ -65,9 +65,10 @@ def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
     for entry in entries:
         for line in entry.run.evaluations() if entry.state == "done" else []:
             rows.append({"run": entry.run.name, "recipe": entry.recipe, "arm": entry.arm, "seed": entry.seed, "schedule": entry.schedule,
-                         "split": line["split"], "ap": line["coco"]["ap"],
+                         "split": line["split"], "step": line["step"], "ap": line["coco"]["ap"],
                          "teacher_ap": line.get("teacher", {}).get("coco", {}).get("ap")})  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["run", "recipe", "arm", "seed", "schedule", "split", "ap", "teacher_ap"])
+    columns = ["run", "recipe", "arm", "seed", "schedule", "split", "step", "ap", "teacher_ap"]
+    frame = pd.DataFrame(rows, columns=columns)
     split = "test" if set(frame["run"]) == set(frame.loc[frame["split"] == "test", "run"]) else VALIDATION
     return frame[frame["split"] == split].drop_duplicates("run", keep="last")
 
@@ -99,33 +100,37 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
 
 
 def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
-    """AP of finished runs, one row per arm, one mark per seed, circles at equal steps and diamonds at equal compute.
+    """AP of finished runs, equal steps and equal compute apart, one row per arm, one mark per seed.
 
     Args:
         table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` and ``teacher_ap``
-            (0..1; the teacher's on the same split, null where it was not measured), drawn as a line.
+            (0..1; the teacher's on the same split, null where it was not measured), drawn as a line; perhaps ``ap_low`` and ``ap_high``.
         runs: order of the colours, as in ``progress_figure``.
     """
-    figure = go.Figure()
+    schedules = [schedule for schedule in ("equal steps", "equal compute") if (table["schedule"] == schedule).any()]
+    figure = make_subplots(1, max(len(schedules), 1), subplot_titles=schedules, shared_yaxes=True, horizontal_spacing=0.03)
     several = table["recipe"].nunique() > 1
-    for schedule, symbol in (("equal steps", "circle"), ("equal compute", "diamond-open")):
+    arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in table.to_dict("records")]
+    table = table.assign(place=arms)
+    for column, schedule in enumerate(schedules, 1):
         own = table[table["schedule"] == schedule]
-        if own.empty:
-            continue
-        rows = own.to_dict("records")
-        arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in rows]
+        spread = {}
+        if "ap_low" in own:
+            above, below = 100 * (own["ap_high"] - own["ap"]), 100 * (own["ap"] - own["ap_low"])
+            spread = {"error_x": {"type": "data", "array": above, "arrayminus": below, "color": GREY, "thickness": 1.2, "width": 4}}
         figure.add_scatter(
-            x=own["ap"] * 100, y=arms, mode="markers", name=schedule, showlegend=True,
-            marker={"symbol": symbol, "size": 11, "color": [run_style(list(runs).index(run))[0] for run in own["run"]], "line_width": 2},
-            text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in rows],
-            hovertemplate="%{text}<extra></extra>",
+            x=own["ap"] * 100, y=own["place"], mode="markers", name=schedule, showlegend=False, row=1, col=column,
+            marker={"size": 10, "color": [run_style(list(runs).index(run))[0] for run in own["run"]]},
+            text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in own.to_dict("records")],
+            hovertemplate="%{text}<extra></extra>", **spread,
         )  # fmt: skip
-    for ap in sorted(set(table["teacher_ap"].dropna())):
-        label = {"text": "teacher", "font_size": 11, "font_color": GREY}
-        figure.add_vline(100 * ap, line={"color": GREY, "dash": "dot", "width": 1.5}, annotation=label, annotation_position="top left")
-    figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, max(280, 140 + 30 * table[["recipe", "arm"]].drop_duplicates().shape[0]))
+        for ap in sorted(set(own["teacher_ap"].dropna())):
+            label = {"text": "teacher", "font_size": 11, "font_color": GREY}
+            line: dict[str, Any] = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "row": 1, "col": column}
+            figure.add_vline(100 * ap, annotation=label, annotation_position="bottom left", **line)
+    figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split", matches="x")
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(arms))[::-1], automargin=True)
+    return quiet(figure, max(280, 140 + 30 * len(set(arms))))
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
