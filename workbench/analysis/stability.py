@@ -161,9 +161,10 @@ class Moments:
 
     def __init__(self, rows: pd.DataFrame, over: Moment):
         other = "layer" if over == "step" else "step"
-        self.moments, self.number = np.unique(rows[over].to_numpy(), return_inverse=True)
-        self.others, fixed = np.unique(rows[other].to_numpy(), return_inverse=True)
-        images, image = np.unique(rows["image_id"].to_numpy(), return_inverse=True)
+        # by hashes, in a tenth of the time that sorting takes
+        (self.number, self.moments), (fixed, self.others), (image, images) = (
+            pd.factorize(rows[name].to_numpy(), sort=True) for name in (over, other, "image_id")
+        )
         self.cell = self.number * len(self.others) + fixed
         self.cells = len(self.moments) * len(self.others)
         self.group = self.cell * len(images) + image
@@ -174,10 +175,14 @@ class Moments:
         value = value - value.min(initial=0)
         width = int(value.max(initial=0)) + 1
         key = self.group * width + value
-        order = np.argsort(key, kind="stable")
-        place = np.searchsorted(key, key - self.stride * width, sorter=order).clip(max=max(len(key) - 1, 0))
-        found = order[place]
-        return np.where(key[found] == key - self.stride * width, found, -1)
+        order = np.argsort(key)
+        key = key[order]
+        wanted = key - self.stride * width
+        # both are ascending, so that each search begins where the last one ended up
+        place = np.searchsorted(key, wanted).clip(max=max(len(key) - 1, 0))
+        found = np.empty(len(key), dtype=np.int64)
+        found[order] = np.where(key[place] == wanted, order[place], -1)
+        return found
 
     def totals(self, chosen: np.ndarray) -> np.ndarray:
         """Rows of each cell where ``chosen`` is true."""

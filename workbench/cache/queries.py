@@ -172,6 +172,9 @@ def _database(remote: Any) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect()
     if remote is not None:
         database.register_filesystem(remote)
+    else:
+        # the system keeps what was read of local files; a second copy would fill the memory of a page
+        database.execute("SET enable_external_file_cache = false")
     return database
 
 
