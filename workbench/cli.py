@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.commands.cache import cache_app
+from workbench.commands.diagnose import diagnose
+from workbench.commands.report import report
 from workbench.commands.trace import trace
 from workbench.errors import ConfigError, WorkbenchError
 
@@ -23,6 +25,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
 app.command()(trace)
+app.command()(diagnose)
+app.command()(report)
 
 # tables are not folded to 80 columns where the output is a file or a pipe
 console = Console(width=None if sys.stdout.isatty() else 200)

@@ -45,16 +45,3 @@ def test_the_documented_switches_of_detrdistill_are_those_of_its_profiles(profil
                 assert (value is None) == (text == "null")
             else:
                 assert str(value).lower() == text.split(":")[0].split(" ")[0], key
-
-
-def test_the_methods_that_a_cache_of_the_best_classes_serves_are_those_that_the_page_names():
-    row = next(line for line in PAGE.splitlines() if line.startswith("| the best classes alone"))
-    configs = {name: find_method(name).Config() for name in METHODS}  # pyright: ignore[reportCallIssue]
-    free = {name for name, config in configs.items() if not config.needs_all_classes}
-    assert {name for name in METHODS if f"`{name}`" in row} == free | {"clockdistill", "detrdistill"}
-
-
-def test_the_methods_that_need_the_live_teacher_are_those_that_the_page_names():
-    row = next(line for line in PAGE.splitlines() if line.startswith("| all classes"))
-    configs = {name: find_method(name).Config() for name in METHODS}  # pyright: ignore[reportCallIssue]
-    assert {name for name in METHODS if f"`{name}`" in row} == {n for n, c in configs.items() if "decode" in c.needs_teacher}

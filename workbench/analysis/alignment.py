@@ -15,6 +15,8 @@ class Alignment:
         high: upper end.
         images: that the cells are of.
         cells: compared.
+        without: the value when one image after the other is left out, so that a difference of two alignments on the same images gets
+            an interval of its own; empty for one image.
     """
 
     value: float
@@ -22,6 +24,7 @@ class Alignment:
     high: float
     images: int
     cells: int
+    without: tuple[float, ...]
 
 
 def linear_cka(student: np.ndarray, teacher: np.ndarray, image: np.ndarray) -> Alignment:
@@ -44,12 +47,17 @@ def linear_cka(student: np.ndarray, teacher: np.ndarray, image: np.ndarray) -> A
     square = np.stack([both[place == k].T @ both[place == k] for k in range(len(names))])
     value = _cka(count.sum(), total.sum(0), square.sum(0), width)
     if len(names) < 2:
-        return Alignment(value, float("nan"), float("nan"), len(names), len(both))
+        return Alignment(value, float("nan"), float("nan"), len(names), len(both), ())
     without = np.array([
         _cka(count.sum() - count[k], total.sum(0) - total[k], square.sum(0) - square[k], width) for k in range(len(names))
     ])  # fmt: skip
-    spread = np.sqrt((len(names) - 1) / len(names) * np.square(without - without.mean()).sum())
-    return Alignment(value, value - 1.96 * spread, value + 1.96 * spread, len(names), len(both))
+    reach = jackknife_reach(without)
+    return Alignment(value, value - reach, value + reach, len(names), len(both), tuple(without.tolist()))
+
+
+def jackknife_reach(without: np.ndarray) -> float:
+    """Half of the 95 % interval of a number, from its values ``[I]`` with one of I images left out."""
+    return 1.96 * float(np.sqrt((len(without) - 1) / len(without) * np.square(without - without.mean()).sum()))
 
 
 def _cka(count: float, total: np.ndarray, square: np.ndarray, width: int) -> float:

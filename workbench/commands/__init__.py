@@ -1,1 +1,1 @@
-"""Verbs of the command line that are longer than a few lines, one module each; ``cli`` registers them."""
+"""Verbs of the command line that have sub-verbs or are longer than a few lines, a file each; ``cli`` registers them."""

@@ -17,6 +17,7 @@ from workbench.datasets.loader import Batch, evaluation_batches
 from workbench.datasets.transforms import Transform
 from workbench.detectors import Detections, Detector, load_detector
 from workbench.runs import Run
+from workbench.training.alignment import FeatureAlignment
 from workbench.training.checkpoints import result_folder
 from workbench.training.setup import FrozenTeacher, Setup
 from workbench.training.tracing import BATCH, Scope, Tracer
@@ -31,6 +32,14 @@ class Evaluator:
         self.setup, self.run, self.device = setup, run, device
         self.tracer = Tracer(setup, run, device)
         self._traced: set[str] = set()
+        self._alignment: FeatureAlignment | None = None
+
+    def alignment(self) -> dict[str, Any] | None:
+        """How near the student's features are to the teacher's on the first validation images; None without a teacher."""
+        if self.setup.teacher is None:
+            return None
+        self._alignment = self._alignment or FeatureAlignment(self.setup, self.setup.val, self.device)
+        return self._alignment.measure()
 
     @torch.no_grad()
     def evaluate(self, dataset: Dataset, split: str, step: int, epoch: int = 0, states: bool = False) -> dict[str, Any]:
@@ -58,7 +67,9 @@ class Evaluator:
         student.train()
         detections = collect_detections(dataset, found, student.spec.classes)
         write_detections(self.run, split, step, detections)
-        return {"step": step, "split": split, **_numbers(dataset, detections)}
+        line = {"step": step, "split": split, **_numbers(dataset, detections)}
+        alignment = self.alignment() if split == "val" else None
+        return line if alignment is None else {**line, "alignment": alignment}
 
     @torch.no_grad()
     def evaluate_result(self, dataset: Dataset, split: str) -> dict[str, Any]:

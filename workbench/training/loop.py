@@ -137,7 +137,7 @@ class Trainer:
             if self.main:
                 for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
                     write_text(path, "")
-                self.run.update_info(term_weights=self.term_weights)
+                self.run.update_info(term_weights=self.term_weights, alignment_start=self.evaluator.alignment())
         if not self.main:  # dropout and noise are drawn apart in each process
             torch.manual_seed(self.setup.recipe.seed + 1_000_003 * self.accelerator.process_index + (saved[-1] if saved else 0))
         self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)

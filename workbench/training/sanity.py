@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,17 +10,19 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from workbench.analysis.ap import coco_ap
+from workbench.analysis.diagnosis.teacher_input import DOUBTFUL_AP, LEAST_AP, mends, readings_path
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.config import parse_recipe
 from workbench.datasets.loader import Batch, evaluation_batches
+from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, TransformConfig
 from workbench.detectors import DetectorOutput, probability
 from workbench.errors import IncompatibleError
+from workbench.files import write_json
+from workbench.runs import Run
 from workbench.training.evaluation import collect_detections
-from workbench.training.setup import FrozenTeacher, Setup
+from workbench.training.setup import FrozenTeacher, Setup, build
 
 SAMPLE = 200
-LEAST_AP = 0.01
-# a teacher below this is tried with its inputs and outputs read in other ways: two classes swapped still leave half of the AP
-DOUBTFUL_AP = 0.4
 _INPUTS = {
     "ImageNet mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "pixels in 0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -28,52 +31,101 @@ _INPUTS = {
 }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The teacher with its input or output read in another way.
+
+    Attributes:
+        cause: what would be wrong: box format, class map, normalisation, resolution.
+        how: the other way, in words.
+        advice: what to correct.
+        ap: what it gives, 0..1.
+    """
+
+    cause: str
+    how: str
+    advice: str
+    ap: float
+
+
 def check_teacher(setup: Setup) -> float:
     """AP of the teacher on (at most 200 images of) the validation split, 0..1.
 
     Raises:
-        IncompatibleError: below 1 AP, or below 40 AP where another class map, normalisation or box format makes it half as good again
-            and better by 10 AP; the message says which.
+        IncompatibleError: below 1 AP, or below 40 AP where another class map, normalisation, resolution or box format makes it half as
+            good again and better by 10 AP; the message says which.
     """
-    assert setup.teacher is not None
-    answers = _answers(setup, setup.teacher)
-    ap = _ap(setup, answers)
-    if ap >= DOUBTFUL_AP:
+    ap, readings = try_teacher(setup)
+    if not readings:
         return ap
-    enough = 5 * LEAST_AP if ap < LEAST_AP else max(ap + 0.1, 1.5 * ap)
-    cause, found = max(_repairs(setup, answers), key=lambda repair: repair[1])
-    if found < enough:
-        cause = ("It would teach nothing. Neither another normalisation, box format nor class order helps: it knows other images or "
-                 "another size, or is hardly trained.")  # fmt: skip
-    if ap < LEAST_AP or found >= enough:
-        raise IncompatibleError(f"the teacher reaches {100 * ap:.2f} AP on split '{setup.val.split}' of '{setup.val.name}'. {cause}")
-    return ap
+    best = max(readings, key=lambda reading: reading.ap)
+    if mends(ap, best.ap):
+        cause = f"Likely cause: {best.cause}. {best.how} it reaches {100 * best.ap:.1f} AP: {best.advice}."
+    elif ap < LEAST_AP:
+        cause = ("It would teach nothing. Neither another normalisation, size, box format nor class order helps: it knows other images, or "
+                 "is hardly trained.")  # fmt: skip
+    else:
+        return ap
+    raise IncompatibleError(f"the teacher reaches {100 * ap:.2f} AP on split '{setup.val.split}' of '{setup.val.name}'. {cause}")
 
 
-def _repairs(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> Iterator[tuple[str, float]]:
-    """Likely causes, and the AP that mending each would give."""
+def try_teacher(setup: Setup) -> tuple[float, list[Reading]]:
+    """AP of the teacher on (at most 200 images of) the validation split and, where it is below 40 AP, of its other readings."""
+    assert setup.teacher is not None
+    answers = _answers(setup, setup.teacher, setup.evaluation_transform)
+    ap = _ap(setup, answers)
+    return ap, [] if ap >= DOUBTFUL_AP else list(_readings(setup, answers))
+
+
+def keep_readings(run: Run) -> None:
+    """Tries the teacher of a run that is there and keeps what was found below its ``derived/``, where diagnosis reads it.
+
+    Raises:
+        WorkbenchError: data or teacher are not there any more, or the run's folder cannot be written.
+    """
+    info = run.info()
+    setup = build(parse_recipe(info["recipe"], str(run.info_path)), info["teacher"])
+    ap, readings = try_teacher(setup)
+    images = min(SAMPLE, len(setup.val))
+    write_json(readings_path(run), {"ap": ap, "images": images, "readings": [dataclasses.asdict(reading) for reading in readings]})
+
+
+def _readings(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> Iterator[Reading]:
     assert setup.teacher is not None
     detector, student = setup.teacher.detector, setup.student.spec
     corners = [(batch, dataclasses.replace(output, boxes=_corners_as_centres(output.boxes))) for batch, output in answers]
-    found = _ap(setup, corners)
-    yield f"Likely cause: box format. Read as x1, y1, x2, y2 its boxes reach {100 * found:.1f} AP: its box head is another code's.", found
+    yield Reading("box format", "With its boxes read as x1, y1, x2, y2", "its box head is another code's", _ap(setup, corners))
     order = _best_class_order(setup, answers)
     if order != list(range(len(order))):
         # a last column for no object stays where it is
         columns = [*order, *range(len(order), answers[0][1].logits.shape[-1])]
         permuted = [(batch, dataclasses.replace(output, logits=output.logits[..., columns])) for batch, output in answers]
-        found = _ap(setup, permuted)
         names = ", ".join(detector.spec.classes[order.index(column)] for column in range(len(order)))
-        yield f"Likely cause: class map. With its classes named {names} it reaches {100 * found:.1f} AP: correct its workbench.json.", found
+        yield Reading("class map", f"With its classes named {names}", "correct its workbench.json", _ap(setup, permuted))
     for name, (mean, std) in {**_INPUTS, "the recipe's mean and std": (student.mean, student.std)}.items():
         changed = FrozenTeacher(detector, student, dataclasses.replace(detector.spec, mean=mean, std=std))
-        found = _ap(setup, _answers(setup, changed))
-        yield f"Likely cause: normalisation. With {name} it reaches {100 * found:.1f} AP: correct mean, std in its workbench.json.", found
+        found = _ap(setup, _answers(setup, changed, setup.evaluation_transform))
+        yield Reading("normalisation", f"With {name}", "correct mean, std in its workbench.json", found)
+    for name, resize in _sizes(setup):
+        config = setup.evaluation_transform.config.model_copy(update={"resize": resize})
+        found = _ap(setup, _answers(setup, setup.teacher, Transform(config)))
+        yield Reading("resolution", f"With images {name}", "set data.transform.resize in the recipe, or train it at this size", found)
 
 
-def _answers(setup: Setup, teacher: FrozenTeacher) -> list[tuple[Batch, DetectorOutput]]:
+def _sizes(setup: Setup) -> Iterator[tuple[str, FixedSize | ShortestSide | None]]:
+    """The size that the teacher knows images of, where the recipe gives it another and the teacher can take it."""
+    assert setup.teacher is not None
+    detector = setup.teacher.detector
+    own = TransformConfig.model_validate({"resize": detector.spec.resize}).resize
+    step = detector.side_multiple
+    fits = isinstance(own, FixedSize) and not (own.height % step or own.width % step)
+    if own != setup.evaluation_transform.config.resize and (fits or (detector.reads_padding and step == 1)):
+        yield "as large as they are" if own is None else "resized as in its workbench.json", own
+
+
+def _answers(setup: Setup, teacher: FrozenTeacher, transform: Transform) -> list[tuple[Batch, DetectorOutput]]:
     indices = list(range(min(SAMPLE, len(setup.val))))
-    batches = evaluation_batches(setup.val, setup.evaluation_transform, 16, indices)
+    batches = evaluation_batches(setup.val, transform, 16, indices)
     return [(batch, teacher(batch.images, batch.padding)) for batch in batches]
 
 

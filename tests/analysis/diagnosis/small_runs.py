@@ -8,6 +8,7 @@ import pytest
 
 from tests.app.example_runs import runs_in
 from tests.flows import DISTILLED, Silent, tiny_recipe
+from workbench.config import CheckpointConfig
 from workbench.runs import Run
 from workbench.training import launch
 from workbench.training.setup import Setup, build
@@ -22,7 +23,14 @@ SMALL: dict[str, Any] = {
 TEACHER_ONLY: dict[str, Any] = {"train": {"steps": 1}}
 
 
-def small_run(root: Path, name: str, *changes: dict[str, Any], spoil: Callable[[Setup], None] | None = None, guarded: bool = True) -> Run:
+def small_run(
+    root: Path,
+    name: str,
+    *changes: dict[str, Any],
+    spoil: Callable[[Setup], None] | None = None,
+    guarded: bool = True,
+    student: str | None = None,
+) -> Run:
     """Trains for 60 steps unless told otherwise.
 
     Args:
@@ -31,6 +39,7 @@ def small_run(root: Path, name: str, *changes: dict[str, Any], spoil: Callable[[
         changes: merged into the recipe, which distils.
         spoil: called on what the recipe builds, before training.
         guarded: False: the teacher is not tried before training, which refuses one that teaches nothing.
+        student: checkpoint that the student starts from.
     """
 
     def spoiled(*arguments: Any) -> Setup:
@@ -43,4 +52,7 @@ def small_run(root: Path, name: str, *changes: dict[str, Any], spoil: Callable[[
         patch.setattr(launch, "build", spoiled)
         if not guarded:
             patch.setattr(launch, "check_teacher", lambda setup: 0.0)
-        return launch.start(tiny_recipe(DISTILLED, SMALL, *changes), launch.Launch(name, device="cpu"), Silent())
+        recipe = tiny_recipe(DISTILLED, SMALL, *changes)
+        if student is not None:
+            recipe = recipe.model_copy(update={"student": CheckpointConfig(checkpoint=student)})
+        return launch.start(recipe, launch.Launch(name, device="cpu"), Silent())

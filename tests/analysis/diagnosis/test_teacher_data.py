@@ -49,7 +49,7 @@ def test_a_cycle_of_three_classes_is_undone_by_the_order_that_is_proposed(tmp_pa
 def test_the_share_behind_a_class_map_agrees_with_a_count_by_hand(tmp_path: Path):
     teacher = with_teacher(tmp_path, classes=["square", "circle", "triangle", "cross"])
     run = small_run(tmp_path, "permuted", TEACHER_ONLY, VAL, teacher, guarded=False)
-    rows = read_queries(run, "val", [-1], where="layer = 2")
+    rows = read_queries(run, "val", [-1], where="layer = 3")
     from workbench.analysis.data import open_data
 
     hits = seen = 0

@@ -6,6 +6,7 @@ reason in the module of the check; where a run is too short, or does not hold wh
 
 from collections.abc import Callable
 
+from workbench.analysis.diagnosis.adapter import absorbing_adapter
 from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, NotJudged, worst_first
 from workbench.analysis.diagnosis.gradients import opposing_terms, weak_terms
 from workbench.analysis.diagnosis.matching import unsettled_matching
@@ -13,17 +14,21 @@ from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.diagnosis.selection import background_selection
 from workbench.analysis.diagnosis.teacher import teacher_worse
 from workbench.analysis.diagnosis.teacher_data import box_format, class_map
+from workbench.analysis.diagnosis.teacher_input import normalisation, resolution
 from workbench.runs import Run
 
 Cause = Callable[[Material, Material | None], list[Finding]]
 CAUSES: dict[str, Cause] = {
     "class map": class_map,
     "box format": box_format,
+    "normalisation": normalisation,
+    "resolution": resolution,
     "teacher worse": teacher_worse,
     "weak term": weak_terms,
     "opposing term": opposing_terms,
     "background selection": background_selection,
     "unsettled matching": unsettled_matching,
+    "absorbing adapter": absorbing_adapter,
 }
 
 

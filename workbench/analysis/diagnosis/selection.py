@@ -27,14 +27,13 @@ def background_selection(material: Material, baseline: Material | None) -> list[
     method = next((method for method in material.methods if method.get("method") == "detrdistill"), None)
     if method is None:
         raise NotJudged("no method of the run selects teacher queries")
-    found, judged = [], False
-    if (method.get("selection") or {}).get("rule", "all") != "all":
-        found, judged = _queries(material), True
-    if ((method.get("features") or {}).get("mask") or "uniform") != "uniform":
-        found, judged = [*found, *_mask(material)], True
-    if not judged:
+    selects = (method.get("selection") or {}).get("rule", "all") != "all"
+    masks = ((method.get("features") or {}).get("mask") or "uniform") != "uniform"
+    if not selects and not masks:
         raise NotJudged("the method uses all teacher queries and no mask")
-    return found
+    found = _queries(material) if selects else []
+    # the mask of a selection that points nowhere is 0, which says nothing more
+    return found or (_mask(material) if masks else [])
 
 
 def _queries(material: Material) -> list[Finding]:
@@ -92,9 +91,10 @@ def _mask(material: Material) -> list[Finding]:
     )]  # fmt: skip
 
 
-def _mass(masks: dict[tuple[int, int], np.ndarray], targets: pd.DataFrame) -> tuple[float, float, float, float] | None:
-    """Weight inside targets, weight, cells inside targets and cells of the last layer's masks of one image, levels added up; None where
-    the mask is 0 everywhere: no teacher query had any quality there.
+def _mass(masks: dict[tuple[int, int], np.ndarray], targets: pd.DataFrame) -> np.ndarray | None:
+    """``[4]``: weight inside targets, weight, cells inside targets and cells of the last layer's masks of one image, levels added up.
+
+    None where the mask is 0 everywhere: no teacher query had any quality there.
     """
     last = max(layer for layer, _ in masks)
     total = np.zeros(4)
@@ -105,7 +105,7 @@ def _mass(masks: dict[tuple[int, int], np.ndarray], targets: pd.DataFrame) -> tu
             inside = _covered(boxes, *mask.shape)
             # levels have cells of different sizes; each counts as one whole image
             total += np.array([weight[inside].sum() / mask.size, weight.sum() / mask.size, inside.mean(), 1.0])
-    return tuple(total.tolist()) if total[1] > 0 else None
+    return total if total[1] > 0 else None
 
 
 def _covered(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -113,4 +113,4 @@ def _covered(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
     across = (boxes[:, 0, None] <= x) & (x <= boxes[:, 2, None])
     down = (boxes[:, 1, None] <= y) & (y <= boxes[:, 3, None])
-    return (down[:, :, None] & across[:, None, :]).any(0)
+    return np.any(down[:, :, None] & across[:, None, :], axis=0)

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import LOCALISED, Material
 from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
+from workbench.analysis.same_box import elementwise_iou
 
 # another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
 # chance (boxes in the middle of the image, squares) differ by less
@@ -63,7 +64,7 @@ def box_format(material: Material, baseline: Material | None) -> list[Finding]:
     chosen = chosen[chosen.groupby("image_id").cumcount() < chosen["image_id"].map(count)]
     if chosen.empty:
         raise NotJudged("no image has targets")
-    as_is = _found(chosen, targets, _corners(chosen))
+    as_is = _found(chosen, targets, _numbers(chosen))
     findings = []
     for name, boxes in _readings(chosen):
         other = _found(chosen, targets, boxes)
@@ -97,33 +98,25 @@ def _cycles(order: np.ndarray) -> Iterator[list[int]]:
             yield cycle
 
 
-def _corners(rows: pd.DataFrame) -> np.ndarray:
-    """``[N, 4]`` x1 y1 x2 y2 of boxes as the workbench means them."""
-    x, y, w, h = rows[["cx", "cy", "w", "h"]].to_numpy(np.float64).T
-    return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
+def _numbers(rows: pd.DataFrame) -> np.ndarray:
+    """``[N, 4]`` the four numbers of each box as they are stored."""
+    return rows[["cx", "cy", "w", "h"]].to_numpy(np.float64)
 
 
 def _readings(rows: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of each other reading, and ``[N, 4]`` x1 y1 x2 y2 by it."""
-    a, b, c, d = rows[["cx", "cy", "w", "h"]].to_numpy(np.float64).T
-    yield "x1, y1, x2, y2", np.stack([a, b, np.maximum(a, c), np.maximum(b, d)], axis=1)
-    yield "top left corner, width, height", np.stack([a, b, a + c, b + d], axis=1)
-    yield "centre y, centre x, height, width", np.stack([b - d / 2, a - c / 2, b + d / 2, a + c / 2], axis=1)
+    """Name of each other reading, and ``[N, 4]`` cxcywh by it."""
+    a, b, c, d = _numbers(rows).T
+    yield "x1, y1, x2, y2", np.stack([(a + c) / 2, (b + d) / 2, np.maximum(c - a, 0), np.maximum(d - b, 0)], axis=1)
+    yield "top left corner, width, height", np.stack([a + c / 2, b + d / 2, c, d], axis=1)
+    yield "centre y, centre x, height, width", np.stack([b, a, d, c], axis=1)
 
 
 def _found(rows: pd.DataFrame, targets: pd.DataFrame, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per image: boxes with IoU of 0.5 or more with a target, and boxes."""
+    """Per image: boxes (cxcywh) with IoU of 0.5 or more with a target, and boxes."""
     queries = rows[["image_id"]].assign(row=np.arange(len(rows)))
     pairs = queries.merge(targets[["image_id", "x1", "y1", "x2", "y2"]], on="image_id")
-    iou = _iou(boxes[pairs["row"].to_numpy()], pairs[["x1", "y1", "x2", "y2"]].to_numpy())
+    x1, y1, x2, y2 = pairs[["x1", "y1", "x2", "y2"]].to_numpy().T
+    iou = elementwise_iou(boxes[pairs["row"].to_numpy()], np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1))
     best = pd.Series(iou).groupby(pairs["row"].to_numpy()).max().to_numpy()
     hits = pd.Series(best >= LOCALISED).groupby(rows["image_id"].to_numpy())
     return hits.sum().to_numpy(np.float64), hits.size().to_numpy(np.float64)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``[N]`` IoU of boxes ``[N, 4]`` x1 y1 x2 y2, row by row; 0 for two boxes of no area."""
-    sides = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
-    overlap = sides.prod(axis=1)
-    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - overlap
-    return np.divide(overlap, union, out=np.zeros(len(a)), where=union > 0)
