@@ -88,12 +88,15 @@ def diagnosis(run_path: str, baseline_path: str | None, key: Stamp) -> Diagnosis
     return diagnose(Run(Path(run_path)), Run(Path(baseline_path)) if baseline_path else None, VALIDATION)
 
 
-@st.cache_data(max_entries=16, show_spinner="Reading the queries ...")
+# a resource: millions of rows, which pages read and never change, are not copied for each of them
+@st.cache_resource(max_entries=6, show_spinner="Reading the queries ...")
 def last_layer(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
     """Rows of the last decoder layer of one model."""
     columns = ["step", "model", "image_id", "layer", "query", "source", "label", "score", "cx", "cy", "w", "h", "match", "match_iou",
                "best_iou", "quality", "selected"]  # fmt: skip
     run = Run(Path(run_path))
+    if model == "teacher" and not run.queries_path(VALIDATION, TEACHER_STEP).exists():
+        return pd.DataFrame(columns=columns)
     rows = read_queries(run, VALIDATION, [TEACHER_STEP if model == "teacher" else step], columns, "model = $model", {"model": model})
     return rows[rows["layer"] == rows["layer"].max()]
 
@@ -162,7 +165,7 @@ def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) 
     return rank_correlations(properties(run, baseline))
 
 
-@st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")
+@st.cache_resource(max_entries=4, show_spinner="Reading the matchings ...")
 def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
     """Matched rows of the student at every evaluation."""
     run = Run(Path(run_path))

@@ -123,6 +123,16 @@ def guarded(title: str) -> Iterator[None]:
         banner("error", title, f"a file of the run cannot be read: {error}")
 
 
+def clicked(key: str) -> list[int] | None:
+    """Whole numbers that the mark last clicked in a chart carries; None where none is selected."""
+    points = st.session_state[key]["selection"]["points"]
+    if not points:
+        return None
+    # an array of numbers comes back from the browser as an object with the keys 0, 1, ...
+    carried = points[0]["customdata"]
+    return [int(number) for number in (carried.values() if isinstance(carried, dict) else carried)]
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """One number among many: where its files are missing or damaged it stays unknown, and the table shows that."""

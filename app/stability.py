@@ -43,10 +43,9 @@ def over_training() -> None:
 
 def select_target() -> None:
     """Keeps the target whose cell was clicked."""
-    points = st.session_state["matrix"]["selection"]["points"]
-    if points:
-        image, target, _ = points[0]["customdata"]
-        st.session_state["target"] = f"{int(image)}-{int(target)}"
+    found = shared.clicked("matrix")
+    if found:
+        st.session_state["target"] = f"{found[0]}-{found[1]}"
 
 
 @shared.guarded("The targets of this run cannot be shown")

@@ -4,6 +4,7 @@ import analyses
 import numpy as np
 import pandas as pd
 import reads
+import scatter
 import shared
 import streamlit as st
 
@@ -75,9 +76,9 @@ def slots() -> None:
 
 def choose_slot() -> None:
     """Keeps the slot whose bar was clicked."""
-    points = st.session_state["slot-values"]["selection"]["points"]
-    if points:
-        st.session_state["query"] = int(points[0]["customdata"][0])
+    found = shared.clicked("slot-values")
+    if found:
+        st.session_state["query"] = found[0]
 
 
 @shared.guarded("The gains of this run cannot be shown")
@@ -140,5 +141,7 @@ slots()
 selected = predictors() if there else ""
 if not there:
     shared.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
-shared.write_address(run=run.name, step=step, baseline=against, slots=value, query=st.session_state.get("query", ""),
-                     property=st.session_state.get("property", "quality"), box=selected or "")  # fmt: skip
+with shared.guarded("The queries of this run cannot be shown"):
+    scatter.queries(here)
+kept = {key: st.session_state.get(key, "") for key in ("query", "property", "model")}
+shared.write_address(run=run.name, step=step, baseline=against, slots=value, box=selected or "", **kept)
