@@ -105,7 +105,7 @@ def test_the_numbers_behind_a_chart_can_be_saved_and_are_those_of_the_run(addres
 def test_a_click_on_a_slot_shows_that_slot(address: str, open_page: OpenPage):
     page = open_page(f"{address}/value?run=distilled&slots=served")
     bars = page.locator(".st-key-slot-values .barlayer .point")
-    bars.last.wait_for()
+    bars.nth(1).wait_for()
     first = query(page.url)["query"]
     box = bars.nth(1).locator("path").bounding_box()
     assert box is not None
@@ -188,7 +188,7 @@ def test_a_link_with_values_that_are_not_there_opens_a_view_that_is(address: str
 
 def test_a_click_on_a_cell_of_the_matrix_shows_that_target_and_is_part_of_the_link(address: str, runs_root: Path, open_page: OpenPage):
     page = open_page(f"{address}/stability?run=distilled&compared=undistilled&compared=distilled&lines=runs")
-    assert charts_drawn(page, 4)
+    assert charts_drawn(page, 6)
     assert exceptions(page) == 0
     rows = read_queries(Run(runs_root / "distilled"), "val", [10, 20, 30], where="model = 'student' and layer = 1 and match >= 0")
     cells = page.locator(".st-key-matrix .scatterlayer .trace").first.locator(".point")

@@ -1,0 +1,171 @@
+"""The dashboard in a browser at the size of COCO's validation split: 5,000 images, 9 million query rows a step; the server on two cores.
+
+`WORKBENCH_BENCHMARK_IMAGES` makes it smaller, to try it out.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks.harness import Figure
+from benchmarks.store_rows import IMAGES, query_chunks
+from workbench.cache.detections import DETECTION_SCHEMA, write_detections
+from workbench.cache.queries import TEACHER_STEP, query_writer
+from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.errors import WorkbenchError
+from workbench.runs import Run, append_line
+
+PAGES = ("", "diagnosis", "training", "stability", "value", "masks", "image", "errors", "storage")
+STEPS = (100, 200)
+REPEATS = 20
+MARKS = "() => document.querySelectorAll('.js-plotly-plot .point, .js-plotly-plot .js-line').length"
+PAINTED = "[data-testid=stMain] [data-testid=stElementContainer]"
+SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
+_CLASSES, _DETECTIONS = 80, 100
+
+
+def figures() -> Iterator[Figure]:
+    """Makes two runs in a temporary folder, opens every page, and removes them."""
+    from playwright.sync_api import sync_playwright
+
+    executable = find_browser()
+    if executable is None:
+        raise WorkbenchError(HOW_TO_GET_A_BROWSER)
+    folder = Path(tempfile.mkdtemp(prefix="workbench-app-"))
+    try:
+        make_runs(folder, int(os.environ.get("WORKBENCH_BENCHMARK_IMAGES", IMAGES)))
+        with serving(folder / "runs") as (address, process), sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=str(executable), args=["--no-sandbox"])
+            page: Any = browser.new_page(viewport={"width": 1900, "height": 1000})
+            page.set_default_timeout(600_000)
+            yield from measure(page, address)
+            family = [process, *process.children(recursive=True)]
+            yield Figure("memory of the server", sum(one.memory_info().rss for one in family) / 1e9, "GB", "<= 1.5")
+            browser.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+def measure(page: Any, address: str) -> Iterator[Figure]:
+    """First paint and marks of every page, changes on the explorer, and the scatter of all queries."""
+    query = "run=distilled&compared=distilled&baseline=no+baseline"
+    for name in PAGES:  # the first visit reads the files: seconds to everything, and the server is warm afterwards
+        start = time.perf_counter()
+        page.goto(f"{address}/{name}?{query}")
+        page.wait_for_selector(SETTLED)
+        yield Figure(f"first visit of '{name or 'overview'}', everything drawn", time.perf_counter() - start, "s")
+    for name in PAGES:
+        seconds = []
+        for _ in range(5):
+            page.goto("about:blank")
+            start = time.perf_counter()
+            page.goto(f"{address}/{name}?{query}", wait_until="commit")
+            page.wait_for_selector(PAINTED)
+            seconds.append(time.perf_counter() - start)
+        page.wait_for_selector(SETTLED)
+        yield Figure(f"first paint of '{name or 'overview'}'", float(np.median(seconds)), "s", "<= 2", repeats=5)
+        yield Figure(f"marks on '{name or 'overview'}'", page.evaluate(MARKS), "marks", "<= 20000")
+    page.goto(f"{address}/image?{query}")
+    page.wait_for_selector(SETTLED)
+    for label, key, options in (("Layer", "layer", ("4", "5")), ("Step", "step", tuple(map(str, STEPS)))):
+        seconds = [_change(page, label, key, options[number % 2]) for number in range(REPEATS)]
+        yield Figure(f"change of {key}", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
+
+
+def _change(page: Any, label: str, key: str, option: str) -> float:
+    """Seconds from the choice of an option until the page with it has been run."""
+    page.get_by_role("combobox", name=label).click()
+    choice = page.get_by_role("option", name=option, exact=True)
+    choice.wait_for()
+    start = time.perf_counter()
+    choice.click()
+    page.wait_for_url(lambda url: f"{key}={option}" in url)
+    page.wait_for_selector(SETTLED)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def serving(runs: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """The dashboard on two cores; yields its address and process."""
+    command = [sys.executable, "-m", "workbench", "app", "--port", "8650", "--runs", str(runs)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        psutil.Process(process.pid).cpu_affinity(sorted(os.sched_getaffinity(0))[:2])
+        line = next((line for line in process.stdout if line.startswith("dashboard: ")), None)
+        if line is None:
+            raise WorkbenchError("the dashboard did not start.")
+        yield line.split()[1], psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def make_runs(folder: Path, images: int) -> None:
+    """A run with a teacher, on data whose pictures are one small file under many names."""
+    ids = 113 * np.arange(images) + 139  # as in ``query_chunks``
+    counts = np.minimum(np.random.default_rng(0).geometric(1 / 8.3, images) - 1, 63)
+    data = folder / "data"
+    classes = [f"class {number}" for number in range(_CLASSES)]
+    _write_data(data, ids, counts, classes)
+    info = {
+        "recipe": {"data": {"path": str(data), "format": "coco", "train": "val", "val": "val", "test": None},
+                   "train": {"steps": STEPS[-1]}},
+        "group": {"recipe": "scale", "arm": "distilled", "seed": 0, "schedule": "equal steps"}, "classes": classes, "state": "done",
+        "teacher": "teacher", "dataset_hash": "scale", "best_step": STEPS[-1],
+    }  # fmt: skip
+    run = Run.create("distilled", info, folder / "runs")
+    for step, model in ((TEACHER_STEP, "teacher"), *((step, "student") for step in STEPS)):
+        with query_writer(run, "val", step) as writer:
+            for rows in query_chunks(step + 2, images, model):
+                writer.write(rows)
+    rng = np.random.default_rng(1)
+    for step in STEPS:
+        write_detections(run, "val", step, _detections(rng, ids))
+        append_line(run.evaluations_path, {"step": step, "split": "val", "coco": {"ap": 0.3, "ap50": 0.5}, "per_class": {}})
+    for step in range(10, 20_001, 10):
+        values = {f"{kind}/m.{term}": 1.0 / step for kind in ("raw", "weighted") for term in "abcd"}
+        append_line(run.metrics_path, {"step": step, "loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, **values})
+        append_line(run.timings_path, {"step": step, "cpu": step / 10, "wall": step / 10})
+
+
+def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[str]) -> None:
+    rng = np.random.default_rng(2)
+    (data / "annotations").mkdir(parents=True)
+    (data / "val").mkdir()
+    first = data / "val" / f"{ids[0]}.jpg"
+    Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(first, quality=60)
+    for image in ids[1:]:
+        os.link(first, data / "val" / f"{image}.jpg")
+    annotations = []
+    for image, count in zip(ids.tolist(), counts.tolist(), strict=True):
+        for x, y, w, h, label in zip(*rng.random((4, count)), rng.integers(1, _CLASSES + 1, count), strict=True):
+            box = [500 * x, 400 * y, 10 + 120 * w, 10 + 60 * h]
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+                                "category_id": int(label)})  # fmt: skip
+    images = [{"id": int(image), "file_name": f"{image}.jpg", "width": 640, "height": 480} for image in ids]
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (data / "annotations" / "instances_val.json").write_text(json.dumps(content))
+
+
+def _detections(rng: np.random.Generator, ids: np.ndarray) -> pa.Table:
+    rows = len(ids) * _DETECTIONS
+    x, y, w, h = rng.random((4, rows), dtype=np.float32)
+    query = np.argsort(rng.random((len(ids), 300), dtype=np.float32))[:, :_DETECTIONS].ravel()
+    columns = [np.repeat(ids, _DETECTIONS), query, rng.integers(1, _CLASSES + 1, rows), rng.random(rows, dtype=np.float32),
+               500 * x, 400 * y, 510 * x + 120 * w, 410 * y + 60 * h]  # fmt: skip
+    return pa.table({field.name: pa.array(column, field.type) for field, column in zip(DETECTION_SCHEMA, columns, strict=True)})
