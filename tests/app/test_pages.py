@@ -102,17 +102,6 @@ def test_the_numbers_behind_a_chart_can_be_saved_and_are_those_of_the_run(addres
     assert Path(started.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_click_on_a_slot_shows_that_slot(address: str, open_page: OpenPage):
-    page = open_page(f"{address}/value?run=distilled&slots=served")
-    bars = page.locator(".st-key-slot-values .barlayer .point")
-    bars.nth(1).wait_for()
-    first = query(page.url)["query"]
-    box = bars.nth(1).locator("path").bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_url(lambda url: query(url)["query"] != first)
-
-
 def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_root: Path, open_page: OpenPage):
     header, *rows = shown_table(open_page(f"{address}/?run=undistilled&run=distilled"), "run")
     teacher = dict(zip(header, rows[0], strict=True))
@@ -184,29 +173,6 @@ def test_a_link_with_values_that_are_not_there_opens_a_view_that_is(address: str
     asked = query(page.url)
     assert (asked["image"], asked["score"], asked["mask"]) == (["1"], ["0.3"], ["off"])
     assert asked["run"] != ["../../etc"]
-
-
-def test_a_click_on_a_cell_of_the_matrix_shows_that_target_and_is_part_of_the_link(address: str, runs_root: Path, open_page: OpenPage):
-    page = open_page(f"{address}/stability?run=distilled&compared=undistilled&compared=distilled&lines=runs")
-    assert charts_drawn(page, 6)
-    assert exceptions(page) == 0
-    rows = read_queries(Run(runs_root / "distilled"), "val", [10, 20, 30], where="model = 'student' and layer = 1 and match >= 0")
-    cells = page.locator(".st-key-matrix .scatterlayer .trace").first.locator(".point")
-    assert cells.count() == len(rows)
-    first = query(page.url)["target"]
-    cells.nth(cells.count() - 1).scroll_into_view_if_needed()
-    box = cells.nth(cells.count() - 1).bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_url(lambda url: query(url)["target"] != first)
-    image, target = (int(number) for number in query(page.url)["target"][0].split("-"))
-    held = rows[(rows["image_id"] == image) & (rows["match"] == target)]
-    page.wait_for_function(f"rows => {text_of('step')}?.length === rows", arg=len(held) + 1)
-    _, *shown = shown_table(page, "step")
-    assert [[int(row[0]), int(row[1])] for row in shown] == held[["step", "query"]].to_numpy().tolist()
-    again = open_page(page.url)
-    assert shown_table(again, "step") == shown_table(page, "step")
 
 
 def test_every_run_of_the_folder_is_offered(address: str, runs_root: Path, open_page: OpenPage):
