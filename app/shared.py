@@ -9,20 +9,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import duckdb
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 import streamlit as st
-from safetensors import SafetensorError
 
 from workbench.errors import WorkbenchError
 from workbench.runs import runs_root
-from workbench.views.catalog import Entry, catalog
+from workbench.views.catalog import DAMAGED, Entry, catalog
 
 REFRESH_SECONDS = 5
 T = TypeVar("T")
-_DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
 _MARKDOWN = re.compile(r"([!-/:-@\[-`{-~])")
 
 
@@ -119,7 +115,7 @@ def guarded(title: str) -> Iterator[None]:
         yield
     except WorkbenchError as error:
         banner("error", title, str(error))
-    except _DAMAGED as error:
+    except DAMAGED as error:
         banner("error", title, f"a file of the run cannot be read: {error}")
 
 
@@ -136,7 +132,7 @@ def clicked(key: str) -> list[int] | None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """One number among many: where its files are missing or damaged it stays unknown, and the table shows that."""
-    with suppress(WorkbenchError, *_DAMAGED):
+    with suppress(WorkbenchError, *DAMAGED):
         yield
 
 

@@ -20,7 +20,7 @@ from benchmarks.harness import machine
 from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.summary import TEACHER
 from workbench.cache.detections import read_detections
-from workbench.comparison import BASELINE, Row, compare_rows, execute, plan, seed_table
+from workbench.comparison import BASELINE, Row, compare_rows, execute, notes, plan, seed_table
 from workbench.config import load_recipe, merge, parse_recipe
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
@@ -41,7 +41,7 @@ class EvidenceTable:
     """One table: arms times seeds of a recipe.
 
     Attributes:
-        recipes: shipped recipes; hashes of a table of one are named by arm, else by recipe.
+        recipes: shipped recipes; hashes are named by what there is more than one of, recipes, arms or both.
         arms: at equal steps, of each recipe.
         equal_compute: arms also run at the baseline's compute.
         seeds: reported; choices were made with others.
@@ -60,13 +60,19 @@ FAMILY_RECIPES = (
     *(f"families/{name}" for name in ("detr", "conditional_detr", "dab_detr")), "shapes_teacher",
     *(f"families/{name}" for name in ("dino", "adamixer", "rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr", "rf_detr")),
 )  # fmt: skip
+METHODS = ("detrdistill", "clockdistill", "fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "kd_detr", "d3etr")
+SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
     "families": EvidenceTable(FAMILY_RECIPES, (BASELINE,), (), (0,)),
     "shapes_teacher": EvidenceTable(("shapes_teacher",), (BASELINE,), (), (0, 1)),
     "shapes": EvidenceTable(("shapes",), (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
     "shapes_components": EvidenceTable(("shapes",), (BASELINE, "features", "logits"), ()),
+    "shapes_parts": EvidenceTable(("shapes",), (BASELINE, "whole", "logits", "assignment", "no_negatives", "last_layer"), ()),
     "shapes_longer": EvidenceTable(("shapes",), ("longer",), (), (0,)),
     "shapes_cached": EvidenceTable(("shapes_cached",), (BASELINE, DISTILLED, "unlimited", "live"), (DISTILLED,)),
+    "methods": EvidenceTable(("compare/deformable_detr",), (BASELINE, *METHODS), METHODS),
+    "methods_second_family": EvidenceTable(("compare/d_fine",), (BASELINE, *SECOND_FAMILY), SECOND_FAMILY),
+    "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (BASELINE, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (BASELINE,), (), needs_data=True),
     "bccd": EvidenceTable(("bccd",), (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
 }
@@ -119,11 +125,11 @@ def rows_of(table: EvidenceTable) -> list[Row]:
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
     """Hash of each arm's recipe as it is now; a committed table with other hashes is stale."""
     arms = dict.fromkeys([*table.arms, *table.equal_compute])
-    return {
-        arm if len(table.recipes) == 1 else recipe: load_recipe(recipe_path(recipe), arm=arm).hash()
-        for recipe in table.recipes
-        for arm in arms
-    }
+
+    def key(recipe: str, arm: str) -> str:
+        return arm if len(table.recipes) == 1 else recipe if len(arms) == 1 else f"{recipe} {arm}"
+
+    return {key(recipe, arm): load_recipe(recipe_path(recipe), arm=arm).hash() for recipe in table.recipes for arm in arms}
 
 
 def family_table(frame: pd.DataFrame) -> str:
@@ -138,6 +144,12 @@ def family_table(frame: pd.DataFrame) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def seed_tables(frame: pd.DataFrame) -> str:
+    """One table a recipe, each under its name where there are several."""
+    tables = {str(name): "\n\n".join([seed_table(part), *notes(part)]) for name, part in frame.groupby("recipe", sort=False)}
+    return "\n\n".join(text if len(tables) == 1 else f"`{name}`\n\n{text}" for name, text in tables.items())
 
 
 def with_table(text: str, name: str, markdown: str) -> str:
@@ -174,7 +186,7 @@ def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) 
         frame = frame.assign(family=[student["family"] for student in students])
     data = " --bccd PATH" if table.needs_data else ""
     values = json.loads(frame.to_json(orient="records"))
-    markdown = family_table(frame) if name == "families" else seed_table(frame)
+    markdown = family_table(frame) if name == "families" else seed_tables(frame)
     caches = [info["cache"] for row in rows if (info := Run.open(row.name).info()).get("cache")]
     if caches:
         markdown += "\n\n" + cache_line(caches[0]["build_seconds"]["cpu"])

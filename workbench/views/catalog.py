@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
+from safetensors import SafetensorError
+
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json
 from workbench.runs import FORMAT_VERSION, Run
 
+# what reading a damaged file of a run raises: tables, states, anything
+DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
 VALIDATION = "val"  # what the files of a run call the split that choices are made on, whatever the data calls it
 
 
