@@ -236,7 +236,7 @@ def test_an_empty_folder_says_how_to_make_a_run_and_shows_one_that_appears(runs_
             assert "No runs yet" in page.locator("[data-testid=stMain]").inner_text()
             assert exceptions(page) == 0
         shutil.copytree(runs_root, tmp_path / "none")
-        assert charts_drawn(page, 1)
+        assert charts_drawn(page, 2)
 
 
 def test_the_server_listens_on_the_loopback_address_alone_and_ends_with_its_parent(runs_root: Path):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from workbench.cache.teacher import shards
 from workbench.cache.teacher.shards import (
     CONSTANTS,
     Manifest,
@@ -126,10 +128,16 @@ def test_a_cache_of_another_format_is_refused_with_what_to_do(tmp_path: Path):
         read_manifest(tmp_path / "elsewhere")
 
 
-def test_a_failed_write_leaves_the_file_and_the_manifest_that_were_there(tmp_path: Path):
+def test_a_failed_write_leaves_the_file_and_the_manifest_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     manifest = written(tmp_path)
-    with pytest.raises(AttributeError):
-        write_file(tmp_path, manifest, "shard-00000.safetensors", {"row": "no tensor"}, {})  # pyright: ignore[reportArgumentType]
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("no space left on device")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(CacheError, match=r"shard-00000.*no space left on device"):
+        write_file(tmp_path, manifest, "shard-00000.safetensors", {"row": torch.zeros(4)}, {})
     verify(tmp_path, read_manifest(tmp_path), "shard-00000.safetensors")
     assert load_file(tmp_path / "shard-00000.safetensors")["row"].tolist() == [0, 1, 2, 3]
     assert not list(tmp_path.glob(".*.partial"))
