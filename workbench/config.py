@@ -2,6 +2,7 @@
 
 import difflib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -351,3 +352,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+
+
+def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keyed like ``train.steps``; an empty mapping is a value."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{place}.{key}" if place else key
+        leaves |= flat(value, here) if isinstance(value, dict) and value else {here: value}
+    return leaves

@@ -2,7 +2,7 @@
 
 import dataclasses
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from workbench.cache.teacher.read import open_cache
-from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, load_recipe, parse_recipe
+from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, parse_recipe
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.runs import Run, free_path, runs_root
 from workbench.share import code_commit, share_path
@@ -171,21 +171,10 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
         but: keys left out.
     """
     # keys that a later version added had their defaults
-    before = _flat(parse_recipe(run.info()["recipe"], str(run.info_path)))
-    now = _flat(recipe)
+    recipes = (parse_recipe(run.info()["recipe"], str(run.info_path)), recipe)
+    before, now = (flat(one.model_dump(mode="json", exclude={"arms"})) for one in recipes)
     keys = [key for key in sorted({*before, *now}) if key not in (*_NO_RESULT, *but) and before.get(key) != now.get(key)]
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    def walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                yield from walk(inner, f"{place}.{key}" if place else key)
-        else:
-            yield place, value
-
-    return dict(walk(recipe.model_dump(mode="json", exclude={"arms"}), ""))
 
 
 def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> str | None:

@@ -1,11 +1,10 @@
 """What decides the numbers of a cache; one that differs is refused, naming the fields."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cache.teacher.contents import Contents, contents_of
-from workbench.config import Recipe
+from workbench.config import Recipe, flat
 from workbench.errors import CacheError, ConfigError
 from workbench.remote import is_remote
 from workbench.runs import runs_root
@@ -70,17 +69,9 @@ def cache_key(setup: "Setup", contents: Contents) -> dict[str, Any]:
 
 def differences(kept: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What of ``wanted`` a cache does not serve, like ``variants 8, now 4``; more contents than wanted are no difference."""
-    before, now = (dict(_flat({name: value for name, value in key.items() if name != "contents"}, "")) for key in (kept, wanted))
+    before, now = (flat({name: value for name, value in key.items() if name != "contents"}) for key in (kept, wanted))
     own, other = Contents.model_validate(kept["contents"]), Contents.model_validate(wanted["contents"])
     for name in ("precision", "top_k"):
         before[name], now[name] = getattr(own, name), getattr(other, name)
     changed = [f"{name} {before.get(name)}, now {now.get(name)}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return changed + [f"{what} not kept" for what in own.lacks(other)]
-
-
-def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{place}.{key}" if place else key)
-    else:
-        yield place, value
