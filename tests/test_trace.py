@@ -1,5 +1,6 @@
 """Tracing a checkpoint: the same values as evaluation wrote, sizes told before, samples that hold every class."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
 from tests.flows import DISTILLED, Silent, command, tiny_recipe
@@ -20,8 +22,9 @@ from workbench.cache.queries import TEACHER_STEP, complete_steps, read_facts, re
 from workbench.cache.states import images_with_states, masked_images, read_masks, read_states
 from workbench.datasets.loader import evaluation_batches
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.detectors import load_detector
+from workbench.detectors import Queries, load_detector
 from workbench.errors import ConfigError, RunError
+from workbench.matching import TargetBatch, match_targets
 from workbench.runs import Run
 from workbench.trace import Trace, stratified
 from workbench.training.launch import Launch, start
@@ -65,7 +68,7 @@ def test_a_traced_table_has_the_values_that_evaluation_wrote_bit_for_bit(once: R
         written, wanted = read_masks(run, "val", TEACHER_STEP, image), read_masks(once, "val", TEACHER_STEP, image)
         assert written.keys() == wanted.keys() and all((written[place] == wanted[place]).all() for place in wanted)
     rows = trace.sizes.student_rows, trace.sizes.teacher_rows
-    assert rows == (len(read_queries(run, "val", [4])), len(read_queries(run, "val", [TEACHER_STEP])))
+    assert rows == (len(read_queries(run, "val", [4], where="model = 'student'")), len(read_queries(run, "val", [TEACHER_STEP])))
 
 
 def test_states_are_those_of_the_last_step_and_what_the_checkpoint_says_of_an_image(once: Run):
@@ -124,6 +127,40 @@ def test_train_mate_is_the_assignment_that_the_logits_terms_are_taken_over(once:
             assert own["train_mate"].tolist() == wanted.tolist()
 
 
+def test_the_teachers_group_is_what_the_students_decoder_makes_of_the_selected_teacher_queries_alone(once: Run):
+    """Image by image, without padding or hiding: only the selected queries go in, through the adapters of the checkpoint."""
+    trace = Trace(str(once.path))
+    setup, student = trace._setup, load_detector(once.checkpoint_path(4)).eval()
+    weights = load_file(once.checkpoint_path(4) / "trainer.safetensors")
+    rows = read_queries(once, "val", [TEACHER_STEP, 4])
+    assert set(rows[rows.model == "teacher_group"].step) == {4} and setup.teacher is not None
+    for place, record in enumerate(trace._dataset.records):
+        (batch,) = evaluation_batches(trace._dataset, setup.evaluation_transform, 1, [place])
+        of_image = rows[rows.image_id == record.image_id]
+        teacher = of_image[(of_image.model == "teacher") & (of_image.layer == of_image[of_image.model == "teacher"].layer.max())]
+        chosen = teacher["query"][teacher.selected.astype(bool)].tolist()
+        with torch.no_grad():
+            given = setup.teacher(batch.images, batch.padding).queries
+            content, position = (
+                value[:, chosen] @ weights[f"methods.0.group.{name}.weight"].T + weights.get(f"methods.0.group.{name}.bias", 0.0)
+                for name, value in (("content", given.content), ("position", given.position)) if value is not None
+            )  # fmt: skip
+            asked = Queries(content, position, None, given.source[:, chosen])
+            if given.reference is not None:
+                asked = dataclasses.replace(asked, reference=given.reference[:, chosen])
+            found = student.decode(asked, student(batch.images, batch.padding).context)
+        for layer in range(2):
+            group = of_image[(of_image.model == "teacher_group") & (of_image.layer == layer)]
+            assert group["query"].tolist() == chosen
+            np.testing.assert_allclose(group[["cx", "cy", "w", "h"]], found.boxes[layer, 0], atol=1e-5)
+            score, label = found.logits[layer, 0].sigmoid().max(-1)
+            np.testing.assert_allclose(group["score"], score, atol=1e-5)
+            assert group["label"].tolist() == label.tolist()
+            wanted = match_targets(found.logits[layer : layer + 1], found.boxes[layer : layer + 1], TargetBatch.of(batch.targets))
+            assert group["match"].tolist() == wanted[0, 0].tolist()
+            assert group[["mate", "train_mate", "selected"]].isna().all(axis=None)
+
+
 def test_the_selected_teacher_queries_are_the_best_by_the_rule_of_the_method(once: Run):
     rows = read_queries(once, "val")
     teacher = rows[rows.model == "teacher"]
@@ -143,9 +180,10 @@ def test_rows_say_the_epoch_of_the_weights(once: Run):
 def test_the_verb_tells_sizes_and_writes_a_sample_of_another_split(run: Run):
     code, out, err = command("trace", "traced", "--split", "test", "--images", "3", "--device", "cpu")
     assert code == 0, err
-    assert "traced, step 4, split test: 3 of 8 images, 36 rows of the student and 240 of the teacher, states of 3 images" in out
+    assert "traced, step 4, split test: 3 of 8 images, 36 rows of the student" in out
+    assert "up to 120 of the teacher's queries in its decoder and 240 of the teacher, states of 3 images" in out
     assert complete_steps(run, "test") == [TEACHER_STEP, 4]
-    for step, count in ((TEACHER_STEP, 240), (4, 36)):
+    for step, count in ((TEACHER_STEP, 240), (4, 36 + 3 * 2 * 12)):
         rows = read_queries(run, "test", [step])
         assert len(rows) == count and rows.image_id.nunique() == 3
         facts = read_facts(run, "test", step)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from workbench.cache.queries import TEACHER_STEP, complete_steps, read_facts
 from workbench.config import parse_recipe
@@ -14,9 +15,9 @@ from workbench.detectors import load_detector
 from workbench.errors import ConfigError, RunError
 from workbench.remote import is_remote
 from workbench.runs import Run
-from workbench.training.checkpoints import result_folder
+from workbench.training.checkpoints import load_methods, result_folder
 from workbench.training.setup import Setup, build
-from workbench.training.tracing import STATE_IMAGES, Scope, Tracer
+from workbench.training.tracing import STATE_IMAGES, Scope, Tracer, group_method
 
 SPLITS = ("train", "val", "test")
 _BYTES_PER_ROW = 64  # as Parquet; a little more than random numbers take
@@ -30,6 +31,7 @@ class Sizes:
         images: of the split that are traced.
         of: images that the split has.
         student_rows: of the query table.
+        group_rows: of the teacher's queries as the student decodes them, where a method does that; at most, for it may select some.
         teacher_rows: 0 where the teacher's rows are there already, or there is no teacher.
         state_images: whose decoder states are kept.
         bytes: of all that, a little more than it will be; selection masks are not counted.
@@ -38,6 +40,7 @@ class Sizes:
     images: int
     of: int
     student_rows: int
+    group_rows: int
     teacher_rows: int
     state_images: int
     bytes: int
@@ -82,6 +85,9 @@ class Trace:
         self._setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - likewise
         if self._setup.teacher is not None:
             self._setup.teacher.to(self._device)
+            methods = nn.ModuleList(self._setup.methods)
+            load_methods(self.run, self.step, methods)
+            methods.to(self._device)
         self._teacher_wanted = self._setup.teacher is not None and self._needs_teacher_rows()
         self.sizes = self._sizes()
         self._check()
@@ -130,13 +136,15 @@ class Trace:
         student = self._setup.student.blank_output().states.shape
         layers, _, queries, width = student
         rows, size = images * layers * queries, 2 * kept * layers * queries * width
-        teacher_rows = 0
-        if self._teacher_wanted:
-            assert self._setup.teacher is not None
-            layers, _, queries, width = self._setup.teacher.detector.blank_output().states.shape
-            teacher_rows, size = images * layers * queries, size + 2 * kept * layers * queries * width
-        size += _BYTES_PER_ROW * (rows + teacher_rows)
-        return Sizes(images, len(self._dataset), rows, teacher_rows, kept, size)
+        group_rows = teacher_rows = 0
+        if self._setup.teacher is not None:
+            depth, _, queries, width = self._setup.teacher.detector.blank_output().states.shape
+            if group_method(self._setup) is not None:
+                group_rows = images * layers * queries
+            if self._teacher_wanted:
+                teacher_rows, size = images * depth * queries, size + 2 * kept * depth * queries * width
+        size += _BYTES_PER_ROW * (rows + group_rows + teacher_rows)
+        return Sizes(images, len(self._dataset), rows, group_rows, teacher_rows, kept, size)
 
     def _check(self) -> None:
         whole = self.step in complete_steps(self.run, self.split) and not read_facts(self.run, self.split, self.step)["sampled"]

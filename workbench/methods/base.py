@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from workbench.detectors.base import Detector
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import IncompatibleError
 from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext, Pairing
@@ -152,6 +152,17 @@ class Method(nn.Module, ABC):
         several teacher layers teach a student layer, of the last. None: the method pairs no queries. For the query table of a run.
         """
         return None
+
+    @property
+    def sends_queries(self) -> bool:
+        """Whether the method sends the teacher's queries through the student's decoder."""
+        return False
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """What the student's decoder takes of the teacher's queries where the method ``sends_queries``: slot n is the teacher's query n,
+        and those that the method leaves out are not ``valid``.
+        """
+        raise NotImplementedError
 
     @classmethod
     def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from workbench.detectors.base import Detector
-from workbench.detectors.output import Attentions, DetectorOutput
+from workbench.detectors.output import Attentions, DetectorOutput, Queries
 from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, TargetBatch, assign
 from workbench.methods.base import ClassTeachingConfig, Method, gather_queries
@@ -86,13 +86,22 @@ class D3ETR(Method):
         rows = (mate >= 0).nonzero()[:, 2].view(pairs, images, -1).to(device)
         columns = mate[mate >= 0].view(pairs, images, -1).to(device)
         terms = self._terms("adaptive", student, teacher, wanted, rows, columns)
-        group = context.student.decode(self.group(teacher.queries), student.context)
+        group = context.student.decode(self.teacher_group(teacher, context), student.context)
         same = torch.arange(wanted.shape[2], device=device).expand(pairs, images, -1)
         return terms | self._terms("fixed", group, teacher, wanted, same, same)
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor:
         """See ``Method.train_mates``: the adaptive matching."""
         return self.layers.last_of_each(self._adaptive(student, teacher, context)[1], student.logits.shape[0])
+
+    @property
+    def sends_queries(self) -> bool:
+        """See ``Method.sends_queries``."""
+        return True
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """See ``Method.teacher_group``."""
+        return self.group(teacher.queries)
 
     def _adaptive(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Class targets ``[P, B, N_T, C]`` of P pairs of layers, and ``[P, B, N_S]`` teacher query of each student query, -1 = none."""

@@ -104,8 +104,17 @@ class KDDETR(Method):
                 answer = context.teacher.decode(points, teacher.context)
             terms["general"] = self._loss(context.student.decode(self.group(points), student.context), answer)
         if self.config.specific:
-            terms["specific"] = self._loss(context.student.decode(self.group(teacher.queries), student.context), teacher)
+            terms["specific"] = self._loss(context.student.decode(self.teacher_group(teacher, context), student.context), teacher)
         return terms
+
+    @property
+    def sends_queries(self) -> bool:
+        """See ``Method.sends_queries``."""
+        return self.config.specific
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """See ``Method.teacher_group``."""
+        return self.group(teacher.queries)
 
     def general_points(self, like: Queries, step: int) -> Queries:
         """Random queries in the form of the teacher's, for ``B`` images; a function of the seed and the step."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.detectors.base import Detector, probability
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import IncompatibleError
 from workbench.matching import TargetBatch
 from workbench.methods.base import BaseMethodConfig, Method
@@ -87,7 +87,7 @@ class LD(Method):
         self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
     ) -> dict[str, Tensor]:
         """See ``Method.forward``; a term whose region is empty in this batch is left out."""
-        answer = context.student.decode(self.group(teacher.queries), student.context)
+        answer = context.student.decode(self.teacher_group(teacher, context), student.context)
         pairs = LayerPairs.of(self.pairing.layer_map, "mean")
         own, other = pairs.student, pairs.teacher
         share = torch.tensor(pairs.share, device=student.logits.device)[:, None, None]
@@ -107,6 +107,15 @@ class LD(Method):
             found = main.sum((1, 2), keepdim=True).clamp(min=1)
             terms["classes"] = (classes * main * share / found).sum()
         return terms
+
+    @property
+    def sends_queries(self) -> bool:
+        """See ``Method.sends_queries``."""
+        return True
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """See ``Method.teacher_group``."""
+        return self.group(teacher.queries)
 
 
 def _bins(detector: Detector) -> int:

@@ -103,6 +103,19 @@ def load_checkpoint(
     return state
 
 
+def load_methods(run: Run, step: int, methods: nn.Module) -> None:
+    """Restores the adapters alone.
+
+    Raises:
+        CheckpointError: the files do not belong to this recipe.
+    """
+    folder = run.checkpoint_path(step)
+    try:
+        methods.load_state_dict(_part(read_tensors(folder / TRAINER_TENSORS), "methods."))
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder} does not fit the run's recipe: {error}") from error
+
+
 def prune_checkpoints(run: Run, keep: set[int]) -> None:
     """Removes every complete checkpoint that is not in ``keep``, DONE first so that none is half there."""
     for step in run.checkpoint_steps():

@@ -21,6 +21,7 @@ from workbench.detectors.criterion import pair_losses
 from workbench.files import hash_json
 from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
 from workbench.methods import MethodContext
+from workbench.methods.base import Method
 from workbench.methods.detrdistill import DETRDistill, mask_config, selection_masks
 from workbench.methods.selection import selected_queries
 from workbench.runs import Run
@@ -28,6 +29,7 @@ from workbench.training.setup import Setup
 
 BATCH = 16
 STATE_IMAGES = 500
+_FAR = 100.0  # a box whose L1 cost outweighs all that two queries inside the image can differ by
 _KEPT_BYTES = 1 << 29  # of the teacher's answers; beyond it the teacher answers again at every evaluation
 
 
@@ -66,6 +68,7 @@ class Tracer:
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
+        self.group = group_method(setup)
         self._answers: dict[str, list[DetectorOutput | None]] = {}
 
     @torch.no_grad()
@@ -81,8 +84,8 @@ class Tracer:
             states = stack.enter_context(states_writer(self.run, split, TEACHER_STEP))
             for batch in self._batches(dataset, scope):
                 output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-                answers.append(_slim(output) if held < _KEPT_BYTES else None)
-                held += output.logits.nbytes + output.boxes.nbytes
+                answers.append(self._slim_answer(output) if held < _KEPT_BYTES else None)
+                held += output.logits.nbytes + output.boxes.nbytes + (0 if self.group is None else 2 * output.queries.content.nbytes)
                 self._write_teacher(batch, output, rows, states, scope)
                 yield batch
         self._answers[split] = answers
@@ -107,14 +110,16 @@ class Tracer:
             states = stack.enter_context(states_writer(self.run, split, step)) if scope.states else None
             for index, batch in enumerate(self._batches(dataset, scope)):
                 output = student(batch.images.to(self.device), batch.padding.to(self.device))
-                mates, train_mate = None, None
+                mates, train_mate, group = None, None, []
                 if self.setup.teacher is not None:
                     answer, own = self._answer(split, index, batch), _slim(output)
                     context = self._context(batch, torch.device("cpu"))
                     mates = self._mates(own, answer, context)
                     found = (method.train_mates(own, answer, context) for method in self.setup.methods)
                     train_mate = next((mate for mate in found if mate is not None), None)
-                rows.write(_rows(batch, output, "student", epoch, mates, train_mate=train_mate))
+                    group = [] if self.group is None else [self._group_rows(self.group, answer, batch, output, epoch)]
+                # in one piece, so that the rows of an image lie together
+                rows.write(pa.concat_tables([_rows(batch, output, "student", epoch, mates, train_mate=train_mate), *group]))
                 if states is not None:
                     for row, image_id in enumerate(batch.image_ids):
                         if image_id in scope.states:
@@ -158,7 +163,28 @@ class Tracer:
         if answer is not None:
             return answer
         assert self.setup.teacher is not None
-        return _slim(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device)))
+        return self._slim_answer(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device)))
+
+    def _slim_answer(self, output: DetectorOutput) -> DetectorOutput:
+        """What is kept of the teacher's answer: predictions, and its queries where a method sends them through the student's decoder."""
+        slim = _slim(output)
+        return slim if self.group is None else dataclasses.replace(slim, queries=_moved(output.queries, torch.device("cpu")))
+
+    def _group_rows(self, method: Method, answer: DetectorOutput, batch: Batch, output: DetectorOutput, epoch: int) -> pa.Table:
+        """Rows of the teacher's queries as the student decodes them, without those that the method leaves out."""
+        answer = dataclasses.replace(answer, logits=answer.logits.to(self.device), boxes=answer.boxes.to(self.device),
+                                     queries=_moved(answer.queries, self.device))  # fmt: skip
+        queries = method.teacher_group(answer, self._context(batch, self.device))
+        decoded = self.setup.student.decode(queries, output.context)
+        if queries.valid is None:
+            return _rows(batch, decoded, "teacher_group", epoch, None)
+        # what comes out for the others means nothing: far from every target they are matched last, and they get no row
+        hidden = ~queries.valid[None, :, :, None]
+        decoded = dataclasses.replace(
+            decoded, logits=decoded.logits.masked_fill(hidden, 0.0), boxes=decoded.boxes.masked_fill(hidden, _FAR)
+        )
+        kept = queries.valid[:, None].expand(-1, len(decoded.logits), -1).flatten().cpu().numpy()
+        return _rows(batch, decoded, "teacher_group", epoch, None).filter(pa.array(kept))
 
     def _context(self, batch: Batch, device: torch.device) -> MethodContext:
         assert self.setup.pairing is not None
@@ -185,6 +211,16 @@ def input_key(setup: Setup, dataset: Dataset, scope: Scope) -> str:
         return hash_json([resize])[:16]
     # images are padded to the largest of their batch
     return hash_json([resize, BATCH, [dataset.records[index].image_id for index in scope.indices]])[:16]
+
+
+def group_method(setup: Setup) -> Method | None:
+    """The method that sends the teacher's queries through the student's decoder, the first of several."""
+    return next((method for method in setup.methods if method.sends_queries), None)
+
+
+def _moved(queries: Queries, device: torch.device) -> Queries:
+    values = (getattr(queries, field.name) for field in dataclasses.fields(queries))
+    return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - as they were
 
 
 def _slim(output: DetectorOutput) -> DetectorOutput:

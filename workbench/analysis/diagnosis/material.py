@@ -83,12 +83,12 @@ class Material:
         """Rows of the teacher's last layer."""
         if not is_complete(self.run.queries_path(self.split, TEACHER_STEP)):
             raise NotJudged("the run keeps no queries of a teacher")
-        return self._last_layer(TEACHER_STEP)
+        return self._last_layer(TEACHER_STEP, "teacher")
 
     @functools.cached_property
     def student(self) -> pd.DataFrame:
         """Rows of the student's last layer at ``result_step``."""
-        return self._last_layer(self.result_step)
+        return self._last_layer(self.result_step, "student")
 
     @functools.cached_property
     def changes(self) -> pd.DataFrame:
@@ -130,8 +130,9 @@ class Material:
             raise NotJudged(f"split '{self.split}' has no targets")
         return pd.concat(frames, ignore_index=True)
 
-    def _last_layer(self, step: int) -> pd.DataFrame:
-        return read_queries(self.run, self.split, [step], _COLUMNS, "layer = $layer", {"layer": self._depth(step) - 1})
+    def _last_layer(self, step: int, model: str) -> pd.DataFrame:
+        where = "model = $model and layer = $layer"
+        return read_queries(self.run, self.split, [step], _COLUMNS, where, {"model": model, "layer": self._depth(step) - 1})
 
     def _depth(self, step: int) -> int:
         """Number of decoder layers."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from workbench.detectors.base import Detector
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch
 from workbench.methods.base import Method
@@ -104,6 +104,16 @@ class DETRDistill(Method):
         selected = selected_queries(self.config.selection, teacher, context)
         mate = logits_mates(self.config.logits, self.pairs, student, teacher, selected, context, self.config.no_object)
         return self.pairs.last_of_each(mate, student.logits.shape[0])
+
+    @property
+    def sends_queries(self) -> bool:
+        """See ``Method.sends_queries``."""
+        return self.config.assignment is not None
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """See ``Method.teacher_group``: as in ``assignment_term``, the last layer's selection."""
+        selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
+        return self.group(teacher.queries, None if bool(selected.all()) else selected)
 
 
 def mask_config(methods: Iterable[Method]) -> FeaturesConfig:
