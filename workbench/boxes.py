@@ -29,13 +29,14 @@ def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors of the broadcast shape without the last dimension. Two boxes of no area have IoU 0.
     """
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    union = area_a + area_b - intersection
-    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    hull_area = hull[..., 0] * hull[..., 1]
+    # one coordinate at a time: with a last dimension of two or four, element-wise operations spend their time between elements
+    (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a.unbind(-1), b.unbind(-1)
+    width = (torch.minimum(right, right_b) - torch.maximum(left, left_b)).clamp(min=0)
+    height = (torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)).clamp(min=0)
+    intersection = width * height
+    union = (right - left) * (bottom - top) + (right_b - left_b) * (bottom_b - top_b) - intersection
+    hull_width = torch.maximum(right, right_b) - torch.minimum(left, left_b)
+    hull_area = hull_width * (torch.maximum(bottom, bottom_b) - torch.minimum(top, top_b))
     eps = torch.finfo(a.dtype).tiny
     iou = intersection / union.clamp(min=eps)
     return iou, iou - (hull_area - union) / hull_area.clamp(min=eps)

@@ -121,7 +121,8 @@ def class_cost(logits: Tensor, labels: Tensor, activation: "Activation") -> Tens
 
 def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """L1 and negative GIoU of all pairs of cxcywh boxes: ``[..., N, 4]``, ``[..., M, 4]`` to two ``[..., N, M]``."""
-    l1 = (a.unsqueeze(-2) - b.unsqueeze(-3)).abs().sum(-1)
+    x, y, width, height = ((own - other).abs() for own, other in zip(a.unsqueeze(-2).unbind(-1), b.unsqueeze(-3).unbind(-1), strict=True))
+    l1 = x + y + width + height
     _, giou = pairwise_iou_and_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
     return l1, -giou
 

@@ -39,7 +39,8 @@ def features_term(
     weights = cell_weights(config, teacher, [level for _, level in pairs], layers, selected, context)
     total = pairs[0][0].features.new_zeros(())
     for (own, other), weight in zip(pairs, weights, strict=True):
-        error = (other.features.float() - adaptor(own).float()).square().mean(1)
+        difference = other.features.float() - adaptor(own).float()
+        error = torch.linalg.vecdot(difference, difference, dim=1) / difference.shape[1]
         inside = (~own.padding).float() if config.mask_padding else torch.ones_like(error)
         total = total + (weight * error * inside).sum() / over_processes(inside.sum()).clamp(min=1)
     return total

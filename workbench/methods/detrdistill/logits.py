@@ -41,20 +41,11 @@ def logits_terms(
     """
     found = _match(config, pairs, student, teacher, selected, context, no_object)
     logits, boxes = student.logits[pairs.student], student.boxes[pairs.student]
-    share = torch.tensor(pairs.share, device=logits.device)
-
-    def term(mate: Tensor, with_class: bool) -> tuple[Tensor, Tensor]:
-        loss, count = _pair_loss(logits, boxes, found.wanted, found.boxes, mate, config.weights, with_class, student)
-        count = over_processes(count)
-        return (loss / count.clamp(min=1) * share).sum(), count.sum()
-
-    value, count = term(found.mate, with_class=True)
-    if not config.split:
-        return ({"logits": value} if count else {}), found.teacher_queries()
-    terms = {"logits_positive": value} if count else {}
-    if found.rest is not None:
-        value, count = term(found.rest, with_class=config.negatives == "class_and_box")
-        terms |= {"logits_negative": value} if count else {}
+    loss, count = _pair_losses(config, logits, boxes, found, student)
+    count = over_processes(count)
+    values = (loss / count.clamp(min=1) * torch.tensor(pairs.share, device=logits.device)).sum(-1)
+    names = ["logits_positive", "logits_negative"] if config.split else ["logits"]
+    terms = {name: value for name, value, some in zip(names, values, count.any(-1).tolist(), strict=False) if some}
     return terms, found.teacher_queries()
 
 
@@ -77,14 +68,14 @@ class _Matching:
     """What P pairs of layers are trained on.
 
     Attributes:
-        columns: ``[P, B, K]`` teacher queries that may teach.
+        columns: ``[P, B, K]`` teacher queries that may teach; None: column n is teacher query n.
         wanted: ``[P, B, K, C]`` their class targets.
         boxes: ``[P, B, K, 4]`` their boxes.
         mate: ``[P, B, N_S]`` column of each student query, -1 = none; of the teacher queries with an object where these go first.
         rest: likewise of the other teacher queries; None where they are not apart, or teach nothing.
     """
 
-    columns: Tensor
+    columns: Tensor | None
     wanted: Tensor
     boxes: Tensor
     mate: Tensor
@@ -92,8 +83,14 @@ class _Matching:
 
     def teacher_queries(self) -> Tensor:
         """``[P, B, N_S]`` int64 on the CPU."""
-        mate = self.mate if self.rest is None else torch.maximum(self.mate, self.rest)
-        return _back(mate, self.columns)
+        mate = self.all_mates()
+        if self.columns is None or not self.columns.shape[-1]:
+            return mate
+        return self.columns.gather(-1, mate.clamp(min=0)).where(mate >= 0, -1)
+
+    def all_mates(self) -> Tensor:
+        """``[P, B, N_S]`` column of each student query, with an object or without."""
+        return self.mate if self.rest is None else torch.maximum(self.mate, self.rest)
 
 
 def _match(
@@ -118,12 +115,14 @@ def _match(
         taught = positive | (taught & torch.zeros_like(taught).scatter_(-1, best, True))
     elif config.negatives == "off":
         taught = positive
-    # only the columns that teach enter the cost, so that its size follows their number and not that of the teacher's queries
-    width = int(taught.sum(-1).max())
-    columns = taught.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :width]
-    taught, positive = taught.gather(-1, columns), positive.gather(-1, columns)
-    here = columns.to(student.logits.device)
-    wanted, wanted_boxes = gather_queries(wanted, here), gather_queries(wanted_boxes, here)
+    columns = None
+    if not taught.all():
+        # only the columns that teach enter the cost, so that its size follows their number and not that of the teacher's queries
+        width = int(taught.sum(-1).max())
+        columns = taught.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :width]
+        taught, positive = taught.gather(-1, columns), positive.gather(-1, columns)
+        here = columns.to(student.logits.device)
+        wanted, wanted_boxes = gather_queries(wanted, here), gather_queries(wanted_boxes, here)
     own, own_boxes = student.logits[pairs.student], student.boxes[pairs.student]
     cost = pair_cost(own, own_boxes, wanted, wanted_boxes, student.activation, QUERY_COST).cpu()
     if not config.split:
@@ -134,34 +133,29 @@ def _match(
     return _Matching(columns, wanted, wanted_boxes, mate, rest)
 
 
-def _back(mate: Tensor, columns: Tensor) -> Tensor:
-    """A matching with columns of the cost as one with teacher queries."""
-    if not columns.shape[-1]:
-        return mate
-    return columns.gather(-1, mate.clamp(min=0)).where(mate >= 0, -1)
-
-
-def _pair_loss(
-    logits: Tensor,
-    boxes: Tensor,
-    wanted: Tensor,
-    wanted_boxes: Tensor,
-    mate: Tensor,
-    weights: tuple[float, float, float],
-    with_class: bool,
-    student: DetectorOutput,
+def _pair_losses(
+    config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, student: DetectorOutput
 ) -> tuple[Tensor, Tensor]:
-    """Summed loss of matched pairs and their number, each ``[P]`` for P pairs of layers.
+    """Summed loss of matched pairs and their number, each ``[K, P]`` for P pairs of layers and K = 1 or 2 kinds of teacher queries:
+    with an object (or all, where they are matched together), and the rest.
 
     The class term is cross-entropy with the teacher's probability as target, less the teacher's own entropy: a constant that carries
     no gradient and makes a perfect copy cost 0.
     """
+    mate = found.all_mates()
     pair, image, query = (mate >= 0).nonzero(as_tuple=True)
-    other = mate[pair, image, query]
-    pair, image, query, other = (index.to(logits.device) for index in (pair, image, query, other))
-    l1, giou = box_loss(boxes[pair, image, query], wanted_boxes[pair, image, other])
-    loss = weights[1] * l1 + weights[2] * giou
-    if with_class:
-        loss = loss + weights[0] * class_divergence(logits[pair, image, query], wanted[pair, image, other], student.activation)
-    count = torch.bincount(pair, minlength=logits.shape[0])
-    return loss.new_zeros(logits.shape[0]).index_add(0, pair, loss), count
+    other, kind = mate[pair, image, query], (found.mate[pair, image, query] < 0).long()
+    kinds, layers = 2 if config.split else 1, len(mate)
+    group = kind * layers + pair
+    count = torch.bincount(group, minlength=kinds * layers).to(logits.device)
+    with_class = (kind == 0).nonzero()[:, 0] if config.split and config.negatives != "class_and_box" else None
+    pair, image, query, other, group = (index.to(logits.device) for index in (pair, image, query, other, group))
+    l1, giou = box_loss(boxes[pair, image, query], found.boxes[pair, image, other])
+    box = config.weights[1] * l1 + config.weights[2] * giou
+    if with_class is not None:
+        with_class = with_class.to(logits.device)
+        pair, image, query, other = (index[with_class] for index in (pair, image, query, other))
+    divergence = config.weights[0] * class_divergence(logits[pair, image, query], found.wanted[pair, image, other], student.activation)
+    loss = box.new_zeros(kinds * layers).index_add(0, group, box)
+    loss = loss.index_add(0, group if with_class is None else group[with_class], divergence)
+    return loss.unflatten(0, (kinds, layers)), count.unflatten(0, (kinds, layers))
