@@ -8,6 +8,8 @@ import reads
 import streamlit as st
 from reads import Stamp
 
+from workbench.analysis.agreement import agreement_by, teacher_agreement
+from workbench.analysis.between_runs import found_by_both
 from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.calibration import reliability
 from workbench.analysis.confusion import confusion_matrix, confusion_pairs
@@ -23,6 +25,7 @@ from workbench.analysis.tide import Errors, error_table, find_errors
 from workbench.analysis.value import ap_drops, slot_interval
 from workbench.analysis.verdict import changed_targets, compare_errors
 from workbench.cache.detections import read_detections
+from workbench.cache.manifest import is_complete
 from workbench.cache.queries import TEACHER_STEP, read_queries
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION
@@ -170,6 +173,25 @@ def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
     """Matched rows of the student at every evaluation."""
     run = Run(Path(run_path))
     return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student' and match >= 0")
+
+
+@st.cache_data(max_entries=32, show_spinner="Comparing with the teacher ...")
+def agreement_by_slice(run_path: str, by: str, key: Stamp) -> pd.DataFrame:
+    """Agreement with the teacher at the last evaluation and layer, by class or size of the targets; empty without a teacher."""
+    run = Run(Path(run_path))
+    if not is_complete(run.queries_path(VALIDATION, TEACHER_STEP)):
+        return pd.DataFrame(columns=["step", "layer", by, "agreement", "low", "high", "n", "images"])
+    steps = [TEACHER_STEP, *run.query_steps(VALIDATION)[-1:]]
+    pairs = teacher_agreement(read_queries(run, VALIDATION, steps, NEEDED, "match >= 0"))
+    return agreement_by(pairs[pairs["layer"] == pairs["layer"].max()], by, target_frame(truth(run_path, key[:1])))
+
+
+@st.cache_data(max_entries=64, show_spinner="Comparing the seeds ...")
+def found_by_pair(first: tuple[str, int, Stamp], second: tuple[str, int, Stamp]) -> pd.DataFrame:
+    """How many targets both of two runs find."""
+    rows = [read_queries(Run(Path(path)), VALIDATION, [step], ["image_id", "layer", "match", "label", "match_iou"],
+                         "model = 'student' and match >= 0") for path, step, _ in (first, second)]  # fmt: skip
+    return found_by_both(rows[0], rows[1], target_frame(truth(first[0], first[2][:1])))
 
 
 @st.cache_data(max_entries=32, show_spinner="Counting changes ...")

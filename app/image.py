@@ -11,6 +11,7 @@ from workbench.views.image import (
     CAPTION,
     COST_CAPTION,
     MASK_CAPTION,
+    MOST_BOXES,
     MOST_PAIRS,
     cost_figure,
     image_figure,
@@ -92,7 +93,10 @@ def body() -> None:
     with picture:
         mask = masks[places[place]] if place != "off" else None
         figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
-        meaning = f"{len(student)} queries of the student and {len(teacher)} of the teacher, those of at least {threshold:.2f} score drawn."
+        meaning = (
+            f"n = {len(student)} queries of the student and {len(teacher)} of the teacher; boxes of at least {threshold:.2f} score are drawn, "
+            f"the best {MOST_BOXES} of each model."
+        )
         shared.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
     with tables:
         st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")

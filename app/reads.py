@@ -37,6 +37,16 @@ def dataset(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
     return _dataset(info, split, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
 
 
+def places(data: Dataset) -> dict[int, int]:
+    """Position of every image, from 0, by its id."""
+    return _places(data, data.hash())
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _places(_data: Dataset, key: str) -> dict[int, int]:
+    return {record.image_id: number for number, record in enumerate(_data.records)}
+
+
 @st.cache_data(max_entries=256, show_spinner=False)
 def image_queries(run_path: str, step: int, image_id: int, key: Stamp) -> pd.DataFrame:
     """Rows of the query table of one image at one step, those of the teacher included where there are any."""
@@ -63,6 +73,12 @@ def run_stamp(run: Run) -> Stamp:
 def progress(run_path: str, key: Stamp) -> pd.DataFrame:
     """AP and stability of a run by evaluation."""
     return progress_points(Run(Path(run_path)))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def agreement(run_path: str, key: Stamp) -> pd.DataFrame:
+    """Agreement of a run with its teacher by evaluation, at the last layer; empty without a teacher."""
+    return stability.agreement_points(Run(Path(run_path)))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -62,9 +63,12 @@ def _asked(key: str, default: Any = None) -> Any:
 
 
 def write_address(**state: Any) -> None:
-    """Puts the state of the page into the address, so that a link opens the same view, and keeps it for the other pages."""
+    """Puts a part of the page's state into the address, so that a link opens the same view, and keeps it for the other pages."""
     st.session_state["chosen"] = st.session_state.get("chosen", {}) | {k: v for k, v in state.items() if not isinstance(v, list)}
-    st.query_params.from_dict({key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in state.items()})
+    before = {key: st.query_params.get_all(key) for key in st.query_params}
+    after = before | {key: [str(v) for v in value] if isinstance(value, list) else [str(value)] for key, value in state.items()}
+    if after != before:
+        st.query_params.from_dict(after)
 
 
 def usable_runs() -> dict[str, Entry]:
@@ -121,7 +125,7 @@ def guarded(title: str) -> Iterator[None]:
 
 def clicked(key: str) -> list[int] | None:
     """Whole numbers that the mark last clicked in a chart carries; None where none is selected."""
-    points = st.session_state[key]["selection"]["points"]
+    points = [point for point in st.session_state[key]["selection"]["points"] if "customdata" in point]
     if not points:
         return None
     # an array of numbers comes back from the browser as an object with the keys 0, 1, ...
@@ -134,6 +138,11 @@ def quietly() -> Iterator[None]:
     """One number among many: where its files are missing or damaged it stays unknown, and the table shows that."""
     with suppress(WorkbenchError, *DAMAGED):
         yield
+
+
+def explorer_link(run: str, number: int) -> str:
+    """Address of one image of a run (from 1) in the matching explorer."""
+    return f"image?run={quote(run)}&image={number}"
 
 
 def note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Does the matching settle? Churn and instability over training, layers and seeds, and every target's queries over the evaluations."""
+"""Does the matching settle? Churn, instability and agreement over training, layers and seeds, and every target's queries over time."""
 
 import analyses
 import pandas as pd
@@ -6,8 +6,9 @@ import reads
 import shared
 import streamlit as st
 
+from workbench.runs import Run
 from workbench.views import overview, stability
-from workbench.views.catalog import VALIDATION, latest_comparison
+from workbench.views.catalog import VALIDATION, Entry, latest_comparison
 
 AT_ONCE = 30  # targets in the matrix
 MOST_RUNS = 15  # at first
@@ -15,19 +16,24 @@ entries = {name: entry for name, entry in shared.usable_runs().items() if entry.
 if not entries:
     shared.banner("info", "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
     st.stop()
-names = list(entries)
-latest = latest_comparison(list(entries.values()))
-arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}
-same = [name for name, entry in entries.items() if (entry.recipe, entry.arm, entry.schedule) in arms]
-bar = st.columns([6, 1.2], vertical_alignment="bottom")
-shared.choose_several("compared", names, same[:MOST_RUNS])
-chosen = bar[0].multiselect("Runs", names, key="compared", format_func=lambda name: entries[name].title, placeholder="Choose runs")
-by = shared.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of an arm.")
 
 
+@st.fragment
 @shared.guarded("These runs cannot be compared")
-def over_training() -> None:
-    """Churn and instability of the chosen runs over steps, and between their layers."""
+def runs_compared() -> None:
+    """Several runs: churn, instability and agreement over steps and layers, and what pairs of seeds find."""
+    names = list(entries)
+    latest = latest_comparison(list(entries.values()))
+    arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}
+    same = [name for name, entry in entries.items() if (entry.recipe, entry.arm, entry.schedule) in arms]
+    bar = st.columns([6, 1.2], vertical_alignment="bottom")
+    shared.choose_several("compared", names, same[:MOST_RUNS])
+    chosen = bar[0].multiselect("Runs", names, key="compared", format_func=lambda name: entries[name].title, placeholder="Choose runs")
+    by = shared.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of an arm.")
+    shared.write_address(compared=chosen, lines=by)
+    if not chosen:
+        st.caption("Choose at least one run.")
+        return
     stamps = {name: reads.run_stamp(entries[name].run) for name in chosen}
     points = pd.concat([reads.progress(str(entries[name].run.path), stamps[name]) for name in chosen])
     targets = f" n = {int(points['n'].sum())} pairs of target and evaluation, {len(chosen)} runs."
@@ -36,33 +42,94 @@ def over_training() -> None:
         shared.chart(stability.arm_figure(points), "stability-arms", stability.SEEDS_CAPTION + targets, points)
     else:
         shared.chart(overview.progress_figure(points, chosen), "stability-runs", overview.PROGRESS_CAPTION + targets, points)
-    layers = pd.concat([reads.layers(str(entries[name].run.path), stamps[name]) for name in chosen])
-    meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines; grey: the teacher."
-    shared.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
+    left, middle, right = st.columns(3, gap="medium")
+    with left:
+        st.markdown("**Between decoder layers**")
+        layers = pd.concat([reads.layers(str(entries[name].run.path), stamps[name]) for name in chosen])
+        meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines; grey: the teacher."
+        shared.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
+    with middle:
+        st.markdown("**Agreement with the teacher**")
+        agreements = pd.concat([reads.agreement(str(entries[name].run.path), stamps[name]) for name in chosen])
+        if len(agreements):
+            meaning = f"{stability.AGREEMENT_CAPTION} Last layer. n = {int(agreements['n'].sum())} pairs of target and evaluation."
+            shared.chart(stability.agreement_figure(agreements, chosen), "stability-agreement", meaning, agreements)
+        else:
+            st.caption("None of these runs was traced with a teacher.")
+    with right:
+        st.markdown("**Found by two seeds**")
+        seeds_compared([entries[name] for name in chosen])
 
 
-def select_target() -> None:
-    """Keeps the target whose cell was clicked."""
-    found = shared.clicked("matrix")
-    if found:
-        st.session_state["target"] = f"{found[0]}-{found[1]}"
+def seeds_compared(chosen: list[Entry]) -> None:
+    """Share of the targets that both runs of a pair find; the runs differ in their seed alone."""
+    pairs = stability.seed_pairs(chosen)
+    if not pairs:
+        st.caption("No two of these runs differ in their seed alone.")
+        return
+    tables = [analyses.found_by_pair(last(first.run), last(second.run)) for first, second in pairs]
+    names = [f"{first.arm} · {first.schedule} · seeds {first.seed} and {second.seed}" for first, second in pairs]
+    table = pd.concat([own.assign(pair=name) for name, own in zip(names, tables, strict=True)], ignore_index=True)
+    meaning = f"{stability.FOUND_CAPTION} n = {int(table['n'].max())} targets, {len(pairs)} pairs of runs."
+    shared.chart(stability.found_figure(table), "stability-seeds", meaning, table)
 
 
-@shared.guarded("The targets of this run cannot be shown")
-def targets_by_evaluations() -> None:
-    """The matrix, and the target chosen in it."""
-    head = st.columns([3, 1, 1.3, 4], vertical_alignment="bottom")
+def last(run: Run) -> tuple[str, int, reads.Stamp]:
+    """A run at its last evaluation."""
+    return analyses.at(run, run.query_steps(VALIDATION)[-1])
+
+
+@st.fragment
+@shared.guarded("The matchings of this run cannot be shown")
+def one_run() -> None:
+    """One run: churn by layer and slice, agreement by slice, and its targets."""
+    st.markdown("**One run**")
+    head = st.columns([3, 1, 5], vertical_alignment="bottom")
     run = shared.select_run(head[0], entries).run
-    key = reads.run_stamp(run)
-    layers = reads.student_layers(str(run.path), key)
-    layer = shared.select(head[1], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
-    frame = reads.held(str(run.path), layer, key)
+    layers = reads.student_layers(str(run.path), reads.run_stamp(run))
+    layer = shared.select(head[1], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student, for the targets below.")
+    shared.write_address(run=run.name, layer=layer)
+    by_slice(run)
+    targets_by_evaluations(run, layer)
+
+
+def by_slice(run: Run) -> None:
+    """Churn of the run by layer, class and size, and its agreement with the teacher by class and size."""
+    key, path, classes = reads.run_stamp(run), str(run.path), run.info()["classes"]
+    left, middle, right = st.columns(3, gap="medium")
+    with left:
+        table = analyses.churn_by_layer(path, key)
+        meaning = "Churn between evaluations by decoder layer; 95 % intervals over resampled images. "
+        meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation."
+        shared.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
+    with middle:
+        tables = {by: analyses.churn_by(path, by, key) for by in ("label", "size")}
+        meaning = "Churn between evaluations of the last layer by class and size (COCO's bounds), all evaluations together; 95 % intervals "
+        meaning += f"over resampled images. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
+        shared.chart(stability.slices_figure(tables, classes), "churn-slices", meaning, pd.concat(list(tables.values())))
+    with right:
+        tables = {by: analyses.agreement_by_slice(path, by, key) for by in ("label", "size")}
+        if len(tables["label"]):
+            meaning = f"{stability.AGREEMENT_CAPTION} Last layer and evaluation, by class and size; 95 % intervals over resampled images. "
+            meaning += f"n = {int(tables['label']['n'].sum())} targets."
+            figure = stability.slices_figure(tables, classes, "agreement", "targets on which both agree (%)")
+            shared.chart(figure, "agreement-slices", meaning, pd.concat(list(tables.values())))
+        else:
+            st.caption("This run was traced without a teacher: there is no agreement.")
+
+
+@st.fragment
+@shared.guarded("The targets of this run cannot be shown")
+def targets_by_evaluations(run: Run, layer: int) -> None:
+    """The matrix, and the target chosen in it."""
+    frame = reads.held(str(run.path), layer, reads.run_stamp(run))
     targets = len(frame.drop_duplicates(["image_id", "target"]))
     first = int(shared.choose_number("first", 1, max(targets, 1), 1))
     st.session_state["first"] = first
-    head[2].number_input(f"First of {targets}", 1, max(targets, 1), key="first", step=AT_ONCE, help="Those that change most come first.")
+    head = st.columns([1.3, 7], vertical_alignment="bottom")
+    head[0].number_input(f"First of {targets} targets", 1, max(targets, 1), key="first", step=AT_ONCE,
+                         help="Those that change most come first.")  # fmt: skip
     rows = stability.target_rows_of(frame, first - 1, AT_ONCE)
-    by_slice(run)
     left, right = st.columns([1.25, 1], gap="medium")
     stable, several = stability.stable_share(frame)
     with left:
@@ -74,43 +141,35 @@ def targets_by_evaluations() -> None:
         shared.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
     known = [f"{image}-{target}" for image, target in rows[["image_id", "target"]].drop_duplicates().itertuples(index=False)]
     asked = str(st.session_state.get("target", st.query_params.get("target", "")))
-    everything = set(frame["image_id"].astype(str) + "-" + frame["target"].astype(str))
-    target = asked if asked in everything else known[0] if known else ""
-    shared.write_address(compared=chosen, lines=by, run=run.name, layer=layer, first=first, target=target)
+    image, _, number = asked.partition("-")
+    there = image.isdigit() and number.isdigit() and bool(((frame["image_id"] == int(image)) & (frame["target"] == int(number))).any())
+    target = asked if there else known[0] if known else ""
+    shared.write_address(first=first, target=target)
     with right:
         if target:
             show_target(run, layer, *(int(number) for number in target.rsplit("-", 1)))
 
 
-def by_slice(run: reads.Run) -> None:
-    """Churn of the run by layer, class and size."""
-    key = reads.run_stamp(run)
-    left, right = st.columns(2, gap="medium")
-    with left:
-        table = analyses.churn_by_layer(str(run.path), key)
-        meaning = "Churn between evaluations by decoder layer; 95 % intervals over resampled images. "
-        meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation."
-        shared.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
-    with right:
-        tables = {by: analyses.churn_by(str(run.path), by, key) for by in ("label", "size")}
-        meaning = "Churn between evaluations of the last layer by class and size (COCO's bounds), all evaluations together; 95 % intervals "
-        meaning += f"over resampled images. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
-        figure = stability.slices_figure(tables, run.info()["classes"])
-        shared.chart(figure, "churn-slices", meaning, pd.concat(list(tables.values())))
+def select_target() -> None:
+    """Keeps the target whose cell was clicked."""
+    found = shared.clicked("matrix")
+    if found:
+        st.session_state["target"] = f"{found[0]}-{found[1]}"
 
 
-def show_target(run: reads.Run, layer: int, image_id: int, target: int) -> None:
+def show_target(run: Run, layer: int, image_id: int, target: int) -> None:
     """The image of a target with the boxes of the queries that held it."""
     data = reads.dataset(run.info())
-    number = next(i for i, record in enumerate(data.records) if record.image_id == image_id)
+    number = reads.places(data)[image_id]
     rows = reads.holders(str(run.path), image_id, target, layer, reads.run_stamp(run))
     figure = stability.holders_figure(data.image(number), data.records[number], data.classes, target, rows)
     table = stability.holder_table(rows, data.classes)
-    meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}); a query's box is that of the last step it held it."
+    meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), n = {len(table)} evaluations that matched it; a "
+    meaning += "query's box is that of the last step it held it."
     shared.chart(figure, "holders", meaning, table, scrollZoom=True)
     st.dataframe(table, hide_index=True, row_height=28, key="holders-table")
+    st.markdown(f"[This image in the matching explorer]({shared.explorer_link(run.name, number + 1)})")
 
 
-if chosen:
-    over_training()
-targets_by_evaluations()
+runs_compared()
+one_run()

@@ -16,6 +16,7 @@ from workbench.datasets.base import Record
 TARGET, TEACHER, STUDENT, PAIR = "#F0E442", "#56B4E9", "#E69F00", "#CC79A7"
 BOX = ["cx", "cy", "w", "h"]
 HALO = "rgba(0,0,0,0.6)"
+_EXACT_PIXELS = 1 << 16
 
 
 def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
@@ -25,7 +26,7 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
     """
     figure = go.Figure()
     rows, columns = image.shape[:2]
-    figure.add_layout_image(source=png(image), x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
+    figure.add_layout_image(source=photograph(image), x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
     axis: dict[str, Any] = {"visible": False, "constrain": "domain", "uirevision": str(key)}
     figure.update_xaxes(range=[0, columns], constraintoward="left", **axis)
     figure.update_yaxes(range=[rows, 0], constraintoward="top", scaleanchor="x", **axis)
@@ -38,9 +39,18 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
 
 def png(image: np.ndarray) -> str:
     """``[H, W, 3 or 4]`` uint8 as a data address."""
+    return _address(image, "png")
+
+
+def photograph(image: np.ndarray) -> str:
+    """``[H, W, 3]`` uint8 as a data address: exact where it is small, else a JPEG, which is made and sent in a tenth of the time."""
+    return png(image) if image.shape[0] * image.shape[1] <= _EXACT_PIXELS else _address(image, "jpeg", quality=92)
+
+
+def _address(image: np.ndarray, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def class_name(classes: Sequence[str], label: Any) -> str:

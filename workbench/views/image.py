@@ -29,7 +29,8 @@ CAPTION = (
     "(cost: class + 5 L1 + 2 GIoU); lines join the centres of mates."
 )
 COST_CAPTION = "What the cost of each pair is made of: class, 5 L1, 2 times negative GIoU; the dash is their sum. Best student score first."
-MOST_PAIRS = 40  # drawn
+MOST_PAIRS = 24  # drawn
+MOST_BOXES = 50  # drawn of each model: more are unreadable, and slow to draw
 COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#E69F00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
 MASK_CAPTION = (
     "Selection mask psi: where the teacher's queries look, each weighted by its quality; it weights the feature loss cell by cell."
@@ -56,7 +57,7 @@ def image_figure(
         classes: label -> name.
         student: rows of the query table, one layer of this image.
         teacher: likewise, of the layer the student's mates are in; may be empty.
-        threshold: queries of a lower score are left out, and pairs of which one end is.
+        threshold: queries of a lower score are left out, and those beyond the best ``MOST_BOXES`` of a model, and pairs of which one end is.
         mask: ``[h, w]`` selection mask over the whole image, any cell size.
         mask_opacity: of the mask's largest value.
     """
@@ -64,7 +65,9 @@ def image_figure(
     figure = picture(image, 640, record.image_id)
     if mask is not None:
         figure.add_trace(_mask_trace(mask, width, height, mask_opacity))
-    student, teacher = (in_pixels(rows[rows["score"] >= threshold], width, height) for rows in (student, teacher))
+    student, teacher = (
+        in_pixels(rows[rows["score"] >= threshold].nlargest(MOST_BOXES, "score"), width, height) for rows in (student, teacher)
+    )
     targets = target_rows(record)
     names = [plain(class_name(classes, label)) for label in targets["label"]]
     add_boxes(figure, "targets", TARGET, targets, names, ("x1", "y2"), ["top right"] * len(targets), dash="dot")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.datasets.base import Record
-from workbench.views.boxes import HALO, TARGET, TEACHER, broken, class_name, in_pixels, png, target_rows
+from workbench.views.boxes import HALO, TARGET, TEACHER, broken, class_name, in_pixels, photograph, target_rows
 from workbench.views.style import INFERNO, plain
 
 CAPTION = (
@@ -55,7 +55,7 @@ def masks_figure(
     """
     height, width = image.shape[:2]
     figure = make_subplots(1, max(len(masks), 1), subplot_titles=[plain(title) for title in masks], horizontal_spacing=0.02)
-    source = png(image)
+    source = photograph(image)
     outlines = [("targets", TARGET, target_rows(record), "dot")]
     if query is not None:
         outlines.append(("query", TEACHER, in_pixels(query, width, height), "solid"))

@@ -1,5 +1,6 @@
 """How the matching settles: churn and instability over training and over seeds, and which query held which target when."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,16 +9,23 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.derived import match_frame
 from workbench.datasets.base import Record
+from workbench.runs import Run
 from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
 from workbench.views.overview import PROGRESS
-from workbench.views.style import faded, plain, quiet, run_style
+from workbench.views.style import COLOURS, faded, plain, quiet, run_style
 
 SEEDS_CAPTION = (
     "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
     "this and the previous evaluation, the share whose query changed. Instability: mean over images of the number of queries whose target "
     "changed. Slots of different seeds share no identity, so only the numbers are compared."
+)
+AGREEMENT_CAPTION = "Of the targets matched in both models, the share whose two queries are each other's mates."
+FOUND_CAPTION = (
+    "Two runs that differ in their seed: the share of all targets that both find (right class, IoU of the matched query 0.5 or more) at "
+    "their last evaluations, with its 95 % interval over resampled images. Slots of different seeds share no identity."
 )
 FIRST, KEPT, CHANGED, UNMATCHED = 0, 1, 2, 3
 _STATES = (("first seen", "#BDBDBD"), ("same query", "#56B4E9"), ("other query", "#D55E00"), ("not matched", "rgba(128,128,128,0.12)"))
@@ -69,6 +77,53 @@ def arm_figure(points: pd.DataFrame) -> go.Figure:
     return quiet(figure, 320)
 
 
+def agreement_points(run: Run) -> pd.DataFrame:
+    """Agreement of a run with its teacher over its evaluations: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher."""
+    frame = match_frame(run, "agreement").reindex(columns=["step", "layer", "agreement", "n"])
+    return frame[frame["layer"] == frame["layer"].max()].drop(columns="layer").dropna().assign(run=run.name)
+
+
+def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
+    """Agreement with the teacher over steps, one line a run; ``points`` are of ``agreement_points``, ``runs`` give the colours."""
+    figure = go.Figure()
+    for position, run in enumerate(runs):
+        own = points[points["run"] == run].sort_values("step")
+        if len(own):
+            colour, dash = run_style(position)
+            figure.add_scatter(
+                x=own["step"], y=100 * own["agreement"], name=plain(run), mode="lines+markers", showlegend=True, customdata=own["n"],
+                line={"color": colour, "dash": dash, "width": 1.8}, marker={"size": 5},
+                hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
+            )  # fmt: skip
+    figure.update_xaxes(title_text="step", rangemode="tozero")
+    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    return quiet(figure, 280)
+
+
+def seed_pairs(entries: Sequence[Entry], most: int = 12) -> list[tuple[Entry, Entry]]:
+    """Pairs of runs that differ in their seed alone, at most so many, those of one arm together."""
+    arms: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        arms.setdefault((entry.recipe, entry.arm, entry.schedule), []).append(entry)
+    pairs = [pair for own in arms.values() for pair in itertools.combinations(own, 2) if pair[0].seed != pair[1].seed]
+    return pairs[:most]
+
+
+def found_figure(table: pd.DataFrame) -> go.Figure:
+    """Share of the targets that both runs of a pair find; ``table`` is of ``between_runs.found_by_both`` with the name of the ``pair``."""
+    value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
+    counts = table[["both", "only_first", "only_second", "neither"]].to_numpy()
+    figure = go.Figure(go.Scatter(
+        x=value, y=[plain(name) for name in table["pair"]], mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
+        error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": COLOURS[0], "thickness": 1.4, "width": 4},
+        hovertemplate="%{y}<br>both %{customdata[0]}, only the first %{customdata[1]}, only the second %{customdata[2]}, "
+        "neither %{customdata[3]}<extra></extra>",
+    ))  # fmt: skip
+    figure.update_xaxes(title_text="targets found by both (%)", rangemode="tozero")
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    return quiet(figure, max(280, 110 + 24 * len(table)))
+
+
 def by_layer_figure(table: pd.DataFrame) -> go.Figure:
     """Churn between evaluations over steps, a line per decoder layer; ``table`` is of ``stability_slices.stability_by``."""
     figure = go.Figure()
@@ -86,25 +141,29 @@ def by_layer_figure(table: pd.DataFrame) -> go.Figure:
     return quiet(figure, 300)
 
 
-def slices_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> go.Figure:
-    """Churn between evaluations by class and by size, all evaluations together.
+def slices_figure(
+    tables: Mapping[str, pd.DataFrame], classes: Sequence[str], share: str = "churn", title: str = "targets whose query changed (%)"
+) -> go.Figure:
+    """A share of the targets by class and by size: churn between evaluations, or agreement.
 
     Args:
-        tables: ``label`` and ``size`` to a frame of ``stability_slices.pooled_by``.
+        tables: ``label`` and ``size`` to a frame of ``stability_slices.pooled_by`` or ``agreement.agreement_by``.
         classes: label -> name.
+        share: column that is drawn.
+        title: of its axis.
     """
     figure = go.Figure()
     for position, (by, table) in enumerate(tables.items()):
         names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
-        value, low, high = (100 * table[column].to_numpy(float) for column in ("churn", "low", "high"))
+        value, low, high = (100 * table[column].to_numpy(float) for column in (share, "low", "high"))
         colour = run_style(2 * position)[0]
         figure.add_scatter(
             x=value, y=names, mode="markers", name="class" if by == "label" else by, showlegend=True, customdata=table["n"],
             marker={"size": 9, "color": colour},
             error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4},
-            hovertemplate="%{y}: %{x:.1f} % of %{customdata} pairs of target and evaluation<extra></extra>",
+            hovertemplate="%{y}: %{x:.1f} % of %{customdata}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title_text="targets whose query changed (%)", rangemode="tozero")
+    figure.update_xaxes(title_text=title, rangemode="tozero")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     return quiet(figure, 300)
 
