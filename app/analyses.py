@@ -172,7 +172,7 @@ def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) 
 def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
     """Matched rows of the student at every evaluation."""
     run = Run(Path(run_path))
-    return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student' and match >= 0")
+    return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student'", matched=True)
 
 
 @st.cache_data(max_entries=32, show_spinner="Comparing with the teacher ...")

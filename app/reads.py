@@ -112,8 +112,8 @@ def held(run_path: str, layer: int, key: Stamp) -> pd.DataFrame:
     """Which query of a layer held each target at each evaluation."""
     run = Run(Path(run_path))
     columns = ["step", "image_id", "query", "source", "match", "score", "match_iou"]
-    where = "model = 'student' and match >= 0 and layer = $layer"
-    return stability.held(read_queries(run, VALIDATION, run.query_steps(VALIDATION), columns, where, {"layer": layer}))
+    where = "model = 'student' and layer = $layer"
+    return stability.held(read_queries(run, VALIDATION, run.query_steps(VALIDATION), columns, where, {"layer": layer}, matched=True))
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

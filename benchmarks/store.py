@@ -22,7 +22,7 @@ STEPS = 10
 ROWS = IMAGES * LAYERS * QUERIES
 REPEATS = 5
 _BYTES_PER_ROW = 64
-_MATCHED = "match >= 0 and model = 'student'"
+_STUDENT = "model = 'student'"
 _GAIN_COLUMNS = ("step", "model", "image_id", "layer", "query", "match", "score", "match_iou")
 
 
@@ -67,12 +67,12 @@ def _read(run: Run, baseline: Run) -> Iterator[Figure]:
         assert len(found) == len(steps) * LAYERS * QUERIES
 
     def churn(steps: list[int]) -> None:
-        found = churn_over_layers(read_queries(run, "val", steps, CHURN_NEEDED, _MATCHED))
+        found = churn_over_layers(read_queries(run, "val", steps, CHURN_NEEDED, _STUDENT, matched=True))
         assert len(found) == len(steps) * LAYERS
 
     def value(steps: list[int]) -> None:
-        rows = read_queries(run, "val", steps, [*_GAIN_COLUMNS, "quality"], _MATCHED)
-        others = read_queries(baseline, "val", steps, _GAIN_COLUMNS, f"{_MATCHED} and layer = {LAYERS - 1}")
+        rows = read_queries(run, "val", steps, [*_GAIN_COLUMNS, "quality"], _STUDENT, matched=True)
+        others = read_queries(baseline, "val", steps, _GAIN_COLUMNS, f"{_STUDENT} and layer = {LAYERS - 1}", matched=True)
         assert len(rows.groupby(["step", "query"])["quality"].mean()) == len(steps) * QUERIES
         for step in steps:
             gains = target_gain(rows[rows["step"] == step], others[others["step"] == step], step)

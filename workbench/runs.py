@@ -134,6 +134,7 @@ class Run:
         split: str = "val",
         steps: Sequence[int] | None = None,
         columns: Sequence[str] | None = None,
+        matched: bool = False,
     ) -> "pd.DataFrame":
         """Rows of the query table; see ``cache.queries.read_queries``.
 
@@ -141,7 +142,7 @@ class Run:
         """
         from workbench.cache.queries import read_queries  # the reader loads DuckDB, which nothing else of a run needs
 
-        return read_queries(self, split, steps, columns, where, parameters)
+        return read_queries(self, split, steps, columns, where, parameters, matched)
 
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""

@@ -51,7 +51,25 @@ def test_parts_are_split_by_size_and_named_with_their_hashes_in_the_manifest():
     folder = run.queries_path("val", 10)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rows"] == len(rows)
-    assert list(manifest["files"]) == sorted(path.name for path in folder.glob("part-*.parquet")) and len(manifest["files"]) == 3
+    there = {kind: sorted(path.name for path in folder.glob(f"{kind}-*.parquet")) for kind in ("part", "matched")}
+    assert sorted(manifest["files"]) == sorted(there["part"] + there["matched"])
+    assert len(there["part"]) == len(there["matched"]) == 3
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["with a file of their own", "of an earlier version"])
+@pytest.mark.parametrize("seeds", [[1, 2, 3], [3, 1, 2]], ids=["ascending", "shuffled"])
+def test_rows_with_a_target_are_read_apart(seeds: list[int], older: bool):
+    run = Run.create("matched", {})
+    rows = write(run, 10, seeds, rows_per_part=50)
+    folder = run.queries_path("val", 10)
+    if older:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"] = {name: value for name, value in manifest["files"].items() if name.startswith("part-")}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    expected = rows[(rows["match"] >= 0) & (rows["layer"] == 1)].reset_index(drop=True)
+    assert 0 < len(expected) < (rows["layer"] == 1).sum()
+    found = read_queries(run, "val", where="layer = $layer or false", parameters={"layer": 1}, matched=True)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
 def test_teacher_rows_and_steps_are_told_apart():

@@ -51,11 +51,11 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
         with path.open("rb") as file:
             return pd.read_parquet(file)
     if name == "churn_steps" and _inputs_differ(run, split):
-        rows = read_queries(run, split, steps, [*CHURN_NEEDED, *BOX], where="match >= 0")
+        rows = read_queries(run, split, steps, [*CHURN_NEEDED, *BOX], matched=True)
         frame = churn_over_steps(rows, identity="box" if (rows["source"] >= 0).any() else "source")
     else:
         make, columns = _FRAMES[name]
-        frame = make(read_queries(run, split, steps, columns, where="match >= 0"))
+        frame = make(read_queries(run, split, steps, columns, matched=True))
     try:
         with replacing(path) as temporary:
             frame.to_parquet(temporary)

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workbench.cache.manifest import is_complete, manifest_files, write_manifest
@@ -24,6 +25,7 @@ TEACHER_STEP = -1
 _ROW_GROUP = 1 << 16  # small enough that the rows of one image are found by the statistics of their group
 # a dictionary of floats, hardly two of them equal, takes three times as long and half as much space again
 _REPEATING = [field.name for field in QUERY_SCHEMA if not pa.types.is_floating(field.type)]
+_PART, _MATCHED = "part", "matched"  # all rows; once more those with a target, a few in a hundred, which most of analysis reads
 _COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast, for a tenth more space
 
 
@@ -36,7 +38,7 @@ class QueryWriter:
         self._rows_per_part = rows_per_part
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
-        self._parts: list[Path] = []
+        self._files: dict[str, list[Path]] = {_PART: [], _MATCHED: []}
         self._last_image: int | None = None
         self._in_order = True
 
@@ -49,16 +51,16 @@ class QueryWriter:
 
     def finish(self) -> None:
         """Writes what is held, puts everything in order and adds the manifest."""
-        if self._pending_rows or not self._parts:
+        if self._pending_rows or not self._files[_PART]:
             self._flush()
         if not self._in_order:
-            parts, self._parts = self._parts, []
-            self._pending = [pq.ParquetFile(part).read() for part in parts]
+            self._pending = [pq.ParquetFile(part).read() for part in self._files[_PART]]
+            for written in self._files.values():
+                while written:
+                    written.pop().unlink()
             self._flush()
-            for part in parts[1:]:
-                part.unlink()
-        rows = sum(pq.read_metadata(part).num_rows for part in self._parts)
-        write_manifest(self._folder, self._parts, rows=rows, **self._facts)
+        rows = sum(pq.read_metadata(part).num_rows for part in self._files[_PART])
+        write_manifest(self._folder, [file for written in self._files.values() for file in written], rows=rows, **self._facts)
 
     def _flush(self) -> None:
         table = _in_order(pa.concat_tables([QUERY_SCHEMA.empty_table(), *self._pending]))
@@ -67,9 +69,10 @@ class QueryWriter:
         if len(images):
             self._in_order &= self._last_image is None or images[0].as_py() > self._last_image
             self._last_image = images[-1].as_py()
-        part = self._folder / f"part-{len(self._parts):05d}.parquet"
-        pq.write_table(table, part, row_group_size=_ROW_GROUP, compression=_COMPRESSION, use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
-        self._parts.append(part)
+        for kind, rows in ((_PART, table), (_MATCHED, table.filter(pc.greater_equal(table["match"], 0)))):
+            file = self._folder / f"{kind}-{len(self._files[kind]):05d}.parquet"
+            pq.write_table(rows, file, row_group_size=_ROW_GROUP, compression=_COMPRESSION, use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
+            self._files[kind].append(file)
 
 
 @contextlib.contextmanager
@@ -101,6 +104,7 @@ def read_queries(
     columns: Sequence[str] | None = None,
     where: str = "",
     parameters: Mapping[str, Any] | None = None,
+    matched: bool = False,
 ) -> pd.DataFrame:
     """Rows of the query table in order of step, image, model, layer and query.
 
@@ -113,6 +117,7 @@ def read_queries(
         columns: of ``QUERY_SCHEMA``, and ``step``; all by default.
         where: a condition in SQL, written by the programmer; values belong into ``parameters``.
         parameters: values of the ``$names`` in ``where``.
+        matched: only queries with a target, many times faster than the same condition in ``where``.
 
     Returns:
         A frame with the column ``step`` and those asked for.
@@ -133,10 +138,19 @@ def read_queries(
     # names of columns are of the list above, steps are numbers and `where` is the programmer's; file names and values are bound
     source = ", ".join(f'"{name}"' for name in QUERY_SCHEMA.names)
     tables = [f"SELECT {step}::INTEGER AS step, {source} FROM read_parquet($files_{index})" for index, step in enumerate(wanted)]
-    query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)} FROM ({" UNION ALL ".join(tables)}) WHERE {where or "true"}"""
-    files = {f"files_{index}": [glob.escape(str(part)) for part in manifest_files(run.queries_path(split, step))]
+    condition = f"({where or 'true'}) AND {'match >= 0' if matched else 'true'}"
+    query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)} FROM ({" UNION ALL ".join(tables)}) WHERE {condition}"""
+    files = {f"files_{index}": [glob.escape(str(file)) for file in _files(run.queries_path(split, step), matched)]
              for index, step in enumerate(wanted)}  # fmt: skip
     return _connection(run.path).cursor().execute(query, {**files, **(parameters or {})}).df()
+
+
+def _files(folder: Path, matched: bool) -> list[Path]:
+    """Files with all rows, or with those of matched queries where there are such; tables of earlier versions have none."""
+    kinds: dict[str, list[Path]] = {_PART: [], _MATCHED: []}
+    for file in manifest_files(folder):
+        kinds[file.name.split("-")[0]].append(file)
+    return (matched and kinds[_MATCHED]) or kinds[_PART]
 
 
 def query_facts(images: int, sampled: bool, input_key: str) -> dict[str, Any]:

@@ -97,8 +97,8 @@ class Material:
         """
         steps = self.steps
         columns = ["step", "image_id", "query", "source", "match"]
-        where = "model = 'student' and match >= 0 and layer = $layer"
-        rows = read_queries(self.run, self.split, steps, columns, where, {"layer": self._depth(steps[-1]) - 1})
+        where = "model = 'student' and layer = $layer"
+        rows = read_queries(self.run, self.split, steps, columns, where, {"layer": self._depth(steps[-1]) - 1}, matched=True)
         # slots count down from -1, so that they never meet an encoder cell
         rows["identity"] = rows["source"].astype("int64").where(rows["source"] >= 0, -1 - rows["query"].astype("int64"))
         rows["moment"] = np.searchsorted(steps, rows["step"])
