@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.ap import Detections, detection_rows, light_ground_truth
+from workbench.analysis.targets import annotation_frame
 
 IOU = 0.5
 BOX = ["x1", "y1", "x2", "y2"]
@@ -50,7 +51,7 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
     rows = detection_rows(truth, detections)
     kept = _best(rows, max_detections)
     rows = rows[kept]
-    targets = _target_frame(truth, ground_truth)
+    targets = annotation_frame(ground_truth)
     crowd = targets["crowd"].to_numpy()
 
     match = np.full(len(rows), -1)  # rows of `targets`
@@ -134,21 +135,3 @@ def _greedy(overlap: np.ndarray, crowd: np.ndarray) -> np.ndarray:
                 free[match[row]] = False
                 break
     return match
-
-
-def _target_frame(truth: Mapping[str, Any], ground_truth: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per annotation in the order of ``truth``."""
-    annotations = truth["annotations"]
-    boxes = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    frame = pd.DataFrame({
-        "image_id": np.array([a["image_id"] for a in annotations], np.int64),
-        "category_id": np.array([a["category_id"] for a in annotations], np.int64),
-        **{name: boxes[:, k] for k, name in enumerate(BOX)},
-        "area": np.array([a["area"] for a in annotations], float),
-        "crowd": np.array([a["iscrowd"] for a in annotations], bool),
-    })
-    place = frame.groupby("image_id").cumcount()
-    given = [a.get("target", p) for a, p in zip(ground_truth["annotations"], place, strict=True)]
-    frame.insert(1, "target", np.array(given, np.int64))
-    return frame

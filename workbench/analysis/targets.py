@@ -24,18 +24,33 @@ def target_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
         regions are left out.
     """
     labels = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
-    seen: dict[int, int] = {}
-    rows: list[tuple[Any, ...]] = []
-    for annotation in ground_truth["annotations"]:
-        image = annotation["image_id"]
-        target = annotation.get("target", seen.get(image, 0))
-        seen[image] = seen.get(image, 0) + 1
-        if not annotation.get("iscrowd", 0):
-            x, y, width, height = annotation["bbox"]
-            category = annotation["category_id"]
-            rows.append((image, target, labels[category], category, annotation.get("area", width * height), x, y, x + width, y + height))
-    frame = pd.DataFrame(rows, columns=["image_id", "target", "label", "category_id", "area", "x1", "y1", "x2", "y2"])
-    size = np.searchsorted(_EDGES, frame["area"].to_numpy(dtype=np.float64), side="right")
+    frame = annotation_frame(ground_truth)
+    frame = frame[~frame["crowd"]].drop(columns="crowd")
+    frame.insert(2, "label", frame["category_id"].map(labels).astype("int64"))
+    size = np.searchsorted(_EDGES, frame["area"].to_numpy(), side="right")
     frame["size"] = pd.Categorical(np.array(_SIZES)[size], _SIZES, ordered=True)
-    whole = ["image_id", "target", "label", "category_id"]
-    return frame.astype(dict.fromkeys(whole, "int64")).sort_values(["image_id", "target"], ignore_index=True)
+    return frame.sort_values(["image_id", "target"], ignore_index=True)
+
+
+def annotation_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
+    """Every annotation in file order, crowd and ignore regions too.
+
+    Args:
+        ground_truth: as for ``target_frame``.
+
+    Returns:
+        ``image_id``, ``target``, ``category_id``, ``x1 y1 x2 y2``, ``area`` (the file's own where it has one), ``crowd``.
+    """
+    annotations = ground_truth["annotations"]
+    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    frame = pd.DataFrame({
+        "image_id": np.array([a["image_id"] for a in annotations], np.int64),
+        "category_id": np.array([a["category_id"] for a in annotations], np.int64),
+        **{name: boxes[:, k] for k, name in enumerate(("x1", "y1", "x2", "y2"))},
+        "area": np.array([a.get("area", a["bbox"][2] * a["bbox"][3]) for a in annotations], np.float64),
+        "crowd": np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
+    })
+    place = frame.groupby("image_id").cumcount()
+    frame.insert(1, "target", np.array([a.get("target", p) for a, p in zip(annotations, place, strict=True)], np.int64))
+    return frame
