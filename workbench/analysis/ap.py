@@ -122,7 +122,6 @@ def evaluate(
     backend: Backend,
     max_detections: int,
     areas: Sequence[str] = tuple(AREAS),
-    thresholds: Sequence[float] | None = None,
 ) -> Any:
     """Matches detections to targets per image, class and IoU threshold.
 
@@ -132,7 +131,6 @@ def evaluate(
         backend: which implementation matches.
         max_detections: kept per image and class.
         areas: names of ``AREAS``; targets outside a range are ignored, and so are detections outside that match nothing.
-        thresholds: of the IoU; COCO's ten by default.
 
     Returns:
         hotcoco's or pycocotools' ``COCOeval`` after ``evaluate()``.
@@ -148,8 +146,6 @@ def evaluate(
     evaluator.params.maxDets = [1, 10, max_detections]
     evaluator.params.areaRng = [list(AREAS[name]) for name in areas]
     evaluator.params.areaRngLbl = list(areas)
-    if thresholds is not None:
-        evaluator.params.iouThrs = list(thresholds)
     evaluator.evaluate() if backend == "hotcoco" else _silently(evaluator.evaluate)
     return evaluator
 

@@ -1,13 +1,13 @@
 """The twelve COCO numbers, each with the interval that resampling the images gives it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from workbench.analysis.ap import AREAS, Detections
-from workbench.analysis.bootstrap import ClassMatches, Interval, class_matches, draws, interval, mean_ap, with_all
+from workbench.analysis.bootstrap import Interval, draws, interval, mean_aps, with_all
+from workbench.analysis.cells import Cells, ClassMatches
 
 _SINGLE = {"ap50": 0, "ap75": 5}  # positions in the grid 0.50:0.05:0.95
 _FEW = {"ar1": 1, "ar10": 10}
@@ -31,17 +31,19 @@ def coco_intervals(
     images = len(ground_truth["images"])
     counts = with_all(draws(images, samples, seed))
     values: dict[str, np.ndarray] = {}
+    cells = Cells(ground_truth, detections, max_detections)
     for area in AREAS:
-        matches = list(class_matches(ground_truth, detections, max_detections, area))
+        matches = list(cells.classes(area))
+        mean, single = mean_aps(matches, counts)
         if area == "all":
-            values["ap"] = mean_ap(matches, counts)
+            values["ap"] = mean
             for name, place in _SINGLE.items():
-                values[name] = mean_ap([_at(own, place) for own in matches], counts)
+                values[name] = single[place] if matches else mean
             for name, most in _FEW.items():
                 values[name] = mean_recall(matches, counts, most)
             values["ar100"] = mean_recall(matches, counts, max_detections)
         else:
-            values[f"ap_{area}"] = mean_ap(matches, counts)
+            values[f"ap_{area}"] = mean
             values[f"ar_{area}"] = mean_recall(matches, counts, max_detections)
     return {name: interval(value, images) for name, value in values.items()}
 
@@ -73,9 +75,3 @@ def _rank_in_image(image: np.ndarray) -> np.ndarray:
     rank = np.empty(len(image), int)
     rank[order] = np.arange(len(image)) - starts
     return rank
-
-
-def _at(matches: ClassMatches, threshold: int) -> ClassMatches:
-    """The same at one IoU threshold."""
-    place = slice(threshold, threshold + 1)
-    return dataclasses.replace(matches, hit=matches.hit[place], counted=matches.counted[place])

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.ap import AREAS, Detections
-from workbench.analysis.bootstrap import Interval, class_matches, draws, interval, mean_ap, with_all
+from workbench.analysis.bootstrap import Interval, draws, interval, mean_ap, with_all
+from workbench.analysis.cells import Cells
 from workbench.analysis.matches import BOX, Matches, match_detections, pairwise_iou
 from workbench.analysis.verdict import ratio
 
@@ -33,9 +34,10 @@ def slices(
     matches = match_detections(ground_truth, detections, max_detections)
     targets = slice_targets(matches)
     counts = with_all(draws(len(matches.images), samples, seed))
-    aps = {("size", size): mean_ap(class_matches(ground_truth, detections, max_detections, size), counts) for size in SIZES}
+    cells = Cells(ground_truth, detections, max_detections)
+    aps = {("size", size): mean_ap(cells.classes(size), counts) for size in SIZES}
     per_image = np.bincount(np.searchsorted(matches.images, targets["image_id"]), minlength=len(matches.images))
-    everything = list(class_matches(ground_truth, detections, max_detections))
+    everything = list(cells.classes())
     for name, (least, most) in CROWDING.items():
         aps["crowding", name] = mean_ap(everything, counts * ((per_image >= least) & (per_image <= most)))
     rows: list[dict[str, Any]] = []

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.ap import Detections
-from workbench.analysis.bootstrap import ClassMatches, class_ap, draws, interval, with_all
+from workbench.analysis.bootstrap import draws, interval, with_all
+from workbench.analysis.cells import ClassMatches
 from workbench.analysis.matches import BOX, IOU, Matches, match_detections, pairwise_iou
+from workbench.analysis.weighted import by_image, class_aps
 
 BACKGROUND_IOU = 0.1
 Error = Literal[
@@ -111,10 +113,11 @@ def error_costs(errors: Errors, counts: np.ndarray) -> dict[str, np.ndarray]:
     """
     counts = np.asarray(counts, dtype=float)
     order = _ranked(errors)
+    across = by_image(counts)
     defined = sum((counts @ own.targets > 0 for own in _curves(errors, None, order)), np.zeros(len(counts)))
 
     def ap(fixed: Error | None) -> np.ndarray:
-        total = sum((class_ap(own, counts) for own in _curves(errors, fixed, order)), np.zeros(len(counts)))
+        total = sum((class_aps(own, across)[0] for own in _curves(errors, fixed, order)), np.zeros(len(counts)))
         return np.divide(total, defined, out=np.full(len(counts), np.nan), where=defined > 0)
 
     base = ap(None)

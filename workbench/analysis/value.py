@@ -13,8 +13,9 @@ from scipy import stats
 
 from workbench.analysis import bootstrap
 from workbench.analysis.ap import Detections
-from workbench.analysis.bootstrap import LEVEL, ClassMatches, Interval
-from workbench.analysis.removal import THRESHOLDS, ClassEntries, class_entries
+from workbench.analysis.bootstrap import LEVEL, Interval
+from workbench.analysis.cells import THRESHOLDS, ClassMatches
+from workbench.analysis.removal import ClassEntries, class_entries
 
 _RECALLS = np.linspace(0, 1, 101)  # COCO's recall thresholds
 

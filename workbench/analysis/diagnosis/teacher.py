@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.stats import norm
 
 from workbench.analysis.ap import AREAS
-from workbench.analysis.bootstrap import LEVEL, class_matches, draws, mean_ap, with_all
+from workbench.analysis.bootstrap import LEVEL, draws, mean_ap, with_all
+from workbench.analysis.cells import Cells
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 
@@ -39,7 +40,7 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
     for name, part, area, targets in slices:
         known = [category["id"] for category in part["categories"]]
         ap = {
-            side: mean_ap(class_matches(part, frame[frame["category_id"].isin(known)], area=area), counts) for side, frame in rows.items()
+            side: mean_ap(Cells(part, frame[frame["category_id"].isin(known)]).classes(area), counts) for side, frame in rows.items()
         }
         difference = ap["teacher"] - ap["student"]
         spread = reach * float(np.nanstd(difference[1:]))
