@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.detectors.base import Detector
@@ -48,6 +49,13 @@ def paired_levels(student: tuple[Level, ...], teacher: tuple[Level, ...]) -> lis
     return pairs
 
 
+class _Pointwise(nn.Conv2d):
+    """A 1x1 convolution as the product of matrices that it is: faster on maps as small as an encoder's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 class Adaptor(nn.Module):
     """Student features in the teacher's width: nothing where widths are equal, else a 1x1 convolution per stride.
 
@@ -62,7 +70,7 @@ class Adaptor(nn.Module):
         super().__init__()
         wanted = teacher.level_channels(feature)
         self.convolutions = nn.ModuleDict({
-            str(stride): nn.Conv2d(width, wanted[stride], 1)
+            str(stride): _Pointwise(width, wanted[stride], 1)
             for stride, width in student.level_channels(feature).items()
             if stride in wanted and (always or width != wanted[stride])
         })  # fmt: skip
