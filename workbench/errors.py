@@ -65,6 +65,12 @@ class CacheError(WorkbenchError):
     exit_code = 10
 
 
+class ExportError(WorkbenchError):
+    """A detector cannot be exported, or its export does not answer as it does."""
+
+    exit_code = 11
+
+
 class Interrupted(WorkbenchError):
     """Ctrl-C: the run was saved once and can be resumed."""
 

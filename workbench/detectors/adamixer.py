@@ -358,7 +358,7 @@ class AdaMixer(Detector):
         neck = self._levels(self.neck(features), padding)
         height, width = (~padding[:, :, 0]).sum(1), (~padding[:, 0]).sum(1)
         sides = torch.stack([width, height, width, height], dim=-1)[:, None].float()
-        content = F.layer_norm(self.initial_content, self.initial_content.shape[-1:]).expand(len(images), -1, -1)
+        content = F.layer_norm(self.initial_content, self.initial_content.shape[-1:]).expand(images.shape[0], -1, -1)
         reference = box_to_xyzr(self.initial_boxes * sides)
         source = torch.full(content.shape[:2], -1, dtype=torch.int64, device=images.device)
         return self.decode(Queries(content, None, reference, source), _Context(neck, backbone, sides))

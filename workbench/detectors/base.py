@@ -212,17 +212,7 @@ class Detector(nn.Module, ABC):
             sizes: ``[B, 2]`` original height and width.
             k: at most this many; all of ``N * C`` when fewer.
         """
-        logits = output.logits[-1].float()
-        scores = logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
-        batch, _, classes = scores.shape
-        best, index = scores.flatten(1).sort(dim=1, descending=True, stable=True)
-        best, index = best[:, :k], index[:, :k]
-        query, label = index // classes, index % classes
-        scale = sizes.to(scores.device)[:, None, [1, 0, 1, 0]].float()
-        boxes = cxcywh_to_xyxy(output.boxes[-1].float()) * scale
-        boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-        boxes = torch.minimum(boxes.clamp(min=0), scale)
-        return [Detections(query[i].cpu(), label[i].cpu(), best[i].cpu(), boxes[i].cpu()) for i in range(batch)]
+        return best_detections(probability(output, -1), output.boxes[-1].float(), sizes, k)
 
 
 def sine_embedding(points: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
@@ -241,6 +231,26 @@ def sine_embedding(points: Tensor, width: int, temperature: float = 10000.0) -> 
     frequency = temperature ** (-2 * (channel // 2) / half)
     angle = points.flip(-1)[..., None] * 2 * torch.pi * frequency
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
+
+
+def best_detections(scores: Tensor, boxes: Tensor, sizes: Tensor, k: int) -> list[Detections]:
+    """See ``Detector.detections``.
+
+    Args:
+        scores: ``[B, N, C]``, without a no-object column.
+        boxes: ``[B, N, 4]`` cxcywh in 0..1.
+        sizes: ``[B, 2]`` original height and width.
+        k: at most this many an image.
+    """
+    batch, _, classes = scores.shape
+    best, index = scores.flatten(1).sort(dim=1, descending=True, stable=True)
+    best, index = best[:, :k], index[:, :k]
+    query, label = index // classes, index % classes
+    scale = sizes.to(scores.device)[:, None, [1, 0, 1, 0]].float()
+    boxes = cxcywh_to_xyxy(boxes) * scale
+    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    boxes = torch.minimum(boxes.clamp(min=0), scale)
+    return [Detections(query[i].cpu(), label[i].cpu(), best[i].cpu(), boxes[i].cpu()) for i in range(batch)]
 
 
 def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:

@@ -67,7 +67,7 @@ class Memory:
         """``[B, S, 4]``: a box of ``PROPOSAL_SIZE`` around each centre, twice as large on each further level."""
         sizes = [torch.full((height * width, 2), PROPOSAL_SIZE * 2.0**level) for level, (height, width) in enumerate(self.shapes)]
         centres = self.centres()
-        return torch.cat([centres, torch.cat(sizes).to(centres.device).expand(len(centres), -1, -1)], dim=-1)
+        return torch.cat([centres, torch.cat(sizes).to(centres.device).expand(centres.shape[0], -1, -1)], dim=-1)
 
     def arguments(self) -> dict[str, Any]:
         """Shapes in the three forms that the layers want."""
@@ -299,7 +299,7 @@ class Dino(Detector):
         source, proposed_logits, proposed = self._select(encoded)
         # mixed query selection (section 3.3): boxes from the encoder, without its gradient; content learned
         start = proposed.detach()
-        queries = Queries(self.content.weight[None].expand(len(images), -1, -1), None, start, source)
+        queries = Queries(self.content.weight[None].expand(images.shape[0], -1, -1), None, start, source)
         aux = (AuxGroup("encoder", proposed_logits[None], proposed[None], match=None),) if self.training else ()
         if not self.training or targets is None or not self.config.denoising:
             return self._run_decoder(queries.content, start, encoded).output(queries, context, aux)
