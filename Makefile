@@ -1,7 +1,8 @@
 # make demo    the environment, then the main job, then the dashboard (APP=0 stops after the table)
 # make test    the environment with what the tests need, then ruff, basedpyright and all tests
+# make docs    the manual and the API reference as pages, in build/site
 # PYTHON=...   the Python to use (3.11 or 3.12); TORCH=2.11.0 asks for that version of torch
-.PHONY: help demo app test lint bench evidence environment environment-all browser clean
+.PHONY: help demo app test lint docs bench evidence environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
@@ -39,6 +40,9 @@ test: environment-all browser
 	echo "[test] basedpyright"; $(BIN)/basedpyright --pythonpath $(BIN)/python || status=1; \
 	echo "[test] pytest"; $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST) || status=1; \
 	exit $$status
+
+docs: environment-all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: environment-all
 	$(BIN)/python -m benchmarks all

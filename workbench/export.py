@@ -1,6 +1,5 @@
 """A detector for production: one ONNX file, or a plain transformers folder; what does not answer as the detector is not written."""
 
-import builtins
 import json
 import logging
 import sys
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +219,7 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in interface.inputs}
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet(), _symbolic_lengths(detector):
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), _traceable(detector):
             warnings.simplefilter("ignore")
             graph = torch.export.export(_Deployed(detector, interface).eval(), tuple(example), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(graph, dynamo=True, optimize=False, verbose=False,
@@ -406,14 +406,23 @@ def _largest(difference: Tensor) -> float:
 
 
 @contextmanager
-def _symbolic_lengths(detector: Detector) -> Iterator[None]:
-    """Transformers asks some tensors for their ``len``, which makes the batch size a constant; here it gets the size itself."""
+def _traceable(detector: Detector) -> Iterator[None]:
+    """What transformers' models do that no graph can hold, done otherwise.
+
+    They ask tensors for their ``len``, which makes the batch size a constant: here it gets the size itself. Some check the values of
+    shapes while they run: these are fixed, and the check of the export runs every one of them.
+    """
     module: Any = sys.modules[type(getattr(detector, "model", detector)).__module__]
-    module.len = lambda value: value.shape[0] if isinstance(value, Tensor) else builtins.len(value)
-    try:
+    with patch.object(module, "len", _length, create=True), patch.object(module, "torch_compilable_check", _nothing, create=True):
         yield
-    finally:
-        del module.len
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 @contextmanager

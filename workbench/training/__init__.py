@@ -1,0 +1,1 @@
+"""The loop: one run, its checkpoints, its evaluation and its devices."""
