@@ -1,6 +1,5 @@
 """Analyses of a run that take seconds: made when a page first asks, kept until the files they came from change."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,8 +14,10 @@ from workbench.analysis.calibration import reliability
 from workbench.analysis.confusion import confusion_matrix, confusion_pairs
 from workbench.analysis.diagnosis import Diagnosis, diagnose
 from workbench.analysis.gain import mean_gain, slot_gain, target_gain
+from workbench.analysis.kitti_ap import kitti_ap
 from workbench.analysis.matches import Matches
 from workbench.analysis.predictors import rank_correlations, target_properties
+from workbench.analysis.slices import slices
 from workbench.analysis.slots import slot_serves, slot_table
 from workbench.analysis.stability import NEEDED
 from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by
@@ -27,6 +28,7 @@ from workbench.analysis.verdict import changed_targets, compare_errors
 from workbench.cache.detections import read_detections
 from workbench.cache.manifest import is_complete
 from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.remote import as_path
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION
 
@@ -36,7 +38,7 @@ SPINNER = "Analysing the detections ..."
 @st.cache_resource(max_entries=8, show_spinner="Opening the data ...")
 def truth(run_path: str, key: Stamp, split: str = VALIDATION) -> dict[str, Any]:
     """COCO ground truth of a split of a run's data."""
-    return reads.dataset(Run(Path(run_path)).info(), split).coco()
+    return reads.dataset(Run(as_path(run_path)).info(), split).coco()
 
 
 def evaluated(run: Run) -> list[int]:
@@ -50,10 +52,10 @@ def at(run: Run, step: int) -> tuple[str, int, Stamp]:
     return str(run.path), step, reads.stamp(run.info_path, run.detections_path(VALIDATION, step), run.queries_path(VALIDATION, step))
 
 
-@st.cache_resource(max_entries=8, show_spinner=SPINNER)
+@st.cache_resource(max_entries=4, show_spinner=SPINNER)
 def errors(run_path: str, step: int, key: Stamp) -> Errors:
     """Detections and targets with their error types."""
-    return find_errors(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
+    return find_errors(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
 
 
 @st.cache_data(max_entries=32, show_spinner=SPINNER)
@@ -70,12 +72,30 @@ def compared(seeds: tuple[int, int], baseline: tuple[str, int, Stamp], other: tu
     return compare_errors({seeds[0]: first}, {seeds[1]: second}), changed_targets(first, second)
 
 
+@st.cache_resource(max_entries=4, show_spinner=SPINNER)
+def confused(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """Pairs of target and detection, the best scores first."""
+    pairs = confusion_pairs(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
+    return pairs.sort_values("score", ascending=False, ignore_index=True)
+
+
 @st.cache_data(max_entries=32, show_spinner=SPINNER)
 def confusion(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """Counts by class of the target and of the detection."""
-    found = errors(run_path, step, key)
-    pairs = confusion_pairs(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
-    return confusion_matrix(pairs, found.classes)
+    return confusion_matrix(confused(run_path, step, key), errors(run_path, step, key).classes)
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def by_slice(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """AP and recall by size, crowding and overlap."""
+    return slices(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
+
+
+@st.cache_data(max_entries=32, show_spinner=SPINNER)
+def kitti(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
+    """KITTI's AP by class and difficulty."""
+    run = Run(as_path(run_path))
+    return kitti_ap(reads.dataset(run.info()), read_detections(run, VALIDATION, step), samples=300)
 
 
 @st.cache_data(max_entries=32, show_spinner=SPINNER)
@@ -88,32 +108,42 @@ def calibration(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
 @st.cache_data(max_entries=32, show_spinner="Looking for causes ...")
 def diagnosis(run_path: str, baseline_path: str | None, key: Stamp) -> Diagnosis:
     """Every cause looked for in a run."""
-    return diagnose(Run(Path(run_path)), Run(Path(baseline_path)) if baseline_path else None, VALIDATION)
+    return diagnose(Run(as_path(run_path)), Run(as_path(baseline_path)) if baseline_path else None, VALIDATION)
 
 
 # a resource: millions of rows, which pages read and never change, are not copied for each of them
-@st.cache_resource(max_entries=6, show_spinner="Reading the queries ...")
+@st.cache_resource(max_entries=4, show_spinner="Reading the queries ...")
 def last_layer(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
     """Rows of the last decoder layer of one model."""
     columns = ["step", "model", "image_id", "layer", "query", "source", "label", "score", "cx", "cy", "w", "h", "match", "match_iou",
                "best_iou", "quality", "selected"]  # fmt: skip
-    run = Run(Path(run_path))
-    if model == "teacher" and not run.queries_path(VALIDATION, TEACHER_STEP).exists():
+    run = Run(as_path(run_path))
+    if model == "teacher" and not is_complete(run.queries_path(VALIDATION, TEACHER_STEP)):
         return pd.DataFrame(columns=columns)
-    rows = read_queries(run, VALIDATION, [TEACHER_STEP if model == "teacher" else step], columns, "model = $model", {"model": model})
-    return rows[rows["layer"] == rows["layer"].max()]
+    steps = [TEACHER_STEP if model == "teacher" else step]
+    # every layer has a query 0: the last layer is known without the rows of the others, which would fill the memory
+    layers = read_queries(run, VALIDATION, steps, ["layer"], "model = $model and query = 0", {"model": model})
+    known = {"model": model, "layer": int(layers["layer"].max())}
+    return read_queries(run, VALIDATION, steps, columns, "model = $model and layer = $layer", known)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the queries ...")
+def matched(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
+    """Those of ``last_layer`` that are matched to a target, best quality first."""
+    rows = last_layer(run_path, step, model, key)
+    return rows[rows["match"] >= 0].sort_values(["quality", "score"], ascending=False, kind="stable")
 
 
 @st.cache_data(max_entries=32, show_spinner=SPINNER)
 def drops(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """AP drop of every slot."""
-    return ap_drops(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step))
+    return ap_drops(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
 
 
 @st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
 def drop_interval(run_path: str, step: int, query: int, key: Stamp) -> tuple[float, float, float, int]:
     """AP drop of one slot with its interval by Poisson resamples, and the number of these."""
-    found = slot_interval(truth(run_path, key[:1]), read_detections(Run(Path(run_path)), VALIDATION, step), query)
+    found = slot_interval(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step), query)
     return found.value, found.low, found.high, found.samples
 
 
@@ -138,7 +168,7 @@ def gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.D
 @st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
 def ap_interval(run_path: str, split: str, step: int, key: Stamp) -> tuple[float, float]:
     """Ends of the 95 % interval of AP."""
-    found = bootstrap_ap(truth(run_path, key[:1], split), read_detections(Run(Path(run_path)), split, step))
+    found = bootstrap_ap(truth(run_path, key[:1], split), read_detections(Run(as_path(run_path)), split, step))
     return found.low, found.high
 
 
@@ -171,26 +201,26 @@ def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) 
 @st.cache_resource(max_entries=4, show_spinner="Reading the matchings ...")
 def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
     """Matched rows of the student at every evaluation."""
-    run = Run(Path(run_path))
+    run = Run(as_path(run_path))
     return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student'", matched=True)
 
 
 @st.cache_data(max_entries=32, show_spinner="Comparing with the teacher ...")
 def agreement_by_slice(run_path: str, by: str, key: Stamp) -> pd.DataFrame:
     """Agreement with the teacher at the last evaluation and layer, by class or size of the targets; empty without a teacher."""
-    run = Run(Path(run_path))
+    run = Run(as_path(run_path))
     if not is_complete(run.queries_path(VALIDATION, TEACHER_STEP)):
         return pd.DataFrame(columns=["step", "layer", by, "agreement", "low", "high", "n", "images"])
     steps = [TEACHER_STEP, *run.query_steps(VALIDATION)[-1:]]
-    pairs = teacher_agreement(read_queries(run, VALIDATION, steps, NEEDED, "match >= 0"))
+    pairs = teacher_agreement(read_queries(run, VALIDATION, steps, NEEDED, matched=True))
     return agreement_by(pairs[pairs["layer"] == pairs["layer"].max()], by, target_frame(truth(run_path, key[:1])))
 
 
 @st.cache_data(max_entries=64, show_spinner="Comparing the seeds ...")
 def found_by_pair(first: tuple[str, int, Stamp], second: tuple[str, int, Stamp]) -> pd.DataFrame:
     """How many targets both of two runs find."""
-    rows = [read_queries(Run(Path(path)), VALIDATION, [step], ["image_id", "layer", "match", "label", "match_iou"],
-                         "model = 'student' and match >= 0") for path, step, _ in (first, second)]  # fmt: skip
+    rows = [read_queries(Run(as_path(path)), VALIDATION, [step], ["image_id", "layer", "match", "label", "match_iou"],
+                         "model = 'student'", matched=True) for path, step, _ in (first, second)]  # fmt: skip
     return found_by_both(rows[0], rows[1], target_frame(truth(first[0], first[2][:1])))
 
 

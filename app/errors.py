@@ -1,4 +1,4 @@
-"""Where AP is lost: error types and what they cost, against a baseline, with the images behind each number."""
+"""Where AP is lost: error types and what they cost, against a baseline, by class, size and crowding, with the images behind each number."""
 
 from typing import cast
 
@@ -8,12 +8,16 @@ import reads
 import shared
 import streamlit as st
 
+from workbench.analysis.kitti_ap import is_kitti
 from workbench.analysis.tide import MAIN, SPECIAL, Error, images_behind, queries_behind, rows_behind
 from workbench.views import errors as views
 from workbench.views.catalog import baseline_of
+from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
 NOBODY = "no baseline"
 DRAWN = 15  # errors of an image
+LISTED = 1000
+LINK = {"open": st.column_config.LinkColumn("image", display_text="open", help="This image in the matching explorer.", width=56)}
 entries = {name: entry for name, entry in shared.usable_runs().items() if analyses.evaluated(entry.run)}
 if not entries:
     shared.banner("info", "No evaluation yet", "Errors appear here after the first evaluation of a run.")
@@ -27,10 +31,8 @@ baseline = baseline_of(entry, list(entries.values()))
 others = [NOBODY, *(name for name in entries if name != run.name)]
 against = shared.select(bar[2], "Baseline", "baseline", others, baseline.run.name if baseline else NOBODY,
                         help="Compared at its last evaluation up to that step.")  # fmt: skip
-kinds = [*MAIN, *SPECIAL]
-choice = shared.select(bar[3], "Errors shown below", "error", kinds, kinds[0], format_func=lambda name: name.replace("_", " "))
-kind: Error = cast(Error, choice)
 here = analyses.at(run, step)
+shared.write_address(run=run.name, step=step, baseline=against)
 
 
 def there() -> tuple[str, int, reads.Stamp] | None:
@@ -66,52 +68,105 @@ def types() -> None:
     )
 
 
-@shared.guarded("The classes of this run cannot be shown")
-def classes_and_scores() -> None:
-    """Confusion and calibration."""
-    left, right = st.columns(2, gap="medium")
-    found, other = analyses.errors(*here), there()
+@shared.guarded("The slices of this run cannot be shown")
+def slices() -> None:
+    """AP and recall by size, crowding and overlap, the calibration of the scores, and KITTI's own AP where the data is KITTI's."""
+    left, right = st.columns([1.4, 1], gap="medium")
+    other = there()
     with left:
-        counts = analyses.confusion(*here)
-        meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs."
-        shared.chart(views.confusion_figure(counts, found.classes), "confusion", meaning, counts.reset_index())
+        tables = ({against: analyses.by_slice(*other)} if other else {}) | {run.name: analyses.by_slice(*here)}
+        together = pd.concat([table.assign(run=name) for name, table in tables.items()])
+        targets = int(tables[run.name].loc[tables[run.name]["by"] == "size", "targets"].sum())
+        shared.chart(slices_figure(tables), "slices", f"{SLICES_CAPTION} n = {targets} targets.", together)
     with right:
         tables = ({against: analyses.calibration(*other)} if other else {}) | {run.name: analyses.calibration(*here)}
         meaning = f"{views.CALIBRATION_CAPTION} n = {int(tables[run.name]['n'].sum())} detections of this run."
         shared.chart(views.calibration_figure(tables), "calibration", meaning, tables[run.name])
+    if is_kitti(reads.dataset(run.info())):
+        tables = ({against: analyses.kitti(*other)} if other else {}) | {run.name: analyses.kitti(*here)}
+        together = pd.concat([table.assign(run=name) for name, table in tables.items()])
+        meaning = f"{KITTI_CAPTION} n = {int(tables[run.name]['targets'].sum())} targets over all bars of a run."
+        shared.chart(kitti_figure(tables), "kitti", meaning, together)
 
 
+@st.fragment
+@shared.guarded("The classes of this run cannot be shown")
+def confusion() -> None:
+    """Confusion between classes, and the pairs behind one of its cells."""
+    found, counts = analyses.errors(*here), analyses.confusion(*here)
+    left, right = st.columns([1.2, 1], gap="medium")
+    filled = views.fullest_cells(counts)
+    known = [f"{row}_{column}" for row, column in filled]
+    # a confusion is more telling than a class found as itself
+    cell = shared.choose("cell", known, next((f"{row}_{column}" for row, column in filled if row != column), known[0])) if known else ""
+    with left:
+        meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs. A click on a cell lists its pairs."
+        figure = views.confusion_figure(counts, found.classes)
+        shared.chart(figure, "confusion", meaning, counts.reset_index(), on_select=select_cell, modes=["points"])
+    if not cell:
+        return
+    truth, predicted = (int(category) for category in cell.split("_"))
+    pairs = analyses.confused(*here)
+    pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
+    with right:
+        names = [found.classes.get(category, "background") for category in (truth, predicted)]
+        st.text(f"Targets of {names[0]}, detections of {names[1]}")
+        place = reads.places(reads.dataset(run.info()))
+        shown = pairs.head(LISTED)
+        shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
+        columns = ["open", "image_id", "target", "query", "score", "iou"]
+        st.dataframe(shown[columns], hide_index=True, row_height=28, height=330, key="pairs", column_config=LINK, placeholder="–")
+        shared.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed; a target or query of -1 is background.")
+    shared.write_address(cell=cell)
+
+
+def select_cell() -> None:
+    """Keeps the cell that was clicked."""
+    found = shared.clicked("confusion")
+    if found:
+        st.session_state["cell"] = f"{found[0]}_{found[1]}"
+
+
+@st.fragment
 @shared.guarded("The images behind these errors cannot be shown")
 def behind() -> None:
     """The images and slots with errors of one type, and one of the images."""
+    head = st.columns([2, 7], vertical_alignment="bottom")
+    kinds = [*MAIN, *SPECIAL]
+    choice = shared.select(head[0], "Errors of the type", "error", kinds, kinds[0], format_func=lambda name: name.replace("_", " "))
+    kind: Error = cast(Error, choice)
     found = analyses.errors(*here)
     images, slots = images_behind(found, kind), queries_behind(found, kind)
     if images.empty:
         st.caption("No image has an error of this type.")
+        shared.write_address(error=kind)
         return
     left, middle, right = st.columns([1, 1, 2.4], gap="medium")
     with left:
         event = st.dataframe(images, key=f"images-{kind}", on_select="rerun", selection_mode="single-row", hide_index=True, row_height=28,
                              height=480)  # fmt: skip
-        shared.note(f"{len(images)} images with errors of this type, most first. A click on the left of a row shows the image.")
+        shared.note(f"n = {len(images)} images with errors of this type, most first. A click on the left of a row shows the image.")
     with middle:
         st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480)
-        shared.note("Query slots whose detections these are, and in how many images; a missed target has none.")
+        shared.note(f"n = {len(slots)} query slots whose detections these are, and in how many images; a missed target has none.")
     chosen = event["selection"]["rows"]
     known = images["image_id"].tolist()
     asked = known[chosen[0]] if chosen else shared.choose("image_id", known, known[0])
     st.session_state["image_id"] = asked
     data = reads.dataset(run.info())
-    number = next(i for i, record in enumerate(data.records) if record.image_id == asked)
+    number = reads.places(data)[asked]
     wrong = rows_behind(found, kind)
     wrong = wrong[wrong["image_id"] == asked]
     with right:
-        figure = views.wrong_figure(data.image(number), data.records[number], data.classes, wrong.head(DRAWN), found.classes)
+        pixels = reads.pixels(run.info(), data, number)
+        figure = views.wrong_figure(pixels, data.records[number], data.classes, wrong.head(DRAWN), found.classes)
         meaning = f"Image {asked}: n = {len(wrong)} errors of this type at step {step}; at most {DRAWN} are drawn, the best scores first."
         shared.chart(figure, "wrong", meaning, wrong, scrollZoom=True)
+        st.markdown(f"[This image in the matching explorer]({shared.explorer_link(run.name, number + 1)})")
+    shared.write_address(error=kind, image_id=asked)
 
 
 types()
-classes_and_scores()
+confusion()
 behind()
-shared.write_address(run=run.name, step=step, baseline=against, error=kind, image_id=st.session_state.get("image_id", ""))
+slices()

@@ -69,7 +69,7 @@ def body() -> None:
     number = int(shared.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number
     bar[2].number_input(f"Image of {len(data)}", 1, len(data), key="image", help="Position in the validation split.")
-    record, pixels = data.records[number - 1], data.image(number - 1)
+    record, pixels = data.records[number - 1], reads.pixels(run.info(), data, number - 1)
     rows = reads.image_queries(str(run.path), step, record.image_id, reads.stamp(run.queries_path(VALIDATION, step)))
     student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
     if student.empty:
@@ -94,8 +94,8 @@ def body() -> None:
         mask = masks[places[place]] if place != "off" else None
         figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
         meaning = (
-            f"n = {len(student)} queries of the student and {len(teacher)} of the teacher; boxes of at least {threshold:.2f} score are drawn, "
-            f"the best {MOST_BOXES} of each model."
+            f"n = {len(student)} queries of the student and {len(teacher)} of the teacher; boxes of at least {threshold:.2f} score are "
+            f"drawn, the best {MOST_BOXES} of each model."
         )
         shared.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
     with tables:

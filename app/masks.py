@@ -50,7 +50,7 @@ def body() -> None:
     st.session_state["query"] = place
     bar[6].slider("Query by quality", 0, max(len(queries), 1), key="query", help="The teacher's query whose box is drawn; 0 draws none.")
     chosen = queries[queries["place"] == place] if place else None
-    figure = views.masks_figure(data.image(number - 1), record, shown, opacity, chosen)
+    figure = views.masks_figure(reads.pixels(run.info(), data, number - 1), record, shown, opacity, chosen)
     meaning = f"{views.CAPTION} n = {len(queries)} teacher queries of layer {layer}, image_id {record.image_id}."
     cells = pd.DataFrame(shown["teacher"])
     shared.chart(figure, "masks", meaning, cells, scrollZoom=True)

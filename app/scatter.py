@@ -14,6 +14,7 @@ CAPTION = (
     "Colour: how many queries lie there. Draw a box to list them."
 )
 LISTED = 500
+SHOWN = ["image_id", "query", "label", "score", "best_iou", "match", "quality"]
 
 
 @st.cache_data(max_entries=8, show_spinner="Drawing the queries ...")
@@ -23,26 +24,36 @@ def figure_of(run_path: str, step: int, model: str, key: Stamp) -> go.Figure:
     return raster_figure(rows["score"].to_numpy(float), rows["best_iou"].to_numpy(float), "score", "best IoU")
 
 
+@st.cache_data(max_entries=32, show_spinner=False)
+def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, key: Stamp) -> tuple[pd.DataFrame, int]:
+    """The queries of the highest score in a box ``x0, x1, y0, y1``, or of all, and how many there are."""
+    rows = analyses.last_layer(run_path, step, model, key)
+    if box is not None:
+        x0, x1, y0, y1 = box
+        rows = rows[rows["score"].between(x0, x1) & rows["best_iou"].between(y0, y1)]
+    return rows.nlargest(LISTED, "score")[SHOWN], len(rows)
+
+
+@st.fragment
+@shared.guarded("The queries of this run cannot be shown")
 def queries(here: tuple[str, int, Stamp]) -> None:
     """The picture of one model's queries, and the list of those in a box."""
     st.markdown("**All queries**")
     head = st.columns([2, 8], vertical_alignment="bottom")
     model = shared.select(head[0], "Model", "model", ["student", "teacher"], "student")
-    rows = analyses.last_layer(*here[:2], model, here[2])
-    if rows.empty:
+    count = len(analyses.last_layer(*here[:2], model, here[2]))
+    if not count:
         st.caption(f"This run keeps no queries of its {model}.")
+        shared.write_address(model=model)
         return
     left, right = st.columns([1.25, 1], gap="medium")
+    box = shared.chosen_box("area")
+    rows, inside = listed(*here[:2], model, tuple(box) if box else None, here[2])
     with left:
-        figure = figure_of(*here[:2], model, here[2])
-        event = shared.chart(figure, f"queries-{model}", f"{CAPTION} n = {len(rows)} queries.", on_select="rerun", modes=["box"])
-    boxes = event["selection"]["box"]
+        chart = f"queries-{model}"
+        meaning = f"{CAPTION} n = {count} queries."
+        shared.chart(figure_of(*here[:2], model, here[2]), chart, meaning, rows, on_select=shared.box_kept(chart, "area"), modes=["box"])
     with right:
-        chosen = rows
-        if boxes:
-            (x0, x1), (y0, y1) = sorted(boxes[0]["x"]), sorted(boxes[0]["y"])
-            chosen = rows[rows["score"].between(x0, x1) & rows["best_iou"].between(y0, y1)]
-        columns = ["image_id", "query", "label", "score", "best_iou", "match", "quality"]
-        shown: pd.DataFrame = chosen.nlargest(LISTED, "score")[columns]
-        st.dataframe(shown, hide_index=True, row_height=28, key="queries-table")
-        shared.note(f"{len(chosen)} queries {'in the box' if boxes else 'in all'}; the {len(shown)} of the highest score are listed.")
+        st.dataframe(rows, hide_index=True, row_height=28, key="queries-table")
+        shared.note(f"{inside} queries {'in the box' if box else 'in all'}; the {len(rows)} of the highest score are listed.")
+    shared.write_address(model=model, area=st.session_state["area"])

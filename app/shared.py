@@ -3,8 +3,9 @@
 Names of runs and classes are data: they go into tables, text and options, which show characters, never into markdown.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,28 @@ def clicked(key: str) -> list[int] | None:
     # an array of numbers comes back from the browser as an object with the keys 0, 1, ...
     carried = points[0]["customdata"]
     return [int(number) for number in (carried.values() if isinstance(carried, dict) else carried)]
+
+
+def box_kept(chart: str, key: str) -> Callable[[], None]:
+    """For ``on_select`` of a chart: keeps the box that was drawn in it, or that there is none any more."""
+
+    def keep() -> None:
+        boxes = st.session_state[chart]["selection"]["box"]
+        ends = [*sorted(boxes[0]["x"]), *sorted(boxes[0]["y"])] if boxes else []
+        st.session_state[key] = ",".join(f"{end:.4g}" for end in ends)
+
+    return keep
+
+
+def chosen_box(key: str) -> list[float] | None:
+    """Ends ``x0, x1, y0, y1`` of the box that was kept, else of the one in the address."""
+    try:
+        ends = [float(end) for end in str(st.session_state.get(key, st.query_params.get(key, ""))).split(",")]
+    except ValueError:
+        ends = []
+    found = ends if len(ends) == 4 and all(map(math.isfinite, ends)) else None
+    st.session_state[key] = ",".join(f"{end:.4g}" for end in found or [])
+    return found
 
 
 @contextmanager

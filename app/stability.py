@@ -162,7 +162,7 @@ def show_target(run: Run, layer: int, image_id: int, target: int) -> None:
     data = reads.dataset(run.info())
     number = reads.places(data)[image_id]
     rows = reads.holders(str(run.path), image_id, target, layer, reads.run_stamp(run))
-    figure = stability.holders_figure(data.image(number), data.records[number], data.classes, target, rows)
+    figure = stability.holders_figure(reads.pixels(run.info(), data, number), data.records[number], data.classes, target, rows)
     table = stability.holder_table(rows, data.classes)
     meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), n = {len(table)} evaluations that matched it; a "
     meaning += "query's box is that of the last step it held it."

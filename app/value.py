@@ -10,17 +10,20 @@ import streamlit as st
 
 from workbench.analysis.slots import slot_heatmap
 from workbench.views import value as views
-from workbench.views.boxes import STUDENT, TEACHER
+from workbench.views.boxes import class_name
 from workbench.views.catalog import baseline_of
 from workbench.views.raster import raster_figure
+from workbench.views.sheet import Picture, answer, sheet_figure
 
 NOBODY = "no baseline"
 PICTURES = 6
+LISTED = 1000
+LINK = {"open": st.column_config.LinkColumn("image", display_text="open", help="This image in the matching explorer.", width=56)}
 entries = {name: entry for name, entry in shared.usable_runs().items() if analyses.evaluated(entry.run)}
 if not entries:
     shared.banner("info", "No evaluation yet", "Query values appear here after the first evaluation of a run.")
     st.stop()
-bar = st.columns([3, 1, 3, 1.5, 1.2], vertical_alignment="bottom")
+bar = st.columns([3, 1, 3, 2], vertical_alignment="bottom")
 entry = shared.select_run(bar[0], entries)
 run = entry.run
 steps = [step for step in analyses.evaluated(run) if step in run.query_steps(analyses.VALIDATION)] or analyses.evaluated(run)
@@ -32,12 +35,11 @@ against = shared.select(bar[2], "Baseline", "baseline", others, own, help="Gain 
 here = analyses.at(run, step)
 both = against != NOBODY and step in entries[against].run.query_steps(analyses.VALIDATION)
 there = analyses.at(entries[against].run, step) if both else None
-values = [name for name in views.SLOT_VALUES if name != "gain" or there]
-value = shared.select(bar[3], "Slots by", "slots", values, values[0], format_func=lambda name: name.replace("_", " "))
+shared.write_address(run=run.name, step=step, baseline=against)
 
 
-def of_slots() -> pd.DataFrame:
-    """The chosen value of every slot with its interval."""
+def of_slots(value: str) -> pd.DataFrame:
+    """A value of every slot with its interval."""
     if value == "ap_drop":
         return analyses.drops(*here)
     if value == "gain" and there:
@@ -46,32 +48,68 @@ def of_slots() -> pd.DataFrame:
     return table[["query", value, "n"]].assign(low=table[f"{value}_low"], high=table[f"{value}_high"])
 
 
+@st.fragment
 @shared.guarded("The slots of this run cannot be shown")
 def slots() -> None:
     """All slots, and the chosen one."""
-    table, everything = of_slots(), analyses.slots(*here)
+    head = st.columns([1.5, 1.2, 7], vertical_alignment="bottom")
+    values = [name for name in views.SLOT_VALUES if name != "gain" or there]
+    value = shared.select(head[0], "Slots by", "slots", values, values[0], format_func=lambda name: name.replace("_", " "))
+    table, everything = of_slots(value), analyses.slots(*here)
     known = everything["query"].tolist()
-    slot = int(shared.choose("query", known, int(table.sort_values(value, ascending=False)["query"].iloc[0])))
-    bar[4].selectbox("Slot", known, key="query", help="Also chosen by a click on its bar.")
+    slot = int(shared.select(head[1], "Slot", "query", known, int(table.sort_values(value, ascending=False)["query"].iloc[0]),
+                             help="Also chosen by a click on its bar."))  # fmt: skip
     dead, images = int(everything["dead"].sum()), int(everything["images"].max())
-    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} dead; {images} images."
+    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} dead; {images} images. A click on a bar chooses the slot."
     shared.chart(views.slots_figure(table, value, slot), "slot-values", meaning, table, on_select=choose_slot, modes=["points"])
     left, right = st.columns(2, gap="medium")
-    rows = analyses.last_layer(*here[:2], "student", here[2])
     own = everything[everything["query"] == slot].iloc[0]
     with left:
-        counts = slot_heatmap(rows, slot)
+        counts = slot_heatmap(analyses.last_layer(*here[:2], "student", here[2]), slot)
         meaning = f"Slot {slot}. {views.LOOKS_CAPTION} n = {counts.sum()} boxes."
         shared.chart(views.looks_figure(counts), "looks", meaning, pd.DataFrame(counts))
     with right:
         frames = {by: analyses.served(*here[:2], by, here[2]) for by in ("label", "size")}
         tables = {by: frame[frame["query"] == slot] for by, frame in frames.items()}
-        data = reads.dataset(run.info())
+        classes = run.info()["classes"]
         meaning = f"Slot {slot}. {views.SERVES_CAPTION} n = {int(own['n'])} targets in {int(own['images'])} images."
-        shared.chart(views.serves_figure(tables, data.classes), "serves", meaning, pd.concat(list(tables.values())))
+        shared.chart(views.serves_figure(tables, classes), "serves", meaning, pd.concat(list(tables.values())))
     drop, low, high, samples = analyses.drop_interval(*here[:2], slot, here[2])
     shared.note(f"AP drop of slot {slot}: {100 * drop:.2f} points, 95 % interval {100 * low:.2f} to {100 * high:.2f} by {samples} Poisson "
                 "resamples of the images.")  # fmt: skip
+    slot_images(slot)
+    shared.write_address(slots=value, query=slot)
+
+
+def slot_images(slot: int) -> None:
+    """The images in which a slot is matched to a target, best quality first."""
+    matched = analyses.matched(*here[:2], "student", here[2])
+    own = matched[matched["query"] == slot].rename(columns={"match": "target"})
+    if own.empty:
+        st.caption(f"Slot {slot} is matched to no target.")
+        return
+    data = reads.dataset(run.info())
+    sheet = [picture(data, row, ["student"], f"image {row['image_id']}, quality {row['quality']:.2f}")
+             for row in own.head(PICTURES).to_dict("records")]  # fmt: skip
+    meaning = f"n = {len(own)} targets that slot {slot} is matched to at step {step}, best quality first. Of the first {len(sheet)}: the "
+    shared.chart(sheet_figure(sheet), "slot-images", meaning + "target dotted, the slot's box with its score.", own)
+    place = reads.places(data)
+    shown = own.head(LISTED).assign(
+        **{"class": [class_name(data.classes, label) for label in own["label"].head(LISTED)]},
+        open=[shared.explorer_link(run.name, place[image] + 1) for image in own["image_id"].head(LISTED)],
+    )
+    columns = ["open", "image_id", "target", "class", "score", "match_iou", "quality"]
+    st.dataframe(shown[columns], hide_index=True, row_height=28, height=200, key="slot-table", column_config=LINK)
+
+
+def picture(data: reads.Dataset, row: dict, models: list[str], title: str) -> Picture:
+    """A target of an image with the queries that models match to it."""
+    number, target = reads.places(data)[row["image_id"]], int(row["target"])
+    rows: dict[str, pd.DataFrame] = {}
+    for model in models:
+        frame = analyses.matched(*here[:2], model, here[2])
+        rows[model] = frame[(frame["image_id"] == row["image_id"]) & (frame["match"] == target)]
+    return answer(reads.pixels(run.info(), data, number), data.records[number], data.classes, target, title, rows)
 
 
 def choose_slot() -> None:
@@ -81,9 +119,10 @@ def choose_slot() -> None:
         st.session_state["query"] = found[0]
 
 
+@st.fragment
 @shared.guarded("The gains of this run cannot be shown")
-def predictors() -> str:
-    """Does quality predict gain? Returns the box that is selected."""
+def predictors() -> None:
+    """Does quality predict gain?"""
     assert there
     points = analyses.properties(here, there).assign(target_size=lambda own: np.sqrt(own["target_size"]))
     table = analyses.correlations(here, there)
@@ -94,54 +133,34 @@ def predictors() -> str:
     with left:
         figure = raster_figure(points[column].to_numpy(float), points["gain"].to_numpy(float), views.PROPERTIES[column], "gain")
         meaning = f"{views.GAIN_CAPTION} n = {len(points)} targets, mean gain {points['gain'].mean():.3f}."
-        event = shared.chart(figure, f"gain-{column}", meaning, points, on_select="rerun", modes=["box"])
+        chart = f"gain-{column}"
+        shared.chart(figure, chart, meaning, points, on_select=shared.box_kept(chart, "box"), modes=["box"])
     with right:
         meaning = f"{views.CORRELATION_CAPTION} n = {len(points)} targets in {points['image_id'].nunique()} images."
         shared.chart(views.correlation_figure(table), "correlations", meaning, table)
-    boxes = event["selection"]["box"]
-    box = [*sorted(boxes[0]["x"]), *sorted(boxes[0]["y"])] if boxes else asked_box()
-    answers(views.inside(points, column, box), box)
-    return "" if box is None else ",".join(f"{end:.4g}" for end in box)
+    box = shared.chosen_box("box")
+    answers(views.inside(points, column, box), "in the box" if box else "in all")
+    shared.write_address(property=column, box=st.session_state["box"])
 
 
-def of_target(rows: pd.DataFrame, image_id: int, target: int) -> pd.DataFrame:
-    """The query matched to a target."""
-    return rows[(rows["image_id"] == image_id) & (rows["match"] == target)]
-
-
-def asked_box() -> list[float] | None:
-    """The box in the address."""
-    try:
-        ends = [float(end) for end in st.query_params.get("box", "").split(",")]
-    except ValueError:
-        return None
-    return ends if len(ends) == 4 else None
-
-
-def answers(chosen: pd.DataFrame, box: list[float] | None) -> None:
+def answers(chosen: pd.DataFrame, which: str) -> None:
     """The chosen targets as a table, and pictures of the first."""
-    which = "in the box" if box else "in all"
-    shared.note(f"{len(chosen)} targets {which}, greatest gain first. Pictures of the first {PICTURES}: target dotted, the teacher's query "
-                "blue, the student's orange, each with slot and score.")  # fmt: skip
     data = reads.dataset(run.info())
-    place = {record.image_id: number for number, record in enumerate(data.records)}
-    models = {"teacher": TEACHER, "student": STUDENT}
-    frames = {model: analyses.last_layer(*here[:2], model, here[2]) for model in models}
-    columns = st.columns(PICTURES)
-    for row, spot in zip(chosen.head(PICTURES).to_dict("records"), columns, strict=False):
-        number, target = place[row["image_id"]], int(row["target"])
-        shown = {model: (colour, of_target(frames[model], row["image_id"], target)) for model, colour in models.items()}
-        figure = views.answer_figure(data.image(number), data.records[number], data.classes, target, shown)
-        with spot:
-            shared.chart(figure, f"answer-{row['image_id']}-{target}", f"image {row['image_id']}, target {target}, gain {row['gain']:.2f}")
-    st.dataframe(chosen.head(1000), hide_index=True, row_height=28, height=260, key="chosen")
+    sheet = [picture(data, row, ["teacher", "student"], f"image {row['image_id']}, gain {row['gain']:.2f}")
+             for row in chosen.head(PICTURES).to_dict("records")]  # fmt: skip
+    meaning = f"n = {len(chosen)} targets {which}, greatest gain first. Of the first {len(sheet)}: the target dotted, the teacher's query "
+    meaning += "blue, the student's orange, each with slot and score."
+    if sheet:
+        shared.chart(sheet_figure(sheet), "answers", meaning, chosen)
+    place = reads.places(data)
+    shown = chosen.head(LISTED)
+    shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
+    st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=LINK)
 
 
 slots()
-selected = predictors() if there else ""
-if not there:
+if there:
+    predictors()
+else:
     shared.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
-with shared.guarded("The queries of this run cannot be shown"):
-    scatter.queries(here)
-kept = {key: st.session_state.get(key, "") for key in ("query", "property", "model")}
-shared.write_address(run=run.name, step=step, baseline=against, slots=value, box=selected or "", **kept)
+scatter.queries(here)

@@ -33,6 +33,8 @@ def test_confusion_is_shown_as_shares_of_the_targets_of_a_class():
     shares = np.array(figure.data[0].z, float)
     assert shares[0].tolist() == [75, 25, 0]
     assert np.isnan(shares[1]).all()
+    assert figure.data[1].customdata.tolist() == [[1, 1], [-1, 1], [1, 2]]  # what a click carries, the fullest cell first
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([0, 0, 1], [0, 2, 0])
     assert list(figure.layout.xaxis.ticktext) == ["cat", "&lt;img src=x onerror=alert(1)&gt;", "background"]
 
 

@@ -10,12 +10,15 @@ from workbench.views.stability import (
     CHANGED,
     FIRST,
     KEPT,
+    agreement_figure,
     arm_figure,
     arm_points,
+    found_figure,
     held,
     holder_table,
     holders_figure,
     matrix_figure,
+    seed_pairs,
     stable_share,
     target_rows_of,
 )
@@ -88,3 +91,28 @@ def test_each_query_that_held_a_target_is_drawn_once_with_its_steps():
     table = holder_table(rows.assign(label=1), CLASSES)
     assert table["query"].tolist() == [3, 5, 3]
     assert table["class"].tolist() == [CLASSES[1]] * 3
+
+
+def test_runs_are_paired_where_only_the_seed_differs():
+    kinds = [(arm, seed) for arm in ("distilled", "undistilled") for seed in (0, 1, 2)]
+    entries = [Entry(Run(Path(f"{arm}-{seed}")), "r", arm, seed, "equal steps") for arm, seed in kinds]
+    pairs = [(first.run.name, second.run.name) for first, second in seed_pairs(entries)]
+    assert pairs[:3] == [("distilled-0", "distilled-1"), ("distilled-0", "distilled-2"), ("distilled-1", "distilled-2")]
+    assert len(pairs) == 6
+    assert len(seed_pairs(entries, most=2)) == 2
+    assert seed_pairs(entries[:1] + entries[3:4]) == []
+
+
+def test_what_two_seeds_find_is_drawn_with_its_interval_and_counts():
+    table = pd.DataFrame({"pair": ["<b>"], "share": [0.5], "low": [0.4], "high": [0.8], "both": [5], "only_first": [2], "only_second": [1],
+                          "neither": [2], "n": [10]})  # fmt: skip
+    mark = found_figure(table).data[0]
+    assert list(mark.y) == ["&lt;b&gt;"]
+    assert np.allclose([mark.x[0] - mark.error_x.arrayminus[0], mark.x[0], mark.x[0] + mark.error_x.array[0]], [40, 50, 80])
+    assert mark.customdata.tolist() == [[5, 2, 1, 2]]
+
+
+def test_agreement_is_a_line_a_run_that_has_any():
+    points = pd.DataFrame({"run": ["a", "a"], "step": [20, 10], "agreement": [0.75, 0.5], "n": [4, 4]})
+    (line,) = agreement_figure(points, ["a", "b"]).data
+    assert (list(line.x), list(line.y)) == ([10, 20], [50, 75])

@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 
-from tests.views.test_image import CLASSES, PIXELS, STUDENT, record
+from tests.views.test_image import CLASSES
 from workbench.views.style import COLOURS
-from workbench.views.value import answer_figure, correlation_figure, inside, looks_figure, serves_figure, slots_figure
+from workbench.views.value import correlation_figure, inside, looks_figure, serves_figure, slots_figure
 
 
 def test_slots_stand_by_value_with_their_intervals_and_the_chosen_one_in_another_colour():
@@ -44,11 +44,3 @@ def test_both_correlations_are_drawn_with_their_intervals():
     assert (plain.x[0], partial.x[0]) == (0.4, -0.1)
     assert np.isclose(partial.x[0] + partial.error_x.array[0], 0.1)
     assert plain.marker.symbol != partial.marker.symbol
-
-
-def test_an_answer_is_drawn_beside_the_target_and_a_missing_one_is_not():
-    answers = {"student": ("#E69F00", STUDENT.head(1)), "teacher": ("#56B4E9", STUDENT.head(0))}
-    figure = answer_figure(PIXELS, record(), CLASSES, 0, answers)
-    assert [trace.name for trace in figure.data if trace.name] == ["target", "student", "teacher"]
-    texts = [text for trace in figure.data for text in trace.text or ()]
-    assert texts == ["\u00a0cat\u00a0", "\u00a00 · 0.90\u00a0"]

@@ -15,6 +15,7 @@ from workbench.datasets.base import Record
 # Okabe-Ito colours that show on most pictures; the legend lies on a dark strip, so that they show there too.
 TARGET, TEACHER, STUDENT, PAIR = "#F0E442", "#56B4E9", "#E69F00", "#CC79A7"
 BOX = ["cx", "cy", "w", "h"]
+CORNERS = ["x1", "y1", "x2", "y2"]
 HALO = "rgba(0,0,0,0.6)"
 _EXACT_PIXELS = 1 << 16
 
@@ -26,7 +27,8 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
     """
     figure = go.Figure()
     rows, columns = image.shape[:2]
-    figure.add_layout_image(source=photograph(image), x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
+    source = photograph(image)
+    figure.add_layout_image(source=source, x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
     axis: dict[str, Any] = {"visible": False, "constrain": "domain", "uirevision": str(key)}
     figure.update_xaxes(range=[0, columns], constraintoward="left", **axis)
     figure.update_yaxes(range=[rows, 0], constraintoward="top", scaleanchor="x", **axis)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json
+from workbench.remote import is_remote
 from workbench.runs import FORMAT_VERSION, Run
 
 # what reading a damaged file of a run raises: tables, states, anything
@@ -92,21 +94,44 @@ def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> Non
 def _entry(run: Run) -> Entry:
     """The run as it is now; its files are read again only when they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
-    entry = _read(run.path, tuple(_stamp(path) for path in files))
+    entry = _read(run.path, tuple(time_of(path) for path in files))
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def time_of(path: Path) -> tuple[float, int]:
+    """When a file was last changed and its size, zeros where there is none; a remote file has only its time in seconds."""
     try:
         status = path.stat()
     except OSError:
         return 0, 0
-    return status.st_mtime_ns, status.st_size
+    return getattr(status, "st_mtime_ns", status.st_mtime), status.st_size
+
+
+def lies_below(path: Path, folder: Path) -> bool:
+    """Whether a path, all links followed, lies in a folder; what is remote has no links."""
+    return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
+
+
+def _link_that_leads_out(folder: Path) -> str:
+    """The folder of a run, or a link in it, that leads out of the folder of runs; "" where there is none."""
+    if is_remote(folder):
+        return ""
+    root = folder.parent
+    if not lies_below(folder, root):
+        return folder.name
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not lies_below(path, root):
+                return str(path.relative_to(root))
+    return ""
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(path: Path, stamps: tuple[tuple[int, int], ...]) -> Entry:
+def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     run = Run(path)
+    if link := _link_that_leads_out(path):
+        return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown: copy them there.")
     try:
         info = read_json(run.info_path)
         version = info.get("format_version")

@@ -26,6 +26,7 @@ CALIBRATION_CAPTION = (
     "Precision: the share of detections of a range of scores that found a target at IoU 0.5. On the dotted line scores mean what they say. "
     "Bars: 95 % intervals over resampled images."
 )
+_CLICKABLE = 1500  # cells of the confusion matrix
 VERDICT_COLOURS = {"better": COLOURS[0], "worse": COLOURS[1], "not distinguishable": GREY}
 
 
@@ -67,7 +68,7 @@ def difference_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Figure:
-    """Rows are classes of targets, columns of detections; colour and number are shares of the row.
+    """Rows are classes of targets, columns of detections; colour and number are shares of the row. A mark carries both category ids.
 
     Args:
         counts: of ``confusion.confusion_matrix``.
@@ -77,16 +78,34 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
     total = values.sum(1, keepdims=True)
     share = np.divide(100 * values, total, out=np.full_like(values, np.nan), where=total > 0)
     names = [plain(classes.get(category, "background")) for category in counts.index]
-    place = list(range(len(names)))
+    place = np.arange(len(names))
     figure = go.Figure(go.Heatmap(
         z=share, x=place, y=place, zmin=0, zmax=100, colorscale="Cividis", xgap=1, ygap=1, customdata=values,
         texttemplate="%{z:.0f}" if len(names) <= 20 else None,
         colorbar={"title": {"text": "% of row", "side": "right"}, "thickness": 10, "outlinewidth": 0},
         hovertemplate="target of row %{y}, detection of column %{x}<br>%{customdata} pairs, %{z:.1f} % of the row<extra></extra>",
     ))  # fmt: skip
+    # a heat map cannot be clicked: an unseen mark over every cell that holds pairs can, over the fullest where there are many
+    cells = np.array(fullest_cells(counts)[:_CLICKABLE], int).reshape(-1, 2)
+    row, column = (axis.get_indexer(pd.Index(cells[:, side])) for side, axis in enumerate((counts.index, counts.columns)))
+    figure.add_scatter(
+        x=column, y=row, mode="markers", marker={"size": 18, "symbol": "square", "color": "rgba(0,0,0,0)"}, showlegend=False,
+        text=[f"target: {names[i]}<br>detection: {names[j]}<br>{values[i, j]:.0f} pairs, {share[i, j]:.1f} % of the row"
+              for i, j in zip(row, column, strict=True)],
+        hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
+    )  # fmt: skip
     figure.update_xaxes(title_text="detection", tickvals=place, ticktext=names, automargin=True, showgrid=False)
     figure.update_yaxes(title_text="target", tickvals=place, ticktext=names, autorange="reversed", automargin=True, showgrid=False)
-    return quiet(figure, max(340, 120 + 22 * len(names)))
+    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), clickmode="event+select", dragmode="pan")
+
+
+def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
+    """Row and column (category ids) of the cells of a confusion matrix that hold pairs, the fullest first."""
+    values = counts.to_numpy()
+    row, column = np.nonzero(values)
+    order = np.argsort(-values[row, column], kind="stable")
+    truth, predicted = np.asarray(counts.index, int)[row[order]], np.asarray(counts.columns, int)[column[order]]
+    return list(zip(truth.tolist(), predicted.tolist(), strict=True))
 
 
 def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:

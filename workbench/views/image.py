@@ -57,7 +57,8 @@ def image_figure(
         classes: label -> name.
         student: rows of the query table, one layer of this image.
         teacher: likewise, of the layer the student's mates are in; may be empty.
-        threshold: queries of a lower score are left out, and those beyond the best ``MOST_BOXES`` of a model, and pairs of which one end is.
+        threshold: queries of a lower score are left out, those beyond the best ``MOST_BOXES`` of a model too, and pairs of which one
+            end is.
         mask: ``[h, w]`` selection mask over the whole image, any cell size.
         mask_opacity: of the mask's largest value.
     """

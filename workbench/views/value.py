@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.datasets.base import Record
-from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
+from workbench.views.boxes import class_name
 from workbench.views.style import COLOURS, GREY, plain, quiet
 
 # title of the axis, factor, definition
@@ -126,26 +125,3 @@ def inside(points: pd.DataFrame, column: str, box: Sequence[float] | None) -> pd
         points = points[points[column].between(x0, x1) & points["gain"].between(y0, y1)]
     return points.sort_values(["gain", "image_id", "target"], ascending=[False, True, True], ignore_index=True)
 
-
-def answer_figure(
-    image: np.ndarray, record: Record, classes: Sequence[str], target: int, answers: Mapping[str, tuple[str, pd.DataFrame]],
-    height: int = 260,
-) -> go.Figure:
-    """One target and the boxes that the models answer it with.
-
-    Args:
-        image: ``[H, W, 3]`` uint8.
-        record: the image's targets.
-        classes: label -> name.
-        target: which one.
-        answers: name of a model to its colour and its row of the query table.
-        height: of the figure.
-    """
-    figure = picture(image, height, (record.image_id, target))
-    own = target_rows(record).iloc[[target]]
-    add_boxes(figure, "target", TARGET, own, [plain(class_name(classes, own["label"].iloc[0]))], ("x1", "y2"), ["bottom right"], dash="dot")
-    rows, columns = image.shape[:2]
-    for name, (colour, answer) in answers.items():
-        labels = [f"{query} · {score:.2f}" for query, score in zip(answer["query"], answer["score"], strict=True)]
-        add_boxes(figure, plain(name), colour, in_pixels(answer, columns, rows), labels, ("x1", "y1"), ["top right"] * len(labels))
-    return figure.update_layout(showlegend=False, margin_t=4)

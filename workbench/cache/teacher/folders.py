@@ -1,13 +1,25 @@
-"""The caches that are there, and removing them."""
+"""The caches that are there, and removing them; nothing here loads torch, so that the dashboard can list them."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.cache.teacher.key import caches_root
 from workbench.cache.teacher.shards import is_locked, locked, read_manifest
 from workbench.errors import CacheError
+from workbench.remote import is_remote
+from workbench.runs import runs_root
+
+
+def caches_root() -> Path:
+    """Where caches lie: ``caches`` in the folder of runs.
+
+    Raises:
+        CacheError: runs do not lie on a local disk, which shards are mapped from.
+    """
+    if is_remote(runs_root()):
+        raise CacheError(f"{runs_root()} is no local folder, which a teacher cache needs. Choose one with WORKBENCH_RUNS.")
+    return runs_root() / "caches"
 
 
 def list_caches() -> list[dict[str, Any]]:

@@ -4,24 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cache.teacher.contents import Contents, contents_of
+from workbench.cache.teacher.folders import caches_root
 from workbench.config import Recipe, flat
 from workbench.errors import CacheError, ConfigError
-from workbench.remote import is_remote
-from workbench.runs import runs_root
 
 if TYPE_CHECKING:  # for real it would close a circle: a setup holds the cache that it is taught from
     from workbench.training.setup import Setup
-
-
-def caches_root() -> Path:
-    """Where caches lie: ``caches`` in the folder of runs.
-
-    Raises:
-        CacheError: runs do not lie on a local disk, which shards are mapped from.
-    """
-    if is_remote(runs_root()):
-        raise CacheError(f"{runs_root()} is no local folder, which a teacher cache needs. Choose one with WORKBENCH_RUNS.")
-    return runs_root() / "caches"
 
 
 def cache_folder(recipe: Recipe) -> Path:

@@ -1,0 +1,61 @@
+"""AP and recall of parts of a split: by size, crowding and overlap of the targets, and by KITTI's difficulties."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.views.style import COLOURS, plain, quiet
+
+SLICES_CAPTION = (
+    "AP of the targets of a size (COCO's bounds) and of the images with so many targets; recall at IoU 0.5 of the targets of each slice, "
+    "also by the largest IoU with another target. 95 % intervals over resampled images."
+)
+KITTI_CAPTION = (
+    "KITTI's own 2D AP: 40 recall points, IoU 0.7 for cars and 0.5 for pedestrians and cyclists, DontCare regions left out. 95 % intervals "
+    "over resampled images."
+)
+
+
+def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """AP and recall by slice, one colour a run.
+
+    Args:
+        tables: name of a run to its frame of ``slices.slices``.
+    """
+    figure = make_subplots(1, 2, subplot_titles=["AP", "Recall"], shared_yaxes=True, horizontal_spacing=0.04)
+    for position, (name, table) in enumerate(tables.items()):
+        colour = COLOURS[position % len(COLOURS)]
+        names = [table["by"].tolist(), table["slice"].tolist()]
+        for column, number in enumerate(("ap", "recall"), 1):
+            value, low, high = (100 * table[f"{number}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+            figure.add_scatter(
+                x=value, y=names, mode="markers", name=plain(name), legendgroup=name, showlegend=column == 1, row=1, col=column,
+                marker={"size": 9, "color": colour}, customdata=table[["targets", "images"]].to_numpy(),
+                error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4},
+                hovertemplate=f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<br>%{{customdata[0]}} targets in %{{customdata[1]}} images"
+                "<extra></extra>",
+            )  # fmt: skip
+    figure.update_xaxes(title_text="%", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return quiet(figure, 400)
+
+
+def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """KITTI's AP by class and difficulty, one bar a run.
+
+    Args:
+        tables: name of a run to its frame of ``kitti_ap.kitti_ap``.
+    """
+    figure = go.Figure()
+    for position, (name, table) in enumerate(tables.items()):
+        value, low, high = (100 * table[column].to_numpy(float) for column in ("ap", "low", "high"))
+        figure.add_bar(
+            x=[[plain(own) for own in table["class"]], table["difficulty"].tolist()], y=value, name=plain(name), showlegend=True,
+            marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0}, customdata=table["targets"],
+            error_y={"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 4},
+            hovertemplate=f"{plain(name)}<br>%{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
+        )  # fmt: skip
+    figure.update_yaxes(title_text="AP (%)", rangemode="tozero")
+    return quiet(figure, 340, barmode="group", bargap=0.3)
