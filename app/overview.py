@@ -8,6 +8,7 @@ import pandas as pd
 import reads
 import shared
 import streamlit as st
+import verdicts
 
 from workbench.views import overview as views
 from workbench.views.catalog import VALIDATION, baseline_of, latest_comparison
@@ -108,3 +109,4 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 body()
+verdicts.verdicts([entries[name] for name in chosen], list(entries.values()))

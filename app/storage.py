@@ -1,9 +1,12 @@
 """What runs now, with live progress, and what every run holds on disk: sizes and health."""
 
+import pandas as pd
 import reads
 import shared
 import streamlit as st
 
+from workbench.cache.teacher.folders import list_caches
+from workbench.remote import is_remote
 from workbench.runs import runs_root
 from workbench.views import storage as views
 from workbench.views.catalog import catalog
@@ -16,6 +19,10 @@ COLUMNS = {
     "created": st.column_config.TextColumn("created (UTC)"),
     "health": st.column_config.TextColumn("health", width="large", help="Good: every file that is counted on is whole."),
 }
+CACHE_COLUMNS = {
+    "GB": NUMBER("size (GB)", format="%.3f"), "build seconds": NUMBER("build (s)", format="%.0f", help="Wall seconds of building."),
+    "variants": NUMBER("variants", help="Augmentations of each image."), "teacher": st.column_config.TextColumn("teacher", help="Hash."),
+}  # fmt: skip
 shared.usable_runs()
 
 
@@ -36,6 +43,23 @@ def running() -> None:
         st.caption("No run is being written.")
 
 
+@shared.guarded("The teacher caches cannot be listed")
+def caches() -> None:
+    """Sizes and health of the caches of teachers' answers."""
+    st.markdown("**Teacher caches**")
+    if is_remote(runs_root()):
+        st.caption("Teacher caches lie beside runs on a local disk; these runs are remote.")
+        return
+    table = pd.DataFrame(list_caches())
+    if table.empty:
+        st.caption("No teacher cache. 'workbench cache build RECIPE' makes one: students then learn without running the teacher.")
+        return
+    st.dataframe(table, hide_index=True, row_height=28, key="caches", placeholder="–", column_config=CACHE_COLUMNS)
+    bad = int((~table["state"].str.startswith("complete")).sum())
+    meaning = "A cache keeps a teacher's answers to every augmented training image."
+    shared.note(f"{meaning} n = {len(table)} caches, {table['GB'].sum():.2f} GB in all, {bad} not complete.")
+
+
 @shared.guarded("The runs cannot be listed")
 def on_disk() -> None:
     """Sizes and health of all runs."""
@@ -52,4 +76,5 @@ def on_disk() -> None:
 
 running()
 on_disk()
+caches()
 shared.write_address()

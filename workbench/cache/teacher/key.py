@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.cache.teacher.contents import Contents, contents_of
 from workbench.cache.teacher.folders import caches_root
 from workbench.config import Recipe, flat
-from workbench.errors import CacheError, ConfigError
+from workbench.errors import ConfigError
 
 if TYPE_CHECKING:  # for real it would close a circle: a setup holds the cache that it is taught from
     from workbench.training.setup import Setup

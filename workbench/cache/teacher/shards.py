@@ -9,15 +9,16 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from workbench.errors import CacheError, WorkbenchError
 from workbench.files import hash_file, hash_json, read_json, replacing, write_json
 from workbench.runs import MANIFEST
+
+if TYPE_CHECKING:  # caches are listed where torch is not loaded
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 LOCK = ".lock"
@@ -92,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**values)
 
 
-def write_file(folder: Path, manifest: Manifest, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Manifest:
+def write_file(folder: Path, manifest: Manifest, name: str, tensors: "Mapping[str, Tensor]", metadata: dict[str, str]) -> Manifest:
     """Writes one file of a cache, then the manifest that lists it.
 
     Args:
@@ -108,6 +109,8 @@ def write_file(folder: Path, manifest: Manifest, name: str, tensors: Mapping[str
     Raises:
         WorkbenchError: no space, or not writable; what was there is kept.
     """
+    from safetensors.torch import save_file
+
     with replacing(folder / name) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata=metadata)

@@ -1,0 +1,63 @@
+"""Is an arm better than the undistilled one? Seeds of an arm are pooled, and a verdict stands beside every difference."""
+
+import analyses
+import pandas as pd
+import reads
+import shared
+import streamlit as st
+
+from workbench.analysis.compared import compare_queries
+from workbench.analysis.stability import NEEDED
+from workbench.analysis.verdict import LEAST_SEEDS, Verdict, compare_ap
+from workbench.cache.detections import read_detections
+from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.remote import as_path
+from workbench.runs import Run
+from workbench.views.catalog import VALIDATION, Entry
+from workbench.views.verdicts import CAPTION, arms_against_baseline, verdict_table, verdicts_figure
+
+Side = tuple[tuple[int, tuple[str, int, reads.Stamp]], ...]  # seed, run at its last evaluation
+
+
+@st.cache_data(max_entries=32, show_spinner="Comparing the arms ...")
+def judged(baseline: Side, other: Side) -> list[Verdict]:
+    """Verdicts on AP and on the matching, of the runs of some seeds against others."""
+    truth = analyses.truth(baseline[0][1][0], baseline[0][1][2][:1])
+    sides = [{seed: read_detections(Run(as_path(path)), VALIDATION, step) for seed, (path, step, _) in side} for side in (baseline, other)]
+    found = [compare_ap(truth, sides[0], sides[1])]
+    queries = [{seed: _matched(Run(as_path(path))) for seed, (path, _, _) in side} for side in (baseline, other)]
+    if all(len(rows) for side in queries for rows in side.values()):
+        found += compare_queries(queries[0], queries[1], [image["id"] for image in truth["images"]])
+    return found
+
+
+def _side(entries: list[Entry]) -> Side:
+    return tuple((entry.seed, analyses.at(entry.run, analyses.evaluated(entry.run)[-1])) for entry in entries)
+
+
+def _matched(run: Run) -> pd.DataFrame:
+    """Matched rows of the last layer at every evaluation, those of the teacher included; empty where no queries were kept."""
+    steps = complete_steps(run, VALIDATION)
+    return read_queries(run, VALIDATION, steps, NEEDED, matched=True) if set(steps) - {TEACHER_STEP} else pd.DataFrame()
+
+
+@st.fragment
+@shared.guarded("These arms cannot be compared")
+def verdicts(chosen: list[Entry], entries: list[Entry]) -> None:
+    """Every arm of the chosen runs against the undistilled arm of its recipe, all seeds of both pooled."""
+    st.markdown("**Verdicts over seeds**")
+    pairs = arms_against_baseline(chosen, [entry for entry in entries if analyses.evaluated(entry.run)])
+    if not pairs:
+        st.caption("None of these runs has an undistilled arm of the same recipe to be compared with.")
+        return
+    tables: list[pd.DataFrame] = []
+    for name, baseline, other in pairs:
+        tables.append(verdict_table(name, judged(_side(baseline), _side(other))))
+    table = pd.concat(tables, ignore_index=True)
+    left, right = st.columns([1, 1.2], gap="medium")
+    with left:
+        meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
+        shared.chart(verdicts_figure(table), "verdicts", meaning, table)
+    with right:
+        shown = table[["arm", "quantity", "verdict", "about", "sentence"]]
+        st.dataframe(shown, hide_index=True, row_height=28, key="verdict-table")

@@ -1,0 +1,79 @@
+"""Verdicts on arms, the seeds of each pooled: which runs are compared, a table of what came out, and a picture of it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.analysis.verdict import Verdict
+from workbench.views.catalog import Entry
+from workbench.views.errors import VERDICT_COLOURS
+from workbench.views.style import GREY, plain, quiet
+
+BASELINE = "undistilled"
+CAPTION = (
+    "Mean over the seeds of an arm minus that of the undistilled arm of the same recipe, at the last evaluation, validation split; 95 % "
+    "intervals over resampled images. Better and worse are said only where the interval leaves out 0."
+)
+
+
+def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[tuple[str, list[Entry], list[Entry]]]:
+    """What is compared: every distilled arm among the chosen runs with the undistilled arm of its recipe.
+
+    Args:
+        chosen: runs whose arms are meant.
+        entries: all runs that were evaluated; the newest of each seed counts.
+
+    Returns:
+        Name of the arm, runs of the baseline, runs of the arm.
+    """
+    newest: dict[tuple[str, str, str, int], Entry] = {}
+    for entry in sorted((entry for entry in entries if entry.state == "done"), key=lambda entry: entry.created):
+        newest[entry.recipe, entry.arm, entry.schedule, entry.seed] = entry
+    found: list[tuple[str, list[Entry], list[Entry]]] = []
+    for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != BASELINE):
+        other = [entry for key, entry in newest.items() if key[:3] == (recipe, arm, schedule)]
+        # a shortened run is compared with the undistilled one of full length, where that was not shortened too
+        same = {key[2] for key in newest if key[:2] == (recipe, BASELINE)} & {schedule, "equal steps"}
+        against = schedule if schedule in same else "equal steps"
+        baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, BASELINE, against)]
+        if other and baseline:
+            found.append((f"{recipe} · {arm} · {schedule}", baseline, other))
+    return found
+
+
+def verdict_table(arm: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row per verdict: ``arm``, ``quantity``, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``, ``high``,
+    ``images``, ``sentence``; numbers in the unit that the sentence shows.
+    """
+    rows = [verdict.to_json() for verdict in verdicts]
+    scales = [verdict.quantity.scale for verdict in verdicts]
+    frame = pd.DataFrame(rows).assign(arm=arm)
+    for name in ("baseline", "other", "difference", "low", "high"):
+        frame[name] = frame[name].astype(float) * scales
+    return frame[["arm", "quantity", "verdict", "about", "baseline", "other", "difference", "low", "high", "images", "sentence"]]
+
+
+def verdicts_figure(table: pd.DataFrame) -> go.Figure:
+    """Differences with their intervals, a small plot for each number, since each has its own unit; ``table`` is of ``verdict_table``."""
+    quantities = list(dict.fromkeys(table["quantity"]))
+    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03)
+    shown: set[str] = set()
+    for column, quantity in enumerate(quantities, 1):
+        for word, colour in VERDICT_COLOURS.items():
+            own = table[(table["quantity"] == quantity) & (table["verdict"] == word)]
+            if own.empty:
+                continue
+            figure.add_scatter(
+                x=own["difference"], y=[plain(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word, row=1, col=column,
+                showlegend=word not in shown, marker={"color": colour, "size": 10},
+                error_x={"type": "data", "array": own["high"] - own["difference"], "arrayminus": own["difference"] - own["low"],
+                         "color": colour, "thickness": 1.5, "width": 5},
+                text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
+            )  # fmt: skip
+            shown.add(word)
+        figure.add_vline(0, line={"color": GREY, "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType] - numbers are allowed
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=[plain(arm) for arm in table["arm"].unique()][::-1],
+                        automargin=True)  # fmt: skip
+    return quiet(figure, max(240, 130 + 30 * table["arm"].nunique()))
