@@ -72,7 +72,7 @@ TABLES = {
     "shapes_cached": EvidenceTable(("shapes_cached",), (BASELINE, DISTILLED, "unlimited", "live"), (DISTILLED,)),
     "methods": EvidenceTable(("compare/deformable_detr",), (BASELINE, *METHODS), METHODS),
     "clockdistill_parts": EvidenceTable(("compare/deformable_detr",), (BASELINE, "clockdistill", "clock_memory", "clock_queries"), ()),
-    "methods_second_family": EvidenceTable(("compare/d_fine",), (BASELINE, *SECOND_FAMILY), SECOND_FAMILY),
+    "methods_second_family": EvidenceTable(("compare/d_fine",), (BASELINE, *SECOND_FAMILY), ("detrdistill", "cwd")),
     "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (BASELINE, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (BASELINE,), (), needs_data=True),
     "bccd": EvidenceTable(("bccd",), (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
