@@ -59,6 +59,14 @@ def chromium(browser_path: Path) -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def mongod() -> Path:
+    """FiftyOne's database, fetched as ``workbench inspect --setup`` does where there is none; a machine that cannot fails the test."""
+    from workbench.mongo import set_up
+
+    return set_up()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves CUDA tests out where there is no CUDA: they are not skipped, which would mean that something is missing."""
     marked = [item for item in items if item.get_closest_marker("cuda")]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from workbench import doctor
+from workbench import doctor, mongo
 
 
 def program(path: Path, status: int) -> Path:
@@ -63,9 +63,10 @@ def test_a_missing_extra_is_named_with_the_command_that_adds_it(monkeypatch):
 
 def test_fiftyone_without_a_database_is_reported_and_a_given_one_is_accepted(monkeypatch):
     monkeypatch.setattr(doctor, "unmet", lambda wanted: [])
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(mongo, "find_mongod", lambda: None)
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
-    assert "FIFTYONE_DATABASE_URI" in (feature("inspect").remedy or "")
+    remedy = feature("inspect").remedy or ""
+    assert "workbench inspect --setup" in remedy and "FIFTYONE_DATABASE_URI" in remedy
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:1")
     assert feature("inspect").missing == ()
 

@@ -8,13 +8,12 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 from packaging.requirements import Requirement
 
-from workbench import __version__
+from workbench import __version__, mongo
 from workbench.share import checkout_root
 
 HOW_TO_GET_A_BROWSER = (
@@ -195,8 +194,9 @@ def _feature(name: str, extra: str | None, browser: Path | None) -> Feature:
     remedy = ("pip install --upgrade workbench" if extra is None else f"pip install 'workbench[{extra}]'") if missing else None
     if name == "train" and not missing and (broken := _broken_torchvision()):
         missing, remedy = [broken], "install torch and torchvision together from one index, so that they belong together"
-    if name == "inspect" and not missing and not _has_mongod():
-        missing, remedy = ["MongoDB: fiftyone was installed without one"], "set FIFTYONE_DATABASE_URI to a MongoDB 6.0 or newer"
+    if name == "inspect" and not missing and not mongo.is_available():
+        missing = ["MongoDB: fiftyone was installed without one"]
+        remedy = f"run 'workbench inspect --setup', or set {mongo.URI} to a MongoDB 6.0 or newer"
     if name == "browser tests" and browser is None:
         missing.append("Chromium")
         remedy = f"{remedy}; {HOW_TO_GET_A_BROWSER}" if remedy else HOW_TO_GET_A_BROWSER
@@ -211,9 +211,3 @@ def _broken_torchvision() -> str | None:
         return f"torchvision does not work with this torch: {error}"
     return None
 
-
-def _has_mongod() -> bool:
-    if os.environ.get("FIFTYONE_DATABASE_URI"):
-        return True
-    package = find_spec("fiftyone")
-    return bool(package and package.origin and (Path(package.origin).parent / "db" / "bin" / "mongod").is_file())

