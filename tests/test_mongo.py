@@ -22,7 +22,7 @@ def folder(mongod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def process_of(folder: Path) -> psutil.Process:
-    return psutil.Process(read_json(folder / "state.json")["pid"])
+    return psutil.Process(read_json(folder / "server.json")["pid"])
 
 
 def answers(uri: str) -> bool:
@@ -55,7 +55,7 @@ def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_o
     other.join(60)
     assert other.exitcode == 0 and not answers(uri)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    assert not (folder / "state.json").exists()
+    assert not (folder / "server.json").exists()
 
 
 def test_a_database_that_died_is_noticed_and_started_anew_with_its_data_and_a_killed_users_one_is_taken_over(folder):
@@ -82,7 +82,7 @@ def test_a_database_that_died_is_noticed_and_started_anew_with_its_data_and_a_ki
 def test_a_number_that_is_another_process_by_now_is_not_stopped(folder):
     sleeper = subprocess.Popen(["sleep", "60"])
     folder.mkdir()
-    (folder / "state.json").write_text(f'{{"pid": {sleeper.pid}, "started": 1.0, "port": 1}}')
+    (folder / "server.json").write_text(f'{{"pid": {sleeper.pid}, "started": 1.0, "port": 1, "facts": {{}}}}')
     with mongo.database(folder):
         pass
     assert sleeper.poll() is None

@@ -14,6 +14,7 @@ from rich.text import Text
 from workbench.commands.cache import cache_app
 from workbench.commands.diagnose import diagnose
 from workbench.commands.export import export
+from workbench.commands.inspect import inspect
 from workbench.commands.report import report
 from workbench.commands.trace import trace
 from workbench.errors import ConfigError, WorkbenchError
@@ -29,6 +30,7 @@ app.command()(trace)
 app.command()(diagnose)
 app.command()(report)
 app.command()(export)
+app.command()(inspect)
 
 # tables are not folded to 80 columns where the output is a file or a pipe
 console = Console(width=None if sys.stdout.isatty() else 200)

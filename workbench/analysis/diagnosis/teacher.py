@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import norm
 
 from workbench.analysis.ap import AREAS
@@ -12,6 +11,7 @@ from workbench.analysis.bootstrap import LEVEL, draws, mean_ap, with_all
 from workbench.analysis.cells import Cells
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.query_detections import query_detections
 
 # a resample of fewer has too few values to have a spread that could be read as normal
 LEAST_TARGETS = 20
@@ -29,7 +29,7 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
     """
     student = (baseline or material).student
     truth = material.data.coco()
-    rows = {"teacher": _detections(material.teacher, material), "student": _detections(student, material)}
+    rows = {"teacher": query_detections(material.teacher, material.data), "student": query_detections(student, material.data)}
     slices = [part for part in _slices(truth) if part[3] >= LEAST_TARGETS]
     if not slices:
         raise NotJudged(f"no slice of split '{material.split}' has {LEAST_TARGETS} targets")
@@ -77,20 +77,3 @@ def _slices(truth: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, i
     for area, (low, high) in AREAS.items():
         if area != "all":
             yield f"{area} targets", truth, area, sum(low <= annotation["area"] <= high for annotation in counted)
-
-
-def _detections(rows: pd.DataFrame, material: Material) -> pd.DataFrame:
-    """One detection a query, of its best class, in the data's categories and pixels."""
-    sizes = pd.DataFrame([(record.image_id, record.width, record.height) for record in material.data.records],
-                         columns=["image_id", "width", "height"])  # fmt: skip
-    frame = rows.merge(sizes, on="image_id")
-    return pd.DataFrame({
-        "image_id": frame["image_id"],
-        "query": frame["query"],
-        "category_id": np.asarray(material.data.category_ids)[frame["label"].to_numpy()],
-        "score": frame["score"],
-        "x1": (frame["cx"] - frame["w"] / 2).clip(0, 1) * frame["width"],
-        "y1": (frame["cy"] - frame["h"] / 2).clip(0, 1) * frame["height"],
-        "x2": (frame["cx"] + frame["w"] / 2).clip(0, 1) * frame["width"],
-        "y2": (frame["cy"] + frame["h"] / 2).clip(0, 1) * frame["height"],
-    })

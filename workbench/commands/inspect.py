@@ -1,0 +1,49 @@
+"""``workbench inspect``: single errors of a comparison in FiftyOne."""
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from workbench.errors import ConfigError
+
+
+def inspect(
+    run: Annotated[str | None, typer.Argument(help="Name of a run.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="Run it is compared with, usually the undistilled one.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Whose queries are shown: val or test.")] = "val",
+    app: Annotated[bool, typer.Option("--app/--no-app", help="Serve the App; without it the dataset alone is made or updated.")] = True,
+    port: Annotated[int, typer.Option("--port", help="Of the App; another one when it is taken.")] = 5151,
+    setup: Annotated[bool, typer.Option("--setup", help="Fetch the MongoDB that FiftyOne needs, unless there is one.")] = False,
+    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
+) -> None:
+    """Look into single errors in FiftyOne: targets and boxes of teacher, student and baseline, with saved views that ask questions."""
+    from workbench import mongo
+    from workbench.cli import _use_root, console
+    from workbench.runs import Run
+    from workbench.views.fiftyone import connected
+
+    if setup:
+        console.print(Text(f"MongoDB: {mongo.set_up()}"), soft_wrap=True)
+    if run is None:
+        if not setup:
+            raise ConfigError("give a run, or --setup.")
+        return
+    _use_root(runs)
+    opened, baseline = Run.open(run), Run.open(against) if against is not None else None
+    with connected() as database:
+        # fiftyone reads its settings when it is first imported
+        from workbench.views.fiftyone.app import serving
+        from workbench.views.fiftyone.dataset import open_comparison
+
+        dataset = open_comparison(opened, baseline, split)
+        console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
+        if app:
+            with serving(dataset, database, port) as address:
+                console.print(Text(f"FiftyOne: {address}\nCtrl-C ends it."), soft_wrap=True)
+                try:
+                    threading.Event().wait()
+                except KeyboardInterrupt:
+                    pass

@@ -1,0 +1,89 @@
+"""Servers of this user that other processes find: who they are and on which port of the loopback address they listen."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workbench.errors import WorkbenchError
+from workbench.files import read_json, write_json
+
+ADDRESS = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that lives.
+
+    Attributes:
+        process: of it, or of who started it.
+        port: on the loopback address.
+        facts: what else was noted about it.
+    """
+
+    process: psutil.Process
+    port: int
+    facts: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        return f"http://{ADDRESS}:{self.port}"
+
+
+def cache_folder() -> Path:
+    """Where the workbench keeps what is the user's and no run's: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+
+
+def note(path: Path, pid: int, port: int, **facts: Any) -> None:
+    """Writes down a server; ``facts`` are plain values."""
+    write_json(path, {"pid": pid, "started": psutil.Process(pid).create_time(), "port": port, "facts": facts})
+
+
+def find(path: Path) -> Server | None:
+    """The server that was noted; None where there is none, it has ended, or its number is another process's by now."""
+    try:
+        noted = read_json(path) if path.is_file() else {}
+        process = psutil.Process(int(noted["pid"]))
+        if abs(process.create_time() - float(noted["started"])) >= 1 or process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Server(process, int(noted["port"]), dict(noted["facts"]))
+    except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def noted(name: str, port: int, **facts: Any) -> Iterator[None]:
+    """Notes this process as the server of a name for as long as the block runs; the last one to begin is the one that is found."""
+    path = named(name)
+    note(path, os.getpid(), port, **facts)
+    try:
+        yield
+    finally:
+        server = find(path)
+        if server is not None and server.process.pid == os.getpid() and server.port == port:
+            path.unlink(missing_ok=True)
+
+
+def named(name: str) -> Path:
+    """Where the server of a name is noted."""
+    return cache_folder() / "servers" / f"{name}.json"
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((ADDRESS, port)) == 0
+
+
+def free_port() -> int:
+    """A port that nothing uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind((ADDRESS, 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,77 @@
+"""A comparison in FiftyOne. The only package of the library that imports fiftyone, and only inside ``connected``: its settings are read
+when it is first imported.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from workbench import mongo
+from workbench.errors import MissingExtraError, WorkbenchError
+
+PLUGINS = Path(__file__).parent / "plugins"
+PING_MS = 10_000
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[str]:
+    """A FiftyOne with its database for as long as the block runs; yields the database's address.
+
+    Raises:
+        MissingExtraError: fiftyone is not installed.
+        WorkbenchError: there is no MongoDB, or it does not answer.
+    """
+    if find_spec("fiftyone") is None:
+        raise MissingExtraError("looking into errors needs fiftyone: pip install 'workbench[inspect]'.")
+    with mongo.database() as uri:
+        # also what the App's own process goes by, which has to find this package for the panel
+        paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        settings = {
+            mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
+            "PYTHONPATH": os.pathsep.join(paths),
+        }  # fmt: skip
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            _check(uri)
+            if "fiftyone" in sys.modules:
+                _apply(uri)
+            yield uri
+        finally:
+            _disconnect()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _check(uri: str) -> None:
+    """Fails at once where FiftyOne would wait, and without the address, which may hold a password."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    try:
+        with MongoClient(uri, serverSelectionTimeoutMS=PING_MS) as client:
+            client.admin.command("ping")
+    except PyMongoError as error:
+        raise WorkbenchError(f"no MongoDB answers at the address in {mongo.URI} ({type(error).__name__}). Start it, mend the address, or "
+                             "unset the variable, and the workbench starts its own.") from error
+
+
+def _apply(uri: str) -> None:
+    """Settings for a fiftyone that was imported earlier."""
+    import fiftyone
+
+    fiftyone.config.database_uri = uri
+    fiftyone.config.plugins_dir = str(PLUGINS)
+    fiftyone.config.do_not_track = True
+    fiftyone.config.database_validation = False
+
+
+def _disconnect() -> None:
+    """Without it fiftyone asks the database that is gone when Python ends, for half a minute."""
+    if "fiftyone" in sys.modules:
+        from fiftyone.core.odm import database
+
+        database._disconnect()

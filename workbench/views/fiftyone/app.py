@@ -1,0 +1,96 @@
+"""The FiftyOne App on the loopback address: served here, found by other processes, and told by them what to show."""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from workbench import mongo
+from workbench.errors import WorkbenchError
+from workbench.servers import ADDRESS, Server, find, free_port, listens, named, noted
+
+APP = "fiftyone"
+START_SECONDS = 180
+
+
+@contextlib.contextmanager
+def serving(dataset: Any, database: str, port: int = 5151) -> Iterator[str]:
+    """Serves the App for as long as the block runs; yields its address. Called inside ``connected``.
+
+    Args:
+        dataset: shown at first.
+        database: address of the database, for processes that attach.
+        port: wished for; another one where it is taken.
+
+    Raises:
+        WorkbenchError: the App does not answer.
+    """
+    import fiftyone as fo
+
+    port = free_port() if listens(port) else port
+    fo.launch_app(dataset, port=port, address=ADDRESS, remote=True, auto=False)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not listens(port):
+            if time.monotonic() > deadline:
+                raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
+            time.sleep(0.2)
+        with noted(APP, port, database=database):
+            yield f"http://{ADDRESS}:{port}"
+    finally:
+        fo.close_app()
+
+
+def running() -> Server | None:
+    """The App of this user that ``workbench inspect`` serves; None where there is none. Does not import fiftyone."""
+    server = find(named(APP))
+    return server if server is not None and listens(server.port) else None
+
+
+def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, saved_view: str | None = None) -> str:
+    """Makes a running App show a comparison; whoever has it open sees it change.
+
+    Args:
+        server: of ``running``.
+        dataset: its name, of ``dataset.dataset_name``.
+        image_ids: only these images, in this order; all by default.
+        saved_view: name of a saved view to start from.
+
+    Returns:
+        The address to open or embed.
+
+    Raises:
+        WorkbenchError: fiftyone is not installed here, or its database has no such dataset or view.
+    """
+    if find_spec("fiftyone") is None:
+        raise WorkbenchError("the App is shown what to draw through fiftyone, which is not installed here: pip install 'workbench[inspect]'.")
+    database = str(server.facts["database"])
+    if "fiftyone" not in sys.modules:
+        os.environ |= {mongo.URI: database, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_DATABASE_VALIDATION": "false"}
+    import fiftyone as fo
+
+    fo.config.database_uri = database
+    if not fo.dataset_exists(dataset):
+        raise WorkbenchError(f"FiftyOne has no comparison '{dataset}' yet. Make it with 'workbench inspect'.")
+    shown = fo.load_dataset(dataset)
+    shown.reload()
+    if saved_view is not None and not shown.has_saved_view(saved_view):
+        raise WorkbenchError(f"'{dataset}' has no saved view '{saved_view}'; it has {', '.join(shown.list_saved_views())}.")
+    view = shown.load_saved_view(saved_view) if saved_view is not None else shown.view()
+    if image_ids is not None:
+        view = view.select_by("image_id", [int(image) for image in image_ids], ordered=True)
+    session = _attached(server.process.pid, server.port)
+    session.view = view
+    return f"{server.address}/datasets/{fo.core.utils.to_slug(dataset)}"
+
+
+@functools.cache
+def _attached(pid: int, port: int) -> Any:
+    """A session that drives the App another process serves; made once for each."""
+    import fiftyone as fo
+
+    return fo.launch_app(port=port, address=ADDRESS, remote=True, auto=False)

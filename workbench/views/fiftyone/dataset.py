@@ -1,0 +1,129 @@
+"""The FiftyOne dataset of a comparison: made once, and brought to the newest evaluation when it is asked for again."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import pandas as pd
+from pymongo import UpdateOne
+
+from workbench.analysis.data import open_data
+from workbench.analysis.inspection import Inspection, inspect
+from workbench.files import hash_json
+from workbench.runs import Run
+from workbench.views.fiftyone.documents import (
+    Schema,
+    declare,
+    detection_documents,
+    image_documents,
+    image_fields,
+    label_fields,
+    sample_documents,
+)
+from workbench.views.fiftyone.pictures import picture_paths
+from workbench.views.fiftyone.saved import save_views
+
+logger = logging.getLogger(__name__)
+INFO = "workbench"  # what the dataset says about where it came from
+DEFINITIONS = 1  # raised when what is written changes, so that older datasets are made anew
+_IMAGES_AT_ONCE = 50  # 15,000 boxes: a write is then far below MongoDB's 48 MB
+
+
+def open_comparison(run: Run, baseline: Run | None = None, split: str = "val") -> fo.Dataset:
+    """The dataset of a run, compared with a baseline where one is given, at the last step that both have.
+
+    Samples, boxes and their ids stay when there is a newer evaluation; only fields whose values changed are written again.
+
+    Args:
+        run: the student's.
+        baseline: run it is compared with, usually the undistilled one.
+        split: as the runs call it.
+
+    Raises:
+        DataError: the data of the run is not there.
+        RunError: nothing to show, or the runs have no step in common.
+    """
+    data = open_data(run.info(), split)
+    inspection = inspect(data, run, baseline, split)
+    origin = {"run": str(run.path.absolute()), "baseline": str(baseline.path.absolute()) if baseline is not None else None, "split": split}
+    return write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
+
+
+def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
+    """How the App lists the comparison."""
+    return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
+
+
+def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> fo.Dataset:
+    """Brings the dataset of this name to what an inspection says.
+
+    Args:
+        inspection: of ``analysis.inspection.inspect``.
+        name: of the dataset.
+        origin: where it came from; a dataset of the same name and another origin or other images is replaced.
+        paths: the image files, one per record.
+    """
+    key = hash_json([DEFINITIONS, origin, inspection.dataset.hash(), [str(path) for path in paths]])
+    dataset = _existing(name, key)
+    new = dataset is None
+    if dataset is None:
+        dataset = fo.Dataset(name, persistent=True)
+        dataset.media_type = "image"
+        dataset.default_classes = list(inspection.dataset.classes)
+        # every model has its colour, whatever the class
+        dataset.app_config.color_scheme = fo.ColorScheme(color_by="field")
+    labels, (numbers, schema) = label_fields(inspection), image_fields(inspection)
+    declare(dataset, {field: own for field, (_, own) in labels.items()}, schema)
+    said = dict(dataset.info.get(INFO, {}).get("fields", {}))
+    hashes = {field: _hash(boxes[["index", "class", "x1", "y1", "x2", "y2", *own]]) for field, (boxes, own) in labels.items()}
+    changed = {field: value for field, value in labels.items() if said.get(field) != hashes[field]}
+    _write(dataset, inspection, changed, numbers, schema, paths if new else None)
+    dataset.info[INFO] = {**origin, "key": key, "step": inspection.step, "fields": hashes}
+    dataset.save()
+    dataset.reload()
+    save_views(dataset, inspection)
+    logger.info("%s: %d images, written: %s", name, len(inspection.dataset), ", ".join(changed) or "nothing new")
+    return dataset
+
+
+def _existing(name: str, key: str) -> fo.Dataset | None:
+    if not fo.dataset_exists(name):
+        return None
+    dataset = fo.load_dataset(name)
+    if dataset.info.get(INFO, {}).get("key") == key:
+        return dataset
+    fo.delete_dataset(name)
+    return None
+
+
+def _write(
+    dataset: fo.Dataset, inspection: Inspection, labels: dict[str, tuple[pd.DataFrame, Schema]], numbers: pd.DataFrame, schema: Schema,
+    paths: list[Path] | None,
+) -> None:  # fmt: skip
+    """Writes the samples with these fields, or only the fields where there are samples."""
+    collection = dataset._sample_collection
+    count = len(inspection.dataset)
+    samples = sample_documents(dataset, inspection.dataset, paths or [Path()] * count)
+    for start in range(0, count, _IMAGES_AT_ONCE):
+        images = range(start, min(start + _IMAGES_AT_ONCE, count))
+        documents = image_documents(numbers, schema, images)
+        for field, (boxes, own) in labels.items():
+            for document, value in zip(documents, detection_documents(dataset, field, boxes, own, images), strict=True):
+                document[field] = value
+        whole = [next(samples) for _ in images]
+        if paths is not None:
+            collection.insert_many([sample | document for sample, document in zip(whole, documents, strict=True)], ordered=False)
+        else:
+            changes = [
+                UpdateOne({"_id": sample["_id"]}, {"$set": {**document, "last_modified_at": sample["last_modified_at"]}})
+                for sample, document in zip(whole, documents, strict=True)
+            ]
+            collection.bulk_write(changes, ordered=False)
+
+
+def _hash(frame: pd.DataFrame) -> str:
+    plain = frame.assign(**{name: frame[name].astype(str) for name in frame if frame[name].dtype == object})
+    rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
+    return hashlib.sha256(",".join(frame).encode() + rows.tobytes()).hexdigest()
