@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.servers import ADDRESS, find, named, noted
 from workbench.share import share_path
 
-ADDRESS = "127.0.0.1"
+DASHBOARD, PORT = "dashboard", 8501
 START_SECONDS = 60
 # Flags instead of a config.toml: that is looked for in the working directory, so an installed package could not bring one.
 OPTIONS = {
@@ -58,13 +59,20 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
                 time.sleep(0.2)
-            ready(f"http://{ADDRESS}:{port}")
-            process.wait()
+            with noted(DASHBOARD, port):
+                ready(f"http://{ADDRESS}:{port}")
+                process.wait()
         except KeyboardInterrupt:
             pass
         finally:
             process.terminate()
             process.wait()
+
+
+def dashboard_address() -> str:
+    """Where this user's dashboard is served, or would be unless another port is asked for."""
+    server = find(named(DASHBOARD))
+    return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
 
 
 @contextlib.contextmanager

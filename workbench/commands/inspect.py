@@ -14,6 +14,7 @@ def inspect(
     run: Annotated[str | None, typer.Argument(help="Name of a run.")] = None,
     against: Annotated[str | None, typer.Option("--against", help="Run it is compared with, usually the undistilled one.")] = None,
     split: Annotated[str, typer.Option("--split", help="Whose queries are shown: val or test.")] = "val",
+    umap: Annotated[bool, typer.Option("--umap", help="Lay decoder states out by UMAP, which takes minutes, instead of PCA.")] = False,
     app: Annotated[bool, typer.Option("--app/--no-app", help="Serve the App; without it the dataset alone is made or updated.")] = True,
     port: Annotated[int, typer.Option("--port", help="Of the App; another one when it is taken.")] = 5151,
     setup: Annotated[bool, typer.Option("--setup", help="Fetch the MongoDB that FiftyOne needs, unless there is one.")] = False,
@@ -38,10 +39,10 @@ def inspect(
         from workbench.views.fiftyone.app import serving
         from workbench.views.fiftyone.dataset import open_comparison
 
-        dataset = open_comparison(opened, baseline, split)
+        dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
         if app:
-            with serving(dataset, database, port) as address:
+            with serving(dataset.name, database, port) as address:
                 console.print(Text(f"FiftyOne: {address}\nCtrl-C ends it."), soft_wrap=True)
                 try:
                     threading.Event().wait()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from workbench import mongo
-from workbench.errors import WorkbenchError
+from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.servers import ADDRESS, Server, find, free_port, listens, named, noted
 
 APP = "fiftyone"
@@ -18,11 +19,13 @@ START_SECONDS = 180
 
 
 @contextlib.contextmanager
-def serving(dataset: Any, database: str, port: int = 5151) -> Iterator[str]:
-    """Serves the App for as long as the block runs; yields its address. Called inside ``connected``.
+def serving(dataset: str, database: str, port: int = 5151) -> Iterator[str]:
+    """Serves the App for as long as the block runs; yields the address of a dataset in it. Called inside ``connected``.
+
+    FiftyOne's own session gives its server one minute to start, which a busy machine does not keep; the server is therefore started here.
 
     Args:
-        dataset: shown at first.
+        dataset: name of it.
         database: address of the database, for processes that attach.
         port: wished for; another one where it is taken.
 
@@ -30,19 +33,26 @@ def serving(dataset: Any, database: str, port: int = 5151) -> Iterator[str]:
         WorkbenchError: the App does not answer.
     """
     import fiftyone as fo
+    import fiftyone.constants as foc
 
     port = free_port() if listens(port) else port
-    fo.launch_app(dataset, port=port, address=ADDRESS, remote=True, auto=False)
+    command = [sys.executable, "main.py", "--port", str(port), "--address", ADDRESS]
+    server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not listens(port):
-            if time.monotonic() > deadline:
+            if server.poll() is not None or time.monotonic() > deadline:
                 raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
             time.sleep(0.2)
         with noted(APP, port, database=database):
-            yield f"http://{ADDRESS}:{port}"
+            yield f"http://{ADDRESS}:{port}/datasets/{fo.load_dataset(dataset).slug}"
     finally:
-        fo.close_app()
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def running() -> Server | None:
@@ -67,7 +77,7 @@ def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, s
         WorkbenchError: fiftyone is not installed here, or its database has no such dataset or view.
     """
     if find_spec("fiftyone") is None:
-        raise WorkbenchError("the App is shown what to draw through fiftyone, which is not installed here: pip install 'workbench[inspect]'.")
+        raise MissingExtraError("the App is told what to show through fiftyone, which is not installed: pip install 'workbench[inspect]'.")
     database = str(server.facts["database"])
     if "fiftyone" not in sys.modules:
         os.environ |= {mongo.URI: database, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_DATABASE_VALIDATION": "false"}
@@ -85,7 +95,7 @@ def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, s
         view = view.select_by("image_id", [int(image) for image in image_ids], ordered=True)
     session = _attached(server.process.pid, server.port)
     session.view = view
-    return f"{server.address}/datasets/{fo.core.utils.to_slug(dataset)}"
+    return f"{server.address}/datasets/{shown.slug}"
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from workbench.views.fiftyone.documents import (
 )
 from workbench.views.fiftyone.pictures import picture_paths
 from workbench.views.fiftyone.saved import save_views
+from workbench.views.fiftyone.states import Method, save_states
 
 logger = logging.getLogger(__name__)
 INFO = "workbench"  # what the dataset says about where it came from
@@ -31,7 +32,7 @@ DEFINITIONS = 1  # raised when what is written changes, so that older datasets a
 _IMAGES_AT_ONCE = 50  # 15,000 boxes: a write is then far below MongoDB's 48 MB
 
 
-def open_comparison(run: Run, baseline: Run | None = None, split: str = "val") -> fo.Dataset:
+def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", layout: Method = "pca") -> fo.Dataset:
     """The dataset of a run, compared with a baseline where one is given, at the last step that both have.
 
     Samples, boxes and their ids stay when there is a newer evaluation; only fields whose values changed are written again.
@@ -40,6 +41,7 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val") -
         run: the student's.
         baseline: run it is compared with, usually the undistilled one.
         split: as the runs call it.
+        layout: of the decoder states, see ``states.save_states``.
 
     Raises:
         DataError: the data of the run is not there.
@@ -48,7 +50,9 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val") -
     data = open_data(run.info(), split)
     inspection = inspect(data, run, baseline, split)
     origin = {"run": str(run.path.absolute()), "baseline": str(baseline.path.absolute()) if baseline is not None else None, "split": split}
-    return write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
+    dataset = write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
+    save_states(dataset, inspection, run, split, layout)
+    return dataset
 
 
 def dataset_name(run: Run, baseline: Run | None, split: str) -> str:

@@ -1,0 +1,120 @@
+"""What the workbench adds to FiftyOne's App: a panel about the matching of one image, and the way to its page on the dashboard.
+
+Runs in the process of the App's server.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from workbench.analysis.data import open_data
+from workbench.datasets.base import Dataset
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+from workbench.serve import dashboard_address
+from workbench.views.fiftyone.dataset import INFO
+from workbench.views.matching import image_figures, plain_json
+
+NO_IMAGE = "Select an image in the grid, or open one."
+
+
+@functools.lru_cache(maxsize=4)
+def _data(run_path: str, split: str) -> Dataset:
+    return open_data(Run(Path(run_path)).info(), split)
+
+
+def image_address(info: dict[str, Any], index: int) -> str:
+    """The page of an image on the dashboard.
+
+    Args:
+        info: what the dataset says about where it came from.
+        index: of the image in the split.
+    """
+    query = {"run": Path(info["run"]).name, "step": info["step"], "image": index + 1}
+    return f"{dashboard_address()}/image?{urlencode(query)}"
+
+
+def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
+    """Where the dataset came from and the index of the image that is open or selected first; None without one."""
+    info = ctx.dataset.info.get(INFO) if ctx.dataset is not None else None
+    sample = ctx.current_sample or (ctx.selected[0] if ctx.selected else None)
+    if info is None or sample is None:
+        return None
+    image_id = ctx.dataset[sample]["image_id"]
+    records = _data(info["run"], info["split"]).records
+    index = next((number for number, record in enumerate(records) if record.image_id == image_id), None)
+    return (info, index) if index is not None else None
+
+
+class MatchingPanel(foo.Panel):
+    """Figures about the image that is open in the App, or selected in its grid."""
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        return foo.PanelConfig(name="workbench_matching", label="Matching", icon="join_inner", surfaces="grid modal")
+
+    def on_load(self, ctx: Any) -> None:
+        self._draw(ctx)
+
+    def on_change_selected(self, ctx: Any) -> None:
+        self._draw(ctx)
+
+    def on_change_current_sample(self, ctx: Any) -> None:
+        self._draw(ctx)
+
+    def _draw(self, ctx: Any) -> None:
+        ctx.panel.state.titles, ctx.panel.state.note, ctx.panel.state.link = [], NO_IMAGE, ""
+        try:
+            chosen = _chosen(ctx)
+            if chosen is None:
+                return
+            info, index = chosen
+            data = _data(info["run"], info["split"])
+            figures = image_figures(Run(Path(info["run"])), info["split"], info["step"], data, index)
+        except WorkbenchError as error:
+            ctx.panel.state.note = str(error)
+            return
+        record = data.records[index]
+        ctx.panel.state.note = f"image_id {record.image_id}, step {info['step']}, {len(record.boxes)} targets"
+        ctx.panel.state.link = image_address(info, index)
+        ctx.panel.state.titles = list(figures)
+        for number, figure in enumerate(figures.values()):
+            drawn = plain_json(figure)
+            ctx.panel.set_state(f"layout_{number}", drawn["layout"])
+            ctx.panel.set_data(f"figure_{number}", drawn["data"])
+
+    def render(self, ctx: Any) -> types.Property:
+        """The note, the way to the dashboard, and the figures below each other."""
+        panel = types.Object()
+        panel.str("note", view=types.LabelValueView(label="Image", read_only=True), default=ctx.panel.state.note)
+        if ctx.panel.state.link:
+            panel.btn("dashboard", label="Open in the dashboard", icon="open_in_new", href=ctx.panel.state.link)
+        for number, title in enumerate(ctx.panel.state.titles or []):
+            layout = {**(ctx.panel.get_state(f"layout_{number}") or {}), "title": {"text": title, "font": {"size": 13}}, "autosize": True}
+            panel.plot(f"figure_{number}", layout=layout, config={"displaylogo": False, "responsive": True})
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=1))
+
+
+class OpenInDashboard(foo.Operator):
+    """Shows the way to the page of the image on the dashboard."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(name="open_in_dashboard", label="Workbench: open this image in the dashboard", dynamic=True)
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        inputs = types.Object()
+        chosen = _chosen(ctx)
+        if chosen is None:
+            inputs.view("warning", types.Warning(label=NO_IMAGE))
+        else:
+            inputs.btn("dashboard", label="Open in the dashboard", icon="open_in_new", href=image_address(*chosen))
+        return types.Property(inputs, view=types.View(label="Open in the dashboard"))
+
+    def execute(self, ctx: Any) -> dict[str, str]:
+        chosen = _chosen(ctx)
+        return {"address": image_address(*chosen) if chosen is not None else ""}

@@ -1,0 +1,79 @@
+"""Decoder states of the shown boxes as points of FiftyOne's embeddings panel, one box a point."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import fiftyone as fo
+import fiftyone.brain as fob
+import numpy as np
+
+from workbench.analysis.inspection import Inspection, Role
+from workbench.cache.queries import TEACHER_STEP
+from workbench.cache.states import images_with_states, read_states
+from workbench.errors import MissingExtraError
+from workbench.runs import Run
+
+Method = Literal["pca", "umap"]
+
+
+def save_states(dataset: fo.Dataset, inspection: Inspection, run: Run, split: str, method: Method = "pca") -> list[str]:
+    """Lays out the last layer's states of student and teacher and keeps the points with the dataset, to be coloured by any attribute.
+
+    Args:
+        dataset: of ``dataset.write``.
+        inspection: what it was written from.
+        run: whose states.
+        split: as the run calls it.
+        method: ``pca``, in seconds, or ``umap``, which takes a minute and shows neighbours rather than distances.
+
+    Returns:
+        Keys of the layouts, ``<model>_states_<method>``; none for a model whose states the run does not keep at that step.
+
+    Raises:
+        MissingExtraError: UMAP is not installed.
+    """
+    if method == "umap" and find_spec("umap") is None:
+        raise MissingExtraError("UMAP needs umap-learn: pip install 'workbench[inspect]'.")
+    ids = dict(zip(dataset.values("image_id"), dataset.values("id"), strict=True))
+    keys = []
+    for role in ("student", "teacher"):
+        own = list(_states(inspection, run, split, role)) if role in inspection.boxes else []
+        if not own:
+            continue
+        points = (principal_components if method == "pca" else _umap)(np.concatenate([states for _, states in own]))
+        ends = np.cumsum([len(states) for _, states in own])
+        by_sample = {ids[image]: part for (image, _), part in zip(own, np.split(points, ends[:-1]), strict=True)}
+        key = f"{role}_states_{method}"
+        if dataset.has_brain_run(key):
+            dataset.delete_brain_run(key)
+        some = dataset.select(list(by_sample))
+        fob.compute_visualization(some, patches_field=role, points=by_sample, brain_key=key, progress=False)
+        keys.append(key)
+    return keys
+
+
+def principal_components(states: np.ndarray) -> np.ndarray:
+    """``[N, 2]`` coordinates of ``states [N, D]`` along the two directions of most variance, each with its largest loading positive."""
+    centred = states - states.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    directions = vectors[:, ::-1][:, :2]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
+    return centred @ (directions * np.sign(largest))
+
+
+def _umap(states: np.ndarray) -> np.ndarray:
+    import umap  # pyright: ignore[reportMissingImports] - of the extra, found above
+
+    layout: Any = umap.UMAP(n_components=2, random_state=0, n_jobs=1)
+    return np.asarray(layout.fit_transform(states))
+
+
+def _states(inspection: Inspection, run: Run, split: str, role: Role) -> Iterator[tuple[int, np.ndarray]]:
+    """Image id and ``[boxes, D]`` states of the boxes in their order."""
+    step = TEACHER_STEP if role == "teacher" else inspection.step
+    boxes = inspection.boxes[role]
+    queries = {image: rows.to_numpy() for image, rows in boxes.groupby("image_id")["query"]}
+    for image in images_with_states(run, split, step):
+        if image in queries:
+            yield image, read_states(run, split, step, image)[-1][queries[image]]

@@ -1,0 +1,79 @@
+"""One image of a comparison: which query held each target over evaluations and layers, and what the mates of the last layer cost."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.cache.states import masked_images, read_masks
+from workbench.datasets.base import Dataset
+from workbench.runs import Run
+from workbench.views.image import cost_figure, image_figure, mate_table
+from workbench.views.stability import held, matrix_figure, target_rows_of
+
+MOST_TARGETS = 40  # drawn
+
+
+def image_figures(run: Run, split: str, step: int, data: Dataset, index: int, threshold: float = 0.3) -> dict[str, go.Figure]:
+    """Figures about one image by title; those for which the run keeps nothing are left out.
+
+    Args:
+        run: whose student and teacher.
+        split: as the run calls it.
+        step: evaluation of the student.
+        data: the split.
+        index: of the record.
+        threshold: on the score, of boxes and mates.
+    """
+    record = data.records[index]
+    evaluations = run.query_steps(split)
+    steps = [*evaluations, *([TEACHER_STEP] if TEACHER_STEP in complete_steps(run, split) else [])]
+    rows = read_queries(run, split, steps, where="image_id = $image", parameters={"image": record.image_id})
+    student, teacher = (rows[rows["model"] == model] for model in ("student", "teacher"))
+    last = student["layer"].max()
+    now = student[(student["step"] == step) & (student["layer"] == last)]
+    teacher = teacher[teacher["layer"] == teacher["layer"].max()]
+    found: dict[str, go.Figure] = {}
+    mask, title = None, "boxes and mates"
+    if record.image_id in masked_images(run, split, TEACHER_STEP):
+        masks = read_masks(run, split, TEACHER_STEP, record.image_id)
+        mask, title = masks[max(masks)], "boxes, mates and the teacher's selection mask"
+    found[title] = image_figure(data.image(index), record, data.classes, now, teacher, threshold, mask)
+    if len(mates := mate_table(now, teacher, data.classes, threshold)):
+        found["what the mates cost"] = cost_figure(mates)
+    matched = student[student["match"] >= 0]
+    over_steps = matched[matched["layer"] == last]
+    if len(over_steps):
+        found["which query held each target, by evaluation"] = _matrix(over_steps, evaluations, "step")
+    # slots, because encoder cells are the same at all layers
+    over_layers = matched[matched["step"] == step].drop(columns="step").rename(columns={"layer": "step"}).assign(source=-1)
+    if len(over_layers):
+        found["which query held each target, by decoder layer"] = _matrix(over_layers, sorted(over_layers["step"].unique()), "layer")
+    return found
+
+
+def plain_json(figure: go.Figure) -> dict[str, Any]:
+    """A figure as lists and numbers: plotly.js before version 2.35 cannot read the packed arrays that plotly 6 writes."""
+    return _unpacked(figure.to_dict())
+
+
+def _matrix(rows: pd.DataFrame, moments: list[int], name: str) -> go.Figure:
+    return matrix_figure(target_rows_of(held(rows), 0, MOST_TARGETS), moments).update_xaxes(title_text=name)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if set(value) >= {"bdata", "dtype"}:
+            array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+            shape = [int(side) for side in str(value.get("shape", len(array))).split(",")]
+            return _unpacked(array.reshape(shape).tolist())
+        return {key: _unpacked(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_unpacked(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return _unpacked(value.item())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
