@@ -38,7 +38,7 @@ def image_contributions(ground_truth: Mapping[str, Any], detections: Detections,
         there = np.union1d(own.image, np.flatnonzero(own.targets)).astype(np.int64)
         # images that the class does not know change nothing of it
         total, defined = total + ap, defined + 1
-        for some in np.array_split(there, max(1, len(there) * len(images) // _AT_ONCE)):
+        for some in np.array_split(there, min(len(there), 1 + len(there) * len(images) // _AT_ONCE)):
             counts = np.ones((len(some), len(images)))
             counts[np.arange(len(some)), some] = 0
             total[some] += class_ap(own, counts) - ap

@@ -114,7 +114,8 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         boxes["teacher"]["grade"] = _grades(boxes["teacher"])
         boxes["student"] = _with_mates(boxes["student"], boxes["teacher"])
     if baseline is not None:
-        gains = target_gain(*(answers[role].assign(step=step, model="student") for role in ("student", "baseline")), step)
+        now, before = (answers[role].assign(step=step, model="student") for role in ("student", "baseline"))
+        gains = target_gain(now, before, step)
         targets = targets.merge(gains[[*_TARGET, "gain"]], on=_TARGET, how="left")
         for role in ("teacher", "student"):
             if role in boxes:

@@ -42,7 +42,7 @@ def inspect(
         dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
         if app:
-            with serving(dataset.name, database, port) as address:
+            with serving(dataset, database, port) as address:
                 console.print(Text(f"FiftyOne: {address}\nCtrl-C ends it."), soft_wrap=True)
                 try:
                     threading.Event().wait()

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from workbench import mongo
 from workbench.errors import MissingExtraError, WorkbenchError
 
 PLUGINS = Path(__file__).parent / "plugins"
 PING_MS = 10_000
+FoDataset = Any  # fiftyone's classes are made of database fields, whose types no checker can follow
 
 
 @contextlib.contextmanager
@@ -31,6 +33,7 @@ def connected() -> Iterator[str]:
         paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
         settings = {
             mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
+            "FIFTYONE_LOGGING_LEVEL": "ERROR", "FIFTYONE_SHOW_PROGRESS_BARS": "false",
             "PYTHONPATH": os.pathsep.join(paths),
         }  # fmt: skip
         before = {name: os.environ.get(name) for name in settings}

@@ -13,19 +13,20 @@ from typing import Any
 from workbench import mongo
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.servers import ADDRESS, Server, find, free_port, listens, named, noted
+from workbench.views.fiftyone import FoDataset
 
 APP = "fiftyone"
 START_SECONDS = 180
 
 
 @contextlib.contextmanager
-def serving(dataset: str, database: str, port: int = 5151) -> Iterator[str]:
-    """Serves the App for as long as the block runs; yields the address of a dataset in it. Called inside ``connected``.
+def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[str]:
+    """Serves the App for as long as the block runs; yields its address. Called inside ``connected``.
 
     FiftyOne's own session gives its server one minute to start, which a busy machine does not keep; the server is therefore started here.
 
     Args:
-        dataset: name of it.
+        dataset: shown.
         database: address of the database, for processes that attach.
         port: wished for; another one where it is taken.
 
@@ -44,9 +45,12 @@ def serving(dataset: str, database: str, port: int = 5151) -> Iterator[str]:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
             time.sleep(0.2)
+        # the App shows what its server's session says, whatever the address
+        fo.launch_app(dataset, port=port, address=ADDRESS, remote=True, auto=False)
         with noted(APP, port, database=database):
-            yield f"http://{ADDRESS}:{port}/datasets/{fo.load_dataset(dataset).slug}"
+            yield f"http://{ADDRESS}:{port}"
     finally:
+        fo.close_app()
         server.terminate()
         try:
             server.wait(20)
@@ -86,7 +90,7 @@ def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, s
     fo.config.database_uri = database
     if not fo.dataset_exists(dataset):
         raise WorkbenchError(f"FiftyOne has no comparison '{dataset}' yet. Make it with 'workbench inspect'.")
-    shown = fo.load_dataset(dataset)
+    shown: FoDataset = fo.load_dataset(dataset)
     shown.reload()
     if saved_view is not None and not shown.has_saved_view(saved_view):
         raise WorkbenchError(f"'{dataset}' has no saved view '{saved_view}'; it has {', '.join(shown.list_saved_views())}.")
@@ -95,7 +99,7 @@ def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, s
         view = view.select_by("image_id", [int(image) for image in image_ids], ordered=True)
     session = _attached(server.process.pid, server.port)
     session.view = view
-    return f"{server.address}/datasets/{shown.slug}"
+    return server.address
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from workbench.analysis.data import open_data
 from workbench.analysis.inspection import Inspection, inspect
 from workbench.files import hash_json
 from workbench.runs import Run
+from workbench.views.fiftyone import FoDataset
 from workbench.views.fiftyone.documents import (
     Schema,
     declare,
@@ -32,7 +33,7 @@ DEFINITIONS = 1  # raised when what is written changes, so that older datasets a
 _IMAGES_AT_ONCE = 50  # 15,000 boxes: a write is then far below MongoDB's 48 MB
 
 
-def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", layout: Method = "pca") -> fo.Dataset:
+def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", layout: Method = "pca") -> FoDataset:
     """The dataset of a run, compared with a baseline where one is given, at the last step that both have.
 
     Samples, boxes and their ids stay when there is a newer evaluation; only fields whose values changed are written again.
@@ -60,7 +61,7 @@ def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
     return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
 
 
-def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> fo.Dataset:
+def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> FoDataset:
     """Brings the dataset of this name to what an inspection says.
 
     Args:
@@ -73,7 +74,7 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
     dataset = _existing(name, key)
     new = dataset is None
     if dataset is None:
-        dataset = fo.Dataset(name, persistent=True)
+        dataset: FoDataset = fo.Dataset(name, persistent=True)
         dataset.media_type = "image"
         dataset.default_classes = list(inspection.dataset.classes)
         # every model has its colour, whatever the class
@@ -92,10 +93,10 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
     return dataset
 
 
-def _existing(name: str, key: str) -> fo.Dataset | None:
+def _existing(name: str, key: str) -> FoDataset | None:
     if not fo.dataset_exists(name):
         return None
-    dataset = fo.load_dataset(name)
+    dataset: FoDataset = fo.load_dataset(name)
     if dataset.info.get(INFO, {}).get("key") == key:
         return dataset
     fo.delete_dataset(name)
@@ -103,7 +104,7 @@ def _existing(name: str, key: str) -> fo.Dataset | None:
 
 
 def _write(
-    dataset: fo.Dataset, inspection: Inspection, labels: dict[str, tuple[pd.DataFrame, Schema]], numbers: pd.DataFrame, schema: Schema,
+    dataset: FoDataset, inspection: Inspection, labels: dict[str, tuple[pd.DataFrame, Schema]], numbers: pd.DataFrame, schema: Schema,
     paths: list[Path] | None,
 ) -> None:  # fmt: skip
     """Writes the samples with these fields, or only the fields where there are samples."""
@@ -128,6 +129,7 @@ def _write(
 
 
 def _hash(frame: pd.DataFrame) -> str:
-    plain = frame.assign(**{name: frame[name].astype(str) for name in frame if frame[name].dtype == object})
+    names = [str(name) for name in frame.columns]
+    plain = frame.assign(**{name: frame[name].astype(str) for name in names if frame[name].dtype == object})
     rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
-    return hashlib.sha256(",".join(frame).encode() + rows.tobytes()).hexdigest()
+    return hashlib.sha256(",".join(names).encode() + rows.tobytes()).hexdigest()

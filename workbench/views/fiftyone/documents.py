@@ -18,6 +18,7 @@ from bson import ObjectId
 
 from workbench.analysis.inspection import Inspection
 from workbench.datasets.base import Dataset
+from workbench.views.fiftyone import FoDataset
 
 # attribute -> kind; a column that is null everywhere is left out
 BOX_FIELDS: dict[str, type[fo.Field]] = {
@@ -78,7 +79,7 @@ def image_fields(inspection: Inspection) -> tuple[pd.DataFrame, Schema]:
     return frame, schema
 
 
-def declare(dataset: fo.Dataset, labels: Mapping[str, Schema], images: Schema) -> None:
+def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) -> None:
     """Tells FiftyOne every field and attribute, which is what lets the App filter on them."""
     there = dataset.get_field_schema(flat=True)
     for name, kind in images.items():
@@ -92,12 +93,12 @@ def declare(dataset: fo.Dataset, labels: Mapping[str, Schema], images: Schema) -
                 dataset.add_sample_field(f"{field}.detections.{name}", kind)
 
 
-def object_id(dataset: fo.Dataset, field: str, index: int, number: int = 0) -> ObjectId:
+def object_id(dataset: FoDataset, field: str, index: int, number: int = 0) -> ObjectId:
     """The same for the same image, model and query at every epoch, and another one in every dataset: the App keeps samples by id."""
     return ObjectId(struct.pack(">III", _base(dataset) + _CODES[field], index, number))
 
 
-def sample_documents(dataset: fo.Dataset, data: Dataset, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Documents of the images without anything that is said of them."""
     now = datetime.now(UTC)
     rng = np.random.default_rng(0)
@@ -109,7 +110,7 @@ def sample_documents(dataset: fo.Dataset, data: Dataset, paths: Sequence[Path]) 
         }  # fmt: skip
 
 
-def detection_documents(dataset: fo.Dataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range) -> list[dict[str, Any]]:
+def detection_documents(dataset: FoDataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range) -> list[dict[str, Any]]:
     """The value of a label field of each of some images.
 
     Args:
@@ -143,7 +144,7 @@ def image_documents(frame: pd.DataFrame, schema: Schema, images: range) -> list[
     return [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _base(dataset: fo.Dataset) -> int:
+def _base(dataset: FoDataset) -> int:
     return zlib.crc32(dataset.name.encode()) & 0xFFFFFFF0
 
 

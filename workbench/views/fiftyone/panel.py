@@ -16,6 +16,7 @@ from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 from workbench.serve import dashboard_address
+from workbench.views.fiftyone import FoDataset
 from workbench.views.fiftyone.dataset import INFO
 from workbench.views.matching import image_figures, plain_json
 
@@ -40,13 +41,16 @@ def image_address(info: dict[str, Any], index: int) -> str:
 
 def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
     """Where the dataset came from and the index of the image that is open or selected first; None without one."""
-    info = ctx.dataset.info.get(INFO) if ctx.dataset is not None else None
+    dataset: FoDataset = ctx.dataset
+    info = dataset.info.get(INFO) if dataset is not None else None
     sample = ctx.current_sample or (ctx.selected[0] if ctx.selected else None)
     if info is None or sample is None:
         return None
-    image_id = ctx.dataset[sample]["image_id"]
+    # patches have an id of their own
+    image_id = ctx.view[sample]["sample_id"] if "sample_id" in ctx.view.get_field_schema() else sample
+    wanted = dataset[image_id]["image_id"]
     records = _data(info["run"], info["split"]).records
-    index = next((number for number, record in enumerate(records) if record.image_id == image_id), None)
+    index = next((number for number, record in enumerate(records) if record.image_id == wanted), None)
     return (info, index) if index is not None else None
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import fiftyone as fo
+from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 
 from workbench.analysis.inspection import CONFIDENT, WRONG, Inspection
 from workbench.analysis.tide import LABELS
+from workbench.views.fiftyone import FoDataset
 
 UNSTABLE = 0.5  # stability up to which a target is unstable: its query changed at every second evaluation
 HIGH_QUALITY = 0.5
@@ -30,12 +32,8 @@ class Question:
     meaning: str
     field: str
     needs: tuple[str, ...]
-    condition: Callable[[], F]
+    condition: Callable[[], ViewExpression]
     patches: bool = False
-
-
-def _is_wrong(attribute: str) -> F:
-    return F(attribute).is_in(list(WRONG))
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -89,7 +87,7 @@ QUESTIONS: tuple[Question, ...] = (
 )  # fmt: skip
 
 
-def save_views(dataset: fo.Dataset, inspection: Inspection) -> list[str]:
+def save_views(dataset: FoDataset, inspection: Inspection) -> list[str]:
     """Saves every view that can be asked of the dataset under its name and removes those that no longer can; returns the names."""
     there = set(dataset.get_field_schema(flat=True))
     asked = [q for q in QUESTIONS if all(need.replace(".", ".detections.", 1) in there for need in q.needs)]
@@ -101,12 +99,12 @@ def save_views(dataset: fo.Dataset, inspection: Inspection) -> list[str]:
     return [question.name for question in asked]
 
 
-def ask(dataset: fo.Dataset, question: Question) -> fo.DatasetView:
+def ask(dataset: FoDataset, question: Question) -> Any:
     """The view of a question: the images with boxes that answer it and only these boxes of their field, or the boxes as patches."""
     view = dataset.filter_labels(question.field, question.condition())
     return view.to_patches(question.field) if question.patches else view
 
 
-def count(dataset: fo.Dataset, question: Question) -> int:
+def count(dataset: FoDataset, question: Question) -> int:
     """How many boxes answer it."""
     return int(dataset.filter_labels(question.field, question.condition()).count(f"{question.field}.detections"))

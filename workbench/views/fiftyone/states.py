@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import fiftyone as fo
 import fiftyone.brain as fob
 import numpy as np
 
@@ -13,11 +12,12 @@ from workbench.cache.queries import TEACHER_STEP
 from workbench.cache.states import images_with_states, read_states
 from workbench.errors import MissingExtraError
 from workbench.runs import Run
+from workbench.views.fiftyone import FoDataset
 
 Method = Literal["pca", "umap"]
 
 
-def save_states(dataset: fo.Dataset, inspection: Inspection, run: Run, split: str, method: Method = "pca") -> list[str]:
+def save_states(dataset: FoDataset, inspection: Inspection, run: Run, split: str, method: Method = "pca") -> list[str]:
     """Lays out the last layer's states of student and teacher and keeps the points with the dataset, to be coloured by any attribute.
 
     Args:
@@ -73,7 +73,8 @@ def _states(inspection: Inspection, run: Run, split: str, role: Role) -> Iterato
     """Image id and ``[boxes, D]`` states of the boxes in their order."""
     step = TEACHER_STEP if role == "teacher" else inspection.step
     boxes = inspection.boxes[role]
-    queries = {image: rows.to_numpy() for image, rows in boxes.groupby("image_id")["query"]}
+    queries = boxes.groupby("image_id")["query"]
+    shown = set(boxes["image_id"])
     for image in images_with_states(run, split, step):
-        if image in queries:
-            yield image, read_states(run, split, step, image)[-1][queries[image]]
+        if image in shown:
+            yield image, read_states(run, split, step, image)[-1][queries.get_group(image).to_numpy()]
