@@ -1,4 +1,4 @@
-"""Two runs on the embedded images with made-up answers: a teacher that is mostly right, and students that are less so and change their mind."""
+"""Two runs on the embedded images with made-up answers: a teacher that is mostly right, students that are less so and change their mind."""
 
 from pathlib import Path
 
@@ -26,7 +26,8 @@ def make_runs(root: Path, data: Dataset) -> tuple[Run, Run]:
     """The runs ``distilled``, with a teacher, decoder states and masks, and ``undistilled``."""
     info = {
         "recipe": {"data": {"path": "shapes", "format": "auto", "val": "val", "options": {"train": 2, "val": IMAGES, "test": 2}}},
-        "classes": list(data.classes), "state": "done", "group": {"recipe": "made up", "arm": "distilled", "seed": 0, "schedule": "equal steps"},
+        "classes": list(data.classes), "state": "done",
+        "group": {"recipe": "made up", "arm": "distilled", "seed": 0, "schedule": "equal steps"},
     }  # fmt: skip
     distilled, undistilled = (Run.create(name, info, root) for name in ("distilled", "undistilled"))
     rng = np.random.default_rng(5)
@@ -70,7 +71,7 @@ def answers(rng: np.random.Generator, data: Dataset, model: str, noise: float, r
                 boxes[aimed] = targets[near[aimed]] + rng.normal(0, noise * 0.2, (aimed.sum(), 4))
                 labels = np.where(aimed & (rng.random(QUERIES) < right), record.labels[near], labels)
             boxes[:, 2:] = boxes[:, 2:].clip(0.02)
-            iou = elementwise_iou(boxes[:, None].astype(np.float32), targets[None].astype(np.float32)) if len(targets) else np.zeros((QUERIES, 0))
+            iou = elementwise_iou(boxes[:, None], targets[None]) if len(targets) else np.zeros((QUERIES, 0))
             query, target = linear_sum_assignment(iou, maximize=True)
             match = np.full(QUERIES, -1)
             match[query] = target
@@ -78,8 +79,9 @@ def answers(rng: np.random.Generator, data: Dataset, model: str, noise: float, r
             score = rng.uniform(0.05, 0.95, QUERIES)
             rows = {
                 "epoch": 0, "image_id": record.image_id, "model": model, "layer": layer, "query": np.arange(QUERIES), "source": -1,
-                "label": labels, "score": score, **{name: boxes[:, k] for k, name in enumerate(BOX)}, "match": match, "match_iou": match_iou,
-                "best_target": -1, "best_iou": 0.0, "quality": np.sqrt(score * match_iou), "loss_class": rng.random(QUERIES),
+                "label": labels, "score": score, **{name: boxes[:, k] for k, name in enumerate(BOX)}, "match": match,
+                "match_iou": match_iou, "best_target": -1, "best_iou": 0.0, "quality": np.sqrt(score * match_iou),
+                "loss_class": rng.random(QUERIES),
                 "loss_bbox": rng.random(QUERIES), "loss_giou": rng.random(QUERIES),
             }  # fmt: skip
             if model == "student":

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import duckdb
 import numpy as np
 import pandas as pd
@@ -30,7 +32,7 @@ def found(comparison):
 
 def best_rows(run, step, model):
     """The last layer's best by score, asked of the files."""
-    files = str(run.queries_path("val", step) / "*.parquet")
+    files = str(run.queries_path("val", step) / "part-*.parquet")
     last = f"SELECT * FROM '{files}' WHERE model = '{model}' AND layer = {examples.LAYERS - 1}"
     ranked = f"{last} QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY score DESC, query) <= {BEST}"
     return duckdb.sql(f"{ranked} ORDER BY image_id, score DESC, query").df()
@@ -68,7 +70,7 @@ def test_stability_is_the_share_of_evaluations_that_kept_the_query_of_the_target
     for row in found.targets[found.targets["kind"] == "target"].to_dict("records"):
         queries = held.loc[row["image_id"], row["target"]].dropna().tolist() if (row["image_id"], row["target"]) in held.index else []
         moments = len(queries) - 1
-        kept = sum(a == b for a, b in zip(queries[:-1], queries[1:], strict=True))
+        kept = sum(a == b for a, b in pairwise(queries))
         if moments > 0 and len(queries) == len(examples.STEPS):
             assert row["student_stability"] == pytest.approx(kept / moments)
 

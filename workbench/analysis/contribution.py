@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.ap import Detections
-from workbench.analysis.bootstrap import class_ap, class_matches
-from workbench.analysis.matches import IOU
+from workbench.analysis.cells import Cells, ClassMatches
+from workbench.analysis.weighted import class_aps
 
 _AT_ONCE = 1 << 20  # entries of a table of counts held in memory
 
@@ -26,22 +26,24 @@ def image_contributions(ground_truth: Mapping[str, Any], detections: Detections,
     Returns:
         One row per image by ascending id: ``image_id``, ``contribution`` (0..1, NaN where one of the two is not defined).
     """
-    images = np.sort([image["id"] for image in ground_truth["images"]])
+    cells = Cells(ground_truth, detections, max_detections)
+    images = cells.image_ids
     total = np.zeros(len(images))
     defined = np.zeros(len(images))
     whole, classes = 0.0, 0
-    for own in class_matches(ground_truth, detections, max_detections, thresholds=(IOU,)):
+    for every in cells.classes():
+        own = ClassMatches(every.image, every.hit[:1], every.counted[:1], every.targets)
         if not own.targets.any():
             continue
-        ap = float(class_ap(own, np.ones((1, len(images))))[0])
+        ap = float(class_aps(own, np.ones((len(images), 1)))[0, 0])
         whole, classes = whole + ap, classes + 1
-        there = np.union1d(own.image, np.flatnonzero(own.targets)).astype(np.int64)
         # images that the class does not know change nothing of it
+        there = np.union1d(own.image, np.flatnonzero(own.targets)).astype(np.int64)
         total, defined = total + ap, defined + 1
         for some in np.array_split(there, min(len(there), 1 + len(there) * len(images) // _AT_ONCE)):
-            counts = np.ones((len(some), len(images)))
-            counts[np.arange(len(some)), some] = 0
-            total[some] += class_ap(own, counts) - ap
-            defined[some] -= counts @ own.targets == 0
+            across = np.ones((len(images), len(some)))
+            across[some, np.arange(len(some))] = 0
+            total[some] += class_aps(own, across)[0] - ap
+            defined[some] -= own.targets @ across == 0
     without = np.divide(total, defined, out=np.full(len(images), np.nan), where=defined > 0)
     return pd.DataFrame({"image_id": images, "contribution": (whole / classes if classes else np.nan) - without})

@@ -170,7 +170,7 @@ def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple
     """Of every target its stability; of every image the mean instability; of every target its changes between layers."""
     here = TEACHER_STEP if role == "teacher" else step
     parameters = {"model": model}
-    rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model and match >= 0", parameters)
+    rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", parameters, matched=True)
     changes = target_changes(rows, "layer", model)
     layers = target_histories(changes, "layer")
     if role == "teacher":
@@ -178,7 +178,7 @@ def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple
     else:
         steps = [number for number in run.query_steps(split) if number <= step]
         last = {**parameters, "layer": int(rows["layer"].max()) if len(rows) else 0}
-        rows = read_queries(run, split, steps, step_columns(run, split), "model = $model and match >= 0 and layer = $layer", last)
+        rows = read_queries(run, split, steps, step_columns(run, split), "model = $model and layer = $layer", last, matched=True)
         identity = identity_over_steps(run, split, rows)
         histories = target_histories(target_changes(rows, "step", model, identity=identity), "step")
         counts = image_counts(rows, "step", model, identity=identity)
@@ -196,8 +196,9 @@ def _states(role: Role, errors: Errors, matched: pd.DataFrame, histories: pd.Dat
 
 
 def _agreement(run: Run, split: str, step: int, layer: int) -> pd.DataFrame:
-    where = "match >= 0 and (model = 'teacher' or model = 'student' and layer = $layer)"
-    rows = read_queries(run, split, [TEACHER_STEP, step], (*CHURN_NEEDED, "mate", "mate_layer"), where, {"layer": int(layer)})
+    where = "model = 'teacher' or model = 'student' and layer = $layer"
+    columns = (*CHURN_NEEDED, "mate", "mate_layer")
+    rows = read_queries(run, split, [TEACHER_STEP, step], columns, where, {"layer": int(layer)}, matched=True)
     share = teacher_agreement(rows).groupby("image_id")["agrees"].mean()
     return share.rename("agreement").reset_index()
 

@@ -13,6 +13,7 @@ from workbench.analysis.data import open_data
 from workbench.analysis.inspection import Inspection, inspect
 from workbench.files import hash_json
 from workbench.runs import Run
+from workbench.views.boxes import PAIR, STUDENT, TARGET, TEACHER
 from workbench.views.fiftyone import FoDataset
 from workbench.views.fiftyone.documents import (
     Schema,
@@ -30,6 +31,7 @@ from workbench.views.fiftyone.states import Method, save_states
 logger = logging.getLogger(__name__)
 INFO = "workbench"  # what the dataset says about where it came from
 DEFINITIONS = 1  # raised when what is written changes, so that older datasets are made anew
+_COLOURS = {"targets": TARGET, "teacher": TEACHER, "student": STUDENT, "baseline": PAIR}
 _IMAGES_AT_ONCE = 50  # 15,000 boxes: a write is then far below MongoDB's 48 MB
 
 
@@ -77,8 +79,9 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
         dataset: FoDataset = fo.Dataset(name, persistent=True)
         dataset.media_type = "image"
         dataset.default_classes = list(inspection.dataset.classes)
-        # every model has its colour, whatever the class
-        dataset.app_config.color_scheme = fo.ColorScheme(color_by="field")
+        # every model has its colour, whatever the class, and the one that it has on the dashboard
+        colours = [{"path": path, "fieldColor": colour} for path, colour in _COLOURS.items()]
+        dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", fields=colours)
     labels, (numbers, schema) = label_fields(inspection), image_fields(inspection)
     declare(dataset, {field: own for field, (_, own) in labels.items()}, schema)
     said = dict(dataset.info.get(INFO, {}).get("fields", {}))
