@@ -30,7 +30,7 @@ def class_aps(matches: ClassMatches, across: np.ndarray) -> np.ndarray:
     samples = across.shape[1]
     values = np.zeros((len(matches.hit), samples))
     # what comes after the last hit, never counts, or lies on images that are never drawn changes nothing
-    useful = (matches.hit | matches.counted).any(axis=0) & across.any(axis=1)[matches.image]
+    useful = (matches.hit | matches.counted).any(axis=0) & np.any(across, axis=1)[matches.image]
     hits = matches.hit.any(axis=0) & useful
     if not hits.any():
         return values

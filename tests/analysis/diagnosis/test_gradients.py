@@ -1,5 +1,6 @@
 """Terms that send too little into the student, or pull against the detection loss."""
 
+import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +73,53 @@ def test_a_term_that_is_switched_off_is_not_called_weak(tmp_path: Path):
     run = small_run(tmp_path, "off", {"train": {"steps": 10}})
     run.update_info(term_weights={**run.info()["term_weights"], "detrdistill.features": 0.0})
     assert "weak term" not in {finding.cause for finding in diagnose(run).findings}
+
+
+@pytest.fixture(scope="module")
+def drowned_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    loud = [{"method": "fitnet", "balance": {"features": 2000.0}}]
+    return small_run(tmp_path_factory.mktemp("runs"), "drowned", {"methods": loud})
+
+
+def detection_loss(run: Run) -> dict[int, float]:
+    """Of every logged step: what is minimised, less the weighted term."""
+    return {line["step"]: line["loss"] - line.get("weighted/fitnet.features", 0.0) for line in run.metrics()}
+
+
+def test_a_term_that_leaves_the_detection_loss_where_it_was_is_named_with_what_is_lost(drowned_run: Run, healthy_runs: list[Run]):
+    found = {finding.cause: finding for finding in diagnose(drowned_run, healthy_runs[0]).findings}["drowning term"]
+    assert found.severity == "error" and "fitnet.features" in found.statement and "balance: {features: 1.0}" in found.advice
+    numbers = {evidence.what.partition(" of ")[0]: evidence for evidence in found.evidence}
+    shares = [line["share/fitnet.features"] for line in drowned_run.metrics() if "share/fitnet.features" in line]
+    assert found.evidence[0].value == pytest.approx(statistics.median(shares)) and found.evidence[0].low > 4
+    own, other = detection_loss(drowned_run), detection_loss(healthy_runs[0])
+    late = range(41, 61)
+    fall = statistics.mean(other[step] for step in range(1, 7)) - statistics.mean(other[step] for step in late)
+    lost = statistics.mean((own[step] - other[step]) / fall for step in late)
+    assert numbers["share"].value == pytest.approx(lost) and numbers["share"].low > 0.1
+
+
+def test_a_large_gradient_is_not_judged_without_an_undistilled_run_beside_it(drowned_run: Run):
+    check = {check.cause: check for check in diagnose(drowned_run).checks}["drowning term"]
+    assert check.outcome == "not judged" and "--against" in check.why
+
+
+def test_a_large_gradient_under_which_the_detection_loss_falls_as_the_baselines_is_no_cause(drowned_run: Run, healthy_runs: list[Run]):
+    other, before = detection_loss(healthy_runs[0]), drowned_run.metrics_path.read_text()
+    lines = [{**line, "loss": other[line["step"]] + line["weighted/fitnet.features"]} for line in drowned_run.metrics()]
+    drowned_run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        outcome = {check.cause: check.outcome for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]
+    finally:
+        drowned_run.metrics_path.write_text(before)
+    assert outcome == "clear"
+
+
+def test_a_baseline_of_another_length_has_another_learning_rate_and_is_not_compared(drowned_run: Run, healthy_runs: list[Run]):
+    info = healthy_runs[0].info()
+    healthy_runs[0].update_info(recipe={**info["recipe"], "train": {**info["recipe"]["train"], "steps": 30}})
+    try:
+        check = {check.cause: check for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]
+    finally:
+        healthy_runs[0].update_info(recipe=info["recipe"])
+    assert check.outcome == "not judged" and "30 steps" in check.why

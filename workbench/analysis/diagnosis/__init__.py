@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from workbench.analysis.diagnosis.adapter import absorbing_adapter
 from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, NotJudged, worst_first
-from workbench.analysis.diagnosis.gradients import opposing_terms, weak_terms
+from workbench.analysis.diagnosis.gradients import drowning_terms, opposing_terms, weak_terms
 from workbench.analysis.diagnosis.matching import unsettled_matching
 from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.diagnosis.selection import background_selection
@@ -26,6 +26,7 @@ CAUSES: dict[str, Cause] = {
     "teacher worse": teacher_worse,
     "weak term": weak_terms,
     "opposing term": opposing_terms,
+    "drowning term": drowning_terms,
     "background selection": background_selection,
     "unsettled matching": unsettled_matching,
     "absorbing adapter": absorbing_adapter,

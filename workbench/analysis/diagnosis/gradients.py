@@ -1,17 +1,27 @@
-"""What each term sends into the student: too little to matter, or against the detection loss.
+"""What each term sends into the student: too little to matter, against the detection loss, or so much that the detection loss is lost.
 
 Read from metrics.jsonl, where every hundredth step (ten times ``log_every``) measures, over the student's parameters, the norm of each
 weighted term's gradient as a share of the detection loss's, and its cosine with it.
 """
 
+import numpy as np
+
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
-from workbench.analysis.diagnosis.statistics import Estimate, median_interval
+from workbench.analysis.diagnosis.statistics import Estimate, mean_interval, median_interval
 
 # of all gradient norms together: a step that is one part in a hundred is lost in the noise between two batches
 LEAST_SHARE = 0.01
 # two directions in a model of 100,000 parameters that have nothing to do with each other have a cosine of +-0.003
 OPPOSED = -0.01
+
+# clipping and AdamW keep a step's length: beside gradients four times its own, that have nothing to do with it, the detection loss is
+# left with a quarter of its learning rate
+DROWNING = 4.0
+# of what the baseline's detection loss falls by. A large gradient alone harms nobody: features terms with 8 to 50 times the detection
+# loss's gradient (docs/results.md) leave the detection loss below the baseline's
+LEAST_LOST = 0.1
+_LEAST_LINES = 6  # of metrics.jsonl: fewer have no spread to speak of
 
 
 def weak_terms(material: Material, baseline: Material | None) -> list[Finding]:
@@ -67,8 +77,73 @@ def opposing_terms(material: Material, baseline: Material | None) -> list[Findin
     return findings
 
 
+def drowning_terms(material: Material, baseline: Material | None) -> list[Finding]:
+    """Terms with so much gradient that the detection loss cannot act: their gradients together are more than four times the detection
+    loss's, and the detection loss, in the last third of training, is above the baseline's by more than a tenth of what the baseline's
+    fell by. Gradients of several terms are added up as if at right angles.
+    """
+    shares = material.measured("share")
+    together = _judged(np.sqrt(sum(np.square(values) for values in _aligned(shares))).tolist())
+    if together.low <= DROWNING:
+        return []
+    if baseline is None:
+        raise NotJudged(f"the terms send {together.value:.0f} times the detection loss's gradient, which may help or drown it: compare "
+                        "with the undistilled run (--against)")
+    lost, own, other = _lost(material, baseline)
+    if lost.low <= LEAST_LOST:
+        return []
+    typical = {name: _judged(values) for name, values in shares.items()}
+    loud = {name: share for name, share in typical.items() if share.value >= 1} or typical
+    loud = dict(sorted(loud.items(), key=lambda pair: -pair[1].value))
+    named = ", ".join(f"{name} {share.value:.2g}" for name, share in loud.items())
+    return [Finding(
+        "drowning term", "error",
+        f"The distillation terms drown the detection loss: with {together.value:.2g} times its gradient ({named}) they leave it at "
+        f"{own.value:.3g} late in training, where {baseline.run.name} has {other.value:.3g}.",
+        (
+            Evidence("gradient of all terms together as a share of the detection loss's, median", together.value, together.n,
+                     "measurements", together.low, together.high),
+            *(Evidence(f"gradient of {name} as a share of the detection loss's, median", share.value, share.n, "measurements", share.low,
+                       share.high) for name, share in loud.items()),
+            Evidence("detection loss in the last third of training", own.value, own.n, "logged steps", own.low, own.high),
+            Evidence(f"detection loss in the last third of {baseline.run.name}", other.value, other.n, "logged steps", other.low,
+                     other.high),
+            Evidence("share of what the baseline's detection loss fell by that is lost", lost.value, lost.n, "logged steps", lost.low,
+                     lost.high),
+        ),
+        "Lower the weight until the gradient is no larger than the detection loss's "
+        f"(balance: {{{next(iter(loud)).partition('.')[2]}: 1.0}}).",
+    )]  # fmt: skip
+
+
+def _aligned(shares: dict[str, list[float]]) -> list[np.ndarray]:
+    """Shares of every term at the same measurements; a term that was not measured at all of them counts with its median."""
+    steps = max(len(values) for values in shares.values())
+    return [np.array(values) if len(values) == steps else np.full(steps, np.median(values)) for values in shares.values()]
+
+
+def _lost(material: Material, baseline: Material) -> tuple[Estimate, Estimate, Estimate]:
+    """What is lost of the fall of the baseline's detection loss, and the loss late in training of the run and of the baseline.
+
+    Both are read at the same steps; where their seeds are equal, these saw the same images.
+    """
+    steps = [part.info.get("recipe", {}).get("train", {}).get("steps") for part in (material, baseline)]
+    if steps[0] != steps[1]:
+        raise NotJudged(f"the baseline trains for {steps[1]} steps, the run for {steps[0]}: their losses cannot be compared")
+    own, other = material.detection_loss, baseline.detection_loss
+    common = sorted(own.keys() & other.keys())
+    third = len(common) // 3
+    if third < _LEAST_LINES:
+        raise NotJudged(f"{len(common)} logged steps that both runs share; {3 * _LEAST_LINES} are the least that have a last third")
+    late = np.array([(own[step], other[step]) for step in common[-third:]])
+    fall = float(np.mean([other[step] for step in common[: max(1, len(common) // 10)]]) - late[:, 1].mean())
+    if fall <= 0:
+        raise NotJudged("the baseline's detection loss does not fall")
+    return mean_interval((late[:, 0] - late[:, 1]) / fall), mean_interval(late[:, 0]), mean_interval(late[:, 1])
+
+
 def _judged(values: list[float]) -> Estimate:
     estimate = median_interval(values)
     if estimate is None:
-        raise NotJudged(f"{len(values)} measurements of the terms' gradients; six are the least that bound a median")
+        raise NotJudged(f"{len(values)} of the six measurements of the terms' gradients that bound a median")
     return estimate

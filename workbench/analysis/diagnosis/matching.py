@@ -52,7 +52,7 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
 def _early_and_late(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Per image the targets whose query changed and those matched at both moments, of the first and the last third."""
     if len(material.steps) < LEAST_MOMENTS:
-        raise NotJudged(f"{len(material.steps)} evaluations; {LEAST_MOMENTS} are the least that have an early and a late part")
+        raise NotJudged(f"{len(material.steps)} of the {LEAST_MOMENTS} evaluations that an early and a late part take")
     changes = material.changes
     moments = np.sort(changes["step"].unique())
     third = max(1, len(moments) // 3)

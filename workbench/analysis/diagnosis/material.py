@@ -64,6 +64,13 @@ class Material:
     def metrics(self) -> list[dict[str, Any]]:
         return self.run.metrics()
 
+    @functools.cached_property
+    def detection_loss(self) -> dict[int, float]:
+        """Weighted detection loss of every logged step: what is minimised, without the distillation terms."""
+        return {
+            line["step"]: line["loss"] - sum(value for key, value in line.items() if key.startswith("weighted/")) for line in self.metrics
+        }
+
     @property
     def steps(self) -> list[int]:
         """Evaluations whose queries were kept."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, t
 
 from workbench.analysis.bootstrap import LEVEL, draws, interval, with_all
 
@@ -35,6 +35,13 @@ def median_interval(values: Sequence[float]) -> Estimate | None:
     if n and 2 * binom.cdf(rank, n, 0.5) > 1 - LEVEL:
         rank -= 1
     return Estimate(float(np.median(ordered)), ordered[rank], ordered[n - 1 - rank], n) if n and rank >= 0 else None
+
+
+def mean_interval(values: np.ndarray) -> Estimate:
+    """Mean with Student's interval; ``values [N]``, at least two."""
+    n, mean = len(values), float(values.mean())
+    reach = float(t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - reach, mean + reach, n)
 
 
 def share_interval(hits: int, n: int) -> Estimate:
