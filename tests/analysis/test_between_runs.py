@@ -11,7 +11,7 @@ from tests.analysis.answer_examples import random_answers, random_truth
 from tests.analysis.query_examples import random_queries
 from workbench.analysis.between_runs import found_by_both, found_targets, seed_spread, side_by_side
 from workbench.analysis.bootstrap import draws
-from workbench.analysis.stability import agreement, churn_over_layers, churn_over_steps
+from workbench.analysis.stability import agreement, churn_by_class, churn_over_layers, churn_over_steps
 from workbench.analysis.targets import target_frame
 
 
@@ -91,3 +91,21 @@ def test_teacher_and_students_stand_side_by_side_with_their_own_numbers():
     assert set(steps["name"]) == {"distilled"}
     with pytest.raises(ValueError, match="no model has two moments"):
         side_by_side({"teacher": teacher}, over="step")
+
+
+def test_by_class_every_model_is_counted_and_spread_over_seeds_on_its_own():
+    targets = target_frame(random_truth(1, images=6))
+    models = {"distilled": random_queries(1, images=6, teacher_layers=4), "undistilled": random_queries(2, images=6, selected=True)}
+    boxes = {name: 0.4 + 0.1 * np.random.default_rng(k).random(len(models["undistilled"])) for k, name in enumerate(("cx", "cy", "w", "h"))}
+    models["undistilled"] = models["undistilled"].assign(**boxes)
+    frame = side_by_side(models, "step", identity={"undistilled": "box"}, targets=targets, by="label", samples=5)
+    for name, identity in (("distilled", "source"), ("undistilled", "box")):
+        wanted = churn_by_class(models[name], targets, identity=identity)
+        found = frame[(frame["name"] == name) & (frame["n"] > 0)].sort_values(["step", "layer", "label"], ignore_index=True)
+        columns = ["step", "layer", "label", "churn", "n"]
+        pd.testing.assert_frame_equal(found[columns], wanted.sort_values(columns[:3], ignore_index=True)[columns], check_dtype=False)
+    frames = {name: own for name, own in frame.groupby("name")}
+    spread = seed_spread(frames, ("churn",), "label").set_index(["step", "label"])
+    for key, row in spread.iterrows():
+        values = frame.set_index(["step", "label"]).loc[key, "churn"].dropna()
+        assert (row["mean"], row["n"]) == (pytest.approx(values.mean()), len(values))

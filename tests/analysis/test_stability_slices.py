@@ -154,3 +154,54 @@ def test_nothing_matched_gives_empty_frames():
     changes = target_changes(nothing)
     assert changes.empty and target_histories(changes).empty
     assert image_counts(nothing, targets=target_frame(random_truth(1)), by="label").empty
+
+
+# one image of a family that selects queries, seen at two sizes: cells of step 10 are other places than those of later steps
+_SEEN = [
+    # step, slot, cell, target, box
+    (10, 0, 5, 0, (0.2, 0.2, 0.2, 0.2)), (10, 1, 9, 1, (0.5, 0.5, 0.2, 0.2)), (10, 2, 2, 2, (0.8, 0.8, 0.2, 0.2)),
+    (20, 2, 17, 0, (0.2, 0.21, 0.2, 0.2)), (20, 1, 9, 1, (0.5, 0.7, 0.2, 0.2)), (20, 0, 40, 2, (0.8, 0.8, 0.2, 0.2)),
+    (30, 2, 17, 0, (0.2, 0.21, 0.2, 0.2)), (30, 1, 9, 1, (0.5, 0.7, 0.2, 0.2)),
+]  # fmt: skip
+SELECTED = pd.DataFrame(
+    [(step, "student", 7, 1, slot, cell, target, *box) for step, slot, cell, target, box in _SEEN],
+    columns=["step", "model", "image_id", "layer", "query", "source", "match", "cx", "cy", "w", "h"],
+)
+BY_HAND = pd.DataFrame({"image_id": 7, "target": [0, 1, 2], "label": [4, 5, 4]})
+
+
+def test_by_box_a_query_in_another_cell_is_the_same_and_one_in_the_same_cell_elsewhere_is_not():
+    def changed(identity: Any) -> dict[tuple[int, int], bool]:
+        frame = target_changes(SELECTED, identity=identity).dropna(subset="changed")
+        return {(row.step, row.target): bool(row.changed) for row in frame.itertuples()}
+
+    later = {(30, 0): False, (30, 1): False}
+    assert changed("box") == {(20, 0): False, (20, 1): True, (20, 2): False, **later}
+    assert changed("source") == {(20, 0): True, (20, 1): False, (20, 2): True, **later}
+
+
+@pytest.mark.parametrize(("identity", "wanted"), [
+    # changed, n, queries that changed their target (two swapped it: one lost it, one got it), matches
+    ("box", {(20, 4): (0, 2, 0, 2), (20, 5): (1, 1, 2, 1), (30, 4): (0, 1, 1, 1), (30, 5): (0, 1, 0, 1)}),
+    ("source", {(20, 4): (2, 2, 4, 2), (20, 5): (0, 1, 0, 1), (30, 4): (0, 1, 1, 1), (30, 5): (0, 1, 0, 1)}),
+])  # fmt: skip
+def test_counts_by_class_take_the_identity_of_families_that_select_queries(identity: Any, wanted: dict[tuple[int, int], Any]):
+    counts = image_counts(SELECTED, identity=identity, targets=BY_HAND, by="label")
+    found = {(row.step, row.label): (row.changed, row.n, row.queries, row.matches) for row in counts.itertuples()}
+    assert found == wanted
+    churn = stability_by(counts, "label", samples=3).set_index(["step", "label"])["churn"]
+    assert churn[20, 5] == (identity == "box") and churn[20, 4] == (identity == "source")
+
+
+def test_histories_by_box_count_the_queries_between_changes():
+    by = {identity: target_histories(target_changes(SELECTED, identity=identity), identity=identity).set_index("target")
+          for identity in ("box", "source")}  # fmt: skip
+    assert by["box"]["queries"].to_dict() == {0: 1, 1: 2, 2: 1} and by["source"]["queries"].to_dict() == {0: 2, 1: 1, 2: 2}
+    assert by["box"]["last_change"].dropna().to_dict() == {1: 20}
+
+
+def test_between_layers_a_query_is_its_slot_whatever_its_box_does():
+    rows = pd.concat([SELECTED[SELECTED["step"] == 20].assign(layer=layer) for layer in (0, 1)])
+    moved = rows.assign(cx=np.where(rows["layer"] == 1, 0.05, rows["cx"]))
+    assert not target_changes(moved, "layer", identity="box")["changed"].fillna(False).any()
+    assert image_counts(moved, "layer", identity="box")["queries"].tolist() == [0]

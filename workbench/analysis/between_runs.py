@@ -8,7 +8,7 @@ from scipy import stats
 
 from workbench.analysis.bootstrap import LEVEL
 from workbench.analysis.ratios import image_ratios
-from workbench.analysis.stability import Moment
+from workbench.analysis.stability import Identity, Moment
 from workbench.analysis.stability_slices import Layers, image_counts, stability_by
 
 FOUND_IOU = 0.5
@@ -16,27 +16,31 @@ MEASURES = ("churn", "instability", "instability_normalised")
 _TARGET = ["image_id", "target"]
 
 
-def seed_spread(changes: Mapping[str, pd.DataFrame], measures: tuple[str, ...] = MEASURES) -> pd.DataFrame:
+def seed_spread(changes: Mapping[str, pd.DataFrame], measures: tuple[str, ...] = MEASURES, by: str | None = None) -> pd.DataFrame:
     """How far the stability of runs that differ in their seed lies apart. Slots of different seeds share no identity.
 
     Args:
-        changes: by run, a frame of ``stability.churn_over_steps`` or ``churn_over_layers``, or of ``agreement`` with other ``measures``.
+        changes: by run, a frame of ``stability.churn_over_steps``, ``churn_over_layers`` or ``stability_slices.stability_by``, or of
+            ``agreement`` with other ``measures``.
         measures: its columns.
+        by: the column of its slices, such as ``label``; None without.
 
     Returns:
-        One row per moment and measure: ``step``, ``layer``, ``measure``, ``mean`` over runs with ``low`` and ``high`` (Student's t; NaN of
-        one run), ``minimum``, ``maximum``, ``deviation`` (n - 1 in the denominator), ``n`` (runs that have the moment). Moments that no
-        run can compare have no row.
+        One row per moment, slice and measure: ``step``, ``layer``, ``by``, ``measure``, ``mean`` over runs with ``low`` and ``high``
+        (Student's t; NaN of one run), ``minimum``, ``maximum``, ``deviation`` (n - 1 in the denominator), ``n`` (runs that have the
+        moment). Moments that no run can compare have no row.
     """
-    columns = ["step", "layer", *measures]
+    keys = ["step", "layer", *([by] if by else [])]
+    columns = [*keys, *measures]
     rows = pd.concat([pd.DataFrame(columns=columns), *(frame[columns] for frame in changes.values())][bool(changes) :])
-    long = rows.melt(["step", "layer"], var_name="measure").dropna(subset="value")
-    grouped = long.astype({"value": "float64"}).groupby(["step", "layer", "measure"])["value"]
+    long = rows.melt(keys, var_name="measure").dropna(subset="value")
+    grouped = long.astype({"value": "float64"}).groupby([*keys, "measure"], observed=True)["value"]
     frame = grouped.agg(mean="mean", minimum="min", maximum="max", deviation="std", n="size").reset_index()
     n = frame["n"].to_numpy()
     reach = np.where(n > 1, stats.t.ppf((1 + LEVEL) / 2, np.maximum(n - 1, 1)) * frame["deviation"] / np.sqrt(n), np.nan)
-    frame.insert(4, "low", frame["mean"] - reach)
-    frame.insert(5, "high", frame["mean"] + reach)
+    place = len(keys) + 2
+    frame.insert(place, "low", frame["mean"] - reach)
+    frame.insert(place + 1, "high", frame["mean"] + reach)
     return frame
 
 
@@ -91,7 +95,14 @@ def found_by_both(
 
 
 def side_by_side(
-    models: Mapping[str, pd.DataFrame], over: Moment = "layer", layers: Layers = "last", samples: int = 300, seed: int = 0
+    models: Mapping[str, pd.DataFrame],
+    over: Moment = "layer",
+    layers: Layers = "last",
+    identity: Mapping[str, Identity] | None = None,
+    targets: pd.DataFrame | None = None,
+    by: str | None = None,
+    samples: int = 300,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Stability of several models in one frame, such as teacher, distilled and undistilled student.
 
@@ -99,6 +110,9 @@ def side_by_side(
         models: by name, rows of the query table of one run. Where it has student rows they are meant, else the teacher's.
         over: layers, or evaluations, of which a teacher has none.
         layers: between evaluations, the last layer or every one.
+        identity: between evaluations, of ``derived.identity_over_steps`` by name; slot or encoder cell where it is not named.
+        targets: of ``targets.target_frame``, where ``by`` is given.
+        by: its column, ``label`` or ``size``.
         samples: resamples of the images.
         seed: of the draws.
 
@@ -109,8 +123,8 @@ def side_by_side(
     for name, rows in models.items():
         model = "student" if (rows["model"] == "student").any() else "teacher"
         if over == "layer" or model == "student":
-            counts = image_counts(rows, over, model, layers)
-            frames.append(stability_by(counts, samples=samples, seed=seed).assign(name=name))
+            counts = image_counts(rows, over, model, layers, (identity or {}).get(name, "source"), targets, by)
+            frames.append(stability_by(counts, by, samples, seed).assign(name=name))
     if not frames:
         raise ValueError("no model has two moments to compare: a teacher has no evaluations of its own")
     whole = pd.concat(frames, ignore_index=True)

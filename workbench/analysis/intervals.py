@@ -29,7 +29,14 @@ def coco_intervals(
         By the names that ``APResult`` has for the numbers.
     """
     images = len(ground_truth["images"])
-    counts = with_all(draws(images, samples, seed))
+    values = coco_values(ground_truth, detections, with_all(draws(images, samples, seed)), max_detections)
+    return {name: interval(value, images) for name, value in values.items()}
+
+
+def coco_values(
+    ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100
+) -> dict[str, np.ndarray]:
+    """The twelve numbers, each ``[S]``, when image i (by ascending id) counts ``counts[s, i]`` times; NaN where no target is left."""
     values: dict[str, np.ndarray] = {}
     cells = Cells(ground_truth, detections, max_detections)
     for area in AREAS:
@@ -45,7 +52,7 @@ def coco_intervals(
         else:
             values[f"ap_{area}"] = mean
             values[f"ar_{area}"] = mean_recall(matches, counts, max_detections)
-    return {name: interval(value, images) for name, value in values.items()}
+    return values
 
 
 def mean_recall(matches: Sequence[ClassMatches], counts: np.ndarray, most: int) -> np.ndarray:

@@ -33,7 +33,8 @@ def target_changes(
         over: evaluations, or decoder layers of each evaluation.
         model: whose rows.
         layers: between evaluations, the last layer or every one.
-        identity: between evaluations, what makes a query the same; "box" needs ``cx``, ``cy``, ``w`` and ``h``.
+        identity: between evaluations, what makes a query the same; "box" needs ``cx``, ``cy``, ``w`` and ``h``; of a run
+            ``derived.identity_over_steps`` knows.
 
     Returns:
         One row per moment and matched target, by image, target, layer and step: ``step``, ``layer``, ``previous`` (the moment
@@ -48,23 +49,25 @@ def target_changes(
         **{name: rows[name] for name in ("step", "layer", "image_id", "query", "source")}, "target": rows["match"],
         "previous": _previous(at, at.number),
         "previous_query": pd.Series(query[before] if len(query) else query, dtype="Int64").mask(~there),
-        "changed": pd.Series(differs(rows, before, identity), dtype="boolean").mask(~there),
+        "changed": pd.Series(differs(rows, before, _between(identity, over)), dtype="boolean").mask(~there),
     })  # fmt: skip
     columns = [*_MOMENT, "image_id", "target", "query", "source", "previous_query", "changed"]
     return frame[columns].sort_values(["image_id", "target", "layer", "step"], ignore_index=True)
 
 
-def target_histories(changes: pd.DataFrame, over: Moment = "step") -> pd.DataFrame:
+def target_histories(changes: pd.DataFrame, over: Moment = "step", identity: Identity = "source") -> pd.DataFrame:
     """Which targets change their query, and how often.
 
     Args:
         changes: of ``target_changes``.
         over: the moments it was made of.
+        identity: likewise.
 
     Returns:
         One row per target and what was held fixed (``layer``, or ``step``), most changes first: ``image_id``, ``target``, ``n`` (moments
         compared), ``changes``, ``share`` of them, null without, ``queries`` (how many different ones held it: slots, or encoder cells where
-        queries are selected per image), ``first`` (the first moment at which it was matched), ``last_change`` (null for never).
+        queries are selected per image; by box, one more than the changes, for none is known to have come back), ``first`` (the first moment
+        at which it was matched), ``last_change`` (null for never).
     """
     fixed = "layer" if over == "step" else "step"
     keys = [fixed, "image_id", "target"]
@@ -77,6 +80,8 @@ def target_histories(changes: pd.DataFrame, over: Moment = "step") -> pd.DataFra
         n=("n", "sum"), changes=("changes", "sum"), queries=("cell", "nunique"), first=("first", "min"), last_change=("last_change", "max")
     ).reset_index()
     frame["share"] = frame["changes"] / frame["n"].where(frame["n"] > 0)
+    if _between(identity, over) == "box":
+        frame["queries"] = frame["changes"] + 1
     frame = frame.astype({"n": "int64", "changes": "int64", "last_change": "Int64"})
     return frame[[fixed, *_HISTORY]].sort_values(["changes", *keys], ascending=[False, True, True, True], ignore_index=True)
 
@@ -109,7 +114,8 @@ def image_counts(
     rows, at = _rows(queries, over, model, layers, targets, by)
     match = rows["match"].to_numpy()
     same_target = at.earlier(match)
-    if identity == "box" and over == "step":
+    identity = _between(identity, over)
+    if identity == "box":
         same_query = paired_boxes(at.group, at.stride, rows[BOX].to_numpy())
     else:
         same_query = at.earlier(rows["identity"].to_numpy())
@@ -184,6 +190,11 @@ def _rows(
         rows = rows.drop(columns=by, errors="ignore").merge(own, on=["image_id", "match"])
         rows["image_id"] = rows.groupby(["image_id", by], observed=True).ngroup()
     return rows, Moments(rows, over)
+
+
+def _between(identity: Identity, over: Moment) -> Identity:
+    """Between the layers of one evaluation a query is its slot, whatever makes it the same between evaluations."""
+    return identity if over == "step" else "source"
 
 
 def _previous(at: Moments, number: np.ndarray) -> pd.Series:

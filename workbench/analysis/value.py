@@ -103,11 +103,18 @@ def slot_interval(
         max_detections: kept per image and class.
     """
     images = len(ground_truth["images"])
-    classes = class_entries(ground_truth, detections, max_detections)
     counts = bootstrap.with_all(np.random.default_rng(seed).poisson(1, (samples, images)))
+    return bootstrap.interval(slot_drops(ground_truth, detections, query, counts, max_detections), images)
+
+
+def slot_drops(
+    ground_truth: Mapping[str, Any], detections: Detections, query: int, counts: np.ndarray, max_detections: int = 100
+) -> np.ndarray:
+    """``[S]`` AP drop of one slot when image i (by ascending id) counts ``counts[s, i]`` times; see ``slot_interval``."""
+    classes = class_entries(ground_truth, detections, max_detections)
     whole = bootstrap.mean_ap((_list_of(own) for own in classes), counts)
     less = bootstrap.mean_ap((_list_of(own, query) for own in classes), counts)
-    return bootstrap.interval(whole - less, images)
+    return whole - less
 
 
 def _list_of(own: ClassEntries, without: int | None = None) -> ClassMatches:

@@ -42,11 +42,19 @@ class Quantity:
 
 
 AP = Quantity("AP", True)
+COCO = {
+    "ap": AP, "ap50": Quantity("AP50", True), "ap75": Quantity("AP75", True),
+    **{f"ap_{size}": Quantity(f"AP of {size} targets", True) for size in ("small", "medium", "large")},
+    **{f"ar{most}": Quantity(f"AR, {most} detection{'s' * (most > 1)} an image", True) for most in (1, 10, 100)},
+    **{f"ar_{size}": Quantity(f"AR of {size} targets", True) for size in ("small", "medium", "large")},
+}  # fmt: skip
 CHURN = Quantity("churn", False)
 INSTABILITY = Quantity("IS", False, scale=1, decimals=2)
+LAYER_CHURN = Quantity("churn between layers", False)
 AGREEMENT = Quantity("agreement", True)
+GROUP_AGREEMENT = Quantity("agreement of the teacher's group", True)
 QUALITY = Quantity("quality", True, scale=1, decimals=3)
-GAIN = Quantity("gain", True, scale=1, decimals=3)
+WORTH = Quantity("score x IoU", True, scale=1, decimals=3)
 CALIBRATION_ERROR = Quantity("calibration error", False)
 
 
@@ -145,7 +153,7 @@ def compare_ap(
     """
     images = len(ground_truth["images"])
     counts = with_all(draws(images, samples, seed))
-    first, second = _both(baseline, other, lambda found: weighted_ap(ground_truth, found, counts, max_detections))
+    first, second = both_sides(baseline, other, lambda found: weighted_ap(ground_truth, found, counts, max_detections))
     return judge(AP, first, second, images)
 
 
@@ -164,8 +172,8 @@ def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = S
     """
     images = len(next(iter(baseline.values())).images)
     counts = with_all(draws(images, samples, seed))
-    costs = _both(baseline, other, lambda errors: error_costs(errors, counts))
-    tallies = _both(baseline, other, error_counts)
+    costs = both_sides(baseline, other, lambda errors: error_costs(errors, counts))
+    tallies = both_sides(baseline, other, error_counts)
     rows: list[dict[str, Any]] = []
     for error in (*MAIN, *SPECIAL):
         first, second = ({seed: value[error] for seed, value in side.items()} for side in costs)
@@ -198,7 +206,7 @@ def compare_totals(
     """
     ids = np.sort(np.asarray(images))
     counts = with_all(draws(len(ids), samples, seed))
-    first, second = _both(baseline, other, lambda totals: ratio(totals, ids, counts))
+    first, second = both_sides(baseline, other, lambda totals: ratio(totals, ids, counts))
     return judge(quantity, first, second, len(ids))
 
 
@@ -232,7 +240,7 @@ def _word(quantity: Quantity, low: float, high: float) -> Word:
     return "not distinguishable"
 
 
-def _both(baseline: Side[_T], other: Side[_T], function: Callable[[_T], Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+def both_sides(baseline: Side[_T], other: Side[_T], function: Callable[[_T], Any]) -> tuple[dict[int, Any], dict[int, Any]]:
     """``function`` of every run of both sides."""
     first, second = ({seed: function(value) for seed, value in side.items()} for side in (baseline, other))
     return first, second

@@ -77,20 +77,20 @@ def test_a_term_that_is_switched_off_is_not_called_weak(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def drowned_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    loud = [{"method": "fitnet", "balance": {"features": 2000.0}}]
+    loud = [{"method": "kd_detr", "general": 0, "balance": {"specific": 300.0}}]
     return small_run(tmp_path_factory.mktemp("runs"), "drowned", {"methods": loud})
 
 
 def detection_loss(run: Run) -> dict[int, float]:
     """Of every logged step: what is minimised, less the weighted term."""
-    return {line["step"]: line["loss"] - line.get("weighted/fitnet.features", 0.0) for line in run.metrics()}
+    return {line["step"]: line["loss"] - line.get("weighted/kd_detr.specific", 0.0) for line in run.metrics()}
 
 
 def test_a_term_that_leaves_the_detection_loss_where_it_was_is_named_with_what_is_lost(drowned_run: Run, healthy_runs: list[Run]):
     found = {finding.cause: finding for finding in diagnose(drowned_run, healthy_runs[0]).findings}["drowning term"]
-    assert found.severity == "error" and "fitnet.features" in found.statement and "balance: {features: 1.0}" in found.advice
+    assert found.severity == "error" and "kd_detr.specific" in found.statement and "balance: {specific: 1.0}" in found.advice
     numbers = {evidence.what.partition(" of ")[0]: evidence for evidence in found.evidence}
-    shares = [line["share/fitnet.features"] for line in drowned_run.metrics() if "share/fitnet.features" in line]
+    shares = [line["share/kd_detr.specific"] for line in drowned_run.metrics() if "share/kd_detr.specific" in line]
     assert found.evidence[0].value == pytest.approx(statistics.median(shares)) and found.evidence[0].low > 4
     own, other = detection_loss(drowned_run), detection_loss(healthy_runs[0])
     late = range(41, 61)
@@ -106,7 +106,7 @@ def test_a_large_gradient_is_not_judged_without_an_undistilled_run_beside_it(dro
 
 def test_a_large_gradient_under_which_the_detection_loss_falls_as_the_baselines_is_no_cause(drowned_run: Run, healthy_runs: list[Run]):
     other, before = detection_loss(healthy_runs[0]), drowned_run.metrics_path.read_text()
-    lines = [{**line, "loss": other[line["step"]] + line["weighted/fitnet.features"]} for line in drowned_run.metrics()]
+    lines = [{**line, "loss": other[line["step"]] + line["weighted/kd_detr.specific"]} for line in drowned_run.metrics()]
     drowned_run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     try:
         outcome = {check.cause: check.outcome for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]

@@ -95,10 +95,10 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
     typical = {name: _judged(values) for name, values in shares.items()}
     loud = {name: share for name, share in typical.items() if share.value >= 1} or typical
     loud = dict(sorted(loud.items(), key=lambda pair: -pair[1].value))
-    named = ", ".join(f"{name} {share.value:.2g}" for name, share in loud.items())
+    named = ", ".join(f"{name} {_times(share.value)}" for name, share in loud.items())
     return [Finding(
         "drowning term", "error",
-        f"The distillation terms drown the detection loss: with {together.value:.2g} times its gradient ({named}) they leave it at "
+        f"The distillation terms drown the detection loss: with {_times(together.value)} times its gradient ({named}) they leave it at "
         f"{own.value:.3g} late in training, where {baseline.run.name} has {other.value:.3g}.",
         (
             Evidence("gradient of all terms together as a share of the detection loss's, median", together.value, together.n,
@@ -114,6 +114,10 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
         "Lower the weight until the gradient is no larger than the detection loss's "
         f"(balance: {{{next(iter(loud)).partition('.')[2]}: 1.0}}).",
     )]  # fmt: skip
+
+
+def _times(share: float) -> str:
+    return f"{share:,.0f}" if share >= 10 else f"{share:.1f}"
 
 
 def _aligned(shares: dict[str, list[float]]) -> list[np.ndarray]:
