@@ -46,6 +46,7 @@ def there() -> tuple[str, int, reads.Stamp] | None:
 @shared.guarded("The errors of this run cannot be shown")
 def types() -> None:
     """Costs of the run and the baseline, and their differences."""
+    st.markdown("**Types of error**")
     other = there()
     tables = ({against: analyses.costs(*other)} if other else {}) | {run.name: analyses.costs(*here)}
     left, right = st.columns(2, gap="medium")
@@ -71,6 +72,7 @@ def types() -> None:
 @shared.guarded("The slices of this run cannot be shown")
 def slices() -> None:
     """AP and recall by size, crowding and overlap, the calibration of the scores, and KITTI's own AP where the data is KITTI's."""
+    st.markdown("**Parts of the split, and what scores mean**")
     left, right = st.columns([1.4, 1], gap="medium")
     other = there()
     with left:
@@ -93,6 +95,7 @@ def slices() -> None:
 @shared.guarded("The classes of this run cannot be shown")
 def confusion() -> None:
     """Confusion between classes, and the pairs behind one of its cells."""
+    st.markdown("**Confusion between classes**")
     found, counts = analyses.errors(*here), analyses.confusion(*here)
     left, right = st.columns([1.2, 1], gap="medium")
     filled = views.fullest_cells(counts)
@@ -131,11 +134,13 @@ def select_cell() -> None:
 @shared.guarded("The images behind these errors cannot be shown")
 def behind() -> None:
     """The images and slots with errors of one type, and one of the images."""
+    st.markdown("**Images behind the errors**")
     head = st.columns([2, 7], vertical_alignment="bottom")
+    found, counts = analyses.errors(*here), analyses.costs(*here)
     kinds = [*MAIN, *SPECIAL]
-    choice = shared.select(head[0], "Errors of the type", "error", kinds, kinds[0], format_func=lambda name: name.replace("_", " "))
+    most = counts[~counts["special"]].sort_values("count")["error"].iloc[-1]
+    choice = shared.select(head[0], "Errors of the type", "error", kinds, most, format_func=lambda name: name.replace("_", " "))
     kind: Error = cast(Error, choice)
-    found = analyses.errors(*here)
     images, slots = images_behind(found, kind), queries_behind(found, kind)
     if images.empty:
         st.caption("No image has an error of this type.")

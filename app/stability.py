@@ -22,6 +22,7 @@ if not entries:
 @shared.guarded("These runs cannot be compared")
 def runs_compared() -> None:
     """Several runs: churn, instability and agreement over steps and layers, and what pairs of seeds find."""
+    st.markdown("**Runs over training**")
     names = list(entries)
     latest = latest_comparison(list(entries.values()))
     arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}

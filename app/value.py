@@ -52,6 +52,7 @@ def of_slots(value: str) -> pd.DataFrame:
 @shared.guarded("The slots of this run cannot be shown")
 def slots() -> None:
     """All slots, and the chosen one."""
+    st.markdown("**Slots**")
     head = st.columns([1.5, 1.2, 7], vertical_alignment="bottom")
     values = [name for name in views.SLOT_VALUES if name != "gain" or there]
     value = shared.select(head[0], "Slots by", "slots", values, values[0], format_func=lambda name: name.replace("_", " "))

@@ -59,5 +59,6 @@ def verdicts(chosen: list[Entry], entries: list[Entry]) -> None:
         meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
         shared.chart(verdicts_figure(table), "verdicts", meaning, table)
     with right:
-        shown = table[["arm", "quantity", "verdict", "about", "sentence"]]
+        shown = table[["arm", "quantity", "verdict", "difference", "low", "high", "about"]]
         st.dataframe(shown, hide_index=True, row_height=28, key="verdict-table")
+        shared.note("Difference, low and high in points for AP, churn and agreement, else as they are.")

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.harness import Figure
-from benchmarks.store_rows import IMAGES, query_chunks
+from benchmarks.store_rows import IMAGES, QUERIES, query_chunks
 from workbench.cache.detections import DETECTION_SCHEMA, write_detections
 from workbench.cache.queries import TEACHER_STEP, query_writer
 from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
@@ -60,7 +61,7 @@ def figures() -> Iterator[Figure]:
 
 
 def measure(page: Any, address: str) -> Iterator[Figure]:
-    """First paint and marks of every page, changes on the explorer, and the scatter of all queries."""
+    """First paint and marks of every page, then what a change costs."""
     query = "run=distilled&compared=distilled&baseline=no+baseline"
     for name in PAGES:  # the first visit reads the files: seconds to everything, and the server is warm afterwards
         start = time.perf_counter()
@@ -78,22 +79,48 @@ def measure(page: Any, address: str) -> Iterator[Figure]:
         page.wait_for_selector(SETTLED)
         yield Figure(f"first paint of '{name or 'overview'}'", float(np.median(seconds)), "s", "<= 2", repeats=5)
         yield Figure(f"marks on '{name or 'overview'}'", page.evaluate(MARKS), "marks", "<= 20000")
-    page.goto(f"{address}/image?{query}")
+    yield from changes(page, address, query)
+
+
+def changes(page: Any, address: str, query: str) -> Iterator[Figure]:
+    """Seconds from a choice until the page shows what was chosen, on every page that has something to choose."""
+    layers, steps, images = tuple("012345"), tuple(map(str, STEPS)), tuple(str(number) for number in range(2, 2 + REPEATS))
+    slots, kinds = tuple(str(number) for number in range(REPEATS)), ("background", "both", "missed", "localisation", "classification")
+    for path, label, key, options in (
+        ("image", "Layer", "layer", layers), ("image", "Step", "step", steps), ("image", "Image", "image", images),
+        ("stability", "Layer", "layer", layers), ("value", "Slot", "query", slots), ("value", "Step", "step", steps),
+        ("errors", "Errors of the type", "error", kinds), ("errors", "Step", "step", steps),
+    ):  # fmt: skip
+        page.goto(f"{address}/{path}?{query}")
+        page.wait_for_selector(SETTLED)
+        for option in options[: len(STEPS)] if key == "step" else ():
+            _change(page, label, key, option)  # the first visit of another step reads its files
+        seconds = [_change(page, label, key, options[number % len(options)]) for number in range(REPEATS)]
+        yield Figure(f"change of {key} on '{path}'", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
+    page.goto(f"{address}/value?{query}")
     page.wait_for_selector(SETTLED)
-    for label, key, options in (("Layer", "layer", ("4", "5")), ("Step", "step", tuple(map(str, STEPS)))):
-        seconds = [_change(page, label, key, options[number % 2]) for number in range(REPEATS)]
-        yield Figure(f"change of {key}", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
+    first = _change(page, "Model", "model", "teacher")
+    yield Figure(f"scatter of {IMAGES * QUERIES:,} queries, the first time", first, "s", "<= 6")
+    seconds = [_change(page, "Model", "model", ("student", "teacher")[number % 2]) for number in range(REPEATS)]
+    yield Figure("scatter of all queries, again", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
 
 
 def _change(page: Any, label: str, key: str, option: str) -> float:
-    """Seconds from the choice of an option until the page with it has been run."""
-    page.get_by_role("combobox", name=label).click()
-    choice = page.get_by_role("option", name=option, exact=True)
-    choice.wait_for()
-    start = time.perf_counter()
-    choice.click()
-    page.wait_for_url(lambda url: f"{key}={option}" in url)
+    """Seconds from the choice of an option until the page with it has been run and painted."""
+    if label == "Image":  # a number to type
+        field = page.get_by_label(re.compile(r"^Image of"))
+        field.fill(option)
+        start = time.perf_counter()
+        field.press("Enter")
+    else:
+        page.get_by_role("combobox", name=label, exact=True).click()
+        choice = page.get_by_role("option", name=option, exact=True)
+        choice.wait_for()
+        start = time.perf_counter()
+        choice.click()
+    page.wait_for_url(re.compile(rf"[?&]{key}={option}(&|$)"))
     page.wait_for_selector(SETTLED)
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return time.perf_counter() - start
 
 

@@ -1,0 +1,82 @@
+"""Clicks on marks of charts in Chromium: each shows what is behind the mark, and becomes part of the link."""
+
+import re
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app.conftest import settle
+from tests.app.test_pages import OpenPage, query, shown_table
+from workbench.analysis.confusion import confusion_pairs
+from workbench.analysis.data import open_data
+from workbench.cache.detections import read_detections
+from workbench.cache.queries import read_queries
+from workbench.runs import Run
+
+pytestmark = pytest.mark.browser
+# where the mark of a trace lies on screen, by plotly's own axes
+MARK = """([key, trace, index]) => {
+  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+  if (!plot?._fullLayout?.xaxis || !plot.querySelector('.main-svg')) return null;
+  plot.scrollIntoView({block: 'center'});
+  const {xaxis, yaxis} = plot._fullLayout, data = plot._fullData[trace], around = plot.getBoundingClientRect();
+  return {
+    x: around.x + xaxis._offset + xaxis.d2p(data.x[index]),
+    y: around.y + yaxis._offset + yaxis.d2p(data.y[index]) * (data.type === 'bar' ? 0.5 : 1)
+       + (data.type === 'bar' ? 0.5 * yaxis.d2p(0) : 0),
+    carried: [...(data.customdata[index]?.length ? data.customdata[index] : Object.values(data.customdata[index]))].map(Number),
+  };
+}"""
+
+
+def click_mark(page: Any, key: str, trace: int, index: int) -> list[int]:
+    """Clicks a mark of the chart ``key``; returns what it carries."""
+    mark = page.wait_for_function(MARK, arg=[key, trace, index]).json_value()
+    page.mouse.move(mark["x"], mark["y"])
+    page.wait_for_selector(f".st-key-{key} .hoverlayer .hovertext")  # plotly knows that the pointer is on the mark
+    page.mouse.click(mark["x"], mark["y"])
+    return [int(number) for number in mark["carried"]]
+
+
+def test_a_click_on_a_cell_of_the_matrix_shows_its_image_and_the_queries_that_held_the_target(
+    address: str, runs_root: Path, open_page: OpenPage
+):
+    page = open_page(f"{address}/stability?run=distilled&compared=distilled")
+    image, target, _ = click_mark(page, "matrix", 1, -1 + 20)
+    page.wait_for_url(re.compile(rf"[?&]target={image}-{target}(&|$)"))
+    settle(page)
+    rows = read_queries(Run(runs_root / "distilled"), "val", [10, 20, 30], where="model = 'student' and layer = 1 and match >= 0")
+    own = rows[(rows["image_id"] == image) & (rows["match"] == target)].sort_values("step")
+    assert len(own)
+    assert f"Target {target} of image {image} " in page.locator(".st-key-holders ~ *").first.evaluate("e => e.parentElement.innerText")
+    _, *shown = shown_table(page, "step")
+    assert [[int(cell) for cell in row[:2]] for row in shown[: len(own)]] == own[["step", "query"]].to_numpy().tolist()
+
+
+def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path, open_page: OpenPage):
+    page = open_page(f"{address}/value?run=distilled&slots=served")
+    first = query(page.url)["query"][0]
+    slot, _ = click_mark(page, "slot-values", 0, 1)
+    assert str(slot) != first
+    page.wait_for_url(re.compile(rf"[?&]query={slot}(&|$)"))
+    settle(page)
+    rows = read_queries(Run(runs_root / "distilled"), "val", [30], where="model = 'student' and layer = 1 and match >= 0")
+    own = rows[rows["query"] == slot]
+    header, *shown = shown_table(page, "image")
+    images = [int(row[header.index("image_id")]) for row in shown[: len(own)]]
+    assert sorted(images) == sorted(own["image_id"])
+
+
+def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_root: Path, open_page: OpenPage):
+    page = open_page(f"{address}/errors?run=distilled")
+    truth, predicted = click_mark(page, "confusion", 1, 2)
+    page.wait_for_url(re.compile(rf"[?&]cell={truth}_{predicted}(&|$)"))
+    settle(page)
+    run = Run(runs_root / "distilled")
+    pairs = confusion_pairs(open_data(run.info()).coco(), read_detections(run, "val", 30))
+    pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
+    assert f"n = {len(pairs)} pairs behind the cell" in page.locator("[data-testid=stMain]").inner_text()
+    link = urllib.parse.urlparse(page.url)
+    assert query(open_page(link.geturl()).url)["cell"] == [f"{truth}_{predicted}"]

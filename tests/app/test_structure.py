@@ -1,0 +1,91 @@
+"""The picture of every page: what stands on it, in which order, and that nothing is empty, overlaps, or leaves the window."""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.app.conftest import settle
+
+pytestmark = pytest.mark.browser
+# path, headings, charts, tables
+PAGES = [
+    ("?run=undistilled&run=distilled", ["Results", "Churn between decoder layers", "Verdicts over seeds"], 4, 2),
+    ("diagnosis?run=distilled", ["What was looked for"], 0, 1),
+    ("training?run=distilled", [], 1, 0),
+    (
+        "stability?run=distilled&compared=undistilled&compared=distilled",
+        ["Runs over training", "Between decoder layers", "Agreement with the teacher", "Found by two seeds", "One run"], 8, 1,
+    ),
+    ("value?run=distilled&slots=served", ["Slots", "What predicts gain", "All queries"], 8, 3),
+    ("masks?run=distilled&query=1", [], 1, 1),
+    ("image?run=distilled&score=0", [], 2, 2),
+    (
+        "errors?run=distilled",
+        ["Types of error", "Confusion between classes", "Images behind the errors", "Parts of the split, and what scores mean"], 6, 3,
+    ),
+    ("storage", ["Running now", "Runs on disk", "Teacher caches"], 1, 1),
+]  # fmt: skip
+DRAWN = """([charts, tables]) => {
+  const wide = element => element.getBoundingClientRect().width > 60;
+  return [...document.querySelectorAll('.js-plotly-plot:has(.main-svg)')].filter(wide).length >= charts
+    && [...document.querySelectorAll('[data-testid=stDataFrame]')].filter(wide).length >= tables;
+}"""
+STRUCTURE = """() => ({
+  headings: [...document.querySelectorAll('[data-testid=stMain] [data-testid=stMarkdown] p > strong')].map(e => e.textContent),
+  kinds: ['stPlotlyChart', 'stDataFrame', 'stException', 'stAlertContentError'].map(
+    kind => document.querySelectorAll(`[data-testid=${kind}]`).length),
+  boxes: [...document.querySelectorAll('[data-testid=stPlotlyChart], [data-testid=stDataFrame], [data-testid=stCaptionContainer]')].map(
+    e => e.getBoundingClientRect()).filter(r => r.height).map(r => [r.left, r.top, r.right, r.bottom]),
+  overflow: document.documentElement.scrollWidth - innerWidth,
+  unexplained: [...document.querySelectorAll('[data-testid=stPlotlyChart]')].filter(chart => {
+    const after = [...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.getBoundingClientRect());
+    const own = chart.getBoundingClientRect();
+    return !after.some(r => r.top >= own.bottom - 1 && r.top < own.bottom + 90 && r.left < own.right && r.right > own.left);
+  }).length,
+  marks: document.querySelectorAll('.js-plotly-plot .point').length,
+})"""
+
+
+@pytest.fixture
+def overlapping() -> Callable[[list[list[float]]], Iterator[tuple[Any, Any]]]:
+    def pairs(boxes: list[list[float]]) -> Iterator[tuple[Any, Any]]:
+        for a, b in combinations(boxes, 2):
+            width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+            if width > 2 and height > 2:
+                yield a, b
+
+    return pairs
+
+
+@pytest.mark.parametrize(("path", "headings", "charts", "tables"), PAGES, ids=[path.partition("?")[0] or "overview" for path, *_ in PAGES])
+def test_the_picture_of_a_page_holds_what_it_should_in_both_themes(
+    address: str, open_page: Any, overlapping: Any, tmp_path: Path, path: str, headings: list[str], charts: int, tables: int
+):
+    page = open_page(f"{address}/{path}")
+    page.wait_for_function(DRAWN, arg=[charts, tables])
+    settle(page)
+    found = page.evaluate(STRUCTURE)
+    assert found["headings"] == headings
+    assert found["kinds"] == [charts, tables, 0, 0]
+    assert all(right - left > 60 and bottom - top > 10 for left, top, right, bottom in found["boxes"])
+    assert list(overlapping(found["boxes"])) == []
+    assert found["overflow"] <= 0
+    assert found["unexplained"] == 0  # a line below every chart
+    assert found["marks"] < 20_000  # so that a page stays light
+    shades: dict[str, np.ndarray] = {}
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function("dark => (getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+                               ".match(/\\d+/g)[0] < 128) === dark", arg=theme == "dark")  # fmt: skip
+        page.screenshot(path=tmp_path / f"{theme}.png")
+        shades[theme] = np.asarray(Image.open(tmp_path / f"{theme}.png").convert("L"))
+    assert np.median(shades["light"]) > 200
+    assert np.median(shades["dark"]) < 60
+    # text and marks stand out from either ground
+    assert all((abs(pixels.astype(int) - np.median(pixels)) > 80).mean() > 0.004 for pixels in shades.values())
+    assert page.evaluate(STRUCTURE)["headings"] == headings
