@@ -3,6 +3,7 @@
 from typing import cast
 
 import analyses
+import inspection
 import pandas as pd
 import reads
 import shared
@@ -168,6 +169,8 @@ def behind() -> None:
         meaning = f"Image {asked}: n = {len(wrong)} errors of this type at step {step}; at most {DRAWN} are drawn, the best scores first."
         shared.chart(figure, "wrong", meaning, wrong, scrollZoom=True)
         st.markdown(f"[This image in the matching explorer]({shared.explorer_link(run.name, number + 1)})")
+    other = entries[against].run if against != NOBODY else None
+    inspection.open_selection(run, other, images["image_id"].tolist(), "inspect-errors")
     shared.write_address(error=kind, image_id=asked)
 
 

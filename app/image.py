@@ -1,12 +1,13 @@
 """One validation image: targets, boxes of teacher and student, their mates, and the selection mask."""
 
+import inspection
 import reads
 import shared
 import streamlit as st
 
 from workbench.cache.queries import TEACHER_STEP
 from workbench.errors import RunError
-from workbench.views.catalog import VALIDATION
+from workbench.views.catalog import VALIDATION, baseline_of
 from workbench.views.image import (
     CAPTION,
     COST_CAPTION,
@@ -112,6 +113,9 @@ def body() -> None:
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
         shared.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
 
+    with picture:
+        baseline = baseline_of(entries[name], list(entries.values()))
+        inspection.open_selection(run, baseline.run if baseline else None, [record.image_id], "inspect-image")
     shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 
 

@@ -1,6 +1,7 @@
 """What queries are worth: slots by value, where a slot looks, and whether the teacher's quality predicts what the student gains."""
 
 import analyses
+import inspection
 import numpy as np
 import pandas as pd
 import reads
@@ -101,6 +102,7 @@ def slot_images(slot: int) -> None:
     )
     columns = ["open", "image_id", "target", "class", "score", "match_iou", "quality"]
     st.dataframe(shown[columns], hide_index=True, row_height=28, height=200, key="slot-table", column_config=LINK)
+    inspection.open_selection(run, entries[against].run if both else None, own["image_id"].tolist(), "inspect-slot")
 
 
 def picture(data: reads.Dataset, row: dict, models: list[str], title: str) -> Picture:

@@ -12,10 +12,16 @@ from typing import Any
 
 from workbench import mongo
 from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.runs import Run
 
 PLUGINS = Path(__file__).parent / "plugins"
 PING_MS = 10_000
 FoDataset = Any  # fiftyone's classes are made of database fields, whose types no checker can follow
+
+
+def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
+    """How the App lists a comparison."""
+    return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
 
 
 @contextlib.contextmanager

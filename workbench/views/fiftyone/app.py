@@ -70,7 +70,7 @@ def show(server: Server, dataset: str, image_ids: Sequence[int] | None = None, s
 
     Args:
         server: of ``running``.
-        dataset: its name, of ``dataset.dataset_name``.
+        dataset: its name, of ``fiftyone.dataset_name``.
         image_ids: only these images, in this order; all by default.
         saved_view: name of a saved view to start from.
 

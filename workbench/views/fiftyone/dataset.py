@@ -14,7 +14,7 @@ from workbench.analysis.inspection import Inspection, inspect
 from workbench.files import hash_json
 from workbench.runs import Run
 from workbench.views.boxes import PAIR, STUDENT, TARGET, TEACHER
-from workbench.views.fiftyone import FoDataset
+from workbench.views.fiftyone import FoDataset, dataset_name
 from workbench.views.fiftyone.documents import (
     Schema,
     declare,
@@ -56,11 +56,6 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", l
     dataset = write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
     save_states(dataset, inspection, run, split, layout)
     return dataset
-
-
-def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
-    """How the App lists the comparison."""
-    return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
 
 
 def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> FoDataset:
