@@ -1,8 +1,9 @@
 # make demo    the environment, then the main job, then the dashboard (APP=0 stops after the table)
 # make test    the environment with what the tests need, then ruff, basedpyright and all tests
 # make docs    the manual and the API reference as pages, in build/site
+# make notebooks  runs them all and stores what they show, figures drawn
 # PYTHON=...   the Python to use (3.11 or 3.12); TORCH=2.11.0 asks for that version of torch
-.PHONY: help demo app test lint docs bench evidence environment environment-all browser clean
+.PHONY: help demo app test lint docs notebooks bench evidence environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
@@ -43,6 +44,9 @@ test: environment-all browser
 
 docs: environment-all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: environment-all browser
+	$(BIN)/python -m notebooks.build
 
 bench: environment-all
 	$(BIN)/python -m benchmarks all

@@ -1,8 +1,10 @@
 """Progress on the terminal: one run, or several at once."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +17,7 @@ if TYPE_CHECKING:  # for real it would load the detectors, seconds that counting
     from workbench.training.loop import Listener
 
 PLAIN_EVERY = 100
+REDRAWN_EVERY = 0.3  # seconds
 
 
 class _Bar:
@@ -53,6 +56,55 @@ class _Lines:
 
     def on_message(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
+
+
+class _Cell:
+    """A progress bar in a notebook's cell; what it says last is what the saved notebook shows."""
+
+    def __init__(self, title: str):
+        from IPython.display import display
+
+        self.title, self.started, self.drawn = title, time.monotonic(), 0.0
+        self.step, self.steps, self.lines = 0, 1, list[str]()
+        self.handle: Any = display(self, display_id=True)
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
+        self.step, self.steps = step, steps
+        if step == steps or time.monotonic() - self.drawn > REDRAWN_EVERY:
+            self._draw()
+
+    def on_evaluation(self, line: dict[str, Any]) -> None:
+        self.lines.append(_evaluation(line))
+        self._draw()
+
+    def on_message(self, text: str) -> None:
+        self.lines.append(text)
+        self._draw()
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        if self.handle is not None:  # there is none outside of IPython
+            self.handle.update(self)
+
+    def __repr__(self) -> str:
+        spent = time.monotonic() - self.started
+        return "\n".join([f"{self.title}: step {self.step} of {self.steps}, {spent:.0f} s", *self.lines])
+
+    def _repr_html_(self) -> str:
+        heading, *rest = repr(self).split("\n")
+        lines = "".join(f"<div style='opacity:0.7'>{escape(line)}</div>" for line in rest)
+        return f"<div><progress value='{self.step}' max='{self.steps}'></progress> {escape(heading)}{lines}</div>"
+
+
+def cell_listener(title: str) -> "Listener":
+    """Shows one run in a notebook's cell, or as lines outside of a notebook.
+
+    Args:
+        title: in front of the numbers.
+    """
+    if "ipykernel" in sys.modules:
+        return _Cell(title)
+    return _Lines(Console())
 
 
 @contextmanager

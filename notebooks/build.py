@@ -1,0 +1,110 @@
+"""Executes the notebooks and writes each beside its text, figures drawn: `python -m notebooks.build [NAME...]`, or `make notebooks`.
+
+A figure is stored twice: as data, which Lab draws, and as a picture made in Chromium, which any viewer shows. Nothing else of the machine
+is kept: no times, no paths, no state of widgets.
+"""
+
+import base64
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+FOLDER = Path(__file__).parent
+PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+SECONDS_A_CELL = 3600
+LARGE = 120_000  # bytes; a PNG of noise beyond it becomes a JPEG
+_DRAW = """async figure => {
+  const place = document.getElementById("figure");
+  figure.layout.paper_bgcolor = "white";
+  const size = {width: 900, height: figure.layout.height || 400};
+  await Plotly.newPlot(place, figure.data, {...figure.layout, ...size, autosize: false}, {staticPlot: true});
+  const address = await Plotly.toImage(place, {format: "png", ...size});
+  Plotly.purge(place);
+  return address.split(",")[1];
+}"""
+
+
+def names() -> list[str]:
+    """Of all notebooks, in order."""
+    return sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
+
+
+def execute(name: str, folder: Path) -> Any:
+    """The notebook of that name, run from top to bottom in a new kernel whose current folder is ``folder``.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    notebook.metadata = nbformat.NotebookNode({"kernelspec": KERNEL, "jupytext": {"formats": "ipynb,py:percent"}})
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=SECONDS_A_CELL, kernel_name="python3", resources=resources, store_widget_state=False).execute()
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index}"  # the same at every execution
+        cell.metadata = nbformat.NotebookNode()
+    notebook.metadata = nbformat.NotebookNode({"kernelspec": KERNEL, "jupytext": {"formats": "ipynb,py:percent"}})
+    return notebook
+
+
+def outputs(notebook: Any) -> list[dict[str, Any]]:
+    """What the cells showed, each a mapping of kinds to contents."""
+    return [output["data"] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if "data" in output]
+
+
+def draw(notebook: Any, page: Any) -> None:
+    """Puts a picture beside every figure, and leaves of a widget its picture alone, which is all a viewer can show."""
+    for shown in outputs(notebook):
+        if PLOTLY in shown:
+            kind, content = picture(page.evaluate(_DRAW, shown[PLOTLY]))
+            shown[kind] = content
+        if shown.pop(WIDGET, None) is not None:
+            shown["text/plain"] = "a widget: run the cell to step through it"
+
+
+def picture(png: str) -> tuple[str, str]:
+    """Kind and content of a picture that is not too large, from a PNG in base64."""
+    content = base64.b64decode(png)
+    image, buffer = Image.open(io.BytesIO(content)).convert("RGB"), io.BytesIO()
+    kind = "image/png" if len(content) <= LARGE else "image/jpeg"
+    if kind == "image/png":
+        image.quantize(128).save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=82)
+    return kind, base64.b64encode(buffer.getvalue()).decode()
+
+
+def build(chosen: list[str]) -> None:
+    """Executes and writes notebooks, one after the other."""
+    import plotly
+    from playwright.sync_api import sync_playwright
+
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_content("<div id='figure'></div>")
+        page.add_script_tag(path=script)
+        for name in chosen:
+            with tempfile.TemporaryDirectory() as folder:
+                notebook = execute(name, Path(folder))
+            draw(notebook, page)
+            nbformat.validate(notebook)
+            target = FOLDER / f"{name}.ipynb"
+            target.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+            print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB, {len(outputs(notebook))} outputs", flush=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    build(sys.argv[1:] or names())

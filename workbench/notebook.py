@@ -1,0 +1,103 @@
+"""The library from a notebook, under one name: ``import workbench.notebook as wb``.
+
+``wb.train`` makes runs; ``wb.summary``, ``wb.evaluate``, ``wb.compare`` and ``wb.diagnose`` say what came of them; ``wb.figures`` draws
+them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.analysis.data import open_data
+from workbench.analysis.diagnosis import diagnose
+from workbench.analysis.summary import table
+from workbench.analysis.verdict import Verdict, compare_ap
+from workbench.cache.detections import read_detections
+from workbench.config import load_recipe
+from workbench.datasets import open_dataset
+from workbench.datasets.check import check
+from workbench.errors import RunError
+from workbench.evaluate import evaluate
+from workbench.export import export_onnx, export_transformers
+from workbench.methods import register
+from workbench.predict import predict
+from workbench.progress import cell_listener
+from workbench.runs import Run, runs_root
+from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
+from workbench.training.loop import Listener
+from workbench.views import figures
+
+
+def train(
+    recipe: str,
+    arm: str | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    listener: Listener | None = None,
+) -> Run:
+    """Trains a recipe, with a progress bar in the cell; a run that is there already is opened, or finished, instead of made again.
+
+    Args:
+        recipe: a recipe file, or the name of a shipped one.
+        arm: of the recipe.
+        seed: of initialisation and data order.
+        name: of the run; made from recipe, arm and seed when None.
+        overrides: of keys of the recipe, like ``train.steps=300``.
+        device: auto, cpu or cuda.
+        listener: shown the progress instead of the cell.
+
+    Raises:
+        RunError: a run of that name was made from another recipe; it is being trained.
+        WorkbenchError: anything else a user can mend.
+    """
+    path = recipe_path(recipe)
+    resolved = load_recipe(path, [*overrides, f"seed={seed}"], arm)
+    name = name or f"{resolved.name}-{arm or resolved.own_arm}-seed{seed}"
+    launch = Launch(name=name, arm=arm, device=device)
+    if not (runs_root() / name / "run.json").exists():
+        return start(resolved, launch, listener or cell_listener(name), path.parent)
+    run = Run.open(name)
+    if changes := changes_since(run, resolved):
+        raise RunError(f"run '{name}' is there, but was made otherwise: {'; '.join(changes)}. Give this one another name=, or remove the "
+                       f"old one with 'workbench runs rm {name}'.")
+    return run if run.info().get("state") == "done" else resume(name, launch, listener or cell_listener(name))
+
+
+def summary(*runs: Run) -> Any:
+    """One row a run, and one for every teacher: what ``analysis.summary.table`` gives, as a frame."""
+    return table(runs, with_teacher=True).set_index("run")
+
+
+def stepper(run: Run, number: int = 1) -> Any:
+    """A widget that steps through the evaluations and decoder layers of one image; see ``views.stepper``.
+
+    Raises:
+        MissingExtraError: anywidget is not installed.
+    """
+    from workbench.views.stepper import stepper as make
+
+    return make(run, number)
+
+
+def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = "val") -> Verdict:
+    """Verdict on the AP of two sides, paired by seed: of these checkpoints, or with five seeds a side of the method.
+
+    Args:
+        baseline: runs by seed, all on the same data.
+        other: likewise.
+        split: whose detections are compared, each at the run's last evaluation of it.
+    """
+    truth = open_data(next(iter(baseline.values())).info(), split).coco()
+    sides = [{seed: read_detections(run, split, _last(run, split)) for seed, run in runs.items()} for runs in (baseline, other)]
+    return compare_ap(truth, *sides)
+
+
+def _last(run: Run, split: str) -> int:
+    return max(line["step"] for line in run.evaluations() if line["split"] == split)
+
+
+__all__ = [
+    "Run", "check", "compare", "diagnose", "evaluate", "export_onnx", "export_transformers", "figures", "load_recipe", "open_data",
+    "open_dataset", "predict", "register", "stepper", "summary", "train",
+]  # fmt: skip
