@@ -270,12 +270,15 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
     from transformers import AutoModelForObjectDetection
     from transformers import logging as transformers_logging
 
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         model, report = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *(str(key) for key in report["mismatched_keys"])]
     if unfit := [key for key in unfit if not key.endswith("num_batches_tracked")]:
         raise ExportError(f"transformers does not load this {detector.family} as it is: {len(unfit)} weights do not fit its model, "

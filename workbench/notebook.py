@@ -89,8 +89,8 @@ def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = 
         split: whose detections are compared, each at the run's last evaluation of it.
     """
     truth = open_data(next(iter(baseline.values())).info(), split).coco()
-    sides = [{seed: read_detections(run, split, _last(run, split)) for seed, run in runs.items()} for runs in (baseline, other)]
-    return compare_ap(truth, *sides)
+    first, second = ({seed: read_detections(run, split, _last(run, split)) for seed, run in runs.items()} for runs in (baseline, other))
+    return compare_ap(truth, first, second)
 
 
 def _last(run: Run, split: str) -> int:

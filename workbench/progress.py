@@ -62,11 +62,9 @@ class _Cell:
     """A progress bar in a notebook's cell; what it says last is what the saved notebook shows."""
 
     def __init__(self, title: str):
-        from IPython.display import display
-
         self.title, self.started, self.drawn = title, time.monotonic(), 0.0
         self.step, self.steps, self.lines = 0, 1, list[str]()
-        self.handle: Any = display(self, display_id=True)
+        self.handle: Any = None
 
     def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
         self.step, self.steps = step, steps
@@ -83,7 +81,11 @@ class _Cell:
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()
-        if self.handle is not None:  # there is none outside of IPython
+        if self.handle is None:
+            from IPython.display import display
+
+            self.handle = display(self, display_id=True)
+        else:
             self.handle.update(self)
 
     def __repr__(self) -> str:

@@ -148,9 +148,9 @@ def slot_values(run: Run) -> go.Figure:
 def predictors(run: Run, baseline: Run) -> go.Figure:
     """What predicts where distillation gains: rank correlations of each property of a target with its gain over the baseline."""
     at = _step(run)
-    frames = [last_layer(one, "student", at) for one in (run, baseline)]
-    gains = target_gain(*frames, at)
-    properties = target_properties(gains, last_layer(run, "teacher", at), frames[1], target_frame(_truth(run)))
+    taught, alone = last_layer(run, "student", at), last_layer(baseline, "student", at)
+    gains = target_gain(taught, alone, at)
+    properties = target_properties(gains, last_layer(run, "teacher", at), alone, target_frame(_truth(run)))
     return value.correlation_figure(rank_correlations(properties))
 
 

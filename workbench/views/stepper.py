@@ -113,18 +113,19 @@ def scene_of(run: Run, number: int) -> dict[str, Any]:
 
 def _moment(student: pd.DataFrame, teacher: pd.DataFrame, classes: Any) -> dict[str, Any]:
     """One evaluation and layer."""
-    centre = {int(row.query): [round(float(row.cx), 4), round(float(row.cy), 4)] for row in teacher.itertuples()}
+    places = teacher[["query", "cx", "cy"]].to_numpy(float)
+    centre = {int(query): [round(x, 4), round(y, 4)] for query, x, y in places.tolist()}
     return {
         "student": [{**_query(row, "student", classes), "mate": centre.get(int(row["mate"]))} for row in _best(student)],
         "teacher": [_query(row, "teacher", classes) for row in _best(teacher)],
     }
 
 
-def _best(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return rows.nlargest(MOST, "score").fillna({"mate": -1}).to_dict("records")
+def _best(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    return list(rows.nlargest(MOST, "score").fillna({"mate": -1}).to_dict("records"))
 
 
-def _query(row: dict[str, Any], model: str, classes: Any) -> dict[str, Any]:
+def _query(row: dict[Any, Any], model: str, classes: Any) -> dict[str, Any]:
     served = f"target {int(row['match'])}" if row["match"] >= 0 else "no target"
     return {
         "box": [round(float(row[name]), 4) for name in ("cx", "cy", "w", "h")],
