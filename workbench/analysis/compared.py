@@ -65,8 +65,10 @@ def compare_detections(
     errors = both_sides(
         baseline, other, lambda found: calibration_errors(match_detections(ground_truth, found, max_detections), counts)
     )
-    found = [judge(quantity, *({run: values[name] for run, values in side.items()} for side in numbers), images)
-             for name, quantity in COCO.items()]  # fmt: skip
+    found: list[Verdict] = []
+    for name, quantity in COCO.items():
+        before, after = ({run: values[name] for run, values in side.items()} for side in numbers)
+        found.append(judge(quantity, before, after, images))
     found.append(judge(CALIBRATION_ERROR, *errors, images))
     return [verdict for verdict in found if np.isfinite([verdict.baseline, verdict.other]).all()]
 

@@ -1,23 +1,38 @@
-"""Every number of a report about one run or several: results, verdicts against a baseline, diagnoses, errors, query value."""
+"""Every number of a report about one run or several: results, verdicts, diagnoses, errors, stability, query value, gain."""
 
-import json
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from workbench.analysis.between_runs import found_by_both, seed_spread
+from workbench.analysis.compared import compare_detections, compare_queries
 from workbench.analysis.data import open_data
+from workbench.analysis.derived import identity_over_steps, match_frame
 from workbench.analysis.diagnosis import diagnose
+from workbench.analysis.run_report import error_numbers, gain_numbers, matched_queries, records, slot_numbers, stability_numbers
 from workbench.analysis.summary import table
-from workbench.analysis.tide import error_table, find_errors
-from workbench.analysis.value import ap_drops
-from workbench.analysis.verdict import compare_ap, compare_errors
+from workbench.analysis.targets import target_frame
+from workbench.analysis.tide import find_errors
+from workbench.analysis.verdict import compare_errors
 from workbench.cache.detections import read_detections
+from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
-FORMAT = 1
-SLOTS = 10  # of each run, those whose loss costs most
+FORMAT = 2
+_TRACED = "val"  # the split whose queries every run keeps
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Detections of a run's result and the split they are of: the test split where it was tested."""
+
+    dataset: Dataset
+    detections: pd.DataFrame
+    split: str
 
 
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
@@ -28,56 +43,100 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         ``format``; ``runs``, the rows of ``summary.table`` with a row for every teacher; ``comparisons`` (``baseline`` and ``other``,
-        names of runs; ``verdict`` on AP, ``errors``); by name of the run ``diagnoses``, ``errors`` (rows of ``tide.error_table``) and
-        ``slots`` (the ten of ``value.ap_drops`` with the largest drop, ``slots`` in all); ``notes`` on what could not be computed.
+        names of runs; ``verdicts`` on every number, ``errors``); ``seeds``, of every side with more than one run the ``spread`` of churn
+        and IS and the targets ``found`` by pairs; by name of the run ``diagnoses``, ``errors`` and ``slots`` (of ``run_report``, with
+        their ``split``), ``stability`` and ``gain`` (with its ``baseline``); ``notes`` on what could not be computed.
     """
     notes: list[str] = []
-    found: dict[str, Any] = {"format": FORMAT, "runs": _records(table(runs, with_teacher=True))}
+    found: dict[str, Any] = {"format": FORMAT, "runs": records(table(runs, with_teacher=True))}
     baselines = {run.name: _baseline_of(run, runs) for run in runs}
     found["diagnoses"] = {run.name: diagnose(run, baselines[run.name]).to_json() for run in runs}
-    detections = {run.name: _result(run, notes) for run in runs}
-    found["errors"], found["slots"] = {}, {}
-    for name, result in detections.items():
+    results = {run.name: _result(run, notes) for run in runs}
+    traced = {run.name: _traced(run, notes) for run in runs}
+    found |= {name: {} for name in ("errors", "slots", "stability", "gain")}
+    for run in runs:
+        result, queries, baseline = results[run.name], traced[run.name], baselines[run.name]
         if result is not None:
-            truth, rows, split = result
-            found["errors"][name] = {"split": split, "rows": _records(error_table(find_errors(truth, rows)))}
-            drops = ap_drops(truth, rows).sort_values("ap_drop", ascending=False)
-            found["slots"][name] = {"split": split, "slots": len(drops), "rows": _records(drops.head(SLOTS))}
-    found["comparisons"] = _comparisons(runs, detections, notes)
+            found["errors"][run.name] = {"split": result.split, **error_numbers(result.dataset, result.detections)}
+            slots = slot_numbers(run, result.dataset, result.detections, queries[0] if queries is not None else None, _TRACED)
+            found["slots"][run.name] = {"split": result.split, **slots}
+        if queries is None:
+            continue
+        dataset, rows = queries
+        found["stability"][run.name] = {"split": _TRACED, **stability_numbers(run, dataset, rows, _TRACED)}
+        other = traced.get(baseline.name) if baseline is not None else None
+        if baseline is not None and other is not None:
+            try:
+                found["gain"][run.name] = {"split": _TRACED, "baseline": baseline.name, **gain_numbers(dataset, rows, other[1])}
+            except WorkbenchError as error:
+                notes.append(f"{run.name}: no gain: {error}")
+    found["comparisons"] = _comparisons(runs, results, traced, notes)
+    found["seeds"] = [_seeds(side, traced) for side in _sides(runs).values() if len(side) > 1]
     found["notes"] = notes
     return found
 
 
-def _comparisons(runs: Sequence[Run], detections: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+def _comparisons(
+    runs: Sequence[Run], results: Mapping[str, _Result | None], traced: Mapping[str, Any], notes: list[str]
+) -> list[dict[str, Any]]:
     """Each side against the undistilled side of its recipe."""
-    sides: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        if detections[run.name] is not None:
-            sides.setdefault(_side(run), []).append(run)
+    sides = _sides([run for run in runs if results[run.name] is not None])
     found: list[dict[str, Any]] = []
     for side, own in sides.items():
-        recipe = side[0]
-        baseline = sides.get((recipe, "undistilled", "equal steps"))
+        baseline = sides.get((side[0], "undistilled", "equal steps"))
         if baseline is None or baseline is own:
             continue
         everyone = [*baseline, *own]
-        if len({detections[run.name][2] for run in everyone}) > 1 or len({run.info().get("dataset_hash") for run in everyone}) > 1:
+        known = {run.name: result for run in everyone if (result := results[run.name]) is not None}
+        if len({result.split for result in known.values()}) > 1 or len({run.info().get("dataset_hash") for run in everyone}) > 1:
             notes.append(f"{', '.join(run.name for run in own)}: on other data or another split than its baseline, so not compared")
             continue
-        truth = detections[own[0].name][0]
-        first, second = ({_seed(run): detections[run.name][1] for run in part} for part in (baseline, own))
+        truth = known[own[0].name].dataset.coco()
+        first, second = ({_seed(run): known[run.name].detections for run in part} for part in (baseline, own))
         before, after = ({seed: find_errors(truth, rows) for seed, rows in part.items()} for part in (first, second))
+        verdicts = compare_detections(truth, first, second)
+        if all(traced[run.name] is not None for run in everyone):
+            identity = "box" if any(identity_over_steps(run, _TRACED, traced[run.name][1]) == "box" for run in everyone) else "source"
+            images = [record.image_id for record in traced[own[0].name][0].records]
+            queries = [{_seed(run): traced[run.name][1] for run in part} for part in (baseline, own)]
+            verdicts += compare_queries(queries[0], queries[1], images, identity)
         found.append({
             "baseline": [run.name for run in baseline],
             "other": [run.name for run in own],
-            "verdict": compare_ap(truth, first, second).to_json(),
-            "errors": _records(compare_errors(before, after)),
+            "split": known[own[0].name].split,
+            "verdicts": [verdict.to_json() for verdict in verdicts],
+            "errors": records(compare_errors(before, after)),
         })
     return found
 
 
-def _result(run: Run, notes: list[str]) -> tuple[dict[str, Any], pd.DataFrame, str] | None:
-    """Ground truth, detections and split of the run's result: the test split where it was tested."""
+def _seeds(side: Sequence[Run], traced: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the runs of one side lie apart, and which targets pairs of them find."""
+    known = [run for run in side if traced[run.name] is not None]
+    spread = seed_spread({run.name: match_frame(run, "churn_steps", _TRACED) for run in known})
+    pairs = []
+    for first, second in itertools.pairwise(known):
+        rows = [_last_step(traced[run.name][1]) for run in (first, second)]
+        both = found_by_both(rows[0], rows[1], target_frame(traced[first.name][0].coco()))
+        pairs += [{"first": first.name, "second": second.name, **row} for row in records(both)]
+    return {"runs": [run.name for run in side], "spread": records(spread), "found": pairs}
+
+
+def _last_step(rows: pd.DataFrame) -> pd.DataFrame:
+    student = rows[rows["model"] == "student"]
+    return student[student["step"] == student["step"].max()]
+
+
+def _traced(run: Run, notes: list[str]) -> tuple[Dataset, pd.DataFrame] | None:
+    """The split whose queries were kept, and those that are matched."""
+    try:
+        return open_data(run.info(), _TRACED), matched_queries(run, _TRACED)
+    except (WorkbenchError, KeyError, TypeError) as error:
+        notes.append(f"{run.name}: no stability and gain: {error}")
+        return None
+
+
+def _result(run: Run, notes: list[str]) -> _Result | None:
     try:
         lines = run.evaluations()
         tested = [line for line in lines if line["split"] == "test"]
@@ -86,7 +145,7 @@ def _result(run: Run, notes: list[str]) -> tuple[dict[str, Any], pd.DataFrame, s
         best = run.info().get("best_step")
         line = tested[-1] if tested else next((line for line in lines if line["step"] == best), lines[-1])
         rows = read_detections(run, line["split"], line["step"])
-        return open_data(run.info(), line["split"]).coco(), rows, line["split"]
+        return _Result(open_data(run.info(), line["split"]), rows, line["split"])
     except (WorkbenchError, KeyError, TypeError) as error:
         notes.append(f"{run.name}: no errors, query value and verdict: {error}")
         return None
@@ -98,6 +157,13 @@ def _baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
     return next((other for other in same if _seed(other) == _seed(run)), same[0] if same else None)
 
 
+def _sides(runs: Sequence[Run]) -> dict[tuple[Any, ...], list[Run]]:
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(_side(run), []).append(run)
+    return found
+
+
 def _side(run: Run) -> tuple[Any, ...]:
     group = run.info().get("group") or {}
     return group.get("recipe"), group.get("arm"), group.get("schedule")
@@ -105,7 +171,3 @@ def _side(run: Run) -> tuple[Any, ...]:
 
 def _seed(run: Run) -> int:
     return int(run.info().get("seed") or 0)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return json.loads(frame.to_json(orient="records"))

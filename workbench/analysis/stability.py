@@ -81,7 +81,9 @@ def churn_by_class(
     rows = matched_rows(queries, model, by_source=over == "step")
     if over == "step":
         rows = rows[(rows["layer"] == rows["layer"].max()) & (rows["step"] != TEACHER_STEP)]
-    rows = rows.merge(targets.rename(columns={"target": "match"})[["image_id", "match", "label"]], on=["image_id", "match"])
+    # a query's own label gives way to that of its target
+    own = targets.rename(columns={"target": "match"})[["image_id", "match", "label"]]
+    rows = rows.drop(columns="label", errors="ignore").merge(own, on=["image_id", "match"])
     at = Moments(rows, over)
     before = at.earlier(rows["match"].to_numpy())
     changed = differs(rows, before, identity)

@@ -1,29 +1,22 @@
 """A report as one HTML page that needs nothing else: numbers, verdicts, diagnoses and figures of one run or several."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from workbench.analysis.report import collect
-from workbench.analysis.summary import table
+from workbench.analysis.summary import table as summary_table
 from workbench.files import write_json, write_text
 from workbench.runs import Run
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
+from workbench.views.page import STYLE, Column, cell, figure, names, share, table
+from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1200px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-size: 1rem; margin-bottom: .2rem }
-div.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } th, td { padding: .25rem .6rem; text-align: right }
-th, td { border-bottom: 1px solid #ddd; white-space: nowrap } td.text, th.text { text-align: left; white-space: normal }
-p.note, caption, small { color: #555; font-size: 13px; text-align: left } li { margin: .3rem 0 } .error { color: #a83200 }
-"""
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -48,48 +41,82 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 def _page(runs: Sequence[Run], numbers: Mapping[str, Any]) -> Iterable[str]:
     title = escape("Report: " + ", ".join(run.name for run in runs))
-    yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     yield f"<script>{get_plotlyjs()}</script></head><body><h1>{title}</h1>"
     yield "<h2>Results</h2>" + _summary(runs)
     if numbers["comparisons"]:
         yield "<h2>Verdicts</h2>"
     for found in numbers["comparisons"]:
-        yield f"<h3>{_names(found['other'])} against {_names(found['baseline'])}</h3><p>{escape(found['verdict']['sentence'])}</p>"
-        yield _table(found["errors"], {"sentence": "what an error type costs"})
+        yield f"<h3>{names(found['other'])} against {names(found['baseline'])}</h3><ul>"
+        yield "".join(f"<li>{escape(verdict['sentence'])}</li>" for verdict in found["verdicts"])
+        yield "".join(f"<li>{escape(row['sentence'])}</li>" for row in found["errors"]) + "</ul>"
+    yield from _seeds(numbers["seeds"])
     yield "<h2>Diagnosis</h2>"
     for name, diagnosis in numbers["diagnoses"].items():
         yield from _diagnosis(name, diagnosis)
-    names = [run.name for run in runs]
     yield "<h2>Training</h2>"
-    yield _figure(progress_figure(pd.concat([progress_points(run) for run in runs]), names), PROGRESS_CAPTION)
+    shown_runs = [run.name for run in runs]
+    yield figure(progress_figure(pd.concat([progress_points(run) for run in runs]), shown_runs), PROGRESS_CAPTION)
     layers = pd.concat([layer_points(run) for run in runs])
-    yield _figure(layers_figure(layers, names), LAYERS_CAPTION) if len(layers) else ""
+    yield figure(layers_figure(layers, shown_runs), LAYERS_CAPTION) if len(layers) else ""
     for run in runs:
         lines = training_lines(run)
         if len(lines):
             shown, together = thinned(lines)
             means = f" Each point is the mean of {together} logged lines." if together > 1 else ""
-            yield f"<h3>{escape(run.name)}</h3>" + _figure(training_figure(shown), panel_meanings(shown) + means)
-    yield "<h2>Errors</h2><p class=note>TIDE's types at IoU 0.5; cost: AP50 gained if the errors of a type alone were mended.</p>"
-    for name, found in numbers["errors"].items():
-        yield f"<h3>{escape(name)}, {escape(found['split'])} split</h3>"
-        yield _table(found["rows"], {"error": "type", "count": "count", "cost": "cost (AP50)", "low": "low", "high": "high"}, 100)
-    yield "<h2>Query value</h2><p class=note>ap_drop: AP with all detections minus AP without any of the slot; drops do not add up.</p>"
-    for name, found in numbers["slots"].items():
-        yield f"<h3>{escape(name)}, the {len(found['rows'])} of {found['slots']} slots with the largest drop</h3>"
-        columns = {"query": "slot", "n": "detections", "ap_drop": "ap_drop (AP)", "low": "low", "high": "high"}
-        yield _table(found["rows"], columns, 100)
+            yield f"<h3>{escape(run.name)}</h3>" + figure(training_figure(shown), panel_meanings(shown) + means)
+    for key, (head, meaning, part) in _PARTS.items():
+        if numbers[key]:
+            yield f"<h2>{head}</h2><p class=note>{escape(meaning)}</p>"
+        for place, (name, found) in enumerate(numbers[key].items()):
+            # the first run is open, the others are a click away
+            yield f"<details{' open' * (place == 0)}><summary>{escape(name)}, {escape(found['split'])} split</summary>"
+            yield from part(found)
+            yield "</details>"
     for note in numbers["notes"]:
         yield f"<p class=note>{escape(note)}</p>"
     yield "</body></html>\n"
 
 
+_PARTS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Iterable[str]]]] = {
+    "stability": (
+        "Match stability",
+        "Churn: of the targets matched at both of two moments, the share whose query changed. IS: mean over images of the number of "
+        "queries whose target changed. Intervals of 95 % over resampled images.",
+        stability_part,
+    ),
+    "gain": (
+        "Gain",
+        "Score x IoU of the query matched to a target in this run minus the same in the undistilled run. Intervals of 95 % over resampled "
+        "images.",
+        gain_part,
+    ),
+    "slots": ("Query value", "ap_drop: AP with all detections minus AP without any of the slot; drops do not add up.", slots_part),
+    "errors": ("Errors", "TIDE's types at IoU 0.5; cost: AP50 gained if the errors of a type alone were mended.", errors_part),
+}
+
+
+def _seeds(sides: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    if sides:
+        yield "<h2>Seeds</h2><p class=note>Slots of different seeds share no identity: shown are the spread of churn and IS over seeds "
+        yield "(mean with Student's interval), and the targets that two runs both find (right class, IoU 0.5).</p>"
+    for side in sides:
+        yield f"<h3>{names(side['runs'])}</h3>" + table(side["spread"], [
+            Column("step", "step"), Column("measure", "measure"), Column("mean", "mean", 1, 3, "low", "high"),
+            Column("least", "minimum"), Column("most", "maximum"), Column("deviation", "deviation"), Column("runs", "n"),
+        ]) + table(side["found"], [
+            Column("first", "first"), Column("second", "second"), share("found by both %", "share"), Column("both", "both"),
+            Column("only the first", "only_first"), Column("only the second", "only_second"), Column("neither", "neither"),
+            Column("targets", "n"), Column("images", "images"),
+        ])  # fmt: skip
+
+
 def _summary(runs: Sequence[Run]) -> str:
-    frame, columns = readable(table(runs, with_teacher=True))
+    frame, columns = readable(summary_table(runs, with_teacher=True))
     heads = "".join(f'<th title="{escape(column.meaning)}">{escape(column.title)}</th>' for column in columns.values())
     rows = []
     for record in frame.to_dict("records"):
-        cells = [_cell(record[name], columns[str(name)].digits) for name in frame.columns]
+        cells = [cell(record[name], columns[str(name)].digits) for name in frame.columns]
         rows.append("<tr>" + "".join(cells) + "</tr>")
     meanings = "; ".join(f"{column.title}: {column.meaning}" for column in columns.values())
     return f"<div class=wide><table><tr>{heads}</tr>{''.join(rows)}</table></div><p class=note>{escape(meanings)}</p>"
@@ -103,7 +130,8 @@ def _diagnosis(name: str, diagnosis: Mapping[str, Any]) -> Iterable[str]:
     for finding in diagnosis["findings"]:
         yield f"<p><b class={escape(finding['severity'])}>{escape(finding['severity'])}: {escape(finding['cause'])}</b>. "
         yield f"{escape(finding['statement'])} <i>{escape(finding['advice'])}</i></p>"
-        yield _table(finding["evidence"], {"what": "evidence", "value": "value", "low": "low", "high": "high", "n": "n", "of": "of"})
+        yield table(finding["evidence"], [Column("evidence", "what"), Column("value", "value", 1, 3, "low", "high"), Column("n", "n"),
+                                          Column("of", "of")])  # fmt: skip
     yield "<ul>"
     clear = [check["cause"] for check in diagnosis["checks"] if check["outcome"] == "clear"]
     yield f"<li><small>looked for and not found: {escape(', '.join(clear) or 'nothing')}</small></li>"
@@ -111,31 +139,3 @@ def _diagnosis(name: str, diagnosis: Mapping[str, Any]) -> Iterable[str]:
         if check["outcome"] == "not judged":
             yield f"<li><small>not judged: {escape(check['cause'])}, because {escape(check['why'])}</small></li>"
     yield "</ul>"
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], scale: float = 1) -> str:
-    """Rows with the columns named; shares in percent where ``scale`` is 100, whole numbers and text as they are."""
-    heads = "".join(f"<th>{escape(title)}</th>" for title in columns.values())
-    body = ""
-    for row in rows:
-        values = (row.get(name) for name in columns)
-        scaled = (value * scale if isinstance(value, float) else value for value in values)
-        body += "<tr>" + "".join(_cell(value, 3 if isinstance(value, float) else None) for value in scaled) + "</tr>"
-    return f"<div class=wide><table><tr>{heads}</tr>{body}</table></div>"
-
-
-def _cell(value: Any, digits: int | None) -> str:
-    if value is None or value != value:
-        return "<td>-</td>"
-    if isinstance(value, str):
-        return f"<td class=text>{escape(value)}</td>"
-    return f"<td>{value:.{digits}f}</td>" if digits is not None else f"<td>{escape(str(value))}</td>"
-
-
-def _figure(figure: go.Figure, caption: str) -> str:
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-    return f"{drawn}<p class=note>{escape(caption)}</p>"
-
-
-def _names(runs: Sequence[str]) -> str:
-    return escape(", ".join(runs))

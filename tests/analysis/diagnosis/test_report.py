@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import pytest
 
 from tests.analysis.run_examples import finished_run
 from tests.flows import command
+from workbench.analysis.data import open_data
 from workbench.analysis.diagnosis import diagnose
+from workbench.analysis.gain import target_gain
+from workbench.analysis.run_report import matched_queries
+from workbench.analysis.stability import agreement, churn_by_class, churn_over_steps
+from workbench.analysis.targets import target_frame
+from workbench.cache.queries import read_queries
 from workbench.files import read_json
 from workbench.runs import Run
 
@@ -32,6 +39,42 @@ def test_the_numbers_are_those_of_the_files_of_the_runs(numbers: tuple[dict[str,
     assert {name: rows[name]["ap"] for name in tested} == {name: pytest.approx(line["coco"]["ap"]) for name, line in tested.items()}
     assert found["diagnoses"]["undistilled"] == diagnose(healthy_runs[0]).to_json()
     assert set(found["errors"]) == set(found["slots"]) == set(tested)
+
+
+def test_stability_gain_and_slots_are_those_of_the_analysis(numbers: tuple[dict[str, Any], str], healthy_runs: list[Run]):
+    found, page = numbers
+    undistilled, distilled = (matched_queries(run, "val") for run in healthy_runs[:2])
+    targets = target_frame(open_data(healthy_runs[0].info()).coco())
+    own = found["stability"]["detrdistill"]
+    by_class = churn_by_class(distilled, targets)
+    names = open_data(healthy_runs[1].info()).classes
+    for row in own["by_label"]:
+        rows = by_class[by_class["label"] == names.index(row["label"])]
+        assert (row["churn"], row["n"]) == (pytest.approx((rows["churn"] * rows["n"]).sum() / rows["n"].sum()), rows["n"].sum())
+    steps = churn_over_steps(distilled)
+    assert [row["churn"] for row in own["steps"]] == pytest.approx(steps["churn"].dropna().tolist())
+    last = agreement(distilled).sort_values(["step", "layer"]).iloc[-1]
+    assert own["agreement"]["steps"][-1]["agreement"] == pytest.approx(last["agreement"]) and own["teacher"]
+    gains = target_gain(distilled, undistilled)
+    gain = found["gain"]["detrdistill"]
+    assert (gain["baseline"], gain["step"], len(found["gain"])) == ("undistilled", 60, 1)
+    assert (gain["mean"][0]["gain"], gain["mean"][0]["n"]) == (pytest.approx(gains["gain"].mean()), len(gains))
+    assert {row["label"] for row in gain["by_label"]} <= set(names) and gain["correlations"][0]["property"] == "quality"
+    rows = read_queries(healthy_runs[1], "val", [60], where="model = 'student' and layer = 1")
+    held = rows[rows["match"] >= 0]["query"].nunique()
+    assert found["slots"]["detrdistill"]["dead"] == rows["query"].nunique() - held
+    for heading in ("Match stability", "Gain", "Query value", "Errors", "Diagnosis", "Verdicts"):
+        assert f"<h2>{heading}</h2>" in page
+
+
+def test_the_page_has_a_sentence_for_every_verdict_and_no_difference_without_one(numbers: tuple[dict[str, Any], str]):
+    found, page = numbers
+    (comparison,) = found["comparisons"]
+    names = [verdict["quantity"] for verdict in comparison["verdicts"]]
+    assert {"AP", "AP50", "calibration error", "churn", "IS", "agreement", "quality", "score x IoU"} <= set(names)
+    for row in (*comparison["verdicts"], *comparison["errors"]):
+        assert escape(row["sentence"]) in page and "these checkpoints" in row["sentence"]
+        assert any(word in row["sentence"] for word in ("better", "worse", "not distinguishable"))
 
 
 def test_the_page_holds_plotly_once_and_asks_no_other_address(numbers: tuple[dict[str, Any], str]):
