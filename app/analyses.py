@@ -12,14 +12,16 @@ from workbench.analysis.between_runs import found_by_both
 from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.calibration import reliability
 from workbench.analysis.confusion import confusion_matrix, confusion_pairs
+from workbench.analysis.derived import identity_over_steps
 from workbench.analysis.diagnosis import Diagnosis, diagnose
 from workbench.analysis.gain import mean_gain, slot_gain, target_gain
 from workbench.analysis.kitti_ap import kitti_ap
 from workbench.analysis.matches import Matches
 from workbench.analysis.predictors import rank_correlations, target_properties
+from workbench.analysis.same_box import BOX
 from workbench.analysis.slices import slices
 from workbench.analysis.slots import slot_serves, slot_table
-from workbench.analysis.stability import NEEDED
+from workbench.analysis.stability import NEEDED, Identity
 from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by
 from workbench.analysis.targets import target_frame
 from workbench.analysis.tide import Errors, error_table, find_errors
@@ -199,10 +201,12 @@ def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) 
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the matchings ...")
-def _matched(run_path: str, key: Stamp) -> pd.DataFrame:
-    """Matched rows of the student at every evaluation."""
+def _matched(run_path: str, key: Stamp) -> tuple[pd.DataFrame, Identity]:
+    """Matched rows of the student at every evaluation, and what makes a query the same at two of them."""
     run = Run(as_path(run_path))
-    return read_queries(run, VALIDATION, run.query_steps(VALIDATION), NEEDED, "model = 'student'", matched=True)
+    columns = [*NEEDED, *BOX]
+    rows = read_queries(run, VALIDATION, run.query_steps(VALIDATION), columns, "model = 'student'", matched=True)
+    return rows, identity_over_steps(run, VALIDATION, rows)
 
 
 @st.cache_data(max_entries=32, show_spinner="Comparing with the teacher ...")
@@ -227,10 +231,12 @@ def found_by_pair(first: tuple[str, int, Stamp], second: tuple[str, int, Stamp])
 @st.cache_data(max_entries=32, show_spinner="Counting changes ...")
 def churn_by_layer(run_path: str, key: Stamp) -> pd.DataFrame:
     """Churn between evaluations by step and layer."""
-    return stability_by(image_counts(_matched(run_path, key), layers="all"))
+    rows, identity = _matched(run_path, key)
+    return stability_by(image_counts(rows, layers="all", identity=identity))
 
 
 @st.cache_data(max_entries=32, show_spinner="Counting changes ...")
 def churn_by(run_path: str, by: str, key: Stamp) -> pd.DataFrame:
     """Churn between evaluations by class or size of the targets."""
-    return pooled_by(image_counts(_matched(run_path, key), targets=target_frame(truth(run_path, key[:1])), by=by), by)
+    rows, identity = _matched(run_path, key)
+    return pooled_by(image_counts(rows, identity=identity, targets=target_frame(truth(run_path, key[:1])), by=by), by)

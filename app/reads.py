@@ -136,4 +136,4 @@ def holders(run_path: str, image_id: int, target: int, layer: int, key: Stamp) -
 @st.cache_data(max_entries=4096, ttl=60, show_spinner="Measuring the folders ...")
 def sizes(run_path: str) -> dict[str, int]:
     """Bytes of a run by part."""
-    return storage.sizes(Path(run_path))
+    return storage.sizes(as_path(run_path))

@@ -7,15 +7,18 @@ import shared
 import streamlit as st
 
 from workbench.analysis.compared import compare_queries
+from workbench.analysis.derived import identity_over_steps
+from workbench.analysis.same_box import BOX
 from workbench.analysis.stability import NEEDED
 from workbench.analysis.verdict import LEAST_SEEDS, Verdict, compare_ap
 from workbench.cache.detections import read_detections
-from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.cache.queries import complete_steps, read_queries
 from workbench.remote import as_path
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.verdicts import CAPTION, arms_against_baseline, verdict_table, verdicts_figure
 
+COLUMNS = (*NEEDED, *BOX, "score", "match_iou")
 Side = tuple[tuple[int, tuple[str, int, reads.Stamp]], ...]  # seed, run at its last evaluation
 
 
@@ -25,20 +28,19 @@ def judged(baseline: Side, other: Side) -> list[Verdict]:
     truth = analyses.truth(baseline[0][1][0], baseline[0][1][2][:1])
     sides = [{seed: read_detections(Run(as_path(path)), VALIDATION, step) for seed, (path, step, _) in side} for side in (baseline, other)]
     found = [compare_ap(truth, sides[0], sides[1])]
-    queries = [{seed: _matched(Run(as_path(path))) for seed, (path, _, _) in side} for side in (baseline, other)]
-    if all(len(rows) for side in queries for rows in side.values()):
-        found += compare_queries(queries[0], queries[1], [image["id"] for image in truth["images"]])
-    return found
+    runs = {path: Run(as_path(path)) for side in (baseline, other) for _, (path, _, _) in side}
+    if not all(run.query_steps(VALIDATION) for run in runs.values()):
+        return found
+    rows = {path: read_queries(run, VALIDATION, complete_steps(run, VALIDATION), COLUMNS, matched=True) for path, run in runs.items()}
+    # one meaning of identity for all of them
+    boxes = any(identity_over_steps(run, VALIDATION, rows[path]) == "box" for path, run in runs.items())
+    queries = [{seed: rows[path] for seed, (path, _, _) in side} for side in (baseline, other)]
+    images = [image["id"] for image in truth["images"]]
+    return found + compare_queries(queries[0], queries[1], images, "box" if boxes else "source")
 
 
 def _side(entries: list[Entry]) -> Side:
     return tuple((entry.seed, analyses.at(entry.run, analyses.evaluated(entry.run)[-1])) for entry in entries)
-
-
-def _matched(run: Run) -> pd.DataFrame:
-    """Matched rows of the last layer at every evaluation, those of the teacher included; empty where no queries were kept."""
-    steps = complete_steps(run, VALIDATION)
-    return read_queries(run, VALIDATION, steps, NEEDED, matched=True) if set(steps) - {TEACHER_STEP} else pd.DataFrame()
 
 
 @st.fragment

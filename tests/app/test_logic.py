@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.conftest import ROOT
+from workbench.remote import as_path
 
 PATIENCE = 60
 
@@ -121,6 +123,17 @@ def test_runs_that_are_damaged_or_stopped_are_listed_with_what_is_wrong(page, ru
     assert table.loc["undistilled", "health"] == "good"
     files = [file for file in (root / "undistilled").rglob("*") if file.is_file()]
     assert table.loc["undistilled", "size"] == pytest.approx(sum(file.stat().st_size for file in files) / 1e6)
+
+
+def test_runs_at_a_remote_address_are_shown_like_those_on_disk(page, runs_root: Path):
+    fsspec.filesystem("memory").put(f"{runs_root}/", "/dashboard/runs", recursive=True)
+    root = as_path("memory://dashboard/runs")
+    local, remote = (page("overview", where, run="distilled").dataframe[0].value for where in (runs_root, root))
+    assert remote.drop(columns="images").equals(local.drop(columns="images"))
+    assert not page("image", root, run="distilled", image="2").error
+    table = page("storage", root).dataframe[0].value.set_index("run")
+    files = [file for file in (runs_root / "distilled").rglob("*") if file.is_file() and "derived" not in file.parts]
+    assert table.loc["distilled", "size"] - table.loc["distilled", "derived"] == pytest.approx(sum(f.stat().st_size for f in files) / 1e6)
 
 
 def test_choosing_nothing_asks_for_a_choice(page):

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.cache.manifest import is_complete
+from workbench.remote import is_remote
 from workbench.runs import Run
 from workbench.views.catalog import Entry
 from workbench.views.style import COLOURS, GREY, plain, quiet
@@ -21,6 +22,13 @@ SIZES_CAPTION = "Size of the files of each run by what they hold; links are not 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes below a run's folder by part, and ``files``; links count nothing and lead nowhere."""
     found: dict[str, int] = dict.fromkeys((*PARTS, OTHER, "files"), 0)
+    if is_remote(folder):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                part = path.relative_to(folder).parts[0]
+                found[part if part in PARTS else OTHER] += path.stat().st_size
+                found["files"] += 1
+        return found
     for place, _, names in os.walk(folder):
         part = os.path.relpath(place, folder).split(os.sep)[0]
         for name in names:
