@@ -51,7 +51,7 @@ for arm in METHODS:
 
 # %% [markdown]
 # ## Which errors does it mend?
-# What each type of error costs in AP50, and what the best-known method changes of it.
+# What each type of error costs in AP50, and what DETRDistill changes of it.
 
 # %%
 wb.figures.costs(runs["undistilled"][0], *(runs[arm][0] for arm in METHODS))

@@ -102,5 +102,6 @@ found = wb.diagnose(mine, alone)
 [(check.cause, check.outcome) for check in found.checks]
 
 # %% [markdown]
-# **What it means.** An idea becomes a row in the same tables and figures as the published methods, on the same seeds. To keep it, put the
+# **What it means.** In this minute the direction alone beat no teacher and lost to DETRDistill, on one seed: a hint, no verdict. An idea
+# becomes a row in the same tables and figures as the published methods, on the same seeds. To keep it, put the
 # class into a package under the entry point group `workbench.methods`: recipes then know it by name, on the command line as well.
