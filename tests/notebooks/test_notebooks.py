@@ -30,9 +30,12 @@ def test_the_notebook_runs_from_top_to_bottom(name: str, runs: Path, tmp_path: P
     monkeypatch.setenv("WORKBENCH_RUNS", str(runs))
     monkeypatch.setenv("WORKBENCH_NOTEBOOK_OVERRIDES", " ".join(TINY))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    shown = outputs(execute(name, tmp_path))
-    drawn = [kinds for kinds in shown if PLOTLY in kinds or "image/png" in kinds]
-    assert len(drawn) == sum(PLOTLY in kinds or bool({"image/png", "image/jpeg"} & set(kinds)) for kinds in outputs(committed(name)))
+    assert figures(execute(name, tmp_path)) == figures(committed(name))
+
+
+def figures(notebook: nbformat.NotebookNode) -> int:
+    """How many figures and pictures it shows."""
+    return sum(bool({PLOTLY, "image/png", "image/jpeg"} & set(kinds)) for kinds in outputs(notebook))
 
 
 def committed(name: str) -> nbformat.NotebookNode:
