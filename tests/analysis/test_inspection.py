@@ -9,6 +9,7 @@ from tests import inspection_examples as examples
 from workbench.analysis import inspection
 from workbench.analysis.gain import target_gain
 from workbench.analysis.inspection import inspect
+from workbench.analysis.matches import pairwise_iou
 from workbench.analysis.query_detections import query_detections
 from workbench.analysis.tide import find_errors
 from workbench.analysis.value import ap_drops
@@ -56,6 +57,12 @@ def test_types_of_errors_and_the_value_of_slots_are_those_of_the_boxes_alone(com
     detections = query_detections(boxes, data)
     errors = find_errors(data.coco(), detections)
     assert list(boxes["error"]) == list(errors.detections["error"]) and list(boxes["target"]) == list(errors.detections["target"])
+    places = {(record.image_id, number): box for record in data.records for number, box in enumerate(record.boxes)}
+    for box, own in zip(boxes.to_dict("records"), detections[["x1", "y1", "x2", "y2"]].to_numpy(float), strict=True):
+        if box["target"] < 0:
+            assert pd.isna(box["iou"])
+        else:
+            assert box["iou"] == pytest.approx(pairwise_iou(own[None], places[box["image_id"], box["target"]][None])[0, 0])
     drops = ap_drops(data.coco(), detections).set_index("query")["ap_drop"]
     assert boxes["value"].to_numpy() == pytest.approx(drops[boxes["query"]].to_numpy())
     state = errors.targets.set_index(["image_id", "target"])["error"]

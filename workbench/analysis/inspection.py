@@ -14,6 +14,7 @@ from workbench.analysis.agreement import teacher_agreement
 from workbench.analysis.contribution import image_contributions
 from workbench.analysis.derived import identity_over_steps, step_columns
 from workbench.analysis.gain import target_gain
+from workbench.analysis.matches import BOX as CORNERS
 from workbench.analysis.query_detections import query_detections
 from workbench.analysis.same_box import BOX, elementwise_iou
 from workbench.analysis.slices import slice_targets
@@ -44,11 +45,12 @@ class Inspection:
         dataset: the split.
         step: evaluation of the students.
         boxes: by model, in order of image and score: columns of the query table, and ``error`` (of ``tide.Errors``), ``target`` (that the
-            error is about, or that was found), ``mate_cost`` (class + 5 L1 + 2 GIoU), ``stability`` (1 - share of the moments at which the
-            target it is matched to changed its query: evaluations, of the teacher decoder layers), ``value`` (AP drop of its slot),
-            ``gain`` of its target; of the student ``mate_error`` and ``mate_label`` (of its mate, where that is among the boxes),
-            ``followed`` (both wrong with the same class, and confident) and ``new`` (wrong and confident, and no confident box of the
-            baseline with its class lies there); of the teacher ``grade`` (``best``, ``worst``: by quality among the matched ones).
+            error is about, or that was found) and ``iou`` with it, ``mate_cost`` (class + 5 L1 + 2 GIoU), ``stability`` (1 - share of
+            the moments at which the target it is matched to changed its query: evaluations, of the teacher decoder layers), ``value``
+            (AP drop of its slot), ``gain`` of its target; of the student ``mate_error`` and ``mate_label`` (of its mate, where that is
+            among the boxes), ``followed`` (both wrong with the same class, and confident) and ``new`` (wrong and confident, and no
+            confident box of the baseline with its class lies there); of the teacher ``grade`` (``best``, ``worst``: by quality among
+            the matched ones).
         targets: ``image_id``, ``target``, ``label`` (-1 for a region without class), ``x1 y1 x2 y2`` in pixels, ``area``, ``kind``
             (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and of each model ``<model>_error`` (state
             as of ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
@@ -94,7 +96,7 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         boxes[role] = _best(rows)
         found = query_detections(boxes[role], dataset)
         errors[role] = find_errors(truth, found)
-        boxes[role] = boxes[role].merge(errors[role].detections[[*_PAIR, "error", "target"]], on=_PAIR, how="left")
+        boxes[role] = boxes[role].merge(_outcomes(errors[role]), on=_PAIR, how="left")
         value = ap_drops(truth, found, blocks=1)[["query", "ap_drop"]].rename(columns={"ap_drop": "value"})
         boxes[role] = boxes[role].merge(value, on="query", how="left")
     targets = _targets(dataset, errors["student"])
@@ -151,6 +153,15 @@ def _best(rows: pd.DataFrame) -> pd.DataFrame:
     return kept.drop(columns=["mate_cost_class", "mate_cost_bbox", "mate_cost_giou"]).assign(
         mate_cost=cost, **{name: kept[name].astype("int64") for name in ("query", "label", "match", "layer")}
     )  # fmt: skip
+
+
+def _outcomes(errors: Errors) -> pd.DataFrame:
+    """Of every box its error, the target that it found or is about, and the IoU with that, null without."""
+    found = errors.detections.merge(errors.targets[[*_TARGET, *CORNERS]], on=_TARGET, how="left", suffixes=("", "_of_target"))
+    sides = (found[CORNERS].to_numpy(float), found[[f"{name}_of_target" for name in CORNERS]].to_numpy(float))
+    centred = [np.hstack([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]]) for box in sides]
+    there = np.isfinite(centred[1]).all(axis=1)
+    return found[[*_PAIR, "error", "target"]].assign(iou=np.where(there, elementwise_iou(*centred), np.nan))
 
 
 def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:

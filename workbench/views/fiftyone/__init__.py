@@ -50,7 +50,8 @@ def connected() -> Iterator[str]:
                 _apply(uri)
             yield uri
         finally:
-            _disconnect()
+            if before[mongo.URI] is None:  # else it is not ours, or of a block around this one
+                _disconnect()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 

@@ -25,7 +25,8 @@ BOX_FIELDS: dict[str, type[fo.Field]] = {
     "query": fo.IntField, "layer": fo.IntField, "source": fo.IntField, "quality": fo.FloatField, "match": fo.IntField,
     "match_iou": fo.FloatField, "mate": fo.IntField, "mate_cost": fo.FloatField, "mate_label": fo.StringField,
     "mate_error": fo.StringField, "train_mate": fo.IntField, "stability": fo.FloatField, "value": fo.FloatField, "gain": fo.FloatField,
-    "error": fo.StringField, "target": fo.IntField, "loss_class": fo.FloatField, "loss_bbox": fo.FloatField, "loss_giou": fo.FloatField,
+    "error": fo.StringField, "target": fo.IntField, "iou": fo.FloatField,
+    "loss_class": fo.FloatField, "loss_bbox": fo.FloatField, "loss_giou": fo.FloatField,
     "selected": fo.BooleanField, "followed": fo.BooleanField, "new": fo.BooleanField, "grade": fo.StringField,
 }  # fmt: skip
 _TARGET_FIELDS: dict[str, type[fo.Field]] = {

@@ -20,7 +20,7 @@ from workbench.views.fiftyone import FoDataset
 from workbench.views.fiftyone.dataset import INFO
 from workbench.views.matching import image_figures, plain_json
 
-NO_IMAGE = "Select an image in the grid, or open one."
+NO_IMAGE = "There is no image to show."
 
 
 @functools.lru_cache(maxsize=4)
@@ -40,10 +40,10 @@ def image_address(info: dict[str, Any], index: int) -> str:
 
 
 def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
-    """Where the dataset came from and the index of the image that is open or selected first; None without one."""
+    """Where the dataset came from and the index of the image that is open, else selected, else first in the view; None without one."""
     dataset: FoDataset = ctx.dataset
     info = dataset.info.get(INFO) if dataset is not None else None
-    sample = ctx.current_sample or (ctx.selected[0] if ctx.selected else None)
+    sample = ctx.current_sample or next(iter(ctx.selected or ctx.view.limit(1).values("id")), None)
     if info is None or sample is None:
         return None
     # patches have an id of their own
@@ -55,7 +55,7 @@ def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
 
 
 class MatchingPanel(foo.Panel):
-    """Figures about the image that is open in the App, or selected in its grid."""
+    """Figures about the image that is open in the App, else selected in its grid, else the first."""
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -83,7 +83,7 @@ class MatchingPanel(foo.Panel):
             ctx.panel.state.note = str(error)
             return
         record = data.records[index]
-        ctx.panel.state.note = f"image_id {record.image_id}, step {info['step']}, {len(record.boxes)} targets"
+        ctx.panel.state.note = f"image_id {record.image_id}, {len(record.boxes)} targets, step {info['step']}; select another in the grid"
         ctx.panel.state.link = image_address(info, index)
         ctx.panel.state.titles = list(figures)
         for number, figure in enumerate(figures.values()):

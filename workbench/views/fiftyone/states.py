@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import fiftyone.brain as fob
 import numpy as np
+from fiftyone import ViewField as F
 
 from workbench.analysis.inspection import Inspection, Role
 from workbench.cache.queries import TEACHER_STEP
@@ -35,20 +36,19 @@ def save_states(dataset: FoDataset, inspection: Inspection, run: Run, split: str
     """
     if method == "umap" and find_spec("umap") is None:
         raise MissingExtraError("UMAP needs umap-learn: pip install 'workbench[inspect]'.")
-    ids = dict(zip(dataset.values("image_id"), dataset.values("id"), strict=True))
     keys = []
     for role in ("student", "teacher"):
-        own = list(_states(inspection, run, split, role)) if role in inspection.boxes else []
+        own = dict(_states(inspection, run, split, role)) if role in inspection.boxes else {}
         if not own:
             continue
-        points = (principal_components if method == "pca" else _umap)(np.concatenate([states for _, states in own]))
-        ends = np.cumsum([len(states) for _, states in own])
-        by_sample = {ids[image]: part for (image, _), part in zip(own, np.split(points, ends[:-1]), strict=True)}
+        some = dataset.match(F("image_id").is_in(list(own)))
+        # points are in the order of the samples, which need not be that of the ids
+        states = np.concatenate([own[image] for image in some.values("image_id")])
+        points = principal_components(states) if method == "pca" else _umap(states)
         key = f"{role}_states_{method}"
         if dataset.has_brain_run(key):
             dataset.delete_brain_run(key)
-        some = dataset.select(list(by_sample))
-        fob.compute_visualization(some, patches_field=role, points=by_sample, brain_key=key, progress=False)
+        fob.compute_visualization(some, patches_field=role, points=points, brain_key=key, progress=False)
         keys.append(key)
     return keys
 

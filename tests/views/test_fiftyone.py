@@ -1,0 +1,383 @@
+"""Comparisons in the real FiftyOne: its database, its datasets and its App in the browser; one of each for all tests."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests import inspection_examples as examples
+from tests.flows import command
+from workbench import mongo
+from workbench.analysis.gain import target_gain
+from workbench.analysis.inspection import inspect
+from workbench.analysis.query_detections import query_detections
+from workbench.analysis.tide import find_errors
+from workbench.datasets import Dataset
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+from workbench.views import boxes
+
+PATIENCE_MS = 180_000
+WRONG_KINDS = ("classification", "localisation", "both", "duplicate", "background")
+WRONG = str(WRONG_KINDS)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return examples.make_data()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> tuple[Run, Run]:
+    return examples.make_runs(tmp_path_factory.mktemp("fiftyone") / "runs", data)
+
+
+@pytest.fixture(scope="module")
+def fiftyone(mongod: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """FiftyOne with a database of its own; yields its address."""
+    from workbench.views.fiftyone import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(mongo.URI, raising=False)
+        # the program lies in the user's cache, everything else is the tests' own
+        own = tmp_path_factory.mktemp("cache")
+        (own / "workbench").mkdir()
+        if (tools := mongo.cache_folder() / "tools").is_dir():
+            (own / "workbench" / "tools").symlink_to(tools)
+        patch.setenv("XDG_CACHE_HOME", str(own))
+        patch.setenv("FIFTYONE_CONFIG_PATH", str(own / "config.json"))
+        with connected() as uri:
+            yield uri
+
+
+@pytest.fixture(scope="module")
+def comparison(fiftyone: str, runs: tuple[Run, Run]) -> Any:
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    return open_comparison(*runs)
+
+
+@pytest.fixture(scope="module")
+def tables(runs: tuple[Run, Run], data: Dataset) -> duckdb.DuckDBPyConnection:
+    """The query tables as they lie on disk, the last layer as ``teacher``, ``student`` and ``baseline`` with types of errors, and gains."""
+    database = duckdb.connect()
+    truth = data.coco()
+    for role, run, step in (("teacher", runs[0], -1), ("student", runs[0], 30), ("baseline", runs[1], 30)):
+        files = str(run.queries_path("val", step) / "part-*.parquet")
+        rows = database.sql(f"SELECT * FROM '{files}' WHERE layer = {examples.LAYERS - 1}").df()
+        found = find_errors(truth, query_detections(rows, data))
+        kinds = found.detections[["image_id", "query", "error"]]
+        database.register(f"{role}_frame", rows.merge(kinds, on=["image_id", "query"]))
+        database.register(f"{role}_targets", found.targets[["image_id", "target", "error"]])
+        database.sql(f"CREATE TABLE {role} AS SELECT * FROM {role}_frame")
+    evaluations = ", ".join(f"'{runs[0].queries_path('val', step) / 'part-*.parquet'}'" for step in examples.STEPS)
+    name = "regexp_extract(filename, 'step=(\\d+)', 1)::int"
+    database.sql(f"CREATE TABLE held AS SELECT {name} AS step, * FROM read_parquet([{evaluations}], filename=true) WHERE match >= 0")
+    gains = target_gain(*(run.queries(steps=[30]) for run in runs), 30)
+    database.register("gains", gains)
+    return database
+
+
+COUNTS = {
+    "student lost what the teacher found":
+        """SELECT count(*) FROM teacher_targets t JOIN student_targets s USING (image_id, target)
+           WHERE t.error = 'found' AND s.error <> 'found'""",
+    "teacher was wrong and the student followed":
+        f"""SELECT count(*) FROM student s JOIN teacher t ON s.image_id = t.image_id AND s.mate = t.query
+            WHERE s.error IN {WRONG} AND t.error IN {WRONG} AND s.label = t.label AND s.score >= 0.3 AND t.score >= 0.3""",
+    "unstable targets":
+        """SELECT count(*) FROM (
+             SELECT image_id, match, avg((query = previous)::int) AS stability FROM (
+               SELECT *, lag(query) OVER (PARTITION BY image_id, match ORDER BY step) AS previous FROM held WHERE layer = 1)
+             WHERE previous IS NOT NULL GROUP BY image_id, match) WHERE stability <= 0.5""",
+    "high-quality queries without gain":
+        """SELECT count(*) FROM teacher t JOIN gains g ON t.image_id = g.image_id AND t.match = g.target
+           WHERE t.quality >= 0.5 AND g.gain <= 0""",
+    "errors of the student: classification errors": "SELECT count(*) FROM student WHERE error = 'classification'",
+    "errors of the student: localisation errors": "SELECT count(*) FROM student WHERE error = 'localisation'",
+    "errors of the student: errors of class and place": "SELECT count(*) FROM student WHERE error = 'both'",
+    "errors of the student: duplicates": "SELECT count(*) FROM student WHERE error = 'duplicate'",
+    "errors of the student: background": "SELECT count(*) FROM student WHERE error = 'background'",
+    "errors of the student: missed targets": "SELECT count(*) FROM student_targets WHERE error = 'missed'",
+    "new false positives after distillation":
+        f"""SELECT count(*) FROM student s WHERE s.error IN {WRONG} AND s.score >= 0.3 AND NOT EXISTS (
+              SELECT 1 FROM (SELECT *,
+                greatest(0, least(b.cx + b.w / 2, s.cx + s.w / 2) - greatest(b.cx - b.w / 2, s.cx - s.w / 2))
+                * greatest(0, least(b.cy + b.h / 2, s.cy + s.h / 2) - greatest(b.cy - b.h / 2, s.cy - s.h / 2)) AS shared
+                FROM baseline b WHERE b.image_id = s.image_id AND b.label = s.label AND b.score >= 0.3)
+              WHERE shared / (w * h + s.w * s.h - shared) >= 0.5)""",
+    "best queries of the teacher": "SELECT least(count(*), 100) FROM teacher WHERE match >= 0",
+    "worst queries of the teacher": "SELECT greatest(0, least(count(*), 200) - 100) FROM teacher WHERE match >= 0",
+    "disagreement between layers":
+        """SELECT count(*) FROM held a JOIN held b USING (step, image_id, match)
+           WHERE step = 30 AND a.layer = 0 AND b.layer = 1 AND a.query <> b.query""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_saved_view_holds_as_many_boxes_as_the_query_table_answers(comparison, tables, name):
+    from workbench.views.fiftyone.saved import QUESTIONS
+
+    (question,) = [question for question in QUESTIONS if question.name == name]
+    found = tables.execute(COUNTS[name]).fetchone()
+    assert found is not None
+    view = comparison.load_saved_view(name)
+    count = len(view) if question.patches else view.count(f"{question.field}.detections")
+    assert count == found[0]
+
+
+def test_every_question_is_saved_and_all_but_rare_ones_have_an_answer_here(comparison, tables):
+    assert sorted(comparison.list_saved_views()) == sorted(COUNTS)
+    counts = {name: tables.execute(query).fetchone() for name, query in COUNTS.items()}
+    assert [name for name, row in counts.items() if row is None or row[0] == 0] in ([], ["worst queries of the teacher"])
+
+
+def test_boxes_carry_what_the_inspection_says_of_them(comparison, runs, data):
+    inspection = inspect(data, *runs)
+    for role, rows in inspection.boxes.items():
+        sample = comparison.match({"image_id": int(rows["image_id"].iloc[0])}).first()
+        own = rows[rows["image_id"] == sample.image_id].to_dict("records")
+        assert [box.query for box in sample[role].detections] == [row["query"] for row in own]
+        for box, row in zip(sample[role].detections, own, strict=True):
+            assert (box.label, box.error) == (data.classes[row["label"]], row["error"])
+            assert box.match == (None if row["match"] < 0 else row["match"])
+            assert box.confidence == pytest.approx(row["score"]) and box.loss_giou == pytest.approx(row["loss_giou"])
+            assert box.stability == (None if pd.isna(row["stability"]) else pytest.approx(row["stability"]))
+            x, y, w, h = box.bounding_box
+            cut = min(x, y) == 0 or max(x + w, y + h) > 1 - 1e-6  # at the edge of the image
+            assert cut or (x + w / 2, y + h / 2) == pytest.approx((row["cx"], row["cy"]), abs=1e-6)
+    images = inspection.images.set_index("image_id")
+    for sample in comparison:
+        assert sample.student_contribution == pytest.approx(images["student_contribution"][sample.image_id])
+        assert sample.crowding == images["crowding"][sample.image_id]
+        record = next(record for record in data.records if record.image_id == sample.image_id)
+        assert [target.label for target in sample.targets.detections] == [data.classes[label] for label in record.labels]
+
+
+def test_the_app_can_filter_on_every_attribute(comparison):
+    schema = comparison.get_field_schema(flat=True)
+    names = ("query", "layer", "quality", "match", "stability", "value", "error", "loss_class", "loss_bbox", "loss_giou")
+    for name in names:
+        assert f"student.detections.{name}" in schema, name
+    assert "student.detections.mate" in schema and "teacher.detections.mate" not in schema
+    assert comparison.bounds("student.detections.value")[1] > 0
+    assert set(comparison.distinct("student.detections.error")) <= {"correct", "ignored", *WRONG_KINDS}
+
+
+def test_pictures_of_images_in_memory_are_made_once_and_hold_their_pixels(comparison, data, runs):
+    from workbench.views.fiftyone.pictures import picture_paths
+
+    paths = picture_paths(data, runs[0], "val")
+    assert [sample.filepath for sample in comparison] == [str(path) for path in paths]
+    assert all(np.array_equal(np.asarray(Image.open(path)), data.image(index)) for index, path in enumerate(paths))
+    before = paths[0].stat().st_mtime_ns
+    assert picture_paths(data, runs[0], "val")[0].stat().st_mtime_ns == before
+
+
+def test_patches_have_the_states_of_their_queries_as_points(comparison, data):
+    from workbench.views.fiftyone.states import principal_components
+
+    assert sorted(comparison.list_brain_runs()) == ["student_states_pca", "teacher_states_pca"]
+    results = comparison.load_brain_results("student_states_pca")
+    with_states = [record.image_id for record in data.records[: examples.IMAGES // 2]]
+    shown = [sample for sample in comparison if sample.image_id in with_states]
+    assert len(results.points) == sum(len(sample.student.detections) for sample in shown)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(40, 5)) @ np.diag([1, 5, 2, 0.5, 3]) + 7
+    ours = principal_components(states)
+    left, size, _ = np.linalg.svd(states - states.mean(0), full_matrices=False)
+    assert np.abs(ours) == pytest.approx(np.abs((left * size)[:, :2]))
+
+
+def test_a_newer_evaluation_updates_the_boxes_and_keeps_samples_ids_and_what_the_user_added(fiftyone, runs, data, tmp_path):
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    run = Run(Path(shutil.copytree(runs[0].path, tmp_path / "continued")))
+    dataset = open_comparison(run)
+    assert "gain" not in dataset.get_field_schema(flat=True) and not dataset.has_saved_view("high-quality queries without gain")
+    before = dataset.first()
+    before.tags.append("mine")
+    before.save()
+    ids = [box.id for box in sorted(before.student.detections, key=lambda box: box.query)]
+    name, created = dataset.name, dataset.created_at
+    examples.add_evaluation(run, data, 40)
+    again = open_comparison(run)
+    after = again.first()
+    after.reload()
+    assert (again.name, again.created_at, after.id, after.tags) == (name, created, before.id, ["mine"])
+    assert again.info["workbench"]["step"] == 40
+    rows = run.queries("model = 'student' and layer = 1", steps=[40])
+    own = rows[rows["image_id"] == after.image_id].set_index("query")["score"]
+    shown = sorted(after.student.detections, key=lambda box: box.query)
+    assert [box.id for box in shown] == ids and [box.confidence for box in shown] == pytest.approx(own.sort_index().tolist())
+
+
+def test_nothing_is_written_again_when_nothing_changed(fiftyone, runs, caplog):
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    open_comparison(*runs)
+    caplog.set_level("INFO", "workbench.views.fiftyone.dataset")
+    open_comparison(*runs)
+    assert caplog.messages[-1].endswith("written: nothing new")
+
+
+def test_names_from_data_are_text(fiftyone, data, tmp_path):
+    from workbench.views.fiftyone.dataset import write
+
+    hostile = ("<img src=x onerror=alert(1)>", "$where: 1", "a.b", "{{x}}")
+    run, _ = examples.make_runs(tmp_path, data)
+    inspection = inspect(data, run)
+    before, data.classes = data.classes, hostile
+    try:
+        dataset = write(inspection, "$<b>hostile</b>.name", {}, [Path(f"{index}.png") for index in range(len(data))])
+    finally:
+        data.classes = before
+    assert dataset.name == "$<b>hostile</b>.name" and set(dataset.distinct("student.detections.label")) <= set(hostile)
+    assert dataset.count("student.detections") == len(inspection.boxes["student"])
+
+
+def test_the_verb_makes_the_dataset_and_says_what_is_in_it(fiftyone, runs):
+    code, out, err = command("inspect", "distilled", "--against", "undistilled", "--no-app", "--runs", str(runs[0].path.parent))
+    assert code == 0, err
+    assert "distilled against undistilled, val: 8 images, 14 saved views" in out
+
+
+def test_the_verb_without_a_run_says_what_to_give_and_setup_names_the_program(mongod):
+    assert command("inspect")[0] == 2
+    code, out, _ = command("inspect", "--setup")
+    assert code == 0 and out.strip().endswith("mongod")
+
+
+def test_without_fiftyone_the_verb_says_how_to_add_it(runs, monkeypatch):
+    from workbench.views import fiftyone as room
+
+    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    code, _, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
+    assert code == 9 and "pip install 'workbench[inspect]'" in err
+
+
+def test_umap_that_is_not_installed_is_named(comparison, runs, data, monkeypatch):
+    from workbench.views.fiftyone import states
+
+    monkeypatch.setattr(states, "find_spec", lambda name: None)
+    with pytest.raises(WorkbenchError, match="umap-learn"):
+        states.save_states(comparison, inspect(data, *runs), runs[0], "val", "umap")
+
+
+def test_a_named_database_that_does_not_answer_is_reported_without_its_address(monkeypatch):
+    from workbench.views import fiftyone as room
+
+    monkeypatch.setenv(mongo.URI, "mongodb://user:secret@127.0.0.1:9")
+    monkeypatch.setattr(room, "PING_MS", 200)
+    with pytest.raises(WorkbenchError, match="no MongoDB answers") as caught, room.connected():
+        pass
+    assert "secret" not in str(caught.value) and os.environ[mongo.URI].endswith(":9")
+
+
+@pytest.fixture(scope="module")
+def app(fiftyone: str, comparison: Any) -> Iterator[str]:
+    """FiftyOne's App with the comparison; yields its address."""
+    from workbench.views.fiftyone.app import serving
+
+    with serving(comparison, fiftyone, 5190) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def page(app: str, chromium: Any) -> Iterator[Any]:
+    """The App in the browser, its grid drawn."""
+    context = chromium.new_context(viewport={"width": 1700, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE_MS)
+    dialogs: list[str] = []
+    opened.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    # an offer that lies over the grid, whenever it comes
+    opened.add_locator_handler(opened.get_by_role("button", name="Dismiss"), lambda button: button.click())
+    opened.goto(app)
+    opened.wait_for_selector("[data-cy=looker] canvas")
+    yield opened
+    context.close()
+    assert dialogs == []
+
+
+def wait_for_count(page: Any, number: int) -> None:
+    page.wait_for_function("text => document.querySelector('[data-cy=entry-counts]')?.innerText.trim() === text", arg=f"{number} samples")
+
+
+@pytest.mark.browser
+def test_the_grid_shows_the_images_with_boxes_in_the_colours_of_their_models(page):
+    wait_for_count(page, examples.IMAGES)
+    drawn = """colour => [...document.querySelectorAll('[data-cy=looker] canvas')].some(canvas => {
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let found = 0;
+        for (let i = 0; i < pixels.length; i += 4)
+            found += colour.every((value, k) => Math.abs(pixels[i + k] - value) < 12);
+        return found > 30;
+    })"""
+    for colour in (boxes.TARGET, boxes.TEACHER, boxes.STUDENT):
+        page.wait_for_function(drawn, arg=[int(colour[k : k + 2], 16) for k in (1, 3, 5)])
+
+
+@pytest.mark.browser
+def test_a_saved_view_opens_with_the_images_that_answer_its_question(page, comparison):
+    counts = {name: len(comparison.load_saved_view(name)) for name in comparison.list_saved_views() if "queries of" not in name}
+    name = next(name for name, count in counts.items() if 0 < count < examples.IMAGES)
+    page.click("[data-cy=saved-views-selection]")
+    page.get_by_text(name, exact=True).first.click()
+    wait_for_count(page, counts[name])
+
+
+@pytest.mark.browser
+def test_the_panel_draws_the_matching_of_an_image_and_leads_to_its_page_on_the_dashboard(page, runs):
+    page.locator("[data-cy=new-panel-btn]").first.click()
+    page.get_by_text("Matching", exact=True).first.click()
+    panel = page.locator("[data-cy=panel-content-workbench_matching]")
+    for title in ("which query held each target, by evaluation", "which query held each target, by decoder layer", "what the mates cost"):
+        panel.get_by_text(title).first.wait_for()
+    page.wait_for_function("() => document.querySelectorAll('[data-cy=panel-content-workbench_matching] .heatmaplayer image').length >= 2")
+    link = panel.get_by_role("link", name="Open in the dashboard").get_attribute("href")
+    assert link is not None and link.startswith("http://127.0.0.1:8501/image?run=distilled&step=30&image=")
+
+
+@pytest.mark.browser
+def test_another_program_finds_the_app_and_says_what_it_shows(page, app, comparison, data):
+    from workbench.views.fiftyone.app import running, show
+
+    server = running()
+    assert server is not None and server.address == app
+    some = [data.records[2].image_id, data.records[5].image_id]
+    assert show(server, comparison.name, some) == app
+    wait_for_count(page, 2)
+    with pytest.raises(WorkbenchError, match="no saved view 'nothing'"):
+        show(server, comparison.name, saved_view="nothing")
+    with pytest.raises(WorkbenchError, match="no comparison 'nothing' yet"):
+        show(server, "nothing")
+
+
+def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison, data):
+    from types import SimpleNamespace
+
+    from workbench.views.fiftyone.panel import OpenInDashboard
+
+    sample = comparison.match({"image_id": data.records[3].image_id}).first()
+    context = SimpleNamespace(dataset=comparison, view=comparison.view(), current_sample=None, selected=[sample.id])
+    assert OpenInDashboard().execute(context)["address"] == "http://127.0.0.1:8501/image?run=distilled&step=30&image=4"
+    patches = comparison.load_saved_view("best queries of the teacher")
+    patch = patches.first()
+    context = SimpleNamespace(dataset=comparison, view=patches, current_sample=patch.id, selected=[])
+    position = [record.image_id for record in data.records].index(comparison[patch.sample_id].image_id) + 1
+    assert OpenInDashboard().execute(context)["address"].endswith(f"image={position}")
+
+
+def test_no_app_is_found_where_none_is_served(tmp_path, monkeypatch):
+    from workbench.views.fiftyone.app import running
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert running() is None
