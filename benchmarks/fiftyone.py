@@ -137,8 +137,8 @@ def _their_own(data: Dataset, boxes: pd.DataFrame, paths: list[Path]) -> Any:
             for number, (label, corners) in enumerate(zip(record.labels, record.boxes / size, strict=True))
         ]
         found = [
-            fo.Detection(label=data.classes[row.label], confidence=float(row.score), query=int(row.query), bounding_box=_cut(row))
-            for row in own.get(record.image_id, boxes.iloc[:0]).itertuples()
+            fo.Detection(label=data.classes[row["label"]], confidence=row["score"], query=row["query"], bounding_box=_cut(row))
+            for row in own.get(record.image_id, boxes.iloc[:0]).to_dict("records")
         ]
         samples.append(fo.Sample(filepath=str(path), image_id=record.image_id, targets=fo.Detections(detections=targets),
                                  student=fo.Detections(detections=found)))  # fmt: skip
@@ -147,8 +147,9 @@ def _their_own(data: Dataset, boxes: pd.DataFrame, paths: list[Path]) -> Any:
     return dataset
 
 
-def _cut(row: Any) -> list[float]:
-    x1, y1, x2, y2 = (float(np.clip(v, 0, 1)) for v in (row.cx - row.w / 2, row.cy - row.h / 2, row.cx + row.w / 2, row.cy + row.h / 2))
+def _cut(row: dict[Any, Any]) -> list[float]:
+    x, y, w, h = (row[name] for name in ("cx", "cy", "w", "h"))
+    x1, y1, x2, y2 = (float(np.clip(side, 0, 1)) for side in (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
     return [x1, y1, x2 - x1, y2 - y1]
 
 

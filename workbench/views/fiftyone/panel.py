@@ -48,7 +48,7 @@ def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
         return None
     # patches have an id of their own
     image_id = ctx.view[sample]["sample_id"] if "sample_id" in ctx.view.get_field_schema() else sample
-    wanted = dataset[image_id]["image_id"]
+    wanted = dataset.select(image_id).values("image_id")[0]
     records = _data(info["run"], info["split"]).records
     index = next((number for number, record in enumerate(records) if record.image_id == wanted), None)
     return (info, index) if index is not None else None
