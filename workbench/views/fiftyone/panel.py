@@ -41,8 +41,10 @@ def image_address(info: dict[str, Any], index: int) -> str:
 
 def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
     """Where the dataset came from and the index of the image that is open, else selected, else first in the view; None without one."""
+    if ctx.dataset is None:
+        return None
     dataset: FoDataset = ctx.dataset
-    info = dataset.info.get(INFO) if dataset is not None else None
+    info = dataset.info.get(INFO)
     sample = ctx.current_sample or next(iter(ctx.selected or ctx.view.limit(1).values("id")), None)
     if info is None or sample is None:
         return None
