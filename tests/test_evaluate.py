@@ -1,17 +1,28 @@
 """What a detector is on a split: each number is that of the analysis, and KITTI's AP comes with KITTI's data."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from tests.analysis.kitti_examples import random_kitti
+from tests.analysis.test_kitti_ap import oracle
+from tests.examples import small_detector
+from tests.flows import command
 from workbench.analysis.ap import coco_ap
 from workbench.analysis.calibration import calibration_error
 from workbench.analysis.kitti_ap import kitti_ap
 from workbench.analysis.matches import match_detections
 from workbench.analysis.tide import LABELS, MAIN, SPECIAL, error_summary, find_errors
 from workbench.datasets import open_dataset
+from workbench.datasets.base import Dataset
+from workbench.datasets.kitti import CLASSES
+from workbench.detectors import InputSpec
 from workbench.evaluate import judge_detections
+from workbench.files import read_json
 
 
 def test_rows_hold_the_twelve_numbers_classes_error_types_calibration_and_kittis_ap_each_with_n():
@@ -46,3 +57,40 @@ def test_other_data_has_no_kitti_ap_and_numbers_that_nothing_defines_are_none():
         "detections", "detections", "detections", "detections", "detections", "targets", "detections", "targets"]
     missed = len(find_errors(dataset.coco(), found).targets) - len(found)
     assert rows["AP50 lost to missed targets"]["n"] == missed
+
+
+def noisy_truth(dataset: Dataset, seed: int = 0) -> pa.Table:
+    """Every target, DontCare left out, some of them moved far off, one false alarm an image: as a detector's table."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for record in dataset.records:
+        for g in np.flatnonzero(~record.ignore):
+            shift = rng.normal(0, 3 if rng.random() < 0.8 else 60, 4)
+            rows.append((record.image_id, len(rows), dataset.category_ids[record.labels[g]], rng.random(), *(record.boxes[g] + shift)))
+        rows.append((record.image_id, len(rows), dataset.category_ids[0], rng.random() / 2, 100.0, 150.0, 220.0, 250.0))
+    names = ["image_id", "query", "category_id", "score", "x1", "y1", "x2", "y2"]
+    return pa.Table.from_pandas(pd.DataFrame(rows, columns=names), preserve_index=False)
+
+
+def test_the_verb_gives_kittis_ap_of_the_real_sample_and_of_a_detector_that_knows_its_classes(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small_detector(spec=InputSpec(CLASSES, (0.5,) * 3, (0.25,) * 3, {"height": 96, "width": 320})).save(tmp_path / "detector")
+    call = ("evaluate", str(tmp_path / "detector"), "--data", str(shared_data / "kitti_sample"), "--split", "all",
+            "--device", "cpu", "--json", str(tmp_path / "rows.json"))  # fmt: skip
+
+    def kitti_rows() -> dict[str, dict[str, Any]]:
+        code, out, err = command(*call)
+        assert code == 0 and "KITTI AP of Car, moderate" in out, err
+        return {row["what"]: row for row in read_json(tmp_path / "rows.json") if row["what"].startswith("KITTI")}
+
+    dataset = open_dataset(shared_data / "kitti_sample", "all")
+    untrained = kitti_rows()
+    found = noisy_truth(dataset)
+    monkeypatch.setattr("workbench.evaluate.detect", lambda *_: found)
+    rows = kitti_rows()
+    assert set(rows) == set(untrained) and max(row["value"] or 0 for row in rows.values()) > 0
+    for what, row in rows.items():
+        name, difficulty = what.removeprefix("KITTI AP of ").split(", ")
+        wanted = oracle(dataset, found.to_pandas(), name, difficulty)
+        assert row["value"] == (None if np.isnan(wanted) else pytest.approx(wanted)) and (row["n"] == 0) == np.isnan(wanted)
