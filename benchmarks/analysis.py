@@ -1,4 +1,6 @@
-"""Query value and match stability of generated data: 300 slots and 200,000 detections; query rows of COCO's validation split."""
+"""Query value, slices, intervals, verdicts and match stability of generated data: 300 slots and 200,000 detections; 5,000 images of 80
+classes; query rows of COCO's validation split.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +13,20 @@ from benchmarks.harness import Figure, interleaved
 from benchmarks.store_rows import query_chunks
 from workbench.analysis.agreement import agreement_by, teacher_agreement
 from workbench.analysis.ap import coco_ap
+from workbench.analysis.compared import compare_detections
 from workbench.analysis.gain import target_gain
+from workbench.analysis.intervals import coco_intervals
 from workbench.analysis.predictors import rank_correlations, target_properties
+from workbench.analysis.slices import slices
 from workbench.analysis.slots import slot_table
 from workbench.analysis.stability_slices import image_counts, stability_by, target_changes, target_histories
+from workbench.analysis.tide import error_table, find_errors
 from workbench.analysis.value import ap_drops, slot_interval
 
 SLOTS = 300
 CHECKED = 5  # slots whose detections are really taken away
 REPEATS = 3
+COCO_IMAGES = 5_000
 # images, detections of an image, categories: as AP is measured, and with the cut to 100 an image and class in force
 SHAPES = {"2000 images, 80 classes": (2_000, 100, 80), "667 images, 2 classes": (667, 300, 2)}
 
@@ -28,7 +35,23 @@ def figures() -> Iterator[Figure]:
     """Times, and the greatest difference from evaluating again without a slot."""
     for name, (images, detections, categories) in SHAPES.items():
         yield from _value(name, *generated(images=images, detections=detections, categories=categories))
+    yield from _parts()
     yield from _queries()
+
+
+def _parts() -> Iterator[Figure]:
+    """AP and errors of many resamples, at the size of COCO's validation split."""
+    truth, detections = generated(images=COCO_IMAGES)
+    other = detections.assign(score=np.random.default_rng(2).permutation(detections["score"].to_numpy()))
+    what = f"{len(detections)} detections, {COCO_IMAGES} images, 80 classes, 300 resamples"
+    seconds = _timed({
+        "slices by size, crowding and overlap": lambda: slices(truth, detections),
+        "intervals of the twelve COCO numbers": lambda: coco_intervals(truth, detections),
+        "error types and their cost": lambda: error_table(find_errors(truth, detections)),
+        "verdicts on the twelve numbers and calibration": lambda: compare_detections(truth, {0: detections}, {0: other}),
+    })  # fmt: skip
+    for name, value in seconds.items():
+        yield Figure(f"{name} ({what})", value, "s", repeats=REPEATS)
 
 
 def _value(name: str, truth: dict[str, Any], detections: pd.DataFrame) -> Iterator[Figure]:
@@ -45,7 +68,7 @@ def _value(name: str, truth: dict[str, Any], detections: pd.DataFrame) -> Iterat
         "drops": drops, "jackknife": lambda: ap_drops(truth, detections), "slot": lambda: slot_interval(truth, detections, 7)
     })  # fmt: skip
     yield Figure(f"ap_drop of {SLOTS} slots, {what}", seconds["drops"], "s", "<= 20", repeats=REPEATS)
-    yield Figure(f"ap_drop of {SLOTS} slots with a jackknife over 20 blocks, {what}", seconds["jackknife"], "s", "<= 60", repeats=REPEATS)
+    yield Figure(f"ap_drop of {SLOTS} slots with a jackknife over 20 blocks, {what}", seconds["jackknife"], "s", "<= 20", repeats=REPEATS)
     yield Figure(f"200 Poisson resamples of one slot, {what}", seconds["slot"], "s", "<= 60", repeats=REPEATS)
     whole, drop = coco_ap(truth, detections).ap, frames["drops"].set_index("query")["ap_drop"]
     checked = rng.permutation(SLOTS)[:CHECKED].tolist()

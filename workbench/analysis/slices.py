@@ -57,10 +57,9 @@ def slice_targets(matches: Matches) -> pd.DataFrame:
     area = targets["area"].to_numpy()
     size = np.select([area < AREAS["small"][1], area < AREAS["medium"][1]], ["small", "medium"], "large")
     count = targets.groupby("image_id")["target"].transform("size").to_numpy()
-    overlap = np.zeros(len(targets))
+    overlap, corners = np.zeros(len(targets)), targets[BOX].to_numpy(float)
     for places in targets.groupby("image_id").indices.values():
-        boxes = targets.iloc[places][BOX].to_numpy(float)
-        iou = pairwise_iou(boxes, boxes)
+        iou = pairwise_iou(corners[places], corners[places])
         np.fill_diagonal(iou, 0)
         overlap[places] = iou.max(axis=1)
     return targets.assign(
