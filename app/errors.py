@@ -9,6 +9,7 @@ import reads
 import shared
 import streamlit as st
 
+from workbench.analysis.confusion import BACKGROUND
 from workbench.analysis.kitti_ap import is_kitti
 from workbench.analysis.tide import MAIN, SPECIAL, Error, images_behind, queries_behind, rows_behind
 from workbench.views import errors as views
@@ -101,8 +102,9 @@ def confusion() -> None:
     left, right = st.columns([1.2, 1], gap="medium")
     filled = views.fullest_cells(counts)
     known = [f"{row}_{column}" for row, column in filled]
-    # a confusion is more telling than a class found as itself
-    cell = shared.choose("cell", known, next((f"{row}_{column}" for row, column in filled if row != column), known[0])) if known else ""
+    # two classes taken for each other tell more than a class found as itself or as nothing
+    telling = [f"{row}_{column}" for row, column in filled if row != column and BACKGROUND not in (row, column)]
+    cell = shared.choose("cell", known, (telling or known)[0]) if known else ""
     with left:
         meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs. A click on a cell lists its pairs."
         figure = views.confusion_figure(counts, found.classes)

@@ -56,11 +56,8 @@ def verdicts(chosen: list[Entry], entries: list[Entry]) -> None:
     for name, baseline, other in pairs:
         tables.append(verdict_table(name, judged(_side(baseline), _side(other))))
     table = pd.concat(tables, ignore_index=True)
-    left, right = st.columns([1, 1.2], gap="medium")
-    with left:
-        meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
-        shared.chart(verdicts_figure(table), "verdicts", meaning, table)
-    with right:
-        shown = table[["arm", "quantity", "verdict", "difference", "low", "high", "about"]]
-        st.dataframe(shown, hide_index=True, row_height=28, key="verdict-table")
-        shared.note("Difference, low and high in points for AP, churn and agreement, else as they are.")
+    meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
+    shared.chart(verdicts_figure(table), "verdicts", meaning, table)
+    st.dataframe(table[["arm", "verdict", "about", "sentence"]], hide_index=True, row_height=28, key="verdict-table")
+    units = "Points for AP, churn and agreement, queries per image for IS, 0 to 1 for quality and score x IoU."
+    shared.note(f"n = {len(table)} verdicts. {units}")
