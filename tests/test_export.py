@@ -190,3 +190,10 @@ def test_a_file_of_another_tool_has_no_interface(tmp_path: Path):
     (tmp_path / "other.onnx").write_bytes(b"\x08\x07")
     with pytest.raises(ExportError, match="no ONNX file written by 'workbench export'"):
         read_interface(tmp_path / "other.onnx")
+
+
+def test_a_model_that_transformers_cannot_build_is_refused_as_a_folder(tmp_path: Path, data: Path):
+    saved(tmp_path / "model", "deformable_detr", decoder_layers=1)
+    with pytest.raises(ExportError, match="transformers does not build this deformable_detr"):
+        export_transformers(str(tmp_path / "model"), tmp_path / "out", str(data))
+    assert not (tmp_path / "out").exists()

@@ -275,6 +275,9 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
     transformers_logging.disable_progress_bar()
     try:
         model, report = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except ValueError as error:
+        raise ExportError(f"transformers does not build this {detector.family}: {str(error)[:200]} Nothing was written; export it as ONNX "
+                          "(--onnx).") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

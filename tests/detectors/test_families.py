@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
 
@@ -287,3 +288,18 @@ def test_the_same_seed_builds_the_same_model_and_a_copy_answers_for_itself(form:
             parameter.add_(0.05)
         assert not torch.equal(answer(clone, images, padding).logits, before.logits)
         assert torch.equal(answer(one, images, padding).logits, before.logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_decoder_of_one_layer_is_built_and_kept_or_refused_by_name(name: str, tmp_path: Path):
+    if name in ("d_fine", "deimv2", "rt_detr_v2"):
+        with pytest.raises(ValidationError, match="decoder_layers"):
+            tiny(name, decoder_layers=1)
+        return
+    detector = tiny(name, decoder_layers=1).eval()
+    detector.save(tmp_path)
+    images, padding = batch(1, padded=False)
+    with torch.no_grad():
+        own, again = detector(images, padding), load_detector(tmp_path).eval()(images, padding)
+    assert len(own.logits) == 1
+    assert torch.equal(own.logits, again.logits) and torch.equal(own.boxes, again.boxes)

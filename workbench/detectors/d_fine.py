@@ -32,6 +32,8 @@ class RefinedModelConfig(HybridModelConfig):
         scale: curvature of the bins' positions.
     """
 
+    # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
+    decoder_layers: int = Field(6, ge=2)
     points: int | tuple[int, ...] = 4
     depth: float = Field(1.0, gt=0)
     bins: int = Field(32, ge=4, multiple_of=2)

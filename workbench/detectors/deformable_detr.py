@@ -76,11 +76,24 @@ class DeformableDetrModelConfig(BaseModel):
         )
 
 
+class _Model(DeformableDetrForObjectDetection):
+    """Transformers' model, which ties the heads of later layers to the first's and cannot be built where there is one layer only."""
+
+    def __init__(self, config: DeformableDetrConfig):
+        if config.decoder_layers == 1 and not config.two_stage:
+            self._tied_weights_keys = {}
+        super().__init__(config)
+
+
+# what config.json says: the weights are those of transformers' own class
+_Model.__name__ = DeformableDetrForObjectDetection.__name__
+
+
 class DeformableDetr(TransformersDetector):
     """Adapter around ``DeformableDetrForObjectDetection``; hooks read what transformers does not return."""
 
     family = "deformable_detr"
-    model_class: ClassVar[type] = DeformableDetrForObjectDetection
+    model_class: ClassVar[type] = _Model
     provides = frozenset({
         "memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "reference_from_position",
     })  # fmt: skip

@@ -18,6 +18,8 @@ class RtDetrV2ModelConfig(HybridModelConfig):
     """Architecture of an RT-DETRv2."""
 
     family: Literal["rt_detr_v2"] = "rt_detr_v2"
+    # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
+    decoder_layers: int = Field(6, ge=2)
     points: int = Field(4, ge=1)
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrV2Config:
