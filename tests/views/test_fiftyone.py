@@ -228,10 +228,9 @@ def test_a_newer_evaluation_updates_the_boxes_and_keeps_samples_ids_and_what_the
     assert [box.id for box in shown] == ids and [box.confidence for box in shown] == pytest.approx(own.sort_index().tolist())
 
 
-def test_nothing_is_written_again_when_nothing_changed(fiftyone, runs, caplog):
+def test_nothing_is_written_again_when_nothing_changed(comparison, runs, caplog):
     from workbench.views.fiftyone.dataset import open_comparison
 
-    open_comparison(*runs)
     caplog.set_level("INFO", "workbench.views.fiftyone.dataset")
     open_comparison(*runs)
     assert caplog.messages[-1].endswith("written: nothing new")

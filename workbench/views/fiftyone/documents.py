@@ -86,12 +86,12 @@ def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) ->
     for name, kind in images.items():
         if name not in there:
             dataset.add_sample_field(name, kind)
-    for field, schema in labels.items():
+    for field in labels:
         if field not in there:
             dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-        for name, kind in schema.items():
-            if f"{field}.detections.{name}" not in there:
-                dataset.add_sample_field(f"{field}.detections.{name}", kind)
+    attributes = {f"{field}.detections.{name}": kind for field, schema in labels.items() for name, kind in schema.items()}
+    # all at once: every change of the schema is written and read again by itself
+    dataset.add_dynamic_sample_fields({path: kind() for path, kind in attributes.items() if path not in there})
 
 
 def object_id(dataset: FoDataset, field: str, index: int, number: int = 0) -> ObjectId:
