@@ -39,12 +39,10 @@ def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="workbench-fiftyone-") as name:
         folder = Path(name)
         mongo.set_up()
-        with mongo.database(folder / "mongo") as uri:
-            os.environ[mongo.URI] = uri
-            with connected():
-                yield from _at_scale(folder / "whole", int(os.environ.get("WORKBENCH_BENCHMARK_IMAGES", IMAGES)))
-                (folder / "less").mkdir()
-                yield from _against_their_own(folder / "less")
+        with connected(folder / "mongo"):
+            yield from _at_scale(folder / "whole", int(os.environ.get("WORKBENCH_BENCHMARK_IMAGES", IMAGES)))
+            (folder / "less").mkdir()
+            yield from _against_their_own(folder / "less")
 
 
 def _at_scale(folder: Path, images: int) -> Iterator[Figure]:
@@ -106,7 +104,7 @@ def _one_model(folder: Path, images: int) -> tuple[Dataset, Callable[[], Any]]:
     rng = np.random.default_rng(0)
     step = run.query_steps("val")[-1]
     rows = run.queries("layer = 5", steps=[step]).drop(columns="step")
-    boxes, labels = rows[["cx", "cy", "w", "h"]].to_numpy(), rows["label"].to_numpy().copy()
+    boxes, labels = rows[["cx", "cy", "w", "h"]].to_numpy(copy=True), rows["label"].to_numpy(copy=True)
     places = rows.groupby("image_id").indices
     for record in data.records:
         place = places[record.image_id]

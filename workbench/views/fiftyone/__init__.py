@@ -25,8 +25,11 @@ def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[str]:
+def connected(folder: Path | None = None) -> Iterator[str]:
     """A FiftyOne with its database for as long as the block runs; yields the database's address.
+
+    Args:
+        folder: of the database; the user's cache by default. Not used where the environment names a database.
 
     Raises:
         MissingExtraError: fiftyone is not installed.
@@ -34,7 +37,7 @@ def connected() -> Iterator[str]:
     """
     if find_spec("fiftyone") is None:
         raise MissingExtraError("looking into errors needs fiftyone: pip install 'workbench[inspect]'.")
-    with mongo.database() as uri:
+    with mongo.database(folder) as uri:
         # also what the App's own process goes by, which has to find this package for the panel
         paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
         settings = {
