@@ -166,13 +166,14 @@ def _outcomes(errors: Errors) -> pd.DataFrame:
 
 def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
     """All boxes of the data, regions included, with the slices that targets are in."""
-    frames = []
-    for record in dataset.records:
-        kind = np.select([record.ignore, record.crowd], ["ignore", "crowd"], "target")
-        frame = pd.DataFrame(record.boxes, columns=["x1", "y1", "x2", "y2"])
-        frame = frame.assign(image_id=record.image_id, target=np.arange(len(frame)), label=record.labels, area=record.areas, kind=kind)
-        frames.append(frame)
-    everything = pd.concat(frames, ignore_index=True)
+    records = dataset.records
+    counts = [len(record.boxes) for record in records]
+    everything = pd.DataFrame(np.concatenate([record.boxes for record in records]), columns=CORNERS).assign(
+        image_id=np.repeat([record.image_id for record in records], counts), target=np.concatenate([np.arange(count) for count in counts]),
+        label=np.concatenate([record.labels for record in records]), area=np.concatenate([record.areas for record in records]),
+        kind=np.select([np.concatenate([record.ignore for record in records]), np.concatenate([record.crowd for record in records])],
+                       ["ignore", "crowd"], "target"),
+    )  # fmt: skip
     slices = slice_targets(errors)[[*_TARGET, "size", "crowding", "overlap"]]
     return everything.merge(slices, on=_TARGET, how="left")
 
