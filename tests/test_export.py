@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import workbench.export
 from tests.examples import SPEC
 from tests.families import NAMES, tiny
+from workbench.cli import app
 from workbench.datasets import open_dataset
 from workbench.datasets.coco import write_coco
 from workbench.datasets.loader import evaluation_batches
@@ -197,3 +199,12 @@ def test_a_model_that_transformers_cannot_build_is_refused_as_a_folder(tmp_path:
     with pytest.raises(ExportError, match="transformers does not build this deformable_detr"):
         export_transformers(str(tmp_path / "model"), tmp_path / "out", str(data))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_and_says_how_the_export_answered(tmp_path: Path, data: Path):
+    saved(tmp_path / "model", "detr")
+    command = ["export", str(tmp_path / "model"), "--transformers", "--out", str(tmp_path / "plain"), "--data", str(data)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "5 images of val: boxes differ by up to" in result.output and "written:" in result.output
+    assert (tmp_path / "plain" / "model.safetensors").is_file()

@@ -1,0 +1,89 @@
+"""The widget in a real JupyterLab, in the browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import nbformat
+import pytest
+
+from tests.app.example_runs import train
+from tests.conftest import ROOT
+
+CELLS = ["import workbench.notebook as wb\nwb.stepper(wb.Run.open('stepped'), 2)"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Lab with one notebook, on a free port of this machine; stopped afterwards."""
+    folder = tmp_path_factory.mktemp("lab")
+    train(folder / "runs", "shapes", "stepped", "data.options.train=16", "data.options.val=6", "data.options.test=6", "train.steps=12",
+          "train.evaluate_every=6", "train.checkpoint_every=12")  # fmt: skip
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    (folder / "one.ipynb").write_text(nbformat.writes(notebook))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    environment = {**os.environ, **home, "WORKBENCH_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=once",
+        "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]  # fmt: skip
+    server = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/api/status?token=once", timeout=5)
+                break
+            except (urllib.error.URLError, OSError):
+                assert server.poll() is None, "JupyterLab ended"
+                time.sleep(0.2)
+        yield f"{address}/lab/tree/one.ipynb?token=once"
+        saved = json.loads((folder / "one.ipynb").read_text())
+        assert saved["cells"][0]["outputs"], "the notebook was not saved"
+        assert len(json.dumps(saved)) < 500_000 and "widgets" not in saved["metadata"]
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.browser
+def test_the_widget_draws_in_lab_follows_its_sliders_and_leaves_no_state_in_the_saved_notebook(lab: str):
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1100})
+        page.set_default_timeout(120_000)
+        page.goto(lab)
+        page.get_by_text("| Idle").wait_for()  # a kernel that is not there yet is not asked
+        page.locator(".jp-CodeCell").first.click()
+        page.keyboard.press("Shift+Enter")
+        image = page.locator(".stepper-image")
+        expect(image).to_be_visible(timeout=120_000)
+        boxes = page.locator(".stepper-image rect[data-model=student]")
+        page.get_by_label("least score").fill("0")
+        everything = boxes.count()
+        assert everything == 20  # every query of the student
+        before = boxes.first.get_attribute("x")
+        page.get_by_label("step", exact=True).fill("0")
+        assert page.locator(".stepper output").first.text_content() == "6"
+        assert boxes.first.get_attribute("x") != before
+        page.get_by_label("layer").fill("0")
+        assert page.locator(".stepper output").nth(1).text_content() == "0 of 1"
+        page.get_by_label("least score").fill("19")
+        assert boxes.count() < everything
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1500)
+        browser.close()
