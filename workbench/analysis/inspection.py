@@ -15,6 +15,7 @@ from workbench.analysis.contribution import image_contributions
 from workbench.analysis.derived import identity_over_steps, step_columns
 from workbench.analysis.gain import target_gain
 from workbench.analysis.matches import BOX as CORNERS
+from workbench.analysis.matches import Matches
 from workbench.analysis.query_detections import query_detections
 from workbench.analysis.same_box import BOX, elementwise_iou
 from workbench.analysis.slices import slice_targets
@@ -174,7 +175,7 @@ def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
         kind=np.select([np.concatenate([record.ignore for record in records]), np.concatenate([record.crowd for record in records])],
                        ["ignore", "crowd"], "target"),
     )  # fmt: skip
-    slices = slice_targets(errors)[[*_TARGET, "size", "crowding", "overlap"]]
+    slices = slice_targets(Matches(errors.detections, errors.targets, errors.images, errors.classes))[[*_TARGET, "size", "crowding", "overlap"]]
     return everything.merge(slices, on=_TARGET, how="left")
 
 
