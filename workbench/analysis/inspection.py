@@ -175,7 +175,8 @@ def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
         kind=np.select([np.concatenate([record.ignore for record in records]), np.concatenate([record.crowd for record in records])],
                        ["ignore", "crowd"], "target"),
     )  # fmt: skip
-    slices = slice_targets(Matches(errors.detections, errors.targets, errors.images, errors.classes))[[*_TARGET, "size", "crowding", "overlap"]]
+    slices = slice_targets(Matches(errors.detections, errors.targets, errors.images, errors.classes))
+    slices = slices[[*_TARGET, "size", "crowding", "overlap"]]
     return everything.merge(slices, on=_TARGET, how="left")
 
 
