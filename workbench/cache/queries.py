@@ -69,7 +69,7 @@ class QueryWriter:
         if len(images):
             self._in_order &= self._last_image is None or images[0].as_py() > self._last_image
             self._last_image = images[-1].as_py()
-        for kind, rows in ((_PART, table), (_MATCHED, table.filter(pc.greater_equal(table["match"], 0)))):
+        for kind, rows in ((_PART, table), (_MATCHED, table.filter(pc.field("match") >= 0))):
             file = self._folder / f"{kind}-{len(self._files[kind]):05d}.parquet"
             pq.write_table(rows, file, row_group_size=_ROW_GROUP, compression=_COMPRESSION, use_dictionary=_REPEATING)  # pyright: ignore[reportArgumentType] - a list is allowed
             self._files[kind].append(file)
