@@ -3,7 +3,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,8 @@ from workbench.files import read_json
 @pytest.fixture
 def folder(mongod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for a database of one test's own."""
+    # a process that is spawned runs the file of __main__, which a test of the dashboard leaves to be a page
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
     monkeypatch.delenv(mongo.URI, raising=False)
     return tmp_path / "mongo"
 

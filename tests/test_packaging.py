@@ -39,7 +39,7 @@ def test_the_conda_environment_names_the_dependencies_of_pyproject_and_all_its_e
 def test_the_extra_all_holds_every_other_extra():
     (line,) = PROJECT["optional-dependencies"]["all"]
     assert Requirement(line).extras == set(EXTRAS)
-    assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "dev"}
+    assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "docs", "dev"}
 
 
 def test_everything_declared_is_installed_in_its_range_where_the_tests_run():

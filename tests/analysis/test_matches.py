@@ -111,7 +111,7 @@ def test_overlaps_of_exactly_one_half_and_ties_go_as_in_the_reference(seed: int)
     corner, size = rng.integers(0, 6, (len(detections), 2)), rng.integers(1, 7, (len(detections), 2))
     detections[["x1", "y1"]], detections[["x2", "y2"]] = corner, corner + size
     wanted: dict[int, tuple[bool, bool, int]] = {}
-    for entry in evaluate(light_ground_truth(truth), detections, "pycocotools", 100, ("all",), (0.5,)).evalImgs:
+    for entry in evaluate(light_ground_truth(truth), detections, "pycocotools", 100, ("all",)).evalImgs:
         if entry is not None:
             for number, match, ignored in zip(entry["dtIds"], entry["dtMatches"][0], entry["dtIgnore"][0], strict=True):
                 place = int(match) - 1

@@ -2,6 +2,7 @@
 
 import re
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def click_mark(page: Any, key: str, trace: int, index: int) -> list[int]:
     return [int(number) for number in mark["carried"]]
 
 
+def eventually(page: Any, read: Callable[[], Any], wanted: Any) -> bool:
+    """Whether ``read`` gives ``wanted`` before long: a part of a page is drawn anew after its link has changed."""
+    for _ in range(100):
+        if (found := read()) == wanted:
+            return True
+        page.wait_for_timeout(200)
+    pytest.fail(f"shown is {found}, not {wanted}")
+
+
 def test_a_click_on_a_cell_of_the_matrix_shows_its_image_and_the_queries_that_held_the_target(
     address: str, runs_root: Path, open_page: OpenPage
 ):
@@ -51,8 +61,12 @@ def test_a_click_on_a_cell_of_the_matrix_shows_its_image_and_the_queries_that_he
     own = rows[(rows["image_id"] == image) & (rows["match"] == target)].sort_values("step")
     assert len(own)
     assert f"Target {target} of image {image} " in page.locator(".st-key-holders ~ *").first.evaluate("e => e.parentElement.innerText")
-    _, *shown = shown_table(page, "step")
-    assert [[int(cell) for cell in row[:2]] for row in shown[: len(own)]] == own[["step", "query"]].to_numpy().tolist()
+
+    def holders() -> list[list[int]]:
+        _, *shown = shown_table(page, "step")
+        return [[int(cell) for cell in row[:2]] for row in shown[: len(own)]]
+
+    assert eventually(page, holders, own[["step", "query"]].to_numpy().tolist())
 
 
 def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path, open_page: OpenPage):
@@ -64,9 +78,12 @@ def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path
     settle(page)
     rows = read_queries(Run(runs_root / "distilled"), "val", [30], where="model = 'student' and layer = 1 and match >= 0")
     own = rows[rows["query"] == slot]
-    header, *shown = shown_table(page, "image")
-    images = [int(row[header.index("image_id")]) for row in shown[: len(own)]]
-    assert sorted(images) == sorted(own["image_id"])
+
+    def images() -> list[int]:
+        header, *shown = shown_table(page, "image")
+        return sorted(int(row[header.index("image_id")]) for row in shown[: len(own)])
+
+    assert eventually(page, images, sorted(own["image_id"]))
 
 
 def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_root: Path, open_page: OpenPage):
@@ -77,6 +94,6 @@ def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_r
     run = Run(runs_root / "distilled")
     pairs = confusion_pairs(open_data(run.info()).coco(), read_detections(run, "val", 30))
     pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
-    assert f"n = {len(pairs)} pairs behind the cell" in page.locator("[data-testid=stMain]").inner_text()
+    page.get_by_text(f"n = {len(pairs)} pairs behind the cell").wait_for()
     link = urllib.parse.urlparse(page.url)
     assert query(open_page(link.geturl()).url)["cell"] == [f"{truth}_{predicted}"]

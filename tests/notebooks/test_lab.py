@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import nbformat
 import pytest
@@ -59,31 +59,30 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_the_widget_draws_in_lab_follows_its_sliders_and_leaves_no_state_in_the_saved_notebook(lab: str):
-    from playwright.sync_api import expect, sync_playwright
+def test_the_widget_draws_in_lab_follows_its_sliders_and_leaves_no_state_in_the_saved_notebook(lab: str, chromium: Any):
+    from playwright.sync_api import expect
 
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1100})
-        page.set_default_timeout(120_000)
-        page.goto(lab)
-        page.get_by_text("| Idle").wait_for()  # a kernel that is not there yet is not asked
-        page.locator(".jp-CodeCell").first.click()
-        page.keyboard.press("Shift+Enter")
-        image = page.locator(".stepper-image")
-        expect(image).to_be_visible(timeout=120_000)
-        boxes = page.locator(".stepper-image rect[data-model=student]")
-        page.get_by_label("least score").fill("0")
-        everything = boxes.count()
-        assert everything == 20  # every query of the student
-        before = boxes.first.get_attribute("x")
-        page.get_by_label("step", exact=True).fill("0")
-        assert page.locator(".stepper output").first.text_content() == "6"
-        assert boxes.first.get_attribute("x") != before
-        page.get_by_label("layer").fill("0")
-        assert page.locator(".stepper output").nth(1).text_content() == "0 of 1"
-        page.get_by_label("least score").fill("19")
-        assert boxes.count() < everything
-        page.keyboard.press("Control+s")
-        page.wait_for_timeout(1500)
-        browser.close()
+    context = chromium.new_context(viewport={"width": 1200, "height": 1100})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(lab)
+    page.get_by_text("| Idle").wait_for()  # a kernel that is not there yet is not asked
+    page.locator(".jp-CodeCell").first.click()
+    page.keyboard.press("Shift+Enter")
+    image = page.locator(".stepper-image")
+    expect(image).to_be_visible(timeout=120_000)
+    boxes = page.locator(".stepper-image rect[data-model=student]")
+    page.get_by_label("least score").fill("0")
+    everything = boxes.count()
+    assert everything == 20  # every query of the student
+    before = boxes.first.get_attribute("x")
+    page.get_by_label("step", exact=True).fill("0")
+    assert page.locator(".stepper output").first.text_content() == "6"
+    assert boxes.first.get_attribute("x") != before
+    page.get_by_label("layer").fill("0")
+    assert page.locator(".stepper output").nth(1).text_content() == "0 of 1"
+    page.get_by_label("least score").fill("19")
+    assert boxes.count() < everything
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(1500)
+    context.close()

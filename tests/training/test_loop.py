@@ -157,7 +157,7 @@ def test_mates_of_an_image_are_the_cheapest_assignment_that_scipy_finds(distille
         distance = np.abs(a[:, None] - b[None]).sum(-1)
         overlap = np.array([[giou(x, y) for y in b] for x in a])
         _, mate = linear_sum_assignment(cross_entropy + 5 * distance - 2 * overlap)
-        rows = read_queries(distilled.run, "val", [20], where="image_id = $image and layer = $layer",
+        rows = read_queries(distilled.run, "val", [20], where="model = 'student' and image_id = $image and layer = $layer",
                             parameters={"image": batch.image_ids[0], "layer": layer})  # fmt: skip
         assert rows["query"].tolist() == list(range(6))
         assert rows.mate.tolist() == mate.tolist()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from workbench.cache.teacher import shards
 from workbench.cache.teacher.shards import (
     CONSTANTS,
     Manifest,
@@ -135,7 +134,7 @@ def test_a_failed_write_leaves_the_file_and_the_manifest_that_were_there(tmp_pat
         path.write_bytes(b"half")
         raise SafetensorError("no space left on device")
 
-    monkeypatch.setattr(shards, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(CacheError, match=r"shard-00000.*no space left on device"):
         write_file(tmp_path, manifest, "shard-00000.safetensors", {"row": torch.zeros(4)}, {})
     verify(tmp_path, read_manifest(tmp_path), "shard-00000.safetensors")
