@@ -95,3 +95,14 @@ def test_hashes_are_sha256_of_the_bytes_and_of_canonical_json(tmp_path: Path):
     assert hash_json({"b": [1, 2], "a": "x"}) == hashlib.sha256(b'{"a":"x","b":[1,2]}').hexdigest()
     assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
     assert hash_json({"a": 1}) != hash_json({"a": 1.5})
+
+
+def test_a_file_is_locked_by_one_alone_or_shared_by_many_and_free_once_it_is_closed(tmp_path: Path):
+    path = tmp_path / "lock"
+    with open(path, "wb") as first, open(path, "rb") as second, open(path, "rb") as third:
+        assert files.try_lock(first) and not files.try_lock(second) and not files.try_lock(second, shared=True)
+        first.close()
+        assert files.try_lock(second, shared=True) and files.try_lock(third, shared=True)
+        assert not files.try_lock(second)
+        third.close()
+        assert files.try_lock(second)

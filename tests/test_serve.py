@@ -1,5 +1,3 @@
-import socket
-
 import pytest
 
 from workbench import serve
@@ -10,14 +8,6 @@ def test_without_streamlit_the_message_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"workbench\[app\]"):
         serve.serve(8700, lambda address: None)
-
-
-def test_a_taken_port_gives_way_to_the_next_free_one():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert port < serve._free_port(port) < port + 50
 
 
 def test_a_server_that_does_not_start_is_an_error_and_not_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path):

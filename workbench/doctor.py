@@ -28,6 +28,7 @@ FEATURES: dict[str, str | None] = {
     "notebooks": "notebooks",
     "export": "export",
     "search": "search",
+    "docs": "docs",
     "browser tests": "dev",
 }
 _SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

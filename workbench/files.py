@@ -1,6 +1,7 @@
 """Files are written whole or not at all: temporary name in the same folder, fsync, rename."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from workbench.errors import WorkbenchError
 from workbench.remote import is_remote, uploading, uploading_folder
@@ -123,6 +124,23 @@ def read_json(path: Path) -> Any:
         raise WorkbenchError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise WorkbenchError(f"{path} is not valid JSON: {error}") from error
+
+
+def try_lock(file: IO[Any], shared: bool = False) -> bool:
+    """Locks an open file, which the system lets go when it is closed, however its process ends.
+
+    Args:
+        file: whoever opened it once more is somebody else, in this process too.
+        shared: others may hold it so as well.
+
+    Returns:
+        Whether the file is locked now; False where somebody else holds it.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def hash_file(path: Path) -> str:

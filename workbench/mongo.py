@@ -17,13 +17,12 @@ import venv
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
 
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.files import replacing
-from workbench.servers import ADDRESS, cache_folder, find, free_port, listens, note
+from workbench.files import replacing, try_lock
+from workbench.servers import ADDRESS, cache_folder, find, free_port, listens, note, started
 from workbench.share import checkout_root
 
 URI = "FIFTYONE_DATABASE_URI"
@@ -106,7 +105,7 @@ def database(folder: Path | None = None) -> Iterator[str]:
         yield f"mongodb://{ADDRESS}:{port}"
     finally:
         with _alone(folder):
-            if _last(users):
+            if try_lock(users):  # nobody else uses it, and nobody can come meanwhile
                 _stop(folder)
             users.close()
 
@@ -171,15 +170,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _last(users: IO[Any]) -> bool:
-    """Whether nobody else holds the file; called with ``change.lock`` held, so nobody can come meanwhile."""
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def _running(folder: Path) -> int | None:
     """Port of the program that was started for this folder; None where it is dead or was never started."""
     server = find(folder / _STATE)
@@ -197,14 +187,11 @@ def _start(program: Path, folder: Path) -> int:
     # in a session of its own: Ctrl-C in this terminal must not take it from the others
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                              start_new_session=True)  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
-    while not listens(port):
-        if child.poll() is not None or time.monotonic() > deadline:
-            child.kill()
-            child.wait()
-            raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
-                                 f"Free space, or set {URI} to another MongoDB.")
-        time.sleep(0.05)
+    if not started(child, lambda: listens(port), START_SECONDS):
+        child.kill()
+        child.wait()
+        raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
+                             f"Free space, or set {URI} to another MongoDB.")
     note(folder / _STATE, child.pid, port)
     return port
 

@@ -1,7 +1,6 @@
 """The run directory: create, open, list, lock, remove. Every path inside a run is made here."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -10,10 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RunError
-from workbench.files import read_json, write_json
+from workbench.files import read_json, try_lock, write_json
 from workbench.remote import as_path, is_remote
 
 if TYPE_CHECKING:  # listing runs needs no pandas
@@ -180,7 +179,7 @@ class Run:
             return
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         with open(self.path / ".lock", "w", encoding="ascii") as file:
-            while not _try_lock(file):
+            while not try_lock(file):
                 if time.monotonic() > deadline:
                     raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.")
                 time.sleep(0.02)
@@ -192,7 +191,7 @@ class Run:
             return False
         try:
             with open(self.path / ".lock", "rb") as file:
-                return not _try_lock(file)
+                return not try_lock(file)
         except OSError:
             return False
 
@@ -269,14 +268,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise RunError(f"{path} is broken in line {number}: {error}. Remove the line, or restore the file.") from error
     return values
-
-
-def _try_lock(file: IO[Any]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _checked(name: str, root: Path) -> Path:

@@ -2,11 +2,9 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from workbench.errors import MissingExtraError, WorkbenchError
-from workbench.servers import ADDRESS, find, named, noted
+from workbench.servers import ADDRESS, find, free_port, named, noted, started
 from workbench.share import share_path
 
 DASHBOARD, PORT = "dashboard", 8501
@@ -48,17 +46,14 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
     """
     if find_spec("streamlit") is None:
         raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
-    port = _free_port(port)
+    port = free_port(port)
     options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
     command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
     with _stopped_by_signals():
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not _answers(port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
-                time.sleep(0.2)
+            if not started(process, lambda: _answers(port), START_SECONDS):
+                raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
             with noted(DASHBOARD, port):
                 ready(f"http://{ADDRESS}:{port}")
                 process.wait()
@@ -90,19 +85,6 @@ def _stopped_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _free_port(first: int) -> int:
-    for port in range(first, first + 50):
-        with socket.socket() as probe:
-            # a server that has just gone does not keep its port, as for Streamlit itself
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((ADDRESS, port))
-            except OSError:
-                continue
-            return port
-    raise WorkbenchError(f"no free port between {first} and {first + 49}.")
 
 
 def _answers(port: int) -> bool:

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json
 
 ADDRESS = "127.0.0.1"
+PORTS = 50  # looked at from the one that was wished for
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,36 @@ def listens(port: int) -> bool:
         return probe.connect_ex((ADDRESS, port)) == 0
 
 
-def free_port() -> int:
-    """A port that nothing uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        return probe.getsockname()[1]
+def free_port(first: int = 0) -> int:
+    """A port that nothing uses at the moment: any, or the next from ``first`` on.
+
+    Raises:
+        WorkbenchError: fifty in a row are taken.
+    """
+    for port in range(first, first + PORTS):
+        with socket.socket() as probe:
+            # a server that has just gone does not keep its port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((ADDRESS, port if first else 0))
+                return probe.getsockname()[1]
+    raise WorkbenchError(f"no free port between {first} and {first + PORTS - 1}. Stop one of these servers, or choose another port.")
+
+
+def started(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds: float) -> bool:
+    """Waits for a server that was just started.
+
+    Args:
+        process: the server.
+        answers: whether it does its work by now.
+        seconds: to wait at most.
+
+    Returns:
+        False where the process ended, or took longer; it is left to the caller.
+    """
+    deadline = time.monotonic() + seconds
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

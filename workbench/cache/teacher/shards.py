@@ -5,7 +5,6 @@ there, so a build goes on where it was killed and readers never see half a shard
 """
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from workbench.errors import CacheError, WorkbenchError
-from workbench.files import hash_file, hash_json, read_json, replacing, write_json
+from workbench.files import hash_file, hash_json, read_json, replacing, try_lock, write_json
 from workbench.runs import MANIFEST
 
 if TYPE_CHECKING:  # caches are listed where torch is not loaded
@@ -164,10 +163,8 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise CacheError(f"cannot write {folder}: {error.strerror or error}.") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CacheError(f"teacher cache '{folder.name}' is being written by another process. Wait for it or stop it.") from error
+        if not try_lock(file):
+            raise CacheError(f"teacher cache '{folder.name}' is being written by another process. Wait for it or stop it.")
         for leftover in folder.glob(".*.partial"):
             leftover.unlink()
         yield
@@ -177,9 +174,6 @@ def is_locked(folder: Path) -> bool:
     """Whether a process writes to the cache; writes nothing."""
     try:
         with open(folder / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not try_lock(file, shared=True)
     except OSError:
-        pass
-    return False
+        return False
