@@ -68,7 +68,7 @@ def _peak(pid: int) -> int:
 
 def measure(page: Any, address: str) -> Iterator[Figure]:
     """First paint and marks of every page, then what a change costs."""
-    query = "run=distilled&compared=distilled&baseline=no+baseline"
+    query = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
     for name in PAGES:  # the first visit reads the files: seconds to everything, and the server is warm afterwards
         start = time.perf_counter()
         page.goto(f"{address}/{name}?{query}")
@@ -150,34 +150,40 @@ def serving(runs: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def make_runs(folder: Path, images: int) -> None:
-    """A run with a teacher, on data whose pictures are one small file under many names."""
+    """An undistilled run and a distilled one with its teacher, on data whose pictures are one small file under many names."""
     ids = 113 * np.arange(images) + 139  # as in ``query_chunks``
     counts = np.minimum(np.random.default_rng(0).geometric(1 / 8.3, images) - 1, 63)
     data = folder / "data"
     classes = [f"class {number}" for number in range(_CLASSES)]
-    _write_data(data, ids, counts, classes)
-    info = {
-        "recipe": {"data": {"path": str(data), "format": "coco", "train": "val", "val": "val", "test": None},
-                   "train": {"steps": STEPS[-1]}},
-        "group": {"recipe": "scale", "arm": "distilled", "seed": 0, "schedule": "equal steps"}, "classes": classes, "state": "done",
-        "teacher": "teacher", "dataset_hash": "scale", "best_step": STEPS[-1],
-    }  # fmt: skip
-    run = Run.create("distilled", info, folder / "runs")
-    for step, model in ((TEACHER_STEP, "teacher"), *((step, "student") for step in STEPS)):
-        with query_writer(run, "val", step) as writer:
-            for rows in query_chunks(step + 2, images, model):
-                writer.write(rows)
-    rng = np.random.default_rng(1)
-    for step in STEPS:
-        write_detections(run, "val", step, _detections(rng, ids))
-        append_line(run.evaluations_path, {"step": step, "split": "val", "coco": {"ap": 0.3, "ap50": 0.5}, "per_class": {}})
+    targets = _write_data(data, ids, counts, classes)
+    for seed, arm in enumerate(("undistilled", "distilled")):
+        info = {
+            "recipe": {"data": {"path": str(data), "format": "coco", "train": "val", "val": "val", "test": None},
+                       "train": {"steps": STEPS[-1]}},
+            "group": {"recipe": "scale", "arm": arm, "seed": 0, "schedule": "equal steps"}, "classes": classes, "state": "done",
+            "dataset_hash": "scale", "best_step": STEPS[-1], **({"teacher": "teacher"} if arm == "distilled" else {}),
+        }  # fmt: skip
+        run = Run.create(arm, info, folder / "runs")
+        for step, model in ((TEACHER_STEP, "teacher"), *((step, "student") for step in STEPS)):
+            if model == "student" or arm == "distilled":
+                with query_writer(run, "val", step) as writer:
+                    for rows in query_chunks(1000 * seed + step + 2, images, model):
+                        writer.write(rows)
+        for step in STEPS:
+            write_detections(run, "val", step, _detections(np.random.default_rng([seed, step]), ids, targets))
+            append_line(run.evaluations_path, {"step": step, "split": "val", "coco": {"ap": 0.3, "ap50": 0.5}, "per_class": {}})
+        _write_log(run, "abcd" if arm == "distilled" else "")
+
+
+def _write_log(run: Run, terms: str) -> None:
     for step in range(10, 20_001, 10):
-        values = {f"{kind}/m.{term}": 1.0 / step for kind in ("raw", "weighted") for term in "abcd"}
+        values = {f"{kind}/m.{term}": 1.0 / step for kind in ("raw", "weighted") for term in terms}
         append_line(run.metrics_path, {"step": step, "loss": 1.0, "learning_rate": 1e-4, "gradient_norm": 1.0, **values})
         append_line(run.timings_path, {"step": step, "cpu": step / 10, "wall": step / 10})
 
 
-def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[str]) -> None:
+def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[str]) -> np.ndarray:
+    """The images and targets of the split; returns the targets, ``[G, 6]``: position of the image, x, y, width, height, category."""
     rng = np.random.default_rng(2)
     (data / "annotations").mkdir(parents=True)
     (data / "val").mkdir()
@@ -185,22 +191,34 @@ def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[s
     Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(first, quality=60)
     for image in ids[1:]:
         os.link(first, data / "val" / f"{image}.jpg")
-    annotations = []
-    for image, count in zip(ids.tolist(), counts.tolist(), strict=True):
-        for x, y, w, h, label in zip(*rng.random((4, count)), rng.integers(1, _CLASSES + 1, count), strict=True):
-            box = [500 * x, 400 * y, 10 + 120 * w, 10 + 60 * h]
-            annotations.append({"id": len(annotations) + 1, "image_id": image, "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
-                                "category_id": int(label)})  # fmt: skip
+    x, y, w, h = rng.random((4, counts.sum()))
+    targets = np.stack([np.repeat(np.arange(len(ids)), counts), 500 * x, 400 * y, 10 + 120 * w, 10 + 60 * h,
+                        rng.integers(1, _CLASSES + 1, len(x))], axis=1)  # fmt: skip
+    annotations = [
+        {"id": number, "image_id": int(ids[int(image)]), "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "category_id": int(category)}
+        for number, (image, *box, category) in enumerate(targets.tolist(), 1)
+    ]
     images = [{"id": int(image), "file_name": f"{image}.jpg", "width": 640, "height": 480} for image in ids]
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (data / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return targets
 
 
-def _detections(rng: np.random.Generator, ids: np.ndarray) -> pa.Table:
+def _detections(rng: np.random.Generator, ids: np.ndarray, targets: np.ndarray) -> pa.Table:
+    """A hundred of every image, anywhere; some in the place of those near a target, of its class or of another, with better scores."""
     rows = len(ids) * _DETECTIONS
-    x, y, w, h = rng.random((4, rows), dtype=np.float32)
+    x, y, w, h = rng.random((4, rows))
+    boxes = np.stack([500 * x, 400 * y, 10 + 120 * w, 10 + 60 * h], axis=1)
+    category, score = rng.integers(1, _CLASSES + 1, rows), 0.5 * rng.random(rows)
+    image = targets[:, 0].astype(int)
+    place = image * _DETECTIONS + np.arange(len(image)) - np.searchsorted(image, image)
+    found = rng.random(len(image)) < 0.8
+    own, place = targets[found], place[found]
+    boxes[place] = own[:, 1:5] + own[:, [3, 4, 3, 4]] * rng.normal(0, 0.1, (len(own), 4))
+    boxes[:, 2:] = boxes[:, 2:].clip(1)
+    category[place] = np.where(rng.random(len(own)) < 0.85, own[:, 5], category[place])
+    score[place] = 0.2 + 0.8 * rng.random(len(own))
     query = np.argsort(rng.random((len(ids), 300), dtype=np.float32))[:, :_DETECTIONS].ravel()
-    columns = [np.repeat(ids, _DETECTIONS), query, rng.integers(1, _CLASSES + 1, rows), rng.random(rows, dtype=np.float32),
-               500 * x, 400 * y, 510 * x + 120 * w, 410 * y + 60 * h]  # fmt: skip
+    columns = [np.repeat(ids, _DETECTIONS), query, category, score, *boxes[:, :2].T, *(boxes[:, :2] + boxes[:, 2:]).T]
     return pa.table({field.name: pa.array(column, field.type) for field, column in zip(DETECTION_SCHEMA, columns, strict=True)})

@@ -145,7 +145,7 @@ def try_lock(file: IO[Any], shared: bool = False) -> bool:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

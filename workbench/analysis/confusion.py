@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.ap import Detections
-from workbench.analysis.matches import BOX, IOU, match_detections, pairwise_iou
+from workbench.analysis.cells import rank_in_run
+from workbench.analysis.matches import BOX, IOU, corner_iou, match_detections
 
 BACKGROUND = -1  # in the place of a category id
 THRESHOLD = 0.3
@@ -30,26 +31,61 @@ def confusion_pairs(
         (NaN without a pair).
     """
     matches = match_detections(ground_truth, detections, max_detections)
-    found = matches.detections
+    found, own = matches.detections, matches.targets
     found = found[found["counted"] & (found["score"] >= threshold)].sort_values("score", ascending=False, kind="stable")
-    by_image = dict(iter(found.groupby("image_id")))
-    targets_of = dict(iter(matches.targets.groupby("image_id")))
-    rows: list[tuple[Any, ...]] = []
-    for image in matches.images:
-        own, targets = by_image.get(image, found.iloc[:0]), targets_of.get(image, matches.targets.iloc[:0])
-        overlap = pairwise_iou(own[BOX].to_numpy(float), targets[BOX].to_numpy(float))
-        index, truth = targets["target"].to_numpy(), targets["category_id"].to_numpy()
-        free = np.ones(len(targets), bool)
-        for row, (query, predicted, score) in enumerate(zip(own["query"], own["category_id"], own["score"], strict=True)):
-            able = np.where(free, overlap[row], 0)
-            place = int(able.argmax()) if len(able) else -1
-            if place >= 0 and able[place] >= IOU:
-                free[place] = False
-                rows.append((image, index[place], truth[place], predicted, query, score, able[place]))
-            else:
-                rows.append((image, -1, BACKGROUND, predicted, query, score, np.nan))
-        rows += [(image, index[place], truth[place], BACKGROUND, -1, np.nan, np.nan) for place in np.flatnonzero(free)]
-    return pd.DataFrame(rows, columns=["image_id", "target", "truth", "predicted", "query", "score", "iou"])
+    image = np.searchsorted(matches.images, found["image_id"])
+    order = np.argsort(image, kind="stable")
+    found, image = found.iloc[order], image[order]
+    owner = np.searchsorted(matches.images, own["image_id"])
+    own, owner = own.iloc[np.argsort(owner, kind="stable")], np.sort(owner)
+    place, iou = _taken(found[BOX].to_numpy(float), image, own[BOX].to_numpy(float), owner)
+    paired, free = place >= 0, np.ones(len(own), bool)
+    free[place[paired]] = False
+    target, truth = own["target"].to_numpy(), own["category_id"].to_numpy()
+    of_detections = pd.DataFrame({
+        "image_id": found["image_id"].to_numpy(), "target": np.full(len(found), -1), "truth": np.full(len(found), BACKGROUND),
+        "predicted": found["category_id"].to_numpy(), "query": found["query"].to_numpy(), "score": found["score"].to_numpy(), "iou": iou,
+    })  # fmt: skip
+    of_detections.loc[paired, "target"], of_detections.loc[paired, "truth"] = target[place[paired]], truth[place[paired]]
+    missed = pd.DataFrame({
+        "image_id": own["image_id"].to_numpy()[free], "target": target[free], "truth": truth[free], "predicted": BACKGROUND, "query": -1,
+        "score": np.nan, "iou": np.nan,
+    })  # fmt: skip
+    return pd.concat([of_detections, missed], ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which target each detection takes, the best score of an image first: the free one it overlaps most.
+
+    Args:
+        boxes: ``[D, 4]`` xyxy, by image, in each the best score first.
+        image: ``[D]``.
+        targets: ``[G, 4]`` xyxy, by image.
+        owner: ``[G]`` their image.
+
+    Returns:
+        ``[D]`` place of the target, -1 = none, and ``[D]`` their IoU, NaN without one.
+    """
+    place, overlap = np.full(len(boxes), -1), np.full(len(boxes), np.nan)
+    free = np.ones(len(targets), bool)
+    turn = rank_in_run(image)
+    for number in range(int(turn.max(initial=-1)) + 1):  # the n-th detection of every image at once
+        rows = np.flatnonzero(turn == number)
+        first, end = (np.searchsorted(owner, image[rows], side) for side in ("left", "right"))
+        rows, first, count = rows[end > first], first[end > first], (end - first)[end > first]
+        if not len(rows):
+            continue
+        start = np.cumsum(count) - count
+        own = np.arange(count.sum()) + np.repeat(first - start, count)
+        iou = corner_iou(np.repeat(boxes[rows], count, axis=0), targets[own])
+        iou = np.where(free[own], iou, 0)
+        best = np.maximum.reduceat(iou, start)
+        # of equal overlaps the first
+        chosen = np.minimum.reduceat(np.where(iou == np.repeat(best, count), own, len(targets)), start)
+        near = best >= IOU
+        place[rows[near]], overlap[rows[near]] = chosen[near], best[near]
+        free[chosen[near]] = False
+    return place, overlap
 
 
 def confusion_matrix(pairs: pd.DataFrame, classes: Mapping[int, str]) -> pd.DataFrame:

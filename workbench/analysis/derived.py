@@ -1,22 +1,24 @@
-"""Frames about a run's matching, computed from its query table once and kept in ``derived/`` until the table changes."""
+"""Results of analysis that take seconds: made once, kept in ``derived/`` of the run until what they were made of changes."""
 
 import logging
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
 from workbench.analysis.same_box import BOX
 from workbench.analysis.stability import CHURN_NEEDED, Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
-from workbench.cache.manifest import content_hash
-from workbench.cache.queries import complete_steps, read_facts, read_queries
+from workbench.cache.manifest import content_hash, is_complete
+from workbench.cache.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
 from workbench.errors import WorkbenchError
-from workbench.files import hash_json, replacing
+from workbench.files import hash_file, hash_json, read_json, replacing, write_json
 from workbench.runs import Run
 
 logger = logging.getLogger(__name__)
 
 DEFINITIONS = 1  # raised when a definition changes, so that older results are made anew
+_KEY = 16  # characters of the hash in a file's name
 Name = Literal["churn_steps", "churn_layers", "teacher_churn_layers", "agreement", "quality", "teacher_quality"]
 _QUALITY = ("step", "model", "layer", "match", "quality")
 # what makes a frame, and the columns it is made of: a column less is a fifth of the time
@@ -44,25 +46,66 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
     steps = complete_steps(run, split)
     if not steps:
         return pd.DataFrame(columns=["step", "layer"])
-    key = hash_json([DEFINITIONS, content_hash([run.queries_path(split, step) for step in steps])])[:16]
-    path = run.derived_path(f"{name}-{split}", key, "parquet")
-    if path.is_file():
+
+    def made() -> pd.DataFrame:
+        if name == "churn_steps":
+            rows = read_queries(run, split, steps, step_columns(run, split), matched=True)
+            return churn_over_steps(rows, identity=identity_over_steps(run, split, rows))
+        make, columns = _FRAMES[name]
+        return make(read_queries(run, split, steps, columns, matched=True))
+
+    return kept_frame(run, f"{name}-{split}", [content_hash([run.queries_path(split, step) for step in steps])], made)
+
+
+def kept_frame(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A frame that is computed where it is not there, or was made of something else.
+
+    Args:
+        run: in whose folder it is kept; where that cannot be written the frame is made anew each time.
+        name: of the frame; of one name the last is kept.
+        inputs: JSON-able values that tell what it is made of, such as hashes of files, and settings.
+        make: computes it.
+    """
+
+    def read(path: Path) -> pd.DataFrame:
         with path.open("rb") as file:
             return pd.read_parquet(file)
-    if name == "churn_steps":
-        rows = read_queries(run, split, steps, step_columns(run, split), matched=True)
-        frame = churn_over_steps(rows, identity=identity_over_steps(run, split, rows))
-    else:
-        make, columns = _FRAMES[name]
-        frame = make(read_queries(run, split, steps, columns, matched=True))
-    try:
+
+    def write(path: Path, frame: pd.DataFrame) -> None:
         with replacing(path) as temporary:
             frame.to_parquet(temporary)
-        for other in set(path.parent.glob(f"{name}-{split}-*.parquet")) - {path}:
+
+    return _kept(run, name, inputs, "parquet", read, write, make)
+
+
+def kept_json(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], Any]) -> Any:
+    """``kept_frame`` for a value of JSON, without NaN."""
+    return _kept(run, name, inputs, "json", read_json, write_json, make)
+
+
+def evaluation_hash(run: Run, split: str, step: int) -> str:
+    """Of everything that one evaluation of a run wrote: detections and queries, the teacher's among them."""
+    detections, folders = run.detections_path(split, step), [run.queries_path(split, one) for one in (TEACHER_STEP, step)]
+    there = [folder for folder in folders if is_complete(folder)]
+    return hash_json([hash_file(detections) if detections.is_file() else "", content_hash(there)])
+
+
+def _kept(
+    run: Run, name: str, inputs: Sequence[Any], suffix: str, read: Callable[[Path], Any], write: Callable[[Path, Any], None],
+    make: Callable[[], Any],
+) -> Any:  # fmt: skip
+    key = hash_json([DEFINITIONS, *inputs])[:_KEY]
+    path = run.derived_path(name, key, suffix)
+    if path.is_file():
+        return read(path)
+    found = make()
+    try:
+        write(path, found)
+        for other in set(path.parent.glob(f"{name}-{'?' * _KEY}.{suffix}")) - {path}:
             other.unlink(missing_ok=True)
     except WorkbenchError as error:
         logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
-    return frame
+    return found
 
 
 def step_columns(run: Run, split: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.ap import Detections, detection_rows, light_ground_truth
+from workbench.analysis.ap import Detections
+from workbench.analysis.cells import Cells
 from workbench.analysis.targets import annotation_frame
 
 IOU = 0.5
@@ -46,24 +47,16 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
         DataError: a detection names an image or a category that the ground truth does not have.
         NonFiniteError: a score or box is NaN or infinite.
     """
-    truth = light_ground_truth(ground_truth)
-    images = np.sort([image["id"] for image in truth["images"]])
-    rows = detection_rows(truth, detections)
-    kept = _best(rows, max_detections)
-    rows = rows[kept]
+    cells = Cells(ground_truth, detections, max_detections)
     targets = annotation_frame(ground_truth)
     crowd = targets["crowd"].to_numpy()
-
-    match = np.full(len(rows), -1)  # rows of `targets`
-    order, there = _by_image(images, rows[:, 0], -rows[:, 5]), _by_image(images, targets["image_id"], np.zeros(len(targets)))
-    regions = np.array([a["bbox"] for a in truth["annotations"]], float).reshape(-1, 4)
-    category = targets["category_id"].to_numpy()
-    for found, own in zip(order, there, strict=True):
-        if len(found) and len(own):
-            overlap = _overlap(rows[found, 1:5], regions[own], crowd[own])
-            able = (overlap >= IOU) & (rows[found, 6][:, None] == category[own])
-            chosen = _greedy(np.where(able, overlap, 0), crowd[own])
-            match[found] = np.where(chosen < 0, -1, own[chosen])
+    # cells and their targets are in an order of their own: back to that of the detections and of the file
+    held = cells.held(cells.targets.crowd)[:, 0]
+    within = cells.detections.rank < max_detections
+    row = cells.detections.row[within]
+    order = np.argsort(row)
+    kept, held = row[order], held[within][order]
+    match = np.where(held >= 0, cells.targets.row[held], -1) if len(crowd) else held
 
     matched = match >= 0
     on_region = matched & crowd[match] if len(crowd) else matched
@@ -78,60 +71,19 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
     return Matches(
         frame[["image_id", "query", "category_id", "score", *BOX, "hit", "counted", "target"]],
         targets.assign(found_by=found_by)[~crowd].drop(columns="crowd").reset_index(drop=True),
-        images,
-        {category["id"]: category["name"] for category in truth["categories"]},
+        cells.image_ids,
+        {category["id"]: category["name"] for category in ground_truth["categories"]},
     )
 
 
 def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU of all pairs of xyxy boxes: ``[N, 4]``, ``[M, 4]`` to ``[N, M]``; 0 where both are empty."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return corner_iou(a[:, None], b[None])
+
+
+def corner_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of xyxy boxes ``[..., 4]`` one by one, any leading dimensions; 0 where both are empty."""
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = np.prod(a[:, 2:] - a[:, :2], axis=-1)[:, None] + np.prod(b[:, 2:] - b[:, :2], axis=-1)[None] - shared
+    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-def _best(rows: np.ndarray, most: int) -> np.ndarray:
-    """Indices of the detections that are among the ``most`` best-scored of their image and class."""
-    order = np.lexsort((-rows[:, 5], rows[:, 6], rows[:, 0]))
-    groups = rows[order][:, [0, 6]]
-    first = np.r_[True, (groups[1:] != groups[:-1]).any(axis=1)][:len(order)]
-    start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-    return np.sort(order[np.arange(len(order)) - start < most])
-
-
-def _by_image(images: np.ndarray, of: Any, rank: np.ndarray) -> list[np.ndarray]:
-    """For each image the indices of what belongs to it, by ``rank``."""
-    place = np.searchsorted(images, np.asarray(of))
-    order = np.lexsort((rank, place))
-    return np.split(order, np.searchsorted(place[order], np.arange(1, len(images))))
-
-
-def _overlap(detections: np.ndarray, targets: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """``[D, G]`` IoU of xywh boxes, with a crowd the share of the detection's area; in the reference's arithmetic, for equal rounding."""
-    low = np.maximum(detections[:, None, :2], targets[None, :, :2])
-    high = np.minimum((detections[:, :2] + detections[:, 2:])[:, None], (targets[:, :2] + targets[:, 2:])[None])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    own, other = detections[:, 2] * detections[:, 3], targets[:, 2] * targets[:, 3]
-    whole = np.where(crowd, own[:, None], own[:, None] + other - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-
-
-def _greedy(overlap: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """``[D]`` target of each detection, the best score first: the free one it overlaps most, else such a crowd; -1 = none.
-
-    Args:
-        overlap: ``[D, G]``, 0 where they cannot match.
-        crowd: ``[G]`` bool: may be taken by many.
-    """
-    match = np.full(len(overlap), -1)
-    free = ~crowd
-    for row in np.flatnonzero(overlap.any(axis=1)):
-        for able in (np.where(free, overlap[row], 0), np.where(crowd, overlap[row], 0)):
-            if able.any():
-                # of equal overlaps the reference takes the last
-                match[row] = len(able) - 1 - able[::-1].argmax()
-                free[match[row]] = False
-                break
-    return match

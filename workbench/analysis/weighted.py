@@ -5,6 +5,7 @@ resamples at once, with the resamples along the last axis, on which sums run thr
 """
 
 import numpy as np
+from scipy import sparse
 
 from workbench.analysis.cells import ClassMatches
 
@@ -29,57 +30,57 @@ def class_aps(matches: ClassMatches, across: np.ndarray) -> np.ndarray:
     """
     samples = across.shape[1]
     values = np.zeros((len(matches.hit), samples))
-    # what comes after the last hit, never counts, or lies on images that are never drawn changes nothing
+    # what never counts, or lies on images that are never drawn, changes nothing; nor does what comes after the last hit
     useful = (matches.hit | matches.counted).any(axis=0) & np.any(across, axis=1)[matches.image]
-    hits = matches.hit.any(axis=0) & useful
-    if not hits.any():
-        return values
-    useful[np.flatnonzero(hits)[-1] + 1 :] = False
     image, hit, counted = matches.image[useful], matches.hit[:, useful], matches.counted[:, useful]
-    width = max(1, _BLOCK // len(image))
+    column = np.flatnonzero(hit.any(axis=0))
+    if not len(column):
+        return values
+    # a row adds up what comes after the hit before it, up to a hit: of all detections only these sums are needed
+    hit_at = np.arange(column[-1] + 1)
+    between = sparse.csr_array(
+        (np.ones(len(hit_at)), (np.searchsorted(column, hit_at), image[: len(hit_at)])), shape=(len(column), len(across))
+    )
+    width = max(1, _BLOCK // len(column))
     for start in range(0, samples, width):
         part = across[:, start : start + width]
         targets = matches.targets @ part
-        weight = part[image]
-        before, needed = np.cumsum(weight, axis=0), _needed(targets)
+        before, needed = np.cumsum(between @ part, axis=0), _needed(targets)
         for threshold in range(len(hit)):
-            ap = _average_precision(hit[threshold], counted[threshold], weight, before, needed)
+            own = np.flatnonzero(hit[threshold, column])
+            hidden = np.flatnonzero(~counted[threshold, : len(hit_at)])
+            detections = before[own]
+            if len(hidden):
+                gone = np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part[image[hidden]], axis=0)])
+                detections -= gone[np.searchsorted(hidden, column[own])]
+            ap = _average_precision(part[image[column[own]]], detections, needed)
             values[threshold, start : start + width] = np.where(targets > 0, ap, 0)
     return values
 
 
-def _average_precision(
-    hit: np.ndarray, counted: np.ndarray, weight: np.ndarray, before: np.ndarray, needed: np.ndarray
-) -> np.ndarray:
+def _average_precision(own: np.ndarray, detections: np.ndarray, needed: np.ndarray) -> np.ndarray:
     """``[S]`` the mean over COCO's recall thresholds of the greatest precision at that recall or a higher one.
 
     Args:
-        hit: ``[D]`` bool.
-        counted: ``[D]`` bool.
-        weight: ``[D, S]`` how often each detection counts.
-        before: ``[D, S]`` its sum up to each detection.
+        own: ``[H, S]`` how often each hit counts, the best score first.
+        detections: ``[H, S]`` how many detections count up to each hit.
         needed: ``[S, R]`` hits that reach each recall threshold.
     """
-    hits = np.flatnonzero(hit)
-    if not len(hits):
-        return np.zeros(weight.shape[1])
-    own, detections = weight[hits], before[hits]
-    uncounted = np.flatnonzero(~counted)
-    if len(uncounted):
-        hidden = np.concatenate([np.zeros((1, weight.shape[1])), np.cumsum(weight[uncounted], axis=0)])
-        detections -= hidden[np.searchsorted(uncounted, hits)]
+    hits, samples = own.shape
+    if not hits:
+        return np.zeros(samples)
     true = np.cumsum(own, axis=0)
-    precision = np.zeros((len(hits) + 1, weight.shape[1]))  # the last: recall never reached
+    precision = np.zeros((hits + 1, samples))  # the last: recall never reached
     np.divide(true, np.maximum(detections, 1), out=precision[:-1])
     precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     # one entry for every time that a hit counts: the n-th is the hit that makes n
-    unit = np.repeat(np.tile(np.arange(len(hits)), weight.shape[1]), own.T.astype(np.intp).ravel())
+    unit = np.repeat(np.tile(np.arange(hits), samples), own.T.astype(np.intp).ravel())
     total = true[-1].astype(np.intp)
     place = (np.cumsum(total) - total)[:, None] + needed - 1
     reached = needed <= total[:, None]
-    row = np.full(needed.shape, len(hits))
+    row = np.full(needed.shape, hits)
     row[reached] = unit[place[reached]]
-    return precision[row, np.arange(weight.shape[1])[:, None]].mean(axis=1)
+    return precision[row, np.arange(samples)[:, None]].mean(axis=1)
 
 
 def _needed(targets: np.ndarray) -> np.ndarray:

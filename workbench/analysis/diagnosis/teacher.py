@@ -1,9 +1,11 @@
 """Is the teacher better than the student at all, on every class and size of target?"""
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import norm
 
 from workbench.analysis.ap import AREAS
@@ -27,26 +29,20 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
     interval is that of the difference on resampled images, widened (Bonferroni) so that one false alarm in twenty runs is expected over
     all slices together.
     """
-    student = (baseline or material).student
     truth = material.data.coco()
-    rows = {"teacher": query_detections(material.teacher, material.data), "student": query_detections(student, material.data)}
-    slices = [part for part in _slices(truth) if part[3] >= LEAST_TARGETS]
+    slices = [part for part in _slices(truth) if part.targets >= LEAST_TARGETS]
     if not slices:
         raise NotJudged(f"no slice of split '{material.split}' has {LEAST_TARGETS} targets")
-    images = len(truth["images"])
-    counts = with_all(draws(images, _SAMPLES, 0))
+    teacher = _aps(truth, query_detections(material.teacher, material.data), slices)
+    student = _aps(truth, query_detections((baseline or material).student, material.data), slices)
     reach = float(norm.ppf(1 - (1 - LEVEL) / 2 / len(slices)))
     worse = []
-    for name, part, area, targets in slices:
-        known = [category["id"] for category in part["categories"]]
-        ap = {
-            side: mean_ap(Cells(part, frame[frame["category_id"].isin(known)]).classes(area), counts) for side, frame in rows.items()
-        }
-        difference = ap["teacher"] - ap["student"]
+    for part, first, second in zip(slices, teacher, student, strict=True):
+        difference = first - second
         spread = reach * float(np.nanstd(difference[1:]))
         if difference[0] + spread < 0:
-            worse.append((name, ap, Evidence(
-                f"AP of the teacher minus the student's, {name}", float(difference[0]), targets, "targets",
+            worse.append((part.name, {"teacher": first, "student": second}, Evidence(
+                f"AP of the teacher minus the student's, {part.name}", float(difference[0]), part.targets, "targets",
                 float(difference[0] - spread), float(difference[0] + spread),
             )))  # fmt: skip
     if not worse:
@@ -66,14 +62,38 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
 _ALL = "all targets"
 
 
-def _slices(truth: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, int]]:
-    """Name, ground truth, name of the size range, and number of targets of each slice."""
+class _Slice(NamedTuple):
+    """Part of the targets: of a class where there is a category, of a range of sizes."""
+
+    name: str
+    category: int | None
+    area: str
+    targets: int
+
+
+def _slices(truth: dict[str, Any]) -> Iterator[_Slice]:
     counted = [annotation for annotation in truth["annotations"] if not annotation.get("iscrowd")]
-    yield _ALL, truth, "all", len(counted)
+    yield _Slice(_ALL, None, "all", len(counted))
+    own = Counter(annotation["category_id"] for annotation in counted)
     for category in truth["categories"]:
-        own = [annotation for annotation in truth["annotations"] if annotation["category_id"] == category["id"]]
-        part = {**truth, "annotations": own, "categories": [category]}
-        yield f"class {category['name']}", part, "all", sum(annotation["category_id"] == category["id"] for annotation in counted)
+        yield _Slice(f"class {category['name']}", category["id"], "all", own[category["id"]])
     for area, (low, high) in AREAS.items():
         if area != "all":
-            yield f"{area} targets", truth, area, sum(low <= annotation["area"] <= high for annotation in counted)
+            yield _Slice(f"{area} targets", None, area, sum(low <= annotation["area"] <= high for annotation in counted))
+
+
+def _aps(truth: dict[str, Any], detections: pd.DataFrame, slices: list[_Slice]) -> list[np.ndarray]:
+    """AP of each slice, ``[1 + samples]``: on all images, then on every resample; NaN where no target is left."""
+    counts = with_all(draws(len(truth["images"]), _SAMPLES, 0))
+    cells = Cells(truth, detections)
+    own = {category: mean_ap([matches], counts) for category, matches in cells.by_category() if matches.targets.any()}
+    by_class = np.array(list(own.values()))
+    defined = np.isfinite(by_class).sum(axis=0)
+    everything = np.divide(np.nansum(by_class, axis=0), defined, out=np.full(len(counts), np.nan), where=defined > 0)
+
+    def ap(part: _Slice) -> np.ndarray:
+        if part.category is not None:
+            return own[part.category]
+        return everything if part.area == "all" else mean_ap(cells.classes(part.area), counts)
+
+    return [ap(part) for part in slices]
