@@ -1,4 +1,7 @@
-"""Analyses of a run that take seconds: made when a page first asks, kept until the files they came from change."""
+"""Analyses of a run's detections, and its matchings: made when a page first asks, kept until the files they came from change.
+
+What takes long is kept in the run's ``derived/`` too, so that a server that is started anew has it at once.
+"""
 
 from typing import Any
 
@@ -12,20 +15,16 @@ from workbench.analysis.between_runs import found_by_both
 from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.calibration import reliability
 from workbench.analysis.confusion import confusion_matrix, confusion_pairs
-from workbench.analysis.derived import identity_over_steps
+from workbench.analysis.derived import diagnosis_inputs, evaluation_hash, identity_over_steps, kept_frame, kept_json
 from workbench.analysis.diagnosis import Diagnosis, diagnose
-from workbench.analysis.gain import mean_gain, slot_gain, target_gain
 from workbench.analysis.kitti_ap import kitti_ap
 from workbench.analysis.matches import Matches
-from workbench.analysis.predictors import rank_correlations, target_properties
 from workbench.analysis.same_box import BOX
 from workbench.analysis.slices import slices
-from workbench.analysis.slots import slot_serves, slot_table
 from workbench.analysis.stability import NEEDED, Identity
 from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by
 from workbench.analysis.targets import target_frame
-from workbench.analysis.tide import Errors, error_table, find_errors
-from workbench.analysis.value import ap_drops, slot_interval
+from workbench.analysis.tide import Error, Errors, error_table, find_errors, images_behind, queries_behind, rows_behind
 from workbench.analysis.verdict import changed_targets, compare_errors
 from workbench.cache.detections import read_detections
 from workbench.cache.manifest import is_complete
@@ -49,155 +48,111 @@ def evaluated(run: Run) -> list[int]:
     return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
 
 
+def inputs(run_path: str, step: int, split: str = VALIDATION) -> list[str]:
+    """Hashes of what the analyses of one evaluation are made of: the data and what the run wrote."""
+    run = Run(as_path(run_path))
+    return [reads.dataset(run.info(), split).hash(), evaluation_hash(run, split, step)]
+
+
 def at(run: Run, step: int) -> tuple[str, int, Stamp]:
     """What the functions below ask for."""
     return str(run.path), step, reads.stamp(run.info_path, run.detections_path(VALIDATION, step), run.queries_path(VALIDATION, step))
 
 
-@st.cache_resource(max_entries=4, show_spinner=SPINNER)
+@st.cache_resource(max_entries=4, show_spinner=SPINNER, show_time=True)
 def errors(run_path: str, step: int, key: Stamp) -> Errors:
     """Detections and targets with their error types."""
     return find_errors(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
 
 
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
+@st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def costs(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """What each error type costs."""
-    return error_table(errors(run_path, step, key))
+    run = Run(as_path(run_path))
+    return kept_frame(run, f"errors-{VALIDATION}-{step}", inputs(run_path, step), lambda: error_table(errors(run_path, step, key)))
 
 
-@st.cache_data(max_entries=32, show_spinner="Comparing the errors ...")
+@st.cache_data(max_entries=32, show_spinner="Comparing the errors ...", show_time=True)
 def compared(seeds: tuple[int, int], baseline: tuple[str, int, Stamp], other: tuple[str, int, Stamp]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts on every error type, and the targets that became something else."""
     first, second = errors(*baseline), errors(*other)
     # one run a side: the seeds only name them
-    return compare_errors({seeds[0]: first}, {seeds[1]: second}), changed_targets(first, second)
+    verdicts = kept_frame(
+        Run(as_path(other[0])), f"errors-against-{VALIDATION}-{other[1]}", [seeds, inputs(*baseline[:2]), inputs(*other[:2])],
+        lambda: compare_errors({seeds[0]: first}, {seeds[1]: second}),
+    )  # fmt: skip
+    return verdicts, changed_targets(first, second)
 
 
-@st.cache_resource(max_entries=4, show_spinner=SPINNER)
+@st.cache_data(max_entries=64, show_spinner=SPINNER, show_time=True)
+def behind(run_path: str, step: int, error: Error, key: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images, and the query slots, with errors of a type."""
+    found = errors(run_path, step, key)
+    return images_behind(found, error), queries_behind(found, error)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def wrong(run_path: str, step: int, error: Error, image_id: int, key: Stamp) -> pd.DataFrame:
+    """The errors of a type in one image, the best scores first."""
+    return rows_behind(errors(run_path, step, key), error, image_id)
+
+
+@st.cache_resource(max_entries=4, show_spinner=SPINNER, show_time=True)
 def confused(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """Pairs of target and detection, the best scores first."""
     pairs = confusion_pairs(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
     return pairs.sort_values("score", ascending=False, ignore_index=True)
 
 
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
+@st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def confusion(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """Counts by class of the target and of the detection."""
     return confusion_matrix(confused(run_path, step, key), errors(run_path, step, key).classes)
 
 
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
+@st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def by_slice(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """AP and recall by size, crowding and overlap."""
-    return slices(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
+    run = Run(as_path(run_path))
+    return kept_frame(run, f"slices-{VALIDATION}-{step}", inputs(run_path, step),
+                      lambda: slices(truth(run_path, key[:1]), read_detections(run, VALIDATION, step)))
 
 
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
+@st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def kitti(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """KITTI's AP by class and difficulty."""
     run = Run(as_path(run_path))
-    return kitti_ap(reads.dataset(run.info()), read_detections(run, VALIDATION, step), samples=300)
+    return kept_frame(run, f"kitti-{VALIDATION}-{step}", inputs(run_path, step),
+                      lambda: kitti_ap(reads.dataset(run.info()), read_detections(run, VALIDATION, step), samples=300))
 
 
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
+@st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def calibration(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """Score against precision."""
     found = errors(run_path, step, key)
     return reliability(Matches(found.detections, found.targets, found.images, found.classes))
 
 
-@st.cache_data(max_entries=32, show_spinner="Looking for causes ...")
+@st.cache_data(max_entries=32, show_spinner="Looking for causes ...", show_time=True)
 def diagnosis(run_path: str, baseline_path: str | None, key: Stamp) -> Diagnosis:
     """Every cause looked for in a run."""
-    return diagnose(Run(as_path(run_path)), Run(as_path(baseline_path)) if baseline_path else None, VALIDATION)
+    run, baseline = (Run(as_path(path)) if path else None for path in (run_path, baseline_path))
+    assert run
+    made_of = [diagnosis_inputs(one, VALIDATION) for one in (run, baseline) if one]
+    return Diagnosis.from_json(kept_json(run, f"diagnosis-{VALIDATION}", made_of, lambda: diagnose(run, baseline, VALIDATION).to_json()))
 
 
-# a resource: millions of rows, which pages read and never change, are not copied for each of them
-@st.cache_resource(max_entries=4, show_spinner="Reading the queries ...")
-def last_layer(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
-    """Rows of the last decoder layer of one model."""
-    columns = ["step", "model", "image_id", "layer", "query", "source", "label", "score", "cx", "cy", "w", "h", "match", "match_iou",
-               "best_iou", "quality", "selected"]  # fmt: skip
-    run = Run(as_path(run_path))
-    if model == "teacher" and not is_complete(run.queries_path(VALIDATION, TEACHER_STEP)):
-        return pd.DataFrame(columns=columns)
-    steps = [TEACHER_STEP if model == "teacher" else step]
-    # every layer has a query 0: the last layer is known without the rows of the others, which would fill the memory
-    layers = read_queries(run, VALIDATION, steps, ["layer"], "model = $model and query = 0", {"model": model})
-    known = {"model": model, "layer": int(layers["layer"].max())}
-    return read_queries(run, VALIDATION, steps, columns, "model = $model and layer = $layer", known)
-
-
-@st.cache_resource(max_entries=8, show_spinner="Reading the queries ...")
-def matched(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
-    """Those of ``last_layer`` that are matched to a target, best quality first."""
-    rows = last_layer(run_path, step, model, key)
-    return rows[rows["match"] >= 0].sort_values(["quality", "score"], ascending=False, kind="stable")
-
-
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
-def drops(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
-    """AP drop of every slot."""
-    return ap_drops(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step))
-
-
-@st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
-def drop_interval(run_path: str, step: int, query: int, key: Stamp) -> tuple[float, float, float, int]:
-    """AP drop of one slot with its interval by Poisson resamples, and the number of these."""
-    found = slot_interval(truth(run_path, key[:1]), read_detections(Run(as_path(run_path)), VALIDATION, step), query)
-    return found.value, found.low, found.high, found.samples
-
-
-@st.cache_data(max_entries=32, show_spinner=SPINNER)
-def slots(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
-    """What every slot of the student does."""
-    return slot_table(last_layer(run_path, step, "student", key))
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def served(run_path: str, step: int, by: str, key: Stamp) -> pd.DataFrame:
-    """Classes or sizes of the targets of each slot."""
-    return slot_serves(last_layer(run_path, step, "student", key), target_frame(truth(run_path, key[:1])), by)
-
-
-@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
-def gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
-    """Gain of every target over the baseline at the same step."""
-    return target_gain(last_layer(*run[:2], "student", run[2]), last_layer(*baseline[:2], "student", baseline[2]), run[1])
-
-
-@st.cache_data(max_entries=64, show_spinner="Resampling the images ...")
+@st.cache_data(max_entries=64, show_spinner="Resampling the images ...", show_time=True)
 def ap_interval(run_path: str, split: str, step: int, key: Stamp) -> tuple[float, float]:
     """Ends of the 95 % interval of AP."""
-    found = bootstrap_ap(truth(run_path, key[:1], split), read_detections(Run(as_path(run_path)), split, step))
-    return found.low, found.high
+    run = Run(as_path(run_path))
 
+    def made() -> pd.DataFrame:
+        found = bootstrap_ap(truth(run_path, key[:1], split), read_detections(run, split, step))
+        return pd.DataFrame({"low": [found.low], "high": [found.high]})
 
-@st.cache_data(max_entries=64, show_spinner="Comparing the answers ...")
-def run_gain(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> dict[str, float]:
-    """Mean gain over all targets with its interval."""
-    found = mean_gain(gains(run, baseline)).rename(columns={"low": "gain_low", "high": "gain_high", "n": "gain_n"})
-    return {name: float(found[name].iloc[0]) for name in ("gain", "gain_low", "gain_high", "gain_n")} if len(found) else {}
-
-
-@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
-def slot_gains(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
-    """Mean gain of every slot."""
-    return slot_gain(gains(run, baseline))
-
-
-@st.cache_data(max_entries=16, show_spinner="Comparing the answers ...")
-def properties(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
-    """Every target's gain beside what was known of it before training."""
-    teacher, before = last_layer(*run[:2], "teacher", run[2]), last_layer(*baseline[:2], "student", baseline[2])
-    return target_properties(gains(run, baseline), teacher, before, target_frame(truth(run[0], run[2][:1])))
-
-
-@st.cache_data(max_entries=16, show_spinner="Correlating ...")
-def correlations(run: tuple[str, int, Stamp], baseline: tuple[str, int, Stamp]) -> pd.DataFrame:
-    """Rank correlation of each property with gain."""
-    return rank_correlations(properties(run, baseline))
+    low, high = kept_frame(run, f"ap-interval-{split}-{step}", inputs(run_path, step, split), made).iloc[0]
+    return float(low), float(high)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the matchings ...")

@@ -11,7 +11,7 @@ import streamlit as st
 
 from workbench.analysis.confusion import BACKGROUND
 from workbench.analysis.kitti_ap import is_kitti
-from workbench.analysis.tide import MAIN, SPECIAL, Error, images_behind, queries_behind, rows_behind
+from workbench.analysis.tide import MAIN, SPECIAL, Error
 from workbench.views import errors as views
 from workbench.views.catalog import baseline_of
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
@@ -144,7 +144,7 @@ def behind() -> None:
     most = counts[~counts["special"]].sort_values("count")["error"].iloc[-1]
     choice = shared.select(head[0], "Errors of the type", "error", kinds, most, format_func=lambda name: name.replace("_", " "))
     kind: Error = cast(Error, choice)
-    images, slots = images_behind(found, kind), queries_behind(found, kind)
+    images, slots = analyses.behind(*here[:2], kind, here[2])
     if images.empty:
         st.caption("No image has an error of this type.")
         shared.write_address(error=kind)
@@ -163,8 +163,7 @@ def behind() -> None:
     st.session_state["image_id"] = asked
     data = reads.dataset(run.info())
     number = reads.places(data)[asked]
-    wrong = rows_behind(found, kind)
-    wrong = wrong[wrong["image_id"] == asked]
+    wrong = analyses.wrong(*here[:2], kind, asked, here[2])
     with right:
         pixels = reads.pixels(run.info(), data, number)
         figure = views.wrong_figure(pixels, data.records[number], data.classes, wrong.head(DRAWN), found.classes)

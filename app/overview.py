@@ -8,6 +8,7 @@ import pandas as pd
 import reads
 import shared
 import streamlit as st
+import values
 import verdicts
 
 from workbench.views import overview as views
@@ -104,7 +105,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         steps = set(entry.run.query_steps(VALIDATION)) & set(baseline.run.query_steps(VALIDATION)) if baseline else set()
         if baseline is not None and steps:
             with shared.quietly():
-                found[-1] |= analyses.run_gain(analyses.at(entry.run, max(steps)), analyses.at(baseline.run, max(steps)))
+                found[-1] |= values.run_gain(analyses.at(entry.run, max(steps)), analyses.at(baseline.run, max(steps)))
     return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
 
 

@@ -1,10 +1,10 @@
 """All queries of a model as one picture, score against the IoU with the target they overlap most; a box shows those in it."""
 
-import analyses
 import pandas as pd
 import plotly.graph_objects as go
 import shared
 import streamlit as st
+import values
 from reads import Stamp
 
 from workbench.views.raster import raster_figure
@@ -13,25 +13,24 @@ CAPTION = (
     "Every query of the last layer: probability of its best class, and IoU of its box with the target it overlaps most (0 without one). "
     "Colour: how many queries lie there. Draw a box to list them."
 )
-LISTED = 500
-SHOWN = ["image_id", "query", "label", "score", "best_iou", "match", "quality"]
+MOST = 500
 
 
 @st.cache_data(max_entries=8, show_spinner="Drawing the queries ...")
 def figure_of(run_path: str, step: int, model: str, key: Stamp) -> go.Figure:
     """The picture, drawn once."""
-    rows = analyses.last_layer(run_path, step, model, key)
+    rows = values.last_layer(run_path, step, model, key)
     return raster_figure(rows["score"].to_numpy(float), rows["best_iou"].to_numpy(float), "score", "best IoU")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, key: Stamp) -> tuple[pd.DataFrame, int]:
     """The queries of the highest score in a box ``x0, x1, y0, y1``, or of all, and how many there are."""
-    rows = analyses.last_layer(run_path, step, model, key)
+    rows = values.last_layer(run_path, step, model, key)
     if box is not None:
         x0, x1, y0, y1 = box
         rows = rows[rows["score"].between(x0, x1) & rows["best_iou"].between(y0, y1)]
-    return rows.nlargest(LISTED, "score")[SHOWN], len(rows)
+    return rows.nlargest(MOST, "score"), len(rows)
 
 
 @st.fragment
@@ -41,7 +40,7 @@ def queries(here: tuple[str, int, Stamp]) -> None:
     st.markdown("**All queries**")
     head = st.columns([2, 8], vertical_alignment="bottom")
     model = shared.select(head[0], "Model", "model", ["student", "teacher"], "student")
-    count = len(analyses.last_layer(*here[:2], model, here[2]))
+    count = len(values.last_layer(*here[:2], model, here[2]))
     if not count:
         st.caption(f"This run keeps no queries of its {model}.")
         shared.write_address(model=model)

@@ -18,6 +18,7 @@ import streamlit as st
 from workbench.errors import WorkbenchError
 from workbench.runs import runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
+from workbench.views.style import laid_out
 
 REFRESH_SECONDS = 5
 T = TypeVar("T")
@@ -190,7 +191,7 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
         The selection, where there is one.
     """
     # on the page's own ground, so that a picture taken of it can be read elsewhere
-    figure.update_layout(paper_bgcolor=None, plot_bgcolor=None)
+    laid_out(figure, paper_bgcolor=None, plot_bgcolor=None)
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
     event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=modes)

@@ -85,13 +85,11 @@ def last(run: Run) -> tuple[str, int, reads.Stamp]:
 def one_run() -> None:
     """One run: churn by layer and slice, agreement by slice, and its targets."""
     st.markdown("**One run**")
-    head = st.columns([3, 1, 5], vertical_alignment="bottom")
+    head = st.columns([3, 6], vertical_alignment="bottom")
     run = shared.select_run(head[0], entries).run
-    layers = reads.student_layers(str(run.path), reads.run_stamp(run))
-    layer = shared.select(head[1], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student, for the targets below.")
-    shared.write_address(run=run.name, layer=layer)
+    shared.write_address(run=run.name)
     by_slice(run)
-    targets_by_evaluations(run, layer)
+    targets_by_evaluations(run)
 
 
 def by_slice(run: Run) -> None:
@@ -121,14 +119,16 @@ def by_slice(run: Run) -> None:
 
 @st.fragment
 @shared.guarded("The targets of this run cannot be shown")
-def targets_by_evaluations(run: Run, layer: int) -> None:
-    """The matrix, and the target chosen in it."""
+def targets_by_evaluations(run: Run) -> None:
+    """The matrix of one layer, and the target chosen in it."""
+    head = st.columns([1, 1.3, 6], vertical_alignment="bottom")
+    layers = reads.student_layers(str(run.path), reads.run_stamp(run))
+    layer = shared.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
     frame = reads.held(str(run.path), layer, reads.run_stamp(run))
     targets = len(frame.drop_duplicates(["image_id", "target"]))
     first = int(shared.choose_number("first", 1, max(targets, 1), 1))
     st.session_state["first"] = first
-    head = st.columns([1.3, 7], vertical_alignment="bottom")
-    head[0].number_input(f"First of {targets} targets", 1, max(targets, 1), key="first", step=AT_ONCE,
+    head[1].number_input(f"First of {targets} targets", 1, max(targets, 1), key="first", step=AT_ONCE,
                          help="Those that change most come first.")  # fmt: skip
     rows = stability.target_rows_of(frame, first - 1, AT_ONCE)
     left, right = st.columns([1.25, 1], gap="medium")
@@ -145,7 +145,7 @@ def targets_by_evaluations(run: Run, layer: int) -> None:
     image, _, number = asked.partition("-")
     there = image.isdigit() and number.isdigit() and bool(((frame["image_id"] == int(image)) & (frame["target"] == int(number))).any())
     target = asked if there else known[0] if known else ""
-    shared.write_address(first=first, target=target)
+    shared.write_address(layer=layer, first=first, target=target)
     with right:
         if target:
             show_target(run, layer, *(int(number) for number in target.rsplit("-", 1)))

@@ -8,8 +8,8 @@ import reads
 import scatter
 import shared
 import streamlit as st
+import values
 
-from workbench.analysis.slots import slot_heatmap
 from workbench.views import value as views
 from workbench.views.boxes import class_name
 from workbench.views.catalog import baseline_of
@@ -42,10 +42,10 @@ shared.write_address(run=run.name, step=step, baseline=against)
 def of_slots(value: str) -> pd.DataFrame:
     """A value of every slot with its interval."""
     if value == "ap_drop":
-        return analyses.drops(*here)
+        return values.drops(*here)
     if value == "gain" and there:
-        return analyses.slot_gains(here, there)
-    table = analyses.slots(*here)
+        return values.slot_gains(here, there)
+    table = values.slots(*here)
     return table[["query", value, "n"]].assign(low=table[f"{value}_low"], high=table[f"{value}_high"])
 
 
@@ -54,38 +54,42 @@ def of_slots(value: str) -> pd.DataFrame:
 def slots() -> None:
     """All slots, and the chosen one."""
     st.markdown("**Slots**")
-    head = st.columns([1.5, 1.2, 7], vertical_alignment="bottom")
-    values = [name for name in views.SLOT_VALUES if name != "gain" or there]
-    value = shared.select(head[0], "Slots by", "slots", values, values[0], format_func=lambda name: name.replace("_", " "))
-    table, everything = of_slots(value), analyses.slots(*here)
+    head = st.columns([1.5, 1.2, 1.6, 5.4], vertical_alignment="bottom")
+    known = [name for name in views.SLOT_VALUES if name != "gain" or there]
+    value = shared.select(head[0], "Slots by", "slots", known, known[0], format_func=lambda name: name.replace("_", " "))
+    table, everything = of_slots(value), values.slots(*here)
     known = everything["query"].tolist()
     slot = int(shared.select(head[1], "Slot", "query", known, int(table.sort_values(value, ascending=False)["query"].iloc[0]),
                              help="Also chosen by a click on its bar."))  # fmt: skip
+    resampled = shared.choose("resampled", (False, True), False)
+    head[2].toggle("Resample the images", key="resampled", help="The interval of the slot's AP drop by Poisson resamples: seconds a slot "
+                   "where there are thousands of images. The bars have a jackknife's.")  # fmt: skip
     dead, images = int(everything["dead"].sum()), int(everything["images"].max())
     meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} dead; {images} images. A click on a bar chooses the slot."
     shared.chart(views.slots_figure(table, value, slot), "slot-values", meaning, table, on_select=choose_slot, modes=["points"])
     left, right = st.columns(2, gap="medium")
     own = everything[everything["query"] == slot].iloc[0]
     with left:
-        counts = slot_heatmap(analyses.last_layer(*here[:2], "student", here[2]), slot)
+        counts = values.looks(*here)[slot]
         meaning = f"Slot {slot}. {views.LOOKS_CAPTION} n = {counts.sum()} boxes."
         shared.chart(views.looks_figure(counts), "looks", meaning, pd.DataFrame(counts))
     with right:
-        frames = {by: analyses.served(*here[:2], by, here[2]) for by in ("label", "size")}
+        frames = {by: values.served(*here[:2], by, here[2]) for by in ("label", "size")}
         tables = {by: frame[frame["query"] == slot] for by, frame in frames.items()}
         classes = run.info()["classes"]
         meaning = f"Slot {slot}. {views.SERVES_CAPTION} n = {int(own['n'])} targets in {int(own['images'])} images."
         shared.chart(views.serves_figure(tables, classes), "serves", meaning, pd.concat(list(tables.values())))
-    drop, low, high, samples = analyses.drop_interval(*here[:2], slot, here[2])
-    shared.note(f"AP drop of slot {slot}: {100 * drop:.2f} points, 95 % interval {100 * low:.2f} to {100 * high:.2f} by {samples} Poisson "
-                "resamples of the images.")  # fmt: skip
+    if resampled:
+        drop, low, high, samples = values.drop_interval(*here[:2], slot, here[2])
+        shared.note(f"AP drop of slot {slot}: {100 * drop:.2f} points, 95 % interval {100 * low:.2f} to {100 * high:.2f} by {samples} "
+                    "Poisson resamples of the images.")  # fmt: skip
     slot_images(slot)
-    shared.write_address(slots=value, query=slot)
+    shared.write_address(slots=value, query=slot, resampled=resampled)
 
 
 def slot_images(slot: int) -> None:
     """The images in which a slot is matched to a target, best quality first."""
-    matched = analyses.matched(*here[:2], "student", here[2])
+    matched = values.matched(*here[:2], "student", here[2])
     own = matched[matched["query"] == slot].rename(columns={"match": "target"})
     if own.empty:
         st.caption(f"Slot {slot} is matched to no target.")
@@ -110,7 +114,7 @@ def picture(data: reads.Dataset, row: dict, models: list[str], title: str) -> Pi
     number, target = reads.places(data)[row["image_id"]], int(row["target"])
     rows: dict[str, pd.DataFrame] = {}
     for model in models:
-        frame = analyses.matched(*here[:2], model, here[2])
+        frame = values.matched(*here[:2], model, here[2])
         rows[model] = frame[(frame["image_id"] == row["image_id"]) & (frame["match"] == target)]
     return answer(reads.pixels(run.info(), data, number), data.records[number], data.classes, target, title, rows)
 
@@ -127,8 +131,8 @@ def choose_slot() -> None:
 def predictors() -> None:
     """Does quality predict gain?"""
     assert there
-    points = analyses.properties(here, there).assign(target_size=lambda own: np.sqrt(own["target_size"]))
-    table = analyses.correlations(here, there)
+    points = values.properties(here, there).assign(target_size=lambda own: np.sqrt(own["target_size"]))
+    table = values.correlations(here, there)
     st.markdown("**What predicts gain**")
     head = st.columns([2, 8], vertical_alignment="bottom")
     column = shared.select(head[0], "Against gain", "property", list(views.PROPERTIES), "quality", format_func=views.PROPERTIES.__getitem__)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tests.analysis.answer_examples import random_answers, random_truth
-from workbench.analysis.slots import slot_heatmap, slot_serves, slot_table, wilson
+from workbench.analysis.slots import slot_heatmaps, slot_serves, slot_table, wilson
 from workbench.analysis.targets import target_frame
 
 
@@ -52,15 +52,17 @@ def test_what_a_slot_serves_are_the_classes_and_sizes_of_its_targets(rows: pd.Da
     assert (frame["low"] <= frame["share"]).all() and (frame["share"] <= frame["high"]).all()
 
 
-def test_a_heat_map_counts_the_centres_in_each_cell(rows: pd.DataFrame):
+def test_a_heat_map_counts_the_centres_of_its_slot_in_each_cell(rows: pd.DataFrame):
     rows = rows.assign(cx=rows["cx"].where(rows["query"] != 0, 1.0))
-    for query, matched in ((None, False), (2, False), (2, True), (0, False)):
-        grid = slot_heatmap(rows, query, bins=4, matched=matched)
-        wanted = np.zeros((4, 4))
+    for matched in (False, True):
+        grids = slot_heatmaps(rows, bins=4, matched=matched)
+        wanted = {query: np.zeros((4, 4)) for query in set(rows["query"])}
         for row in rows.itertuples():
-            if query in (None, row.query) and (row.match >= 0 or not matched):
-                wanted[min(int(row.cy * 4), 3), min(int(row.cx * 4), 3)] += 1
-        np.testing.assert_array_equal(grid, wanted)
+            if row.match >= 0 or not matched:
+                wanted[row.query][min(int(row.cy * 4), 3), min(int(row.cx * 4), 3)] += 1
+        assert set(grids) == set(wanted)
+        for query, grid in grids.items():
+            np.testing.assert_array_equal(grid, wanted[query])
 
 
 def test_a_share_of_nothing_has_no_interval():

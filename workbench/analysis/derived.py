@@ -90,6 +90,14 @@ def evaluation_hash(run: Run, split: str, step: int) -> str:
     return hash_json([hash_file(detections) if detections.is_file() else "", content_hash(there)])
 
 
+def diagnosis_inputs(run: Run, split: str) -> list[str]:
+    """Hashes of every file of a run that a diagnosis reads, the results of trying its teacher among them."""
+    files = [run.info_path, run.metrics_path, run.evaluations_path, *sorted((run.path / "derived").glob("teacher-readings-*.json"))]
+    steps = complete_steps(run, split)
+    folders = [folder(split, step) for folder in (run.queries_path, run.states_path) for step in steps]
+    return [*(hash_file(file) for file in files if file.is_file()), content_hash([folder for folder in folders if is_complete(folder)])]
+
+
 def _kept(
     run: Run, name: str, inputs: Sequence[Any], suffix: str, read: Callable[[Path], Any], write: Callable[[Path, Any], None],
     make: Callable[[], Any],

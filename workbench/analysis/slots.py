@@ -70,22 +70,22 @@ def slot_serves(rows: pd.DataFrame, targets: pd.DataFrame, by: str) -> pd.DataFr
     return frame.assign(share=frame["n"] / total, low=low, high=high)
 
 
-def slot_heatmap(rows: pd.DataFrame, query: int | None = None, bins: int = BINS, matched: bool = False) -> np.ndarray:
-    """Where the boxes of a slot lie: how many have their centre in each cell of a grid over the image.
+def slot_heatmaps(rows: pd.DataFrame, bins: int = BINS, matched: bool = False) -> dict[int, np.ndarray]:
+    """Where the boxes of each slot lie: how many have their centre in each cell of a grid over the image.
 
     Args:
         rows: of the query table, of one model, layer and step.
-        query: the slot; all of them by default.
         bins: cells along each side.
         matched: only boxes that are matched to a target.
 
     Returns:
-        ``[bins, bins]`` counts, row 0 at the top, column 0 at the left; a centre outside the image falls in the nearest cell.
+        Slot to ``[bins, bins]`` counts, row 0 at the top, column 0 at the left; a centre outside the image falls in the nearest cell.
     """
-    own = rows if query is None else rows[rows["query"] == query]
-    own = own[own["match"] >= 0] if matched else own
-    column, row = (np.clip((own[name].to_numpy(dtype=np.float64) * bins).astype(int), 0, bins - 1) for name in ("cx", "cy"))
-    return np.bincount(row * bins + column, minlength=bins * bins).reshape(bins, bins)
+    queries, slot = np.unique(rows["query"].to_numpy(), return_inverse=True)
+    column, row = (np.clip((rows[name].to_numpy(dtype=np.float64) * bins).astype(int), 0, bins - 1) for name in ("cx", "cy"))
+    counts = np.bincount(((slot * bins + row) * bins + column)[rows["match"].to_numpy() >= 0 if matched else slice(None)],
+                         minlength=len(queries) * bins * bins).reshape(-1, bins, bins)  # fmt: skip
+    return dict(zip(queries.tolist(), counts.astype(np.int32), strict=True))
 
 
 def wilson(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -157,14 +157,16 @@ def error_summary(ground_truth: Mapping[str, Any], detections: Detections) -> di
             for error in (*MAIN, *SPECIAL)}
 
 
-def rows_behind(errors: Errors, error: Error) -> pd.DataFrame:
-    """The detections of a type, best score first; for ``missed`` and ``false_negative`` the targets."""
-    if error in ("missed", "false_negative"):
-        state = errors.targets["error"]
-        return errors.targets[state == error if error == "missed" else state != "found"]
-    kind = errors.detections["error"]
-    chosen = ~kind.isin(["correct", "ignored"]) if error == "false_positive" else kind == error
-    return errors.detections[chosen].sort_values("score", ascending=False, kind="stable")
+def rows_behind(errors: Errors, error: Error, image_id: int | None = None) -> pd.DataFrame:
+    """The detections of a type, best score first; for ``missed`` and ``false_negative`` the targets; of all images or of one."""
+    targets = error in ("missed", "false_negative")
+    rows = errors.targets if targets else errors.detections
+    rows = rows if image_id is None else rows[rows["image_id"] == image_id]
+    state = rows["error"]
+    if targets:
+        return rows[state == error if error == "missed" else state != "found"]
+    chosen = ~state.isin(["correct", "ignored"]) if error == "false_positive" else state == error
+    return rows[chosen].sort_values("score", ascending=False, kind="stable")
 
 
 def images_behind(errors: Errors, error: Error) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from workbench.datasets.base import Record
+from workbench.views.style import laid_out
 
 # Okabe-Ito colours that show on most pictures; the legend lies on a dark strip, so that they show there too.
 TARGET, TEACHER, STUDENT, PAIR = "#F0E442", "#56B4E9", "#E69F00", "#CC79A7"
@@ -30,12 +31,12 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
     source = photograph(image)
     figure.add_layout_image(source=source, x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
     axis: dict[str, Any] = {"visible": False, "constrain": "domain", "uirevision": str(key)}
-    figure.update_xaxes(range=[0, columns], constraintoward="left", **axis)
-    figure.update_yaxes(range=[rows, 0], constraintoward="top", scaleanchor="x", **axis)
-    return figure.update_layout(
+    return laid_out(
+        figure, xaxis={"range": [0, columns], "constraintoward": "left", **axis},
+        yaxis={"range": [rows, 0], "constraintoward": "top", "scaleanchor": "x", **axis},
         height=height, margin={"l": 0, "r": 0, "t": 32, "b": 0}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         hovermode="closest", dragmode="pan", uirevision="marks",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.005, "x": 0, "bgcolor": "#262730", "font_color": "#FAFAFA"},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.005, "x": 0, "bgcolor": "#262730", "font": {"color": "#FAFAFA"}},
     )  # fmt: skip
 
 
@@ -62,12 +63,11 @@ def class_name(classes: Sequence[str], label: Any) -> str:
 
 def in_pixels(rows: pd.DataFrame, width: int, height: int) -> pd.DataFrame:
     """Rows of the query table with centre ``x y`` and corners ``x1 y1 x2 y2`` in pixels, the corners inside the image as for detections."""
-    corners = {
-        "x1": (rows["cx"] - rows["w"] / 2) * width, "x2": (rows["cx"] + rows["w"] / 2) * width,
-        "y1": (rows["cy"] - rows["h"] / 2) * height, "y2": (rows["cy"] + rows["h"] / 2) * height,
-    }  # fmt: skip
-    clipped = {name: values.clip(0, width if name[0] == "x" else height) for name, values in corners.items()}
-    return rows.assign(x=rows["cx"] * width, y=rows["cy"] * height, **clipped)
+    x, y, w, h = rows[BOX].to_numpy().T
+    return rows.assign(
+        x=x * width, y=y * height, x1=((x - w / 2) * width).clip(0, width), x2=((x + w / 2) * width).clip(0, width),
+        y1=((y - h / 2) * height).clip(0, height), y2=((y + h / 2) * height).clip(0, height),
+    )  # fmt: skip
 
 
 def target_rows(record: Record) -> pd.DataFrame:

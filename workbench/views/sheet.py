@@ -10,7 +10,7 @@ from PIL import Image
 
 from workbench.datasets.base import Record
 from workbench.views.boxes import CORNERS, STUDENT, TARGET, TEACHER, add_boxes, class_name, in_pixels, photograph, target_rows
-from workbench.views.style import plain
+from workbench.views.style import laid_out, plain
 
 _SIDE = 320  # pixels that an image is drawn with at most
 _GAP = 0.03  # between images, of their height
@@ -76,10 +76,13 @@ def sheet_figure(pictures: Sequence[Picture], height: int = 250) -> go.Figure:
             add_boxes(figure, kind, colour, own, texts, corner, [position] * len(own), dash="dot" if kind == "target" else "solid")
     figure.add_scatter(x=[x for x, _ in titles], y=[-0.01] * len(titles), mode="text", text=[text for _, text in titles],
                        textposition="top right", textfont={"size": 11}, hoverinfo="skip", showlegend=False)  # fmt: skip
-    figure.update_xaxes(range=[0, max(left - _GAP, 1)], visible=False, constrain="domain", constraintoward="left")
-    figure.update_yaxes(range=[1, -0.12], visible=False, constrain="domain", constraintoward="top", scaleanchor="x")
-    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 4, "b": 0}, paper_bgcolor="rgba(0,0,0,0)", showlegend=False,
-                                plot_bgcolor="rgba(0,0,0,0)", dragmode="pan", hovermode="closest")  # fmt: skip
+    axis = {"visible": False, "constrain": "domain"}
+    return laid_out(
+        figure, xaxis={"range": [0, max(left - _GAP, 1)], "constraintoward": "left", **axis},
+        yaxis={"range": [1, -0.12], "constraintoward": "top", "scaleanchor": "x", **axis},
+        height=height, margin={"l": 0, "r": 0, "t": 4, "b": 0}, paper_bgcolor="rgba(0,0,0,0)", showlegend=False,
+        plot_bgcolor="rgba(0,0,0,0)", dragmode="pan", hovermode="closest",
+    )  # fmt: skip
 
 
 def _small(image: np.ndarray) -> str:

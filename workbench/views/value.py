@@ -64,7 +64,7 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
 
 
 def looks_figure(counts: np.ndarray) -> go.Figure:
-    """Where a slot looks; ``counts`` are of ``slots.slot_heatmap``."""
+    """Where a slot looks; ``counts`` are of ``slots.slot_heatmaps``."""
     rows, columns = counts.shape
     figure = go.Figure(go.Heatmap(z=counts, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, colorscale="Cividis",
                                   colorbar={"title": {"text": "boxes", "side": "right"}, "thickness": 10, "outlinewidth": 0},

@@ -88,6 +88,15 @@ class Diagnosis:
         """Plain values; None for what is not a number."""
         return _plain(dataclasses.asdict(self))
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Diagnosis":
+        """What ``to_json`` gave."""
+        findings = []
+        for finding in value["findings"]:
+            evidence = [Evidence(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in finding["evidence"]]
+            findings.append(Finding(**{**finding, "evidence": tuple(evidence)}))
+        return cls(value["run"], value["baseline"], tuple(findings), tuple(Check(**check) for check in value["checks"]))
+
 
 class NotJudged(Exception):
     """Raised by a check that lacks the evidence to say anything; the message says what is missing."""
