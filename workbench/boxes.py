@@ -29,19 +29,32 @@ def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors of the broadcast shape without the last dimension. Two boxes of no area have IoU 0.
     """
-    # one coordinate at a time: with a last dimension of two or four, element-wise operations spend their time between elements
-    (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a.unbind(-1), b.unbind(-1)
+    return _iou_and_giou(a.unbind(-1), b.unbind(-1), torch.finfo(a.dtype).tiny)
+
+
+def pairwise_iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs: ``a [..., N, 4]`` and ``b [..., M, 4]`` in xyxy to two ``[..., N, M]``."""
+    return _iou_and_giou(*pair_coordinates(a, b), torch.finfo(a.dtype).tiny)
+
+
+def pair_coordinates(a: Tensor, b: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The four coordinates of both, to be broadcast to all pairs: four ``[..., N, 1]`` of ``a [..., N, 4]``, four ``[..., 1, M]`` of b.
+
+    Each is a block of memory of its own: element-wise operations on every fourth number take twice the time.
+    """
+    return a.movedim(-1, 0).contiguous().unsqueeze(-1).unbind(0), b.movedim(-1, 0).contiguous().unsqueeze(-2).unbind(0)
+
+
+def _iou_and_giou(a: tuple[Tensor, ...], b: tuple[Tensor, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """Of coordinates left, top, right, bottom; one at a time, because with a last dimension of two or four element-wise operations spend
+    their time between elements.
+    """
+    (left, top, right, bottom), (left_b, top_b, right_b, bottom_b) = a, b
     width = (torch.minimum(right, right_b) - torch.maximum(left, left_b)).clamp(min=0)
     height = (torch.minimum(bottom, bottom_b) - torch.maximum(top, top_b)).clamp(min=0)
     intersection = width * height
     union = (right - left) * (bottom - top) + (right_b - left_b) * (bottom_b - top_b) - intersection
     hull_width = torch.maximum(right, right_b) - torch.minimum(left, left_b)
     hull_area = hull_width * (torch.maximum(bottom, bottom_b) - torch.minimum(top, top_b))
-    eps = torch.finfo(a.dtype).tiny
     iou = intersection / union.clamp(min=eps)
     return iou, iou - (hull_area - union) / hull_area.clamp(min=eps)
-
-
-def pairwise_iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs: ``a [..., N, 4]`` and ``b [..., M, 4]`` in xyxy to two ``[..., N, M]``."""
-    return iou_and_giou(a.unsqueeze(-2), b.unsqueeze(-3))

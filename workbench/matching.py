@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.boxes import cxcywh_to_xyxy, pair_coordinates, pairwise_iou_and_giou
 from workbench.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def class_cost(logits: Tensor, labels: Tensor, activation: "Activation") -> Tens
 
 def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """L1 and negative GIoU of all pairs of cxcywh boxes: ``[..., N, 4]``, ``[..., M, 4]`` to two ``[..., N, M]``."""
-    x, y, width, height = ((own - other).abs() for own, other in zip(a.unsqueeze(-2).unbind(-1), b.unsqueeze(-3).unbind(-1), strict=True))
+    x, y, width, height = ((own - other).abs() for own, other in zip(*pair_coordinates(a, b), strict=True))
     l1 = x + y + width + height
     _, giou = pairwise_iou_and_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
     return l1, -giou

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.boxes import cxcywh_to_xyxy, iou_and_giou, pairwise_iou_and_giou
 from workbench.detectors.output import DetectorOutput
 from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext
@@ -67,17 +67,17 @@ def query_quality(
     equation 8); official_code: best class score times the largest IoU with any target, the score alone where there is none.
     """
     probability = context.teacher_probability(teacher)[layers]
-    ious = target_ious(teacher, layers, targets)
     if quality == "official_code":
-        return probability.amax(-1) * largest_iou(ious, targets)
-    match = context.teacher_match(teacher)[layers].to(probability.device)
-    if not targets.labels.shape[1]:
-        return torch.zeros_like(probability[..., 0])
-    column = match.clamp(min=0)
-    image = torch.arange(match.shape[1], device=match.device)[None, :, None]
-    score = probability.gather(-1, targets.labels[image, column][..., None])[..., 0]
-    iou = ious.gather(-1, column[..., None])[..., 0]
-    return (score**gamma * iou ** (1 - gamma)).where(match >= 0, 0.0)
+        return probability.amax(-1) * largest_iou(target_ious(teacher, layers, targets), targets)
+    match = context.teacher_match(teacher)[layers]
+    # few queries have a target; only these are looked at
+    layer, image, query = (match >= 0).nonzero(as_tuple=True)
+    target = match[layer, image, query].to(probability.device)
+    layer, image, query = (index.to(probability.device) for index in (layer, image, query))
+    score = probability[layer, image, query, targets.labels[image, target]]
+    boxes = teacher.boxes[layers].float()[layer, image, query]
+    iou, _ = iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes[image, target]))
+    return torch.zeros_like(probability[..., 0]).index_put((layer, image, query), score**gamma * iou ** (1 - gamma))
 
 
 def target_ious(teacher: DetectorOutput, layers: list[int], targets: TargetBatch) -> Tensor:

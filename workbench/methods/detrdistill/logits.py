@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import Activation, DetectorOutput
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.base import gather_queries
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
@@ -40,8 +40,9 @@ def logits_terms(
         int64 on the CPU, the teacher query of each student query, -1 = none.
     """
     found = _match(config, pairs, student, teacher, selected, context, no_object)
-    logits, boxes = student.logits[pairs.student], student.boxes[pairs.student]
-    loss, count = _pair_losses(config, logits, boxes, found, student)
+    layers = torch.tensor(pairs.student, device=student.logits.device)
+    logits, boxes = student.logits.index_select(0, layers), student.boxes.index_select(0, layers)
+    loss, count = _pair_losses(config, logits, boxes, found, student.activation)
     count = over_processes(count)
     values = (loss / count.clamp(min=1) * torch.tensor(pairs.share, device=logits.device)).sum(-1)
     names = ["logits_positive", "logits_negative"] if config.split else ["logits"]
@@ -134,7 +135,7 @@ def _match(
 
 
 def _pair_losses(
-    config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, student: DetectorOutput
+    config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, activation: Activation
 ) -> tuple[Tensor, Tensor]:
     """Summed loss of matched pairs and their number, each ``[K, P]`` for P pairs of layers and K = 1 or 2 kinds of teacher queries:
     with an object (or all, where they are matched together), and the rest.
@@ -143,19 +144,14 @@ def _pair_losses(
     no gradient and makes a perfect copy cost 0.
     """
     mate = found.all_mates()
-    pair, image, query = (mate >= 0).nonzero(as_tuple=True)
-    other, kind = mate[pair, image, query], (found.mate[pair, image, query] < 0).long()
-    kinds, layers = 2 if config.split else 1, len(mate)
-    group = kind * layers + pair
-    count = torch.bincount(group, minlength=kinds * layers).to(logits.device)
-    with_class = (kind == 0).nonzero()[:, 0] if config.split and config.negatives != "class_and_box" else None
-    pair, image, query, other, group = (index.to(logits.device) for index in (pair, image, query, other, group))
-    l1, giou = box_loss(boxes[pair, image, query], found.boxes[pair, image, other])
+    kinds = [found.mate >= 0, (mate >= 0) & (found.mate < 0)] if config.split else [mate >= 0]
+    paired = torch.stack(kinds).to(logits.device)
+    if not found.boxes.shape[-2]:
+        return boxes.new_zeros(paired.shape[:2]), paired.sum((-1, -2))
+    # every student query beside its mate: where most have one, no index costs less than what it leaves out; those without are masked
+    column = mate.clamp(min=0).to(logits.device)
+    l1, giou = box_loss(boxes, gather_queries(found.boxes, column))
     box = config.weights[1] * l1 + config.weights[2] * giou
-    if with_class is not None:
-        with_class = with_class.to(logits.device)
-        pair, image, query, other = (index[with_class] for index in (pair, image, query, other))
-    divergence = config.weights[0] * class_divergence(logits[pair, image, query], found.wanted[pair, image, other], student.activation)
-    loss = box.new_zeros(kinds * layers).index_add(0, group, box)
-    loss = loss.index_add(0, group if with_class is None else group[with_class], divergence)
-    return loss.unflatten(0, (kinds, layers)), count.unflatten(0, (kinds, layers))
+    divergence = config.weights[0] * class_divergence(logits, gather_queries(found.wanted, column), activation)
+    loss = [box + divergence, box if config.negatives != "class_and_box" else box + divergence]
+    return torch.stack([value.where(some, 0.0).sum((-1, -2)) for value, some in zip(loss, paired, strict=False)]), paired.sum((-1, -2))
