@@ -39,8 +39,7 @@ def features_term(
     weights = cell_weights(config, teacher, [level for _, level in pairs], layers, selected, context)
     total = pairs[0][0].features.new_zeros(())
     for (own, other), weight in zip(pairs, weights, strict=True):
-        difference = other.features.float() - adaptor(own).float()
-        error = torch.linalg.vecdot(difference, difference, dim=1) / difference.shape[1]
+        error = F.mse_loss(adaptor(own).float(), other.features.float(), reduction="none").mean(1)
         inside = (~own.padding).float() if config.mask_padding else torch.ones_like(error)
         total = total + (weight * error * inside).sum() / over_processes(inside.sum()).clamp(min=1)
     return total
@@ -98,8 +97,9 @@ def selection_masks(
             quality = quality * chosen
         # most queries have no target and so no quality; only the others are worth a map
         quality, best = quality.topk(int((quality > 0).sum(-1).max()), dim=-1)
-        product = torch.einsum("lbnd,bdx->lbnx", gather_queries(states, best), cells)
-        return (torch.einsum("lbn,lbnx->lbx", quality, product.square()) / states.shape[2]).unflatten(-1, shape)
+        # the root of the quality goes to the few queries, not to their maps: sum_i q_i (F . Q_i)^2 = sum_i (F . sqrt(q_i) Q_i)^2
+        weighted = gather_queries(states, best) * (quality / states.shape[2]).sqrt()[..., None]
+        return torch.einsum("lbnd,bdx->lbnx", weighted, cells).square().sum(2).unflatten(-1, shape)
     query, quality = _best_pairs(config, teacher, layers, targets, context)
     if chosen is not None:
         quality = quality * chosen.gather(-1, query)
