@@ -123,12 +123,12 @@ def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable
         optimizer.zero_grad()
         images = batch.images.contiguous(memory_format=torch.channels_last)
         targets = TargetBatch.of(batch.targets)
-        answer, match = None, None
+        answer, match, prepared = None, None, None
         if batch.answers is not None:
-            answer, match = batch.answers.output(), batch.answers.teacher_match
+            answer, match, prepared = batch.answers.output(), batch.answers.teacher_match, batch.answers.prepared
         elif methods and setup.teacher is not None:
             answer = setup.teacher(images, batch.padding)
-        terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0, 0, match)
+        terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0, 0, match, prepared)
         weighted_sum(terms, detection, weights).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()

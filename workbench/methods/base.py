@@ -147,6 +147,17 @@ class Method(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Unweighted loss terms by name; a term without eligible targets in this batch is left out."""
 
+    @property
+    def prepared_by(self) -> str | None:
+        """What decides ``prepare`` beside teacher, classes and picture, as a hash; None: nothing is prepared."""
+        return None
+
+    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+        """What the terms take of the teacher's answer and the targets alone, ``[B, ...]`` by name and without gradient: the same in every
+        step on the same pictures, so that a cache keeps it and a step from the cache need not compute it.
+        """
+        return {}
+
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """``[L_S, B, N_S]`` int64 on the CPU: the teacher query that each of the student's own queries is trained on, -1 = none; where
         several teacher layers teach a student layer, of the last. None: the method pairs no queries. For the query table of a run.

@@ -116,6 +116,7 @@ class MethodContext:
         step: 0-based.
         student_match: ``[L, B, N]`` of this step.
         epoch: 0-based.
+        prepared: what ``Method.prepare`` gives, by ``Method.prepared_by``, where a cache knows it.
     """
 
     student: Detector
@@ -126,6 +127,7 @@ class MethodContext:
     step: int
     student_match: Tensor
     epoch: int = 0
+    prepared: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _kept: dict[tuple[str, int], tuple[DetectorOutput, Tensor]] = field(default_factory=dict)
 
     def teacher_probability(self, output: DetectorOutput) -> Tensor:

@@ -174,13 +174,13 @@ class Trainer:
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         epoch = step // self.loader.steps_per_epoch
-        answer, match = None, None
+        answer, match, prepared = None, None, None
         with self.accelerator.autocast():
             if batch.answers is not None:
-                answer, match = batch.answers.output(), batch.answers.teacher_match
+                answer, match, prepared = batch.answers.output(), batch.answers.teacher_match, batch.answers.prepared
             elif self.teacher is not None and self.setup.methods:
                 answer = self.teacher(images, batch.padding)
-            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, epoch, match)
+            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, epoch, match, prepared)
 
     def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""

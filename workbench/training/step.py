@@ -58,10 +58,12 @@ class DistillStep(nn.Module):
         step: int,
         epoch: int = 0,
         teacher_match: Tensor | None = None,
+        prepared: dict[str, dict[str, Tensor]] | None = None,
     ) -> Terms:
         """Computes all terms of one batch; see ``Detector.forward`` for shapes and ``MethodContext`` for the counts.
 
-        ``teacher_match`` ``[L, B, N]`` is the teacher's own matching where a cache knows it.
+        ``teacher_match`` ``[L, B, N]`` is the teacher's own matching, ``prepared`` what methods prepare of its answer, where a cache knows
+        them.
 
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
@@ -73,7 +75,8 @@ class DistillStep(nn.Module):
             detection = self.student.losses(output, targets, num_boxes, match)
             distillation: dict[str, Tensor] = {}
             if teacher is not None and self.pairing is not None:
-                context = MethodContext(self.student, self._outside[0], self.pairing, targets, num_boxes, step, match, epoch)
+                teacher_module, known = self._outside[0], prepared or {}
+                context = MethodContext(self.student, teacher_module, self.pairing, targets, num_boxes, step, match, epoch, known)
                 if teacher_match is not None:
                     context.know_match(teacher, teacher_match)
                 for method in self.methods:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.cache.teacher.teachers import built, opened, setup_of
 from workbench.cache.teacher import build as build_module
 from workbench.cache.teacher.build import Builder
+from workbench.cache.teacher.check import check_cache
 from workbench.cache.teacher.key import cache_folder
 from workbench.cache.teacher.rows import RowMaker, Rows
 from workbench.cache.teacher.shards import Manifest
@@ -152,6 +153,40 @@ def test_less_than_what_is_kept_is_served():
     assert setup.variants is not None
     answers = opened(setup).answers([3], 1, [setup.variants.ops(3, 1)])
     assert "logits" in answers.rows and not any(name.startswith("memory") for name in answers.rows)
+
+
+def test_weights_of_cells_are_served_to_the_settings_they_were_made_for_and_no_others():
+    setup = setup_of()
+    built(setup)
+    assert setup.variants is not None
+    ops, (method,) = setup.variants.ops(3, 1), setup.methods
+    weights = opened(setup).answers([3], 1, [ops]).prepared
+    assert weights.keys() == {method.prepared_by} and [name for name in weights[method.prepared_by or ""]] == ["weights/8"]
+
+    other = setup_of({"methods": [{"method": "detrdistill", "selection": {"rule": "positives"}}]})
+    assert other.methods[0].prepared_by not in (None, method.prepared_by)
+    assert opened(other).answers([3], 1, [ops]).prepared == {}
+    assert {found.largest for found in check_cache(other, sample=3).differences if found.name.startswith("prepared/")} == set()
+    (again,) = [found for found in check_cache(setup, sample=3).differences if found.name.startswith("prepared/")]
+    assert again.largest <= 1e-5 * again.scale
+
+    drawn = setup_of({"methods": [{"method": "detrdistill", "selection": {"rule": "random_k"}}]})
+    assert drawn.methods[0].prepared_by is None  # other queries in every step
+
+
+def test_rows_of_shards_with_and_without_weights_are_read_together():
+    setup, other = setup_of(), setup_of({"methods": [{"method": "detrdistill", "features": {"gamma": 0.25}}]})
+    built(setup)
+    cache = opened(setup)
+    (cache.folder / "shard-00000.safetensors").unlink()
+    built(other)  # makes the one shard again, with weights of its own settings
+    assert setup.variants is not None
+    answers = opened(setup).answers([0], 0, [setup.variants.ops(0, 0)])
+    assert answers.prepared == {}
+    first, last = cache.manifest.place(0)[0], cache.manifest.place(cache.manifest.rows - 1)[0]
+    assert first != last
+    both = opened(setup).answers([0, cache.images - 1], 0, [setup.variants.ops(index, 0) for index in (0, cache.images - 1)])
+    assert both.prepared == {} and len(both.rows["logits"]) == 2
 
 
 def test_a_cache_that_is_not_there_is_named_with_the_command_that_builds_it():

@@ -15,6 +15,7 @@ from tests.cache.teacher.teachers import opened
 from tests.examples import SPEC, random_targets
 from tests.families import NAMES, tiny
 from tests.flows import TINY
+from workbench.cache.teacher.answers import Answers
 from workbench.cache.teacher.build import Builder, Estimate
 from workbench.config import Recipe, merge, parse_recipe
 from workbench.datasets.base import Dataset, Record
@@ -109,14 +110,14 @@ def assignments(monkeypatch: pytest.MonkeyPatch) -> Assignments:
 
 
 def terms_of(
-    setup: Setup, method: Method, batch: Batch, student: DetectorOutput, answer: DetectorOutput, match: Tensor | None
+    setup: Setup, method: Method, batch: Batch, student: DetectorOutput, answer: DetectorOutput, kept: Answers | None
 ) -> dict[str, Tensor]:
     assert setup.pairing is not None
     targets = TargetBatch.of(batch.targets)
     own = match_targets(student.logits, student.boxes, targets, student.activation)
-    context = MethodContext(setup.student, None, setup.pairing, targets, 3.0, 0, own)
-    if match is not None:
-        context.know_match(answer, match)
+    context = MethodContext(setup.student, None, setup.pairing, targets, 3.0, 0, own, prepared=kept.prepared if kept is not None else {})
+    if kept is not None:
+        context.know_match(answer, kept.teacher_match)
     return method(student, answer, targets, context)
 
 
@@ -132,13 +133,14 @@ def test_losses_from_the_cache_are_those_of_the_live_teacher(family: str, assign
         for variant in range(VARIANTS):
             batch = variant_batch(setup.variants, order, [variant] * 3)
             answers = cache.answers(order, variant, batch.ops)
+            assert answers.prepared.keys() == {method.prepared_by for method in setup.methods} - {None}
             with torch.no_grad(), setup.student.collecting_attentions(setup.teacher.attentions):
                 student, taught = setup.student(batch.images, batch.padding), setup.teacher(batch.images, batch.padding)
                 for method in setup.methods:
                     assignments.record()
                     live = terms_of(setup, method, batch, student, taught, None)
                     assignments.replay()
-                    cached = terms_of(setup, method, batch, student, answers.output(), answers.teacher_match)
+                    cached = terms_of(setup, method, batch, student, answers.output(), answers)
                     assert live.keys() == cached.keys() and live
                     for term, value in live.items():
                         error = abs(float(cached[term] - value))

@@ -13,6 +13,7 @@ from workbench.detectors.output import Attentions, DetectorOutput, Level, Querie
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _QUERIES = "queries/"
+PREPARED = "prepared/"
 # logit of a class that was not kept: probability 0 in both precisions
 _ABSENT = -6e4
 
@@ -74,7 +75,8 @@ def names_of(contents: Contents, there: Sequence[str]) -> list[str]:
     wanted |= {name for name in there if contents.queries and name.startswith(_QUERIES)}
     wanted |= {"attentions/self", "attentions/cross"} if contents.attentions else set()
     wanted |= {"box_distribution"} if contents.box_distribution else set()
-    return [name for name in there if name in wanted]
+    prepared = tuple(f"{PREPARED}{one}/" for one in contents.prepared)
+    return [name for name in there if name in wanted or name.startswith(prepared)]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,16 @@ class Answers:
     def teacher_match(self) -> Tensor:
         """``[L, B, N]`` int64."""
         return self.match.transpose(0, 1).long()
+
+    @property
+    def prepared(self) -> dict[str, dict[str, Tensor]]:
+        """What methods prepared of the answer, by ``Method.prepared_by``."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for path, value in self.rows.items():
+            if path.startswith(PREPARED):
+                _, _, settings, name = path.split("/", 3)
+                found.setdefault(settings, {})[name] = value
+        return found
 
     def output(self) -> DetectorOutput:
         """The answer as methods take it, float32; fields that are not kept are empty, states of layers that are not kept NaN."""

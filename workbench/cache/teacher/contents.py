@@ -27,6 +27,8 @@ class Contents(BaseModel, frozen=True, extra="forbid"):
         queries: what goes into the decoder.
         attentions: both attention maps.
         box_distribution: of families that have it.
+        prepared: what methods prepare of an answer (``Method.prepare``), as ``method/hash of its settings``; float32. A cache that has it
+            of other settings serves all the same, and every step prepares it anew.
     """
 
     precision: Precision = "fp16"
@@ -36,6 +38,7 @@ class Contents(BaseModel, frozen=True, extra="forbid"):
     queries: bool = False
     attentions: bool = False
     box_distribution: bool = False
+    prepared: tuple[str, ...] = ()
 
     @property
     def large(self) -> list[str]:
@@ -92,7 +95,8 @@ def contents_of(
         kept["queries"] |= "decode" in config.needs_student
     return Contents(
         precision=precision, top_k=top_k, states=tuple(sorted(states)),
-        maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())}, **kept,
+        maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())},
+        prepared=tuple(f"{method.name}/{method.prepared_by}" for method in methods if method.prepared_by is not None), **kept,
     )  # fmt: skip
 
 

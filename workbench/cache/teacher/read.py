@@ -75,7 +75,8 @@ class TeacherCache:
                 raise CacheError(f"teacher cache '{self.folder.name}' keeps another augmentation of image {index}, variant {variant}: "
                                  f"{file.ops[position]}, now {now}. Build it again under another name: cache.name.")
             rows.append((file.tensors, position))
-        names = names_of(self.wanted, list(rows[0][0]))
+        # a build that another recipe went on with has what methods prepare in some of its shards alone
+        names = names_of(self.wanted, [name for name in rows[0][0] if all(name in tensors for tensors, _ in rows)])
         values = {name: torch.stack([tensors[name][position] for tensors, position in rows]) for name in (*names, "match")}
         constants = self._open(CONSTANTS).tensors if self.wanted.queries else {}
         return Answers(values, constants, values.pop("match"), self.kept.states, self.manifest.form)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.cache.teacher.answers import learned_queries, pack, split_constants
+from workbench.cache.teacher.answers import PREPARED, learned_queries, pack, split_constants
 from workbench.cache.teacher.contents import Contents
 from workbench.datasets.loader import variant_batch
 from workbench.datasets.transforms import Op
@@ -86,6 +86,9 @@ class RowMaker:
         quality = query_quality("paper", GAMMA, output, list(range(len(output.boxes))), targets, context)
         packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
         packed |= self._masks(output, targets, context)
+        for method in self.setup.methods:
+            for name, value in method.prepare(output, context).items():
+                packed[f"{PREPARED}{method.name}/{method.prepared_by}/{name}"] = value.to("cpu", torch.float32).contiguous()
         for name, value in packed.items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 bad = [i for i, row in zip(batch.image_ids, value, strict=True) if not torch.isfinite(row).all()]

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from workbench.detectors.base import Detector
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import DetectorOutput, Level, Queries
 from workbench.errors import ConfigError, IncompatibleError
+from workbench.files import hash_json
 from workbench.matching import TargetBatch
 from workbench.methods.base import Method
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
@@ -23,7 +24,7 @@ from workbench.methods.detrdistill.config import (
     LogitsConfig,
 )
 from workbench.methods.detrdistill.contrastive import ContrastiveHead
-from workbench.methods.detrdistill.features import features_term, selection_masks
+from workbench.methods.detrdistill.features import cell_weights, features_term, selection_masks
 from workbench.methods.detrdistill.logits import logits_mates, logits_terms
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.features import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
@@ -55,6 +56,7 @@ class DETRDistill(Method):
         if config.features is not None:
             self.feature: Resolved = resolve_feature(config.features.feature, student, teacher)
             self.adaptor = Adaptor(student, teacher, self.feature, always=config.features.adaptor == "always")
+            self.strides = sorted(set(student.level_channels(self.feature)) & set(teacher.level_channels(self.feature)))
             widths = set(teacher.level_channels(self.feature).values())
             if config.features.mask != "uniform" and widths != {teacher.width}:
                 raise IncompatibleError(f"method 'detrdistill': the teacher's {self.feature} ({teacher.family}) has {sorted(widths)} "
@@ -91,11 +93,36 @@ class DETRDistill(Method):
                 terms |= {"contrastive": value} if value is not None else {}
         if config.features is not None:
             pairs = paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature))
-            terms["features"] = features_term(config.features, self.adaptor, pairs, teacher, self.taught, selected, context)
+            known = context.prepared.get(self.prepared_by or "") or self._weights([level for _, level in pairs], teacher, selected, context)
+            weights = [known[f"weights/{level.stride}"] for _, level in pairs]
+            terms["features"] = features_term(config.features, self.adaptor, pairs, weights)
         if config.assignment is not None:
             layers = [group[-1] for group in self.layer_map]
             terms["assignment"] = assignment_term(config.assignment, self.group, layers, student, teacher, selected, context)
         return terms
+
+    @property
+    def prepared_by(self) -> str | None:
+        """See ``Method.prepared_by``; queries that are drawn anew in every step cannot be prepared for."""
+        features, selection = self.config.features, self.config.selection
+        if features is None or features.mask == "uniform" or selection.rule == "random_k":
+            return None
+        decides = [features.model_dump(mode="json"), selection.model_dump(mode="json"), self.taught, self.pairing.class_map]
+        return hash_json([*decides, self.feature, self.strides])[:16]
+
+    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+        """See ``Method.prepare``: the weight of every cell, ``weights/STRIDE [B, H, W]``."""
+        if self.prepared_by is None:
+            return {}
+        levels = [level for level in levels_of(teacher, self.feature) if level.stride in self.strides]
+        return self._weights(levels, teacher, selected_queries(self.config.selection, teacher, context), context)
+
+    def _weights(
+        self, levels: list[Level], teacher: DetectorOutput, selected: Tensor, context: MethodContext
+    ) -> dict[str, Tensor]:
+        assert self.config.features is not None
+        weights = cell_weights(self.config.features, teacher, levels, self.taught, selected, context)
+        return {f"weights/{level.stride}": weight for level, weight in zip(levels, weights, strict=True)}
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.train_mates``: the matching of the logits terms."""

@@ -20,10 +20,7 @@ def features_term(
     config: FeaturesConfig,
     adaptor: Adaptor,
     pairs: list[tuple[Level, Level]],
-    teacher: DetectorOutput,
-    layers: list[int],
-    selected: Tensor,
-    context: MethodContext,
+    weights: list[Tensor],
 ) -> Tensor:
     """Equation 9: error of each cell weighted by the mask, mean over cells, sum over levels.
 
@@ -31,12 +28,8 @@ def features_term(
         config: switches.
         adaptor: of student levels.
         pairs: student and teacher level.
-        teacher: whose queries make the mask.
-        layers: teacher layers that teach.
-        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach.
-        context: of the step.
+        weights: ``[B, H, W]`` of each pair's cells, see ``cell_weights``.
     """
-    weights = cell_weights(config, teacher, [level for _, level in pairs], layers, selected, context)
     total = pairs[0][0].features.new_zeros(())
     for (own, other), weight in zip(pairs, weights, strict=True):
         error = F.mse_loss(adaptor(own).float(), other.features.float(), reduction="none").mean(1)
