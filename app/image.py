@@ -113,9 +113,8 @@ def body() -> None:
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
         shared.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
 
-    with picture:
-        baseline = baseline_of(entries[name], list(entries.values()))
-        inspection.open_selection(run, baseline.run if baseline else None, [record.image_id], "inspect-image")
+    baseline = baseline_of(entries[name], list(entries.values()))
+    inspection.open_selection(run, baseline.run if baseline else None, [record.image_id], "inspect-image")
     shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 
 

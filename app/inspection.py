@@ -12,16 +12,21 @@ from workbench.views.fiftyone import dataset_name
 from workbench.views.fiftyone.app import running, show
 
 MOST = 500  # images of a selection
+HEIGHT = 820
+EMBEDDED = "fiftyone"  # of the session: the part of a page that the App was opened in
 
 
+@st.fragment
 def open_selection(run: Run, baseline: Run | None, images: Sequence[int], key: str) -> None:
     """A button that shows these images, or the command that makes it possible where the App does not run.
+
+    Once it was pressed, the App stays on the page, with what it shows, until it is closed or opened elsewhere.
 
     Args:
         run: whose queries are looked at.
         baseline: that the page compares it with.
         images: ids, in order; of more than ``MOST`` the first.
-        key: of the button.
+        key: of this part of the page.
     """
     server = running()
     if server is None:
@@ -29,8 +34,15 @@ def open_selection(run: Run, baseline: Run | None, images: Sequence[int], key: s
         shared.note(f"To open this selection in FiftyOne, first run: workbench inspect {shlex.quote(run.name)}{against}")
         return
     chosen = list(dict.fromkeys(int(image) for image in images))[:MOST]
-    if st.button(f"Open these {len(chosen)} images in FiftyOne", key=key, icon=":material/open_in_new:"):
-        with shared.guarded("FiftyOne cannot show this selection"):
-            address = show(server, dataset_name(run, baseline, VALIDATION), chosen)
-            st.markdown(f"[FiftyOne in a window of its own]({address})")
-            st.iframe(address, height=720)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        label = "Open this image in FiftyOne" if len(chosen) == 1 else f"Open these {len(chosen)} images in FiftyOne"
+        if st.button(label, key=key, icon=":material/open_in_new:"):
+            with shared.guarded("FiftyOne cannot show this selection"):
+                # a comparison with the baseline of the page, else what there is of the run alone
+                show(server, [dataset_name(run, baseline, VALIDATION), dataset_name(run, None, VALIDATION)], chosen)
+                st.session_state[EMBEDDED] = key
+        if st.session_state.get(EMBEDDED) == key:
+            st.button("Close", key=f"{key}-close", on_click=st.session_state.pop, args=(EMBEDDED,))
+            st.markdown(f"[In a window of its own]({server.address})")
+    if st.session_state.get(EMBEDDED) == key:
+        st.iframe(server.address, height=HEIGHT)

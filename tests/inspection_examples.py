@@ -25,11 +25,13 @@ def make_data() -> Dataset:
 def make_runs(root: Path, data: Dataset) -> tuple[Run, Run]:
     """The runs ``distilled``, with a teacher, decoder states and masks, and ``undistilled``."""
     info = {
-        "recipe": {"data": {"path": "shapes", "format": "auto", "val": "val", "options": {"train": 2, "val": IMAGES, "test": 2}}},
+        "recipe": {"data": {"path": "shapes", "format": "auto", "val": "val", "options": {"train": 2, "val": IMAGES, "test": 2}},
+                   "train": {"steps": STEPS[-1]}},
         "classes": list(data.classes), "state": "done",
         "group": {"recipe": "made up", "arm": "distilled", "seed": 0, "schedule": "equal steps"},
     }  # fmt: skip
-    distilled, undistilled = (Run.create(name, info, root) for name in ("distilled", "undistilled"))
+    distilled = Run.create("distilled", info, root)
+    undistilled = Run.create("undistilled", {**info, "group": {**info["group"], "arm": "undistilled"}}, root)
     rng = np.random.default_rng(5)
     teacher = answers(rng, data, "teacher", 0.04, 0.9)
     write(distilled, TEACHER_STEP, teacher)

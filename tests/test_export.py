@@ -82,7 +82,7 @@ def test_transformers_alone_loads_the_folder_and_gives_equal_outputs(family: str
     saved(tmp_path / "model", family)
     agreement = export_transformers(str(tmp_path / "model"), tmp_path / "plain", str(data))
     assert agreement.boxes <= 1e-6 and agreement.scores <= 1e-6 and agreement.images == 5
-    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "plain").iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in (tmp_path / "plain").iterdir()}
 
 
 @pytest.mark.parametrize("family", sorted(set(NAMES) - set(IN_TRANSFORMERS)))

@@ -1,6 +1,7 @@
 """Servers of this user: ports that are free, and waiting for what was just started."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,28 @@ def test_ports_that_are_all_taken_are_named(monkeypatch):
     monkeypatch.setattr(servers, "PORTS", 1)
     with taken_port() as port, pytest.raises(WorkbenchError, match=f"no free port between {port} and {port}"):
         free_port(port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_block_and_what_belongs_to_it(number):
+    code = """
+import time
+from workbench.servers import stopped_by_signals
+try:
+    with stopped_by_signals():
+        try:
+            print("in", flush=True)
+            time.sleep(60)
+        finally:
+            print("left", flush=True)
+except KeyboardInterrupt:
+    pass
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "left\n"
+    assert process.returncode == 0
 
 
 def test_a_server_is_waited_for_until_it_answers_ends_or_takes_too_long():

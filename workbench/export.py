@@ -26,6 +26,7 @@ from workbench.detectors.adapter import TransformersDetector
 from workbench.detectors.base import best_detections
 from workbench.errors import ExportError, MissingExtraError
 from workbench.files import replacing, replacing_folder
+from workbench.image_processor import check_image_processor, write_image_processor
 from workbench.runs import Run, runs_root
 from workbench.training.evaluation import DETECTIONS, collect_detections
 from workbench.training.setup import find_detector
@@ -34,7 +35,7 @@ BATCH = 8
 BOX_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4
 AP_TOLERANCE = 0.001  # AP is 0..1 here: a tenth of a point
-TRANSFORMERS_TOLERANCE = 1e-6
+TRANSFORMERS_TOLERANCE = 1e-5  # transformers freezes BatchNorm, which multiplies in another order: 2e-6 over 300 images
 # two roundings of the same encoder scores may part on who is the last query selected; more than that is another model
 RESELECTED_SHARE = 0.1
 FORMAT_VERSION = 1
@@ -137,7 +138,7 @@ def export_onnx(name: str, out: Path, data: str | None = None, progress: Progres
 
 
 def export_transformers(name: str, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
-    """Writes a folder that ``AutoModelForObjectDetection.from_pretrained`` loads, after it gave the detector's answers on real images.
+    """Writes a folder that ``AutoModelForObjectDetection`` and ``AutoImageProcessor`` load, after it gave the detector's answers.
 
     Args:
         name: a run, a detector folder, or an embedded detector.
@@ -155,6 +156,9 @@ def export_transformers(name: str, out: Path, data: str | None = None, progress:
     interface = interface_of(detector, dataset)
     with replacing_folder(out) as temporary:
         detector.save(temporary)
+        transform = _transform(detector)
+        write_image_processor(temporary, detector, transform)
+        check_image_processor(temporary, dataset, transform)
         loaded = _plain_transformers(temporary, detector)
         agreement = _agreement(detector, dataset, interface.height, interface.width, loaded, progress)
         _refuse(f"{name} as transformers loads it", agreement, TRANSFORMERS_TOLERANCE, TRANSFORMERS_TOLERANCE)

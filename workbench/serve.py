@@ -1,18 +1,14 @@
 """Starts the dashboard on the loopback address."""
 
-import contextlib
-import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 from workbench.errors import MissingExtraError, WorkbenchError
-from workbench.servers import ADDRESS, find, free_port, named, noted, started
+from workbench.servers import ADDRESS, find, free_port, named, noted, started, stopped_by_signals
 from workbench.share import share_path
 
 DASHBOARD, PORT = "dashboard", 8501
@@ -49,7 +45,7 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
     port = free_port(port)
     options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
     command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
-    with _stopped_by_signals():
+    with stopped_by_signals():
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             if not started(process, lambda: _answers(port), START_SECONDS):
@@ -68,23 +64,6 @@ def dashboard_address() -> str:
     """Where this user's dashboard is served, or would be unless another port is asked for."""
     server = find(named(DASHBOARD))
     return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that the server does not outlive this process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _answers(port: int) -> bool:

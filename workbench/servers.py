@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,6 +101,24 @@ def free_port(first: int = 0) -> int:
                 probe.bind((ADDRESS, port if first else 0))
                 return probe.getsockname()[1]
     raise WorkbenchError(f"no free port between {first} and {first + PORTS - 1}. Stop one of these servers, or choose another port.")
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM, and a terminal that is closed, end the block as Ctrl-C does, so that no server outlives the process that started it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def started(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds: float) -> bool:

@@ -316,7 +316,8 @@ def page(app: str, chromium: Any) -> Iterator[Any]:
 
 
 def wait_for_count(page: Any, number: int) -> None:
-    page.wait_for_function("text => document.querySelector('[data-cy=entry-counts]')?.innerText.trim() === text", arg=f"{number} samples")
+    text = f"{number} sample{'s' if number > 1 else ''}"
+    page.wait_for_function("text => document.querySelector('[data-cy=entry-counts]')?.innerText.trim() === text", arg=text)
 
 
 @pytest.mark.browser
@@ -361,27 +362,137 @@ def test_another_program_finds_the_app_and_says_what_it_shows(page, app, compari
     server = running()
     assert server is not None and server.address == app
     some = [data.records[2].image_id, data.records[5].image_id]
-    # an App that is still loading may put its own view in the place of the first one that it is told
-    for _ in range(8):
-        assert show(server, comparison.name, some) == app
-        page.wait_for_timeout(5000)
-        if page.evaluate("document.querySelector('[data-cy=entry-counts]')?.innerText.trim()") == "2 samples":
-            break
+    assert show(server, [comparison.name], some) == app
     wait_for_count(page, 2)
+    name = "disagreement between layers"
+    show(server, ["nothing", comparison.name], saved_view=name)
+    wait_for_count(page, len(comparison.load_saved_view(name)))
+    page.wait_for_url("**?view=disagreement-between-layers")
     with pytest.raises(WorkbenchError, match="no saved view 'nothing'"):
-        show(server, comparison.name, saved_view="nothing")
+        show(server, [comparison.name], saved_view="nothing")
     with pytest.raises(WorkbenchError, match="no comparison 'nothing' yet"):
-        show(server, "nothing")
+        show(server, ["nothing"])
+
+
+@pytest.mark.browser
+def test_an_app_that_is_still_loading_shows_what_it_was_told_meanwhile(app, comparison, data, chromium):
+    from workbench.views.fiftyone.app import running, show
+
+    server = running()
+    assert server is not None
+    show(server, [comparison.name])
+    context = chromium.new_context()
+    loading = context.new_page()
+    loading.set_default_timeout(PATIENCE_MS)
+    loading.goto(app, wait_until="commit")
+    show(server, [comparison.name], [record.image_id for record in data.records[:3]])
+    wait_for_count(loading, 3)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(app: str, runs: tuple[Run, Run]) -> Iterator[str]:
+    """The dashboard of the same runs, started as a user does: without FiftyOne's settings; yields its address."""
+    from tests.app.conftest import serving
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("FIFTYONE_")]:
+            patch.delenv(name)
+        with serving(runs[0].path.parent) as address:
+            patch.undo()
+            yield address
+
+
+@pytest.mark.browser
+def test_the_dashboard_shows_its_selection_in_the_app_and_keeps_it_on_the_page(page, app, dashboard, comparison, data):
+    from tests.app.conftest import settle
+
+    opened = page.context.new_page()
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.goto(f"{dashboard}/image?run=distilled&step=30&image=3")
+    settle(opened)
+    opened.get_by_role("button", name="Open this image in FiftyOne").click()
+    embedded = opened.frame_locator(f"iframe[src^='{app}']")
+    embedded.locator("[data-cy=looker] canvas").wait_for()
+    wait_for_count(page, 1)
+    assert embedded.locator("[data-cy=entry-counts]").inner_text().strip() == "1 sample"
+    opened.get_by_role("spinbutton", name="Image of 8").fill("4")
+    opened.keyboard.press("Enter")
+    opened.get_by_text(f"image_id {data.records[3].image_id} ").wait_for()
+    embedded.locator("[data-cy=looker] canvas").wait_for()  # what was opened stays where the page changes
+    opened.get_by_role("button", name="Close").click()
+    opened.locator(f"iframe[src^='{app}']").wait_for(state="detached")
+    opened.close()
+
+
+@pytest.mark.browser
+def test_the_operator_opens_the_same_image_on_the_dashboard(page, dashboard, comparison, data):
+    from workbench.views.fiftyone.app import running, show
+
+    server = running()
+    assert server is not None
+    show(server, [comparison.name], [data.records[4].image_id])
+    wait_for_count(page, 1)
+    page.keyboard.press("Backquote")
+    page.get_by_role("textbox").last.wait_for()
+    page.keyboard.type("Workbench")
+    page.get_by_text("Workbench: open this image in the dashboard").first.click()
+    with page.context.expect_page() as opening:
+        page.get_by_role("dialog").get_by_role("link", name="Open in the dashboard").click()
+    opened = opening.value
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.get_by_text(f"image_id {data.records[4].image_id} ").wait_for()
+    assert opened.url.startswith(f"{dashboard}/image?run=distilled&step=30&image=5")
+    opened.close()
+    page.keyboard.press("Escape")
+
+
+def test_an_app_that_does_not_answer_or_refuses_is_reported():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    from workbench.servers import free_port
+    from workbench.views.fiftyone.app import _tell
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"errors": [{"message": "no such view"}]}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with pytest.raises(WorkbenchError, match=r"does not take what it shall show.*workbench inspect"):
+        _tell(free_port(), "graphql", {})
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(WorkbenchError, match=r"refuses what it shall show: no such view\."):
+            _tell(server.server_port, "graphql", {})
+        server.shutdown()
+
+
+def test_a_program_follows_an_app_whose_database_came_back_at_another_port(fiftyone, comparison, tmp_path, monkeypatch):
+    import fiftyone as fo
+
+    from workbench.views.fiftyone import using
+
+    monkeypatch.delenv(mongo.URI)
+    with mongo.database(tmp_path) as other, using(other):
+        assert fo.list_datasets() == []
+    assert mongo.URI not in os.environ, "a later FiftyOne must not take it for one that the user named"
+    with using(fiftyone):
+        assert comparison.name in fo.list_datasets()
 
 
 def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison, data):
     from types import SimpleNamespace
 
+    from workbench.serve import dashboard_address
     from workbench.views.fiftyone.panel import OpenInDashboard
 
     sample = comparison.match({"image_id": data.records[3].image_id}).first()
     context = SimpleNamespace(dataset=comparison, view=comparison.view(), current_sample=None, selected=[sample.id])
-    assert OpenInDashboard().execute(context)["address"] == "http://127.0.0.1:8501/image?run=distilled&step=30&image=4"
+    assert OpenInDashboard().execute(context)["address"] == f"{dashboard_address()}/image?run=distilled&step=30&image=4"
     patches = comparison.load_saved_view("best queries of the teacher")
     patch = patches.first()
     context = SimpleNamespace(dataset=comparison, view=patches, current_sample=patch.id, selected=[])

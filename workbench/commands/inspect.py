@@ -24,6 +24,7 @@ def inspect(
     from workbench import mongo
     from workbench.cli import _use_root, console
     from workbench.runs import Run
+    from workbench.servers import stopped_by_signals
     from workbench.views.fiftyone import connected
 
     if setup:
@@ -34,7 +35,7 @@ def inspect(
         return
     _use_root(runs)
     opened, baseline = Run.open(run), Run.open(against) if against is not None else None
-    with connected() as database:
+    with stopped_by_signals(), connected() as database:
         # fiftyone reads its settings when it is first imported
         from workbench.views.fiftyone.app import serving
         from workbench.views.fiftyone.dataset import open_comparison

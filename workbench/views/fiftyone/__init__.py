@@ -35,28 +35,48 @@ def connected(folder: Path | None = None) -> Iterator[str]:
         MissingExtraError: fiftyone is not installed.
         WorkbenchError: there is no MongoDB, or it does not answer.
     """
+    _need_fiftyone()
+    with mongo.database(folder) as uri:
+        ours = mongo.URI not in os.environ  # else it is not ours, or of a block around this one
+        try:
+            with using(uri):
+                yield uri
+        finally:
+            if ours:
+                _disconnect()
+
+
+@contextlib.contextmanager
+def using(uri: str) -> Iterator[None]:
+    """FiftyOne's settings, for this process and those that it starts, with a database that runs.
+
+    Raises:
+        MissingExtraError: fiftyone is not installed.
+        WorkbenchError: the database does not answer.
+    """
+    _need_fiftyone()
+    # also what the App's own process goes by, which has to find this package for the panel
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {
+        mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
+        "FIFTYONE_LOGGING_LEVEL": "ERROR", "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        _check(uri)
+        if "fiftyone" in sys.modules:
+            _apply(uri)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _need_fiftyone() -> None:
     if find_spec("fiftyone") is None:
         raise MissingExtraError("looking into errors needs fiftyone: pip install 'workbench[inspect]'.")
-    with mongo.database(folder) as uri:
-        # also what the App's own process goes by, which has to find this package for the panel
-        paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        settings = {
-            mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
-            "FIFTYONE_LOGGING_LEVEL": "ERROR", "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-            "PYTHONPATH": os.pathsep.join(paths),
-        }  # fmt: skip
-        before = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
-        try:
-            _check(uri)
-            if "fiftyone" in sys.modules:
-                _apply(uri)
-            yield uri
-        finally:
-            if before[mongo.URI] is None:  # else it is not ours, or of a block around this one
-                _disconnect()
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _check(uri: str) -> None:
@@ -76,6 +96,8 @@ def _apply(uri: str) -> None:
     """Settings for a fiftyone that was imported earlier."""
     import fiftyone
 
+    if fiftyone.config.database_uri != uri:  # it goes on asking the one that it was first told
+        _disconnect()
     fiftyone.config.database_uri = uri
     fiftyone.config.plugins_dir = str(PLUGINS)
     fiftyone.config.do_not_track = True

@@ -20,6 +20,8 @@ from workbench.views.fiftyone import FoDataset
 from workbench.views.fiftyone.dataset import INFO
 from workbench.views.matching import image_figures, plain_json
 
+# in a tab of its own: the App may itself be a part of the dashboard's page
+LINK = {"label": "Open in the dashboard", "icon": "open_in_new", "componentsProps": {"button": {"target": "_blank", "rel": "noopener"}}}
 NO_IMAGE = "There is no image to show."
 
 
@@ -98,7 +100,7 @@ class MatchingPanel(foo.Panel):
         panel = types.Object()
         panel.str("note", view=types.LabelValueView(label="Image", read_only=True), default=ctx.panel.state.note)
         if ctx.panel.state.link:
-            panel.btn("dashboard", label="Open in the dashboard", icon="open_in_new", href=ctx.panel.state.link)
+            panel.btn("dashboard", href=ctx.panel.state.link, **LINK)
         for number, title in enumerate(ctx.panel.state.titles or []):
             layout = {**(ctx.panel.get_state(f"layout_{number}") or {}), "title": {"text": title, "font": {"size": 13}}, "autosize": True}
             panel.plot(f"figure_{number}", layout=layout, config={"displaylogo": False, "responsive": True})
@@ -118,7 +120,7 @@ class OpenInDashboard(foo.Operator):
         if chosen is None:
             inputs.view("warning", types.Warning(label=NO_IMAGE))
         else:
-            inputs.btn("dashboard", label="Open in the dashboard", icon="open_in_new", href=image_address(*chosen))
+            inputs.btn("dashboard", href=image_address(*chosen), **LINK)
         return types.Property(inputs, view=types.View(label="Open in the dashboard"))
 
     def execute(self, ctx: Any) -> dict[str, str]:
