@@ -1,6 +1,7 @@
 """Numbers of pages that come from a benchmark are those of its committed result."""
 
 import json
+from typing import Any
 
 from tests.conftest import ROOT
 
@@ -12,10 +13,17 @@ ROWS = {
 PAIRS = ("demo pair", "ResNet-18 at 320 pixels")
 
 
+def figures_of(name: str) -> dict[str, dict[str, Any]]:
+    lines = (ROOT / "benchmarks" / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {figure["name"]: figure for figure in map(json.loads, lines)}
+
+
+def results_page() -> str:
+    return (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
 def test_the_costs_of_a_step_on_the_page_are_those_of_the_benchmark():
-    lines = (ROOT / "benchmarks" / "results" / "step.jsonl").read_text(encoding="utf-8").splitlines()
-    figures = {figure["name"]: figure for figure in map(json.loads, lines)}
-    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    figures, page = figures_of("step"), results_page()
     for row, name in ROWS.items():
         cells = []
         for pair in PAIRS:
@@ -23,3 +31,21 @@ def test_the_costs_of_a_step_on_the_page_are_those_of_the_benchmark():
             low, high = figure["interval"]
             cells.append(f"{figure['value']:.2f} [{low:.2f}, {high:.2f}]")
         assert f"| {row} | {' | '.join(cells)} |" in page
+
+
+def test_what_is_said_of_the_teacher_cache_is_what_the_benchmark_found():
+    figures, page = figures_of("cache"), " ".join(results_page().split())
+
+    def value(name: str) -> float:
+        return figures[name]["value"]
+
+    warm, cold = (value(f"demo pair: reading {state} / an epoch of plain training") for state in ("warm", "cold"))
+    assert f"takes {100 * warm:.1f} % of an epoch of plain training when the files are in memory and {100 * cold:.1f} % when" in page
+    many, few = (value(f"peak memory of building for {count} images") for count in (100000, 1000))
+    assert f"Building for 100,000 images peaks at {many:.0f} MB, for 1,000 at {few:.0f} MB." in page
+    one, three, ten = (value(f"(building / {n} students + distilling from the cache) / distilling live") for n in (1, 3, 10))
+    assert f"takes {one:.2f} of the processor time of distilling live with one student, {three:.2f} with three and {ten:.2f} with ten" in page
+    ahead = "demo pair: an epoch of plain training with one loading process"
+    assert f"({value(f'{ahead}, without reading'):.2f} s an epoch without reading, {value(f'{ahead}, with reading'):.2f} s with)" in page
+    bytes_, ratio = value("demo pair: bytes of an image and variant"), value("demo pair: bytes on disk / raw size of what is stored")
+    assert f"takes {bytes_:.0f} bytes, {ratio:.3f} times the raw size" in page
