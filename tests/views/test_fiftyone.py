@@ -228,6 +228,41 @@ def test_a_newer_evaluation_updates_the_boxes_and_keeps_samples_ids_and_what_the
     assert [box.id for box in shown] == ids and [box.confidence for box in shown] == pytest.approx(own.sort_index().tolist())
 
 
+def test_tags_of_boxes_stay_with_their_targets_and_slots_when_their_field_is_written_again(fiftyone, runs, data, tmp_path):
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    run = Run(Path(shutil.copytree(runs[0].path, tmp_path / "tagged")))
+    dataset = open_comparison(run)
+    sample = dataset.skip(2).first()
+    slot = sample.student.detections[3].query
+    sample.student.detections[3].tags = ["odd", "twice"]
+    sample.targets.detections[0].tags.append("small one")
+    sample.save()
+    examples.add_evaluation(run, data, 40)
+    again = open_comparison(run)
+    assert again.count_label_tags() == {"odd": 1, "twice": 1, "small one": 1}
+    after = again[sample.id]
+    assert {box.query: box.tags for box in after.student.detections if box.tags} == {slot: ["odd", "twice"]}
+    assert after.targets.detections[0].tags == ["small one"]
+
+
+def test_a_tag_follows_a_query_that_is_selected_per_image_to_its_new_rank(fiftyone, runs, data, tmp_path):
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    run = Run(Path(shutil.copytree(runs[0].path, tmp_path / "selected")))
+    for step, ranks in ((40, np.arange(examples.QUERIES)), (50, np.arange(examples.QUERIES)[::-1])):
+        rows = examples.answers(np.random.default_rng(step), data, "student", 0.1, 0.8)
+        examples.write(run, step, rows.assign(source=100 + ranks[rows["query"]]))
+        dataset = open_comparison(run)
+        sample = dataset.first()
+        if step == 40:
+            sample.student.detections[0].tags = ["odd"]
+            sample.save()
+            slot, cell = sample.student.detections[0].query, sample.student.detections[0].source
+    (tagged,) = [box for box in sample.student.detections if box.tags]
+    assert (tagged.source, tagged.query) == (cell, examples.QUERIES - 1 - slot)
+
+
 def test_nothing_is_written_again_when_nothing_changed(comparison, runs, caplog):
     from workbench.views.fiftyone.dataset import open_comparison
 
@@ -269,6 +304,22 @@ def test_without_fiftyone_the_verb_says_how_to_add_it(runs, monkeypatch):
     monkeypatch.setattr(room, "find_spec", lambda name: None)
     code, _, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
     assert code == 9 and "pip install 'workbench[inspect]'" in err
+
+
+def test_umap_lays_out_the_same_states_and_keeps_neighbours_together(comparison, runs, data):
+    from workbench.views.fiftyone.states import _umap, save_states
+
+    keys = save_states(comparison, inspect(data, *runs), runs[0], "val", "umap")
+    assert keys == ["student_states_umap", "teacher_states_umap"]
+    shapes = [comparison.load_brain_results(f"student_states_{method}").points.shape for method in ("pca", "umap")]
+    assert shapes[0] == shapes[1]
+    for key in keys:
+        comparison.delete_brain_run(key)
+    two = np.random.default_rng(0).normal(size=(60, 5)) + np.repeat([[0.0], [20.0]], 30, axis=0)
+    points = _umap(two)
+    nearest = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(nearest, np.inf)
+    assert ((nearest.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
 
 
 def test_umap_that_is_not_installed_is_named(comparison, runs, data, monkeypatch):

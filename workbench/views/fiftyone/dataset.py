@@ -22,6 +22,7 @@ from workbench.views.fiftyone.documents import (
     image_documents,
     image_fields,
     label_fields,
+    label_tags,
     sample_documents,
 )
 from workbench.views.fiftyone.pictures import picture_paths
@@ -109,11 +110,12 @@ def _write(
     collection = dataset._sample_collection
     count = len(inspection.dataset)
     samples = sample_documents(dataset, inspection.dataset, paths or [Path()] * count)
+    tags = {field: label_tags(dataset, field) for field in labels}
     for start in range(0, count, _IMAGES_AT_ONCE):
         images = range(start, min(start + _IMAGES_AT_ONCE, count))
         documents = image_documents(numbers, schema, images)
         for field, (boxes, own) in labels.items():
-            for document, value in zip(documents, detection_documents(dataset, field, boxes, own, images), strict=True):
+            for document, value in zip(documents, detection_documents(dataset, field, boxes, own, images, tags[field]), strict=True):
                 document[field] = value
         whole = [next(samples) for _ in images]
         if paths is not None:

@@ -40,6 +40,7 @@ _IMAGE_FIELDS: dict[str, type[fo.Field]] = {"image_id": fo.IntField, "target_cou
 _NOTHING = ("source", "match", "mate", "train_mate", "target")  # where -1 says that there is none
 _CODES = {"image": 0, "targets": 1, "teacher": 2, "student": 3, "baseline": 4}
 Schema = dict[str, type[fo.Field]]
+Identity = tuple[int, str, int]  # index of an image, what its box is known by, and that number
 
 
 def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema]]:
@@ -111,7 +112,30 @@ def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -
         }  # fmt: skip
 
 
-def detection_documents(dataset: FoDataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range) -> list[dict[str, Any]]:
+def label_tags(dataset: FoDataset, field: str) -> dict[Identity, list[str]]:
+    """Tags that the user gave to the boxes of a field, by what stays the same at another evaluation."""
+    path = f"{field}.detections"
+    shown = {f"{path}.{name}": 1 for name in ("tags", *_known_by(field))}
+    found = dataset._sample_collection.find({f"{path}.tags.0": {"$exists": True}}, shown)
+    return {
+        (struct.unpack(">III", sample["_id"].binary)[1], *_identity(field, box)): box["tags"]
+        for sample in found for box in sample[field]["detections"] if box.get("tags")
+    }  # fmt: skip
+
+
+def _known_by(field: str) -> tuple[str, ...]:
+    """A slot is a rank only where queries are selected per image: there a query is the encoder cell that it came from."""
+    return ("target",) if field == "targets" else ("source", "query")
+
+
+def _identity(field: str, box: Mapping[str, Any]) -> tuple[str, int]:
+    kind = next(name for name in _known_by(field) if box.get(name) is not None)
+    return kind, box[kind]
+
+
+def detection_documents(
+    dataset: FoDataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range, tags: Mapping[Identity, list[str]]
+) -> list[dict[str, Any]]:
     """The value of a label field of each of some images.
 
     Args:
@@ -120,6 +144,7 @@ def detection_documents(dataset: FoDataset, field: str, boxes: pd.DataFrame, sch
         boxes: of ``label_fields``.
         schema: likewise.
         images: indices of the dataset's images.
+        tags: of ``label_tags``, which boxes get again.
     """
     own = boxes.iloc[slice(*np.searchsorted(boxes["index"], [images.start, images.stop]))]
     number = own["target" if field == "targets" else "query"].astype("int64").tolist()
@@ -134,6 +159,9 @@ def detection_documents(dataset: FoDataset, field: str, boxes: pd.DataFrame, sch
     if "confidence" in own:
         keys, values = (*keys, "confidence"), [*values, _plain(own["confidence"], fo.FloatField)]
     documents = [dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True)]
+    if tags:
+        for document, index in zip(documents, edge.tolist(), strict=True):
+            document["tags"] = tags.get((index, *_identity(field, document)), [])
     places = np.searchsorted(edge, np.arange(images.start, images.stop + 1)).tolist()
     return [{"_cls": "Detections", "detections": documents[a:b]} for a, b in pairwise(places)]
 
