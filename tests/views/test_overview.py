@@ -60,6 +60,9 @@ def test_equal_steps_and_equal_compute_stand_apart_with_their_intervals():
     assert np.allclose(figure.data[0].error_x.arrayminus, 10)
     assert figure.layout.xaxis.title.text == "AP (%), test split"
     assert [line.x0 for line in figure.layout.shapes] == [60.0, 60.0]  # the teacher, once in each half
+    assert figure.data[0].marker.color != figure.data[1].marker.color
+    alone = results_figure(table)  # without other figures beside it a colour would say nothing
+    assert alone.data[0].marker.color == alone.data[1].marker.color
 
 
 def test_layers_are_named_by_the_two_they_lie_between():

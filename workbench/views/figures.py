@@ -51,7 +51,7 @@ def results(*runs: Run) -> go.Figure:
         run = next(run for run in runs if run.name == row["run"])
         found = bootstrap_ap(_truth(run, row["split"]), read_detections(run, row["split"], int(row["step"])))
         ends.append({"ap_low": found.low, "ap_high": found.high})
-    return overview.results_figure(pd.concat([points.reset_index(drop=True), pd.DataFrame(ends)], axis=1), [run.name for run in runs])
+    return overview.results_figure(pd.concat([points.reset_index(drop=True), pd.DataFrame(ends)], axis=1))
 
 
 def seeds(*runs: Run) -> go.Figure:

@@ -99,14 +99,15 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     return quiet(figure, 320)
 
 
-def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
+def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
     """AP of finished runs, equal steps and equal compute apart, one row per arm, one mark per seed.
 
     Args:
         table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` and ``teacher_ap``
             (0..1; the teacher's on the same split, null where it was not measured), drawn as a line; perhaps ``ap_low`` and ``ap_high``.
-        runs: order of the colours, as in ``progress_figure``.
+        runs: order of the colours, as in ``progress_figure``, where other figures beside this one have them; else all have one.
     """
+    colours = {run: run_style(position)[0] for position, run in enumerate(runs)}
     schedules = [schedule for schedule in ("equal steps", "equal compute") if (table["schedule"] == schedule).any()]
     figure = make_subplots(1, max(len(schedules), 1), subplot_titles=schedules, shared_yaxes=True, horizontal_spacing=0.03)
     several = table["recipe"].nunique() > 1
@@ -120,7 +121,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             spread = {"error_x": {"type": "data", "array": above, "arrayminus": below, "color": GREY, "thickness": 1.2, "width": 4}}
         figure.add_scatter(
             x=own["ap"] * 100, y=own["place"], mode="markers", name=schedule, showlegend=False, row=1, col=column,
-            marker={"size": 10, "color": [run_style(list(runs).index(run))[0] for run in own["run"]]},
+            marker={"size": 10, "color": [colours.get(run, run_style(0)[0]) for run in own["run"]]},
             text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in own.to_dict("records")],
             hovertemplate="%{text}<extra></extra>", **spread,
         )  # fmt: skip
