@@ -30,6 +30,7 @@ from workbench.errors import WorkbenchError
 from workbench.runs import Run, append_line
 
 PAGES = ("", "diagnosis", "training", "stability", "value", "masks", "image", "errors", "storage")
+QUERY = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
 STEPS = (100, 200)
 REPEATS = 20
 MARKS = "() => document.querySelectorAll('.js-plotly-plot .point, .js-plotly-plot .js-line').length"
@@ -48,13 +49,19 @@ def figures() -> Iterator[Figure]:
     folder = Path(tempfile.mkdtemp(prefix="workbench-app-"))
     try:
         make_runs(folder, int(os.environ.get("WORKBENCH_BENCHMARK_IMAGES", IMAGES)))
-        with serving(folder / "runs") as (address, process), sync_playwright() as playwright:
+        with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=str(executable), args=["--no-sandbox"])
             page: Any = browser.new_page(viewport={"width": 1900, "height": 1000})
             page.set_default_timeout(600_000)
-            yield from measure(page, address)
-            family = [process, *process.children(recursive=True)]
-            yield Figure("memory of the server, at most", sum(_peak(one.pid) for one in family) / 1e9, "GB", "<= 1.5")
+            with serving(folder / "runs") as (address, process):
+                yield from visits(page, address, "the first time")
+                yield from paints(page, address)
+                yield from changes(page, address)
+                yield from scatter(page, address)
+                family = [process, *process.children(recursive=True)]
+                yield Figure("memory of the server, at most", sum(_peak(one.pid) for one in family) / 1e9, "GB", "<= 1.5")
+            with serving(folder / "runs") as (address, _):
+                yield from visits(page, address, "to a server started anew")
             browser.close()
     finally:
         shutil.rmtree(folder)
@@ -66,29 +73,31 @@ def _peak(pid: int) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def measure(page: Any, address: str) -> Iterator[Figure]:
-    """First paint and marks of every page, then what a change costs."""
-    query = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
-    for name in PAGES:  # the first visit reads the files: seconds to everything, and the server is warm afterwards
+def visits(page: Any, address: str, when: str) -> Iterator[Figure]:
+    """Seconds to everything on a page that nobody has looked at: files are read and what is not kept is worked out."""
+    for name in PAGES:
         start = time.perf_counter()
-        page.goto(f"{address}/{name}?{query}")
+        page.goto(f"{address}/{name}?{QUERY}")
         page.wait_for_selector(SETTLED)
-        yield Figure(f"first visit of '{name or 'overview'}', everything drawn", time.perf_counter() - start, "s")
+        yield Figure(f"visit of '{name or 'overview'}' {when}, everything drawn", time.perf_counter() - start, "s")
+
+
+def paints(page: Any, address: str) -> Iterator[Figure]:
+    """First paint of every page of a warm server, and its marks."""
     for name in PAGES:
         seconds = []
         for _ in range(5):
             page.goto("about:blank")
             start = time.perf_counter()
-            page.goto(f"{address}/{name}?{query}", wait_until="commit")
+            page.goto(f"{address}/{name}?{QUERY}", wait_until="commit")
             page.wait_for_selector(PAINTED)
             seconds.append(time.perf_counter() - start)
         page.wait_for_selector(SETTLED)
         yield Figure(f"first paint of '{name or 'overview'}'", float(np.median(seconds)), "s", "<= 2", repeats=5)
         yield Figure(f"marks on '{name or 'overview'}'", page.evaluate(MARKS), "marks", "<= 20000")
-    yield from changes(page, address, query)
 
 
-def changes(page: Any, address: str, query: str) -> Iterator[Figure]:
+def changes(page: Any, address: str) -> Iterator[Figure]:
     """Seconds from a choice until the page shows what was chosen, on every page that has something to choose."""
     layers, steps, images = tuple("012345"), tuple(map(str, STEPS)), tuple(str(number) for number in range(2, 2 + REPEATS))
     slots, kinds = tuple(str(number) for number in range(REPEATS)), ("background", "both", "missed", "localisation", "classification")
@@ -97,13 +106,17 @@ def changes(page: Any, address: str, query: str) -> Iterator[Figure]:
         ("stability", "Layer", "layer", layers), ("value", "Slot", "query", slots), ("value", "Step", "step", steps),
         ("errors", "Errors of the type", "error", kinds), ("errors", "Step", "step", steps),
     ):  # fmt: skip
-        page.goto(f"{address}/{path}?{query}")
+        page.goto(f"{address}/{path}?{QUERY}")
         page.wait_for_selector(SETTLED)
         for option in options[: len(STEPS)] if key == "step" else ():
             _change(page, label, key, option)  # the first visit of another step reads its files
         seconds = [_change(page, label, key, options[number % len(options)]) for number in range(REPEATS)]
         yield Figure(f"change of {key} on '{path}'", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
-    page.goto(f"{address}/value?{query}")
+
+
+def scatter(page: Any, address: str) -> Iterator[Figure]:
+    """Seconds until the picture of all queries of a model is there."""
+    page.goto(f"{address}/value?{QUERY}")
     page.wait_for_selector(SETTLED)
     first = _change(page, "Model", "model", "teacher")
     yield Figure(f"scatter of {IMAGES * QUERIES:,} queries, the first time", first, "s", "<= 6")
@@ -128,6 +141,7 @@ def _change(page: Any, label: str, key: str, option: str) -> float:
         choice.click()
     page.wait_for_url(re.compile(rf"[?&]{key}={option}(&|$)"))
     page.wait_for_selector(SETTLED)
+    page.wait_for_function("() => !document.querySelector('[data-stale=true]')")
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return time.perf_counter() - start
 
@@ -159,7 +173,7 @@ def make_runs(folder: Path, images: int) -> None:
     for seed, arm in enumerate(("undistilled", "distilled")):
         info = {
             "recipe": {"data": {"path": str(data), "format": "coco", "train": "val", "val": "val", "test": None},
-                       "train": {"steps": STEPS[-1]}},
+                       "train": {"steps": STEPS[-1]}, "methods": [{"method": "m"}] if arm == "distilled" else []},
             "group": {"recipe": "scale", "arm": arm, "seed": 0, "schedule": "equal steps"}, "classes": classes, "state": "done",
             "dataset_hash": "scale", "best_step": STEPS[-1], **({"teacher": "teacher"} if arm == "distilled" else {}),
         }  # fmt: skip

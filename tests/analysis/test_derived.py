@@ -10,11 +10,13 @@ import pytest
 from tests.analysis.query_examples import random_queries
 from tests.analysis.run_examples import finished_run, write_queries
 from workbench.analysis import derived
-from workbench.analysis.derived import Name, match_frame
+from workbench.analysis.derived import Name, diagnosis_inputs, evaluation_hash, kept_frame, kept_json, match_frame
 from workbench.analysis.stability import Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.cache.detections import DETECTION_SCHEMA, write_detections
 from workbench.cache.queries import query_facts, query_writer
 from workbench.cache.schema import QUERY_SCHEMA
 from workbench.errors import WorkbenchError
+from workbench.files import write_text
 from workbench.runs import Run
 
 
@@ -93,3 +95,37 @@ def test_where_inputs_differ_selected_queries_are_recognised_by_their_box(inputs
 def test_a_run_without_queries_gives_an_empty_frame():
     run = Run.create("bare", {})
     assert all(match_frame(run, name).empty for name in get_args(Name))
+
+
+def test_a_kept_frame_or_value_is_made_again_only_when_its_inputs_change_and_leaves_other_names_alone():
+    run, made = Run.create("kept", {}), []
+
+    def make() -> pd.DataFrame:
+        made.append(len(made))
+        return pd.DataFrame({"n": [len(made)], "error": ["missed"]})
+
+    for inputs, times in ((["a", 1], 1), (["a", 1], 1), (["b", 1], 2), (["a", 1], 3)):
+        assert kept_frame(run, "errors-val-1", inputs, make)["n"].tolist() == [times] and len(made) == times
+    assert kept_frame(run, "errors-val-10", ["a"], make)["n"].tolist() == [4]
+    assert kept_json(run, "errors-val-1", ["a"], lambda: {"n": 5}) == kept_json(run, "errors-val-1", ["a"], dict) == {"n": 5}
+    assert kept_frame(run, "errors-val-1", ["a", 1], make)["n"].tolist() == [3]
+    assert len(list((run.path / "derived").iterdir())) == 3
+
+
+def test_what_an_evaluation_or_a_diagnosis_is_made_of_changes_with_any_of_its_files():
+    run, queries = finished_run("files")
+    step = int(queries["step"].max())
+    seen = [(evaluation_hash(run, "val", step), diagnosis_inputs(run, "val"))]
+    changes = [
+        lambda: write_detections(run, "val", step, pa.table({field.name: pa.array([], field.type) for field in DETECTION_SCHEMA})),
+        lambda: write_queries(run, queries[queries["step"] == step].assign(score=0.5)),
+    ]
+    for change in changes:
+        change()
+        assert evaluation_hash(run, "val", step) not in [one for one, _ in seen]
+        seen.append((evaluation_hash(run, "val", step), diagnosis_inputs(run, "val")))
+    assert seen[2][1] != seen[1][1]
+    run.metrics_path.write_text('{"step": 1}\n')
+    assert diagnosis_inputs(run, "val") != seen[2][1]
+    write_text(run.derived_path("teacher-readings", "0" * 16, "json"), "{}")
+    assert diagnosis_inputs(run, "val") not in [inputs for _, inputs in seen]

@@ -16,7 +16,7 @@ from tests.analysis.test_matches import greedy, iou, xyxy
 from workbench.analysis import tide
 from workbench.analysis.ap import coco_ap, evaluate, light_ground_truth
 from workbench.analysis.bootstrap import draws
-from workbench.analysis.tide import MAIN, SPECIAL, Errors, error_costs, error_counts, error_table, find_errors
+from workbench.analysis.tide import MAIN, SPECIAL, Errors, error_costs, error_counts, error_table, find_errors, rows_behind
 
 Point = tuple[int, float, bool]  # category, score, hit
 
@@ -202,6 +202,14 @@ def test_the_table_gives_each_cost_its_interval_and_the_images_behind_it():
     assert (table["low"] <= table["high"]).all() and (table["high"] > 0).any()
     missed = errors.targets[errors.targets["error"] == "missed"]
     assert table.loc["missed", "images"] == missed["image_id"].nunique() and table.loc["missed", "count"] == len(missed)
+
+
+def test_rows_behind_an_error_are_those_of_the_image_that_is_asked_for():
+    errors = find_errors(*random_coco(7, images=20))
+    for error in (*MAIN, *SPECIAL):
+        rows = rows_behind(errors, error)
+        for image in errors.images:
+            pd.testing.assert_frame_equal(rows_behind(errors, error, int(image)), rows[rows["image_id"] == image])
 
 
 def test_nothing_found_costs_what_is_missed_and_without_targets_nothing_is_defined():

@@ -49,4 +49,6 @@ def test_a_run_with_files_missing_is_diagnosed_by_those_that_are_there(tmp_path:
 
 def test_a_diagnosis_is_json_without_nan(healthy_runs: list[Run]):
     values = diagnose(healthy_runs[1], healthy_runs[0]).to_json()
-    assert json.loads(json.dumps(values, allow_nan=False))["run"] == "detrdistill"
+    again = json.loads(json.dumps(values, allow_nan=False))
+    assert again["run"] == "detrdistill"
+    assert Diagnosis.from_json(again).to_json() == values
