@@ -106,7 +106,8 @@ def confusion() -> None:
     telling = [f"{row}_{column}" for row, column in filled if row != column and BACKGROUND not in (row, column)]
     cell = shared.choose("cell", known, (telling or known)[0]) if known else ""
     with left:
-        meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs. A click on a cell lists its pairs."
+        which = "a cell" if len(filled) <= views.CLICKABLE else f"one of the {views.CLICKABLE} fullest cells"
+        meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs. A click on {which} lists its pairs."
         figure = views.confusion_figure(counts, found.classes)
         shared.chart(figure, "confusion", meaning, counts.reset_index(), on_select=select_cell, modes=["points"])
     if not cell:

@@ -52,20 +52,18 @@ entries = {name: entry for name, entry in shared.usable_runs().items() if entry.
 if not entries:
     shared.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
     st.stop()
-bar = st.columns([3.4, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
-
-names = list(entries)
-name = shared.choose("run", names, names[0])
-bar[0].selectbox("Run", names, key="run", format_func=lambda choice: entries[choice].title)
-run = entries[name].run
-steps = run.query_steps(VALIDATION)
-step = shared.choose("step", steps, steps[-1])
-bar[1].selectbox("Step", steps, key="step", help="Evaluations whose queries were kept.")
 
 
+@st.fragment
 @shared.guarded("This image cannot be shown")
 def body() -> None:
-    """Everything that depends on the image."""
+    """The choices, and all that depends on them."""
+    bar = st.columns([3.4, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
+    names = list(entries)
+    name = shared.select(bar[0], "Run", "run", names, names[0], format_func=lambda choice: entries[choice].title)
+    run = entries[name].run
+    steps = run.query_steps(VALIDATION)
+    step = shared.select(bar[1], "Step", "step", steps, steps[-1], help="Evaluations whose queries were kept.")
     data = reads.dataset(run.info())
     number = int(shared.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number

@@ -15,13 +15,14 @@ entries = {name: entry for name, entry in shared.usable_runs().items() if masked
 if not entries:
     shared.banner("info", "No selection masks yet", "Masks appear here after the first evaluation of a run that learns from a teacher.")
     st.stop()
-bar = st.columns([3, 1, 1.3, 1, 1, 1.5, 1.5], vertical_alignment="bottom")
-run = shared.select_run(bar[0], entries).run
 
 
+@st.fragment
 @shared.guarded("The masks of this image cannot be shown")
 def body() -> None:
     """The masks, and the queries behind the teacher's."""
+    bar = st.columns([3, 1, 1.3, 1, 1, 1.5, 1.5], vertical_alignment="bottom")
+    run = shared.select_run(bar[0], entries).run
     steps = run.query_steps(VALIDATION)
     step = shared.select(bar[1], "Step", "step", steps, steps[-1], help="Of the student.")
     data = reads.dataset(run.info())

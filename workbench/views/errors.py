@@ -1,6 +1,7 @@
 """Where AP is lost: error types and their cost, the difference between two runs, confusion between classes, and calibration."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,8 @@ CALIBRATION_CAPTION = (
     "Precision: the share of detections of a range of scores that found a target at IoU 0.5. On the dotted line scores mean what they say. "
     "Bars: 95 % intervals over resampled images."
 )
-_CLICKABLE = 1500  # cells of the confusion matrix
+CLICKABLE = 400  # cells of the confusion matrix
+_MANY = 40  # classes, whose names are laid out here: measuring each takes the browser seconds
 VERDICT_COLOURS = {"better": COLOURS[0], "worse": COLOURS[1], "not distinguishable": GREY}
 
 
@@ -86,7 +88,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
         hovertemplate="target of row %{y}, detection of column %{x}<br>%{customdata} pairs, %{z:.1f} % of the row<extra></extra>",
     ))  # fmt: skip
     # a heat map cannot be clicked: an unseen mark over every cell that holds pairs can, over the fullest where there are many
-    cells = np.array(fullest_cells(counts)[:_CLICKABLE], int).reshape(-1, 2)
+    cells = np.array(fullest_cells(counts)[:CLICKABLE], int).reshape(-1, 2)
     row, column = (axis.get_indexer(pd.Index(cells[:, side])) for side, axis in enumerate((counts.index, counts.columns)))
     figure.add_scatter(
         x=column, y=row, mode="markers", marker={"size": 18, "symbol": "square", "color": "rgba(0,0,0,0)"}, showlegend=False,
@@ -94,9 +96,15 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
               for i, j in zip(row, column, strict=True)],
         hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
     )  # fmt: skip
-    figure.update_xaxes(title_text="detection", tickvals=place, ticktext=names, automargin=True, showgrid=False)
-    figure.update_yaxes(title_text="target", tickvals=place, ticktext=names, autorange="reversed", automargin=True, showgrid=False)
-    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), clickmode="event+select", dragmode="pan")
+    many = len(names) > _MANY
+    axis = {"tickvals": place, "ticktext": names, "automargin": not many, "ticklabeloverflow": "allow", "showgrid": False}
+    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, **axis)
+    figure.update_yaxes(title_text="target", autorange="reversed", **axis)
+    layout: dict[str, Any] = {"clickmode": "event+select", "dragmode": "pan"}
+    if many:
+        room = 40 + 6 * min(max(map(len, names)), 30)
+        layout["margin"] = {"l": room, "r": 12, "t": 12, "b": room}
+    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), **layout)
 
 
 def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ CAPTION = (
 )
 COST_CAPTION = "What the cost of each pair is made of: class, 5 L1, 2 times negative GIoU; the dash is their sum. Best student score first."
 MOST_PAIRS = 24  # drawn
-MOST_BOXES = 50  # drawn of each model: more are unreadable, and slow to draw
+MOST_BOXES = 30  # drawn of each model: more are unreadable, and slow to draw
 COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#E69F00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
 MASK_CAPTION = (
     "Selection mask psi: where the teacher's queries look, each weighted by its quality; it weights the feature loss cell by cell."

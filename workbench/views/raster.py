@@ -10,7 +10,7 @@ from workbench.views.style import COLOURS, quiet
 
 WIDTH, HEIGHT = 480, 320  # pixels of the picture
 FEW = 5_000  # points that are drawn one by one
-_CELLS = 48, 32  # of the grid that can be pointed at and selected
+_CELLS = 24, 16  # of the grid that can be pointed at and selected: each is a mark that the browser draws
 # viridis from its second tenth: few points show on a white page, many on a dark one
 _COLOURS = np.array([(72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121), (110, 206, 88),
                      (181, 222, 43), (253, 231, 37)], float)  # fmt: skip
@@ -86,7 +86,7 @@ def raster_figure(x: np.ndarray, y: np.ndarray, x_title: str, y_title: str, heig
     row, column = np.nonzero(grid)
     figure.add_scatter(
         x=bounds.x0 + (column + 0.5) * (bounds.x1 - bounds.x0) / columns, y=bounds.y1 - (row + 0.5) * (bounds.y1 - bounds.y0) / rows,
-        mode="markers", marker={"size": 9, "color": "rgba(0,0,0,0)", "symbol": "square"}, customdata=grid[row, column], showlegend=False,
+        mode="markers", marker={"size": 18, "color": "rgba(0,0,0,0)", "symbol": "square"}, customdata=grid[row, column], showlegend=False,
         selected={"marker": {"color": "rgba(213,94,0,0.25)"}}, unselected={"marker": {"opacity": 0}},
         hovertemplate="%{customdata} points around<br>%{x:.3g}, %{y:.3g}<extra></extra>",
     )  # fmt: skip
