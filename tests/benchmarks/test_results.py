@@ -49,3 +49,11 @@ def test_what_is_said_of_the_teacher_cache_is_what_the_benchmark_found():
     assert f"({value(f'{ahead}, without reading'):.2f} s an epoch without reading, {value(f'{ahead}, with reading'):.2f} s with)" in page
     bytes_, ratio = value("demo pair: bytes of an image and variant"), value("demo pair: bytes on disk / raw size of what is stored")
     assert f"takes {bytes_:.0f} bytes, {ratio:.3f} times the raw size" in page
+
+
+def test_what_each_method_adds_on_the_page_is_what_the_benchmark_found():
+    page, ending = results_page(), " / (student step + teacher forward)"
+    shares = {name.removesuffix(ending): figure["value"] for name, figure in figures_of("methods").items() if name.endswith(ending)}
+    assert len(shares) >= 12
+    for name, share in shares.items():
+        assert f"| {name} | {100 * share:.1f} % |" in page
