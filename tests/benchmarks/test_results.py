@@ -57,3 +57,20 @@ def test_what_each_method_adds_on_the_page_is_what_the_benchmark_found():
     assert len(shares) >= 12
     for name, share in shares.items():
         assert f"| {name} | {100 * share:.1f} % |" in page
+
+
+def test_what_is_said_of_fiftyone_is_what_the_benchmark_found():
+    figures, page = figures_of("fiftyone"), " ".join(results_page().split())
+
+    def value(start: str) -> float:
+        (name,) = [name for name in figures if name.startswith(start)]
+        return figures[name]["value"]
+
+    (whole,) = [name for name in figures if name.startswith("5000 images and ")]
+    boxes = int(whole.split()[3])
+    assert f"{boxes:,} boxes of three models are in FiftyOne after {figures[whole]['value']:.0f} s" in page
+    assert f"the process and MongoDB take {value('memory'):.1f} GB at most" in page
+    assert f"in {value('the same after'):.0f} s; where nothing is new it takes {value('the same when'):.0f} s" in page
+    assert f"took {value('FiftyOne'):.0f} s and ours {value('ours, 100 '):.1f} s" in page
+    assert f"1,000 images take {value('ours, 1000'):.0f} s" in page
+    assert all(figure["holds"] is not False for figure in figures.values())

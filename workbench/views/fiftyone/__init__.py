@@ -37,7 +37,7 @@ def connected(folder: Path | None = None) -> Iterator[str]:
     """
     _need_fiftyone()
     with mongo.database(folder) as uri:
-        ours = mongo.URI not in os.environ  # else it is not ours, or of a block around this one
+        ours = not os.environ.get(mongo.URI)  # else the user named it, or it is of a block around this one
         try:
             with using(uri):
                 yield uri

@@ -28,6 +28,7 @@ from workbench.views.fiftyone.documents import (
 from workbench.views.fiftyone.pictures import picture_paths
 from workbench.views.fiftyone.saved import save_views
 from workbench.views.fiftyone.states import Method, save_states
+from workbench.views.style import COLOURS
 
 logger = logging.getLogger(__name__)
 INFO = "workbench"  # what the dataset says about where it came from
@@ -77,7 +78,8 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
         dataset.default_classes = list(inspection.dataset.classes)
         # every model has its colour, whatever the class, and the one that it has on the dashboard
         colours = [{"path": path, "fieldColor": colour} for path, colour in _COLOURS.items()]
-        dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", fields=colours)
+        # and what is coloured by value, such as embeddings, in colours that can be seen on a dark ground
+        dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", color_pool=list(COLOURS), fields=colours)
     labels, (numbers, schema) = label_fields(inspection), image_fields(inspection)
     declare(dataset, {field: own for field, (_, own) in labels.items()}, schema)
     said = dict(dataset.info.get(INFO, {}).get("fields", {}))
