@@ -62,8 +62,13 @@ def outputs(notebook: Any) -> list[dict[str, Any]]:
 
 
 def draw(notebook: Any, page: Any) -> None:
-    """Puts a picture beside every figure, and leaves of a widget its picture alone, which is all a viewer can show."""
+    """Puts a picture beside every figure, and leaves of a widget its picture alone, which is all a viewer can show.
+
+    Of a picture that comes in two formats the smaller stays.
+    """
     for shown in outputs(notebook):
+        if {"image/png", "image/jpeg"} <= set(shown):
+            del shown[max(("image/png", "image/jpeg"), key=lambda kind: len(shown[kind]))]
         if PLOTLY in shown:
             kind, content = picture(page.evaluate(_DRAW, shown[PLOTLY]))
             shown[kind] = content
