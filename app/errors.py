@@ -8,6 +8,7 @@ import pandas as pd
 import reads
 import shared
 import streamlit as st
+from columns import COLUMNS
 
 from workbench.analysis.confusion import BACKGROUND
 from workbench.analysis.kitti_ap import is_kitti
@@ -19,7 +20,6 @@ from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, 
 NOBODY = "no baseline"
 DRAWN = 15  # errors of an image
 LISTED = 1000
-LINK = {"open": st.column_config.LinkColumn("image", display_text="open", help="This image in the matching explorer.", width=56)}
 entries = {name: entry for name, entry in shared.usable_runs().items() if analyses.evaluated(entry.run)}
 if not entries:
     shared.banner("info", "No evaluation yet", "Errors appear here after the first evaluation of a run.")
@@ -122,7 +122,7 @@ def confusion() -> None:
         shown = pairs.head(LISTED)
         shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
         columns = ["open", "image_id", "target", "query", "score", "iou"]
-        st.dataframe(shown[columns], hide_index=True, row_height=28, height=330, key="pairs", column_config=LINK, placeholder="–")
+        st.dataframe(shown[columns], hide_index=True, row_height=28, height=330, key="pairs", column_config=COLUMNS, placeholder="–")
         shared.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed; a target or query of -1 is background.")
     shared.write_address(cell=cell)
 
@@ -153,10 +153,10 @@ def behind() -> None:
     left, middle, right = st.columns([1, 1, 2.4], gap="medium")
     with left:
         event = st.dataframe(images, key=f"images-{kind}", on_select="rerun", selection_mode="single-row", hide_index=True, row_height=28,
-                             height=480)  # fmt: skip
+                             height=480, column_config=COLUMNS)  # fmt: skip
         shared.note(f"n = {len(images)} images with errors of this type, most first. A click on the left of a row shows the image.")
     with middle:
-        st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480)
+        st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480, column_config=COLUMNS)
         shared.note(f"n = {len(slots)} query slots whose detections these are, and in how many images; a missed target has none.")
     chosen = event["selection"]["rows"]
     known = images["image_id"].tolist()

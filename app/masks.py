@@ -4,6 +4,7 @@ import pandas as pd
 import reads
 import shared
 import streamlit as st
+from columns import COLUMNS
 
 from workbench.cache.queries import TEACHER_STEP
 from workbench.cache.states import masked_images
@@ -57,7 +58,7 @@ def body() -> None:
     shared.chart(figure, "masks", meaning, cells, scrollZoom=True)
     if "student" not in shown:
         st.caption("This run keeps no masks of its student at this step, so there is no difference.")
-    st.dataframe(queries[TABLE], hide_index=True, row_height=28, key="mask-queries", placeholder="–", height=300)
+    st.dataframe(queries[TABLE], hide_index=True, row_height=28, key="mask-queries", placeholder="–", height=300, column_config=COLUMNS)
     shared.note("The teacher's queries by quality: score^gamma times IoU^(1-gamma) with the matched target, 0 where unmatched (match -1).")
     shared.write_address(run=run.name, step=step, image=number, mask_layer=layer, level=level, opacity=opacity, query=place)
 

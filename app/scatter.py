@@ -1,12 +1,16 @@
 """All queries of a model as one picture, score against the IoU with the target they overlap most; a box shows those in it."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 import shared
 import streamlit as st
 import values
+from columns import COLUMNS
 from reads import Stamp
 
+from workbench.views.boxes import class_name
 from workbench.views.raster import raster_figure
 
 CAPTION = (
@@ -35,7 +39,7 @@ def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, 
 
 @st.fragment
 @shared.guarded("The queries of this run cannot be shown")
-def queries(here: tuple[str, int, Stamp]) -> None:
+def queries(here: tuple[str, int, Stamp], classes: Sequence[str]) -> None:
     """The picture of one model's queries, and the list of those in a box."""
     st.markdown("**All queries**")
     head = st.columns([2, 8], vertical_alignment="bottom")
@@ -53,6 +57,7 @@ def queries(here: tuple[str, int, Stamp]) -> None:
         meaning = f"{CAPTION} n = {count} queries."
         shared.chart(figure_of(*here[:2], model, here[2]), chart, meaning, rows, on_select=shared.box_kept(chart, "area"), modes=["box"])
     with right:
-        st.dataframe(rows, hide_index=True, row_height=28, key="queries-table")
+        shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})
+        st.dataframe(shown, hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS)
         shared.note(f"{inside} queries {'in the box' if box else 'in all'}; the {len(rows)} of the highest score are listed.")
     shared.write_address(model=model, area=st.session_state["area"])

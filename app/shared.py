@@ -6,7 +6,7 @@ Names of runs and classes are data: they go into tables, text and options, which
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -195,7 +195,7 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
     event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=modes)
-    left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (st.container(), None)
+    left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (nullcontext(), None)
     with left:
         note(meaning)
     if right is not None and data is not None:

@@ -5,6 +5,7 @@ import pandas as pd
 import reads
 import shared
 import streamlit as st
+from columns import COLUMNS
 
 from workbench.runs import Run
 from workbench.views import overview, stability
@@ -168,7 +169,7 @@ def show_target(run: Run, layer: int, image_id: int, target: int) -> None:
     meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), n = {len(table)} evaluations that matched it; a "
     meaning += "query's box is that of the last step it held it."
     shared.chart(figure, "holders", meaning, table, scrollZoom=True)
-    st.dataframe(table, hide_index=True, row_height=28, key="holders-table")
+    st.dataframe(table, hide_index=True, row_height=28, key="holders-table", column_config=COLUMNS)
     st.markdown(f"[This image in the matching explorer]({shared.explorer_link(run.name, number + 1)})")
 
 

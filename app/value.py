@@ -9,6 +9,7 @@ import scatter
 import shared
 import streamlit as st
 import values
+from columns import COLUMNS
 
 from workbench.views import value as views
 from workbench.views.boxes import class_name
@@ -19,7 +20,6 @@ from workbench.views.sheet import Picture, answer, sheet_figure
 NOBODY = "no baseline"
 PICTURES = 6
 LISTED = 1000
-LINK = {"open": st.column_config.LinkColumn("image", display_text="open", help="This image in the matching explorer.", width=56)}
 entries = {name: entry for name, entry in shared.usable_runs().items() if analyses.evaluated(entry.run)}
 if not entries:
     shared.banner("info", "No evaluation yet", "Query values appear here after the first evaluation of a run.")
@@ -105,7 +105,7 @@ def slot_images(slot: int) -> None:
         open=[shared.explorer_link(run.name, place[image] + 1) for image in own["image_id"].head(LISTED)],
     )
     columns = ["open", "image_id", "target", "class", "score", "match_iou", "quality"]
-    st.dataframe(shown[columns], hide_index=True, row_height=28, height=200, key="slot-table", column_config=LINK)
+    st.dataframe(shown[columns], hide_index=True, row_height=28, height=200, key="slot-table", column_config=COLUMNS)
     inspection.open_selection(run, entries[against].run if both else None, own["image_id"].tolist(), "inspect-slot")
 
 
@@ -162,7 +162,7 @@ def answers(chosen: pd.DataFrame, which: str) -> None:
     place = reads.places(data)
     shown = chosen.head(LISTED)
     shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
-    st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=LINK)
+    st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=COLUMNS)
 
 
 slots()
@@ -170,4 +170,4 @@ if there:
     predictors()
 else:
     shared.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
-scatter.queries(here)
+scatter.queries(here, run.info()["classes"])

@@ -19,6 +19,8 @@ from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.verdicts import CAPTION, arms_against_baseline, verdict_table, verdicts_figure
 
 COLUMNS = (*NEEDED, *BOX, "score", "match_iou")
+WIDTHS = {"arm": st.column_config.TextColumn(width="medium"), "verdict": st.column_config.TextColumn(width=130),
+          "about": st.column_config.TextColumn(width=120), "sentence": st.column_config.TextColumn(width="large")}  # fmt: skip
 Side = tuple[tuple[int, tuple[str, int, reads.Stamp]], ...]  # seed, run at its last evaluation
 
 
@@ -58,6 +60,6 @@ def verdicts(chosen: list[Entry], entries: list[Entry]) -> None:
     table = pd.concat(tables, ignore_index=True)
     meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
     shared.chart(verdicts_figure(table), "verdicts", meaning, table)
-    st.dataframe(table[["arm", "verdict", "about", "sentence"]], hide_index=True, row_height=28, key="verdict-table")
+    st.dataframe(table[["arm", "verdict", "about", "sentence"]], hide_index=True, row_height=28, key="verdict-table", column_config=WIDTHS)
     units = "Points for AP, churn and agreement, queries per image for IS, 0 to 1 for quality and score x IoU."
     shared.note(f"n = {len(table)} verdicts. {units}")

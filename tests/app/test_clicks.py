@@ -81,7 +81,7 @@ def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path
 
     def images() -> list[int]:
         header, *shown = shown_table(page, "image")
-        return sorted(int(row[header.index("image_id")]) for row in shown[: len(own)])
+        return sorted(int(row[header.index("image id")]) for row in shown[: len(own)])
 
     assert eventually(page, images, sorted(own["image_id"]))
 

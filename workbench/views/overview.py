@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.derived import match_frame
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION, Entry
-from workbench.views.style import GREY, plain, quiet, run_style
+from workbench.views.style import GREY, plain, quiet, run_style, with_lines
 
 PROGRESS_CAPTION = (
     "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
@@ -155,4 +155,4 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
-    return quiet(figure, 280)
+    return with_lines(quiet(figure, 280))

@@ -15,7 +15,7 @@ from workbench.runs import Run
 from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
 from workbench.views.overview import PROGRESS
-from workbench.views.style import COLOURS, faded, plain, quiet, run_style
+from workbench.views.style import COLOURS, faded, plain, quiet, run_style, with_lines
 
 SEEDS_CAPTION = (
     "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
@@ -97,7 +97,7 @@ def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             )  # fmt: skip
     figure.update_xaxes(title_text="step", rangemode="tozero")
     figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
-    return quiet(figure, 280)
+    return with_lines(quiet(figure, 280))
 
 
 def seed_pairs(entries: Sequence[Entry], most: int = 12) -> list[tuple[Entry, Entry]]:

@@ -11,6 +11,7 @@ GREY = "#8C8C8C"  # of what is no run: teachers, references
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
 AXIS = "rgba(128,128,128,0.55)"
+_FEW_LINES = 4
 _AXES: dict[str, Any] = {
     "gridcolor": GRID, "zeroline": False, "linecolor": AXIS, "ticks": "outside", "tickcolor": AXIS, "ticklen": 3,
     "title": {"standoff": 6, "font": {"size": 12}}, "tickfont": {"size": 11},
@@ -47,6 +48,17 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         figure.layout[axis.plotly_name] = _over(axis.to_plotly_json(), _AXES)
     figure.update_annotations(font_size=12)
     return figure.update_layout(**layout) if layout else figure
+
+
+def with_lines(figure: go.Figure) -> go.Figure:
+    """A narrow figure of many lines with the room that their names take above it, one below the other; few are left as they are."""
+    lines = sum(bool(trace.showlegend) for trace in figure.data)
+    if lines <= _FEW_LINES:
+        return figure
+    room = 19 * lines + 16
+    legend = {**figure.layout.legend.to_plotly_json(), "y": 1, "orientation": "v", "maxheight": room}
+    return laid_out(figure, height=figure.layout.height - figure.layout.margin.t + room, legend=legend,
+                    margin={**figure.layout.margin.to_plotly_json(), "t": room})  # fmt: skip
 
 
 def laid_out(figure: go.Figure, **layout: Any) -> go.Figure:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
-from workbench.analysis.diagnosis import CAUSES, Diagnosis, diagnose
+from workbench.analysis.diagnosis import CAUSES, MEANINGS, Diagnosis, diagnose
 from workbench.runs import Run
 
 
@@ -52,3 +52,8 @@ def test_a_diagnosis_is_json_without_nan(healthy_runs: list[Run]):
     again = json.loads(json.dumps(values, allow_nan=False))
     assert again["run"] == "detrdistill"
     assert Diagnosis.from_json(again).to_json() == values
+
+
+def test_every_cause_is_explained():
+    assert list(MEANINGS) == list(CAUSES)
+    assert len(set(MEANINGS.values())) == len(MEANINGS)

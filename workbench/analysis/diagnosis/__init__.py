@@ -31,6 +31,20 @@ CAUSES: dict[str, Cause] = {
     "unsettled matching": unsettled_matching,
     "absorbing adapter": absorbing_adapter,
 }
+# of each cause, in one line
+MEANINGS = {
+    "class map": "The teacher calls classes by each other's names.",
+    "box format": "The teacher's boxes find far more targets when their four numbers are read in another way.",
+    "normalisation": "The teacher is far better when its input is normalised in another way.",
+    "resolution": "The teacher is far better with images of another size.",
+    "teacher worse": "The teacher has a lower AP than the student, on all targets, a class or a size.",
+    "weak term": "A distillation term sends less than 1 % of the gradient into the student.",
+    "opposing term": "A term's gradient points away from the detection loss's.",
+    "drowning term": "The terms send so much gradient that the detection loss stays higher than the baseline's.",
+    "background selection": "The teacher's queries that are taught with look at background.",
+    "unsettled matching": "Targets keep changing their query late in training.",
+    "absorbing adapter": "A features term falls, and the student's own features come no nearer to the teacher's.",
+}
 
 
 def diagnose(run: Run, baseline: Run | None = None, split: str = "val") -> Diagnosis:
@@ -55,4 +69,4 @@ def diagnose(run: Run, baseline: Run | None = None, split: str = "val") -> Diagn
     return Diagnosis(run.name, baseline.name if baseline is not None else None, worst_first(findings), tuple(checks))
 
 
-__all__ = ["CAUSES", "Check", "Diagnosis", "Evidence", "Finding", "diagnose"]
+__all__ = ["CAUSES", "MEANINGS", "Check", "Diagnosis", "Evidence", "Finding", "diagnose"]
