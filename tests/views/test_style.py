@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.views.style import COLOURS, plain, run_style
+from workbench.views.style import COLOURS, plain, quiet, run_style, with_lines
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "**bold**", "$x^2$", "<b>b</b>", "&lt;", "%{x}", "a&#36;b"]
 
@@ -45,3 +45,16 @@ def test_hostile_names_are_drawn_by_plotly_as_their_characters(chromium: Any, tm
     assert shown == HOSTILE, json.dumps(shown)
     assert images == 0
     assert alerts == []
+
+
+def test_names_of_many_lines_have_room_above_the_plot_which_keeps_its_height():
+    def figure(lines: int) -> go.Figure:
+        return quiet(go.Figure([go.Scatter(y=[1], showlegend=True) for _ in range(lines)]), 280)
+
+    def plot(drawn: go.Figure) -> int:
+        return drawn.layout.height - drawn.layout.margin.t - drawn.layout.margin.b
+
+    assert with_lines(figure(3)) == figure(3)
+    many = with_lines(figure(15))
+    assert plot(many) == plot(figure(15))
+    assert many.layout.margin.t >= 15 * 18 and many.layout.legend.maxheight >= many.layout.margin.t
