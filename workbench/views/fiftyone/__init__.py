@@ -16,6 +16,7 @@ from workbench.runs import Run
 
 PLUGINS = Path(__file__).parent / "plugins"
 PING_MS = 10_000
+GOODBYE_SECONDS = 1
 FoDataset = Any  # fiftyone's classes are made of database fields, whose types no checker can follow
 
 
@@ -107,6 +108,8 @@ def _apply(uri: str) -> None:
 def _disconnect() -> None:
     """Without it fiftyone asks the database that is gone when Python ends, for half a minute."""
     if "fiftyone" in sys.modules:
+        import pymongo
         from fiftyone.core.odm import database
 
-        database._disconnect()
+        with pymongo.timeout(GOODBYE_SECONDS):  # the database may be gone already, which would be waited for as long
+            database._disconnect()
