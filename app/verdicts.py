@@ -7,7 +7,7 @@ import shared
 import streamlit as st
 
 from workbench.analysis.compared import compare_queries
-from workbench.analysis.derived import identity_over_steps
+from workbench.analysis.derived import diagnosis_inputs, identity_over_steps, kept_frame
 from workbench.analysis.same_box import BOX
 from workbench.analysis.stability import NEEDED
 from workbench.analysis.verdict import LEAST_SEEDS, Verdict, compare_ap
@@ -24,9 +24,16 @@ WIDTHS = {"arm": st.column_config.TextColumn(width="medium"), "verdict": st.colu
 Side = tuple[tuple[int, tuple[str, int, reads.Stamp]], ...]  # seed, run at its last evaluation
 
 
-@st.cache_data(max_entries=32, show_spinner="Comparing the arms ...")
-def judged(baseline: Side, other: Side) -> list[Verdict]:
-    """Verdicts on AP and on the matching, of the runs of some seeds against others."""
+@st.cache_data(max_entries=32, show_spinner="Comparing the arms ...", show_time=True)
+def judged(arm: str, baseline: Side, other: Side) -> pd.DataFrame:
+    """The table of verdicts on AP and on the matching, of the runs of some seeds against others."""
+    inputs = [[[seed, diagnosis_inputs(Run(as_path(at[0])), VALIDATION), analyses.inputs(*at[:2])] for seed, at in side]
+              for side in (baseline, other)]  # fmt: skip
+    first = Run(as_path(other[0][1][0]))
+    return kept_frame(first, f"verdicts-{VALIDATION}", inputs, lambda: verdict_table("", _verdicts(baseline, other))).assign(arm=arm)
+
+
+def _verdicts(baseline: Side, other: Side) -> list[Verdict]:
     truth = analyses.truth(baseline[0][1][0], baseline[0][1][2][:1])
     sides = [{seed: read_detections(Run(as_path(path)), VALIDATION, step) for seed, (path, step, _) in side} for side in (baseline, other)]
     found = [compare_ap(truth, sides[0], sides[1])]
@@ -56,7 +63,7 @@ def verdicts(chosen: list[Entry], entries: list[Entry]) -> None:
         return
     tables: list[pd.DataFrame] = []
     for name, baseline, other in pairs:
-        tables.append(verdict_table(name, judged(_side(baseline), _side(other))))
+        tables.append(judged(name, _side(baseline), _side(other)))
     table = pd.concat(tables, ignore_index=True)
     meaning = f"{CAPTION} n = {int(table['images'].max())} images; from {LEAST_SEEDS} pairs of seeds on it tells about the method."
     shared.chart(verdicts_figure(table), "verdicts", meaning, table)

@@ -52,7 +52,7 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 def with_lines(figure: go.Figure) -> go.Figure:
     """A narrow figure of many lines with the room that their names take above it, one below the other; few are left as they are."""
-    lines = sum(bool(trace.showlegend) for trace in figure.data)
+    lines = sum(1 for _ in figure.select_traces({"showlegend": True}))
     if lines <= _FEW_LINES:
         return figure
     room = 19 * lines + 16
