@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,8 @@ def scatter(page: Any, address: str) -> Iterator[Figure]:
 
 def _change(page: Any, label: str, key: str, option: str) -> float:
     """Seconds from the choice of an option until the page with it has been run and painted."""
+    from playwright.sync_api import TimeoutError
+
     if label == "Image":  # a number to type
         field = page.get_by_label(re.compile(r"^Image of"))
         field.fill(option)
@@ -133,10 +135,13 @@ def _change(page: Any, label: str, key: str, option: str) -> float:
         field.press("Enter")
     else:
         box = page.get_by_role("combobox", name=label, exact=True)
-        box.click()
-        box.fill(option)  # long lists hold only what is in sight
         choice = page.get_by_role("option", name=option, exact=True)
-        choice.wait_for()
+        while not choice.count():  # charts that are still being drawn move the box, and its list closes
+            page.keyboard.press("Escape")
+            box.click()
+            box.fill(option)  # long lists hold only what is in sight
+            with suppress(TimeoutError):
+                choice.wait_for(timeout=3_000)
         start = time.perf_counter()
         choice.click()
     page.wait_for_url(re.compile(rf"[?&]{key}={option}(&|$)"))
