@@ -74,3 +74,17 @@ def test_what_is_said_of_fiftyone_is_what_the_benchmark_found():
     assert f"took {value('FiftyOne'):.0f} s and ours {value('ours, 100 '):.1f} s" in page
     assert f"1,000 images take {value('ours, 1000'):.0f} s" in page
     assert all(figure["holds"] is not False for figure in figures.values())
+
+
+def test_what_is_said_of_the_dashboard_is_what_the_benchmark_found():
+    figures, page = figures_of("app"), " ".join(results_page().split())
+    values = {name: figure["value"] for name, figure in figures.items()}
+    paint, marks = (max(value for name, value in values.items() if name.startswith(start)) for start in ("first paint", "marks"))
+    assert f"First paint of every page takes at most {paint:.2f} s (aim 2 s), with at most {marks:,.0f} marks (20,000)" in page
+    first, again = values["scatter of 1,500,000 queries, the first time"], values["scatter of all queries, again"]
+    assert f"queries takes {first:.2f} s the first time (6 s) and {again:.2f} s again (0.5 s)" in page
+    assert f"holds {values['memory of the server, at most']:.2f} GB at most (1.5 GB)" in page
+    changes = {name.removeprefix("change of ").replace("'", ""): value for name, value in values.items() if name.startswith("change of ")}
+    assert len(changes) == 8 and sum(value <= 0.5 for value in changes.values()) == 1
+    for name, value in changes.items():
+        assert f"| {name} | {value:.2f} s |" in page
