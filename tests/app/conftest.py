@@ -1,5 +1,6 @@
 """The dashboard as a user has it: a server of its own for each folder of runs, and one Chromium."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,12 @@ PATIENCE_MS = 60_000
 
 @contextmanager
 def serving(root: Path) -> Iterator[str]:
-    """`workbench app` on a free port; yields its address."""
-    command = [sys.executable, "-m", "workbench", "app", "--port", "8610", "--runs", str(root)]
+    """`workbench app` on a free port; yields its address.
+
+    Every worker looks among ports of its own: two that start a server at the same moment would both find the same one free.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    command = [sys.executable, "-m", "workbench", "app", "--port", str(8610 + 100 * worker), "--runs", str(root)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:
