@@ -22,7 +22,7 @@ import psutil
 
 from workbench.errors import WorkbenchError
 from workbench.files import replacing, try_lock
-from workbench.servers import ADDRESS, cache_folder, find, free_port, listens, note, started
+from workbench.servers import ADDRESS, cache_folder, find, listens, note, open_lock, reserved_port, started
 from workbench.share import checkout_root
 
 URI = "FIFTYONE_DATABASE_URI"
@@ -160,12 +160,7 @@ def _ask_version(program: Path) -> str:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time begins or ends using the folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "change.lock", "ab")
-    except OSError as error:
-        raise WorkbenchError(f"cannot write {folder}: {error.strerror or error}. Set XDG_CACHE_HOME to a folder you can write.") from error
-    with file:
+    with open_lock(folder / "change.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -182,16 +177,16 @@ def _start(program: Path, folder: Path) -> int:
     (folder / "data").mkdir(exist_ok=True)
     log = folder / "mongod.log"
     log.unlink(missing_ok=True)
-    port = free_port()
-    command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
-    # in a session of its own: Ctrl-C in this terminal must not take it from the others
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             start_new_session=True)  # fmt: skip
-    if not started(child, lambda: listens(port), START_SECONDS):
-        child.kill()
-        child.wait()
-        raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
-                             f"Free space, or set {URI} to another MongoDB.")
+    with reserved_port() as port:
+        command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
+        # in a session of its own: Ctrl-C in this terminal must not take it from the others
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                 start_new_session=True)  # fmt: skip
+        if not started(child, lambda: listens(port), START_SECONDS):
+            child.kill()
+            child.wait()
+            raise WorkbenchError(f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
+                                 f"Free space, or set {URI} to another MongoDB.")
     note(folder / _STATE, child.pid, port)
     return port
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from workbench.errors import MissingExtraError, WorkbenchError
-from workbench.servers import ADDRESS, find, free_port, named, noted, started, stopped_by_signals
+from workbench.servers import ADDRESS, find, named, noted, reserved_port, started, stopped_by_signals
 from workbench.share import share_path
 
 DASHBOARD, PORT = "dashboard", 8501
@@ -42,10 +42,9 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
     """
     if find_spec("streamlit") is None:
         raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
-    port = free_port(port)
-    options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
-    command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
-    with stopped_by_signals():
+    with stopped_by_signals(), reserved_port(port) as port:
+        options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
+        command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             if not started(process, lambda: _answers(port), START_SECONDS):

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.files import read_json, write_json
+from workbench.files import read_json, try_lock, write_json
 
 ADDRESS = "127.0.0.1"
 PORTS = 50  # looked at from the one that was wished for
@@ -87,20 +87,52 @@ def listens(port: int) -> bool:
         return probe.connect_ex((ADDRESS, port)) == 0
 
 
-def free_port(first: int = 0) -> int:
-    """A port that nothing uses at the moment: any, or the next from ``first`` on.
+@contextlib.contextmanager
+def reserved_port(first: int = 0) -> Iterator[int]:
+    """A port that nothing uses: any, or the next from ``first`` on. While the block runs no other command of this user gets it.
+
+    A server binds its port seconds after it was chosen, so the block lasts at least until it listens, or has ended. The lock is one of a
+    file in the user's cache, which stays: whoever opened it before it was removed would lock another than who opens it after.
 
     Raises:
-        WorkbenchError: fifty in a row are taken.
+        WorkbenchError: fifty in a row are taken, or the cache cannot be written.
     """
-    for port in range(first, first + PORTS):
-        with socket.socket() as probe:
-            # a server that has just gone does not keep its port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((ADDRESS, port if first else 0))
-                return probe.getsockname()[1]
+    for wished in range(first, first + PORTS) if first else [0] * PORTS:
+        port = _free(wished)
+        if port is None:
+            continue
+        with open_lock(cache_folder() / "ports" / f"{port}.lock") as file:
+            # asked again: whoever held the lock until now may listen by now
+            if try_lock(file) and _free(port) is not None:
+                yield port
+                return
     raise WorkbenchError(f"no free port between {first} and {first + PORTS - 1}. Stop one of these servers, or choose another port.")
+
+
+def _free(port: int) -> int | None:
+    """The port, or any for 0; None where something uses it."""
+    with socket.socket() as probe:
+        # a server that has just gone does not keep its port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError:
+            return None
+        return probe.getsockname()[1]
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Opens a file of the user's cache to be locked.
+
+    Raises:
+        WorkbenchError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "ab")
+    except OSError as error:
+        why = error.strerror or error
+        raise WorkbenchError(f"cannot write {path.parent}: {why}. Set XDG_CACHE_HOME to a folder you can write.") from error
 
 
 @contextlib.contextmanager
@@ -137,4 +169,4 @@ def started(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds
         if process.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(0.05)
-    return True
+    return process.poll() is None  # else another program took the port before it, and answers

@@ -502,7 +502,7 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 
-    from workbench.servers import free_port
+    from workbench.servers import reserved_port
     from workbench.views.fiftyone.app import _tell
 
     class Refusing(BaseHTTPRequestHandler):
@@ -513,8 +513,8 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
 
         def log_message(self, *_: object) -> None: ...
 
-    with pytest.raises(WorkbenchError, match=r"does not take what it shall show.*workbench inspect"):
-        _tell(free_port(), "graphql", {})
+    with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not take what it shall show.*workbench inspect"):
+        _tell(port, "graphql", {})
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(WorkbenchError, match=r"refuses what it shall show: no such view\."):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.servers import ADDRESS, Server, find, free_port, listens, named, noted, started
+from workbench.servers import ADDRESS, Server, find, listens, named, noted, reserved_port, started
 from workbench.views.fiftyone import FoDataset, using
 
 APP = "fiftyone"
@@ -40,19 +40,19 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[str
     """
     import fiftyone.constants as foc
 
-    port = free_port(port)
-    command = [sys.executable, "main.py", "--port", str(port), "--address", ADDRESS]
-    # in a session of its own, and ended at once: it has nothing to save, and says pages about a Ctrl-C
-    server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL, start_new_session=True)
-    try:
-        if not started(server, lambda: listens(port), START_SECONDS):
-            raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
-        _tell(port, "event", _whole(dataset))
-        with noted(APP, port, database=database):
-            yield f"http://{ADDRESS}:{port}"
-    finally:
-        server.kill()
-        server.wait()
+    with reserved_port(port) as port:
+        command = [sys.executable, "main.py", "--port", str(port), "--address", ADDRESS]
+        # in a session of its own, and ended at once: it has nothing to save, and says pages about a Ctrl-C
+        server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            if not started(server, lambda: listens(port), START_SECONDS):
+                raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
+            _tell(port, "event", _whole(dataset))
+            with noted(APP, port, database=database):
+                yield f"http://{ADDRESS}:{port}"
+        finally:
+            server.kill()
+            server.wait()
 
 
 def running() -> Server | None:
