@@ -45,6 +45,8 @@ def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_o
     ready, leave = spawn.Queue(), spawn.Event()
     with mongo.database(folder) as uri:
         process = process_of(folder)
+        (watched,) = mongo.processes(uri, folder).items()
+        assert watched == (f"MongoDB (its log is {folder / 'mongod.log'})", process)
         assert {connection.laddr.ip for connection in process.net_connections("inet")} == {"127.0.0.1"}
         command = process.cmdline()
         assert command[command.index("--wiredTigerCacheSizeGB") + 1] == "1"
@@ -97,7 +99,7 @@ def test_a_number_that_is_another_process_by_now_is_not_stopped(folder):
 def test_a_database_that_the_environment_names_is_taken_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv(mongo.URI, "mongodb://somewhere:1")
     with mongo.database(tmp_path / "mongo") as uri:
-        assert uri == "mongodb://somewhere:1"
+        assert uri == "mongodb://somewhere:1" and mongo.processes(uri, tmp_path / "mongo") == {}
     assert not (tmp_path / "mongo").exists()
 
 

@@ -24,7 +24,7 @@ def test_a_server_that_does_not_start_is_an_error_and_not_an_address(monkeypatch
     assert addresses == []
 
 
-# binds its port late, as Streamlit does, and tells whose runs it serves
+# stands in for Streamlit: binds its port late, as that does, and tells whose runs it serves
 STREAMLIT = """
 import http.server, os, sys, time
 port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--server.port="))
@@ -33,6 +33,8 @@ class Runs(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(os.environ["WORKBENCH_RUNS"].encode())
+        if self.path == "/end":
+            os._exit(3)
     def log_message(self, *_): ...
 time.sleep(0.7)
 http.server.HTTPServer(("127.0.0.1", port), Runs).serve_forever()
@@ -68,3 +70,11 @@ def test_two_dashboards_started_at_one_moment_answer_at_addresses_of_their_own(t
             process.communicate(timeout=30)
     assert len(set(addresses)) == 2 and served == ["mine", "yours"]
     assert [process.returncode for process in processes] == [0, 0]
+
+
+def test_a_dashboard_that_ends_by_itself_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "streamlit.py").write_text(STREAMLIT)
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path)), ("WORKBENCH_RUNS", "mine")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WorkbenchError, match="has ended with status 3"):
+        serve.serve(8700, lambda address: urllib.request.urlopen(f"{address}/end", timeout=10).close())

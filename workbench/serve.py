@@ -38,7 +38,7 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
 
     Raises:
         MissingExtraError: streamlit is not installed.
-        WorkbenchError: the server did not start.
+        WorkbenchError: the server did not start, or ended by itself.
     """
     if find_spec("streamlit") is None:
         raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
@@ -51,7 +51,8 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
                 raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
             with noted(DASHBOARD, port):
                 ready(f"http://{ADDRESS}:{port}")
-                process.wait()
+                status = process.wait()
+                raise WorkbenchError(f"the dashboard has ended with status {status}; see its output above, and start it again.")
         except KeyboardInterrupt:
             pass
         finally:

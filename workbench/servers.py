@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from workbench.files import read_json, try_lock, write_json
 
 ADDRESS = "127.0.0.1"
 PORTS = 50  # looked at from the one that was wished for
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def find(path: Path) -> Server | None:
     try:
         noted = read_json(path) if path.is_file() else {}
         process = psutil.Process(int(noted["pid"]))
-        if abs(process.create_time() - float(noted["started"])) >= 1 or process.status() == psutil.STATUS_ZOMBIE:
+        if abs(process.create_time() - float(noted["started"])) >= 1 or not _lives(process):
             return None
         return Server(process, int(noted["port"]), dict(noted["facts"]))
     except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
@@ -170,3 +171,19 @@ def started(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds
             return False
         time.sleep(0.05)
     return process.poll() is None  # else another program took the port before it, and answers
+
+
+def first_to_end(processes: Mapping[str, psutil.Process]) -> str:
+    """Waits until one of these processes, children or not, has ended; gives its name, of several the first as they are given."""
+    while True:
+        for name, process in processes.items():
+            if not _lives(process):
+                return name
+        time.sleep(LOOK_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

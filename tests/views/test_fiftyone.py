@@ -1,14 +1,19 @@
 """Comparisons in the real FiftyOne: its database, its datasets and its App in the browser; one of each for all tests."""
 
 import os
+import re
 import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
@@ -22,6 +27,7 @@ from workbench.analysis.tide import find_errors
 from workbench.datasets import Dataset
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
+from workbench.servers import Server
 from workbench.views import boxes
 
 PATIENCE_MS = 180_000
@@ -341,12 +347,22 @@ def test_a_named_database_that_does_not_answer_is_reported_without_its_address(m
 
 
 @pytest.fixture(scope="module")
-def app(fiftyone: str, comparison: Any) -> Iterator[str]:
-    """FiftyOne's App with the comparison; yields its address."""
+def served(fiftyone: str, comparison: Any) -> Iterator[Server]:
+    """FiftyOne's App with the comparison."""
     from workbench.views.fiftyone.app import serving
 
-    with serving(comparison, fiftyone, 5190) as address:
-        yield address
+    with serving(comparison, fiftyone, 5190) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def app(served: Server) -> str:
+    """Its address."""
+    return served.address
+
+
+def test_the_process_that_is_watched_is_the_one_that_listens(served):
+    assert served.port in {connection.laddr.port for connection in served.process.net_connections("inet")}
 
 
 @pytest.fixture(scope="module")
@@ -533,6 +549,39 @@ def test_a_program_follows_an_app_whose_database_came_back_at_another_port(fifty
     assert mongo.URI not in os.environ, "a later FiftyOne must not take it for one that the user named"
     with using(fiftyone):
         assert comparison.name in fo.list_datasets()
+
+
+@pytest.mark.parametrize(
+    ("victim", "said"), [("App", r"FiftyOne's App \(its output is above\)"), ("mongod", r"MongoDB \(its log is .*mongod\.log\)")]
+)
+def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp_path, monkeypatch, victim, said):
+    from workbench.views.fiftyone import app, using
+
+    ended: list[psutil.Process] = []
+
+    @contextmanager
+    def standing_in(dataset: Any, database: str, port: int) -> Iterator[Server]:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            server = Server(psutil.Process(process.pid), port, {})
+            (mongod,) = mongo.processes(database).values()
+            ended.append(server.process if victim == "App" else mongod)
+            threading.Timer(0.3, ended[0].kill).start()
+            try:
+                yield server
+            finally:
+                process.kill()
+
+    monkeypatch.setattr(app, "serving", standing_in)
+    # a database of this test's own
+    (tmp_path / "workbench").mkdir()
+    (tmp_path / "workbench" / "tools").symlink_to(mongo.cache_folder() / "tools")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(mongo.URI)
+    code, out, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
+    assert "Ctrl-C ends it" in out and len(ended) == 1
+    assert code == 1 and re.fullmatch(rf"workbench: {said} has ended\. Run 'workbench inspect' again\.\n", err)
+    with using(fiftyone):  # the other tests' database again
+        pass
 
 
 def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison, data):

@@ -1,13 +1,12 @@
 """``workbench inspect``: single errors of a comparison in FiftyOne."""
 
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WorkbenchError
 
 
 def inspect(
@@ -24,7 +23,7 @@ def inspect(
     from workbench import mongo
     from workbench.cli import _use_root, console
     from workbench.runs import Run
-    from workbench.servers import stopped_by_signals
+    from workbench.servers import first_to_end, stopped_by_signals
     from workbench.views.fiftyone import connected
 
     if setup:
@@ -36,6 +35,7 @@ def inspect(
     _use_root(runs)
     opened, baseline = Run.open(run), Run.open(against) if against is not None else None
     with stopped_by_signals(), connected() as database:
+        stored = mongo.processes(database)
         # fiftyone reads its settings when it is first imported
         from workbench.views.fiftyone.app import serving
         from workbench.views.fiftyone.dataset import open_comparison
@@ -43,9 +43,11 @@ def inspect(
         dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
         if app:
-            with serving(dataset, database, port) as address:
-                console.print(Text(f"FiftyOne: {address}\nCtrl-C ends it."), soft_wrap=True)
+            with serving(dataset, database, port) as served:
+                console.print(Text(f"FiftyOne: {served.address}\nCtrl-C ends it."), soft_wrap=True)
                 try:
-                    threading.Event().wait()
+                    # the App may end with its database, which is then named as the cause
+                    ended = first_to_end({**stored, "FiftyOne's App (its output is above)": served.process})
                 except KeyboardInterrupt:
-                    pass
+                    return
+                raise WorkbenchError(f"{ended} has ended. Run 'workbench inspect' again.")

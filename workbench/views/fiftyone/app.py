@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psutil
+
 from workbench.errors import WorkbenchError
 from workbench.servers import ADDRESS, Server, find, listens, named, noted, reserved_port, started
 from workbench.views.fiftyone import FoDataset, using
@@ -24,8 +26,8 @@ _SET_VIEW = """mutation ($subscription: String!, $dataset: String!, $view: BSONA
 
 
 @contextlib.contextmanager
-def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[str]:
-    """Serves the App for as long as the block runs; yields its address. Called inside ``connected``.
+def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Server]:
+    """Serves the App for as long as the block runs; yields it with its own process. Called inside ``connected``.
 
     Without a session of FiftyOne's: that gives its server one minute to start, which a busy machine does not keep, and says what is shown
     from a thread, at a moment of its own, when another program may have said something else.
@@ -49,7 +51,7 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[str
                 raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
             _tell(port, "event", _whole(dataset))
             with noted(APP, port, database=database):
-                yield f"http://{ADDRESS}:{port}"
+                yield Server(psutil.Process(server.pid), port, {"database": database})
         finally:
             server.kill()
             server.wait()
