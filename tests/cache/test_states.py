@@ -4,18 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 from workbench.cache import states
 from workbench.cache.states import Masks, images_with_states, masked_images, read_masks, read_states, states_writer
 from workbench.errors import NonFiniteError, RunError
 from workbench.runs import Run
-
-MASK = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(-1e4, 1e4, width=32))
 
 
 def write_masks(run: Run, split: str, step: int, images: Iterable[tuple[int, Masks]]) -> None:
@@ -24,14 +18,13 @@ def write_masks(run: Run, split: str, step: int, images: Iterable[tuple[int, Mas
             writer.write(image_id, masks)
 
 
-@given(mask=MASK)
-@hypothesis_settings(max_examples=30)
-def test_a_mask_comes_back_within_a_255th_of_its_range(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory):
-    run = Run.create("masks", {}, tmp_path_factory.mktemp("runs"))
+def test_a_mask_comes_back_within_half_a_255th_of_its_range():
+    run = Run.create("masks", {})
+    mask = np.random.default_rng(0).normal(0, 100, (5, 7)).astype(np.float32)
     write_masks(run, "val", 10, [(7, {(2, 1): mask})])
     (key, found), = read_masks(run, "val", 10, 7).items()
     assert key == (2, 1) and found.dtype == np.float32 and found.shape == mask.shape
-    assert np.abs(found - mask).max() <= np.ptp(mask.astype(np.float64)) / 255 + 1e-6 * np.abs(mask).max()
+    assert np.abs(found - mask).max() <= np.ptp(mask) / 510 + 1e-4
 
 
 def test_each_image_gets_its_own_layers_and_levels_across_shards(monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,14 @@ from workbench.detectors import Detector, DetectorOutput, InputSpec
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import TargetBatch, match_targets
 from workbench.methods import MethodContext, build_method, make_pairing
-from workbench.methods.detrdistill import AssignmentConfig, ContrastiveConfig, DETRDistill, DETRDistillConfig, selection_masks
+from workbench.methods.detrdistill import (
+    AssignmentConfig,
+    ContrastiveConfig,
+    DETRDistill,
+    DETRDistillConfig,
+    selection_masks,
+    visible_masks,
+)
 from workbench.methods.selection import query_quality
 
 ALL = frozenset({"memory", "neck", "states", "decode"})
@@ -341,6 +348,28 @@ def test_a_released_mask_without_any_quality_is_one_everywhere():
     assert torch.equal(masks, torch.ones_like(masks))
 
 
+def test_masks_to_look_at_are_the_root_of_equation_nines_and_the_released_ones_as_they_are_of_levels_as_wide_as_the_queries():
+    teacher, targets = random_output(2, (2, 5)), batch_of([3, 2], 3, torch.Generator().manual_seed(0))
+    targets.boxes[:, 0] = teacher.boxes[1, :, 0]
+    (level,) = teacher.memory
+    wide = replace(level, features=level.features.repeat(1, 2, 1, 1))
+    teacher = replace(teacher, memory=(wide, level))
+    paper, released = (built({"profile": profile}, stub(), stub()) for profile in PROFILES)
+    assert paper.config.features is not None and released.config.features is not None
+    context = context_of(paper, targets)
+    ((found, masks),) = visible_masks(paper.config.features, teacher, [1], targets, context)
+    assert found is level and masks.shape == (1, 2, 4, 6) and (masks > 0).all()
+    for image, y, x in ((0, 0, 0), (0, 3, 5), (1, 2, 1)):
+        cell = level.features[image, :, y, x]
+        total = sum(
+            quality_of(teacher, targets, 1, image, query, "paper") * float(cell @ teacher.states[1, image, query]) ** 2 / 5
+            for query in range(5)
+        )
+        assert masks[0, image, y, x].item() == pytest.approx(total**0.5, rel=1e-4)
+    ((_, masks),) = visible_masks(released.config.features, teacher, [0, 1], targets, context)
+    assert torch.equal(masks, selection_masks(released.config.features, teacher, level, [0, 1], targets, context))
+
+
 @pytest.mark.parametrize("mask_padding", [False, True])
 def test_the_released_feature_term_is_the_mean_of_masked_squared_errors_summed_over_layers_and_levels(mask_padding: bool):
     shapes = ((8, 4, 6), (16, 2, 3))
@@ -413,7 +442,9 @@ def test_a_class_that_the_teacher_does_not_know_is_refused_by_name():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_gradients_reach_the_students_outputs_and_nothing_of_the_teacher(profile: str):
-    student, teacher, targets = random_output(2, (2, 5)), random_output(2, (2, 5), seed=1), batch_of([2, 1], 3)
+    student, teacher = random_output(2, (2, 5)), random_output(2, (2, 5), seed=1)
+    targets = batch_of([2, 1], 3, torch.Generator().manual_seed(0))
+    targets.boxes[:, 0] = teacher.boxes[0, :, 0]  # an image whose targets no query overlaps has no mask
     feature = "memory" if profile == "paper" else "neck"
 
     def leaf(output: DetectorOutput) -> tuple[DetectorOutput, list[Tensor]]:

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from workbench.cache.manifest import is_complete, write_manifest
+from workbench.cache.masks import quantise, restore
 from workbench.errors import NonFiniteError, RunError
 from workbench.files import read_json, replacing_folder
 from workbench.runs import MANIFEST, Run
@@ -48,8 +49,8 @@ class StatesWriter:
         for (layer, level), values in (masks or {}).items():
             _check(values, f"selection mask of image {image_id}, layer {layer}, level {level}")
             name = f"{image_id}/{_MASKS}/{layer}/{level}"
-            self._tensors[name], scale, offset = _quantised(values)
-            self._metadata[name] = json.dumps([scale, offset])
+            self._tensors[name], scale, offset = quantise(values)
+            self._metadata[name] = json.dumps([float(scale), float(offset)])
         if states is not None:
             _check(states, f"decoder states of image {image_id}")
             small = np.abs(states).max(initial=0) <= np.finfo(np.float16).max
@@ -99,7 +100,7 @@ def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int
     for name, stored in tensors.items():
         _, _, layer, level = name.split("/")
         scale, offset = json.loads(metadata[name])
-        masks[int(layer), int(level)] = np.float32(offset) + np.float32(scale) * stored
+        masks[int(layer), int(level)] = restore(stored, scale, offset)
     return masks
 
 
@@ -162,12 +163,3 @@ def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray
 def _check(values: np.ndarray, what: str) -> None:
     if not np.isfinite(values).all():
         raise NonFiniteError(f"{what} holds NaN or infinity.")
-
-
-def _quantised(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """uint8 values, scale, offset."""
-    values = np.asarray(values, dtype=np.float64)
-    low, high = float(values.min()), float(values.max())
-    scale = (high - low) / 255
-    stored = np.zeros(values.shape) if scale == 0 else np.rint((values - low) / scale)
-    return stored.astype(np.uint8), scale, low

@@ -22,7 +22,7 @@ from workbench.files import hash_json
 from workbench.matching import QUERY_COST, TargetBatch, assign, match_targets, query_cost
 from workbench.methods import MethodContext
 from workbench.methods.base import Method
-from workbench.methods.detrdistill import DETRDistill, mask_config, selection_masks
+from workbench.methods.detrdistill import DETRDistill, mask_config, visible_masks
 from workbench.methods.selection import selected_queries
 from workbench.runs import Run
 from workbench.training.setup import Setup
@@ -143,16 +143,15 @@ class Tracer:
         rows.write(_rows(batch, renamed, "teacher", 0, None, selected=selected))
         if not scope.states & set(batch.image_ids):
             return
-        levels = [level for level in output.memory or output.neck if level.features.shape[1] == output.states.shape[-1]]
-        maps = [selection_masks(config, output, level, layers, context.targets, context, selected).cpu().numpy() for level in levels]
-        # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
-        maps = [np.sqrt(psi) if config.mask == "product" else psi for psi in maps]
+        maps = [
+            (level, psi.cpu().numpy()) for level, psi in visible_masks(config, output, layers, context.targets, context, selected)
+        ]
         for row, image_id in enumerate(batch.image_ids):
             if image_id in scope.states:
                 # of a padded batch only the cells of the image itself are kept
                 masks = {
                     (layer, index): psi[place, row, ~level.padding[row].all(1).cpu().numpy()][:, ~level.padding[row].all(0).cpu().numpy()]
-                    for index, (psi, level) in enumerate(zip(maps, levels, strict=True))
+                    for index, (level, psi) in enumerate(maps)
                     for place, layer in enumerate(layers)
                 }
                 states.write(image_id, masks, output.states[:, row].float().cpu().numpy())

@@ -8,7 +8,7 @@ import torch
 from tests.cache.teacher.teachers import built, fresh_setup, opened
 from tests.flows import Silent
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.cache.teacher.rows import unpack_mask
+from workbench.cache.masks import restore
 from workbench.datasets.loader import TrainLoader, variant_batch
 from workbench.matching import TargetBatch, match_targets
 from workbench.methods import MethodContext
@@ -103,4 +103,4 @@ def test_the_stored_matching_quality_and_masks_are_those_of_the_teachers_answer(
         mask = selection_masks(FeaturesConfig(), output, output.memory[0], [3], targets, context).sqrt()[:, 0].numpy()
         kept, ends = tensors["mask/memory/8"][row].numpy(), tensors["mask/memory/8/range"][row].numpy()
         assert kept.dtype == "uint8" and kept.max() in (0, 255)
-        assert abs(unpack_mask(kept, ends) - mask).max() <= ends[..., 1].max() * 0.51 + 1e-6
+        assert abs(restore(kept, ends[..., 1], ends[..., 0]) - mask).max() <= ends[..., 1].max() * 0.51 + 1e-6

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.cache.masks import quantise
 from workbench.cache.teacher.answers import PREPARED, learned_queries, pack, split_constants
 from workbench.cache.teacher.contents import Contents
 from workbench.datasets.loader import variant_batch
@@ -16,7 +17,7 @@ from workbench.detectors.output import DetectorOutput
 from workbench.errors import NonFiniteError
 from workbench.matching import TargetBatch
 from workbench.methods import MethodContext
-from workbench.methods.detrdistill import mask_config, selection_masks
+from workbench.methods.detrdistill import mask_config, visible_masks
 from workbench.methods.selection import query_quality
 
 if TYPE_CHECKING:  # see ``key``
@@ -98,26 +99,11 @@ class RowMaker:
         return Rows(tensors, constants, batch.ops, batch.image_ids)
 
     def _masks(self, output: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``: value = offset + scale * stored.
-
-        Levels whose width is not that of the queries have none.
-        """
+        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``, see ``cache.masks``."""
         packed: dict[str, Tensor] = {}
         kind = "memory" if output.memory else "neck"
-        for level in getattr(output, kind):
-            if level.features.shape[1] != output.states.shape[-1]:
-                continue
-            masks = selection_masks(self.mask, output, level, self.mask_layers, targets, context).transpose(0, 1).cpu()
-            # equation 9 weighs the error by the square of the mask; its root is what looks like the mask
-            masks = masks.sqrt() if self.mask.mask == "product" else masks
-            low, high = masks.amin((2, 3)), masks.amax((2, 3))
-            scale = (high - low) / 255
-            stored = ((masks - low[..., None, None]) / scale.where(scale > 0, 1.0)[..., None, None]).round()
-            packed[f"mask/{kind}/{level.stride}"] = stored.to(torch.uint8).contiguous()
-            packed[f"mask/{kind}/{level.stride}/range"] = torch.stack([low, scale], -1).contiguous()
+        for level, masks in visible_masks(self.mask, output, self.mask_layers, targets, context):
+            stored, scale, offset = quantise(masks.transpose(0, 1).cpu().numpy())
+            packed[f"mask/{kind}/{level.stride}"] = torch.from_numpy(stored)
+            packed[f"mask/{kind}/{level.stride}/range"] = torch.from_numpy(np.stack([offset, scale], -1).astype(np.float32))
         return packed
-
-
-def unpack_mask(stored: np.ndarray, range_: np.ndarray) -> np.ndarray:
-    """``[..., H, W]`` float32 of a stored mask and its (offset, scale) ``[..., 2]``."""
-    return range_[..., 0, None, None] + range_[..., 1, None, None] * stored.astype(np.float32)

@@ -24,7 +24,7 @@ from workbench.methods.detrdistill.config import (
     LogitsConfig,
 )
 from workbench.methods.detrdistill.contrastive import ContrastiveHead
-from workbench.methods.detrdistill.features import cell_weights, features_term, selection_masks
+from workbench.methods.detrdistill.features import cell_weights, features_term, selection_masks, visible_masks
 from workbench.methods.detrdistill.logits import logits_mates, logits_terms
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.features import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
@@ -153,5 +153,5 @@ def mask_config(methods: Iterable[Method]) -> FeaturesConfig:
 
 __all__ = [
     "AssignmentConfig", "ContrastiveConfig", "DETRDistill", "DETRDistillConfig", "FeaturesConfig", "LogitsConfig", "mask_config",
-    "selection_masks",
+    "selection_masks", "visible_masks",
 ]  # fmt: skip

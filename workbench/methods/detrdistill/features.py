@@ -105,6 +105,28 @@ def selection_masks(
     return (raw / raw.amax(-1, keepdim=True)).unflatten(-1, shape)
 
 
+def visible_masks(
+    config: FeaturesConfig,
+    teacher: DetectorOutput,
+    layers: list[int],
+    targets: TargetBatch,
+    context: MethodContext,
+    selected: Tensor | None = None,
+) -> list[tuple[Level, Tensor]]:
+    """The masks that are kept to be looked at: of every level of the memory, else the neck, that is as wide as the queries.
+
+    product: the root of ``selection_masks``, for equation 9 weighs the error by the square of the mask.
+
+    Args: as of ``selection_masks``.
+
+    Returns:
+        The levels, each with its ``[len(layers), B, H, W]``.
+    """
+    levels = [level for level in teacher.memory or teacher.neck if level.features.shape[1] == teacher.states.shape[-1]]
+    masks = [selection_masks(config, teacher, level, layers, targets, context, selected) for level in levels]
+    return [(level, mask.sqrt() if config.mask == "product" else mask) for level, mask in zip(levels, masks, strict=True)]
+
+
 def _best_pairs(
     config: FeaturesConfig, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
 ) -> tuple[Tensor, Tensor]:
