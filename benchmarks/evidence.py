@@ -21,7 +21,7 @@ from workbench.analysis.bootstrap import bootstrap_ap
 from workbench.analysis.summary import TEACHER
 from workbench.cache.detections import read_detections
 from workbench.comparison import BASELINE, Row, compare_rows, execute, notes, plan, seed_table
-from workbench.config import load_recipe, merge, parse_recipe
+from workbench.config import load_recipe, merge, stored_recipe
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
 from workbench.progress import console_watch
@@ -170,7 +170,7 @@ def with_intervals(frame: pd.DataFrame, data: str | None) -> pd.DataFrame:
             high.append(None)
             continue
         run = Run.open(str(row["run"]))
-        recipe = parse_recipe(merge(run.info()["recipe"], {"data": {"path": data}} if data else {}), str(run.info_path))
+        recipe = stored_recipe(merge(run.info()["recipe"], {"data": {"path": data}} if data else {}), str(run.info_path))
         split = recipe.data.test or recipe.data.val
         if split not in truths:
             truths[split] = open_split(recipe, split).coco()

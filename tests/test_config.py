@@ -1,10 +1,11 @@
 """Recipes: what is refused, what an arm and an override change, and what the hash of a table depends on."""
 
+import copy
 from pathlib import Path
 
 import pytest
 
-from workbench.config import load_recipe
+from workbench.config import load_recipe, stored_recipe
 from workbench.errors import ConfigError
 from workbench.share import share_path
 
@@ -58,3 +59,16 @@ def test_the_hash_follows_what_decides_a_result_and_not_the_seed_the_place_or_ot
 def test_a_checkpoint_given_by_override_takes_the_place_of_a_described_student():
     recipe = load_recipe(SHAPES, ["student.checkpoint=shapes_teacher", "student.head=reset"])
     assert recipe.student.model_dump() == {"checkpoint": "shapes_teacher", "head": "reset"}
+
+
+def test_a_stored_recipe_is_without_the_parts_it_does_not_name_and_at_the_defaults_of_other_settings_that_came_later():
+    recipe = load_recipe(share_path("recipes") / "shapes.yaml")
+    stored = recipe.model_dump(mode="json")
+    assert stored_recipe(stored, "run") == recipe
+    older = copy.deepcopy(stored)
+    (method,) = older["methods"]
+    for settings, key in ((older, "class_map"), (method, "assignment"), (method, "depth"), (older["train"], "keep")):
+        del settings[key]
+    assert stored_recipe(older, "run") == recipe, "the recipe says 'assignment: null', and the rest is at its defaults"
+    with pytest.raises(ConfigError, match=r"run:\n.*train\.stepz"):
+        stored_recipe({**stored, "train": {**stored["train"], "stepz": 3}}, "run")

@@ -20,7 +20,7 @@ from workbench.files import read_json, write_json
 from workbench.runs import Run
 from workbench.share import share_path
 from workbench.training.checkpoints import result_folder
-from workbench.training.launch import Launch, recipe_path, resume, start
+from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
 from workbench.training.setup import build, build_student, find_detector, open_split
 
 CPU = Launch("run", device="cpu")
@@ -187,6 +187,22 @@ def test_a_teacher_that_a_recipe_makes_is_trained_once_on_the_students_data(tmp_
     assert first.messages[0] == "training the teacher first: run 'big-undistilled-seed3'"
     start(tiny_recipe(made), Launch("again", device="cpu"), second, tmp_path)
     assert not any("training the teacher" in message for message in second.messages)
+
+
+def test_a_part_that_came_after_a_run_was_made_is_a_change_only_where_the_recipe_has_it_now():
+    def recipe(**switches: Any) -> Recipe:
+        (method,) = DISTILLED["methods"]
+        return tiny_recipe({**DISTILLED, "methods": [{**method, **switches}]})
+
+    without = recipe(assignment=None)
+    stored = without.model_dump(mode="json")
+    del stored["methods"][0]["assignment"]
+    run = Run.create("old", {"recipe": stored})
+    assert changes_since(run, without) == []
+    (change,) = changes_since(run, recipe())
+    assert change.startswith("methods ")
+    (change,) = changes_since(run, tiny_recipe({**DISTILLED, "methods": without.model_dump(mode="json")["methods"], "train": {"ema": 0.9}}))
+    assert change == "train.ema 0.0, now 0.9"
 
 
 def test_a_teachers_run_of_another_recipe_or_other_data_is_not_taken_for_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -264,6 +264,21 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item, values)}" for item in error.errors())) from error
 
 
+def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Reads the recipe that a run keeps, by what its words meant when it was made; ``where`` is named in errors.
+
+    It was written with every setting there was. A setting that it lacks came later, and held its default until then, but for a part
+    that a method can be without (``null``): the run was made without it, whether or not the method has it by default today.
+    """
+    methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
+    return parse_recipe({**values, "methods": methods}, where)
+
+
+def _absent_parts(method: str) -> dict[str, None]:
+    fields = find_method(method).Config.model_fields
+    return {name: None for name, field in fields.items() if type(None) in typing.get_args(field.annotation)}
+
+
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
     result = dict(base)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from workbench.cache.queries import TEACHER_STEP, complete_steps, read_facts
-from workbench.config import parse_recipe
+from workbench.config import stored_recipe
 from workbench.datasets.base import Dataset
 from workbench.detectors import load_detector
 from workbench.errors import ConfigError, RunError
@@ -206,7 +206,7 @@ def _setup_of(run: Run) -> Setup:
         RunError: its data or its teacher is another now.
     """
     info = run.info()
-    setup = build(parse_recipe(info["recipe"], str(run.info_path)), info.get("teacher"))
+    setup = build(stored_recipe(info["recipe"], str(run.info_path)), info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
             raise RunError(f"run '{run.name}' was made with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back.")

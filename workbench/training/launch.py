@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from workbench.cache.teacher.read import open_cache
-from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, parse_recipe
+from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, stored_recipe
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.runs import Run, free_path, runs_root
 from workbench.share import code_commit, share_path
@@ -113,7 +113,7 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
     info = run.info()
     if info.get("state") == "done":
         raise RunError(f"run '{name}' is finished; nothing to resume.")
-    recipe = parse_recipe(info["recipe"], str(run.info_path))
+    recipe = stored_recipe(info["recipe"], str(run.info_path))
     setup = build(recipe, info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
@@ -170,8 +170,7 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
         recipe: now.
         but: keys left out.
     """
-    # keys that a later version added had their defaults
-    recipes = (parse_recipe(run.info()["recipe"], str(run.info_path)), recipe)
+    recipes = (stored_recipe(run.info()["recipe"], str(run.info_path)), recipe)
     before, now = (flat(one.model_dump(mode="json", exclude={"arms"})) for one in recipes)
     keys = [key for key in sorted({*before, *now}) if key not in (*_NO_RESULT, *but) and before.get(key) != now.get(key)]
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]

@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.analysis.ap import coco_ap
 from workbench.analysis.diagnosis.teacher_input import DOUBTFUL_AP, LEAST_AP, mends, readings_path
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
-from workbench.config import parse_recipe
+from workbench.config import stored_recipe
 from workbench.datasets.loader import Batch, evaluation_batches
 from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, TransformConfig
 from workbench.detectors import DetectorOutput, probability
@@ -84,7 +84,7 @@ def keep_readings(run: Run) -> None:
         WorkbenchError: data or teacher are not there any more, or the run's folder cannot be written.
     """
     info = run.info()
-    setup = build(parse_recipe(info["recipe"], str(run.info_path)), info["teacher"])
+    setup = build(stored_recipe(info["recipe"], str(run.info_path)), info["teacher"])
     ap, readings = try_teacher(setup)
     images = min(SAMPLE, len(setup.val))
     write_json(readings_path(run), {"ap": ap, "images": images, "readings": [dataclasses.asdict(reading) for reading in readings]})
