@@ -18,7 +18,8 @@ from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors import FAMILIES, load_detector
 from workbench.detectors.adapter import TransformersDetector
 from workbench.errors import ExportError
-from workbench.export import _transform, export_transformers
+from workbench.export import export_transformers
+from workbench.export.interface import transform_of
 from workbench.image_processor import FILE, check_image_processor, write_image_processor
 
 IN_TRANSFORMERS = [name for name in NAMES if issubclass(FAMILIES[name].detector, TransformersDetector)]
@@ -45,7 +46,7 @@ def test_transformers_alone_finds_in_an_image_what_our_own_teacher_finds(tmp_pat
     detector = load_detector(tmp_path / "plain").eval()
     for index in (0, 7):
         found = asked_as_a_user(tmp_path / "plain", Image.fromarray(dataset.image(index)))
-        batch = next(evaluation_batches(dataset, _transform(detector), 1, [index]))
+        batch = next(evaluation_batches(dataset, transform_of(detector), 1, [index]))
         with torch.no_grad():
             (ours,) = detector.detections(detector(batch.images, batch.padding), batch.sizes, len(found["scores"]))
         sure = ours.scores > 0.3
@@ -64,10 +65,10 @@ def test_every_family_has_a_processor_that_prepares_real_images_as_its_evaluatio
     spec = dataclasses.replace(SPEC, resize={"height": 64, "width": 128})
     detector = tiny(family, spec=spec).eval()
     detector.save(tmp_path)
-    write_image_processor(tmp_path, detector, _transform(detector))
-    check_image_processor(tmp_path, dataset, _transform(detector))
+    write_image_processor(tmp_path, detector, transform_of(detector))
+    check_image_processor(tmp_path, dataset, transform_of(detector))
     found = asked_as_a_user(tmp_path, Image.fromarray(dataset.image(0)))
-    batch = next(evaluation_batches(dataset, _transform(detector), 1, [0]))
+    batch = next(evaluation_batches(dataset, transform_of(detector), 1, [0]))
     with torch.no_grad():
         (ours,) = detector.detections(detector(batch.images, batch.padding), batch.sizes, 1)
     # a byte of a resized pixel may differ, which moves the scores of random weights a little
@@ -78,8 +79,8 @@ def test_every_family_has_a_processor_that_prepares_real_images_as_its_evaluatio
 def test_sizes_are_those_of_the_evaluation_and_a_single_image_is_never_padded(resize: Any, tmp_path: Path, shared_data: Path):
     dataset = open_dataset(shared_data / "bccd" / "BCCD", "val")
     detector = tiny("detr", spec=dataclasses.replace(SPEC, resize=resize))
-    write_image_processor(tmp_path, detector, _transform(detector))
-    check_image_processor(tmp_path, dataset, _transform(detector))
+    write_image_processor(tmp_path, detector, transform_of(detector))
+    check_image_processor(tmp_path, dataset, transform_of(detector))
     from transformers import AutoImageProcessor
 
     processor: Any = AutoImageProcessor.from_pretrained(tmp_path)
@@ -87,7 +88,7 @@ def test_sizes_are_those_of_the_evaluation_and_a_single_image_is_never_padded(re
     alone = processor(images=wide, return_tensors="pt")
     assert alone["pixel_mask"].all() and alone["pixel_mask"].shape[-2:] == alone["pixel_values"].shape[-2:]
     both = processor(images=[wide, high], return_tensors="pt")
-    sizes = [_transform(detector).evaluation_ops(*picture.size) for picture in (wide, high)]
+    sizes = [transform_of(detector).evaluation_ops(*picture.size) for picture in (wide, high)]
     widths = [ops[0]["width"] if ops else picture.width for ops, picture in zip(sizes, (wide, high), strict=True)]
     assert both["pixel_values"].shape[-1] == max(widths)
 
@@ -96,8 +97,8 @@ def test_sizes_are_those_of_the_evaluation_and_a_single_image_is_never_padded(re
 def test_a_processor_that_prepares_images_otherwise_is_refused(name: str, value: Any, tmp_path: Path):
     dataset: Dataset = open_dataset("shapes", "val", train=1, val=2, test=1)
     detector = tiny("detr", spec=dataclasses.replace(SPEC, resize={"height": 96, "width": 96}))
-    write_image_processor(tmp_path, detector, _transform(detector))
-    check_image_processor(tmp_path, dataset, _transform(detector))
+    write_image_processor(tmp_path, detector, transform_of(detector))
+    check_image_processor(tmp_path, dataset, transform_of(detector))
     (tmp_path / FILE).write_text(json.dumps({**json.loads((tmp_path / FILE).read_text()), name: value}))
     with pytest.raises(ExportError, match=r"image 1 of .* otherwise than the detector was trained on"):
-        check_image_processor(tmp_path, dataset, _transform(detector))
+        check_image_processor(tmp_path, dataset, transform_of(detector))

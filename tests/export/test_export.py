@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import workbench.export
 from tests.examples import SPEC
 from tests.families import NAMES, tiny
 from workbench.cli import app
@@ -25,7 +24,8 @@ from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors import FAMILIES, Detector, probability
 from workbench.detectors.adapter import TransformersDetector
 from workbench.errors import ExportError, MissingExtraError
-from workbench.export import Agreement, export_onnx, export_transformers, read_interface
+from workbench.export import Agreement, agreement, export_onnx, export_transformers, onnx_file, read_interface
+from workbench.export.interface import transform_of
 
 SQUARE = dataclasses.replace(SPEC, resize={"height": 64, "width": 64})
 IN_TRANSFORMERS = [name for name in NAMES if issubclass(FAMILIES[name].detector, TransformersDetector)]
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(workbench.export, "BATCH", 3)
+    monkeypatch.setattr(agreement, "BATCH", 3)
     yield
 
 
@@ -59,8 +59,8 @@ def test_the_onnx_file_of_every_family_gives_what_the_detector_gives(family: str
     import onnxruntime
 
     detector = saved(tmp_path / "model", family)
-    agreement = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(data))
-    assert agreement.images == 5 and agreement.ap == agreement.exported_ap
+    found = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(data))
+    assert found.images == 5 and found.ap == found.exported_ap
     interface = read_interface(tmp_path / "model.onnx")
     assert (interface.family, interface.classes, interface.height, interface.width) == (family, SQUARE.classes, 64, 64)
 
@@ -69,7 +69,7 @@ def test_the_onnx_file_of_every_family_gives_what_the_detector_gives(family: str
     dataset = open_dataset(data, "val")
     picture = Image.fromarray(dataset.image(4)).resize((64, 64), Image.Resampling.BILINEAR)
     scores, boxes, *_ = session.run(None, {"images": np.asarray(picture)[None]})
-    transform = workbench.export._transform(detector)
+    transform = transform_of(detector)
     batch = next(evaluation_batches(dataset, transform, 1, [4]))
     with torch.no_grad():
         output = detector(batch.images, batch.padding)
@@ -80,8 +80,8 @@ def test_the_onnx_file_of_every_family_gives_what_the_detector_gives(family: str
 @pytest.mark.parametrize("family", IN_TRANSFORMERS)
 def test_transformers_alone_loads_the_folder_and_gives_equal_outputs(family: str, tmp_path: Path, data: Path):
     saved(tmp_path / "model", family)
-    agreement = export_transformers(str(tmp_path / "model"), tmp_path / "plain", str(data))
-    assert agreement.boxes <= 1e-6 and agreement.scores <= 1e-6 and agreement.images == 5
+    found = export_transformers(str(tmp_path / "model"), tmp_path / "plain", str(data))
+    assert found.boxes <= 1e-6 and found.scores <= 1e-6 and found.images == 5
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in (tmp_path / "plain").iterdir()}
 
 
@@ -99,10 +99,10 @@ def test_a_padded_image_gives_the_same_boxes_through_the_mask(tmp_path: Path):
     wide = tmp_path / "wide"
     write_coco(generate_shapes(ShapesConfig(train=1, val=4), "val"), wide)
     stretch(wide)
-    agreement = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(wide))
+    found = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(wide))
     interface = read_interface(tmp_path / "model.onnx")
     assert interface.padding and interface.inputs == ["images", "padding"] and (interface.height, interface.width) == (64, 64)
-    assert agreement.boxes <= 1e-3
+    assert found.boxes <= 1e-3
 
 
 def stretch(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_export_of_other_weights_is_refused_with_what_differs_and_leaves_noth
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saved(tmp_path / "model", "detr")
-    made = workbench.export.onnx_program
+    made = onnx_file.onnx_program
 
     def wrong(detector: Any, interface: Any) -> Any:
         other = copy.deepcopy(detector)
@@ -142,7 +142,7 @@ def test_an_export_of_other_weights_is_refused_with_what_differs_and_leaves_noth
             other.model.class_labels_classifier.bias[0] += 0.01
         return made(other, interface)
 
-    monkeypatch.setattr(workbench.export, "onnx_program", wrong)
+    monkeypatch.setattr(onnx_file, "onnx_program", wrong)
     (tmp_path / "there.onnx").write_bytes(b"an older export")
     with pytest.raises(ExportError, match=r"5 images of val: boxes differ by up to .* and scores by up to .*e-03; .*Nothing was written"):
         export_onnx(str(tmp_path / "model"), tmp_path / "there.onnx", str(data))

@@ -1,0 +1,77 @@
+"""What an export takes and gives: the size of its images, whether it is told of padding, its classes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench.datasets.base import Dataset
+from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
+from workbench.detectors import Detector
+from workbench.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What an exported file takes and gives; kept in its metadata as JSON.
+
+    Attributes:
+        family: of the detector.
+        classes: names by column of the scores.
+        height: of the input, in pixels.
+        width: likewise.
+        padding: whether the file takes a padding mask; without one, images are resized to exactly ``height`` x ``width``.
+        resize: the rule that images are resized by, as in a recipe; None leaves them as they are.
+        source: whether the encoder cell of each query is given as well, of families that select their queries per image.
+    """
+
+    family: str
+    classes: tuple[str, ...]
+    height: int
+    width: int
+    padding: bool
+    resize: dict[str, Any] | None
+    source: bool
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["images", "padding"] if self.padding else ["images"]
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["scores", "boxes", "source"] if self.source else ["scores", "boxes"]
+
+
+def interface_of(detector: Detector, dataset: Dataset) -> Interface:
+    """What an export of ``detector`` takes for images such as those of ``dataset``.
+
+    Raises:
+        ExportError: images come in several sizes and the model knows nothing of padding.
+    """
+    spec = detector.spec
+    transform = transform_of(detector)
+    resize = transform.config.resize
+    prepared = {_prepared(transform, record.width, record.height) for record in dataset.records}
+    padding = len(prepared) > 1
+    width, height = max(w for w, _ in prepared), max(h for _, h in prepared)
+    if padding and isinstance(resize, ShortestSide):
+        width = height = resize.longest
+    step = detector.side_multiple
+    if (padding and not detector.reads_padding) or width % step or height % step:
+        sides = f" with sides of multiples of {step}" if step > 1 else ""
+        raise ExportError(f"{detector.family} takes images of one size only{sides}, and those of '{dataset.name}' come in "
+                          f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}.")
+    with torch.no_grad():
+        selected = bool((detector.blank_output().queries.source >= 0).all())
+    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected)
+
+
+def transform_of(detector: Detector) -> Transform:
+    """How the images of a detector are prepared."""
+    spec = detector.spec
+    return Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
+
+
+def _prepared(transform: Transform, width: int, height: int) -> tuple[int, int]:
+    ops = transform.evaluation_ops(width, height)
+    return (ops[0]["width"], ops[0]["height"]) if ops else (width, height)

@@ -1,0 +1,209 @@
+"""A detector as one ONNX file, from pixels to scores and boxes."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from workbench import __version__
+from workbench.datasets.loader import Batch
+from workbench.detectors import Detector, load_detector, probability
+from workbench.errors import ExportError, MissingExtraError
+from workbench.export.agreement import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.interface import Interface, interface_of
+from workbench.files import replacing
+from workbench.training.setup import find_detector
+
+BOX_TOLERANCE = 1e-3
+SCORE_TOLERANCE = 1e-4
+FORMAT_VERSION = 1
+
+
+def export_onnx(name: str, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
+    """Writes a detector as one ONNX file for any batch size, after onnxruntime gave the detector's answers on real images.
+
+    The file takes ``images`` uint8 ``[B, H, W, 3]`` RGB (normalisation is inside) and gives ``scores`` ``[B, N, C]`` and ``boxes``
+    ``[B, N, 4]``, cxcywh in 0..1 of the un-padded image (``docs/formats.md``).
+
+    Args:
+        name: a run, a detector folder, or an embedded detector.
+        out: the file to write.
+        data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
+        progress: called with the images checked and the images in all.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        ExportError: the detector cannot be exported, or its export answers otherwise; nothing is written.
+    """
+    _need_onnx()
+    detector = load_detector(find_detector(name)).eval()
+    dataset = evaluation_split(name, data)
+    interface = interface_of(detector, dataset)
+    with replacing(out) as temporary:
+        program = onnx_program(detector, interface)
+        program.save(temporary)
+        agreement = compare(detector, dataset, interface.height, interface.width, _Session(temporary, interface), progress)
+        refuse(f"{name} as ONNX", agreement, BOX_TOLERANCE, SCORE_TOLERANCE)
+        _describe(temporary, interface, agreement)
+    return agreement
+
+
+def read_interface(path: Path) -> Interface:
+    """The interface in the metadata of a file that ``export_onnx`` wrote.
+
+    Raises:
+        ExportError: it is no such file.
+    """
+    _need_onnx()
+    import onnx
+
+    try:
+        properties = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        facts = json.loads(properties["workbench"])
+        values = {name: facts[name] for name in Interface.__dataclass_fields__}
+    except Exception as error:  # protobuf's errors have no common base class, and a file of another tool has no such key
+        raise ExportError(f"{path} is no ONNX file written by 'workbench export': {type(error).__name__}.") from error
+    return Interface(**{**values, "classes": tuple(values["classes"])})
+
+
+class _Deployed(nn.Module):
+    """The detector from pixels to scores and boxes of its last layer."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, detector: Detector, interface: Interface):
+        super().__init__()
+        self.detector, self.source = detector, interface.source
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (detector.spec.mean, detector.spec.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", mean / std)
+
+    def forward(self, images: Tensor, padding: Tensor | None = None) -> tuple[Tensor, ...]:
+        pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        mask = torch.zeros_like(images[..., 0], dtype=torch.bool) if padding is None else padding
+        output = self.detector(pixels.masked_fill(mask[:, None], 0), mask)
+        answer = probability(output, -1), output.boxes[-1]
+        return (*answer, output.queries.source) if self.source else answer
+
+
+def onnx_program(detector: Detector, interface: Interface) -> Any:
+    """The detector as an unchecked ``torch.onnx.ONNXProgram``.
+
+    Raises:
+        ExportError: torch cannot trace or translate it.
+    """
+    height, width = interface.height, interface.width
+    example = [torch.zeros(2, height, width, 3, dtype=torch.uint8)]
+    if interface.padding:
+        example.append(torch.zeros(2, height, width, dtype=torch.bool))
+    batch = torch.export.Dim("batch")
+    shapes = {name: {0: batch} for name in interface.inputs}
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), _traceable(detector):
+            warnings.simplefilter("ignore")
+            graph = torch.export.export(_Deployed(detector, interface).eval(), tuple(example), dynamic_shapes=shapes, strict=False)
+            program = torch.onnx.export(graph, dynamo=True, optimize=False, verbose=False,
+                                        input_names=interface.inputs, output_names=interface.outputs)  # fmt: skip
+            _fold(program)
+            return program
+    except Exception as error:  # torch raises dozens of kinds here, none of which a user can tell apart
+        raise ExportError(f"{interface.family} cannot be exported as ONNX by torch {torch.__version__}: {type(error).__name__}: "
+                          f"{' '.join(str(error).split())[:300]}") from error
+
+
+def _fold(program: Any) -> None:
+    """Plain operators in place of functions, and constants in place of what follows from them.
+
+    Not by torch's ``optimize=True``: its rewriting (onnxscript 0.7) loses the input of two clamps in a row.
+    """
+    from onnxscript import optimizer
+
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+
+
+class _Session:
+    """onnxruntime's answers, in the order and types of the file."""
+
+    def __init__(self, path: Path, interface: Interface):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base class but this one
+            raise ExportError(f"onnxruntime {onnxruntime.__version__} does not load the exported {interface.family}: "
+                              f"{' '.join(str(error).split())[:300]}") from error
+        self.interface = interface
+
+    def __call__(self, pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        feed = {"images": pixels.numpy()} | ({"padding": batch.padding.numpy()} if self.interface.padding else {})
+        scores, boxes, *source = (torch.from_numpy(value) for value in self.session.run(None, feed))
+        return scores, boxes, source[0] if source else None
+
+
+def _describe(path: Path, interface: Interface, agreement: Agreement) -> None:
+    """Writes the interface and what was measured into the file's metadata."""
+    import onnx
+
+    model = onnx.load(path)
+    facts = {"format_version": FORMAT_VERSION, "workbench": __version__, **asdict(interface), "checked": asdict(agreement)}
+    onnx.helper.set_model_props(model, {"workbench": json.dumps(facts)})
+    onnx.save(model, path)
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript
+    except ImportError as error:
+        raise MissingExtraError(f"export as ONNX needs {error.name}: pip install 'workbench[export]'.") from error
+    del onnx, onnxruntime, onnxscript
+
+
+@contextmanager
+def _traceable(detector: Detector) -> Iterator[None]:
+    """What transformers' models do that no graph can hold, done otherwise.
+
+    They ask tensors for their ``len``, which makes the batch size a constant: here it gets the size itself. Some check the values of
+    shapes while they run: these are fixed, and the check of the export runs every one of them.
+    """
+    module: Any = sys.modules[type(getattr(detector, "model", detector)).__module__]
+    with patch.object(module, "len", _length, create=True), patch.object(module, "torch_compilable_check", _nothing, create=True):
+        yield
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No lines about the exporter's own steps."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,77 @@
+"""A detector as a plain transformers folder, which needs nothing of the workbench to be loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from workbench.datasets.loader import Batch
+from workbench.detectors import load_detector
+from workbench.detectors.adapter import TransformersDetector
+from workbench.errors import ExportError
+from workbench.export.agreement import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.interface import interface_of, transform_of
+from workbench.files import replacing_folder
+from workbench.image_processor import check_image_processor, write_image_processor
+from workbench.training.setup import find_detector
+
+TOLERANCE = 1e-5  # of boxes and scores: transformers freezes BatchNorm, which multiplies in another order: 2e-6 over 300 images
+
+
+def export_transformers(name: str, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
+    """Writes a folder that ``AutoModelForObjectDetection`` and ``AutoImageProcessor`` load, after it gave the detector's answers.
+
+    Args:
+        name: a run, a detector folder, or an embedded detector.
+        out: the folder to write; one that is there is replaced.
+        data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
+        progress: called with the images checked and the images in all.
+
+    Raises:
+        ExportError: transformers has no model of this family, or loads another model from the folder; nothing is written.
+    """
+    detector = load_detector(find_detector(name)).eval()
+    if not isinstance(detector, TransformersDetector):
+        raise ExportError(f"{name} is of the family {detector.family}, which transformers has no model for. Export it as ONNX (--onnx).")
+    dataset = evaluation_split(name, data)
+    interface = interface_of(detector, dataset)
+    with replacing_folder(out) as temporary:
+        detector.save(temporary)
+        transform = transform_of(detector)
+        write_image_processor(temporary, detector, transform)
+        check_image_processor(temporary, dataset, transform)
+        loaded = _plain_transformers(temporary, detector)
+        agreement = compare(detector, dataset, interface.height, interface.width, loaded, progress)
+        refuse(f"{name} as transformers loads it", agreement, TOLERANCE, TOLERANCE)
+    return agreement
+
+
+def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor, None]]:
+    """The answers of what transformers itself makes of a folder."""
+    from transformers import AutoModelForObjectDetection
+    from transformers import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except ValueError as error:
+        raise ExportError(f"transformers does not build this {detector.family}: {str(error)[:200]} Nothing was written; export it as ONNX "
+                          "(--onnx).") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    unfit = [*report["missing_keys"], *report["unexpected_keys"], *(str(key) for key in report["mismatched_keys"])]
+    if unfit := [key for key in unfit if not key.endswith("num_batches_tracked")]:
+        raise ExportError(f"transformers does not load this {detector.family} as it is: {len(unfit)} weights do not fit its model, "
+                          f"{', '.join(sorted(unfit)[:3])}. Nothing was written; export it as ONNX (--onnx).")
+    model.eval()
+
+    def answer(pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, None]:
+        found = model(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
+        scores = found.logits.sigmoid() if detector.activation == "sigmoid" else found.logits.softmax(-1)[..., :-1]
+        return scores, found.pred_boxes, None
+
+    return answer
