@@ -1,11 +1,15 @@
 """Entry of the dashboard: `workbench app` runs this file."""
 
+import shared
 import streamlit as st
 
-# less air around pages of charts and tables
-STYLE = """
-.block-container {padding: 3.6rem 2rem 2rem 2rem; max-width: 1760px}
-[data-testid='stCaptionContainer'] p {line-height: 1.35}
+# less air around pages of charts and tables; figures take the page's ground and ink, whichever theme that is of
+STYLE = f"""
+.block-container {{padding: 3.6rem 2rem 2rem 2rem; max-width: 1760px}}
+[data-testid='stCaptionContainer'] p {{line-height: 1.35}}
+.stPlotlyChart .main-svg {{background: none !important}}
+.stPlotlyChart text[style*='fill: rgb{shared.INK}'] {{fill: currentColor !important}}
+.stPlotlyChart .modebar-btn path {{fill: currentColor !important; opacity: 0.5}}
 """
 
 st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", layout="wide")

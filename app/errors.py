@@ -118,7 +118,7 @@ def confusion() -> None:
     with right:
         names = [found.classes.get(category, "background") for category in (truth, predicted)]
         st.text(f"Targets of {names[0]}, detections of {names[1]}")
-        place = reads.places(reads.dataset(run.info()))
+        place = reads.dataset(run.info()).positions
         shown = pairs.head(LISTED)
         shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
         columns = ["open", "image_id", "target", "query", "score", "iou"]
@@ -163,7 +163,7 @@ def behind() -> None:
     asked = known[chosen[0]] if chosen else shared.choose("image_id", known, known[0])
     st.session_state["image_id"] = asked
     data = reads.dataset(run.info())
-    number = reads.places(data)[asked]
+    number = data.positions[asked]
     wrong = analyses.wrong(*here[:2], kind, asked, here[2])
     with right:
         pixels = reads.pixels(run.info(), data, number)

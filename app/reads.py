@@ -38,11 +38,6 @@ def dataset(info: dict[str, Any], split: str = VALIDATION) -> Dataset:
     return _dataset(info, split, json.dumps([info["recipe"]["data"], info.get("dataset_hash")], sort_keys=True))
 
 
-def places(data: Dataset) -> dict[int, int]:
-    """Position of every image, from 0, by its id."""
-    return {record.image_id: number for number, record in enumerate(data.records)}
-
-
 def pixels(info: dict[str, Any], data: Dataset, number: int) -> np.ndarray:
     """One image of a run's data, ``[H, W, 3]`` uint8, by its position from 0.
 

@@ -21,6 +21,8 @@ from workbench.views.catalog import DAMAGED, Entry, catalog
 from workbench.views.style import laid_out
 
 REFRESH_SECONDS = 5
+INK = (49, 51, 63)  # of all text in a figure that has no colour of its own; Home.py gives it the page's
+FONT = {"size": 12, "color": f"rgb{INK}", "family": '"Source Sans", sans-serif'}
 T = TypeVar("T")
 _MARKDOWN = re.compile(r"([!-/:-@\[-`{-~])")
 
@@ -190,11 +192,12 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
     Returns:
         The selection, where there is one.
     """
-    # on the page's own ground, so that a picture taken of it can be read elsewhere
-    laid_out(figure, paper_bgcolor=None, plot_bgcolor=None)
+    # the page lies behind it (see Home.py); a picture taken of it is dark on white, and can be read anywhere
+    laid_out(figure, template=None, font=FONT, paper_bgcolor="#FFFFFF", datarevision=0)
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
-    event = st.plotly_chart(figure, key=key, config=bar, on_select=on_select, selection_mode=modes)
+    # Streamlit's own theme is laid over a figure after the first drawing, which then has to be made again
+    event = st.plotly_chart(figure, theme=None, key=key, config=bar, on_select=on_select, selection_mode=modes)
     left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (nullcontext(), None)
     with left:
         note(meaning)

@@ -162,7 +162,7 @@ def select_target() -> None:
 def show_target(run: Run, layer: int, image_id: int, target: int) -> None:
     """The image of a target with the boxes of the queries that held it."""
     data = reads.dataset(run.info())
-    number = reads.places(data)[image_id]
+    number = data.positions[image_id]
     rows = reads.holders(str(run.path), image_id, target, layer, reads.run_stamp(run))
     figure = stability.holders_figure(reads.pixels(run.info(), data, number), data.records[number], data.classes, target, rows)
     table = stability.holder_table(rows, data.classes)

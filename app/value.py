@@ -99,7 +99,7 @@ def slot_images(slot: int) -> None:
              for row in own.head(PICTURES).to_dict("records")]  # fmt: skip
     meaning = f"n = {len(own)} targets that slot {slot} is matched to at step {step}, best quality first. Of the first {len(sheet)}: the "
     shared.chart(sheet_figure(sheet), "slot-images", meaning + "target dotted, the slot's box with its score.", own)
-    place = reads.places(data)
+    place = data.positions
     shown = own.head(LISTED).assign(
         **{"class": [class_name(data.classes, label) for label in own["label"].head(LISTED)]},
         open=[shared.explorer_link(run.name, place[image] + 1) for image in own["image_id"].head(LISTED)],
@@ -111,7 +111,7 @@ def slot_images(slot: int) -> None:
 
 def picture(data: reads.Dataset, row: dict, models: list[str], title: str) -> Picture:
     """A target of an image with the queries that models match to it."""
-    number, target = reads.places(data)[row["image_id"]], int(row["target"])
+    number, target = data.positions[row["image_id"]], int(row["target"])
     rows: dict[str, pd.DataFrame] = {}
     for model in models:
         frame = values.matched(*here[:2], model, here[2])
@@ -159,7 +159,7 @@ def answers(chosen: pd.DataFrame, which: str) -> None:
     meaning += "blue, the student's orange, each with slot and score."
     if sheet:
         shared.chart(sheet_figure(sheet), "answers", meaning, chosen)
-    place = reads.places(data)
+    place = data.positions
     shown = chosen.head(LISTED)
     shown = shown.assign(open=[shared.explorer_link(run.name, place[image] + 1) for image in shown["image_id"]])
     st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=COLUMNS)

@@ -22,6 +22,7 @@ OPTIONS = {
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": "true",
     "runner.magicEnabled": "false",
+    "runner.postScriptGC": "false",
     "theme.baseFontSize": "14",
     "theme.baseRadius": "4px",
     "theme.light.primaryColor": "#0072B2",

@@ -91,6 +91,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        """Position of every image in ``records``, by its id."""
+        return {record.image_id: position for position, record in enumerate(self.records)}
+
     def image(self, index: int) -> np.ndarray:
         """``[H, W, 3]`` uint8 RGB of ``records[index]``; not to be written to.
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from workbench.datasets.base import Record
-from workbench.views.style import laid_out
+from workbench.views.style import Chart, laid_out
 
 # Okabe-Ito colours that show on most pictures; the legend lies on a dark strip, so that they show there too.
 TARGET, TEACHER, STUDENT, PAIR = "#F0E442", "#56B4E9", "#E69F00", "#CC79A7"
@@ -26,7 +26,7 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
 
     Zoom starts anew with another ``key``; what the legend shows does not.
     """
-    figure = go.Figure()
+    figure = Chart()
     rows, columns = image.shape[:2]
     source = photograph(image)
     figure.add_layout_image(source=source, x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
@@ -47,7 +47,7 @@ def png(image: np.ndarray) -> str:
 
 def photograph(image: np.ndarray) -> str:
     """``[H, W, 3]`` uint8 as a data address: exact where it is small, else a JPEG, which is made and sent in a tenth of the time."""
-    return png(image) if image.shape[0] * image.shape[1] <= _EXACT_PIXELS else _address(image, "jpeg", quality=92)
+    return png(image) if image.shape[0] * image.shape[1] <= _EXACT_PIXELS else _address(image, "jpeg", quality=85)
 
 
 def _address(image: np.ndarray, kind: str, **options: Any) -> str:

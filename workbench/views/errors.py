@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.datasets.base import Record
 from workbench.views.boxes import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
-from workbench.views.style import COLOURS, GREY, plain, quiet
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, with_names
 
 COSTS_CAPTION = (
     "Cost of an error type: AP50 when an oracle corrects every error of that type, minus AP50 (TIDE, Bolya et al. 2020). Costs do not add "
@@ -38,13 +38,12 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     Args:
         tables: name of a run to its frame of ``tide.error_table``.
     """
-    figure = go.Figure()
+    figure = Chart()
     for position, (name, table) in enumerate(tables.items()):
         value, low, high = (100 * table[column].to_numpy(float) for column in ("cost", "low", "high"))
         figure.add_bar(
             x=_readable(table["error"]), y=value, name=plain(name), marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0},
-            error_y={"type": "data", "array": high - value, "arrayminus": value - low, "color": GREY, "thickness": 1.2, "width": 4},
-            customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
+            error_y=interval(value, low, high), customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
             hovertemplate=f"{plain(name)}<br>%{{x}}: %{{y:.1f}} points of AP50<br>"
             "%{customdata[0]} errors in %{customdata[1]} images<extra></extra>",
         )  # fmt: skip
@@ -54,19 +53,19 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def difference_figure(table: pd.DataFrame) -> go.Figure:
     """Difference in cost with its interval, coloured by the verdict; ``table`` is of ``verdict.compare_errors``."""
-    figure = go.Figure()
+    figure = Chart()
     for word, colour in VERDICT_COLOURS.items():
         own = table[table["verdict"] == word]
         value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
         figure.add_scatter(
             x=value, y=_readable(own["error"]), mode="markers", name=word, marker={"color": colour, "size": 10}, showlegend=True,
-            error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.5, "width": 5},
+            error_x=interval(value, low, high, colour),
             text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})
     figure.update_xaxes(title_text="difference in cost (points of AP50)")
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=_readable(table["error"])[::-1], automargin=True)
-    return quiet(figure, 320)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=_readable(table["error"])[::-1])
+    return with_names(quiet(figure, 320), _readable(table["error"]))
 
 
 def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Figure:
@@ -81,7 +80,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
     share = np.divide(100 * values, total, out=np.full_like(values, np.nan), where=total > 0)
     names = [plain(classes.get(category, "background")) for category in counts.index]
     place = np.arange(len(names))
-    figure = go.Figure(go.Heatmap(
+    figure = Chart(go.Heatmap(
         z=share, x=place, y=place, zmin=0, zmax=100, colorscale="Cividis", xgap=1, ygap=1, customdata=values,
         texttemplate="%{z:.0f}" if len(names) <= 20 else None,
         colorbar={"title": {"text": "% of row", "side": "right"}, "thickness": 10, "outlinewidth": 0},
@@ -103,7 +102,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
     layout: dict[str, Any] = {"clickmode": "event+select", "dragmode": "pan"}
     if many:
         room = 40 + 6 * min(max(map(len, names)), 30)
-        layout["margin"] = {"l": room, "r": 12, "t": 12, "b": room}
+        layout["margin"] = {"l": room, "r": SCALE, "t": 12, "b": room}
     return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), **layout)
 
 
@@ -118,7 +117,7 @@ def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
 
 def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Precision against score, one line a run; ``tables`` maps a run's name to its frame of ``calibration.reliability``."""
-    figure = go.Figure()
+    figure = Chart()
     honest = {"color": GREY, "dash": "dot", "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=honest, hoverinfo="skip", showlegend=False)
     for position, (name, table) in enumerate(tables.items()):
@@ -126,8 +125,7 @@ def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         figure.add_scatter(
             x=own["score"], y=own["precision"], name=plain(name), mode="lines+markers", showlegend=True,
             line={"color": COLOURS[position % len(COLOURS)], "width": 1.8}, customdata=own["n"],
-            error_y={"type": "data", "array": own["high"] - own["precision"], "arrayminus": own["precision"] - own["low"],
-                     "thickness": 1, "width": 3},
+            error_y=interval(*(own[name].to_numpy(float) for name in ("precision", "low", "high")), COLOURS[position % len(COLOURS)]),
             hovertemplate=f"{plain(name)}<br>score %{{x:.2f}}: precision %{{y:.2f}}<br>%{{customdata}} detections<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="mean score", range=[0, 1])

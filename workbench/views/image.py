@@ -22,7 +22,7 @@ from workbench.views.boxes import (
     picture,
     target_rows,
 )  # fmt: skip
-from workbench.views.style import GREY, INFERNO, plain, quiet
+from workbench.views.style import GREY, INFERNO, Chart, plain, quiet
 
 CAPTION = (
     "A mate is the teacher query that a Hungarian assignment over all queries of both models gives to a student query "
@@ -95,7 +95,7 @@ def cost_figure(mates: pd.DataFrame) -> go.Figure:
     """
     mates = mates.head(MOST_PAIRS)
     names = [f"{row['student_query']} – {row['teacher_query']}" for row in mates.to_dict("records")]
-    figure = go.Figure()
+    figure = Chart()
     for title, column, weight, colour in COST_PARTS:
         values = mates[column] * weight
         figure.add_bar(x=names, y=values, name=title, marker={"color": colour, "line_width": 0},

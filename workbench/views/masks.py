@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.datasets.base import Record
 from workbench.views.boxes import HALO, TARGET, TEACHER, broken, class_name, in_pixels, photograph, target_rows
-from workbench.views.style import INFERNO, plain
+from workbench.views.style import INFERNO, Chart, plain
 
 CAPTION = (
     "Selection mask psi: where a model's queries look, each weighted by its quality; the teacher's weights the feature loss cell by cell. "
@@ -54,7 +54,8 @@ def masks_figure(
         query: one row of the query table, whose box is drawn in every panel.
     """
     height, width = image.shape[:2]
-    figure = make_subplots(1, max(len(masks), 1), subplot_titles=[plain(title) for title in masks], horizontal_spacing=0.02)
+    figure = make_subplots(1, max(len(masks), 1), subplot_titles=[plain(title) for title in masks], horizontal_spacing=0.02,
+                           figure=Chart())  # fmt: skip
     source = photograph(image)
     outlines = [("targets", TARGET, target_rows(record), "dot")]
     if query is not None:

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.derived import match_frame
 from workbench.runs import Run
 from workbench.views.catalog import VALIDATION, Entry
-from workbench.views.style import GREY, plain, quiet, run_style, with_lines
+from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 PROGRESS_CAPTION = (
     "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
@@ -81,7 +81,7 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             ``instability`` (queries per image); null where there is no earlier evaluation.
         runs: their order, which gives each its colour.
     """
-    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06)
+    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
     for position, run in enumerate(runs):
         colour, dash = run_style(position)
         own = points[points["run"] == run].sort_values("step")
@@ -109,7 +109,8 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
     """
     colours = {run: run_style(position)[0] for position, run in enumerate(runs)}
     schedules = [schedule for schedule in ("equal steps", "equal compute") if (table["schedule"] == schedule).any()]
-    figure = make_subplots(1, max(len(schedules), 1), subplot_titles=schedules, shared_yaxes=True, horizontal_spacing=0.03)
+    figure = make_subplots(1, max(len(schedules), 1), subplot_titles=schedules, shared_yaxes=True, horizontal_spacing=0.03,
+                           figure=Chart())  # fmt: skip
     several = table["recipe"].nunique() > 1
     arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in table.to_dict("records")]
     table = table.assign(place=arms)
@@ -117,8 +118,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
         own = table[table["schedule"] == schedule]
         spread = {}
         if "ap_low" in own:
-            above, below = 100 * (own["ap_high"] - own["ap"]), 100 * (own["ap"] - own["ap_low"])
-            spread = {"error_x": {"type": "data", "array": above, "arrayminus": below, "color": GREY, "thickness": 1.2, "width": 4}}
+            spread = {"error_x": interval(*(100 * own[name].to_numpy(float) for name in ("ap", "ap_low", "ap_high")))}
         figure.add_scatter(
             x=own["ap"] * 100, y=own["place"], mode="markers", name=schedule, showlegend=False, row=1, col=column,
             marker={"size": 10, "color": [colours.get(run, run_style(0)[0]) for run in own["run"]]},
@@ -130,8 +130,8 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
             line: dict[str, Any] = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "row": 1, "col": column}
             figure.add_vline(100 * ap, annotation=label, annotation_position="bottom left", **line)
     figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split", matches="x")
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(arms))[::-1], automargin=True)
-    return quiet(figure, max(280, 140 + 30 * len(set(arms))))
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(arms))[::-1])
+    return with_names(quiet(figure, max(280, 140 + 30 * len(set(arms)))), arms)
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
@@ -141,7 +141,7 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         points: rows of ``layer_points``: ``run``, ``model``, ``layer`` (between the one before and it), ``churn`` (0..1), ``n`` targets.
         runs: order of the colours, as in ``progress_figure``.
     """
-    figure = go.Figure()
+    figure = Chart()
     layers = sorted(points["layer"].unique())
     students, teachers = points[points["model"] == "student"], points[points["model"] == "teacher"].drop_duplicates(["run", "layer"])
     drawn = [(plain(run), students[students["run"] == run], *run_style(position)) for position, run in enumerate(runs)]

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.views.boxes import png
-from workbench.views.style import COLOURS, quiet
+from workbench.views.style import COLOURS, Chart, quiet
 
 WIDTH, HEIGHT = 480, 320  # pixels of the picture
 FEW = 5_000  # points that are drawn one by one
@@ -73,7 +73,7 @@ def raster_figure(x: np.ndarray, y: np.ndarray, x_title: str, y_title: str, heig
         height: of the figure.
     """
     bounds = bounds_of(x, y)
-    figure = go.Figure()
+    figure = Chart()
     if len(x) <= FEW:
         figure.add_scatter(x=x, y=y, mode="markers", marker={"size": 5, "color": COLOURS[0], "opacity": 0.45}, hoverinfo="skip",
                            selected={"marker": {"color": COLOURS[1], "opacity": 0.8}}, showlegend=False)  # fmt: skip

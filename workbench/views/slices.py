@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.views.style import COLOURS, plain, quiet
+from workbench.views.style import COLOURS, Chart, interval, plain, quiet, with_names
 
 SLICES_CAPTION = (
     "AP of the targets of a size (COCO's bounds) and of the images with so many targets; recall at IoU 0.5 of the targets of each slice, "
@@ -24,7 +24,8 @@ def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     Args:
         tables: name of a run to its frame of ``slices.slices``.
     """
-    figure = make_subplots(1, 2, subplot_titles=["AP", "Recall"], shared_yaxes=True, horizontal_spacing=0.04)
+    figure = make_subplots(1, 2, subplot_titles=["AP", "Recall"], shared_yaxes=True, horizontal_spacing=0.04,
+                           figure=Chart())  # fmt: skip
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
         names = [table["by"].tolist(), table["slice"].tolist()]
@@ -33,13 +34,13 @@ def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             figure.add_scatter(
                 x=value, y=names, mode="markers", name=plain(name), legendgroup=name, showlegend=column == 1, row=1, col=column,
                 marker={"size": 9, "color": colour}, customdata=table[["targets", "images"]].to_numpy(),
-                error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4},
+                error_x=interval(value, low, high, colour),
                 hovertemplate=f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<br>%{{customdata[0]}} targets in %{{customdata[1]}} images"
                 "<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(title_text="%", rangemode="tozero")
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    return quiet(figure, 400)
+    figure.update_yaxes(autorange="reversed")
+    return with_names(quiet(figure, 400), [f"{own['by']} {own['slice']}" for own in next(iter(tables.values())).to_dict("records")])
 
 
 def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -48,13 +49,13 @@ def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     Args:
         tables: name of a run to its frame of ``kitti_ap.kitti_ap``.
     """
-    figure = go.Figure()
+    figure = Chart()
     for position, (name, table) in enumerate(tables.items()):
         value, low, high = (100 * table[column].to_numpy(float) for column in ("ap", "low", "high"))
         figure.add_bar(
             x=[[plain(own) for own in table["class"]], table["difficulty"].tolist()], y=value, name=plain(name), showlegend=True,
             marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0}, customdata=table["targets"],
-            error_y={"type": "data", "array": high - value, "arrayminus": value - low, "thickness": 1.2, "width": 4},
+            error_y=interval(value, low, high),
             hovertemplate=f"{plain(name)}<br>%{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_yaxes(title_text="AP (%)", rangemode="tozero")

@@ -15,7 +15,7 @@ from workbench.runs import Run
 from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
 from workbench.views.overview import PROGRESS
-from workbench.views.style import COLOURS, faded, plain, quiet, run_style, with_lines
+from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, run_style, with_lines, with_names
 
 SEEDS_CAPTION = (
     "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
@@ -54,7 +54,7 @@ def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
 
 def arm_figure(points: pd.DataFrame) -> go.Figure:
     """AP, churn and instability over steps, a mean line and a band over seeds for each arm; ``points`` are of ``arm_points``."""
-    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06)
+    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
     for position, arm in enumerate(points["arm"].unique()):
         colour, dash = run_style(position)
         own = points[points["arm"] == arm].sort_values("step")
@@ -85,7 +85,7 @@ def agreement_points(run: Run) -> pd.DataFrame:
 
 def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """Agreement with the teacher over steps, one line a run; ``points`` are of ``agreement_points``, ``runs`` give the colours."""
-    figure = go.Figure()
+    figure = Chart()
     for position, run in enumerate(runs):
         own = points[points["run"] == run].sort_values("step")
         if len(own):
@@ -113,27 +113,28 @@ def found_figure(table: pd.DataFrame) -> go.Figure:
     """Share of the targets that both runs of a pair find; ``table`` is of ``between_runs.found_by_both`` with the name of the ``pair``."""
     value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
     counts = table[["both", "only_first", "only_second", "neither"]].to_numpy()
-    figure = go.Figure(go.Scatter(
-        x=value, y=[plain(name) for name in table["pair"]], mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
-        error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": COLOURS[0], "thickness": 1.4, "width": 4},
+    names = [plain(name) for name in table["pair"]]
+    figure = Chart(go.Scatter(
+        x=value, y=names, mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
+        error_x=interval(value, low, high, COLOURS[0]),
         hovertemplate="%{y}<br>both %{customdata[0]}, only the first %{customdata[1]}, only the second %{customdata[2]}, "
         "neither %{customdata[3]}<extra></extra>",
     ))  # fmt: skip
     figure.update_xaxes(title_text="targets found by both (%)", rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, max(280, 110 + 24 * len(table)))
+    figure.update_yaxes(type="category", autorange="reversed")
+    return with_names(quiet(figure, max(280, 110 + 24 * len(table))), names)
 
 
 def by_layer_figure(table: pd.DataFrame) -> go.Figure:
     """Churn between evaluations over steps, a line per decoder layer; ``table`` is of ``stability_slices.stability_by``."""
-    figure = go.Figure()
+    figure = Chart()
     for position, (layer, own) in enumerate(table.dropna(subset=["churn"]).groupby("layer")):
         colour, dash = run_style(position)
         value, low, high = (100 * own[column].to_numpy(float) for column in ("churn", "low", "high"))
         figure.add_scatter(
             x=own["step"], y=value, name=f"layer {layer}", mode="lines+markers", showlegend=True, customdata=own["n"],
             line={"color": colour, "dash": dash, "width": 1.8},
-            error_y={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1, "width": 3},
+            error_y=interval(value, low, high, colour),
             hovertemplate=f"layer {layer}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="step", rangemode="tozero")
@@ -152,7 +153,8 @@ def slices_figure(
         share: column that is drawn.
         title: of its axis.
     """
-    figure = go.Figure()
+    figure = Chart()
+    together: list[str] = []
     for position, (by, table) in enumerate(tables.items()):
         names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
         value, low, high = (100 * table[column].to_numpy(float) for column in (share, "low", "high"))
@@ -160,12 +162,13 @@ def slices_figure(
         figure.add_scatter(
             x=value, y=names, mode="markers", name="class" if by == "label" else by, showlegend=True, customdata=table["n"],
             marker={"size": 9, "color": colour},
-            error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4},
+            error_x=interval(value, low, high, colour),
             hovertemplate="%{y}: %{x:.1f} % of %{customdata}<extra></extra>",
         )  # fmt: skip
+        together += names
     figure.update_xaxes(title_text=title, rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, 300)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return with_names(quiet(figure, 300), together)
 
 
 def held(rows: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +215,7 @@ def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
     state[rows["place"], column] = rows["state"]
     edges = [i / len(_STATES) for i in range(len(_STATES) + 1)]
     scale = [pair for i, (_, colour) in enumerate(_STATES) for pair in ((edges[i], colour), (edges[i + 1], colour))]
-    figure = go.Figure(go.Heatmap(z=state, x=list(range(len(steps))), y=list(range(len(names))), zmin=-0.5, zmax=len(_STATES) - 0.5,
+    figure = Chart(go.Heatmap(z=state, x=list(range(len(steps))), y=list(range(len(names))), zmin=-0.5, zmax=len(_STATES) - 0.5,
                                   colorscale=scale, showscale=False, xgap=2, ygap=2, hoverinfo="skip"))  # fmt: skip
     hover = [
         f"image {row['image_id']}, target {row['target']}<br>step {row['step']}: query {row['query']}<br>"
@@ -229,9 +232,10 @@ def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
         figure.add_scatter(x=[None], y=[None], mode="markers", name=title, marker={"symbol": "square", "size": 10, "color": colour})
     figure.update_xaxes(title_text="step", tickvals=list(range(len(steps))), ticktext=[str(step) for step in steps],
                         range=[-0.5, len(steps) - 0.5], showgrid=False)  # fmt: skip
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], automargin=True, showgrid=False)
-    return quiet(figure, 110 + 21 * max(len(names), 4), legend_y=1.01, legend_yanchor="bottom", margin={"l": 8, "r": 8, "t": 40, "b": 44},
-                 dragmode="pan", clickmode="event+select")  # fmt: skip
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
+    quiet(figure, 110 + 21 * max(len(names), 4), legend_y=1.01, legend_yanchor="bottom", margin={"l": 8, "r": 8, "t": 40, "b": 44},
+          dragmode="pan", clickmode="event+select")  # fmt: skip
+    return with_names(figure, names)
 
 
 def holders_figure(image: np.ndarray, record: Record, classes: Sequence[str], target: int, rows: pd.DataFrame) -> go.Figure:

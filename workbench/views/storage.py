@@ -12,7 +12,7 @@ from workbench.cache.manifest import is_complete
 from workbench.remote import is_remote
 from workbench.runs import Run
 from workbench.views.catalog import Entry
-from workbench.views.style import COLOURS, GREY, plain, quiet
+from workbench.views.style import COLOURS, GREY, Chart, plain, quiet, with_names
 
 PARTS = ("checkpoints", "queries", "states", "detections", "derived")
 OTHER = "logs"
@@ -77,16 +77,17 @@ def runs_table(entries: Sequence[Entry], found: dict[str, dict[str, int]]) -> pd
 def sizes_figure(table: pd.DataFrame, most: int = 25) -> go.Figure:
     """The largest runs, one bar each, by part; ``table`` is of ``runs_table``."""
     largest = table.sort_values("size", ascending=False).head(most)
-    figure = go.Figure()
+    names = [plain(name) for name in largest["run"]]
+    figure = Chart()
     for position, part in enumerate((*PARTS, OTHER)):
         figure.add_bar(
-            y=[plain(name) for name in largest["run"]], x=largest[part], name=part, orientation="h",
+            y=names, x=largest[part], name=part, orientation="h",
             marker={"color": COLOURS[position] if position < len(PARTS) else GREY, "line_width": 0},
             hovertemplate=f"%{{y}}<br>{part} %{{x:.1f}} MB<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="MB")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, 110 + 20 * len(largest), barmode="stack", bargap=0.25, legend_y=1.01)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return with_names(quiet(figure, 110 + 20 * len(largest), barmode="stack", bargap=0.25, legend_y=1.01), names)
 
 
 def pace(run: Run, step: int, steps: int) -> tuple[float | None, float | None]:

@@ -1,7 +1,9 @@
 """What every figure shares: colours that colour-blind readers can tell apart, a quiet layout, names shown as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 # Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which is lost on a dark page, and yellow, lost on a white one.
@@ -16,8 +18,38 @@ _AXES: dict[str, Any] = {
     "gridcolor": GRID, "zeroline": False, "linecolor": AXIS, "ticks": "outside", "tickcolor": AXIS, "ticklen": 3,
     "title": {"standoff": 6, "font": {"size": 12}}, "tickfont": {"size": 11},
 }  # fmt: skip
+_LETTER = 6.4  # pixels of a letter of a tick's name, on average
+_LONGEST = 40  # letters of a name that a margin is laid out for
+_ROW = 60  # letters of a legend that fit above the narrowest figure, in one row
+SCALE = 84  # pixels that a colour scale takes at the right of a figure
 # Plotly reads a subset of HTML, entities, $formulas$ and %{templates} in every text it draws.
 _MEANT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "\n": " ", "\r": " ", "\t": " "})
+
+
+class Chart(go.Figure):
+    """A figure whose numbers go to the browser as lists.
+
+    plotly.js never takes a typed array for the one that it drew before, so a page that hands over its figures twice, as Streamlit's does,
+    would draw each of them twice.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"data": [_listed(trace.to_plotly_json()) for trace in self.data], "layout": _listed(self.layout.to_plotly_json())}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        unknown = value.dtype.kind == "f" and not np.isfinite(value).all()
+        return (np.where(np.isfinite(value), value, None) if unknown else value).tolist()
+    if isinstance(value, dict):
+        return {name: _listed(own) for name, own in value.items()}
+    # what is long holds numbers and text alone
+    return [_listed(own) for own in value] if isinstance(value, list | tuple) and value and isinstance(value[0], dict) else value
+
+
+def interval(value: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str = GREY) -> dict[str, Any]:
+    """The ends of an interval around ``value`` as ``error_x`` or ``error_y`` of a trace."""
+    return {"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4}
 
 
 def plain(text: object) -> str:
@@ -41,13 +73,17 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         "height": height, "margin": {"l": 56, "r": 12, "t": 56, "b": 44}, "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}, "hovermode": "closest", "hoverlabel": {"namelength": -1},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.1, "xanchor": "left", "x": 0, "title": {"text": ""},
-                   "itemsizing": "trace"},
+                   "itemsizing": "trace", "bgcolor": "rgba(0,0,0,0)"},
     }  # fmt: skip
     laid_out(figure, **own)
     for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
         figure.layout[axis.plotly_name] = _over(axis.to_plotly_json(), _AXES)
     figure.update_annotations(font_size=12)
-    return figure.update_layout(**layout) if layout else figure
+    if layout:
+        figure.update_layout(**layout)
+    # a row of names fits above any figure; a browser that has to look whether it does draws the figure twice
+    figure.layout.margin.autoexpand = sum(len(trace.name or "") + 7 for trace in figure.data if trace.showlegend is not False) > _ROW
+    return figure
 
 
 def with_lines(figure: go.Figure) -> go.Figure:
@@ -59,6 +95,16 @@ def with_lines(figure: go.Figure) -> go.Figure:
     legend = {**figure.layout.legend.to_plotly_json(), "y": 1, "orientation": "v", "maxheight": room}
     return laid_out(figure, height=figure.layout.height - figure.layout.margin.t + room, legend=legend,
                     margin={**figure.layout.margin.to_plotly_json(), "t": room})  # fmt: skip
+
+
+def with_names(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+    """A figure with room at its left for the names on its y axis.
+
+    It is worked out here, because a browser that has to measure names draws the figure twice; those of unusual length it measures.
+    """
+    longest = max(map(len, names), default=0)
+    figure.update_yaxes(automargin=longest > _LONGEST)
+    return laid_out(figure, margin={**figure.layout.margin.to_plotly_json(), "l": 20 + int(_LETTER * min(longest, _LONGEST))})
 
 
 def laid_out(figure: go.Figure, **layout: Any) -> go.Figure:

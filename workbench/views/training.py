@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.runs import Run
-from workbench.views.style import GREY, plain, quiet, run_style
+from workbench.views.style import GREY, Chart, plain, quiet, run_style
 
 REST = "detection"  # what the loss is made of beside the weighted distillation terms
 _MOST_POINTS = 12_000  # of all curves together
@@ -86,7 +86,8 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
     columns = min(3, max(len(panels), 1))
     rows = max(-(-len(panels) // columns), 1)
     titles = [panel.title for panel, _ in panels]
-    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.065, vertical_spacing=0.36 / (rows + 0.5))
+    figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.065, vertical_spacing=0.36 / (rows + 0.5),
+                           figure=Chart())  # fmt: skip
     terms = _terms([str(name) for name in metrics.columns])
     seen: set[str] = set()
     for index, (panel, names) in enumerate(panels):

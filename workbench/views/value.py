@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.views.boxes import class_name
-from workbench.views.style import COLOURS, GREY, plain, quiet
+from workbench.views.boxes import broken, class_name
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, with_names
 
 # title of the axis, factor, definition
 SLOT_VALUES = {
@@ -34,7 +34,8 @@ CORRELATION_CAPTION = (
     "an interval that leaves out 0 predicts gain."
 )
 LOOKS_CAPTION = "How many of the slot's boxes have their centre in each cell of the image, over all images, matched or not."
-SERVES_CAPTION = "Share of the slot's targets, with Wilson's 95 % interval."
+MOST_CLASSES = 15  # drawn of a slot
+SERVES_CAPTION = f"Share of the slot's targets, with Wilson's 95 % interval; at most the {MOST_CLASSES} most frequent classes are drawn."
 
 
 def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figure:
@@ -50,12 +51,14 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
     middle, low, high = (scale * slots[column].to_numpy(float) for column in (value, "low", "high"))
     place = np.arange(len(slots))
     colour = np.where(slots["query"] == chosen, COLOURS[1], COLOURS[0])
-    figure = go.Figure(go.Bar(
-        x=place, y=middle, marker={"color": colour, "line_width": 0}, customdata=slots[["query", "n"]].to_numpy(),
-        error_y={"type": "data", "array": high - middle, "arrayminus": middle - low, "color": GREY, "thickness": 1, "width": 2},
+    figure = Chart(go.Bar(
+        x=place, y=middle, showlegend=False, marker={"color": colour, "line_width": 0}, customdata=slots[["query", "n"]].to_numpy(),
         hovertemplate=f"slot %{{customdata[0]}}<br>{plain(title)} %{{y:.3f}}<br>n = %{{customdata[1]}}<extra></extra>",
         unselected={"marker": {"opacity": 1}},
     ))  # fmt: skip
+    # one path for all intervals: three hundred of them take the browser longer than the bars
+    ends = broken(np.stack([place, low, place, high], -1).reshape(-1, 2, 2))
+    figure.add_scatter(x=ends[:, 0], y=ends[:, 1], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False)
     few = len(slots) <= 40
     ticks = {"tickvals": place, "ticktext": [str(query) for query in slots["query"]]} if few else {"showticklabels": False}
     figure.update_xaxes(title_text="slot, best first", showgrid=False, **ticks)
@@ -66,12 +69,12 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
 def looks_figure(counts: np.ndarray) -> go.Figure:
     """Where a slot looks; ``counts`` are of ``slots.slot_heatmaps``."""
     rows, columns = counts.shape
-    figure = go.Figure(go.Heatmap(z=counts, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, colorscale="Cividis",
+    figure = Chart(go.Heatmap(z=counts, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, colorscale="Cividis",
                                   colorbar={"title": {"text": "boxes", "side": "right"}, "thickness": 10, "outlinewidth": 0},
                                   hovertemplate="%{z} boxes<extra></extra>"))  # fmt: skip
     figure.update_xaxes(title_text="across the image", range=[0, 1], constrain="domain")
     figure.update_yaxes(title_text="down the image", range=[1, 0], scaleanchor="x", constrain="domain")
-    return quiet(figure, 360, margin={"l": 56, "r": 12, "t": 12, "b": 44})
+    return quiet(figure, 360, margin={"l": 56, "r": SCALE, "t": 12, "b": 44})
 
 
 def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> go.Figure:
@@ -81,25 +84,28 @@ def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) ->
         tables: ``label`` and ``size`` to the slot's rows of ``slots.slot_serves``.
         classes: label -> name.
     """
-    figure = go.Figure()
+    figure = Chart()
+    together: list[str] = []
     for position, (by, table) in enumerate(tables.items()):
+        table = table.nlargest(MOST_CLASSES, "n") if by == "label" else table
         names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
         value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
         figure.add_bar(
             y=names, x=value, orientation="h", name="class" if by == "label" else by, showlegend=True,
             marker={"color": COLOURS[2 * position], "line_width": 0},
-            error_x={"type": "data", "array": high - value, "arrayminus": value - low, "color": GREY, "thickness": 1.2, "width": 4},
-            customdata=table["n"], hovertemplate="%{y}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
+            error_x=interval(value, low, high), customdata=table["n"],
+            hovertemplate="%{y}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
         )  # fmt: skip
+        together += names
     figure.update_xaxes(title_text="share of the slot's targets (%)", rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, 360, bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44})
+    figure.update_yaxes(type="category", autorange="reversed")
+    return with_names(quiet(figure, 360, bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44}), together)
 
 
 def correlation_figure(table: pd.DataFrame) -> go.Figure:
     """What predicts gain; ``table`` is of ``predictors.rank_correlations``."""
     names = [PROPERTIES.get(name, name) for name in table["property"]]
-    figure = go.Figure()
+    figure = Chart()
     kinds: list[tuple[str, tuple[str, str, str], str, str]] = [
         ("plain", ("correlation", "low", "high"), "circle", COLOURS[0]),
         ("baseline held fixed", ("partial", "partial_low", "partial_high"), "circle-open", COLOURS[1]),
@@ -108,14 +114,13 @@ def correlation_figure(table: pd.DataFrame) -> go.Figure:
         value = table[middle].to_numpy(float)
         figure.add_scatter(
             x=value, y=names, mode="markers", name=title, marker={"symbol": symbol, "size": 10, "color": colour, "line_width": 2},
-            error_x={"type": "data", "array": table[high] - value, "arrayminus": value - table[low], "color": colour, "thickness": 1.4,
-                     "width": 4},
+            error_x=interval(value, table[low].to_numpy(float), table[high].to_numpy(float), colour),
             customdata=table["n"], hovertemplate=f"%{{y}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})
     figure.update_xaxes(title_text="rank correlation with gain")
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return quiet(figure, 420)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return with_names(quiet(figure, 420), names)
 
 
 def inside(points: pd.DataFrame, column: str, box: Sequence[float] | None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.verdict import Verdict
 from workbench.views.catalog import Entry
 from workbench.views.errors import VERDICT_COLOURS
-from workbench.views.style import GREY, plain, quiet
+from workbench.views.style import GREY, Chart, interval, plain, quiet, with_names
 
 BASELINE = "undistilled"
 CAPTION = (
@@ -58,7 +58,8 @@ def verdict_table(arm: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
 def verdicts_figure(table: pd.DataFrame) -> go.Figure:
     """Differences with their intervals, a small plot for each number, since each has its own unit; ``table`` is of ``verdict_table``."""
     quantities = list(dict.fromkeys(table["quantity"]))
-    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03)
+    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
+                           figure=Chart())  # fmt: skip
     shown: set[str] = set()
     for column, quantity in enumerate(quantities, 1):
         for word, colour in VERDICT_COLOURS.items():
@@ -68,12 +69,11 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 x=own["difference"], y=[plain(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word, row=1, col=column,
                 showlegend=word not in shown, marker={"color": colour, "size": 10},
-                error_x={"type": "data", "array": own["high"] - own["difference"], "arrayminus": own["difference"] - own["low"],
-                         "color": colour, "thickness": 1.5, "width": 5},
+                error_x=interval(*(own[name].to_numpy(float) for name in ("difference", "low", "high")), colour),
                 text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             shown.add(word)
         figure.add_vline(0, line={"color": GREY, "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType] - numbers are allowed
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=[plain(arm) for arm in table["arm"].unique()][::-1],
-                        automargin=True)  # fmt: skip
-    return quiet(figure, max(240, 130 + 30 * table["arm"].nunique()))
+    arms = [plain(arm) for arm in table["arm"].unique()]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=arms[::-1])
+    return with_names(quiet(figure, max(240, 130 + 30 * len(arms))), arms)
