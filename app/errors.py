@@ -48,7 +48,6 @@ def there() -> tuple[str, int, reads.Stamp] | None:
 @shared.guarded("The errors of this run cannot be shown")
 def types() -> None:
     """Costs of the run and the baseline, and their differences."""
-    st.markdown("**Types of error**")
     other = there()
     tables = ({against: analyses.costs(*other)} if other else {}) | {run.name: analyses.costs(*here)}
     left, right = st.columns(2, gap="medium")
@@ -74,7 +73,6 @@ def types() -> None:
 @shared.guarded("The slices of this run cannot be shown")
 def slices() -> None:
     """AP and recall by size, crowding and overlap, the calibration of the scores, and KITTI's own AP where the data is KITTI's."""
-    st.markdown("**Parts of the split, and what scores mean**")
     left, right = st.columns([1.4, 1], gap="medium")
     other = there()
     with left:
@@ -97,7 +95,6 @@ def slices() -> None:
 @shared.guarded("The classes of this run cannot be shown")
 def confusion() -> None:
     """Confusion between classes, and the pairs behind one of its cells."""
-    st.markdown("**Confusion between classes**")
     found, counts = analyses.errors(*here), analyses.confusion(*here)
     left, right = st.columns([1.2, 1], gap="medium")
     filled = views.fullest_cells(counts)
@@ -138,7 +135,6 @@ def select_cell() -> None:
 @shared.guarded("The images behind these errors cannot be shown")
 def behind() -> None:
     """The images and slots with errors of one type, and one of the images."""
-    st.markdown("**Images behind the errors**")
     head = st.columns([2, 7], vertical_alignment="bottom")
     found, counts = analyses.errors(*here), analyses.costs(*here)
     kinds = [*MAIN, *SPECIAL]
@@ -176,7 +172,6 @@ def behind() -> None:
     shared.write_address(error=kind, image_id=asked)
 
 
-types()
-confusion()
-behind()
-slices()
+shown = {"types": ("Types of error", types), "classes": ("Confusion between classes", confusion),
+         "images": ("Images behind the errors", behind), "slices": ("Parts of the split, and what scores mean", slices)}  # fmt: skip
+shown[shared.part({name: title for name, (title, _) in shown.items()})][1]()

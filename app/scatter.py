@@ -41,7 +41,6 @@ def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, 
 @shared.guarded("The queries of this run cannot be shown")
 def queries(here: tuple[str, int, Stamp], classes: Sequence[str]) -> None:
     """The picture of one model's queries, and the list of those in a box."""
-    st.markdown("**All queries**")
     head = st.columns([2, 8], vertical_alignment="bottom")
     model = shared.select(head[0], "Model", "model", ["student", "teacher"], "student")
     count = len(values.last_layer(*here[:2], model, here[2]))

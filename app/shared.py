@@ -110,6 +110,20 @@ def select_run(place: Any, entries: Mapping[str, Entry], key: str = "run", label
     return entries[select(place, label, key, list(entries), newest, format_func=lambda name: entries[name].title)]
 
 
+def part(parts: Mapping[str, str]) -> str:
+    """Which part of a page is shown, by its name in the address; the others are not made, so that a change of run or step is quick.
+
+    Args:
+        parts: name in the address -> title.
+    """
+    choose("part", list(parts), next(iter(parts)))
+    chosen = st.segmented_control("Part of the page", list(parts), format_func=parts.__getitem__, key="part", required=True,
+                                  label_visibility="collapsed")  # fmt: skip
+    assert chosen is not None  # one was chosen before the widget
+    write_address(part=chosen)
+    return chosen
+
+
 def banner(kind: str, title: str, detail: str) -> None:
     """A warning that does not end the page; ``detail`` is shown as text."""
     {"warning": st.warning, "error": st.error, "info": st.info}[kind](title, icon=":material/info:")

@@ -53,7 +53,6 @@ def of_slots(value: str) -> pd.DataFrame:
 @shared.guarded("The slots of this run cannot be shown")
 def slots() -> None:
     """All slots, and the chosen one."""
-    st.markdown("**Slots**")
     head = st.columns([1.5, 1.2, 1.6, 5.4], vertical_alignment="bottom")
     known = [name for name in views.SLOT_VALUES if name != "gain" or there]
     value = shared.select(head[0], "Slots by", "slots", known, known[0], format_func=lambda name: name.replace("_", " "))
@@ -133,7 +132,6 @@ def predictors() -> None:
     assert there
     points = values.properties(here, there).assign(target_size=lambda own: np.sqrt(own["target_size"]))
     table = values.correlations(here, there)
-    st.markdown("**What predicts gain**")
     head = st.columns([2, 8], vertical_alignment="bottom")
     column = shared.select(head[0], "Against gain", "property", list(views.PROPERTIES), "quality", format_func=views.PROPERTIES.__getitem__)
     left, right = st.columns([1.25, 1], gap="medium")
@@ -165,9 +163,12 @@ def answers(chosen: pd.DataFrame, which: str) -> None:
     st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=COLUMNS)
 
 
-slots()
-if there:
-    predictors()
-else:
-    shared.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
-scatter.queries(here, run.info()["classes"])
+match shared.part({"slots": "Slots", "gain": "What predicts gain", "queries": "All queries"}):
+    case "slots":
+        slots()
+    case "gain" if there:
+        predictors()
+    case "gain":
+        shared.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
+    case _:
+        scatter.queries(here, run.info()["classes"])

@@ -29,7 +29,9 @@ from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
 from workbench.errors import WorkbenchError
 from workbench.runs import Run, append_line
 
-PAGES = ("", "diagnosis", "training", "stability", "value", "masks", "image", "errors", "storage")
+PARTS = {"value": ("slots", "gain", "queries"), "errors": ("types", "classes", "images", "slices")}
+PAGES = ("", "diagnosis", "training", "stability", *(f"value?part={part}" for part in PARTS["value"]), "masks", "image",
+         *(f"errors?part={part}" for part in PARTS["errors"]), "storage")  # fmt: skip
 QUERY = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
 STEPS = (100, 200)
 REPEATS = 20
@@ -73,11 +75,16 @@ def _peak(pid: int) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
+def link(address: str, name: str) -> str:
+    """Where a page of the runs is, or a part of one."""
+    return f"{address}/{name}{'&' if '?' in name else '?'}{QUERY}"
+
+
 def visits(page: Any, address: str, when: str) -> Iterator[Figure]:
     """Seconds to everything on a page that nobody has looked at: files are read and what is not kept is worked out."""
     for name in PAGES:
         start = time.perf_counter()
-        page.goto(f"{address}/{name}?{QUERY}")
+        page.goto(link(address, name))
         page.wait_for_selector(SETTLED)
         yield Figure(f"visit of '{name or 'overview'}' {when}, everything drawn", time.perf_counter() - start, "s")
 
@@ -89,7 +96,7 @@ def paints(page: Any, address: str) -> Iterator[Figure]:
         for _ in range(5):
             page.goto("about:blank")
             start = time.perf_counter()
-            page.goto(f"{address}/{name}?{QUERY}", wait_until="commit")
+            page.goto(link(address, name), wait_until="commit")
             page.wait_for_selector(PAINTED)
             seconds.append(time.perf_counter() - start)
         page.wait_for_selector(SETTLED)
@@ -101,22 +108,23 @@ def changes(page: Any, address: str) -> Iterator[Figure]:
     """Seconds from a choice until the page shows what was chosen, on every page that has something to choose."""
     layers, steps, images = tuple("012345"), tuple(map(str, STEPS)), tuple(str(number) for number in range(2, 2 + REPEATS))
     slots, kinds = tuple(str(number) for number in range(REPEATS)), ("background", "both", "missed", "localisation", "classification")
-    for path, label, key, options in (
+    for name, label, key, options in (
         ("image", "Layer", "layer", layers), ("image", "Step", "step", steps), ("image", "Image", "image", images),
-        ("stability", "Layer", "layer", layers), ("value", "Slot", "query", slots), ("value", "Step", "step", steps),
-        ("errors", "Errors of the type", "error", kinds), ("errors", "Step", "step", steps),
+        ("stability", "Layer", "layer", layers), ("value?part=slots", "Slot", "query", slots),
+        ("errors?part=images", "Errors of the type", "error", kinds),
+        *((f"{path}?part={part}", "Step", "step", steps) for path, parts in PARTS.items() for part in parts),
     ):  # fmt: skip
-        page.goto(f"{address}/{path}?{QUERY}")
+        page.goto(link(address, name))
         page.wait_for_selector(SETTLED)
         for option in options[: len(STEPS)] if key == "step" else ():
             _change(page, label, key, option)  # the first visit of another step reads its files
         seconds = [_change(page, label, key, options[number % len(options)]) for number in range(REPEATS)]
-        yield Figure(f"change of {key} on '{path}'", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
+        yield Figure(f"change of {key} on '{name}'", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
 
 
 def scatter(page: Any, address: str) -> Iterator[Figure]:
     """Seconds until the picture of all queries of a model is there."""
-    page.goto(f"{address}/value?{QUERY}")
+    page.goto(link(address, "value?part=queries"))
     page.wait_for_selector(SETTLED)
     first = _change(page, "Model", "model", "teacher")
     yield Figure(f"scatter of {IMAGES * QUERIES:,} queries, the first time", first, "s", "<= 6")

@@ -97,8 +97,9 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
     )  # fmt: skip
     many = len(names) > _MANY
     axis = {"tickvals": place, "ticktext": names, "automargin": not many, "ticklabeloverflow": "allow", "showgrid": False}
-    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, **axis)
-    figure.update_yaxes(title_text="target", autorange="reversed", **axis)
+    ends = [-0.5, len(names) - 0.5]
+    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, range=ends, **axis)
+    figure.update_yaxes(title_text="target", range=ends[::-1], **axis)
     layout: dict[str, Any] = {"clickmode": "event+select", "dragmode": "pan"}
     if many:
         room = 40 + 6 * min(max(map(len, names)), 30)

@@ -113,7 +113,8 @@ def correlation_figure(table: pd.DataFrame) -> go.Figure:
     for title, (middle, low, high), symbol, colour in kinds:
         value = table[middle].to_numpy(float)
         figure.add_scatter(
-            x=value, y=names, mode="markers", name=title, marker={"symbol": symbol, "size": 10, "color": colour, "line_width": 2},
+            x=value, y=names, mode="markers", name=title,
+            marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
             error_x=interval(value, table[low].to_numpy(float), table[high].to_numpy(float), colour),
             customdata=table["n"], hovertemplate=f"%{{y}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
         )  # fmt: skip
