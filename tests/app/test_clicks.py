@@ -87,7 +87,7 @@ def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path
 
 
 def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_root: Path, open_page: OpenPage):
-    page = open_page(f"{address}/errors?run=distilled")
+    page = open_page(f"{address}/errors?run=distilled&part=classes")
     truth, predicted = click_mark(page, "confusion", 1, 2)
     page.wait_for_url(re.compile(rf"[?&]cell={truth}_{predicted}(&|$)"))
     settle(page)

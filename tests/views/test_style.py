@@ -1,13 +1,16 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.views.style import COLOURS, plain, quiet, run_style, with_lines
+from workbench.views.style import COLOURS, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "**bold**", "$x^2$", "<b>b</b>", "&lt;", "%{x}", "a&#36;b"]
 
@@ -58,3 +61,39 @@ def test_names_of_many_lines_have_room_above_the_plot_which_keeps_its_height():
     many = with_lines(figure(15))
     assert plot(many) == plot(figure(15))
     assert many.layout.margin.t >= 15 * 18 and many.layout.legend.maxheight >= many.layout.margin.t
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=20))
+def test_numbers_go_to_the_browser_as_lists_and_what_is_no_number_as_a_gap(numbers: list[float]):
+    figure = Chart(go.Scatter(x=np.arange(len(numbers)), y=pd.Series(numbers, dtype=float), customdata=np.array(numbers).reshape(-1, 1)))
+    trace = figure.to_dict()["data"][0]
+    gaps = [number if np.isfinite(number) else None for number in numbers]
+    assert (list(trace["x"]), list(trace["y"])) == (list(range(len(numbers))), gaps)
+    assert trace["customdata"] == [[gap] for gap in gaps]
+    assert [type(trace[name]) for name in ("x", "y", "customdata")] == [list] * 3
+    json.dumps(trace, allow_nan=False)
+
+
+def test_lists_are_found_wherever_they_stand_in_a_figure():
+    figure = Chart(go.Bar(y=[1.0], error_y=interval(np.array([3.0]), np.array([1.0]), np.array([4.0])), marker={"color": np.array([0.5])}))
+    figure.add_layout_image(source="data:,", x=np.float64(2))
+    drawn = figure.to_dict()
+    assert drawn["data"][0]["error_y"]["array"] == [1] and drawn["data"][0]["error_y"]["arrayminus"] == [2]
+    assert drawn["data"][0]["marker"]["color"] == [0.5]
+    assert figure.to_plotly_json() == drawn == pickle.loads(pickle.dumps(figure)).to_dict()
+
+
+def test_names_beside_a_figure_have_room_and_only_unusual_ones_are_measured_by_the_browser():
+    short, long, longest = (with_names(quiet(Chart(go.Bar(y=[name], x=[1])), 300), [name]) for name in ("cat", "traffic light", "x" * 60))
+    assert 30 < short.layout.margin.l < long.layout.margin.l < longest.layout.margin.l < 300
+    assert [bool(figure.layout.yaxis.automargin) for figure in (short, long, longest)] == [False, False, True]
+    assert short.layout.margin.t == long.layout.margin.t == 56
+
+
+def test_only_a_legend_that_may_need_several_rows_is_measured_by_the_browser():
+    def figure(*names: str) -> go.Figure:
+        return quiet(Chart([go.Scatter(y=[1], name=name, showlegend=True) for name in names]), 300)
+
+    assert not figure("better", "worse", "not distinguishable").layout.margin.autoexpand
+    assert figure(*(f"shapes-distilled-seed{seed}" for seed in range(3))).layout.margin.autoexpand
+    assert not quiet(Chart([go.Scatter(y=[1], name="x" * 99, showlegend=False)]), 300).layout.margin.autoexpand

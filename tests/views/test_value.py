@@ -3,17 +3,18 @@ import pandas as pd
 
 from tests.views.test_image import CLASSES
 from workbench.views.style import COLOURS
-from workbench.views.value import correlation_figure, inside, looks_figure, serves_figure, slots_figure
+from workbench.views.value import MOST_CLASSES, correlation_figure, inside, looks_figure, serves_figure, slots_figure
 
 
 def test_slots_stand_by_value_with_their_intervals_and_the_chosen_one_in_another_colour():
     slots = pd.DataFrame({"query": [4, 7, 9], "ap_drop": [0.01, 0.03, np.nan], "low": [0.0, 0.02, np.nan], "high": [0.02, 0.05, np.nan],
                           "n": [5, 6, 7]})  # fmt: skip
-    bar = slots_figure(slots, "ap_drop", 4).data[0]
+    bar, ends = slots_figure(slots, "ap_drop", 4).data
     assert np.allclose(bar.y, [3, 1])
     assert bar.customdata[:, 0].tolist() == [7, 4]
     assert list(bar.marker.color) == [COLOURS[0], COLOURS[1]]
-    assert np.allclose(np.array(bar.y) + bar.error_y.array, [5, 2])
+    assert np.allclose(np.array(ends.x, float).reshape(2, 3)[:, :2], [[0, 0], [1, 1]])
+    assert np.allclose(np.array(ends.y, float).reshape(2, 3)[:, :2], [[2, 5], [0, 2]])
 
 
 def test_a_cell_of_the_map_is_drawn_where_it_is_in_the_image():
@@ -22,6 +23,14 @@ def test_a_cell_of_the_map_is_drawn_where_it_is_in_the_image():
     heat = looks_figure(counts).data[0]
     assert (heat.x0 + 3 * heat.dx, heat.y0) == (0.875, 0.125)
     assert looks_figure(counts).layout.yaxis.range == (1, 0)
+
+
+def test_of_many_classes_the_most_frequent_are_drawn():
+    counts = np.array([3, 9, 1, 8] + [2] * MOST_CLASSES)
+    table = pd.DataFrame({"label": range(len(counts)), "share": counts / counts.sum(), "low": 0.0, "high": 1.0, "n": counts})
+    bar = serves_figure({"label": table, "size": table.assign(size="small")[["size", "share", "low", "high", "n"]]}, ()).data[0]
+    assert bar.customdata.tolist() == [9, 8, 3] + [2] * (MOST_CLASSES - 3)
+    assert list(bar.y)[:3] == ["label 1", "label 3", "label 0"]
 
 
 def test_classes_and_sizes_are_shares_of_the_targets():
