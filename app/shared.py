@@ -207,7 +207,12 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
         The selection, where there is one.
     """
     # the page lies behind it (see Home.py); a picture taken of it is dark on white, and can be read anywhere
-    laid_out(figure, template=None, font=FONT, paper_bgcolor="#FFFFFF", datarevision=0)
+    laid_out(figure, template=None, font=FONT, paper_bgcolor="#FFFFFF")
+    axes = [*figure.select_xaxes(), *figure.select_yaxes()]
+    if axes and all(axis.range is not None for axis in axes):
+        # Streamlit hands a figure over twice; plotly does not draw it again where it is told that its numbers are the same. Ends of axes
+        # that plotly itself worked out would get lost in that
+        figure.layout.datarevision = 0
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
     # Streamlit's own theme is laid over a figure after the first drawing, which then has to be made again

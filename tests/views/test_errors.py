@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 
 from tests.views.test_image import CLASSES, PIXELS, record
+from tests.views.ticks import names_at
 from workbench.views.errors import calibration_figure, confusion_figure, costs_figure, difference_figure, wrong_figure
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -10,8 +11,10 @@ COSTS = pd.DataFrame({"error": ["both", "false_positive"], "special": [False, Tr
 
 
 def test_costs_are_points_of_ap_with_their_intervals():
-    bar = costs_figure({HOSTILE: COSTS}).data[0]
-    assert list(bar.x) == ["both", "false positive"]
+    figure = costs_figure({HOSTILE: COSTS})
+    bar = figure.data[0]
+    assert names_at(figure.layout.xaxis, bar.x) == list(bar.hovertext) == ["both", "false positive"]
+    assert figure.layout.yaxis.range[0] == 0 and figure.layout.yaxis.range[1] > 30
     assert np.allclose(bar.y, [10, 20])
     assert np.allclose(np.array(bar.y) + bar.error_y.array, [20, 30])
     assert np.allclose(np.array(bar.y) - bar.error_y.arrayminus, [5, 15])
@@ -22,8 +25,9 @@ def test_a_difference_has_the_colour_of_its_verdict():
     words = ["worse", "not distinguishable"]
     table = COSTS.assign(difference=[0.1, -0.1], low=[0.05, -0.3], high=[0.2, 0.1], verdict=words, sentence=HOSTILE)
     figure = difference_figure(table)
-    drawn = {trace.name: list(trace.y) for trace in figure.data}
+    drawn = {trace.name: names_at(figure.layout.yaxis, trace.y) for trace in figure.data}
     assert drawn == {"better": [], "worse": ["both"], "not distinguishable": ["false positive"]}
+    assert figure.layout.xaxis.range[0] < -30 and figure.layout.xaxis.range[1] > 20
     assert "<img" not in figure.to_json().replace("\\u003c", "<")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.views.ticks import names_at
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.base import Record
 from workbench.views.image import box_iou, cost_figure, image_figure, mate_table, target_table
@@ -126,8 +127,12 @@ def test_a_crowd_and_an_ignore_region_are_called_so():
 
 def test_the_parts_of_a_pairs_cost_are_weighted_and_add_up_to_it():
     mates = mate_table(STUDENT, TEACHER, CLASSES, 0.3)
-    *parts, total = cost_figure(mates).data
+    figure = cost_figure(mates)
+    *parts, total = figure.data
     assert [part.name for part in parts] == ["class", "5 L1", "2 GIoU"]
     assert np.allclose(sum(np.array(part.y) for part in parts), total.y)
     assert list(total.y) == mates["cost"].tolist()
-    assert list(total.x) == ["0 – 2", "1 – 0"]
+    assert names_at(figure.layout.xaxis, total.x) == list(total.hovertext) == ["0 – 2", "1 – 0"]
+    low, high = figure.layout.yaxis.range
+    assert low < sum(np.minimum(part.y, 0) for part in parts).min() and sum(np.maximum(part.y, 0) for part in parts).max() < high
+    assert cost_figure(mates.head(0)).layout.xaxis.range == (-0.5, 0.5)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 
+from tests.views.ticks import names_at
 from workbench.views.overview import layers_figure, progress_figure, results_figure
 from workbench.views.style import GREY, run_style
 
@@ -55,7 +56,7 @@ def test_equal_steps_and_equal_compute_stand_apart_with_their_intervals():
     assert [trace.name for trace in figure.data] == ["equal steps", "equal compute"]
     assert [trace.xaxis for trace in figure.data] == ["x", "x2"]
     assert list(figure.data[1].x) == [50.0]
-    assert list(figure.data[1].y) == ["distilled"]
+    assert names_at(figure.layout.yaxis2, figure.data[1].y) == ["distilled"]
     assert np.allclose(figure.data[0].error_x.array, 5)
     assert np.allclose(figure.data[0].error_x.arrayminus, 10)
     assert figure.layout.xaxis.title.text == "AP (%), test split"

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 
+from tests.views.ticks import names_at
 from workbench.views.slices import kitti_figure, slices_figure
 
 SLICES = pd.DataFrame({
@@ -10,9 +11,11 @@ SLICES = pd.DataFrame({
 
 
 def test_every_slice_has_ap_and_recall_with_their_intervals_and_n():
-    ap, recall = slices_figure({"<b>": SLICES}).data
+    figure = slices_figure({"<b>": SLICES})
+    ap, recall = figure.data
     assert ap.name == "&lt;b&gt;"
-    assert [tuple(names) for names in ap.y] == [("size", "overlap"), ("small", "apart")]
+    assert names_at(figure.layout.yaxis, ap.y) == names_at(figure.layout.yaxis2, recall.y) == ["size small", "overlap apart"]
+    assert figure.layout.xaxis.range[1] > 70 and figure.layout.xaxis2.range[1] > 50
     assert np.allclose([ap.x[0], ap.x[0] - ap.error_x.arrayminus[0], ap.x[0] + ap.error_x.array[0]], [50, 40, 70])
     assert np.isnan(ap.x[1])
     assert np.allclose(recall.x, [20, 30])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tests.views.test_image import CLASSES, PIXELS, record
+from tests.views.ticks import names_at
 from workbench.runs import Run
 from workbench.views.catalog import Entry
 from workbench.views.stability import (
@@ -106,8 +107,9 @@ def test_runs_are_paired_where_only_the_seed_differs():
 def test_what_two_seeds_find_is_drawn_with_its_interval_and_counts():
     table = pd.DataFrame({"pair": ["<b>"], "share": [0.5], "low": [0.4], "high": [0.8], "both": [5], "only_first": [2], "only_second": [1],
                           "neither": [2], "n": [10]})  # fmt: skip
-    mark = found_figure(table).data[0]
-    assert list(mark.y) == ["&lt;b&gt;"]
+    figure = found_figure(table)
+    mark = figure.data[0]
+    assert names_at(figure.layout.yaxis, mark.y) == ["&lt;b&gt;"]
     assert np.allclose([mark.x[0] - mark.error_x.arrayminus[0], mark.x[0], mark.x[0] + mark.error_x.array[0]], [40, 50, 80])
     assert mark.customdata.tolist() == [[5, 2, 1, 2]]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.views.style import COLOURS, Chart, interval, plain, quiet, run_style, with_lines, with_names
+from workbench.views.style import COLOURS, Chart, interval, plain, quiet, reach, run_style, with_lines, with_names
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "**bold**", "$x^2$", "<b>b</b>", "&lt;", "%{x}", "a&#36;b"]
 
@@ -81,6 +81,19 @@ def test_lists_are_found_wherever_they_stand_in_a_figure():
     assert drawn["data"][0]["error_y"]["array"] == [1] and drawn["data"][0]["error_y"]["arrayminus"] == [2]
     assert drawn["data"][0]["marker"]["color"] == [0.5]
     assert figure.to_plotly_json() == drawn == pickle.loads(pickle.dumps(figure)).to_dict()
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=9), st.booleans())
+def test_an_axis_reaches_beyond_all_its_numbers_and_to_zero_where_asked(numbers: list[float], zero: bool):
+    low, high = reach(np.array(numbers), zero=zero)
+    known = [number for number in numbers if np.isfinite(number)]
+    assert low < high
+    assert all(low <= number <= high for number in known)
+    if zero:
+        assert low <= 0 <= high
+        assert low == 0 or min(known) < 0
+    elif known:
+        assert low < min(known) and max(known) < high
 
 
 def test_names_beside_a_figure_have_room_and_only_unusual_ones_are_measured_by_the_browser():

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 
 from tests.views.test_image import CLASSES
+from tests.views.ticks import names_at
 from workbench.views.style import COLOURS
 from workbench.views.value import MOST_CLASSES, correlation_figure, inside, looks_figure, serves_figure, slots_figure
 
@@ -28,16 +29,20 @@ def test_a_cell_of_the_map_is_drawn_where_it_is_in_the_image():
 def test_of_many_classes_the_most_frequent_are_drawn():
     counts = np.array([3, 9, 1, 8] + [2] * MOST_CLASSES)
     table = pd.DataFrame({"label": range(len(counts)), "share": counts / counts.sum(), "low": 0.0, "high": 1.0, "n": counts})
-    bar = serves_figure({"label": table, "size": table.assign(size="small")[["size", "share", "low", "high", "n"]]}, ()).data[0]
+    figure = serves_figure({"label": table, "size": table.head(1).assign(size="small")[["size", "share", "low", "high", "n"]]}, ())
+    bar, size = figure.data
     assert bar.customdata.tolist() == [9, 8, 3] + [2] * (MOST_CLASSES - 3)
-    assert list(bar.y)[:3] == ["label 1", "label 3", "label 0"]
+    assert names_at(figure.layout.yaxis, bar.y)[:3] == list(bar.hovertext)[:3] == ["label 1", "label 3", "label 0"]
+    assert names_at(figure.layout.yaxis, size.y) == ["small"]
 
 
 def test_classes_and_sizes_are_shares_of_the_targets():
     table = pd.DataFrame({"label": [1], "share": [0.5], "low": [0.25], "high": [1.0], "n": [2]})
-    bar = serves_figure({"label": table}, CLASSES).data[0]
-    assert list(bar.y) == ["&lt;img src=x onerror=alert(1)&gt;"]
+    figure = serves_figure({"label": table}, CLASSES)
+    bar = figure.data[0]
+    assert names_at(figure.layout.yaxis, bar.y) == ["&lt;img src=x onerror=alert(1)&gt;"]
     assert (bar.x[0], bar.x[0] + bar.error_x.array[0], bar.x[0] - bar.error_x.arrayminus[0]) == (50, 100, 25)
+    assert figure.layout.xaxis.range[0] == 0 and figure.layout.xaxis.range[1] > 100
 
 
 def test_a_box_chooses_the_targets_in_it_greatest_gain_first():

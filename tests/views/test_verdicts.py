@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.views.ticks import names_at
 from workbench.analysis.verdict import AP, CHURN, judge
 from workbench.runs import Run
 from workbench.views.catalog import Entry
@@ -30,8 +31,10 @@ def test_a_verdict_is_drawn_in_the_colour_of_its_word_with_its_interval():
     table = verdict_table("<b>", [better, same])
     assert table["verdict"].tolist() == ["better", "not distinguishable"]
     assert np.allclose(table.loc[0, ["baseline", "other", "difference", "low", "high"]].astype(float), [25, 50, 25, 25, 25])
-    first, second = verdicts_figure(table).data
+    figure = verdicts_figure(table)
+    first, second = figure.data
     assert (first.name, second.name) == ("better", "not distinguishable")
     assert first.marker.color != second.marker.color
-    assert list(first.y) == ["&lt;b&gt;"]
+    assert names_at(figure.layout.yaxis, first.y) == ["&lt;b&gt;"]
+    assert figure.layout.xaxis.range[0] < 0 < 25 < figure.layout.xaxis.range[1]
     assert np.isclose(second.x[0] - second.error_x.arrayminus[0], table["low"][1])

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.datasets.base import Record
 from workbench.views.boxes import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
-from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, with_names
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
 COSTS_CAPTION = (
     "Cost of an error type: AP50 when an oracle corrects every error of that type, minus AP50 (TIDE, Bolya et al. 2020). Costs do not add "
@@ -42,12 +42,16 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     for position, (name, table) in enumerate(tables.items()):
         value, low, high = (100 * table[column].to_numpy(float) for column in ("cost", "low", "high"))
         figure.add_bar(
-            x=_readable(table["error"]), y=value, name=plain(name), marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0},
+            x=list(range(len(table))), y=value, name=plain(name), hovertext=_readable(table["error"]),
+            marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0},
             error_y=interval(value, low, high), customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
-            hovertemplate=f"{plain(name)}<br>%{{x}}: %{{y:.1f}} points of AP50<br>"
+            hovertemplate=f"{plain(name)}<br>%{{hovertext}}: %{{y:.1f}} points of AP50<br>"
             "%{customdata[0]} errors in %{customdata[1]} images<extra></extra>",
         )  # fmt: skip
-    figure.update_yaxes(title_text="cost (points of AP50)", rangemode="tozero")
+    names = _readable(next(iter(tables.values()))["error"])
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
+    ends = reach(*(100 * table[["cost", "low", "high"]].to_numpy(float) for table in tables.values()), zero=True)
+    figure.update_yaxes(title_text="cost (points of AP50)", range=ends)
     return quiet(figure, 320, barmode="group", bargap=0.3)
 
 
@@ -58,13 +62,13 @@ def difference_figure(table: pd.DataFrame) -> go.Figure:
         own = table[table["verdict"] == word]
         value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
         figure.add_scatter(
-            x=value, y=_readable(own["error"]), mode="markers", name=word, marker={"color": colour, "size": 10}, showlegend=True,
-            error_x=interval(value, low, high, colour),
+            x=value, y=np.flatnonzero(table["verdict"] == word), mode="markers", name=word, showlegend=True,
+            marker={"color": colour, "size": 10}, error_x=interval(value, low, high, colour),
             text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})
-    figure.update_xaxes(title_text="difference in cost (points of AP50)")
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=_readable(table["error"])[::-1])
+    ends = reach(100 * table[["difference", "low", "high"]].to_numpy(float), np.zeros(1))
+    figure.update_xaxes(title_text="difference in cost (points of AP50)", range=ends)
     return with_names(quiet(figure, 320), _readable(table["error"]))
 
 

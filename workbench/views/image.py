@@ -22,7 +22,7 @@ from workbench.views.boxes import (
     picture,
     target_rows,
 )  # fmt: skip
-from workbench.views.style import GREY, INFERNO, Chart, plain, quiet
+from workbench.views.style import GREY, INFERNO, Chart, plain, quiet, reach
 
 CAPTION = (
     "A mate is the teacher query that a Hungarian assignment over all queries of both models gives to a student query "
@@ -95,16 +95,21 @@ def cost_figure(mates: pd.DataFrame) -> go.Figure:
     """
     mates = mates.head(MOST_PAIRS)
     names = [f"{row['student_query']} – {row['teacher_query']}" for row in mates.to_dict("records")]
+    place = list(range(len(names)))
     figure = Chart()
     for title, column, weight, colour in COST_PARTS:
         values = mates[column] * weight
-        figure.add_bar(x=names, y=values, name=title, marker={"color": colour, "line_width": 0},
-                       hovertemplate=f"pair %{{x}}<br>{title}: %{{y:.3f}}<extra></extra>")  # fmt: skip
-    figure.add_scatter(x=names, y=mates["cost"], mode="markers", name="cost", marker={"symbol": "line-ew-open", "size": 12, "color": GREY},
-                       hovertemplate="pair %{x}<br>cost %{y:.3f}<extra></extra>")  # fmt: skip
-    figure.update_xaxes(title_text="student query – teacher query", type="category", automargin=True)
-    figure.update_yaxes(title_text="weighted cost")
-    return quiet(figure, 300, barmode="relative", bargap=0.35)
+        figure.add_bar(x=place, y=values, name=title, hovertext=names, marker={"color": colour, "line_width": 0},
+                       hovertemplate=f"pair %{{hovertext}}<br>{title}: %{{y:.3f}}<extra></extra>")  # fmt: skip
+    figure.add_scatter(x=place, y=mates["cost"], mode="markers", name="cost", hovertext=names,
+                       marker={"symbol": "line-ew-open", "size": 12, "color": GREY, "line": {"width": 2, "color": GREY}},
+                       hovertemplate="pair %{hovertext}<br>cost %{y:.3f}<extra></extra>")  # fmt: skip
+    parts = np.stack([weight * mates[column].to_numpy(float) for _, column, weight, _ in COST_PARTS])
+    many = len(names) > 12
+    figure.update_xaxes(title_text="student query – teacher query", tickvals=place, ticktext=names, range=[-0.5, max(len(names), 1) - 0.5],
+                        tickangle=-90 if many else 0)  # fmt: skip
+    figure.update_yaxes(title_text="weighted cost", range=reach(parts.clip(min=0).sum(0), parts.clip(max=0).sum(0), zero=True))
+    return quiet(figure, 300, barmode="relative", bargap=0.35, margin={"l": 56, "r": 12, "t": 56, "b": 84 if many else 44})
 
 
 def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[str], threshold: float) -> pd.DataFrame:

@@ -114,13 +114,14 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
     several = table["recipe"].nunique() > 1
     arms = [plain(f"{row['recipe']} · {row['arm']}" if several else row["arm"]) for row in table.to_dict("records")]
     table = table.assign(place=arms)
+    order = {arm: place for place, arm in enumerate(dict.fromkeys(arms))}
     for column, schedule in enumerate(schedules, 1):
         own = table[table["schedule"] == schedule]
         spread = {}
         if "ap_low" in own:
             spread = {"error_x": interval(*(100 * own[name].to_numpy(float) for name in ("ap", "ap_low", "ap_high")))}
         figure.add_scatter(
-            x=own["ap"] * 100, y=own["place"], mode="markers", name=schedule, showlegend=False, row=1, col=column,
+            x=own["ap"] * 100, y=own["place"].map(order), mode="markers", name=schedule, showlegend=False, row=1, col=column,
             marker={"size": 10, "color": [colours.get(run, run_style(0)[0]) for run in own["run"]]},
             text=[f"{plain(row['run'])}<br>seed {row['seed']}, {schedule}<br>AP {100 * row['ap']:.1f} %" for row in own.to_dict("records")],
             hovertemplate="%{text}<extra></extra>", **spread,
@@ -130,8 +131,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
             line: dict[str, Any] = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "row": 1, "col": column}
             figure.add_vline(100 * ap, annotation=label, annotation_position="bottom left", **line)
     figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split", matches="x")
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=list(dict.fromkeys(arms))[::-1])
-    return with_names(quiet(figure, max(280, 140 + 30 * len(set(arms)))), arms)
+    return with_names(quiet(figure, max(280, 140 + 30 * len(order))), list(order))
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:

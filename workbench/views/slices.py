@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.views.style import COLOURS, Chart, interval, plain, quiet, with_names
+from workbench.views.style import COLOURS, Chart, interval, plain, quiet, reach, with_names
 
 SLICES_CAPTION = (
     "AP of the targets of a size (COCO's bounds) and of the images with so many targets; recall at IoU 0.5 of the targets of each slice, "
@@ -26,21 +27,24 @@ def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """
     figure = make_subplots(1, 2, subplot_titles=["AP", "Recall"], shared_yaxes=True, horizontal_spacing=0.04,
                            figure=Chart())  # fmt: skip
+    names: list[str] = []
     for position, (name, table) in enumerate(tables.items()):
         colour = COLOURS[position % len(COLOURS)]
-        names = [table["by"].tolist(), table["slice"].tolist()]
+        names = [f"{row['by']} {row['slice']}" for row in table.to_dict("records")]
         for column, number in enumerate(("ap", "recall"), 1):
             value, low, high = (100 * table[f"{number}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
             figure.add_scatter(
-                x=value, y=names, mode="markers", name=plain(name), legendgroup=name, showlegend=column == 1, row=1, col=column,
+                x=value, y=np.arange(len(names)), hovertext=names, mode="markers", name=plain(name), legendgroup=name,
+                showlegend=column == 1, row=1, col=column,
                 marker={"size": 9, "color": colour}, customdata=table[["targets", "images"]].to_numpy(),
                 error_x=interval(value, low, high, colour),
-                hovertemplate=f"{plain(name)}<br>%{{y}}: %{{x:.1f}} %<br>%{{customdata[0]}} targets in %{{customdata[1]}} images"
+                hovertemplate=f"{plain(name)}<br>%{{hovertext}}: %{{x:.1f}} %<br>%{{customdata[0]}} targets in %{{customdata[1]}} images"
                 "<extra></extra>",
             )  # fmt: skip
-    figure.update_xaxes(title_text="%", rangemode="tozero")
-    figure.update_yaxes(autorange="reversed")
-    return with_names(quiet(figure, 400), [f"{own['by']} {own['slice']}" for own in next(iter(tables.values())).to_dict("records")])
+    for column, number in enumerate(("ap", "recall"), 1):
+        ends = reach(*(100 * table[[number, f"{number}_low", f"{number}_high"]].to_numpy(float) for table in tables.values()), zero=True)
+        figure.update_xaxes(title_text="%", range=ends, row=1, col=column)
+    return with_names(quiet(figure, 400), names)
 
 
 def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:

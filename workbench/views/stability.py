@@ -15,7 +15,7 @@ from workbench.runs import Run
 from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
 from workbench.views.overview import PROGRESS
-from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, run_style, with_lines, with_names
+from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, reach, run_style, with_lines, with_names
 
 SEEDS_CAPTION = (
     "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
@@ -115,13 +115,12 @@ def found_figure(table: pd.DataFrame) -> go.Figure:
     counts = table[["both", "only_first", "only_second", "neither"]].to_numpy()
     names = [plain(name) for name in table["pair"]]
     figure = Chart(go.Scatter(
-        x=value, y=names, mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
+        x=value, y=np.arange(len(names)), hovertext=names, mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
         error_x=interval(value, low, high, COLOURS[0]),
-        hovertemplate="%{y}<br>both %{customdata[0]}, only the first %{customdata[1]}, only the second %{customdata[2]}, "
+        hovertemplate="%{hovertext}<br>both %{customdata[0]}, only the first %{customdata[1]}, only the second %{customdata[2]}, "
         "neither %{customdata[3]}<extra></extra>",
     ))  # fmt: skip
-    figure.update_xaxes(title_text="targets found by both (%)", rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed")
+    figure.update_xaxes(title_text="targets found by both (%)", range=reach(value, low, high, zero=True))
     return with_names(quiet(figure, max(280, 110 + 24 * len(table))), names)
 
 
@@ -155,19 +154,21 @@ def slices_figure(
     """
     figure = Chart()
     together: list[str] = []
+    shown: list[np.ndarray] = []
     for position, (by, table) in enumerate(tables.items()):
         names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
         value, low, high = (100 * table[column].to_numpy(float) for column in (share, "low", "high"))
         colour = run_style(2 * position)[0]
         figure.add_scatter(
-            x=value, y=names, mode="markers", name="class" if by == "label" else by, showlegend=True, customdata=table["n"],
+            x=value, y=len(together) + np.arange(len(names)), hovertext=names, mode="markers", name="class" if by == "label" else by,
+            showlegend=True, customdata=table["n"],
             marker={"size": 9, "color": colour},
             error_x=interval(value, low, high, colour),
-            hovertemplate="%{y}: %{x:.1f} % of %{customdata}<extra></extra>",
+            hovertemplate="%{hovertext}: %{x:.1f} % of %{customdata}<extra></extra>",
         )  # fmt: skip
         together += names
-    figure.update_xaxes(title_text=title, rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed")
+        shown += [value, low, high]
+    figure.update_xaxes(title_text=title, range=reach(*shown, zero=True))
     return with_names(quiet(figure, 300), together)
 
 
@@ -232,7 +233,7 @@ def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
         figure.add_scatter(x=[None], y=[None], mode="markers", name=title, marker={"symbol": "square", "size": 10, "color": colour})
     figure.update_xaxes(title_text="step", tickvals=list(range(len(steps))), ticktext=[str(step) for step in steps],
                         range=[-0.5, len(steps) - 0.5], showgrid=False)  # fmt: skip
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
+    figure.update_yaxes(showgrid=False)
     quiet(figure, 110 + 21 * max(len(names), 4), legend_y=1.01, legend_yanchor="bottom", margin={"l": 8, "r": 8, "t": 40, "b": 44},
           dragmode="pan", clickmode="event+select")  # fmt: skip
     return with_names(figure, names)

@@ -12,7 +12,7 @@ from workbench.cache.manifest import is_complete
 from workbench.remote import is_remote
 from workbench.runs import Run
 from workbench.views.catalog import Entry
-from workbench.views.style import COLOURS, GREY, Chart, plain, quiet, with_names
+from workbench.views.style import COLOURS, GREY, Chart, plain, quiet, reach, with_names
 
 PARTS = ("checkpoints", "queries", "states", "detections", "derived")
 OTHER = "logs"
@@ -81,12 +81,11 @@ def sizes_figure(table: pd.DataFrame, most: int = 25) -> go.Figure:
     figure = Chart()
     for position, part in enumerate((*PARTS, OTHER)):
         figure.add_bar(
-            y=names, x=largest[part], name=part, orientation="h",
+            y=list(range(len(names))), hovertext=names, x=largest[part], name=part, orientation="h",
             marker={"color": COLOURS[position] if position < len(PARTS) else GREY, "line_width": 0},
-            hovertemplate=f"%{{y}}<br>{part} %{{x:.1f}} MB<extra></extra>",
+            hovertemplate=f"%{{hovertext}}<br>{part} %{{x:.1f}} MB<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title_text="MB")
-    figure.update_yaxes(type="category", autorange="reversed")
+    figure.update_xaxes(title_text="MB", range=reach(largest[[*PARTS, OTHER]].to_numpy(float).sum(1), zero=True))
     return with_names(quiet(figure, 110 + 20 * len(largest), barmode="stack", bargap=0.25, legend_y=1.01), names)
 
 

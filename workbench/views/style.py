@@ -97,13 +97,27 @@ def with_lines(figure: go.Figure) -> go.Figure:
                     margin={**figure.layout.margin.to_plotly_json(), "t": room})  # fmt: skip
 
 
+def reach(*values: np.ndarray, zero: bool = False) -> list[float]:
+    """Ends of an axis that shows all these numbers, those that are none left out, with a little room; ``zero`` is shown as well if asked.
+
+    Only a figure whose axes all have ends is drawn once, see ``app/shared.py``.
+    """
+    known = np.concatenate([np.asarray(own, float).ravel() for own in values])
+    known = known[np.isfinite(known)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    room = max(0.05 * (high - low), 1e-9 * max(abs(low), abs(high))) or 0.5
+    ends = [low - room, high + room]
+    return [min(ends[0], 0) if low < 0 else 0, max(ends[1], 0)] if zero else ends
+
+
 def with_names(figure: go.Figure, names: Sequence[str]) -> go.Figure:
-    """A figure with room at its left for the names on its y axis.
+    """A figure with the names at 0, 1, ... of its y axis, from the top, and room for them at its left.
 
     It is worked out here, because a browser that has to measure names draws the figure twice; those of unusual length it measures.
     """
     longest = max(map(len, names), default=0)
-    figure.update_yaxes(automargin=longest > _LONGEST)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=list(names), range=[len(names) - 0.5, -0.5],
+                        automargin=longest > _LONGEST)  # fmt: skip
     return laid_out(figure, margin={**figure.layout.margin.to_plotly_json(), "l": 20 + int(_LETTER * min(longest, _LONGEST))})
 
 

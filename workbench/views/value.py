@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.views.boxes import broken, class_name
-from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, with_names
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
 # title of the axis, factor, definition
 SLOT_VALUES = {
@@ -61,8 +61,8 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
     figure.add_scatter(x=ends[:, 0], y=ends[:, 1], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False)
     few = len(slots) <= 40
     ticks = {"tickvals": place, "ticktext": [str(query) for query in slots["query"]]} if few else {"showticklabels": False}
-    figure.update_xaxes(title_text="slot, best first", showgrid=False, **ticks)
-    figure.update_yaxes(title_text=title)
+    figure.update_xaxes(title_text="slot, best first", showgrid=False, range=[-0.6, len(slots) - 0.4], **ticks)
+    figure.update_yaxes(title_text=title, range=reach(middle, low, high, zero=True))
     return quiet(figure, 330, bargap=0.15, margin={"l": 56, "r": 12, "t": 12, "b": 44}, clickmode="event+select", dragmode="pan")
 
 
@@ -86,20 +86,21 @@ def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) ->
     """
     figure = Chart()
     together: list[str] = []
+    shown: list[np.ndarray] = []
     for position, (by, table) in enumerate(tables.items()):
         table = table.nlargest(MOST_CLASSES, "n") if by == "label" else table
         names = [plain(class_name(classes, value)) if by == "label" else str(value) for value in table[by]]
         value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
         figure.add_bar(
-            y=names, x=value, orientation="h", name="class" if by == "label" else by, showlegend=True,
+            y=len(together) + np.arange(len(names)), x=value, orientation="h", name="class" if by == "label" else by, showlegend=True,
             marker={"color": COLOURS[2 * position], "line_width": 0},
             error_x=interval(value, low, high), customdata=table["n"],
-            hovertemplate="%{y}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
+            hovertext=names, hovertemplate="%{hovertext}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
         )  # fmt: skip
         together += names
-    figure.update_xaxes(title_text="share of the slot's targets (%)", rangemode="tozero")
-    figure.update_yaxes(type="category", autorange="reversed")
-    return with_names(quiet(figure, 360, bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44}), together)
+        shown.append(high)
+    figure.update_xaxes(title_text="share of the slot's targets (%)", range=reach(*shown, zero=True))
+    return with_names(quiet(figure, 360, barmode="overlay", bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44}), together)
 
 
 def correlation_figure(table: pd.DataFrame) -> go.Figure:
@@ -113,14 +114,14 @@ def correlation_figure(table: pd.DataFrame) -> go.Figure:
     for title, (middle, low, high), symbol, colour in kinds:
         value = table[middle].to_numpy(float)
         figure.add_scatter(
-            x=value, y=names, mode="markers", name=title,
+            x=value, y=np.arange(len(names)), mode="markers", name=title, hovertext=names,
             marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
             error_x=interval(value, table[low].to_numpy(float), table[high].to_numpy(float), colour),
-            customdata=table["n"], hovertemplate=f"%{{y}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
+            customdata=table["n"], hovertemplate=f"%{{hovertext}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})
-    figure.update_xaxes(title_text="rank correlation with gain")
-    figure.update_yaxes(type="category", autorange="reversed")
+    ends = reach(np.zeros(1), *(table[list(columns)].to_numpy(float) for _, columns, *_ in kinds))
+    figure.update_xaxes(title_text="rank correlation with gain", range=ends)
     return with_names(quiet(figure, 420), names)
 
 

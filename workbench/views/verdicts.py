@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -9,7 +10,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.verdict import Verdict
 from workbench.views.catalog import Entry
 from workbench.views.errors import VERDICT_COLOURS
-from workbench.views.style import GREY, Chart, interval, plain, quiet, with_names
+from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
 BASELINE = "undistilled"
 CAPTION = (
@@ -61,19 +62,21 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
     figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
                            figure=Chart())  # fmt: skip
     shown: set[str] = set()
+    arms = table["arm"].unique().tolist()
     for column, quantity in enumerate(quantities, 1):
         for word, colour in VERDICT_COLOURS.items():
             own = table[(table["quantity"] == quantity) & (table["verdict"] == word)]
             if own.empty:
                 continue
             figure.add_scatter(
-                x=own["difference"], y=[plain(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word, row=1, col=column,
+                x=own["difference"], y=[arms.index(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word,
+                row=1, col=column,
                 showlegend=word not in shown, marker={"color": colour, "size": 10},
                 error_x=interval(*(own[name].to_numpy(float) for name in ("difference", "low", "high")), colour),
                 text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             shown.add(word)
+        ends = reach(np.zeros(1), table.loc[table["quantity"] == quantity, ["difference", "low", "high"]].to_numpy(float))
+        figure.update_xaxes(range=ends, row=1, col=column)
         figure.add_vline(0, line={"color": GREY, "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType] - numbers are allowed
-    arms = [plain(arm) for arm in table["arm"].unique()]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=arms[::-1])
-    return with_names(quiet(figure, max(240, 130 + 30 * len(arms))), arms)
+    return with_names(quiet(figure, max(240, 130 + 30 * len(arms))), [plain(arm) for arm in arms])
