@@ -39,7 +39,8 @@ DRAWN = """([charts, tables]) => {
     && [...document.querySelectorAll('[data-testid=stDataFrame]')].filter(wide).length >= tables;
 }"""
 # curves over steps, whose axes plotly works out
-CURVES = {"training-distilled", "results", "progress", "layers", "stability-arms", "churn-layers", "stability-agreement", "stability-layers"}
+CURVES = {"training-distilled", "results", "progress", "layers", "stability-arms", "churn-layers", "stability-agreement",
+          "stability-layers"}  # fmt: skip
 STRUCTURE = """() => ({
   headings: [...document.querySelectorAll('[data-testid=stMain] [data-testid=stMarkdown] p > strong')].map(e => e.textContent),
   kinds: ['stPlotlyChart', 'stDataFrame', 'stException', 'stAlertContentError'].map(
@@ -63,7 +64,8 @@ DRAWN_AGAIN = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap
           ['typed array', chart.data.some(typed)]].filter(([, holds]) => holds).map(([name]) => `${key}: ${name}`);
 })"""
 # plotly's idea of an axis: what stands on it lies between its ends
-OUTSIDE = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(chart => chart._fullData.flatMap(trace => ['x', 'y'].flatMap(side => {
+OUTSIDE = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(chart => chart._fullData.flatMap(
+  trace => ['x', 'y'].flatMap(side => {
   const axis = chart._fullLayout[(trace[side + 'axis'] ?? side).replace(side, side + 'axis')];
   const shown = [...trace[side] ?? []].filter(Number.isFinite).map(value => axis.type === 'log' ? Math.log10(value) : value);
   const [low, high] = [Math.min(...axis.range), Math.max(...axis.range)];

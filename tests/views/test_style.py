@@ -75,7 +75,8 @@ def test_numbers_go_to_the_browser_as_lists_and_what_is_no_number_as_a_gap(numbe
 
 
 def test_lists_are_found_wherever_they_stand_in_a_figure():
-    figure = Chart(go.Bar(y=[1.0], error_y=interval(np.array([3.0]), np.array([1.0]), np.array([4.0])), marker={"color": np.array([0.5])}))
+    ends = [np.array([3.0]), np.array([1.0]), np.array([4.0])]
+    figure = Chart(go.Bar(y=[1.0], error_y=interval(ends), marker={"color": np.array([0.5])}))
     figure.add_layout_image(source="data:,", x=np.float64(2))
     drawn = figure.to_dict()
     assert drawn["data"][0]["error_y"]["array"] == [1] and drawn["data"][0]["error_y"]["arrayminus"] == [2]

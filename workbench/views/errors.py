@@ -1,7 +1,6 @@
 """Where AP is lost: error types and their cost, the difference between two runs, confusion between classes, and calibration."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,7 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         figure.add_bar(
             x=list(range(len(table))), y=value, name=plain(name), hovertext=_readable(table["error"]),
             marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0},
-            error_y=interval(value, low, high), customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
+            error_y=interval((value, low, high)), customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
             hovertemplate=f"{plain(name)}<br>%{{hovertext}}: %{{y:.1f}} points of AP50<br>"
             "%{customdata[0]} errors in %{customdata[1]} images<extra></extra>",
         )  # fmt: skip
@@ -63,7 +62,7 @@ def difference_figure(table: pd.DataFrame) -> go.Figure:
         value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
         figure.add_scatter(
             x=value, y=np.flatnonzero(table["verdict"] == word), mode="markers", name=word, showlegend=True,
-            marker={"color": colour, "size": 10}, error_x=interval(value, low, high, colour),
+            marker={"color": colour, "size": 10}, error_x=interval((value, low, high), colour),
             text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})
@@ -100,15 +99,13 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
         hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
     )  # fmt: skip
     many = len(names) > _MANY
-    axis = {"tickvals": place, "ticktext": names, "automargin": not many, "ticklabeloverflow": "allow", "showgrid": False}
+    axis = {"tickvals": place, "ticktext": names, "ticklabeloverflow": "allow", "showgrid": False}
     ends = [-0.5, len(names) - 0.5]
-    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, range=ends, **axis)
+    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, automargin=not many, range=ends, **axis)
     figure.update_yaxes(title_text="target", range=ends[::-1], **axis)
-    layout: dict[str, Any] = {"clickmode": "event+select", "dragmode": "pan"}
-    if many:
-        room = 40 + 6 * min(max(map(len, names)), 30)
-        layout["margin"] = {"l": room, "r": SCALE, "t": 12, "b": room}
-    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), **layout)
+    room = 40 + 6 * min(max(map(len, names)), 30)
+    margin = {"l": room, "r": SCALE, "t": 12, "b": room if many else 44}
+    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), margin=margin, clickmode="event+select", dragmode="pan")
 
 
 def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
@@ -130,7 +127,7 @@ def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         figure.add_scatter(
             x=own["score"], y=own["precision"], name=plain(name), mode="lines+markers", showlegend=True,
             line={"color": COLOURS[position % len(COLOURS)], "width": 1.8}, customdata=own["n"],
-            error_y=interval(*(own[name].to_numpy(float) for name in ("precision", "low", "high")), COLOURS[position % len(COLOURS)]),
+            error_y=interval([own[name].to_numpy(float) for name in ("precision", "low", "high")], COLOURS[position % len(COLOURS)]),
             hovertemplate=f"{plain(name)}<br>score %{{x:.2f}}: precision %{{y:.2f}}<br>%{{customdata}} detections<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="mean score", range=[0, 1])

@@ -119,7 +119,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
         own = table[table["schedule"] == schedule]
         spread = {}
         if "ap_low" in own:
-            spread = {"error_x": interval(*(100 * own[name].to_numpy(float) for name in ("ap", "ap_low", "ap_high")))}
+            spread = {"error_x": interval([100 * own[name].to_numpy(float) for name in ("ap", "ap_low", "ap_high")])}
         figure.add_scatter(
             x=own["ap"] * 100, y=own["place"].map(order), mode="markers", name=schedule, showlegend=False, row=1, col=column,
             marker={"size": 10, "color": [colours.get(run, run_style(0)[0]) for run in own["run"]]},

@@ -37,7 +37,7 @@ def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 x=value, y=np.arange(len(names)), hovertext=names, mode="markers", name=plain(name), legendgroup=name,
                 showlegend=column == 1, row=1, col=column,
                 marker={"size": 9, "color": colour}, customdata=table[["targets", "images"]].to_numpy(),
-                error_x=interval(value, low, high, colour),
+                error_x=interval((value, low, high), colour),
                 hovertemplate=f"{plain(name)}<br>%{{hovertext}}: %{{x:.1f}} %<br>%{{customdata[0]}} targets in %{{customdata[1]}} images"
                 "<extra></extra>",
             )  # fmt: skip
@@ -59,7 +59,7 @@ def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         figure.add_bar(
             x=[[plain(own) for own in table["class"]], table["difficulty"].tolist()], y=value, name=plain(name), showlegend=True,
             marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0}, customdata=table["targets"],
-            error_y=interval(value, low, high),
+            error_y=interval((value, low, high)),
             hovertemplate=f"{plain(name)}<br>%{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_yaxes(title_text="AP (%)", rangemode="tozero")

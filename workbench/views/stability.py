@@ -116,7 +116,7 @@ def found_figure(table: pd.DataFrame) -> go.Figure:
     names = [plain(name) for name in table["pair"]]
     figure = Chart(go.Scatter(
         x=value, y=np.arange(len(names)), hovertext=names, mode="markers", marker={"size": 9, "color": COLOURS[0]}, customdata=counts,
-        error_x=interval(value, low, high, COLOURS[0]),
+        error_x=interval((value, low, high), COLOURS[0]),
         hovertemplate="%{hovertext}<br>both %{customdata[0]}, only the first %{customdata[1]}, only the second %{customdata[2]}, "
         "neither %{customdata[3]}<extra></extra>",
     ))  # fmt: skip
@@ -133,7 +133,7 @@ def by_layer_figure(table: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=own["step"], y=value, name=f"layer {layer}", mode="lines+markers", showlegend=True, customdata=own["n"],
             line={"color": colour, "dash": dash, "width": 1.8},
-            error_y=interval(value, low, high, colour),
+            error_y=interval((value, low, high), colour),
             hovertemplate=f"layer {layer}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="step", rangemode="tozero")
@@ -163,7 +163,7 @@ def slices_figure(
             x=value, y=len(together) + np.arange(len(names)), hovertext=names, mode="markers", name="class" if by == "label" else by,
             showlegend=True, customdata=table["n"],
             marker={"size": 9, "color": colour},
-            error_x=interval(value, low, high, colour),
+            error_x=interval((value, low, high), colour),
             hovertemplate="%{hovertext}: %{x:.1f} % of %{customdata}<extra></extra>",
         )  # fmt: skip
         together += names

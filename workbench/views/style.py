@@ -34,21 +34,26 @@ class Chart(go.Figure):
     """
 
     def to_dict(self) -> dict[str, Any]:
-        return {"data": [_listed(trace.to_plotly_json()) for trace in self.data], "layout": _listed(self.layout.to_plotly_json())}
+        traces: Any = self.data
+        return {"data": [_listed(trace.to_plotly_json()) for trace in traces], "layout": _listed(self.layout.to_plotly_json())}
 
 
 def _listed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        unknown = value.dtype.kind == "f" and not np.isfinite(value).all()
-        return (np.where(np.isfinite(value), value, None) if unknown else value).tolist()
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            unknown = ~np.isfinite(value)
+            value = value.astype(object)
+            value[unknown] = None
+        return value.tolist()
     if isinstance(value, dict):
         return {name: _listed(own) for name, own in value.items()}
     # what is long holds numbers and text alone
     return [_listed(own) for own in value] if isinstance(value, list | tuple) and value and isinstance(value[0], dict) else value
 
 
-def interval(value: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str = GREY) -> dict[str, Any]:
-    """The ends of an interval around ``value`` as ``error_x`` or ``error_y`` of a trace."""
+def interval(ends: Sequence[np.ndarray], colour: str = GREY) -> dict[str, Any]:
+    """``error_x`` or ``error_y`` of a trace whose values have intervals; ``ends`` are value, low and high."""
+    value, low, high = ends
     return {"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4}
 
 
@@ -82,7 +87,8 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     if layout:
         figure.update_layout(**layout)
     # a row of names fits above any figure; a browser that has to look whether it does draws the figure twice
-    figure.layout.margin.autoexpand = sum(len(trace.name or "") + 7 for trace in figure.data if trace.showlegend is not False) > _ROW
+    traces: Any = figure.data
+    figure.layout.margin.autoexpand = sum(len(trace.name or "") + 7 for trace in traces if trace.showlegend is not False) > _ROW
     return figure
 
 

@@ -94,18 +94,18 @@ def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) ->
         figure.add_bar(
             y=len(together) + np.arange(len(names)), x=value, orientation="h", name="class" if by == "label" else by, showlegend=True,
             marker={"color": COLOURS[2 * position], "line_width": 0},
-            error_x=interval(value, low, high), customdata=table["n"],
+            error_x=interval((value, low, high)), customdata=table["n"],
             hovertext=names, hovertemplate="%{hovertext}: %{x:.1f} % (%{customdata} targets)<extra></extra>",
         )  # fmt: skip
         together += names
         shown.append(high)
     figure.update_xaxes(title_text="share of the slot's targets (%)", range=reach(*shown, zero=True))
-    return with_names(quiet(figure, 360, barmode="overlay", bargap=0.3, margin={"l": 56, "r": 12, "t": 36, "b": 44}), together)
+    return with_names(quiet(figure, 360, barmode="overlay", bargap=0.3, margin={"l": 56, "r": 12, "t": 56, "b": 44}), together)
 
 
 def correlation_figure(table: pd.DataFrame) -> go.Figure:
     """What predicts gain; ``table`` is of ``predictors.rank_correlations``."""
-    names = [PROPERTIES.get(name, name) for name in table["property"]]
+    names = [PROPERTIES[name] for name in table["property"]]
     figure = Chart()
     kinds: list[tuple[str, tuple[str, str, str], str, str]] = [
         ("plain", ("correlation", "low", "high"), "circle", COLOURS[0]),
@@ -116,7 +116,7 @@ def correlation_figure(table: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=value, y=np.arange(len(names)), mode="markers", name=title, hovertext=names,
             marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
-            error_x=interval(value, table[low].to_numpy(float), table[high].to_numpy(float), colour),
+            error_x=interval([table[column].to_numpy(float) for column in (middle, low, high)], colour),
             customdata=table["n"], hovertemplate=f"%{{hovertext}}<br>{title}: %{{x:.2f}}<br>%{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.add_vline(0, line={"color": GREY, "width": 1})

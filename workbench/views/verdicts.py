@@ -72,7 +72,7 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
                 x=own["difference"], y=[arms.index(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word,
                 row=1, col=column,
                 showlegend=word not in shown, marker={"color": colour, "size": 10},
-                error_x=interval(*(own[name].to_numpy(float) for name in ("difference", "low", "high")), colour),
+                error_x=interval([own[name].to_numpy(float) for name in ("difference", "low", "high")], colour),
                 text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             shown.add(word)
