@@ -38,8 +38,9 @@ REPEATS = 20
 MARKS = "() => document.querySelectorAll('.js-plotly-plot .point, .js-plotly-plot .js-line').length"
 PAINTED = "[data-testid=stMain] [data-testid=stElementContainer]"
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
-DRAWN = """() => !document.querySelector('[data-stale=true]')
-  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"""
+DRAWN = """() => !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')
+  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(
+    chart => chart.querySelector('.js-plotly-plot')?._fullLayout?._replotting === false)"""
 # when the choice was made, and when the frame after the page's last change was painted; both on the clock of the page. A table is a
 # canvas, and what is written inside its element, for screen readers and some time after, is not painted
 WATCH = """() => {

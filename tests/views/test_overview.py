@@ -38,7 +38,7 @@ def test_a_run_has_one_colour_in_every_panel_and_one_entry_in_the_legend():
 def test_steps_of_all_panels_move_together_and_axes_name_their_units():
     figure = progress_figure(points(), RUNS)
     assert {figure.layout[f"xaxis{i}"].matches for i in ("", 2, 3)} == {"x"}
-    assert [figure.layout[f"yaxis{i}"].title.text for i in ("", 2, 3)] == ["AP (%)", "targets (%)", "queries per image"]
+    assert [figure.layout[f"yaxis{i}"].title.text for i in ("", 2, 3)] == ["AP (%)", "churn (% of targets)", "queries per image"]
 
 
 def test_names_of_runs_never_reach_plotly_as_markup():

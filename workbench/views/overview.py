@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 
 PROGRESS = (
     Panel("ap", "AP", "AP (%)", 100, ".1f"),
-    Panel("churn", "Churn between evaluations", "targets (%)", 100, ".1f"),
+    Panel("churn", "Churn between evaluations", "churn (% of targets)", 100, ".1f"),
     Panel("instability", "Instability between evaluations", "queries per image", 1, ".2f"),
 )
 
@@ -154,5 +154,5 @@ def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="decoder layers", tickvals=layers, ticktext=[f"{layer - 1} to {layer}" for layer in layers])
-    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    figure.update_yaxes(title_text="churn (% of targets)", rangemode="tozero")
     return with_lines(quiet(figure, 280))

@@ -96,7 +96,7 @@ def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
                 hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
             )  # fmt: skip
     figure.update_xaxes(title_text="step", rangemode="tozero")
-    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    figure.update_yaxes(title_text="agreement (% of targets)", rangemode="tozero")
     return with_lines(quiet(figure, 280))
 
 
@@ -137,7 +137,7 @@ def by_layer_figure(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"layer {layer}<br>step %{{x}}: %{{y:.1f}} % of %{{customdata}} targets<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title_text="step", rangemode="tozero")
-    figure.update_yaxes(title_text="targets (%)", rangemode="tozero")
+    figure.update_yaxes(title_text="churn (% of targets)", rangemode="tozero")
     return quiet(figure, 300)
 
 
