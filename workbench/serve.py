@@ -22,6 +22,7 @@ OPTIONS = {
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": "true",
     "runner.magicEnabled": "false",
+    # Python collects by itself; doing it after every page takes as long as the page does where much is held
     "runner.postScriptGC": "false",
     "theme.baseFontSize": "14",
     "theme.baseRadius": "4px",

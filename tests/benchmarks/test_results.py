@@ -85,6 +85,7 @@ def test_what_is_said_of_the_dashboard_is_what_the_benchmark_found():
     assert f"queries takes {first:.2f} s the first time (6 s) and {again:.2f} s again (0.5 s)" in page
     assert f"holds {values['memory of the server, at most']:.2f} GB at most (1.5 GB)" in page
     changes = {name.removeprefix("change of ").replace("'", ""): value for name, value in values.items() if name.startswith("change of ")}
-    assert len(changes) == 8 and sum(value <= 0.5 for value in changes.values()) == 1
+    assert len(changes) == 13 and all(value <= 0.5 for value in changes.values())
     for name, value in changes.items():
         assert f"| {name} | {value:.2f} s |" in page
+    assert all(figure["holds"] is not False for figure in figures.values())
