@@ -20,7 +20,7 @@ PATIENCE_MS = 60_000
 def serving(root: Path) -> Iterator[str]:
     """`workbench app` on a free port; yields its address.
 
-    Every worker looks among ports of its own: two that start a server at the same moment would both find the same one free.
+    Every worker looks among ports of its own, so that the address in a failure tells whose server it was.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     command = [sys.executable, "-m", "workbench", "app", "--port", str(8610 + 100 * worker), "--runs", str(root)]
