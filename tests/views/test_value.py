@@ -58,3 +58,11 @@ def test_both_correlations_are_drawn_with_their_intervals():
     assert (plain.x[0], partial.x[0]) == (0.4, -0.1)
     assert np.isclose(partial.x[0] + partial.error_x.array[0], 0.1)
     assert plain.marker.symbol != partial.marker.symbol
+
+
+def test_a_slot_without_targets_serves_nothing_on_axes_that_have_ends():
+    nothing = pd.DataFrame({"label": [], "size": [], "share": [], "low": [], "high": [], "n": []}, dtype=float)
+    figure = serves_figure({"label": nothing, "size": nothing}, CLASSES)
+    assert [len(bar.x) for bar in figure.data] == [0, 0]
+    assert figure.layout.yaxis.range == (0.5, -0.5)
+    assert figure.layout.xaxis.range[0] < figure.layout.xaxis.range[1]

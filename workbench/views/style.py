@@ -122,7 +122,7 @@ def with_names(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     It is worked out here, because a browser that has to measure names draws the figure twice; those of unusual length it measures.
     """
     longest = max(map(len, names), default=0)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=list(names), range=[len(names) - 0.5, -0.5],
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=list(names), range=[max(len(names), 1) - 0.5, -0.5],
                         automargin=longest > _LONGEST)  # fmt: skip
     return laid_out(figure, margin={**figure.layout.margin.to_plotly_json(), "l": 20 + int(_LETTER * min(longest, _LONGEST))})
 
