@@ -32,12 +32,13 @@ app: environment
 
 lint: environment-all
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# All three run, so that one round shows everything; pytest is last, so that the output ends with its summary.
+# All of them run, so that one round shows everything; pytest is last, so that the output ends with its summary.
 test: environment-all browser
 	@status=0; \
-	echo "[test] ruff"; $(BIN)/ruff check . || status=1; \
+	echo "[test] ruff"; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \
 	echo "[test] basedpyright"; $(BIN)/basedpyright --pythonpath $(BIN)/python || status=1; \
 	echo "[test] pytest"; $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST) || status=1; \
 	exit $$status

@@ -10,27 +10,28 @@ import reads
 import streamlit as st
 from reads import Stamp
 
-from workbench.analysis.agreement import agreement_by, teacher_agreement
-from workbench.analysis.between_runs import found_by_both
-from workbench.analysis.bootstrap import bootstrap_ap
-from workbench.analysis.calibration import reliability
-from workbench.analysis.confusion import confusion_matrix, confusion_pairs
 from workbench.analysis.derived import diagnosis_inputs, evaluation_hash, identity_over_steps, kept_frame, kept_json
-from workbench.analysis.diagnosis import Diagnosis, diagnose
-from workbench.analysis.kitti_ap import kitti_ap
-from workbench.analysis.matches import Matches
-from workbench.analysis.same_box import BOX
-from workbench.analysis.slices import slices
-from workbench.analysis.stability import NEEDED, Identity
-from workbench.analysis.stability_slices import image_counts, pooled_by, stability_by
-from workbench.analysis.targets import target_frame
-from workbench.analysis.tide import Error, Errors, error_table, find_errors, images_behind, queries_behind, rows_behind
-from workbench.analysis.verdict import changed_targets, compare_errors
-from workbench.cache.detections import read_detections
-from workbench.cache.manifest import is_complete
-from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.analysis.detection.ap_tests import changed_targets, compare_errors
+from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.detection.calibration import reliability
+from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
+from workbench.analysis.detection.kitti_ap import kitti_ap
+from workbench.analysis.detection.matches import Matches
+from workbench.analysis.detection.slices import slices
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.detection.tide import Error, Errors, error_table, find_errors, images_behind, queries_behind, rows_behind
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.findings import Diagnosis
+from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
+from workbench.analysis.stability.churn import NEEDED, Identity
+from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
+from workbench.analysis.stability.same_box import BOX
+from workbench.analysis.stability.seeds import found_by_both
 from workbench.remote import as_path
-from workbench.runs import Run
+from workbench.store.detections import read_detections
+from workbench.store.manifest import is_complete
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION
 
 SPINNER = "Analysing the detections ..."
@@ -114,16 +115,24 @@ def confusion(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
 def by_slice(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """AP and recall by size, crowding and overlap."""
     run = Run(as_path(run_path))
-    return kept_frame(run, f"slices-{VALIDATION}-{step}", inputs(run_path, step),
-                      lambda: slices(truth(run_path, key[:1]), read_detections(run, VALIDATION, step)))
+    return kept_frame(
+        run,
+        f"slices-{VALIDATION}-{step}",
+        inputs(run_path, step),
+        lambda: slices(truth(run_path, key[:1]), read_detections(run, VALIDATION, step)),
+    )
 
 
 @st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)
 def kitti(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """KITTI's AP by class and difficulty."""
     run = Run(as_path(run_path))
-    return kept_frame(run, f"kitti-{VALIDATION}-{step}", inputs(run_path, step),
-                      lambda: kitti_ap(reads.dataset(run.info()), read_detections(run, VALIDATION, step), samples=300))
+    return kept_frame(
+        run,
+        f"kitti-{VALIDATION}-{step}",
+        inputs(run_path, step),
+        lambda: kitti_ap(reads.dataset(run.info()), read_detections(run, VALIDATION, step), samples=300),
+    )
 
 
 @st.cache_data(max_entries=32, show_spinner=SPINNER, show_time=True)

@@ -6,7 +6,7 @@ import reads
 import shared
 import streamlit as st
 
-from workbench.analysis.diagnosis import MEANINGS
+from workbench.analysis.diagnosis.diagnose import MEANINGS
 from workbench.views.catalog import baseline_of
 
 OUTCOMES = {"found": "found", "clear": "not there", "not judged": "not judged"}

@@ -10,10 +10,10 @@ import shared
 import streamlit as st
 from columns import COLUMNS
 
-from workbench.analysis.confusion import BACKGROUND
-from workbench.analysis.kitti_ap import is_kitti
-from workbench.analysis.tide import MAIN, SPECIAL, Error
-from workbench.views import errors as views
+from workbench.analysis.detection.confusion import BACKGROUND
+from workbench.analysis.detection.kitti_ap import is_kitti
+from workbench.analysis.detection.tide import MAIN, SPECIAL, Error
+from workbench.views import error_types as views
 from workbench.views.catalog import baseline_of
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 

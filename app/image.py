@@ -5,8 +5,8 @@ import reads
 import shared
 import streamlit as st
 
-from workbench.cache.queries import TEACHER_STEP
 from workbench.errors import RunError
+from workbench.store.queries import TEACHER_STEP
 from workbench.views.catalog import VALIDATION, baseline_of
 from workbench.views.image import (
     CAPTION,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import shared
 import streamlit as st
 
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION
-from workbench.views.fiftyone import dataset_name
 from workbench.views.fiftyone.app import running, show
+from workbench.views.fiftyone.connection import dataset_name
 
 MOST = 500  # images of a selection
 HEIGHT = 820

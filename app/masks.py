@@ -6,8 +6,8 @@ import shared
 import streamlit as st
 from columns import COLUMNS
 
-from workbench.cache.queries import TEACHER_STEP
-from workbench.cache.states import masked_images
+from workbench.store.queries import TEACHER_STEP
+from workbench.store.states import masked_images
 from workbench.views import masks as views
 from workbench.views.catalog import VALIDATION
 

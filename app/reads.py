@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.analysis.data import open_data
-from workbench.analysis.summary import table
-from workbench.cache.queries import TEACHER_STEP, read_queries
-from workbench.cache.states import read_masks
-from workbench.datasets import Dataset
+from workbench.analysis.of_run import open_data
+from workbench.analysis.report.summary import table
+from workbench.datasets.base import Dataset
 from workbench.errors import DataError, RunError
 from workbench.remote import as_path
-from workbench.runs import Run
-from workbench.views import stability, storage, training
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.run import Run
+from workbench.store.states import read_masks
+from workbench.views import caches_and_runs as storage
+from workbench.views import stability, training
 from workbench.views.catalog import VALIDATION, lies_below, time_of
 from workbench.views.overview import layer_points, progress_points
 

@@ -10,7 +10,7 @@ import values
 from columns import COLUMNS
 from reads import Stamp
 
-from workbench.views.boxes import class_name
+from workbench.views.box_drawing import class_name
 from workbench.views.raster import raster_figure
 
 CAPTION = (

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.errors import WorkbenchError
-from workbench.runs import runs_root
+from workbench.store.run import runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
 from workbench.views.style import laid_out
 

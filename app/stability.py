@@ -7,7 +7,7 @@ import shared
 import streamlit as st
 from columns import COLUMNS
 
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views import overview, stability
 from workbench.views.catalog import VALIDATION, Entry, latest_comparison
 

@@ -5,10 +5,10 @@ import reads
 import shared
 import streamlit as st
 
-from workbench.cache.teacher.folders import list_caches
 from workbench.remote import is_remote
-from workbench.runs import runs_root
-from workbench.views import storage as views
+from workbench.store.run import runs_root
+from workbench.teacher_cache.folders import list_caches
+from workbench.views import caches_and_runs as views
 from workbench.views.catalog import catalog
 
 NUMBER = st.column_config.NumberColumn

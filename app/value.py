@@ -12,7 +12,7 @@ import values
 from columns import COLUMNS
 
 from workbench.views import value as views
-from workbench.views.boxes import class_name
+from workbench.views.box_drawing import class_name
 from workbench.views.catalog import baseline_of
 from workbench.views.raster import raster_figure
 from workbench.views.sheet import Picture, answer, sheet_figure

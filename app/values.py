@@ -10,16 +10,16 @@ from analyses import SPINNER, truth
 from reads import Stamp
 
 from workbench.analysis.derived import kept_frame
-from workbench.analysis.gain import mean_gain, slot_gain, target_gain
-from workbench.analysis.predictors import rank_correlations, target_properties
-from workbench.analysis.slots import NEEDED, slot_heatmaps, slot_serves, slot_table
-from workbench.analysis.targets import target_frame
-from workbench.analysis.value import ap_drops, slot_interval
-from workbench.cache.detections import read_detections
-from workbench.cache.manifest import is_complete
-from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.queries.gain import mean_gain, slot_gain, target_gain
+from workbench.analysis.queries.predictors import rank_correlations, target_properties
+from workbench.analysis.queries.slots import NEEDED, slot_heatmaps, slot_serves, slot_table
+from workbench.analysis.queries.value import ap_drops, slot_interval
 from workbench.remote import as_path
-from workbench.runs import Run
+from workbench.store.detections import read_detections
+from workbench.store.manifest import is_complete
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION
 
 LISTED = ["image_id", "query", "label", "score", "best_iou", "match", "quality"]
@@ -57,8 +57,12 @@ def matched(run_path: str, step: int, model: str, key: Stamp) -> pd.DataFrame:
 def drops(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """AP drop of every slot."""
     run = Run(as_path(run_path))
-    return kept_frame(run, f"ap-drops-{VALIDATION}-{step}", analyses.inputs(run_path, step),
-                      lambda: ap_drops(truth(run_path, key[:1]), read_detections(run, VALIDATION, step)))
+    return kept_frame(
+        run,
+        f"ap-drops-{VALIDATION}-{step}",
+        analyses.inputs(run_path, step),
+        lambda: ap_drops(truth(run_path, key[:1]), read_detections(run, VALIDATION, step)),
+    )
 
 
 @st.cache_data(max_entries=64, show_spinner="Resampling the images ...", show_time=True)
@@ -71,8 +75,12 @@ def drop_interval(run_path: str, step: int, query: int, key: Stamp) -> tuple[flo
 @st.cache_data(max_entries=32, show_spinner=SPINNER)
 def slots(run_path: str, step: int, key: Stamp) -> pd.DataFrame:
     """What every slot of the student does."""
-    return kept_frame(Run(as_path(run_path)), f"slots-{VALIDATION}-{step}", analyses.inputs(run_path, step),
-                      lambda: slot_table(_last_layer(run_path, step, "student", NEEDED)))
+    return kept_frame(
+        Run(as_path(run_path)),
+        f"slots-{VALIDATION}-{step}",
+        analyses.inputs(run_path, step),
+        lambda: slot_table(_last_layer(run_path, step, "student", NEEDED)),
+    )
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the queries ...")

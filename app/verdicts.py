@@ -6,15 +6,15 @@ import reads
 import shared
 import streamlit as st
 
-from workbench.analysis.compared import compare_queries
 from workbench.analysis.derived import diagnosis_inputs, identity_over_steps, kept_frame
-from workbench.analysis.same_box import BOX
-from workbench.analysis.stability import NEEDED
-from workbench.analysis.verdict import LEAST_SEEDS, Verdict, compare_ap
-from workbench.cache.detections import read_detections
-from workbench.cache.queries import complete_steps, read_queries
+from workbench.analysis.detection.ap_tests import LEAST_SEEDS, Verdict, compare_ap
+from workbench.analysis.report.query_tests import compare_queries
+from workbench.analysis.stability.churn import NEEDED
+from workbench.analysis.stability.same_box import BOX
 from workbench.remote import as_path
-from workbench.runs import Run
+from workbench.store.detections import read_detections
+from workbench.store.queries import complete_steps, read_queries
+from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.verdicts import CAPTION, arms_against_baseline, verdict_table, verdicts_figure
 

@@ -11,17 +11,17 @@ import pandas as pd
 from benchmarks.ap import generated
 from benchmarks.harness import Figure, interleaved
 from benchmarks.store_rows import query_chunks
-from workbench.analysis.agreement import agreement_by, teacher_agreement
-from workbench.analysis.ap import coco_ap
-from workbench.analysis.compared import compare_detections
-from workbench.analysis.gain import target_gain
-from workbench.analysis.intervals import coco_intervals
-from workbench.analysis.predictors import rank_correlations, target_properties
-from workbench.analysis.slices import slices
-from workbench.analysis.slots import slot_table
-from workbench.analysis.stability_slices import image_counts, stability_by, target_changes, target_histories
-from workbench.analysis.tide import error_table, find_errors
-from workbench.analysis.value import ap_drops, slot_interval
+from workbench.analysis.detection.ap import coco_ap
+from workbench.analysis.detection.intervals import coco_intervals
+from workbench.analysis.detection.slices import slices
+from workbench.analysis.detection.tide import error_table, find_errors
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.queries.predictors import rank_correlations, target_properties
+from workbench.analysis.queries.slots import slot_table
+from workbench.analysis.queries.value import ap_drops, slot_interval
+from workbench.analysis.report.query_tests import compare_detections
+from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
+from workbench.analysis.stability.grouped import image_counts, stability_by, target_changes, target_histories
 
 SLOTS = 300
 CHECKED = 5  # slots whose detections are really taken away

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.harness import Figure, interleaved, median_ratio
-from workbench.analysis.ap import APResult, coco_ap
+from workbench.analysis.detection.ap import APResult, coco_ap
 
 IMAGES = 2_000
 DETECTIONS = 100  # of an image

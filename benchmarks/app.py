@@ -23,11 +23,11 @@ from PIL import Image
 
 from benchmarks.harness import Figure
 from benchmarks.store_rows import IMAGES, QUERIES, query_chunks
-from workbench.cache.detections import DETECTION_SCHEMA, write_detections
-from workbench.cache.queries import TEACHER_STEP, query_writer
-from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
 from workbench.errors import WorkbenchError
-from workbench.runs import Run, append_line
+from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.store.detections import DETECTION_SCHEMA, write_detections
+from workbench.store.queries import TEACHER_STEP, query_writer
+from workbench.store.run import Run, append_line
 
 PARTS = {"value": ("slots", "gain", "queries"), "errors": ("types", "classes", "images", "slices")}
 PAGES = ("", "diagnosis", "training", "stability", *(f"value?part={part}" for part in PARTS["value"]), "masks", "image",

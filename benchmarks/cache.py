@@ -13,15 +13,15 @@ import torch
 
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
 from benchmarks.step import cached_step, step_of, whole_cache
-from workbench.cache.teacher.build import Builder
-from workbench.cache.teacher.read import TeacherCache
-from workbench.config import load_recipe
 from workbench.datasets.base import Dataset
-from workbench.datasets.loader import TrainLoader
 from workbench.datasets.transforms import Transform
 from workbench.datasets.variants import Variants
+from workbench.recipe.schema import load_recipe
+from workbench.recipe.setup import build
+from workbench.teacher_cache.build import Builder
+from workbench.teacher_cache.read import TeacherCache
 from workbench.training.launch import recipe_path
-from workbench.training.setup import build
+from workbench.training.loader import TrainLoader
 
 IMAGES, VARIANTS, REPEATS = 512, 2, 7
 FEW, MANY = 1_000, 100_000
@@ -65,7 +65,7 @@ def _demo_pair() -> Iterator[Figure]:
 
     def read(source: TeacherCache) -> None:
         for indices, ops in asked:
-            source.answers(indices, 0, ops).output()
+            source.read(indices, 0, ops).output()
 
     # a copy that nothing has mapped, because mapped pages stay in memory
     cold_folder = Path(shutil.copytree(cache.folder, cache.folder.with_name("cold")))
@@ -80,8 +80,8 @@ def _demo_pair() -> Iterator[Figure]:
         ratio, what = median_ratio(seconds_of[name], seconds_of["plain"]), f"demo pair: reading {name} / an epoch of plain training"
         yield Figure(what, ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), REPEATS)
     # with a process that loads ahead, reading is done while the student computes
-    for name, answers in (("without", None), ("with", cache.answers)):
-        ahead = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, 1, variants=setup.variants, answers=answers)
+    for name, answers in (("without", None), ("with", cache.read)):
+        ahead = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, 1, variants=setup.variants, read_teacher=answers)
         stream = ahead.iterate(0)
         next(stream)  # the process has started
         start = time.perf_counter()

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Figure, Ratio, interleaved, median_ratio
-from workbench.detectors import FAMILIES, InputSpec
-from workbench.detectors.adapter import TransformersDetector
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.registry import FAMILIES
+from workbench.detectors.transformers_adapter import TransformersDetector
 
 SIDE, REPEATS = 640, 7
 SMALL_SIDE, SMALL_REPEATS, SMALL_FAMILY = 320, 15, "conditional_detr"

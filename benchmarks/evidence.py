@@ -17,17 +17,17 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.harness import machine
-from workbench.analysis.bootstrap import bootstrap_ap
-from workbench.analysis.summary import TEACHER
-from workbench.cache.detections import read_detections
-from workbench.comparison import BASELINE, Row, compare_rows, execute, notes, plan, seed_table
-from workbench.config import load_recipe, merge, stored_recipe
+from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.report.summary import TEACHER
+from workbench.commands.progress import console_watch
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
-from workbench.progress import console_watch
-from workbench.runs import Run
+from workbench.recipe.schema import load_recipe, merge, stored_recipe
+from workbench.recipe.setup import open_split
+from workbench.store.detections import read_detections
+from workbench.store.run import Run
+from workbench.tasks.compare import BASELINE, Row, compare_rows, execute, notes, plan, seed_table
 from workbench.training.launch import recipe_path
-from workbench.training.setup import open_split
 
 DISTILLED = "distilled"
 RESAMPLES = 500

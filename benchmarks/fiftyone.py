@@ -19,14 +19,14 @@ import pyarrow as pa
 from benchmarks.app import make_runs
 from benchmarks.harness import Figure
 from benchmarks.store_rows import IMAGES, query_chunks
-from workbench import mongo
-from workbench.analysis.data import open_data
-from workbench.analysis.inspection import BOXES, inspect
-from workbench.cache.queries import query_writer
-from workbench.cache.schema import QUERY_SCHEMA
-from workbench.datasets import Dataset
-from workbench.runs import Run
-from workbench.views.fiftyone import connected
+from workbench.analysis.of_run import open_data
+from workbench.analysis.report.inspection import BOXES, inspect
+from workbench.datasets.base import Dataset
+from workbench.services import mongo
+from workbench.store.queries import query_writer, read_queries
+from workbench.store.query_schema import QUERY_SCHEMA
+from workbench.store.run import Run
+from workbench.views.fiftyone.connection import connected
 
 COMPARED_IMAGES = 100  # x 100 boxes: FiftyOne's own path takes about a minute; on 1,000 it was measured at 594 s
 OURS_ALONE_IMAGES = 1_000
@@ -99,7 +99,7 @@ def _one_model(folder: Path, images: int) -> tuple[Dataset, Callable[[], Any]]:
     data = open_data(run.info())
     rng = np.random.default_rng(0)
     step = run.query_steps("val")[-1]
-    rows = run.queries("layer = 5", steps=[step]).drop(columns="step")
+    rows = read_queries(run, "val", where="layer = 5", steps=[step]).drop(columns="step")
     boxes, labels = rows[["cx", "cy", "w", "h"]].to_numpy(copy=True), rows["label"].to_numpy(copy=True)
     places = rows.groupby("image_id").indices
     for record in data.records:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from workbench.share import code_commit
+from workbench.resources import code_commit
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 _RESAMPLES = 10_000

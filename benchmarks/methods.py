@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Figure, interleaved
-from workbench.detectors import DetectorOutput, InputSpec, Level
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import MethodContext, build_method, find_method, make_pairing, method_names
+from workbench.matching import match_targets
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.registry import build_method, find_method, method_names
 
 SIDE, BATCH, CLASSES, TARGETS, REPEATS = 640, 4, 80, 7, 3
 SPEC = InputSpec(tuple(f"class {i}" for i in range(CLASSES)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,19 @@ import torch
 from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
 
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
-from workbench.cache.teacher.build import Builder, Estimate
-from workbench.cache.teacher.contents import contents_of
-from workbench.cache.teacher.key import cache_folder
-from workbench.cache.teacher.read import TeacherCache
-from workbench.config import Recipe, load_recipe
-from workbench.datasets.loader import Batch, TrainLoader
-from workbench.detectors import FAMILIES
-from workbench.matching import TargetBatch
-from workbench.methods import Method, build_method, find_method
+from workbench.datasets.batches import Batch
+from workbench.detectors.registry import FAMILIES
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method, find_method
+from workbench.recipe.schema import Recipe, load_recipe
+from workbench.recipe.setup import Setup, build, input_spec, open_split
+from workbench.teacher_cache.build import Builder, Estimate
+from workbench.teacher_cache.fields import fields_of
+from workbench.teacher_cache.key import cache_folder
+from workbench.teacher_cache.read import TeacherCache
 from workbench.training.launch import recipe_path
+from workbench.training.loader import TrainBatch, TrainLoader
 from workbench.training.optim import make_optimizer
-from workbench.training.setup import Setup, build, input_spec, open_split
 from workbench.training.step import DistillStep, weighted_sum
 
 REPEATS = 40
@@ -105,10 +105,10 @@ def whole_cache(setup: Setup) -> tuple[TeacherCache, Estimate]:
 def cached_step(setup: Setup, recipe: Recipe, methods: Sequence[Method], cache: TeacherCache, batch: Batch) -> Callable[[], None]:
     """A step that reads the teacher's answers to a batch of the first variant, and trains on them."""
     assert setup.teacher is not None
-    source = TeacherCache(cache.folder, contents_of(methods, setup.student, setup.teacher.detector, cache.kept.precision))
+    source = TeacherCache(cache.folder, fields_of(methods, setup.student, setup.teacher.detector, cache.kept.precision))
     index_of = {record.image_id: index for index, record in enumerate(setup.train.records)}
     indices, step = [index_of[image] for image in batch.image_ids], step_of(setup, recipe, methods)
-    return lambda: step(replace(batch, answers=source.answers(indices, 0, batch.ops)))
+    return lambda: step(TrainBatch.of(batch, source.read(indices, 0, batch.ops)))
 
 
 def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable[[Batch], None]:
@@ -122,10 +122,10 @@ def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable
         module.train()
         optimizer.zero_grad()
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        targets = TargetBatch.of(batch.targets)
+        targets = batch.targets
         answer, match, prepared = None, None, None
-        if batch.answers is not None:
-            answer, match, prepared = batch.answers.output(), batch.answers.teacher_match, batch.answers.prepared
+        if isinstance(batch, TrainBatch) and batch.teacher is not None:
+            answer, match, prepared = batch.teacher.output(), batch.teacher.teacher_match, batch.teacher.prepared
         elif methods and setup.teacher is not None:
             answer = setup.teacher(images, batch.padding)
         terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0, 0, match, prepared)
@@ -176,7 +176,10 @@ def _transformers_step(setup: Setup, recipe: Recipe, batch: Batch) -> Callable[[
     student = setup.student
     model: Any = student.model
     optimizer = make_optimizer(student, torch.nn.ModuleList(), recipe.train)
-    labels = [{"class_labels": t.labels[t.valid], "boxes": t.boxes[t.valid]} for t in batch.targets]
+    labels = [
+        {"class_labels": labels[valid], "boxes": boxes[valid]}
+        for labels, boxes, valid in zip(batch.targets.labels, batch.targets.boxes, batch.targets.valid, strict=True)
+    ]
 
     def run() -> None:
         student.train()

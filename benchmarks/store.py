@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from benchmarks.harness import Figure
 from benchmarks.store_rows import IMAGES, LAYERS, QUERIES, query_chunks
-from workbench.analysis.gain import target_gain
-from workbench.analysis.stability import CHURN_NEEDED, churn_over_layers
-from workbench.cache.queries import query_writer, read_queries
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.stability.churn import CHURN_NEEDED, churn_over_layers
 from workbench.errors import WorkbenchError
-from workbench.runs import Run
+from workbench.store.queries import query_writer, read_queries
+from workbench.store.run import Run
 
 STEPS = 10
 ROWS = IMAGES * LAYERS * QUERIES
@@ -63,7 +63,7 @@ def _read(run: Run, baseline: Run) -> Iterator[Figure]:
     images = iter(np.random.default_rng(0).permutation(IMAGES).tolist())
 
     def one_image(steps: list[int]) -> None:
-        found = run.queries("image_id = $image", {"image": 113 * next(images) + 139}, steps=steps)
+        found = read_queries(run, "val", where="image_id = $image", parameters={"image": 113 * next(images) + 139}, steps=steps)
         assert len(found) == len(steps) * LAYERS * QUERIES
 
     def churn(steps: list[int]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from workbench.cache.schema import QUERY_SCHEMA
+from workbench.store.query_schema import QUERY_SCHEMA
 
 IMAGES, LAYERS, QUERIES = 5_000, 6, 300
 TARGETS = 7.3  # of an image of COCO's validation split, on average

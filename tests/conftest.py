@@ -41,7 +41,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def browser_path() -> Path:
     """A Chromium to drive; a machine without one fails the test."""
-    from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
+    from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
 
     browser = find_browser()
     assert browser is not None, HOW_TO_GET_A_BROWSER
@@ -62,7 +62,7 @@ def chromium(browser_path: Path) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def mongod() -> Path:
     """FiftyOne's database, fetched as ``workbench inspect --setup`` does where there is none; a machine that cannot fails the test."""
-    from workbench.mongo import set_up
+    from workbench.services.mongo import set_up
 
     return set_up()
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.datasets.loader import Targets
-from workbench.detectors import DetectorOutput, InputSpec, Level, Queries
+from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
-from workbench.matching import TargetBatch
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.output import DetectorOutput, Level, Queries
 
 
 def random_boxes(*shape: int, generator: torch.Generator | None = None) -> Tensor:

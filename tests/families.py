@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from tests.examples import SMALL, SPEC
-from workbench.detectors import FAMILIES, Detector, InputSpec
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.registry import FAMILIES
 
 # what a family needs besides, or in place of, the fields of SMALL that its configuration has
 _TWO_LEVELS = {"backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "denoising": 8}

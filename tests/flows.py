@@ -11,9 +11,9 @@ import yaml
 
 from tests.examples import SMALL
 from workbench import cli
-from workbench.config import Recipe, merge, parse_recipe
 from workbench.files import read_json, write_json
-from workbench.share import share_path
+from workbench.recipe.schema import Recipe, merge, parse_recipe
+from workbench.resources import share_path
 
 TINY: dict[str, Any] = {
     "name": "tiny",

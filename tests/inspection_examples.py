@@ -7,12 +7,13 @@ import pandas as pd
 import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
 
-from workbench.analysis.same_box import BOX, elementwise_iou
-from workbench.cache.queries import TEACHER_STEP, query_writer
-from workbench.cache.schema import QUERY_SCHEMA
-from workbench.cache.states import states_writer
-from workbench.datasets import Dataset, open_dataset
-from workbench.runs import Run
+from workbench.analysis.stability.same_box import BOX, elementwise_iou
+from workbench.datasets.base import Dataset
+from workbench.datasets.opening import open_dataset
+from workbench.store.queries import TEACHER_STEP, query_writer
+from workbench.store.query_schema import QUERY_SCHEMA
+from workbench.store.run import Run
+from workbench.store.states import states_writer
 
 IMAGES, QUERIES, LAYERS, WIDTH = 8, 12, 2, 6
 STEPS = (10, 20, 30)

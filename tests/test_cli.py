@@ -13,14 +13,16 @@ import pytest
 from PIL import Image
 
 from tests.flows import DISTILLED, InProcess, command, write_recipe
-from workbench import comparison, demo, errors
+from workbench import errors
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.detectors import FAMILIES
+from workbench.detectors.registry import FAMILIES
 from workbench.errors import WorkbenchError
 from workbench.files import write_json
-from workbench.methods import METHODS
-from workbench.runs import Run
+from workbench.methods.registry import METHODS
+from workbench.store.run import Run
+from workbench.tasks import compare as comparison
+from workbench.tasks import demo
 
 FEW = ["--set", "train.steps=2"]
 
@@ -220,7 +222,7 @@ def test_every_kind_of_error_ends_with_its_own_code_and_its_message_as_text(monk
     def fail() -> None:
         raise kind("in [bold]x[/bold] of [/tmp]\nsecond line")
 
-    monkeypatch.setattr("workbench.doctor.report", fail)
+    monkeypatch.setattr("workbench.services.doctor.report", fail)
     assert command("doctor") == (kind.exit_code, "", "workbench: in [bold]x[/bold] of [/tmp]\nsecond line\n")
 
 
@@ -229,7 +231,7 @@ def test_the_exit_codes_differ_so_that_a_script_can_tell():
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("workbench.doctor.report", lambda: 1 / 0)
+    monkeypatch.setattr("workbench.services.doctor.report", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("doctor")
 

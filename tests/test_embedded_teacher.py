@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from workbench.config import load_recipe
-from workbench.evaluate import evaluate
-from workbench.share import share_path
+from workbench.recipe.schema import load_recipe
+from workbench.resources import share_path
+from workbench.tasks.evaluate import evaluate
 
 FOLDER = share_path("data") / "shapes_teacher"
 TRAINING = json.loads((FOLDER / "training.json").read_text())

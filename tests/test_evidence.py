@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, cache_line, family_table, load, recipe_hashes, with_table
-from workbench.config import load_recipe
-from workbench.detectors import FAMILIES
+from workbench.detectors.registry import FAMILIES
+from workbench.recipe.schema import load_recipe
 from workbench.training.launch import recipe_path
 
 COMMITTED = sorted(path.stem for path in RESULTS.glob("*.json"))

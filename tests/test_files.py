@@ -63,7 +63,7 @@ def test_the_file_gets_the_permissions_of_an_ordinary_one(tmp_path: Path):
 
 
 def test_names_from_data_are_text(tmp_path: Path):
-    value = {"name": "\u00e9\u2603 </script> \"quoted\"\n", "n": [1, 2.5, None]}
+    value = {"name": '\u00e9\u2603 </script> "quoted"\n', "n": [1, 2.5, None]}
     write_json(tmp_path / "value.json", value)
     assert read_json(tmp_path / "value.json") == value
 

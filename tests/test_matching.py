@@ -14,11 +14,10 @@ from torchvision.ops import generalized_box_iou
 
 from tests.examples import batch_of, random_boxes, random_targets
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.datasets.loader import Targets
+from workbench.datasets.targets import TargetBatch, Targets
 from workbench.matching import (
     CostWeights,
     NonFiniteCostError,
-    TargetBatch,
     assign,
     box_costs,
     class_cost,

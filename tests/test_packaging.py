@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-from workbench import doctor
+from workbench.services import doctor
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "all"}
@@ -77,7 +77,7 @@ def test_an_installed_wheel_works_far_from_the_checkout(wheel, tmp_path):
     script = (
         "import importlib.util, json, sys, workbench\n"
         "from importlib.metadata import entry_points\n"
-        "from workbench.share import share_path\n"
+        "from workbench.resources import share_path\n"
         "print(json.dumps([str(share_path(kind)) for kind in ('app', 'recipes', 'data')] + [workbench.__file__]))\n"
         "assert importlib.util.find_spec('app') is None, 'a top-level package called app'\n"
         "sys.argv = ['workbench', *sys.argv[1:]]\n"

@@ -15,11 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.flows import Silent, command
-from workbench.analysis.ap import coco_ap
-from workbench.config import Recipe, load_recipe
-from workbench.datasets import open_dataset
-from workbench.detectors import Detections
-from workbench.runs import Run
+from workbench.analysis.detection.ap import coco_ap
+from workbench.datasets.opening import open_dataset
+from workbench.detectors.detector import Detections
+from workbench.recipe.schema import Recipe, load_recipe
+from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections
 from workbench.training.launch import Launch, recipe_path, start
 

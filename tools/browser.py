@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
 
 
 def main() -> int:

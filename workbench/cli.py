@@ -7,16 +7,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from workbench.commands.cache import cache_app
+from workbench.commands.console import (
+    Data,
+    Device,
+    Json,
+    Plain,
+    Root,
+    Set,
+    console,
+    errors,
+    print_comparison,
+    print_rows,
+    print_summary,
+    show_runs,
+    use_root,
+)
 from workbench.commands.diagnose import diagnose
 from workbench.commands.export import export
 from workbench.commands.inspect import inspect
+from workbench.commands.record import trace
 from workbench.commands.report import report
-from workbench.commands.trace import trace
 from workbench.errors import ConfigError, WorkbenchError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Distil DETR-family detectors, and see why it did or did not work.",
@@ -31,17 +44,6 @@ app.command()(diagnose)
 app.command()(report)
 app.command()(export)
 app.command()(inspect)
-
-# tables are not folded to 80 columns where the output is a file or a pipe
-console = Console(width=None if sys.stdout.isatty() else 200)
-errors = Console(stderr=True)
-
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the table to this file as JSON.")]
-Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: train.steps=100")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")]
-Root = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")]
 
 
 def main() -> None:
@@ -84,12 +86,12 @@ def run(
     json_path: Json = None,
 ) -> None:
     """Train a recipe, distilled or not."""
-    from workbench.config import load_recipe
-    from workbench.progress import console_listener
+    from workbench.commands.progress import console_listener
+    from workbench.recipe.schema import load_recipe
     from workbench.training.launch import Launch, recipe_path, start
     from workbench.training.launch import resume as resume_run
 
-    _use_root(runs)
+    use_root(runs)
     given = {"a recipe": recipe, "--arm": arm, "--seed": seed, "--name": name, "--data": data, "--set": overrides}
     ignored = [what for what, value in given.items() if value is not None]
     if resume is not None and ignored:
@@ -112,7 +114,7 @@ def run(
         else:
             path = recipe_path(recipe)
             finished = start(load_recipe(path, changes, arm), launch, listener, path.parent)
-    _show_runs([finished.name], json_path)
+    show_runs([finished.name], json_path)
 
 
 @app.command()
@@ -125,13 +127,13 @@ def demo(
     json_path: Json = None,
 ) -> None:
     """The main job on the embedded data: distil, measure, show."""
-    from workbench.demo import run_demo
-    from workbench.progress import console_watch
+    from workbench.commands.progress import console_watch
+    from workbench.tasks.demo import run_demo
 
-    _use_root(runs)
+    use_root(runs)
     with console_watch(console) as watch:
         table = run_demo(seed, quick, jobs, watch)
-    _print_summary(table, json_path)
+    print_summary(table, json_path)
     if quick:
         console.print("--quick: short schedules. These numbers are not to be quoted.")
     if serve:
@@ -144,8 +146,10 @@ def compare(
     arms: Annotated[str | None, typer.Option("--arms", help="Comma-separated; default: each recipe as written and all its arms.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds, from --first-seed on.")] = 3,
     first_seed: Annotated[int, typer.Option("--first-seed")] = 0,
-    equal_compute: Annotated[str | None, typer.Option(
-        "--equal-compute", help="Arms also run at the baseline's compute; default: all but the baseline; '' for none.")] = None,
+    equal_compute: Annotated[
+        str | None,
+        typer.Option("--equal-compute", help="Arms also run at the baseline's compute; default: all but the baseline; '' for none."),
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes at a time.")] = 2,
     data: Data = None,
     overrides: Set = None,
@@ -154,12 +158,12 @@ def compare(
     json_path: Json = None,
 ) -> None:
     """Train arms times seeds of recipes; print each arm's AP with mean, range and difference to the baseline. Finished runs are kept."""
-    from workbench.comparison import Row, compare_rows, distilled_arms, execute, plan
-    from workbench.config import load_recipe
-    from workbench.progress import console_watch
+    from workbench.commands.progress import console_watch
+    from workbench.recipe.schema import load_recipe
+    from workbench.tasks.compare import Row, compare_rows, distilled_arms, execute, plan
     from workbench.training.launch import recipe_path
 
-    _use_root(runs)
+    use_root(runs)
     plans: list[list[Row]] = []
     for recipe in recipes:
         path = recipe_path(recipe)
@@ -169,7 +173,7 @@ def compare(
         plans.append(plan(path, chosen, range(first_seed, first_seed + seeds), wanted))
     with console_watch(console) as watch:
         execute([row for rows in plans for row in rows], jobs, overrides or (), data, device, watch)
-    _print_comparison([compare_rows(rows) for rows in plans], json_path)
+    print_comparison([compare_rows(rows) for rows in plans], json_path)
 
 
 @app.command()
@@ -182,7 +186,7 @@ def evaluate(
     json_path: Json = None,
 ) -> None:
     """COCO AP of a detector on a split with intervals, what its errors cost, and on KITTI data KITTI's own AP."""
-    from workbench.evaluate import evaluate as evaluate_detector
+    from workbench.tasks.evaluate import evaluate as evaluate_detector
 
     print_rows(evaluate_detector(detector, data, split, step, device).rows(), json_path)
 
@@ -196,7 +200,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Write COCO results and drawn images."""
-    from workbench.predict import predict as predict_images
+    from workbench.tasks.predict import predict as predict_images
 
     found = predict_images(detector, images, out, threshold, device)
     console.print(f"{found.images} images, {found.detections} detections: {out}/results.json and {out}/drawn/")
@@ -212,9 +216,9 @@ def data_check(
     json_path: Json = None,
 ) -> None:
     """Report what is wrong with a dataset; exits with 1 on errors."""
+    from workbench.commands.progress import console_count
     from workbench.datasets.check import check
     from workbench.files import write_json
-    from workbench.progress import console_count
 
     with console_count(console, "images") as progress:
         report = check(path, split, form, progress=progress)
@@ -236,8 +240,8 @@ def data_shapes(
     seed: Annotated[int, typer.Option("--seed", help="Other seeds give other images.")] = 0,
 ) -> None:
     """Write the embedded dataset out as a COCO folder."""
-    from workbench.datasets import open_dataset
     from workbench.datasets.coco import write_coco
+    from workbench.datasets.opening import open_dataset
 
     for split in ("train", "val", "test"):
         dataset = open_dataset("shapes", split, seed=seed)
@@ -248,25 +252,25 @@ def data_shapes(
 @runs_app.command("list")
 def runs_list(runs: Root = None, json_path: Json = None) -> None:
     """All runs with their state and AP."""
-    from workbench.runs import list_runs
+    from workbench.store.run import list_runs
 
-    _use_root(runs)
+    use_root(runs)
     print_rows([_status(run) for run in list_runs()], json_path)
 
 
 @runs_app.command("show")
 def runs_show(name: str, runs: Root = None, json_path: Json = None) -> None:
     """Everything known of one run."""
-    _use_root(runs)
-    _show_runs([name], json_path)
+    use_root(runs)
+    show_runs([name], json_path)
 
 
 @runs_app.command("rm")
 def runs_rm(names: list[str], runs: Root = None) -> None:
     """Remove runs."""
-    from workbench.runs import Run
+    from workbench.store.run import Run
 
-    _use_root(runs)
+    use_root(runs)
     for found in [Run.open(name) for name in names]:
         found.remove()
         console.print(Text(f"removed {found.name}"))
@@ -275,8 +279,8 @@ def runs_rm(names: list[str], runs: Root = None) -> None:
 @app.command()
 def detectors(json_path: Json = None) -> None:
     """Families: what each provides, its parameters at published settings (R50, 80 classes), and the methods that can use it."""
-    from workbench.detectors import FAMILIES, parameter_count
-    from workbench.methods import method_matrix
+    from workbench.detectors.registry import FAMILIES, parameter_count
+    from workbench.methods.registry import method_matrix
 
     columns = list(zip(*method_matrix(), strict=True))
     names = columns[0][1:]
@@ -295,7 +299,7 @@ def detectors(json_path: Json = None) -> None:
 @app.command()
 def methods(json_path: Json = None) -> None:
     """Methods with their terms, what they need of both detectors, the families that provide it, and their sources."""
-    from workbench.methods import find_method, method_matrix
+    from workbench.methods.registry import find_method, method_matrix
 
     families, *matrix = method_matrix()
     rows: list[dict[str, Any]] = []
@@ -310,14 +314,14 @@ def methods(json_path: Json = None) -> None:
 @app.command("app")
 def serve_app(port: Annotated[int, typer.Option("--port")] = 8501, runs: Root = None) -> None:
     """Serve the dashboard on 127.0.0.1."""
-    _use_root(runs)
+    use_root(runs)
     _serve(port)
 
 
 @app.command()
 def doctor(json_path: Json = None) -> None:
     """Versions, devices, and what is missing for which feature."""
-    from workbench.doctor import report
+    from workbench.services.doctor import report
 
     print_rows(report().rows(), json_path)
 
@@ -330,8 +334,8 @@ def convert(
     config: Annotated[Path | None, typer.Option("--config", help="Its model and classes: a YAML file or a shipped name.")] = None,
 ) -> None:
     """Turn a .pth into safetensors, or a public checkpoint into a detector; the only verb that reads a .pth, with weights_only."""
-    from workbench.convert import convert as convert_file
-    from workbench.convert import convert_detector
+    from workbench.tasks.convert import convert as convert_file
+    from workbench.tasks.convert import convert_detector
 
     if layout is None:
         if config is not None:
@@ -356,81 +360,6 @@ def _status(run: Any) -> dict[str, Any]:
 
 
 def _serve(port: int) -> None:
-    from workbench.serve import serve
+    from workbench.services.dashboard import serve
 
     serve(port, lambda address: console.print(Text(f"dashboard: {address}  (Ctrl-C stops it)")))
-
-
-def _use_root(runs: Path | None) -> None:
-    import os
-
-    if runs is not None:
-        os.environ["WORKBENCH_RUNS"] = str(runs)
-
-
-def _show_runs(names: list[str], json_path: Path | None) -> None:
-    from workbench.analysis.summary import table
-    from workbench.runs import Run
-
-    _print_summary(table([Run.open(name) for name in names]), json_path)
-
-
-def _print_summary(frame: Any, json_path: Path | None) -> None:
-    """A summary with one column per run: it has more numbers than a terminal has width."""
-    import json
-
-    from workbench.analysis.markdown import as_shown
-    from workbench.files import write_json
-
-    headings, cells = as_shown(frame)
-    shown = Table(show_header=False, box=None, pad_edge=False)
-    for _ in range(len(cells) + 1):
-        shown.add_column(overflow="fold")
-    for index, heading in enumerate(headings):
-        shown.add_row(Text(heading, style="bold"), *(Text(row[index]) for row in cells))
-    console.print(shown if cells else "nothing yet")
-    if json_path is not None:
-        write_json(json_path, json.loads(frame.to_json(orient="records")))
-
-
-def _print_comparison(frames: list[Any], json_path: Path | None) -> None:
-    """A table a recipe: one line an arm and schedule, in percent of AP."""
-    import json
-
-    from workbench.analysis.summary import TEACHER
-    from workbench.comparison import notes, seed_rows
-    from workbench.files import write_json
-
-    for frame in frames:
-        heading, *rows = seed_rows(frame)
-        shown = Table(*heading, header_style="bold", box=None, pad_edge=False)  # headings are ours, names of arms below are not
-        for row in rows:
-            shown.add_row(*map(Text, row))
-        console.print(Text(str(frame["recipe"].iloc[-1]), style="bold"))
-        for teacher in frame[frame["arm"] == TEACHER].to_dict("records"):
-            console.print(Text(f"teacher {teacher['run']}: AP {'-' if teacher['ap'] is None else format(100 * teacher['ap'], '.1f')}"))
-        console.print(shown)
-        for note in notes(frame):
-            console.print(Text(note))
-    if json_path is not None:
-        write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
-
-
-def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> None:
-    """A table, one line a row; also as JSON into ``json_path``."""
-    from workbench.files import write_json
-
-    shown = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
-    for column in rows[0] if rows else []:
-        shown.add_column(Text(str(column)), overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(_cell(value)) for value in row.values()))
-    console.print(shown if rows else "nothing yet")
-    if json_path is not None:
-        write_json(json_path, rows)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

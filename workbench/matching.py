@@ -5,9 +5,8 @@ A matching is a tensor ``[..., N]`` of column indices, -1 = unmatched: the same 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,14 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, pair_coordinates, pairwise_iou_and_giou
+from workbench.datasets.targets import TargetBatch
 from workbench.errors import NonFiniteError
 
-if TYPE_CHECKING:
-    from workbench.datasets.loader import Targets
-
-    # imported for real it would close a circle: detectors need the matching for their losses
-    from workbench.detectors.output import Activation
-
+Activation = Literal["sigmoid", "softmax"]
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 
@@ -39,7 +34,7 @@ class CostWeights:
     giou: float = 2.0
 
 
-DETECTION_COST: dict["Activation", CostWeights] = {"sigmoid": CostWeights(), "softmax": CostWeights(class_=1.0)}
+DETECTION_COST: dict[Activation, CostWeights] = {"sigmoid": CostWeights(), "softmax": CostWeights(class_=1.0)}
 QUERY_COST = CostWeights(class_=1.0)
 
 
@@ -51,50 +46,7 @@ class NonFiniteCostError(NonFiniteError):
         self.positions = positions
 
 
-@dataclass(frozen=True)
-class TargetBatch:
-    """Targets of a batch, padded to the largest count G.
-
-    Attributes:
-        boxes: ``[B, G, 4]`` cxcywh 0..1; padded slots hold a centred unit box so that costs stay finite.
-        labels: ``[B, G]`` int64, 0 in padded slots.
-        valid: ``[B, G]`` bool: may be matched. Crowd, ignored and absent targets keep their index and are False.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    valid: Tensor
-
-    @classmethod
-    def of(cls, targets: "Sequence[Targets]") -> "TargetBatch":
-        """Pads the targets of a batch's images."""
-        device = targets[0].boxes.device
-        most = max((len(target.labels) for target in targets), default=0)
-        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(len(targets), most, 1)
-        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
-        valid = torch.zeros(len(targets), most, dtype=torch.bool, device=device)
-        for row, target in enumerate(targets):
-            count = len(target.labels)
-            usable = target.valid[:, None]
-            boxes[row, :count] = torch.where(usable, target.boxes, boxes[row, :count])
-            # ignore regions have no class (-1); they are never matched, 0 keeps look-ups in range
-            labels[row, :count] = target.labels.clamp(min=0)
-            valid[row, :count] = target.valid
-        return cls(boxes, labels, valid)
-
-    @classmethod
-    def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
-        """One slot an image that holds no target, for code that indexes targets."""
-        box = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(images, 1, 1)
-        empty = torch.zeros(images, 1, dtype=torch.int64, device=device)
-        return cls(box, empty, empty.bool())
-
-    def to(self, device: torch.device) -> "TargetBatch":
-        """The same targets on ``device``."""
-        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))
-
-
-def class_cost(logits: Tensor, labels: Tensor, activation: "Activation") -> Tensor:
+def class_cost(logits: Tensor, labels: Tensor, activation: Activation) -> Tensor:
     """Class part of the cost of every query for every target.
 
     Sigmoid heads: focal cost (Deformable DETR, appendix A.4): alpha (1-p)^gamma (-log p) - (1-alpha) p^gamma (-log(1-p)).
@@ -129,7 +81,7 @@ def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def match_targets(
-    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: "Activation" = "sigmoid", weights: CostWeights | None = None
+    logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: Activation = "sigmoid", weights: CostWeights | None = None
 ) -> Tensor:
     """Hungarian matching of queries with targets, per layer and image (DETR, equation 1).
 

@@ -7,21 +7,22 @@ them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.analysis.data import open_data
-from workbench.analysis.diagnosis import diagnose
-from workbench.analysis.summary import table
-from workbench.analysis.verdict import Verdict, compare_ap
-from workbench.cache.detections import read_detections
-from workbench.config import load_recipe
-from workbench.datasets import open_dataset
+from workbench.analysis.detection.ap_tests import Verdict, compare_ap
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.of_run import open_data
+from workbench.analysis.report.summary import table
+from workbench.commands.progress import cell_listener
 from workbench.datasets.check import check
+from workbench.datasets.opening import open_dataset
 from workbench.errors import RunError
-from workbench.evaluate import evaluate
-from workbench.export import export_onnx, export_transformers
-from workbench.methods import register
-from workbench.predict import predict
-from workbench.progress import cell_listener
-from workbench.runs import Run, runs_root
+from workbench.export.onnx_file import export_onnx
+from workbench.export.transformers_folder import export_transformers
+from workbench.methods.registry import register
+from workbench.recipe.schema import load_recipe
+from workbench.store.detections import read_detections
+from workbench.store.run import Run, runs_root
+from workbench.tasks.evaluate import evaluate
+from workbench.tasks.predict import predict
 from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
 from workbench.training.loop import Listener
 from workbench.views import figures
@@ -59,8 +60,10 @@ def train(
         return start(resolved, launch, listener or cell_listener(name), path.parent)
     run = Run.open(name)
     if changes := changes_since(run, resolved):
-        raise RunError(f"run '{name}' is there, but was made otherwise: {'; '.join(changes)}. Give this one another name=, or remove the "
-                       f"old one with 'workbench runs rm {name}'.")
+        raise RunError(
+            f"run '{name}' is there, but was made otherwise: {'; '.join(changes)}. Give this one another name=, or remove the "
+            f"old one with 'workbench runs rm {name}'."
+        )
     return run if run.info().get("state") == "done" else resume(name, launch, listener or cell_listener(name))
 
 

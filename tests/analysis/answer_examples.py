@@ -28,8 +28,17 @@ def random_truth(seed: int, images: int = 4, targets: int = 8) -> dict[str, Any]
     for image in range(images):
         for target in range(targets):
             width, height = rng.uniform(10, 150, 2)
-            annotations.append({"id": len(annotations) + 1, "image_id": 100 + image, "category_id": int(rng.choice([4, 9, 2])),
-                                "bbox": [1.0, 2.0, width, height], "area": width * height, "iscrowd": 0, "target": target})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 100 + image,
+                    "category_id": int(rng.choice([4, 9, 2])),
+                    "bbox": [1.0, 2.0, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "target": target,
+                }
+            )
     return {
         "images": [{"id": 100 + image} for image in range(images)], "annotations": annotations,
         "categories": [{"id": category, "name": f"class {category}"} for category in (4, 9, 2)],

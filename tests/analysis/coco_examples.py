@@ -20,8 +20,16 @@ def random_coco(
             x, y = rng.uniform(0, 300, 2)
             category = int(rng.choice(category_ids))
             crowd = bool(crowds and rng.random() < 0.12)
-            annotations.append({"id": len(annotations), "image_id": image * 10 + 5, "category_id": category, "iscrowd": int(crowd),
-                                "bbox": [x, y, width, height], "area": width * height * rng.uniform(0.6, 1.0)})
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": image * 10 + 5,
+                    "category_id": category,
+                    "iscrowd": int(crowd),
+                    "bbox": [x, y, width, height],
+                    "area": width * height * rng.uniform(0.6, 1.0),
+                }
+            )
             for _ in range(int(rng.integers(0, 3)) + 3 * crowd):
                 dx, dy, dw, dh = rng.normal(0, 0.1, 4)
                 seen = category if rng.random() < 0.85 else int(rng.choice(category_ids))

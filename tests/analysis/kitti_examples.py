@@ -22,8 +22,19 @@ def record(image_id: int, rows: list[Row]) -> Record:
     labels = np.array([-1 if name == "DontCare" else CLASSES.index(name) for name in names], np.int64)
     corners = np.array(boxes, float).reshape(-1, 4)
     attributes = {"truncation": np.array(cut, float), "occlusion": np.array(hidden, float)}
-    return Record(image_id, f"{image_id:06d}.png", 1242, 375, corners, labels, np.zeros(len(names), bool), ignore,
-                  np.arange(1, len(names) + 1), np.ones(len(names)), attributes)
+    return Record(
+        image_id,
+        f"{image_id:06d}.png",
+        1242,
+        375,
+        corners,
+        labels,
+        np.zeros(len(names), bool),
+        ignore,
+        np.arange(1, len(names) + 1),
+        np.ones(len(names)),
+        attributes,
+    )
 
 
 def random_kitti(seed: int, images: int = 8, most: int = 7) -> tuple[Dataset, pd.DataFrame]:

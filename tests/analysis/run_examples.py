@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 
 from tests.analysis.query_examples import random_queries
-from workbench.cache.queries import query_writer
-from workbench.cache.schema import QUERY_SCHEMA
-from workbench.runs import Run
+from workbench.store.queries import query_writer
+from workbench.store.query_schema import QUERY_SCHEMA
+from workbench.store.run import Run
 
 
 def line(step: int, split: str, ap: float, **more: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from workbench.analysis.ap import Detections, evaluate, light_ground_truth
-from workbench.analysis.cells import ClassMatches
+from workbench.analysis.detection.ap import Detections, evaluate, light_ground_truth
+from workbench.analysis.detection.cells import ClassMatches
 
 RECALLS = np.linspace(0, 1, 101)
 

@@ -11,13 +11,13 @@ from tests.analysis.query_examples import random_queries
 from tests.analysis.run_examples import finished_run, write_queries
 from workbench.analysis import derived
 from workbench.analysis.derived import Name, diagnosis_inputs, evaluation_hash, kept_frame, kept_json, match_frame
-from workbench.analysis.stability import Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
-from workbench.cache.detections import DETECTION_SCHEMA, write_detections
-from workbench.cache.queries import query_facts, query_writer
-from workbench.cache.schema import QUERY_SCHEMA
+from workbench.analysis.stability.churn import Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.errors import WorkbenchError
 from workbench.files import write_text
-from workbench.runs import Run
+from workbench.store.detections import DETECTION_SCHEMA, write_detections
+from workbench.store.queries import query_facts, query_writer
+from workbench.store.query_schema import QUERY_SCHEMA
+from workbench.store.run import Run
 
 
 def test_each_frame_is_that_of_its_definition_on_all_rows():

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from workbench.config import load_recipe
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.runs import Run
+from workbench.recipe.schema import load_recipe
+from workbench.store.run import Run
 from workbench.training.launch import Launch, recipe_path, start
 
 # What a careless page would render: HTML, markdown, a formula, a plotly template, a Streamlit directive.

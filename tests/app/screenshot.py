@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.app.conftest import PATIENCE_MS, serving, settle
-from workbench.cache.queries import TEACHER_STEP
-from workbench.cache.states import masked_images, read_masks
-from workbench.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
+from workbench.store.queries import TEACHER_STEP
+from workbench.store.states import masked_images, read_masks
 from workbench.views.catalog import VALIDATION, catalog
 
 WIDTH = 1400

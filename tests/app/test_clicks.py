@@ -10,11 +10,11 @@ import pytest
 
 from tests.app.conftest import settle
 from tests.app.test_pages import OpenPage, query, shown_table
-from workbench.analysis.confusion import confusion_pairs
-from workbench.analysis.data import open_data
-from workbench.cache.detections import read_detections
-from workbench.cache.queries import read_queries
-from workbench.runs import Run
+from workbench.analysis.detection.confusion import confusion_pairs
+from workbench.analysis.of_run import open_data
+from workbench.store.detections import read_detections
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 
 pytestmark = pytest.mark.browser
 # where the mark of a trace lies on screen, by plotly's own axes

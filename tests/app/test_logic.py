@@ -203,6 +203,6 @@ def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_pa
 
 
 def test_no_page_loads_torch():
-    modules = "shared, reads, analyses, workbench.views.image, workbench.views.value, workbench.views.errors, workbench.views.masks"
+    modules = "shared, reads, analyses, workbench.views.image, workbench.views.value, workbench.views.error_types, workbench.views.masks"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

@@ -14,9 +14,9 @@ import pytest
 
 from tests.app.conftest import serving
 from tests.app.example_runs import HOSTILE_CLASSES, HOSTILE_RUN
-from workbench.analysis.summary import table
-from workbench.cache.queries import read_queries
-from workbench.runs import Run, list_runs
+from workbench.analysis.report.summary import table
+from workbench.store.queries import read_queries
+from workbench.store.run import Run, list_runs
 
 pytestmark = pytest.mark.browser
 OpenPage = Callable[[str], Any]

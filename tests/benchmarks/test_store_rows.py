@@ -3,8 +3,8 @@
 import pandas as pd
 
 from benchmarks.store_rows import LAYERS, QUERIES, query_chunks
-from workbench.analysis.stability import churn_over_layers, pooled
-from workbench.cache.schema import QUERY_SCHEMA
+from workbench.analysis.stability.churn import churn_over_layers, pooled
+from workbench.store.query_schema import QUERY_SCHEMA
 
 
 def test_rows_are_sorted_matched_one_to_one_and_churn_by_a_fifth():

@@ -29,14 +29,18 @@ def faulty(tmp_path: Path, make_image) -> Path:
     inner.write_bytes(bytes(data))
     names = ["good.jpg", "empty.jpg", "palette.png", "cmyk.jpg", "turned.jpg", "cut.jpg", "inner.png", "missing.jpg", "../secret.jpg"]
     sizes = {"inner.png": (64, 64)}
-    listed = [{"id": i, "file_name": name, "width": sizes.get(name, (20, 10))[0], "height": sizes.get(name, (20, 10))[1]}
-              for i, name in enumerate(names)]
+    listed = [
+        {"id": i, "file_name": name, "width": sizes.get(name, (20, 10))[0], "height": sizes.get(name, (20, 10))[1]}
+        for i, name in enumerate(names)
+    ]
     boxes = [[1, 1, 5, 5], [1, 1, float("nan"), 5], [5, 5, -2, -2], [1, 1, 0, 5], [15, 5, 10, 2]]
     annotations = [{"id": 100 + i, "image_id": 0, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
     annotations += [{"id": 200 + i, "image_id": i, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in (2, 3, 4, 5, 6)]
-    annotations += [{"id": 100, "image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5]},
-                    {"id": 300, "image_id": 0, "category_id": 2, "bbox": [1, 1, 5, 5]},
-                    {"id": 301, "image_id": 77, "category_id": 1, "bbox": [1, 1, 5, 5]}]
+    annotations += [
+        {"id": 100, "image_id": 0, "category_id": 1, "bbox": [1, 1, 5, 5]},
+        {"id": 300, "image_id": 0, "category_id": 2, "bbox": [1, 1, 5, 5]},
+        {"id": 301, "image_id": 77, "category_id": 1, "bbox": [1, 1, 5, 5]},
+    ]
     listed.append({**listed[0], "file_name": "again.jpg"})
     content = {"images": listed, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
     (tmp_path / "instances.json").write_text(json.dumps(content))
@@ -44,10 +48,19 @@ def faulty(tmp_path: Path, make_image) -> Path:
 
 
 EXPECTED = {
-    "missing_image": ("error", 1), "unsafe_file_name": ("error", 1), "unreadable_image": ("error", 2),
-    "duplicate_image_id": ("error", 1), "duplicate_annotation_id": ("warning", 1), "dangling_reference": ("error", 2),
-    "non_finite_box": ("error", 1), "inverted_box": ("warning", 1), "zero_size_box": ("error", 1), "box_outside": ("warning", 1),
-    "palette_image": ("warning", 1), "cmyk_image": ("warning", 1), "exif_rotated_image": ("warning", 1),
+    "missing_image": ("error", 1),
+    "unsafe_file_name": ("error", 1),
+    "unreadable_image": ("error", 2),
+    "duplicate_image_id": ("error", 1),
+    "duplicate_annotation_id": ("warning", 1),
+    "dangling_reference": ("error", 2),
+    "non_finite_box": ("error", 1),
+    "inverted_box": ("warning", 1),
+    "zero_size_box": ("error", 1),
+    "box_outside": ("warning", 1),
+    "palette_image": ("warning", 1),
+    "cmyk_image": ("warning", 1),
+    "exif_rotated_image": ("warning", 1),
     "image_without_boxes": ("warning", 1),
 }
 
@@ -85,8 +98,12 @@ def test_a_sound_dataset_is_ok_and_progress_counts_every_image_once(tmp_path: Pa
     calls: list[tuple[int, int]] = []
     report = check(tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
-    assert report.splits == {"train": {"images": 1, "boxes": 2}, "trainval": {"images": 2, "boxes": 3}, "val": {"images": 1, "boxes": 1},
-                             "all": {"images": 2, "boxes": 3}}
+    assert report.splits == {
+        "train": {"images": 1, "boxes": 2},
+        "trainval": {"images": 2, "boxes": 3},
+        "val": {"images": 1, "boxes": 1},
+        "all": {"images": 2, "boxes": 3},
+    }
     assert [(row["kind"], row["count"]) for row in report.rows()] == [("zero_size_box", 1)], "one box, in three lists"
     assert check(tmp_path, split="train").ok
 
@@ -114,9 +131,14 @@ def test_what_is_no_dataset_cannot_be_checked(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "ok", "kinds"), [
-    ("bccd", False, {"zero_size_box": 2}), ("coco_sample", True, {"image_without_boxes": 3}),
-    ("kitti_sample", True, {"palette_image": 1, "inverted_box": 1})])
+@pytest.mark.parametrize(
+    ("name", "ok", "kinds"),
+    [
+        ("bccd", False, {"zero_size_box": 2}),
+        ("coco_sample", True, {"image_without_boxes": 3}),
+        ("kitti_sample", True, {"palette_image": 1, "inverted_box": 1}),
+    ],
+)
 def test_the_real_data_has_the_traps_that_its_description_lists(shared_data: Path, name: str, ok: bool, kinds: dict[str, int]) -> None:
     report = check(shared_data / name)
     assert report.ok == ok

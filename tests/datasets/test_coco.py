@@ -11,10 +11,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset, Record
 from workbench.datasets.coco import write_coco
 from workbench.datasets.issues import Policy
+from workbench.datasets.opening import open_dataset
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.errors import DataError
 
@@ -28,8 +28,11 @@ def content() -> dict[str, Any]:
     """Two images, categories 3 and 90 out of order, one crowd region."""
     return {
         "images": [{"id": 50, "file_name": "b.png", "width": 20, "height": 10}, {"id": 7, "file_name": "a.png", "width": 20, "height": 10}],
-        "annotations": [annotation(11, 50, 90, [1, 2, 3, 4], area=5.5, iscrowd=0), annotation(12, 7, 3, [0, 0, 20, 10], iscrowd=1),
-                        annotation(10, 50, 3, [5, 5, 2, 2])],
+        "annotations": [
+            annotation(11, 50, 90, [1, 2, 3, 4], area=5.5, iscrowd=0),
+            annotation(12, 7, 3, [0, 0, 20, 10], iscrowd=1),
+            annotation(10, 50, 3, [5, 5, 2, 2]),
+        ],
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
     }
 
@@ -92,8 +95,9 @@ def test_an_ignore_region_excuses_detections_of_every_class_inside_it() -> None:
     truth = Dataset("d", "s", ["car", "van"], [1, 5], [record], [np.zeros((10, 40, 3), np.uint8)]).coco()
     assert min(a["id"] for a in truth["annotations"]) == 1, "pycocotools takes a match with id 0 for none"
     assert len({a["id"] for a in truth["annotations"]}) == 3
-    detections = [{"image_id": 1, "category_id": category, "bbox": [22 + 4 * i, 1, 5, 5], "score": 0.9}
-                  for category in (1, 5) for i in range(3)]
+    detections = [
+        {"image_id": 1, "category_id": category, "bbox": [22 + 4 * i, 1, 5, 5], "score": 0.9} for category in (1, 5) for i in range(3)
+    ]
     found = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.1}
     assert ap(truth, [*detections, found])[0] == pytest.approx(1)
     outside = {"image_id": 1, "category_id": 1, "bbox": [10, 0, 9, 10], "score": 0.9}
@@ -120,9 +124,16 @@ def test_writing_refuses_a_file_name_that_leaves_the_folder(tmp_path: Path) -> N
     assert not (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize("layout", [
-    ("annotations/instances_val2017.json", "val2017", "val"), ("annotations/instances_val.json", "images/val", "val"),
-    ("valid/_annotations.coco.json", "valid", "val"), ("val.json", "images", "val"), ("instances_val.json", ".", "val")])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("annotations/instances_val2017.json", "val2017", "val"),
+        ("annotations/instances_val.json", "images/val", "val"),
+        ("valid/_annotations.coco.json", "valid", "val"),
+        ("val.json", "images", "val"),
+        ("instances_val.json", ".", "val"),
+    ],
+)
 def test_the_usual_layouts_are_found(tmp_path: Path, make_image, content: dict[str, Any], layout: tuple[str, str, str]) -> None:
     file, images, split = layout
     for name in ("a.png", "b.png"):
@@ -185,9 +196,17 @@ def test_a_refused_problem_passes_when_the_policy_drops_it(place, content: dict[
     assert dataset.issues.count("missing_image") == 1
 
 
-@pytest.mark.parametrize("text", ['{"images": [', "", "[]", '{"images": [], "annotations": []}',
-                                  '{"images": [], "annotations": [], "categories": [{"name": "car"}]}',
-                                  '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"images": [',
+        "",
+        "[]",
+        '{"images": [], "annotations": []}',
+        '{"images": [], "annotations": [], "categories": [{"name": "car"}]}',
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+    ],
+)
 def test_broken_json_gives_one_line_that_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "instances.json").write_text(text)
     with pytest.raises(DataError) as caught:

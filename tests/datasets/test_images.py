@@ -13,8 +13,13 @@ from workbench.errors import DataError
 
 # EXIF orientation -> what a viewer does to the stored rows and columns (EXIF 2.3, tag 274)
 VIEWED = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
     8: lambda a: np.rot90(a),
 }
 
@@ -27,13 +32,28 @@ def write_png(path: Path, pixels: np.ndarray, colour: int) -> None:
 
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize(("name", "mode", "kinds"), [
-    ("a.png", "P", ("palette_image",)), ("a.jpg", "CMYK", ("cmyk_image",)), ("a.jpg", "L", ()), ("a.png", "RGBA", ()),
-    ("a.png", "LA", ()), ("a.png", "1", ()), ("a.gif", "P", ("palette_image",)), ("a.bmp", "RGB", ()), ("a.webp", "RGB", ())])
+@pytest.mark.parametrize(
+    ("name", "mode", "kinds"),
+    [
+        ("a.png", "P", ("palette_image",)),
+        ("a.jpg", "CMYK", ("cmyk_image",)),
+        ("a.jpg", "L", ()),
+        ("a.png", "RGBA", ()),
+        ("a.png", "LA", ()),
+        ("a.png", "1", ()),
+        ("a.gif", "P", ("palette_image",)),
+        ("a.bmp", "RGB", ()),
+        ("a.webp", "RGB", ()),
+    ],
+)
 def test_every_mode_is_decoded_to_rgb_and_what_is_converted_is_told(tmp_path: Path, make_image, name: str, mode: str, kinds: tuple) -> None:
     path = make_image(tmp_path / name, 20, 10, mode)
     header = read_header(path)
@@ -93,8 +113,9 @@ def test_floating_point_images_are_refused(tmp_path: Path) -> None:
         decode(tmp_path / "a.tiff", False)
 
 
-@pytest.mark.parametrize("name", [
-    "/etc/passwd", "../a.jpg", "x/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "\\\\host\\a.jpg", "", " ", "a\0.jpg"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../a.jpg", "x/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "\\\\host\\a.jpg", "", " ", "a\0.jpg"]
+)
 def test_a_name_that_leaves_the_folder_is_no_path(tmp_path: Path, name: str) -> None:
     assert inside(tmp_path, name) is None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.datasets import open_dataset
+from workbench.datasets.opening import open_dataset
 from workbench.errors import DataError
 
 TAIL = "1.89 0.48 1.20 1.84 1.47 8.41 0.01"
@@ -58,10 +58,18 @@ def test_classes_may_be_chosen_and_objects_of_others_are_counted(root: Path) -> 
     assert dataset.issues.count("dangling_reference") == 1
 
 
-@pytest.mark.parametrize(("line", "kind"), [
-    (row("Car", "5 5 3 3"), "inverted_box"), (row("Car", "5 5 5 8"), "zero_size_box"), (row("Car", "nan 5 5 8"), "non_finite_box"),
-    (row("Car", "-3 5 5 8"), "box_outside"), (row("Horse", "1 1 5 8"), "dangling_reference"), ("Car 1 2 3", "broken_annotation"),
-    (row("Car", "a 1 5 8"), "broken_annotation")])
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (row("Car", "5 5 3 3"), "inverted_box"),
+        (row("Car", "5 5 5 8"), "zero_size_box"),
+        (row("Car", "nan 5 5 8"), "non_finite_box"),
+        (row("Car", "-3 5 5 8"), "box_outside"),
+        (row("Horse", "1 1 5 8"), "dangling_reference"),
+        ("Car 1 2 3", "broken_annotation"),
+        (row("Car", "a 1 5 8"), "broken_annotation"),
+    ],
+)
 def test_each_planted_problem_is_counted(root: Path, line: str, kind: str) -> None:
     write(root, row("Car", "1 1 5 5"), line)
     dataset = open_dataset(root, "all")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset
+from workbench.datasets.opening import open_dataset
 from workbench.errors import ConfigError, DataError
 
 

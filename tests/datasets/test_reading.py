@@ -114,7 +114,8 @@ def test_a_size_that_is_not_declared_is_taken_from_the_image(folder: Path) -> No
 
 @pytest.mark.parametrize(("declared", "upright", "size"), [((10, 20), True, (10, 20)), ((20, 10), False, (20, 10)), (None, True, (10, 20))])
 def test_the_declared_size_decides_whether_a_turned_image_is_set_upright(
-        tmp_path: Path, make_image, declared: Any, upright: bool, size: tuple[int, int]) -> None:
+    tmp_path: Path, make_image, declared: Any, upright: bool, size: tuple[int, int]
+) -> None:
     make_image(tmp_path / "a.jpg", 20, 10, orientation=6)
     issues = Issues()
     (item,) = usable(Contents("d", ("a",), (1,), tmp_path, [entry_from_rows(1, "a.jpg", declared, [])]), Policy(), issues)
@@ -125,8 +126,11 @@ def test_the_declared_size_decides_whether_a_turned_image_is_set_upright(
 
 def test_missing_and_unsafe_files_are_refused_and_unreadable_ones_dropped(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
-    for name, kind, action in [("b.png", "missing_image", "refused"), ("../a.png", "unsafe_file_name", "refused"),
-                               ("broken.png", "unreadable_image", "dropped")]:
+    for name, kind, action in [
+        ("b.png", "missing_image", "refused"),
+        ("../a.png", "unsafe_file_name", "refused"),
+        ("broken.png", "unreadable_image", "dropped"),
+    ]:
         records, issues = read(folder, [], Policy(), name=name)
         assert records == []
         assert [(i.kind, i.action) for i in issues] == [(kind, action)]
@@ -148,11 +152,20 @@ def test_a_policy_refuses_what_it_does_not_know() -> None:
             Policy.model_validate(wrong)
 
 
-@pytest.mark.parametrize(("wanted", "available", "found"), [
-    ("val", ["train", "val"], "val"), ("val", ["train2017", "val2017"], "val2017"), ("val", ["train", "valid"], "valid"),
-    ("val", ["val2014", "val2017"], None), ("test", ["train"], None), ("train", ["trainval"], None)])
+@pytest.mark.parametrize(
+    ("wanted", "available", "found"),
+    [
+        ("val", ["train", "val"], "val"),
+        ("val", ["train2017", "val2017"], "val2017"),
+        ("val", ["train", "valid"], "valid"),
+        ("val", ["val2014", "val2017"], None),
+        ("test", ["train"], None),
+        ("train", ["trainval"], None),
+    ],
+)
 def test_a_split_is_found_under_its_usual_other_names_where_that_is_unambiguous(
-        wanted: str, available: list[str], found: str | None) -> None:
+    wanted: str, available: list[str], found: str | None
+) -> None:
     assert match_split(wanted, available) == found
 
 

@@ -72,8 +72,17 @@ def test_a_box_is_tight_around_what_is_drawn(name: str) -> None:
 
 
 @pytest.mark.usefixtures("flat")
-@pytest.mark.parametrize(("name", "share"), [("circle", math.pi / 4), ("square", 1), ("triangle", 1 / 2), ("cross", 1 - (5 / 8) ** 2),
-                                             ("ring", math.pi / 4 * 3 / 4), ("bar", 1 / 3)])
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("circle", math.pi / 4),
+        ("square", 1),
+        ("triangle", 1 / 2),
+        ("cross", 1 - (5 / 8) ** 2),
+        ("ring", math.pi / 4 * 3 / 4),
+        ("bar", 1 / 3),
+    ],
+)
 def test_a_shape_has_the_area_of_its_formula_narrowed_by_at_most_a_quarter(name: str, share: float) -> None:
     config = ShapesConfig(classes=(name,), max_objects=1, min_size=40, max_size=40)  # type: ignore[arg-type]
     checked = 0
@@ -128,8 +137,19 @@ def test_a_large_image_is_drawn_without_overflow() -> None:
     assert (boxes[0, 2:] - boxes[0, :2] > 500).all()
 
 
-@pytest.mark.parametrize("wrong", [{"sizes": 3}, {"classes": ("star",)}, {"classes": ()}, {"classes": ("bar", "bar")},
-                                   {"min_objects": 7}, {"max_size": 97}, {"min_size": 50}, {"train": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sizes": 3},
+        {"classes": ("star",)},
+        {"classes": ()},
+        {"classes": ("bar", "bar")},
+        {"min_objects": 7},
+        {"max_size": 97},
+        {"min_size": 50},
+        {"train": -1},
+    ],
+)
 def test_a_wrong_configuration_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         ShapesConfig(**wrong)

@@ -12,10 +12,14 @@ from pydantic import ValidationError
 from workbench.datasets.base import Record
 from workbench.datasets.transforms import Crop, Op, Sample, Transform, TransformConfig
 
-EVERYTHING = Transform(TransformConfig.model_validate({
-    "augment": ["flip", "dihedral", {"op": "crop", "probability": 1.0, "min": 0.2}, "color"],
-    "resize": {"shortest": [20, 33], "longest": 50},
-}))
+EVERYTHING = Transform(
+    TransformConfig.model_validate(
+        {
+            "augment": ["flip", "dihedral", {"op": "crop", "probability": 1.0, "min": 0.2}, "color"],
+            "resize": {"shortest": [20, 33], "longest": 50},
+        }
+    )
+)
 
 
 def record(width: int, height: int, boxes: np.ndarray) -> Record:
@@ -34,7 +38,7 @@ def xyxy(sample: Sample) -> np.ndarray:
 def picture(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarray:
     """Black, white inside ``box``."""
     image = np.zeros((height, width, 3), np.uint8)
-    image[box[1]:box[3], box[0]:box[2]] = 255
+    image[box[1] : box[3], box[0] : box[2]] = 255
     return image
 
 
@@ -121,7 +125,8 @@ def test_dihedral_and_flip_draw_every_move_about_equally_often() -> None:
 
 @given(st.integers(0, 7), st.integers(0, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 8), st.integers(0, 6), st.integers(1, 3))
 def test_a_crop_cuts_boxes_as_it_cuts_pixels_and_marks_absent_what_it_takes_away(
-        x: int, y: int, width: int, height: int, bx: int, by: int, side: int) -> None:
+    x: int, y: int, width: int, height: int, bx: int, by: int, side: int
+) -> None:
     box = (bx, by, bx + side, by + side)
     op: Op = {"op": "crop", "x": x, "y": y, "width": width, "height": height}
     sample = Transform().apply(picture(11, 9, box), record(11, 9, np.array([box], float)), [op])
@@ -155,8 +160,9 @@ def test_resizing_keeps_boxes_relative_to_the_image_and_shrinks_with_a_wide_filt
     assert abs(sample.image.astype(int) - 127).max() < 40
 
 
-@pytest.mark.parametrize(("size", "expected"), [
-    ((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((1000, 300), (1333, 400)), ((800, 800), None)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (1067, 800)), ((480, 640), (800, 1067)), ((1000, 300), (1333, 400)), ((800, 800), None)]
+)
 def test_the_shorter_side_is_resized_as_in_detr(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
     transform = Transform(TransformConfig.model_validate({"resize": {"shortest": [480, 800], "longest": 1333}}))
     wanted = [] if expected is None else [{"op": "resize", "width": expected[0], "height": expected[1]}]
@@ -200,10 +206,19 @@ def test_the_source_image_is_never_written_to() -> None:
     assert (rec.boxes == before).all()
 
 
-@pytest.mark.parametrize("wrong", [
-    {"augment": ["spin"]}, {"augment": [{"op": "crop", "size": 3}]}, {"augment": [{"op": "crop", "min": 0.9, "max": 0.5}]},
-    {"resize": {"height": 3}}, {"resize": {"shortest": [], "longest": 9}}, {"resize": {"height": 3, "width": 3, "longest": 9}},
-    {"std": [1, 0, 1]}, {"flip": True}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"augment": ["spin"]},
+        {"augment": [{"op": "crop", "size": 3}]},
+        {"augment": [{"op": "crop", "min": 0.9, "max": 0.5}]},
+        {"resize": {"height": 3}},
+        {"resize": {"shortest": [], "longest": 9}},
+        {"resize": {"height": 3, "width": 3, "longest": 9}},
+        {"std": [1, 0, 1]},
+        {"flip": True},
+    ],
+)
 def test_a_wrong_configuration_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         TransformConfig.model_validate(wrong)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.datasets import open_dataset
 from workbench.datasets.base import Dataset, Record
-from workbench.datasets.loader import TrainLoader, variant_batch
+from workbench.datasets.batches import variant_batch
+from workbench.datasets.opening import open_dataset
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.datasets.variants import Variants
+from workbench.training.loader import TrainLoader
 
 SIZES = [(40, 30), (25, 38), (31, 31)]
 TRANSFORMS: dict[str, dict[str, Any]] = {
@@ -55,8 +56,9 @@ def test_every_transform_replayed_from_its_written_parameters_gives_byte_equal_i
             assert torch.equal(batch.images[row, :, :height, :width], picture / (255 * std) - mean / std)
             assert batch.padding[row].logical_not().sum() == height * width and not batch.padding[row, :height, :width].any()
             assert batch.images[row][:, batch.padding[row]].eq(0).all()
-            assert batch.targets[row].boxes.numpy().tobytes() == again.boxes.tobytes()
-            assert batch.targets[row].valid.tolist() == again.valid.tolist()
+            there = torch.tensor(again.valid)
+            assert torch.equal(batch.targets.boxes[row, : len(there)][there], torch.from_numpy(again.boxes)[there])
+            assert batch.targets.valid[row].tolist() == again.valid.tolist() + [False] * (batch.targets.valid.shape[1] - len(there))
         fresh = variant_batch(variants_of(TRANSFORMS[name]), [2, 0, 1], [number] * 3)
         assert fresh.images.numpy().tobytes() == batch.images[[2, 0, 1]].numpy().tobytes()
         assert fresh.images.shape[-2:] == variants.canvas
@@ -104,4 +106,13 @@ def test_parts_of_a_batch_are_its_images_in_order():
     parts = [batch.part(0, 2), batch.part(2, 4)]
     assert sum((part.image_ids for part in parts), ()) == batch.image_ids
     assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-    assert sum((part.targets for part in parts), ()) == batch.targets and parts[1].answers is None
+    for first, part in zip((0, 2), parts, strict=True):
+        used = part.targets.valid.shape[1]
+        for own, whole in (
+            (part.targets.boxes, batch.targets.boxes),
+            (part.targets.labels, batch.targets.labels),
+            (part.targets.valid, batch.targets.valid),
+        ):
+            assert torch.equal(own, whole[first : first + 2, :used])
+        assert not batch.targets.valid[first : first + 2, used:].any(), "a slot that is cut off holds no target"
+    assert parts[1].teacher is None

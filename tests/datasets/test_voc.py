@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.datasets import open_dataset
 from workbench.datasets.issues import Policy
+from workbench.datasets.opening import open_dataset
 from workbench.errors import DataError
 
 
@@ -114,10 +114,18 @@ def test_a_list_that_names_what_is_not_there_or_leaves_the_folder_is_refused(roo
         open_dataset(root, "train")
 
 
-@pytest.mark.parametrize(("objects", "size", "kind"), [
-    ([("dog", (1, 1, 5))], (20, 10), "broken_annotation"), ([("dog", ("x", 1, 5, 6))], (20, 10), "broken_annotation"),
-    ([("dog", ("nan", 1, 5, 6))], (20, 10), "non_finite_box"), ([("dog", (15, 5, 25, 9))], (20, 10), "box_outside"),
-    ([], (20, 10), "image_without_boxes"), ([], None, "undeclared_size"), ([], (0, 0), "undeclared_size")])
+@pytest.mark.parametrize(
+    ("objects", "size", "kind"),
+    [
+        ([("dog", (1, 1, 5))], (20, 10), "broken_annotation"),
+        ([("dog", ("x", 1, 5, 6))], (20, 10), "broken_annotation"),
+        ([("dog", ("nan", 1, 5, 6))], (20, 10), "non_finite_box"),
+        ([("dog", (15, 5, 25, 9))], (20, 10), "box_outside"),
+        ([], (20, 10), "image_without_boxes"),
+        ([], None, "undeclared_size"),
+        ([], (0, 0), "undeclared_size"),
+    ],
+)
 def test_each_planted_problem_is_counted_and_the_rest_is_read(root: Path, objects: list, size: tuple[int, int] | None, kind: str) -> None:
     write_xml(root, "a", [("cat", (1, 1, 5, 5)), *objects] if objects else [], size)
     dataset = open_dataset(root, "train")

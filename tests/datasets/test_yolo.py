@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from workbench.datasets import open_dataset
+from workbench.datasets.opening import open_dataset
 from workbench.errors import DataError
 
 
@@ -70,11 +70,20 @@ def test_a_list_that_leaves_the_folder_is_refused(root: Path) -> None:
         open_dataset(configure(root, train="train.txt"), "train")
 
 
-@pytest.mark.parametrize(("line", "kind"), [
-    ("0 0.5 0.5 0 0.1", "zero_size_box"), ("0 0.5 0.5 -0.1 0.1", "inverted_box"), ("0 nan 0.5 0.1 0.1", "non_finite_box"),
-    ("0 0.98 0.5 0.2 0.1", "box_outside"), ("2 0.5 0.5 0.1 0.1", "dangling_reference"), ("0 0.5 0.5 0.1", "broken_annotation"),
-    ("0 0.1 0.1 0.2 0.1 0.2 0.2", "broken_annotation"), ("cat 0.5 0.5 0.1 0.1", "broken_annotation"),
-    ("nan 0.5 0.5 0.1 0.1", "broken_annotation")])
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("0 0.5 0.5 0 0.1", "zero_size_box"),
+        ("0 0.5 0.5 -0.1 0.1", "inverted_box"),
+        ("0 nan 0.5 0.1 0.1", "non_finite_box"),
+        ("0 0.98 0.5 0.2 0.1", "box_outside"),
+        ("2 0.5 0.5 0.1 0.1", "dangling_reference"),
+        ("0 0.5 0.5 0.1", "broken_annotation"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2", "broken_annotation"),
+        ("cat 0.5 0.5 0.1 0.1", "broken_annotation"),
+        ("nan 0.5 0.5 0.1 0.1", "broken_annotation"),
+    ],
+)
 def test_each_planted_problem_is_counted_and_the_rest_is_read(root: Path, line: str, kind: str) -> None:
     (root / "labels" / "train" / "b.txt").write_text(f"0 0.5 0.5 0.5 0.5\n{line}\n")
     dataset = open_dataset(configure(root), "train")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.examples import SPEC, batch_of, images_of
-from workbench.detectors import DetectorOutput, InputSpec, Level, Queries, load_detector
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.adamixer import (
     AdaMixer,
     AdaMixerModelConfig,
@@ -25,9 +25,11 @@ from workbench.detectors.adamixer import (
     sample_3d,
     xyzr_to_box,
 )
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError
 from workbench.files import read_json, write_json
-from workbench.matching import TargetBatch
 
 SMALL: dict[str, Any] = {
     "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]},

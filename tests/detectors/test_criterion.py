@@ -11,9 +11,9 @@ from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss, 
 
 from tests.examples import random_boxes, random_targets
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.datasets.loader import Targets
+from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.criterion import set_loss
-from workbench.matching import CostWeights, TargetBatch, match_targets
+from workbench.matching import CostWeights, match_targets
 
 CLASSES = 5
 LAYERS, QUERIES = 3, 8
@@ -49,9 +49,7 @@ def test_the_sigmoid_matching_and_loss_are_those_of_transformers(counts: list[in
         theirs = matcher({"logits": logits[layer], "pred_boxes": boxes[layer]}, labels_of(targets))
         assert torch.equal(match[layer], as_matching(theirs))
     config = DeformableDetrConfig(num_labels=CLASSES, class_cost=2, bbox_cost=5, giou_cost=2, auxiliary_loss=True, decoder_layers=LAYERS)
-    total, parts, _ = DeformableDetrForObjectDetectionLoss(
-        logits[-1], labels_of(targets), logits.device, boxes[-1], config, logits, boxes
-    )
+    total, parts, _ = DeformableDetrForObjectDetectionLoss(logits[-1], labels_of(targets), logits.device, boxes[-1], config, logits, boxes)
     ours = set_loss(logits, boxes, match, batch, max(sum(counts), 1))
     for name, their_name in TERMS.items():
         theirs = parts[their_name] + sum(parts[f"{their_name}_{layer}"] for layer in range(LAYERS - 1))

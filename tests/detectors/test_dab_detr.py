@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.detectors.test_single_level import SIZES, fresh, small
 from tests.examples import images_of
-from workbench.detectors import load_detector
+from workbench.detectors.registry import load_detector
 
 
 def test_queries_are_anchors_with_neither_content_nor_position():

@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.examples import SMALL, SPEC, batch_of, images_of, small_detector
-from workbench.detectors import DetectorOutput, InputSpec, Queries
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import set_loss
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
-from workbench.matching import TargetBatch, match_targets
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.matching import match_targets
 
 TWO_LEVELS = {"levels": 2, "backbone": SMALL["backbone"] | {"levels": [1, 2]}}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.examples import batch_of
 from workbench.boxes import cxcywh_to_xyxy
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.denoising import group_count, noised_targets, visible
-from workbench.matching import TargetBatch
 
 
 @pytest.mark.parametrize(("number", "most", "groups"), [(100, 3, 33), (100, 7, 14), (100, 100, 1), (100, 200, 1), (100, 0, 1), (1, 1, 1)])

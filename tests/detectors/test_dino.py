@@ -12,12 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.examples import SPEC, batch_of, images_of
-from workbench.detectors import DetectorOutput, InputSpec, Queries, dino, load_detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors import dino
 from workbench.detectors.criterion import set_loss
 from workbench.detectors.denoising import NoisedTargets
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.dino import Dino, DinoModelConfig
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, ConfigError, IncompatibleError, WorkbenchError
-from workbench.matching import TargetBatch, match_targets
+from workbench.matching import match_targets
 
 SMALL: dict[str, Any] = {
     "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [2]},

@@ -13,9 +13,11 @@ from transformers import AutoModelForObjectDetection
 
 from tests.examples import SMALL, SPEC, batch_of, images_of
 from tests.families import NAMES, tiny
-from workbench.detectors import Detector, DetectorOutput, InputSpec, Queries, load_detector
-from workbench.detectors.adapter import TransformersDetector
-from workbench.matching import TargetBatch
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.registry import load_detector
+from workbench.detectors.transformers_adapter import TransformersDetector
 
 TWO_STAGE = {"two_stage": True, "levels": 2, "backbone": SMALL["backbone"] | {"levels": [1, 2]}}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES} | {

@@ -14,13 +14,14 @@ from transformers.models.d_fine.modeling_d_fine import weighting_function
 
 from tests.examples import SPEC, batch_of, images_of
 from tests.families import tiny, tiny_config
-from workbench.detectors import InputSpec, family
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.d_fine import DFine
 from workbench.detectors.deimv2 import united
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
+from workbench.detectors.registry import family
 from workbench.detectors.rt_detr import RtDetr
 from workbench.errors import CheckpointError
-from workbench.matching import TargetBatch
 
 FAMILIES = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 REFINED = ("d_fine", "deimv2")

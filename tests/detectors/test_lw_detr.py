@@ -11,9 +11,11 @@ from torch import Tensor
 
 from tests.examples import SPEC, batch_of, images_of
 from tests.families import tiny, tiny_config
-from workbench.detectors import InputSpec, Queries, family
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.lw_detr import LwDetr, ViTConfig
-from workbench.matching import TargetBatch
+from workbench.detectors.output import Queries
+from workbench.detectors.registry import family
 
 FAMILIES = ("lw_detr", "rf_detr")
 every_family = pytest.mark.parametrize("name", FAMILIES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.families import NAMES, tiny, tiny_config
-from workbench.detectors import FAMILIES, family, parameter_count
+from workbench.detectors.registry import FAMILIES, family, parameter_count
 from workbench.errors import ConfigError
 
 

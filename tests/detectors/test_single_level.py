@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.examples import SPEC, batch_of, images_of
-from workbench.detectors import FAMILIES, load_detector
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import set_loss
-from workbench.matching import TargetBatch, match_targets
+from workbench.detectors.registry import FAMILIES, load_detector
+from workbench.matching import match_targets
 
 SMALL: dict[str, Any] = {
     "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [2]},

@@ -12,7 +12,8 @@ from transformers import AutoModelForObjectDetection, TimmBackboneConfig
 
 from tests.detectors.test_single_level import SIZES, SMALL, answer, every_family, fresh, small
 from tests.examples import SPEC, images_of
-from workbench.detectors import FAMILIES, InputSpec, load_detector
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.registry import FAMILIES, load_detector
 
 
 @every_family

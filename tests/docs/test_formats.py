@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import ROOT
-from workbench.cache.detections import DETECTION_SCHEMA
-from workbench.cache.rows import QUERY_SCHEMA
+from workbench.store.detections import DETECTION_SCHEMA
+from workbench.training.query_rows import QUERY_SCHEMA
 
 
 def documented(section: str) -> list[tuple[str, str]]:

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.conftest import ROOT
-from workbench.methods import METHODS, find_method, method_matrix
-from workbench.methods.detrdistill import DETRDistillConfig
+from workbench.methods.detrdistill.config import DETRDistillConfig
+from workbench.methods.registry import METHODS, find_method, method_matrix
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from workbench.methods import METHODS
+from workbench.methods.registry import METHODS
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,21 @@ from typer.testing import CliRunner
 from tests.examples import SPEC
 from tests.families import NAMES, tiny
 from workbench.cli import app
-from workbench.datasets import open_dataset
+from workbench.datasets.batches import evaluation_batches
 from workbench.datasets.coco import write_coco
-from workbench.datasets.loader import evaluation_batches
+from workbench.datasets.opening import open_dataset
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.detectors import FAMILIES, Detector, probability
-from workbench.detectors.adapter import TransformersDetector
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import probability
+from workbench.detectors.registry import FAMILIES
+from workbench.detectors.transformers_adapter import TransformersDetector
 from workbench.errors import ExportError, MissingExtraError
-from workbench.export import Agreement, agreement, export_onnx, export_transformers, onnx_file, read_interface
+from workbench.export import comparison as agreement
+from workbench.export import onnx_file
+from workbench.export.comparison import Agreement
 from workbench.export.interface import transform_of
+from workbench.export.onnx_file import export_onnx, read_interface
+from workbench.export.transformers_folder import export_transformers
 
 SQUARE = dataclasses.replace(SPEC, resize={"height": 64, "width": 64})
 IN_TRANSFORMERS = [name for name in NAMES if issubclass(FAMILIES[name].detector, TransformersDetector)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.flows import DISTILLED, command, write_recipe
-from workbench.runs import Run, read_lines
+from workbench.store.run import Run, read_lines
 
 STEPS: dict[str, Any] = {
     "student": {"dropout": 0.1},
@@ -43,9 +43,7 @@ def same_end(run: Run, whole: Run) -> None:
     assert run.metrics_path.read_bytes() == whole.metrics_path.read_bytes()
     for file in ("model.safetensors", "trainer.safetensors"):
         assert (run.checkpoint_path(40) / file).read_bytes() == (whole.checkpoint_path(40) / file).read_bytes(), file
-    evaluations = [
-        [(line["step"], line["split"], line["coco"]) for line in read_lines(each.evaluations_path)] for each in (run, whole)
-    ]
+    evaluations = [[(line["step"], line["split"], line["coco"]) for line in read_lines(each.evaluations_path)] for each in (run, whole)]
     assert evaluations[0] == evaluations[1]
     assert len(evaluations[0]) == 3
     assert [line["step"] for line in read_lines(run.timings_path)] == list(range(1, 41))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.flows import DISTILLED, Silent, tiny_recipe
-from workbench.detectors import load_detector
+from workbench.detectors.registry import load_detector
 from workbench.errors import NonFiniteError
-from workbench.runs import Run, read_lines
+from workbench.store.run import Run, read_lines
 from workbench.training import launch
 from workbench.training.launch import Launch, start
 from workbench.training.loop import Trainer

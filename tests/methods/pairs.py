@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from tests.examples import SPEC
-from workbench.detectors import Detector, DetectorOutput, InputSpec, Queries
-from workbench.detectors.output import Attentions
-from workbench.matching import TargetBatch
-from workbench.methods import Method, MethodContext, build_method, find_method, make_pairing
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import Attentions, DetectorOutput, Queries
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method, find_method
 
 ALL = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "box_distribution"})
 

@@ -8,9 +8,11 @@ from pydantic import TypeAdapter
 
 from tests.detectors.test_adamixer import SIZES, small_adamixer
 from tests.examples import batch_of, images_of, small_detector
-from workbench.detectors import Detector
+from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
-from workbench.methods import Method, MethodConfig, Pairing, build_method, make_pairing
+from workbench.methods.context import Pairing, make_pairing
+from workbench.methods.method import Method
+from workbench.methods.registry import MethodConfig, build_method
 from workbench.training.step import DistillStep
 
 

@@ -16,14 +16,16 @@ from tests.examples import SPEC, batch_of, images_of, random_boxes, random_outpu
 from tests.families import tiny
 from tests.methods.pairs import build_for, run
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors import InputSpec, Level
-from workbench.detectors.base import sine_embedding
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import InputSpec, sine_embedding
+from workbench.detectors.output import Level
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import MethodContext, build_method, make_pairing
-from workbench.methods.clockdistill import CLoCKDistillConfig
+from workbench.matching import match_targets
+from workbench.methods.clockdistill.config import CLoCKDistillConfig
 from workbench.methods.clockdistill.logits import TargetContents, noisy_boxes
 from workbench.methods.clockdistill.memory import location_and_scale
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.registry import build_method
 
 
 def cells_of(box: Tensor, width: int, height: int) -> tuple[range, range]:

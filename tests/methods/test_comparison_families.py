@@ -5,10 +5,11 @@ import torch
 
 from tests.examples import batch_of, images_of
 from tests.families import NAMES, tiny
-from workbench.detectors import Detector
+from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
-from workbench.methods import METHODS, MethodContext, build_method, make_pairing
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.registry import METHODS, build_method, find_method
 
 COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistill")]
 
@@ -33,7 +34,7 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
         output = student(*images)
         match = match_targets(output.logits, output.boxes, targets, output.activation)
         for name in COMPARED:
-            config, missing = METHODS[name].Config(), lacks(name, student)  # pyright: ignore[reportCallIssue]
+            config, missing = find_method(name).Config(), lacks(name, student)  # pyright: ignore[reportCallIssue]
             if missing is not None:
                 with pytest.raises(IncompatibleError, match=f"'{name}'.*{missing}"):
                     build_method(config, student, teacher, pairing)
@@ -69,6 +70,6 @@ def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str
         match = match_targets(output.logits, output.boxes, targets, output.activation)
         for name in COMPARED:
             if lacks(name, student) is None:
-                method = build_method(METHODS[name].Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]
+                method = build_method(find_method(name).Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]
                 terms = method(output, answer, targets, MethodContext(student, teacher, pairing, targets, 3.0, 0, match))
                 assert terms and all(value.dtype == torch.float32 and torch.isfinite(value) for value in terms.values()), name

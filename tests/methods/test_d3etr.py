@@ -16,11 +16,12 @@ from tests.examples import batch_of, images_of, random_output, small_detector
 from tests.methods.pairs import answering, attended, build_for, context_for, stub
 from tests.methods.test_detrdistill import bce, entropy
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors import DetectorOutput
-from workbench.detectors.output import Attentions
+from workbench.detectors.output import Attentions, DetectorOutput
 from workbench.errors import IncompatibleError
-from workbench.methods import Method, build_method, make_pairing
+from workbench.methods.context import make_pairing
 from workbench.methods.d3etr import D3ETRConfig
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method
 
 TARGETS = batch_of([2, 0], 3, torch.Generator().manual_seed(0))
 NAMES = ("prediction", "self_attention", "cross_attention")
@@ -52,9 +53,7 @@ def prediction(student: DetectorOutput, teacher: DetectorOutput, s: int, t: int,
     return bce(student.logits[s, b, i], p), 5 * float((box - other).abs().sum()), 2 * giou
 
 
-def wanted_terms(
-    student: DetectorOutput, teacher: DetectorOutput, pairs: list[tuple[int, int, float]], fixed: bool
-) -> dict[str, float]:
+def wanted_terms(student: DetectorOutput, teacher: DetectorOutput, pairs: list[tuple[int, int, float]], fixed: bool) -> dict[str, float]:
     """Loops over layer pairs (student, teacher, share), images and the queries of one matching."""
     wanted, inside = dict.fromkeys(NAMES, 0.0), ~teacher.memory[0].padding.flatten(1)
     images, heads = 2, maps(teacher).self_attention.shape[2]

@@ -17,18 +17,16 @@ from torchvision.ops import box_iou, generalized_box_iou
 
 from tests.examples import SPEC, batch_of, images_of, random_output, random_targets, small_detector
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.detectors import Detector, DetectorOutput, InputSpec
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import DetectorOutput
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import MethodContext, build_method, make_pairing
-from workbench.methods.detrdistill import (
-    AssignmentConfig,
-    ContrastiveConfig,
-    DETRDistill,
-    DETRDistillConfig,
-    selection_masks,
-    visible_masks,
-)
+from workbench.matching import match_targets
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.detrdistill.config import AssignmentConfig, ContrastiveConfig, DETRDistillConfig
+from workbench.methods.detrdistill.detrdistill import DETRDistill
+from workbench.methods.detrdistill.features import selection_masks, visible_masks
+from workbench.methods.registry import build_method
 from workbench.methods.selection import query_quality
 
 ALL = frozenset({"memory", "neck", "states", "decode"})

@@ -16,13 +16,15 @@ from tests.examples import SPEC, batch_of, images_of, random_output
 from tests.families import tiny
 from tests.methods.pairs import build_for, context_for, run
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.detectors import Detector, DetectorOutput, InputSpec, Queries
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import MethodContext, build_method, make_pairing
+from workbench.matching import match_targets
 from workbench.methods.classes import class_divergence, class_targets
-from workbench.methods.context import LayerPairs
-from workbench.methods.detrdistill import DETRDistillConfig
+from workbench.methods.context import LayerPairs, MethodContext, make_pairing
+from workbench.methods.detrdistill.config import DETRDistillConfig
+from workbench.methods.registry import build_method
 from workbench.methods.selection import SelectionConfig, query_quality, selected_queries
 
 ALONE = {"logits": None, "features": None}

@@ -11,10 +11,14 @@ from torch import Tensor
 from tests.examples import batch_of, images_of, random_targets
 from tests.families import NAMES, tiny
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.detectors import Detector, DetectorOutput, Queries
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import METHODS, Method, MethodContext, build_method, find_method, make_pairing
+from workbench.matching import match_targets
+from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.method import Method
+from workbench.methods.registry import METHODS, build_method, find_method
 
 SIZES = ((64, 96), (64, 80))
 BOTH = ("detrdistill", "clockdistill")
@@ -199,10 +203,12 @@ def test_what_fills_up_a_group_is_seen_by_no_other_query(name: str):
 def padded(targets: Sequence[Any], count: int) -> TargetBatch:
     """The same targets with ``count`` crowd regions behind them, which may not be matched."""
     more = random_targets([count] * len(targets), 3)
-    return TargetBatch.of([
-        replace(t, boxes=torch.cat([t.boxes, m.boxes]), labels=torch.cat([t.labels, m.labels]), valid=torch.cat([t.valid, ~m.valid]))
-        for t, m in zip(targets, more, strict=True)
-    ])
+    return TargetBatch.of(
+        [
+            replace(t, boxes=torch.cat([t.boxes, m.boxes]), labels=torch.cat([t.labels, m.labels]), valid=torch.cat([t.valid, ~m.valid]))
+            for t, m in zip(targets, more, strict=True)
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,10 +15,11 @@ from torchvision.ops import generalized_box_iou
 from tests.examples import batch_of, images_of, random_output, small_detector
 from tests.methods.pairs import answering, build_for, context_for, stub
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors import DetectorOutput, Queries
+from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import IncompatibleError
-from workbench.methods import build_method, make_pairing
+from workbench.methods.context import make_pairing
 from workbench.methods.kd_detr import KDDETR, KDDETRConfig
+from workbench.methods.registry import build_method
 
 TARGETS = batch_of([2, 0], 3, torch.Generator().manual_seed(0))
 

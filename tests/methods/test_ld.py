@@ -13,11 +13,14 @@ from torchvision.ops import box_iou
 from tests.examples import batch_of, random_output, small_detector
 from tests.methods.pairs import answering, build_for, context_for, distributed, stub
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors import DetectorOutput
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.output import DetectorOutput
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch, match_targets
-from workbench.methods import Method, build_method, make_pairing
+from workbench.matching import match_targets
+from workbench.methods.context import make_pairing
 from workbench.methods.ld import LDConfig, valuable_region
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method
 
 
 def outputs(layers: int = 2, images: int = 2, queries: int = 12) -> tuple[DetectorOutput, DetectorOutput, TargetBatch]:

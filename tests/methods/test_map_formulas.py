@@ -14,8 +14,8 @@ from torchvision.ops import box_iou
 from tests.examples import batch_of, random_output
 from tests.methods.pairs import build_for, run
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors import DetectorOutput, Level
-from workbench.matching import TargetBatch
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.output import DetectorOutput, Level
 from workbench.methods.fgd import foreground_and_background
 from workbench.methods.fgfi import FGFIConfig, imitation_mask
 
@@ -245,9 +245,7 @@ def test_fkds_non_local_term_equals_loops_over_cells_and_windows(stride: int):
             windows: dict[tuple[int, int], list[tuple[int, int]]] = {}
             for y, x in cells:
                 windows.setdefault((y // side, x // side), []).append((y, x))
-            largest = [
-                [torch.stack([table[cell] for cell in members]).amax(0) for table in (key, value)] for members in windows.values()
-            ]
+            largest = [[torch.stack([table[cell] for cell in members]).amax(0) for table in (key, value)] for members in windows.values()]
             for cell in cells:
                 answer = torch.stack([(query[cell] @ k) * v for k, v in largest]).sum(0) / len(windows)
                 answers.append(F.linear(answer, block.out.weight, block.out.bias))

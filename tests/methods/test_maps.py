@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tests.examples import batch_of, random_output
 from tests.methods.pairs import build_for, run, stub
-from workbench.detectors import DetectorOutput, Level
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch
-from workbench.methods import METHODS, build_method, find_method, make_pairing
+from workbench.methods.context import make_pairing
 from workbench.methods.maps import MapMethod, boxes_in_cells
+from workbench.methods.registry import METHODS, build_method, find_method
 
-MAPS = [name for name, method in METHODS.items() if issubclass(method, MapMethod)]
+MAPS = [name for name in METHODS if issubclass(find_method(name), MapMethod)]
 LEVELS = ((8, 6, 8), (16, 3, 4))
 # masks of MGD are drawn per place in the batch; what follows is about the rest
 SETTINGS: dict[str, dict[str, Any]] = {"mgd": {"mask_ratio": 0.0}}

@@ -6,9 +6,11 @@ from typing import Any, Literal
 import pytest
 
 from tests.flows import tiny_recipe
-from workbench import methods
 from workbench.errors import ConfigError
-from workbench.methods import METHODS, BaseMethodConfig, Method, find_method, method_names, register
+from workbench.methods import registry
+from workbench.methods.detrdistill.detrdistill import DETRDistill
+from workbench.methods.method import BaseMethodConfig, Method
+from workbench.methods.registry import METHODS, find_method, method_names, register
 
 TEACHER = {"teacher": {"checkpoint": "shapes_teacher"}}
 
@@ -30,9 +32,9 @@ class Own(Method):
 
 
 @pytest.fixture(autouse=True)
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(methods, "METHODS", dict(METHODS))
+    monkeypatch.setattr(registry, "_registered", {})
 
 
 def listed(*entries: Any) -> Any:
@@ -41,7 +43,7 @@ def listed(*entries: Any) -> Any:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_listed_under_its_own_name_with_terms_and_source_and_has_a_published_form(name: str):
-    method = METHODS[name]
+    method = find_method(name)
     config: Any = method.Config  # as published: without an argument
     assert method.name == name == config().method
     assert config().term_names and method.terms and method.source
@@ -95,8 +97,8 @@ def test_a_name_that_is_taken_is_refused():
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    points = {name: EntryPoint(name, value, methods.PLUGINS)}
-    monkeypatch.setattr(methods, "_plugins", lambda: points)
+    points = {name: EntryPoint(name, value, registry.PLUGINS)}
+    monkeypatch.setattr(registry, "_plugins", lambda: points)
 
 
 def test_a_method_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch):
@@ -109,11 +111,11 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(monkeypatch: py
 @pytest.mark.parametrize(("value", "message"), [
     ("no_such_package:Own", "cannot be imported: ModuleNotFoundError"),
     ("workbench.errors:ConfigError", "is no Method with the name 'own'"),
-    ("workbench.methods.detrdistill:DETRDistill", "is no Method with the name 'own'"),
+    ("workbench.methods.detrdistill.detrdistill:DETRDistill", "is no Method with the name 'own'"),
 ])  # fmt: skip
 def test_a_plug_in_that_is_broken_is_refused_by_name_when_it_is_asked_for(value: str, message: str, monkeypatch: pytest.MonkeyPatch):
     plug_in(monkeypatch, "own", value)
-    assert find_method("detrdistill") is METHODS["detrdistill"]
+    assert find_method("detrdistill") is DETRDistill
     with pytest.raises(ConfigError, match=message):
         find_method("own")
 

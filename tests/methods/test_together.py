@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.flows import Silent, tiny_recipe
-from workbench.methods import METHODS
-from workbench.runs import Run, read_lines
+from workbench.methods.registry import METHODS
+from workbench.recipe.setup import Setup, build
+from workbench.store.run import Run, read_lines
 from workbench.training.loop import Trainer
-from workbench.training.setup import Setup, build
 
 SERVED = [name for name in METHODS if name != "ld"]  # no box distributions in Deformable DETR
 

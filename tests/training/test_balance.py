@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from workbench.errors import SilentTermError
-from workbench.methods import BaseMethodConfig, Method, Pairing
+from workbench.methods.context import Pairing
+from workbench.methods.method import BaseMethodConfig, Method
 from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.monitor import TermMonitor
 from workbench.training.step import Terms

@@ -10,12 +10,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tests.examples import batch_of, images_of, small_detector
-from workbench.config import TrainConfig
-from workbench.detectors import Detector, load_detector, storage
+from workbench.detectors import weights as storage
+from workbench.detectors.detector import Detector
+from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, RunError
-from workbench.runs import Run
+from workbench.recipe.schema import TrainConfig
+from workbench.store.run import Run, result_folder
 from workbench.training import checkpoints
-from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, result_folder, save_checkpoint
+from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.optim import Average, make_optimizer
 
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from tests.examples import SMALL
 from tests.flows import DISTILLED, command, tiny_recipe, write_recipe
-from workbench.config import parse_recipe
 from workbench.datasets.transforms import TransformConfig
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.runs import runs_root
+from workbench.recipe.schema import parse_recipe
+from workbench.store.run import runs_root
 from workbench.training.dry_run import dry_run, kept_by_the_graph, largest_size
 
 

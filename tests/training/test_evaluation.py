@@ -9,13 +9,13 @@ import torch
 from tests.examples import SPEC
 from tests.families import tiny
 from tests.flows import TINY
-from workbench.cache.queries import read_queries
-from workbench.config import parse_recipe
-from workbench.datasets.loader import evaluation_batches
-from workbench.detectors import InputSpec
-from workbench.runs import Run
+from workbench.datasets.batches import evaluation_batches
+from workbench.detectors.detector import InputSpec
+from workbench.recipe.schema import parse_recipe
+from workbench.recipe.setup import build
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 from workbench.training.evaluation import BATCH, Evaluator
-from workbench.training.setup import build
 
 
 @pytest.mark.parametrize("family", ["deformable_detr", "detr"])

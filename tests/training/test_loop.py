@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tests.families import tiny_config
 from tests.flows import DISTILLED, Silent, tiny_recipe
-from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
-from workbench.config import parse_recipe
-from workbench.datasets.loader import evaluation_batches
-from workbench.detectors import load_detector
-from workbench.runs import Run, read_lines
+from workbench.datasets.batches import evaluation_batches
+from workbench.detectors.registry import load_detector
+from workbench.recipe.schema import parse_recipe
+from workbench.recipe.setup import Setup, build
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.store.run import Run, read_lines
 from workbench.training.loop import Trainer
-from workbench.training.setup import Setup, build
 
 STEPS = {"train": {"steps": 20, "evaluate_every": 10, "checkpoint_every": 20}, "student": {"dropout": 0.1}}
 

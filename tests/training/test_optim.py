@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.examples import small_detector
 from tests.families import tiny
-from workbench.config import TrainConfig
+from workbench.recipe.schema import TrainConfig
 from workbench.training.optim import Average, learning_rate, make_optimizer, parameter_groups, set_learning_rate
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.flows import DISTILLED, command, write_recipe
-from workbench.runs import Run
+from workbench.store.run import Run
 
 # without batch statistics and dropout a process's part of a batch is seen as in the whole
 PLAIN: dict[str, Any] = {"student": {"backbone": {"norm": "frozen"}}, "train": {"steps": 3}}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.catalog import catalog, latest_comparison
 
 

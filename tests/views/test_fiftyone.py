@@ -19,16 +19,17 @@ from PIL import Image
 
 from tests import inspection_examples as examples
 from tests.flows import command
-from workbench import mongo
-from workbench.analysis.gain import target_gain
-from workbench.analysis.inspection import inspect
-from workbench.analysis.query_detections import query_detections
-from workbench.analysis.tide import find_errors
-from workbench.datasets import Dataset
+from workbench.analysis.detection.tide import find_errors
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.queries.query_detections import query_detections
+from workbench.analysis.report.inspection import inspect
+from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
-from workbench.runs import Run
-from workbench.servers import Server
-from workbench.views import boxes
+from workbench.services import mongo
+from workbench.services.servers import Server
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
+from workbench.views import box_drawing as boxes
 
 PATIENCE_MS = 180_000
 GRADED = 10
@@ -40,7 +41,7 @@ WRONG = str(WRONG_KINDS)
 def few_are_graded() -> Iterator[None]:
     """There are fewer matched queries here than are graded otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workbench.analysis.inspection.GRADED", GRADED)
+        patch.setattr("workbench.analysis.report.inspection.GRADED", GRADED)
         yield
 
 
@@ -57,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> tuple[Run, 
 @pytest.fixture(scope="module")
 def fiftyone(mongod: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """FiftyOne with a database of its own; yields its address."""
-    from workbench.views.fiftyone import connected
+    from workbench.views.fiftyone.connection import connected
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(mongo.URI, raising=False)
@@ -95,7 +96,7 @@ def tables(runs: tuple[Run, Run], data: Dataset) -> duckdb.DuckDBPyConnection:
     evaluations = ", ".join(f"'{runs[0].queries_path('val', step) / 'part-*.parquet'}'" for step in examples.STEPS)
     name = "regexp_extract(filename, 'step=(\\d+)', 1)::int"
     database.sql(f"CREATE TABLE held AS SELECT {name} AS step, * FROM read_parquet([{evaluations}], filename=true) WHERE match >= 0")
-    gains = target_gain(*(run.queries(steps=[30]) for run in runs), 30)
+    gains = target_gain(*(read_queries(run, "val", steps=[30]) for run in runs), 30)
     database.register("gains", gains)
     return database
 
@@ -228,7 +229,7 @@ def test_a_newer_evaluation_updates_the_boxes_and_keeps_samples_ids_and_what_the
     after.reload()
     assert (again.name, again.created_at, after.id, after.tags) == (name, created, before.id, ["mine"])
     assert again.info["workbench"]["step"] == 40
-    rows = run.queries("model = 'student' and layer = 1", steps=[40])
+    rows = read_queries(run, "val", where="model = 'student' and layer = 1", steps=[40])
     own = rows[rows["image_id"] == after.image_id].set_index("query")["score"]
     shown = sorted(after.student.detections, key=lambda box: box.query)
     assert [box.id for box in shown] == ids and [box.confidence for box in shown] == pytest.approx(own.sort_index().tolist())
@@ -518,7 +519,7 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 
-    from workbench.servers import reserved_port
+    from workbench.services.servers import reserved_port
     from workbench.views.fiftyone.app import _tell
 
     class Refusing(BaseHTTPRequestHandler):
@@ -541,7 +542,7 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
 def test_a_program_follows_an_app_whose_database_came_back_at_another_port(fiftyone, comparison, tmp_path, monkeypatch):
     import fiftyone as fo
 
-    from workbench.views.fiftyone import using
+    from workbench.views.fiftyone.connection import using
 
     monkeypatch.delenv(mongo.URI)
     with mongo.database(tmp_path) as other, using(other):
@@ -555,7 +556,8 @@ def test_a_program_follows_an_app_whose_database_came_back_at_another_port(fifty
     ("victim", "said"), [("App", r"FiftyOne's App \(its output is above\)"), ("mongod", r"MongoDB \(its log is .*mongod\.log\)")]
 )
 def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp_path, monkeypatch, victim, said):
-    from workbench.views.fiftyone import app, using
+    from workbench.views.fiftyone import app
+    from workbench.views.fiftyone.connection import using
 
     ended: list[psutil.Process] = []
 
@@ -587,7 +589,7 @@ def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp
 def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison, data):
     from types import SimpleNamespace
 
-    from workbench.serve import dashboard_address
+    from workbench.services.dashboard import dashboard_address
     from workbench.views.fiftyone.panel import OpenInDashboard
 
     sample = comparison.match({"image_id": data.records[3].image_id}).first()

@@ -5,7 +5,7 @@ import pandas as pd
 
 from tests.views.test_image import CLASSES, PIXELS, record
 from tests.views.ticks import names_at
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.catalog import Entry
 from workbench.views.stability import (
     CHANGED,

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from tests.app.example_runs import train
-from workbench.analysis.data import open_data
-from workbench.cache.queries import read_queries
+from workbench.analysis.of_run import open_data
 from workbench.errors import RunError
-from workbench.runs import Run
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 from workbench.views.figures import image_rows
 from workbench.views.stepper import MOST, Stepper, scene_of, stepper
 

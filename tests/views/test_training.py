@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.style import GREY
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.views.ticks import names_at
-from workbench.analysis.verdict import AP, CHURN, judge
-from workbench.runs import Run
+from workbench.analysis.detection.ap_tests import AP, CHURN, judge
+from workbench.store.run import Run
 from workbench.views.catalog import Entry
 from workbench.views.verdicts import arms_against_baseline, verdict_table, verdicts_figure
 

@@ -1,1 +1,1 @@
-"""Numbers about a run, computed from its files: AP, match stability, cost, the summary table."""
+"""Numbers computed from the files of a run. Nothing here runs a model."""

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.analysis.same_box import BOX
-from workbench.analysis.stability import CHURN_NEEDED, Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
-from workbench.cache.manifest import content_hash, is_complete
-from workbench.cache.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
+from workbench.analysis.stability.churn import CHURN_NEEDED, Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
+from workbench.analysis.stability.same_box import BOX
 from workbench.errors import WorkbenchError
 from workbench.files import hash_file, hash_json, read_json, replacing, write_json
-from workbench.runs import Run
+from workbench.store.manifest import content_hash, is_complete
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
+from workbench.store.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Verbs of the command line that have sub-verbs or are longer than a few lines, a file each; ``cli`` registers them."""
+"""The verbs of the command line, a file each."""

@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from workbench.cache.teacher.build import Estimate
-    from workbench.config import Recipe
-    from workbench.training.setup import Setup
+    from workbench.recipe.schema import Recipe
+    from workbench.recipe.setup import Setup
+    from workbench.teacher_cache.build import Estimate
 
 cache_app = typer.Typer(no_args_is_help=True, help="The teacher's answers on disk: build, check, list, prune.")
 
@@ -33,9 +33,9 @@ def cache_build(
     accept: Annotated[bool, typer.Option("--accept", help="Write feature and attention maps of the size that was printed.")] = False,
 ) -> None:
     """Ask the teacher about every variant of every training image; goes on where it was stopped, and mends what is damaged."""
-    from workbench.cache.teacher.build import Builder
-    from workbench.cli import console
-    from workbench.progress import console_count
+    from workbench.commands.console import console
+    from workbench.commands.progress import console_count
+    from workbench.teacher_cache.build import Builder
 
     builder = Builder(_setup(recipe, arm, data, overrides), _place(device))
     estimate = builder.estimate()
@@ -71,8 +71,8 @@ def cache_check(
     answers: Annotated[int, typer.Option("--answers", help="How many the teacher is asked for again.")] = 64,
 ) -> None:
     """Compare every shard with its hash, and a sample with what the teacher says now; exits with 1 where a shard is damaged."""
-    from workbench.cache.teacher.check import check_cache
-    from workbench.cli import console, print_rows
+    from workbench.commands.console import console, print_rows
+    from workbench.teacher_cache.verify import check_cache
 
     checked = check_cache(_setup(recipe, arm, data, overrides), _place(device), answers)
     console.print(f"{checked.rows} answers asked for again; largest differences:")
@@ -92,8 +92,8 @@ def cache_check(
 @cache_app.command("list")
 def cache_list() -> None:
     """The caches that are there."""
-    from workbench.cache.teacher.folders import list_caches
-    from workbench.cli import print_rows
+    from workbench.commands.console import print_rows
+    from workbench.teacher_cache.folders import list_caches
 
     print_rows(list_caches())
 
@@ -103,8 +103,8 @@ def cache_prune(
     names: Annotated[list[str] | None, typer.Argument(help="Caches; none: those that cannot be read any more.")] = None,
 ) -> None:
     """Remove caches."""
-    from workbench.cache.teacher.folders import prune_caches
-    from workbench.cli import console
+    from workbench.commands.console import console
+    from workbench.teacher_cache.folders import prune_caches
 
     removed = prune_caches(names or ())
     for name in removed:
@@ -115,9 +115,9 @@ def cache_prune(
 
 def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
     """Teacher, methods and variants of a recipe; a teacher that a recipe makes must be trained already."""
-    from workbench.config import load_recipe
+    from workbench.recipe.schema import load_recipe
+    from workbench.recipe.setup import build
     from workbench.training.launch import recipe_path
-    from workbench.training.setup import build
 
     path = recipe_path(name)
     recipe = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)
@@ -125,7 +125,7 @@ def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | 
 
 
 def _teacher(recipe: "Recipe", folder: Path) -> str | None:
-    from workbench.config import CheckpointConfig
+    from workbench.recipe.schema import CheckpointConfig
     from workbench.training.launch import teacher_of
 
     made = teacher_of(recipe, folder)

@@ -17,13 +17,13 @@ def diagnose(
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write all of it to this file as JSON.")] = None,
 ) -> None:
     """Name the causes why distillation did nothing, or harm, each with its evidence; a doubtful teacher is tried again on the data."""
-    from workbench.analysis.diagnosis import diagnose as find_causes
+    from workbench.analysis.diagnosis.diagnose import diagnose as find_causes
     from workbench.analysis.diagnosis.teacher_input import doubtful
-    from workbench.cli import _use_root, console
+    from workbench.commands.console import console, use_root
     from workbench.files import write_json
-    from workbench.runs import Run
+    from workbench.store.run import Run
 
-    _use_root(runs)
+    use_root(runs)
     found, baseline = Run.open(run), Run.open(against) if against is not None else None
     if doubtful(found):
         from workbench.training.sanity import keep_readings

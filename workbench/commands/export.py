@@ -15,11 +15,12 @@ def export(
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
 ) -> None:
     """Write a detector for production; one that does not answer as the detector on real images is refused and not written."""
-    from workbench.cli import _use_root, console
-    from workbench.export import export_onnx, export_transformers
-    from workbench.progress import console_count
+    from workbench.commands.console import console, use_root
+    from workbench.commands.progress import console_count
+    from workbench.export.onnx_file import export_onnx
+    from workbench.export.transformers_folder import export_transformers
 
-    _use_root(runs)
+    use_root(runs)
     name = Path(detector).name
     where = out or Path(f"{name}.onnx" if onnx else f"{name}-transformers")
     with console_count(console, "images checked") as progress:

@@ -20,11 +20,11 @@ def inspect(
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
 ) -> None:
     """Look into single errors in FiftyOne: targets and boxes of teacher, student and baseline, with saved views that ask questions."""
-    from workbench import mongo
-    from workbench.cli import _use_root, console
-    from workbench.runs import Run
-    from workbench.servers import first_to_end, stopped_by_signals
-    from workbench.views.fiftyone import connected
+    from workbench.commands.console import console, use_root
+    from workbench.services import mongo
+    from workbench.services.servers import first_to_end, stopped_by_signals
+    from workbench.store.run import Run
+    from workbench.views.fiftyone.connection import connected
 
     if setup:
         console.print(Text(f"MongoDB: {mongo.set_up()}"), soft_wrap=True)
@@ -32,7 +32,7 @@ def inspect(
         if not setup:
             raise ConfigError("give a run, or --setup.")
         return
-    _use_root(runs)
+    use_root(runs)
     opened, baseline = Run.open(run), Run.open(against) if against is not None else None
     with stopped_by_signals(), connected() as database:
         stored = mongo.processes(database)

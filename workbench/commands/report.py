@@ -13,10 +13,10 @@ def report(
     runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
 ) -> None:
     """Write one HTML page that needs nothing else, and all its numbers as JSON: results, verdicts, diagnoses, errors, query value."""
-    from workbench.cli import _use_root, console
-    from workbench.runs import Run
+    from workbench.commands.console import console, use_root
+    from workbench.store.run import Run
     from workbench.views.report import write_report
 
-    _use_root(runs)
+    use_root(runs)
     numbers = write_report([Run.open(name) for name in dict.fromkeys(names)], out)
     console.print(Text(f"written: {out} and {numbers}"), soft_wrap=True)

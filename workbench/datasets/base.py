@@ -73,8 +73,17 @@ class Dataset:
         paths: the image files, one per record, or None where images are made in memory.
     """
 
-    def __init__(self, name: str, split: str, classes: Sequence[str], category_ids: Sequence[int], records: Sequence[Record],
-                 images: Images, issues: Issues | None = None, paths: Sequence[Path] | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        classes: Sequence[str],
+        category_ids: Sequence[int],
+        records: Sequence[Record],
+        images: Images,
+        issues: Issues | None = None,
+        paths: Sequence[Path] | None = None,
+    ):
         if not records:
             raise DataError(f"{name}, split '{split}', holds no usable image. " + ". ".join(str(i) for i in issues or ()))
         if not classes:
@@ -105,8 +114,10 @@ class Dataset:
         image = self._images[index]
         record = self.records[index]
         if image.shape != (record.height, record.width, 3):
-            raise DataError(f"{record.file_name} of {self.name} is now {image.shape[1]}x{image.shape[0]} and was "
-                            f"{record.width}x{record.height} when the dataset was opened. Open it again.")
+            raise DataError(
+                f"{record.file_name} of {self.name} is now {image.shape[1]}x{image.shape[0]} and was "
+                f"{record.width}x{record.height} when the dataset was opened. Open it again."
+            )
         return image
 
     def hash(self) -> str:
@@ -139,8 +150,14 @@ class Dataset:
                 x1, y1, x2, y2 = r.boxes[g].tolist()
                 common = {"image_id": r.image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(r.areas[g]), "target": g}
                 if not r.ignore[g]:
-                    annotations.append({"id": int(r.annotation_ids[g]) + shift, **common, "iscrowd": int(r.crowd[g]),
-                                        "category_id": self.category_ids[r.labels[g]]})
+                    annotations.append(
+                        {
+                            "id": int(r.annotation_ids[g]) + shift,
+                            **common,
+                            "iscrowd": int(r.crowd[g]),
+                            "category_id": self.category_ids[r.labels[g]],
+                        }
+                    )
                     continue
                 for category in self.category_ids:
                     annotations.append({"id": next_id, **common, "iscrowd": 1, "category_id": category})

@@ -36,16 +36,24 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per kind of problem and action, errors first."""
-        return [{"severity": issue.severity, "kind": issue.kind, "action": issue.action, "count": issue.count, "examples": issue.examples}
-                for issue in self.issues]
+        return [
+            {"severity": issue.severity, "kind": issue.kind, "action": issue.action, "count": issue.count, "examples": issue.examples}
+            for issue in self.issues
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {"path": str(self.path), "format": self.format, "ok": self.ok, "splits": self.splits, "issues": self.rows()}
 
 
-def check(path: str | Path, split: str | None = None, format: str = "auto", policy: Policy | None = None,
-          progress: Callable[[int, int], None] | None = None, **options: Any) -> Report:
+def check(
+    path: str | Path,
+    split: str | None = None,
+    format: str = "auto",
+    policy: Policy | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Report:
     """Reads annotations as training would and decodes every image.
 
     Args:

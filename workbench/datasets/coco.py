@@ -20,8 +20,10 @@ from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows,
 from workbench.errors import DataError
 from workbench.files import replacing, write_json
 
-EXPECTS = ("a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json or "
-           "SPLIT/_annotations.coco.json")
+EXPECTS = (
+    "a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json or "
+    "SPLIT/_annotations.coco.json"
+)
 _SNIFFED = re.compile(r'"(images|annotations|categories|licenses)"\s*:\s*\[|"info"\s*:\s*\{')
 
 
@@ -167,8 +169,13 @@ def _image(image: Any, file: Path, policy: Policy, issues: Issues) -> tuple[int,
         return None
 
 
-def _rows(annotations: list[Any], images: dict[int, Any], label_of: dict[int, int], policy: Policy, issues: Issues,
-          ) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(
+    annotations: list[Any],
+    images: dict[int, Any],
+    label_of: dict[int, int],
+    policy: Policy,
+    issues: Issues,
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Pairs of image id and row, in file order."""
     used: set[int] = set()
     fresh = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)

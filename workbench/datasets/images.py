@@ -12,8 +12,17 @@ from workbench.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _KEPT_BYTES = 256 * 2**20
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_READ_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, MemoryError, UnidentifiedImageError,
-                Image.DecompressionBombError)
+_READ_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    EOFError,
+    MemoryError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)

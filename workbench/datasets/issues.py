@@ -121,5 +121,8 @@ class Issues:
         refused = [issue for issue in self if issue.action == "refused"]
         if refused:
             first = refused[0].kind
-            raise DataError(f"{what} cannot be used as it is. " + ". ".join(str(issue) for issue in refused)
-                            + f". Mend the files, or choose what to do in the data policy, for example {first}: drop.")
+            raise DataError(
+                f"{what} cannot be used as it is. "
+                + ". ".join(str(issue) for issue in refused)
+                + f". Mend the files, or choose what to do in the data policy, for example {first}: drop."
+            )

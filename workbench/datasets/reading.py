@@ -114,7 +114,7 @@ def match_split(wanted: str, available: Sequence[str]) -> str | None:
     if wanted in available:
         return wanted
     names = (wanted, *_SPLIT_ALIASES.get(wanted, ()))
-    found = [a for a in available if a in names or any(a.startswith(n) and a[len(n):].isdigit() for n in names)]
+    found = [a for a in available if a in names or any(a.startswith(n) and a[len(n) :].isdigit() for n in names)]
     return found[0] if len(found) == 1 else None
 
 
@@ -138,18 +138,28 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def entry_from_rows(image_id: int, file_name: str, size: tuple[int, int] | None, rows: Sequence[dict[str, Any]],
-                    own_ids: bool = False, relative: bool = False, attributes: Sequence[str] = ()) -> Entry:
+def entry_from_rows(
+    image_id: int,
+    file_name: str,
+    size: tuple[int, int] | None,
+    rows: Sequence[dict[str, Any]],
+    own_ids: bool = False,
+    relative: bool = False,
+    attributes: Sequence[str] = (),
+) -> Entry:
     """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id``, perhaps ``crowd``, ``ignore``, ``area``, and ``attributes``."""
     return Entry(
-        image_id, file_name, size,
+        image_id,
+        file_name,
+        size,
         boxes=np.array([row["box"] for row in rows], np.float64).reshape(-1, 4),
         labels=np.array([row["label"] for row in rows], np.int64),
         crowd=np.array([row.get("crowd", False) for row in rows], bool),
         ignore=np.array([row.get("ignore", False) for row in rows], bool),
         annotation_ids=np.array([row["id"] for row in rows], np.int64),
         areas=np.array([row.get("area", np.nan) for row in rows], np.float64),
-        own_ids=own_ids, relative=relative,
+        own_ids=own_ids,
+        relative=relative,
         attributes={name: np.array([row[name] for row in rows], np.float64) for name in attributes},
     )
 
@@ -219,5 +229,16 @@ def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issue
     own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     areas = entry.areas[keep]
     areas = np.where(np.isfinite(areas) & (areas > 0), areas, own)
-    return Record(entry.image_id, entry.file_name, width, height, boxes, entry.labels[keep], entry.crowd[keep], entry.ignore[keep],
-                  entry.annotation_ids[keep], areas, {name: values[keep] for name, values in entry.attributes.items()})
+    return Record(
+        entry.image_id,
+        entry.file_name,
+        width,
+        height,
+        boxes,
+        entry.labels[keep],
+        entry.crowd[keep],
+        entry.ignore[keep],
+        entry.annotation_ids[keep],
+        areas,
+        {name: values[keep] for name, values in entry.attributes.items()},
+    )

@@ -105,7 +105,7 @@ def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray
             coverage, x, y = _shape(random, config.classes[label], config.min_size, config.max_size, size)
             full = int(coverage.sum())
             rows, columns = _clip(y, coverage.shape[0], size), _clip(x, coverage.shape[1], size)
-            inside = coverage[rows[0] - y:rows[1] - y, columns[0] - x:columns[1] - x]
+            inside = coverage[rows[0] - y : rows[1] - y, columns[0] - x : columns[1] - x]
             window = (slice(*rows), slice(*columns))
             hidden = np.bincount(owner[window][inside >= 2] + 1, minlength=len(boxes) + 1)[1:]
             left = np.array(seen, np.int64) - 4 * hidden

@@ -248,7 +248,7 @@ def _apply_to_image(op: Op, image: np.ndarray) -> np.ndarray:
             image = image[::-1] if move & 2 else image
             return image.transpose(1, 0, 2) if move & 4 else image
         case "crop":
-            return image[op["y"]:op["y"] + op["height"], op["x"]:op["x"] + op["width"]]
+            return image[op["y"] : op["y"] + op["height"], op["x"] : op["x"] + op["width"]]
         case "resize":
             # Pillow's resampling is integer arithmetic: the same bytes on every machine. It widens the filter when shrinking.
             picture = Image.fromarray(np.ascontiguousarray(image))

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from workbench.detectors.adapter import CLASS_PRIOR
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.backbone import Backbone, BackboneConfig
-from workbench.detectors.base import Detector, InputSpec
+from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
 from workbench.detectors.pretrained import load_backbone_weights
-from workbench.detectors.storage import load_weights, read_own, save_own
-from workbench.matching import TargetBatch
+from workbench.detectors.transformers_adapter import CLASS_PRIOR
+from workbench.detectors.weights import load_weights, read_own, save_own
 
 NORM_GROUPS = 32
 LEVEL_TEMPERATURE = 2.0
@@ -209,9 +209,7 @@ class DecoderLayer(nn.Module):
         nn.init.zeros_(self.box_head.out.weight)
         nn.init.zeros_(self.box_head.out.bias)
 
-    def forward(
-        self, levels: Sequence[Level], content: Tensor, xyzr: Tensor, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, levels: Sequence[Level], content: Tensor, xyzr: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """One layer.
 
         Args:

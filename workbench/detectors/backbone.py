@@ -69,8 +69,9 @@ class BackboneConfig(BaseModel):
     def _consistent(self) -> "BackboneConfig":
         if self.library is None:
             if self.name is not None and self.name not in _PRESETS:
-                raise ValueError(f"unknown backbone '{self.name}': {', '.join([*_PRESETS, *_TIMM_NAMES])}, timm/<model> or "
-                                 "transformers/<model type>")
+                raise ValueError(
+                    f"unknown backbone '{self.name}': {', '.join([*_PRESETS, *_TIMM_NAMES])}, timm/<model> or transformers/<model type>"
+                )
             if not self.widths or len(self.widths) != len(self.depths):
                 raise ValueError("backbone needs a name, or widths and depths of the same length")
         elif self.widths or self.depths:

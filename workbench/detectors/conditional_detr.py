@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection
 
-from workbench.detectors.adapter import fresh_class_head, label_names
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Queries
 from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, normed_states
+from workbench.detectors.transformers_adapter import fresh_class_head, label_names
 
 
 class ConditionalDetrModelConfig(SingleLevelModelConfig):

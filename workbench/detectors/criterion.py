@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.detectors.output import Activation
-from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, TargetBatch
+from workbench.datasets.targets import TargetBatch
+from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, Activation
 
 SET_LOSS_WEIGHTS = {"class": 2.0, "bbox": 5.0, "giou": 2.0}
 NO_OBJECT_WEIGHT = 0.1

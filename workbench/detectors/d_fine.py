@@ -10,14 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DFineConfig, DFineForObjectDetection
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.distribution import bin_positions, distribution_losses
 from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS, HybridModelConfig, Layers, RtDetr
 from workbench.detectors.rt_detr_v2 import sampled_points_map
 from workbench.errors import CheckpointError
-from workbench.matching import TargetBatch, match_targets
+from workbench.matching import match_targets
 
 DISTRIBUTION_WEIGHTS = {"fgl": 0.15, "ddf": 1.5}
 
@@ -87,8 +88,10 @@ class DFine(RtDetr):
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
         if model.config.eval_idx not in (-1, model.config.decoder_layers - 1):
-            raise CheckpointError(f"{self.family}: eval_idx {model.config.eval_idx} is not the last decoder layer; only models that answer "
-                                  "with their last layer are supported.")
+            raise CheckpointError(
+                f"{self.family}: eval_idx {model.config.eval_idx} is not the last decoder layer; only models that answer "
+                "with their last layer are supported."
+            )
         super().__init__(model, spec, trainable_norm)
         if model.config.decoder_method != "default":
             self.provides = self.provides - {"attentions"}

@@ -7,10 +7,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DabDetrConfig, DabDetrForObjectDetection
 
-from workbench.detectors.adapter import fresh_class_head, label_names
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Queries
 from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig
+from workbench.detectors.transformers_adapter import fresh_class_head, label_names
 
 
 class DabDetrModelConfig(SingleLevelModelConfig):

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
-from workbench.detectors.base import InputSpec
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
-from workbench.matching import TargetBatch
+from workbench.detectors.transformers_adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
 
 
 class DeformableDetrModelConfig(BaseModel):

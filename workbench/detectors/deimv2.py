@@ -8,13 +8,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import Deimv2Config, Deimv2ForObjectDetection
 
-from workbench.detectors.adapter import padding_at, stride_of
-from workbench.detectors.base import InputSpec
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import set_loss
 from workbench.detectors.d_fine import DFine, RefinedModelConfig
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.detectors.quality import MATCHABILITY_GAMMA, matchability_loss
-from workbench.matching import TargetBatch, match_targets
+from workbench.detectors.quality_losses import MATCHABILITY_GAMMA, matchability_loss
+from workbench.detectors.transformers_adapter import padding_at, stride_of
+from workbench.matching import match_targets
 
 
 class Deimv2ModelConfig(RefinedModelConfig):

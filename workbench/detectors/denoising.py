@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.matching import TargetBatch
+from workbench.datasets.targets import TargetBatch
 
 
 @dataclass(frozen=True)

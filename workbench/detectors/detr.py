@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import DetrConfig, DetrForObjectDetection
 
-from workbench.detectors.adapter import label_names
 from workbench.detectors.output import Queries
 from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, normed_states
+from workbench.detectors.transformers_adapter import label_names
 
 
 class DetrModelConfig(SingleLevelModelConfig):

@@ -21,15 +21,15 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
     DeformableDetrMultiscaleDeformableAttention,
 )
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import deformable_map, recording
 from workbench.detectors.backbone import Backbone, BackboneConfig
-from workbench.detectors.base import Detector, InputSpec
 from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
+from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
 from workbench.detectors.pretrained import load_backbone_weights
-from workbench.detectors.storage import load_weights, read_own, save_own
+from workbench.detectors.weights import load_weights, read_own, save_own
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.matching import TargetBatch
 
 CLASS_PRIOR = 0.01
 LOSS_WEIGHTS = {"class": 1.0, "bbox": 5.0, "giou": 2.0}

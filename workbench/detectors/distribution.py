@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.matching import TargetBatch
+from workbench.datasets.targets import TargetBatch
 
 TEMPERATURE = 5.0
 

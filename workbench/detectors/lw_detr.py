@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, deformable_map, recording
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
-from workbench.detectors.quality import iou_aware_loss
+from workbench.detectors.quality_losses import iou_aware_loss
 from workbench.detectors.query_mask import hiding_by_attention
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS
-from workbench.matching import TargetBatch
+from workbench.detectors.transformers_adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels
 
 SCALES = (0.5, 1.0, 2.0)
 

@@ -1,11 +1,11 @@
 """What every detector returns, whatever its family. L layers, B images, N queries, C classes, D width."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-Activation = Literal["sigmoid", "softmax"]
+from workbench.matching import Activation
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,9 @@ class DetectorOutput:
     activation: Activation = "sigmoid"
     attentions: Attentions | None = None
     box_distribution: Tensor | None = None
+
+
+def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:
+    """Class probabilities without the no-object column: ``[..., B, N, C]``."""
+    logits = output.logits[layer].float()
+    return logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.detectors.backbone import BackboneConfig, bare_backbone
-from workbench.detectors.storage import read_tensors
+from workbench.detectors.weights import read_tensors
 from workbench.errors import CheckpointError, ConfigError
 
 _HUB = {f"resnet{depth}": f"microsoft/resnet-{depth}" for depth in (18, 34, 50, 101)}
@@ -66,8 +66,10 @@ def _published(config: BackboneConfig) -> dict[str, Tensor]:
             f"ImageNet weights of '{config.name}' are not in the cache and cannot be fetched ({type(error).__name__}). Give a safetensors "
             "file: backbone.weights: PATH, or train from random weights: backbone.weights: null."
         ) from error
-    raise ConfigError(f"backbone '{config.name}' has no published ImageNet weights that are known here; give a safetensors file as "
-                      f"backbone.weights. Known: {', '.join([*_HUB, 'mobilenet_v2', 'timm/<model>'])}.")
+    raise ConfigError(
+        f"backbone '{config.name}' has no published ImageNet weights that are known here; give a safetensors file as "
+        f"backbone.weights. Known: {', '.join([*_HUB, 'mobilenet_v2', 'timm/<model>'])}."
+    )
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

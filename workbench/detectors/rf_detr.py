@@ -6,7 +6,7 @@ from pydantic import model_validator
 from transformers import RfDetrConfig, RfDetrForObjectDetection
 from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
 
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.lw_detr import GroupedModelConfig, LwDetr, ViTConfig
 
 

@@ -9,13 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection
 
-from workbench.detectors.adapter import TransformersDetector, fresh_class_head, label_names, padding_at, split_levels, stride_of
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
 from workbench.detectors.backbone import BackboneConfig, bare_backbone
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
-from workbench.detectors.quality import varifocal_loss
-from workbench.matching import TargetBatch
+from workbench.detectors.quality_losses import varifocal_loss
+from workbench.detectors.transformers_adapter import (
+    TransformersDetector,
+    fresh_class_head,
+    label_names,
+    padding_at,
+    split_levels,
+    stride_of,
+)
 
 QUALITY_WEIGHTS = {"class": 1.0, "bbox": 5.0, "giou": 2.0}
 # farthest that a reference may be from 0 and 1, so that its inverse sigmoid is finite

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 
 from workbench.detectors.attention import sampled_map
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.rt_detr import HybridModelConfig, RtDetr
 
 

@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from workbench.detectors.adapter import TransformersDetector, split_levels, stride_of
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
-from workbench.detectors.base import InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
-from workbench.matching import TargetBatch
+from workbench.detectors.transformers_adapter import TransformersDetector, split_levels, stride_of
 
 
 class SingleLevelModelConfig(BaseModel):
@@ -43,8 +43,10 @@ class SingleLevelModelConfig(BaseModel):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if len(self.backbone.levels) != 1:
-            raise ValueError(f"this family has one feature level, not the backbone's {list(self.backbone.levels)}: set backbone.levels to "
-                             "[2] for stride 8, [3] for 16, [4] for 32")
+            raise ValueError(
+                f"this family has one feature level, not the backbone's {list(self.backbone.levels)}: set backbone.levels to "
+                "[2] for stride 8, [3] for 16, [4] for 32"
+            )
         if self.dilation and self.backbone.library != "timm":
             raise ValueError("dilation needs a timm backbone such as timm/resnet50: transformers' own backbones cannot dilate")
         return self

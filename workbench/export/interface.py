@@ -7,7 +7,7 @@ import torch
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
-from workbench.detectors import Detector
+from workbench.detectors.detector import Detector
 from workbench.errors import ExportError
 
 
@@ -59,8 +59,10 @@ def interface_of(detector: Detector, dataset: Dataset) -> Interface:
     step = detector.side_multiple
     if (padding and not detector.reads_padding) or width % step or height % step:
         sides = f" with sides of multiples of {step}" if step > 1 else ""
-        raise ExportError(f"{detector.family} takes images of one size only{sides}, and those of '{dataset.name}' come in "
-                          f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}.")
+        raise ExportError(
+            f"{detector.family} takes images of one size only{sides}, and those of '{dataset.name}' come in "
+            f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}."
+        )
     with torch.no_grad():
         selected = bool((detector.blank_output().queries.source >= 0).all())
     return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected)

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from workbench import __version__
-from workbench.datasets.loader import Batch
-from workbench.detectors import Detector, load_detector, probability
+from workbench.datasets.batches import Batch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import probability
+from workbench.detectors.registry import load_detector
 from workbench.errors import ExportError, MissingExtraError
-from workbench.export.agreement import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.comparison import Agreement, Progress, compare, evaluation_split, refuse
 from workbench.export.interface import Interface, interface_of
 from workbench.files import replacing
-from workbench.training.setup import find_detector
+from workbench.recipe.setup import find_detector
 
 BOX_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4
@@ -117,8 +119,10 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
             _fold(program)
             return program
     except Exception as error:  # torch raises dozens of kinds here, none of which a user can tell apart
-        raise ExportError(f"{interface.family} cannot be exported as ONNX by torch {torch.__version__}: {type(error).__name__}: "
-                          f"{' '.join(str(error).split())[:300]}") from error
+        raise ExportError(
+            f"{interface.family} cannot be exported as ONNX by torch {torch.__version__}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _fold(program: Any) -> None:
@@ -145,8 +149,9 @@ class _Session:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no base class but this one
-            raise ExportError(f"onnxruntime {onnxruntime.__version__} does not load the exported {interface.family}: "
-                              f"{' '.join(str(error).split())[:300]}") from error
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} does not load the exported {interface.family}: {' '.join(str(error).split())[:300]}"
+            ) from error
         self.interface = interface
 
     def __call__(self, pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from workbench.datasets.loader import Batch
-from workbench.detectors import load_detector
-from workbench.detectors.adapter import TransformersDetector
+from workbench.datasets.batches import Batch
+from workbench.detectors.registry import load_detector
+from workbench.detectors.transformers_adapter import TransformersDetector
 from workbench.errors import ExportError
-from workbench.export.agreement import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.comparison import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.image_processor import check_image_processor, write_image_processor
 from workbench.export.interface import interface_of, transform_of
 from workbench.files import replacing_folder
-from workbench.image_processor import check_image_processor, write_image_processor
-from workbench.training.setup import find_detector
+from workbench.recipe.setup import find_detector
 
 TOLERANCE = 1e-5  # of boxes and scores: transformers freezes BatchNorm, which multiplies in another order: 2e-6 over 300 images
 
@@ -57,16 +57,19 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
     try:
         model, report = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except ValueError as error:
-        raise ExportError(f"transformers does not build this {detector.family}: {str(error)[:200]} Nothing was written; export it as ONNX "
-                          "(--onnx).") from error
+        raise ExportError(
+            f"transformers does not build this {detector.family}: {str(error)[:200]} Nothing was written; export it as ONNX (--onnx)."
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *(str(key) for key in report["mismatched_keys"])]
     if unfit := [key for key in unfit if not key.endswith("num_batches_tracked")]:
-        raise ExportError(f"transformers does not load this {detector.family} as it is: {len(unfit)} weights do not fit its model, "
-                          f"{', '.join(sorted(unfit)[:3])}. Nothing was written; export it as ONNX (--onnx).")
+        raise ExportError(
+            f"transformers does not load this {detector.family} as it is: {len(unfit)} weights do not fit its model, "
+            f"{', '.join(sorted(unfit)[:3])}. Nothing was written; export it as ONNX (--onnx)."
+        )
     model.eval()
 
     def answer(pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, None]:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.detectors.output import Activation, DetectorOutput
-from workbench.matching import CostWeights, box_costs, soft_class_cost
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import Activation, CostWeights, box_costs, soft_class_cost
 from workbench.methods.context import MethodContext
 
 
@@ -56,9 +56,7 @@ def class_divergence(logits: Tensor, target: Tensor, activation: Activation) -> 
 
 
 @torch.no_grad()
-def pair_cost(
-    logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tensor, activation: Activation, weights: CostWeights
-) -> Tensor:
+def pair_cost(logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tensor, activation: Activation, weights: CostWeights) -> Tensor:
     """``[..., N_S, N_T]`` cost of every student query with every teacher query: cross-entropy, L1 and GIoU, weighted.
 
     Args:

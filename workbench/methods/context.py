@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from workbench.detectors.base import Detector, probability
-from workbench.detectors.output import Activation, DetectorOutput
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, probability
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.matching import TargetBatch, match_targets
+from workbench.matching import Activation, match_targets
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,17 @@ def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[in
         ratio = teacher.num_layers // student.num_layers
         layer_map = tuple(tuple(range(k * ratio, (k + 1) * ratio)) for k in range(student.num_layers))
     if len(layer_map) != student.num_layers or not all(layer_map) or any(not 0 <= t < teacher.num_layers for g in layer_map for t in g):
-        raise ConfigError(f"layer_map {[list(g) for g in layer_map]} must list, for each of {student.num_layers} student layers, teacher "
-                          f"layers between 0 and {teacher.num_layers - 1}.")
+        raise ConfigError(
+            f"layer_map {[list(g) for g in layer_map]} must list, for each of {student.num_layers} student layers, teacher "
+            f"layers between 0 and {teacher.num_layers - 1}."
+        )
     missing = [name for name in student.spec.classes if name not in teacher.spec.classes]
     if missing:
-        raise IncompatibleError(f"the teacher does not know {', '.join(map(repr, missing))}; it knows "
-                                f"{', '.join(map(repr, teacher.spec.classes))}. Where one has another name, say so with 'class_map: "
-                                "{teacher class: class of the data}'; otherwise train it on these classes (head: reset).")
+        raise IncompatibleError(
+            f"the teacher does not know {', '.join(map(repr, missing))}; it knows "
+            f"{', '.join(map(repr, teacher.spec.classes))}. Where one has another name, say so with 'class_map: "
+            "{teacher class: class of the data}'; otherwise train it on these classes (head: reset)."
+        )
     index = tuple(teacher.spec.classes.index(name) for name in student.spec.classes)
     return Pairing(layer_map, None if index == tuple(range(len(teacher.spec.classes))) else index)
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -42,9 +42,7 @@ class CWD(MapMethod):
     source = "CWD, ICCV 2021; released code pppppM/mmdetection-distiller@7a8a130"
     config: CWDConfig
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         temperature = self.config.temperature
         losses: list[Tensor] = []

@@ -5,14 +5,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import Attentions, DetectorOutput, Queries
 from workbench.errors import IncompatibleError
-from workbench.matching import QUERY_COST, TargetBatch, assign
-from workbench.methods.base import ClassTeachingConfig, Method, gather_queries
+from workbench.matching import QUERY_COST, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
+from workbench.methods.method import ClassTeachingConfig, Method, gather_queries
 
 
 class D3ETRConfig(ClassTeachingConfig, frozen=True):
@@ -72,14 +73,14 @@ class D3ETR(Method):
         super().__init__(config, student, teacher, pairing)
         own, other = sorted(student.level_channels("memory")), sorted(teacher.level_channels("memory"))
         if own != other:
-            raise IncompatibleError(f"method '{self.name}' compares attention over memory cells: the student ({student.family}) has "
-                                    f"levels of stride {own}, the teacher ({teacher.family}) {other}.")
+            raise IncompatibleError(
+                f"method '{self.name}' compares attention over memory cells: the student ({student.family}) has "
+                f"levels of stride {own}, the teacher ({teacher.family}) {other}."
+            )
         self.group = TeacherQueries(self.name, student, teacher)
         self.layers = LayerPairs.of(pairing.layer_map, "mean")
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         wanted, mate = self._adaptive(student, teacher, context)
         (pairs, images, _), device = mate.shape, wanted.device

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import Queries
 from workbench.errors import IncompatibleError
 
@@ -37,8 +37,10 @@ class TeacherQueries(nn.Module):
         elif self.numbers > (0 if given.reference is None else given.reference.shape[-1]):
             lacks = f"references with {self.numbers} numbers"
         if lacks is not None:
-            raise IncompatibleError(f"method '{method}': the student's decoder ({student.family}) wants {lacks}, which the teacher's "
-                                    f"queries ({teacher.family}) do not have.")
+            raise IncompatibleError(
+                f"method '{method}': the student's decoder ({student.family}) wants {lacks}, which the teacher's "
+                f"queries ({teacher.family}) do not have."
+            )
         # without a bias, because families whose queries start from zeros expect zeros
         self.content = _projection(given.content.shape[-1], wanted.content.shape[-1], bias=False)
         self.position = nn.Identity()

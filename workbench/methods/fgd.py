@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.maps import MapConfig, MapMethod, MapPair, boxes_in_cells
 
@@ -55,9 +55,7 @@ class FGD(MapMethod):
         self.student_context = nn.ModuleDict({str(stride): GlobalContext(width) for stride, width in self.widths.items()})
         self.teacher_context = nn.ModuleDict({str(stride): GlobalContext(width) for stride, width in self.widths.items()})
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``; without a target in the batch there is no foreground term."""
         sums = dict.fromkeys(self.term_names, torch.zeros((), device=student.logits.device))
         for pair in self.map_pairs(student, teacher):

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext, over_processes
 from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
@@ -57,9 +57,7 @@ class FGFI(MapMethod):
         own = student.level_channels(self.feature)
         return _WideAdaptor({stride: (own[stride], width) for stride, width in self.widths.items()})
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``; without a target in the batch there is no term."""
         losses: list[Tensor] = []
         cells: list[Tensor] = []

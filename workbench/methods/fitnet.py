@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -38,9 +38,7 @@ class FitNet(MapMethod):
     source = "FitNets, ICLR 2015, hint loss; weight of LutingWang/HEAD@1179b78 configs/kd/fitnet.py"
     config: FitNetConfig
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         errors = [
             (pair.teacher - pair.student).square().sum() / (pair.cells.sum() * pair.teacher.shape[1])

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.fgd import attention
 from workbench.methods.maps import MapConfig, MapMethod
@@ -57,9 +57,7 @@ class FKD(MapMethod):
         super().__init__(config, student, teacher, pairing)
         self.levels = nn.ModuleDict({str(stride): _LevelModules(stride, width) for stride, width in self.widths.items()})
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         sums = dict.fromkeys(self.term_names, torch.zeros((), device=student.logits.device))
         for pair in self.map_pairs(student, teacher):

@@ -6,14 +6,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch
-from workbench.methods.base import BaseMethodConfig, Method
 from workbench.methods.classes import box_loss
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
+from workbench.methods.method import BaseMethodConfig, Method
 
 
 class KDDETRConfig(BaseMethodConfig, frozen=True):
@@ -86,15 +86,17 @@ class KDDETR(Method):
         """See ``Method.check``; class distributions need heads of one kind, and random references must mean boxes."""
         super().check(student, teacher)
         if student.activation != teacher.activation:
-            raise IncompatibleError(f"method '{self.name}' compares softened logits: the student ({student.family}) has a "
-                                    f"{student.activation} head, the teacher ({teacher.family}) a {teacher.activation} head.")
+            raise IncompatibleError(
+                f"method '{self.name}' compares softened logits: the student ({student.family}) has a "
+                f"{student.activation} head, the teacher ({teacher.family}) a {teacher.activation} head."
+            )
         if self.config.general and teacher.reference_form != "boxes":
-            raise IncompatibleError(f"method '{self.name}': random points are boxes in 0..1, the teacher's ({teacher.family}) references "
-                                    f"are {teacher.reference_form}. Say 'general: 0'.")
+            raise IncompatibleError(
+                f"method '{self.name}': random points are boxes in 0..1, the teacher's ({teacher.family}) references "
+                f"are {teacher.reference_form}. Say 'general: 0'."
+            )
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         terms: dict[str, Tensor] = {}
         if self.config.general:

@@ -7,14 +7,14 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
-from workbench.detectors.base import Detector, probability
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Queries, probability
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch
-from workbench.methods.base import BaseMethodConfig, Method
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.kd_detr import softened_divergence
+from workbench.methods.method import BaseMethodConfig, Method
 
 
 class LDConfig(BaseMethodConfig, frozen=True):
@@ -78,14 +78,14 @@ class LD(Method):
         super().__init__(config, student, teacher, pairing)
         bins = [_bins(detector) for detector in (student, teacher)]
         if bins[0] != bins[1] or student.activation != teacher.activation:
-            raise IncompatibleError(f"method '{self.name}' needs equal box distributions and class heads of one kind: the student "
-                                    f"({student.family}) has {bins[0]} bins and a {student.activation} head, the teacher "
-                                    f"({teacher.family}) {bins[1]} and a {teacher.activation} head.")
+            raise IncompatibleError(
+                f"method '{self.name}' needs equal box distributions and class heads of one kind: the student "
+                f"({student.family}) has {bins[0]} bins and a {student.activation} head, the teacher "
+                f"({teacher.family}) {bins[1]} and a {teacher.activation} head."
+            )
         self.group = TeacherQueries(self.name, student, teacher)
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``; a term whose region is empty in this batch is left out."""
         answer = context.student.decode(self.teacher_group(teacher, context), student.context)
         pairs = LayerPairs.of(self.pairing.layer_map, "mean")

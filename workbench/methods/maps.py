@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import IncompatibleError
-from workbench.matching import TargetBatch
-from workbench.methods.base import BaseMethodConfig, Method
 from workbench.methods.context import Pairing
-from workbench.methods.features import Adaptor, Feature, Resolved, feature_needs, levels_of, paired_levels, resolve_feature
+from workbench.methods.levels import Adaptor, Feature, Resolved, feature_needs, levels_of, paired_levels, resolve_feature
+from workbench.methods.method import BaseMethodConfig, Method
 
 
 class MapConfig(BaseMethodConfig, frozen=True):
@@ -71,8 +71,10 @@ class MapMethod(Method):
         own, other = student.level_channels(self.feature), teacher.level_channels(self.feature)
         self.widths = {stride: other[stride] for stride in own if stride in other}
         if not self.widths:
-            raise IncompatibleError(f"method '{self.name}': {self.feature} levels of the student ({student.family}) have strides "
-                                    f"{sorted(own)}, the teacher's ({teacher.family}) {sorted(other)}: none in common.")
+            raise IncompatibleError(
+                f"method '{self.name}': {self.feature} levels of the student ({student.family}) have strides "
+                f"{sorted(own)}, the teacher's ({teacher.family}) {sorted(other)}: none in common."
+            )
         self.adaptor = self.make_adaptor(student, teacher)
 
     def make_adaptor(self, student: Detector, teacher: Detector) -> torch.nn.Module:

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -51,9 +51,7 @@ class MGD(MapMethod):
         # masks are a pure function of (run's seed, step), so that a resumed run draws them again and other draws stay as they are
         self.seed = int(torch.randint(2**31, ()))
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         generator = torch.Generator().manual_seed(self.seed + context.step)
         errors: list[Tensor] = []

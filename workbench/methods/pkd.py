@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -38,9 +38,7 @@ class PKD(MapMethod):
     source = "PKD, NeurIPS 2022; released code open-mmlab/mmrazor@90c7af1"
     config: PKDConfig
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         errors: list[Tensor] = []
         for pair in self.map_pairs(student, teacher):

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou, pairwise_iou_and_giou
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
 from workbench.methods.context import MethodContext
 
 Quality = Literal["paper", "official_code"]

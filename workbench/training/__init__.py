@@ -1,1 +1,1 @@
-"""The loop: one run, its checkpoints, its evaluation and its devices."""
+"""Training: the loop, its steps, checkpoints, evaluation and recording."""

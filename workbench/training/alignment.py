@@ -8,10 +8,10 @@ import torch
 
 from workbench.analysis.alignment import linear_cka
 from workbench.datasets.base import Dataset
-from workbench.datasets.loader import evaluation_batches
+from workbench.datasets.batches import evaluation_batches
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.methods.features import Resolved, levels_of
-from workbench.training.setup import Setup
+from workbench.methods.levels import Resolved, levels_of
+from workbench.recipe.setup import Setup
 
 IMAGES = 16
 CELLS = 100  # of an image and level, evenly spaced: neighbours say much the same

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from workbench.methods import Method
+from workbench.methods.method import Method
 from workbench.training.step import Terms
 
 

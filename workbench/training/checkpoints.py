@@ -5,7 +5,6 @@ being optimised, adapters, optimiser moments, random generators, loss scaler, av
 """
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from workbench.detectors.base import Detector
-from workbench.detectors.storage import read_tensors
+from workbench.detectors.detector import Detector
+from workbench.detectors.weights import read_tensors
 from workbench.errors import CheckpointError, RunError, WorkbenchError
 from workbench.files import read_json, replacing_folder, write_json, write_text
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.training.optim import Average
 
 TRAINER_TENSORS = "trainer.safetensors"
@@ -58,8 +57,10 @@ def save_checkpoint(
             write_json(folder / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
             write_text(folder / "DONE", f"{step}\n")
     except (WorkbenchError, SafetensorError) as error:
-        raise RunError(f"cannot write the checkpoint of step {step}: {error} Earlier checkpoints are kept; free space, then "
-                       f"'workbench run --resume {run.name}'.") from error
+        raise RunError(
+            f"cannot write the checkpoint of step {step}: {error} Earlier checkpoints are kept; free space, then "
+            f"'workbench run --resume {run.name}'."
+        ) from error
     finally:
         if average is not None:
             average.swap(student)
@@ -123,19 +124,6 @@ def prune_checkpoints(run: Run, keep: set[int]) -> None:
             folder = run.checkpoint_path(step)
             (folder / "DONE").unlink()
             shutil.rmtree(folder)
-
-
-def result_folder(run: Run) -> Path:
-    """Detector folder of the run's result: the best checkpoint where the recipe keeps it, else the last.
-
-    Raises:
-        RunError: the run has no checkpoint yet.
-    """
-    steps = run.checkpoint_steps()
-    if not steps:
-        raise RunError(f"run '{run.name}' has no checkpoint yet.")
-    best = run.info().get("best_step")
-    return run.checkpoint_path(best if best in steps else steps[-1])
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

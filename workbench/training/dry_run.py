@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.config import CheckpointConfig, Recipe
 from workbench.datasets.base import Dataset
-from workbench.datasets.loader import Targets
+from workbench.datasets.targets import TargetBatch, Targets
 from workbench.datasets.transforms import FixedSize, TransformConfig
-from workbench.detectors import Detector, InputSpec, family, load_detector
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.registry import family, load_detector
 from workbench.errors import ConfigError, NonFiniteError
-from workbench.matching import TargetBatch
-from workbench.methods import build_method, make_pairing
+from workbench.methods.context import make_pairing
+from workbench.methods.registry import build_method
+from workbench.recipe.schema import CheckpointConfig, Recipe
+from workbench.recipe.setup import FrozenTeacher, find_detector, open_split
 from workbench.training.launch import teacher_of
 from workbench.training.optim import make_optimizer
-from workbench.training.setup import FrozenTeacher, find_detector, open_split
 from workbench.training.step import DistillStep, weighted_sum
 
 # classes of the published data sets behind a format, where no data is at hand

@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from workbench.analysis.ap import coco_ap
-from workbench.analysis.cost import measure_cost
-from workbench.analysis.tide import error_summary
-from workbench.cache.detections import write_detections
+from workbench.analysis.detection.ap import coco_ap
+from workbench.analysis.detection.tide import error_summary
 from workbench.datasets.base import Dataset
-from workbench.datasets.loader import Batch, evaluation_batches
+from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import Transform
-from workbench.detectors import Detections, Detector, load_detector
-from workbench.runs import Run
+from workbench.detectors.detector import Detections, Detector
+from workbench.detectors.registry import load_detector
+from workbench.recipe.setup import FrozenTeacher, Setup
+from workbench.store.detections import write_detections
+from workbench.store.run import Run, result_folder
 from workbench.training.alignment import FeatureAlignment
-from workbench.training.checkpoints import result_folder
-from workbench.training.setup import FrozenTeacher, Setup
-from workbench.training.tracing import BATCH, Scope, Tracer
+from workbench.training.cost import measure_cost
+from workbench.training.recording import BATCH, Scope, Tracer
 
 DETECTIONS = 300
 
@@ -89,9 +89,7 @@ class Evaluator:
 
 
 @torch.no_grad()
-def detect(
-    model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device | str
-) -> pa.Table:
+def detect(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device | str) -> pa.Table:
     """Detections of every image of a dataset.
 
     Args:
@@ -111,19 +109,21 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
     """One row per detection with the dataset's own category ids; classes go by name, those the data lacks are dropped."""
     id_of = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     ids = torch.tensor([id_of.get(name, -1) for name in classes])
-    image_ids = np.repeat(
-        [i for batch, _ in found for i in batch.image_ids], [len(d.scores) for _, items in found for d in items]
-    ).astype(np.int64)
+    image_ids = np.repeat([i for batch, _ in found for i in batch.image_ids], [len(d.scores) for _, items in found for d in items]).astype(
+        np.int64
+    )
     items = [d for _, items in found for d in items]
     category = ids[torch.cat([d.labels for d in items])].numpy()
     boxes = torch.cat([d.boxes for d in items]).numpy()
-    table = pa.table({
-        "image_id": image_ids,
-        "query": torch.cat([d.queries for d in items]).to(torch.int32).numpy(),
-        "category_id": category.astype(np.int64),
-        "score": torch.cat([d.scores for d in items]).numpy(),
-        **{name: boxes[:, k] for k, name in enumerate(("x1", "y1", "x2", "y2"))},
-    })
+    table = pa.table(
+        {
+            "image_id": image_ids,
+            "query": torch.cat([d.queries for d in items]).to(torch.int32).numpy(),
+            "category_id": category.astype(np.int64),
+            "score": torch.cat([d.scores for d in items]).numpy(),
+            **{name: boxes[:, k] for k, name in enumerate(("x1", "y1", "x2", "y2"))},
+        }
+    )
     return table.filter(pa.array(category >= 0))
 
 

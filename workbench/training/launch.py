@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from workbench.cache.teacher.read import open_cache
-from workbench.config import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, stored_recipe
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
-from workbench.runs import Run, free_path, runs_root
-from workbench.share import code_commit, share_path
+from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, stored_recipe
+from workbench.recipe.setup import Setup, build
+from workbench.resources import code_commit, share_path
+from workbench.store.run import Run, free_path, runs_root
+from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Trainer
 from workbench.training.processes import agree, join
 from workbench.training.sanity import check_teacher
-from workbench.training.setup import Setup, build
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that a recipe makes is trained on the student's data
@@ -87,7 +87,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     setup = build(recipe, teacher)
     if isinstance(recipe.teacher, TeacherRecipeConfig) and Run.open(str(teacher)).info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher}' was trained on other data. {_train_again(str(teacher))}")
-    setup.cache = open_cache(setup)
+    cache = open_cache(setup)
     for note in (*setup.notes, *(f"{method.name}: {method.source}" for method in setup.methods)):
         listener.on_message(note)
     teacher_ap = None
@@ -95,9 +95,9 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         teacher_ap = check_teacher(setup)
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
     if processes.is_main_process:
-        Run.create(name, {**_info(setup, launch, teacher), "teacher_ap": teacher_ap})
+        Run.create(name, {**_info(setup, cache, launch, teacher), "teacher_ap": teacher_ap})
     processes.wait_for_everyone()
-    return _train(Run.open(name), setup, launch, listener)
+    return _train(Run.open(name), setup, cache, launch, listener)
 
 
 def resume(name: str, launch: Launch, listener: Listener) -> Run:
@@ -117,17 +117,19 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
     setup = build(recipe, info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
-            raise RunError(f"run '{name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
-                           "or start a new run.")
-    setup.cache = open_cache(setup)
-    return _train(run, setup, launch, listener)
+            raise RunError(
+                f"run '{name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
+                "or start a new run."
+            )
+    cache = open_cache(setup)
+    return _train(run, setup, cache, launch, listener)
 
 
-def _train(run: Run, setup: Setup, launch: Launch, listener: Listener) -> Run:
+def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, listener: Listener) -> Run:
     main = join(launch.device).is_main_process
     with run.locked() if main else nullcontext():
         try:
-            Trainer(run, setup, listener, launch.device, launch.trackers).train()
+            Trainer(run, setup, listener, launch.device, launch.trackers, cache).train()
         except WorkbenchError as error:
             if main and run.info().get("state") != "interrupted":
                 run.update_info(state="failed", error=str(error))
@@ -209,7 +211,7 @@ def _check_trackers(names: Sequence[str]) -> None:
             raise MissingExtraError(f"--log {name} needs a package that is not installed: pip install {name}")
 
 
-def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
+def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str | None) -> dict[str, Any]:
     recipe = setup.recipe
     libraries = {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "scipy", "numpy")}
     return {
@@ -225,7 +227,7 @@ def _info(setup: Setup, launch: Launch, teacher: str | None) -> dict[str, Any]:
         "classes": list(setup.train.classes),
         "teacher": teacher,
         "teacher_hash": setup.teacher_hash,
-        "cache": {"name": setup.cache.folder.name, "build_seconds": setup.cache.manifest.seconds} if setup.cache is not None else None,
+        "cache": {"name": cache.folder.name, "build_seconds": cache.manifest.seconds} if cache is not None else None,
         "gamma": 0.5,
         "state": "created",
         "issues": [str(issue) for issue in setup.train.issues],

@@ -11,18 +11,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from workbench.datasets.loader import Batch, TrainLoader
 from workbench.errors import Interrupted
 from workbench.files import write_text
-from workbench.matching import TargetBatch
-from workbench.runs import Run, append_line, read_lines
+from workbench.recipe.setup import Setup
+from workbench.store.run import Run, append_line, read_lines
+from workbench.teacher_cache.read import TeacherCache
 from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
+from workbench.training.loader import TrainBatch, TrainLoader
 from workbench.training.monitor import TermMonitor
 from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
 from workbench.training.processes import agree, gathered, interruptible, join
-from workbench.training.setup import Setup
 from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,15 @@ class Listener(Protocol):
 class Trainer:
     """One run from its first step, or from its last checkpoint, to its end."""
 
-    def __init__(self, run: Run, setup: Setup, listener: Listener, device: str = "auto", trackers: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        listener: Listener,
+        device: str = "auto",
+        trackers: tuple[str, ...] = (),
+        cache: TeacherCache | None = None,
+    ):
         self.run, self.setup, self.listener = run, setup, listener
         self.config = setup.recipe.train
         join(device)
@@ -59,7 +67,7 @@ class Trainer:
             self.accelerator.init_trackers(setup.recipe.name)
         # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
         setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        teacher = setup.teacher.detector if setup.teacher is not None and setup.cache is None else None
+        teacher = setup.teacher.detector if setup.teacher is not None and cache is None else None
         step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
         optimizer = make_optimizer(setup.student, step_module.methods, self.config)
         self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
@@ -68,7 +76,7 @@ class Trainer:
         self.loader = TrainLoader(
             setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
             self.accelerator.process_index, self.accelerator.num_processes, setup.variants,
-            setup.cache.answers if setup.cache is not None else None,
+            cache.read if cache is not None else None,
         )  # fmt: skip
         weights, class_weight = setup.student.loss_weights, self.config.class_weight
         self.detection_weights = {k: class_weight if class_weight and k.startswith("class") else v for k, v in weights.items()}
@@ -168,21 +176,21 @@ class Trainer:
     def _student_parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
 
-    def _terms(self, batch: Batch, step: int, module: torch.nn.Module | None = None) -> Terms:
+    def _terms(self, batch: TrainBatch, step: int, module: torch.nn.Module | None = None) -> Terms:
         """Terms of a batch; ``module`` takes the place of the prepared one, which expects a backward pass."""
-        targets = TargetBatch.of(batch.targets)
+        targets = batch.targets
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         epoch = step // self.loader.steps_per_epoch
         answer, match, prepared = None, None, None
         with self.accelerator.autocast():
-            if batch.answers is not None:
-                answer, match, prepared = batch.answers.output(), batch.answers.teacher_match, batch.answers.prepared
+            if batch.teacher is not None:
+                answer, match, prepared = batch.teacher.output(), batch.teacher.teacher_match, batch.teacher.prepared
             elif self.teacher is not None and self.setup.methods:
                 answer = self.teacher(images, batch.padding)
             return (module or self.step_module)(images, batch.padding, targets, answer, count, step, epoch, match, prepared)
 
-    def _train_step(self, batch: Batch, step: int, logged: bool) -> dict[str, float] | None:
+    def _train_step(self, batch: TrainBatch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""
         model = self.accelerator.unwrap_model(self.step_module)
         self.step_module.train()
@@ -275,7 +283,7 @@ class Trainer:
         self.seconds = {"cpu": self.seconds["cpu"] + now[0] - since[0], "wall": self.seconds["wall"] + now[1] - since[1]}
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
+def _parts(batch: TrainBatch, count: int) -> list[TrainBatch]:
     """The batch in ``count`` parts of equal size."""
     if count == 1:
         return [batch]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from workbench.errors import SilentTermError
-from workbench.methods import Method
+from workbench.methods.method import Method
 from workbench.training.balance import is_wanted, term_gradients
 from workbench.training.processes import gathered
 from workbench.training.step import Terms

@@ -6,7 +6,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from workbench.config import TrainConfig
+from workbench.recipe.schema import TrainConfig
 
 # LW-DETR's projector is trained from the start and yet lies inside what transformers calls the backbone
 _BACKBONE = re.compile(r"\.(backbone\.(?!projector\.)|conv_encoder\.model\.)")

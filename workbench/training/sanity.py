@@ -9,18 +9,18 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from workbench.analysis.ap import coco_ap
+from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.diagnosis.teacher_input import DOUBTFUL_AP, LEAST_AP, mends, readings_path
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
-from workbench.config import stored_recipe
-from workbench.datasets.loader import Batch, evaluation_batches
+from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, TransformConfig
-from workbench.detectors import DetectorOutput, probability
+from workbench.detectors.output import DetectorOutput, probability
 from workbench.errors import IncompatibleError
 from workbench.files import write_json
-from workbench.runs import Run
+from workbench.recipe.schema import stored_recipe
+from workbench.recipe.setup import FrozenTeacher, Setup, build
+from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections
-from workbench.training.setup import FrozenTeacher, Setup, build
 
 SAMPLE = 200
 _INPUTS = {
@@ -153,11 +153,12 @@ def _best_class_order(setup: Setup, answers: list[tuple[Batch, DetectorOutput]])
     votes = 1e-6 * np.eye(len(names))
     for batch, output in answers:
         scores = probability(output)[-1][..., : len(names)]
-        for image, targets in enumerate(batch.targets):
-            if not targets.valid.any():
+        for image, valid in enumerate(batch.targets.valid):
+            if not valid.any():
                 continue
-            iou, _ = pairwise_iou_and_giou(cxcywh_to_xyxy(targets.boxes[targets.valid]), cxcywh_to_xyxy(output.boxes[-1, image]))
+            boxes, labels = batch.targets.boxes[image, valid], batch.targets.labels[image, valid]
+            iou, _ = pairwise_iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(output.boxes[-1, image]))
             best = (iou * scores[image].amax(-1)).argmax(-1)
-            for label, query in zip(targets.labels[targets.valid].tolist(), best.tolist(), strict=True):
+            for label, query in zip(labels.tolist(), best.tolist(), strict=True):
                 votes[own[label]] += scores[image, query].numpy()
     return linear_sum_assignment(-votes)[1].tolist()

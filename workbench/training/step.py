@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import NonFiniteError
-from workbench.matching import NonFiniteCostError, TargetBatch, match_targets
-from workbench.methods import Method, MethodContext, Pairing
+from workbench.matching import NonFiniteCostError, match_targets
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.method import Method
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ def explain_non_finite(
     if terms is not None:
         bad = [name for name, value in (terms.detection | terms.distillation).items() if not torch.isfinite(value)]
         if bad:
-            return NonFiniteError(f"step {step}: loss term {', '.join(bad)} is not finite; images {list(image_ids)}. The last good "
-                                  "checkpoint is kept. Lower the learning rate or the clip norm, or check these images.")
+            return NonFiniteError(
+                f"step {step}: loss term {', '.join(bad)} is not finite; images {list(image_ids)}. The last good "
+                "checkpoint is kept. Lower the learning rate or the clip norm, or check these images."
+            )
     with torch.no_grad():
         output = student(images, padding)
     found = [
@@ -113,8 +117,9 @@ def explain_non_finite(
         if not finite.all()
     ]
     where = "; ".join(found) or f"gradients of images {list(image_ids)}"
-    return NonFiniteError(f"step {step}: not finite in {where}. The last good checkpoint is kept. Lower the learning rate or use "
-                          "--set train.precision=fp32.")
+    return NonFiniteError(
+        f"step {step}: not finite in {where}. The last good checkpoint is kept. Lower the learning rate or use --set train.precision=fp32."
+    )
 
 
 __all__ = ["DistillStep", "NonFiniteCostError", "Terms", "explain_non_finite", "weighted_sum"]

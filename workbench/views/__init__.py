@@ -1,1 +1,1 @@
-"""Plotly figures shared by the dashboard and the notebooks; nothing here imports torch or streamlit."""
+"""Figures, drawn images, report pages and FiftyOne datasets made from the numbers of analysis."""

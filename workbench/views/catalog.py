@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json
 from workbench.remote import is_remote
-from workbench.runs import FORMAT_VERSION, Run
+from workbench.store.run import FORMAT_VERSION, Run
 
 # what reading a damaged file of a run raises: tables, states, anything
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)

@@ -9,21 +9,21 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.bootstrap import bootstrap_ap
-from workbench.analysis.data import open_data
-from workbench.analysis.gain import target_gain
-from workbench.analysis.predictors import rank_correlations, target_properties
-from workbench.analysis.stability_slices import image_counts, stability_by
-from workbench.analysis.targets import target_frame
-from workbench.analysis.tide import error_table, find_errors
-from workbench.analysis.value import ap_drops
-from workbench.analysis.verdict import compare_errors
-from workbench.cache.detections import read_detections
-from workbench.cache.queries import TEACHER_STEP, read_queries
-from workbench.cache.states import masked_images, read_masks
+from workbench.analysis.detection.ap_tests import compare_errors
+from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.detection.tide import error_table, find_errors
+from workbench.analysis.of_run import open_data
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.queries.predictors import rank_correlations, target_properties
+from workbench.analysis.queries.value import ap_drops
+from workbench.analysis.stability.grouped import image_counts, stability_by
 from workbench.errors import RunError
-from workbench.runs import Run
-from workbench.views import errors as error_views
+from workbench.store.detections import read_detections
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.run import Run
+from workbench.store.states import masked_images, read_masks
+from workbench.views import error_types as error_views
 from workbench.views import image as image_views
 from workbench.views import masks as mask_views
 from workbench.views import overview, stability, training, value
@@ -174,8 +174,10 @@ def image_rows(run: Run, image_id: int, step: int | None = None) -> tuple[pd.Dat
     rows = read_queries(run, VALIDATION, steps, where="image_id = $image", parameters={"image": image_id})
     student = rows[rows["model"] == "student"]
     if student.empty:
-        raise RunError(f"run '{run.name}' keeps no queries of image {image_id} at step {steps[0]}; choose another, or trace it with "
-                       f"'workbench trace {run.name}'.")
+        raise RunError(
+            f"run '{run.name}' keeps no queries of image {image_id} at step {steps[0]}; choose another, or trace it with "
+            f"'workbench trace {run.name}'."
+        )
     return student, rows[rows["model"] == "teacher"]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.datasets.base import Record
-from workbench.views.boxes import (
+from workbench.views.box_drawing import (
     BOX,
     HALO,
     PAIR,

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.datasets.base import Record
-from workbench.views.boxes import HALO, TARGET, TEACHER, broken, class_name, in_pixels, photograph, target_rows
+from workbench.views.box_drawing import HALO, TARGET, TEACHER, broken, class_name, in_pixels, photograph, target_rows
 from workbench.views.style import INFERNO, Chart, plain
 
 CAPTION = (

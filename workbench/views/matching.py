@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.cache.queries import TEACHER_STEP, complete_steps, read_queries
-from workbench.cache.states import masked_images, read_masks
 from workbench.datasets.base import Dataset
-from workbench.runs import Run
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.store.run import Run
+from workbench.store.states import masked_images, read_masks
 from workbench.views.image import cost_figure, image_figure, mate_table
 from workbench.views.stability import held, matrix_figure, target_rows_of
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.derived import match_frame
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.views.boxes import png
+from workbench.views.box_drawing import png
 from workbench.views.style import COLOURS, Chart, quiet
 
 WIDTH, HEIGHT = 480, 320  # pixels of the picture

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from workbench.analysis.report import collect
-from workbench.analysis.summary import table as summary_table
+from workbench.analysis.report.collect import collect
+from workbench.analysis.report.summary import table as summary_table
 from workbench.files import write_json, write_text
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
 from workbench.views.page import STYLE, Column, cell, figure, names, share, table
 from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from workbench.analysis.tide import LABELS
+from workbench.analysis.detection.tide import LABELS
 from workbench.views.page import Column, share, table
 
 _N = (Column("n", "n"), Column("images", "images"))

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from workbench.datasets.base import Record
-from workbench.views.boxes import BOX, CORNERS, STUDENT, TARGET, TEACHER, add_boxes, class_name, photograph
+from workbench.views.box_drawing import BOX, CORNERS, STUDENT, TARGET, TEACHER, add_boxes, class_name, photograph
 from workbench.views.style import Chart, laid_out, plain
 
 _SIDE = 320  # pixels that an image is drawn with at most

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.derived import match_frame
 from workbench.datasets.base import Record
-from workbench.runs import Run
-from workbench.views.boxes import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
+from workbench.store.run import Run
+from workbench.views.box_drawing import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
 from workbench.views.overview import PROGRESS
 from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, reach, run_style, with_lines, with_names
@@ -276,4 +276,3 @@ def stable_share(frame: pd.DataFrame) -> tuple[int, int]:
     """Targets that never changed their query, and all targets matched at two evaluations or more; of the rows of ``held``."""
     several = frame[frame.groupby(["image_id", "target"])["step"].transform("size") > 1].drop_duplicates(["image_id", "target"])
     return int((several["changes"] == 0).sum()), len(several)
-

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from workbench.analysis.data import open_data
-from workbench.cache.queries import TEACHER_STEP
+from workbench.analysis.of_run import open_data
 from workbench.errors import MissingExtraError
-from workbench.runs import Run
-from workbench.views.boxes import PAIR, STUDENT, TARGET, TEACHER, class_name, photograph, target_rows
+from workbench.store.queries import TEACHER_STEP
+from workbench.store.run import Run
+from workbench.views.box_drawing import PAIR, STUDENT, TARGET, TEACHER, class_name, photograph, target_rows
 from workbench.views.catalog import VALIDATION
 from workbench.views.figures import image_rows, of_layer
 

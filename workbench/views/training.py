@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.views.style import GREY, Chart, plain, quiet, run_style
 
 REST = "detection"  # what the loss is made of beside the weighted distillation terms

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.views.boxes import broken, class_name
+from workbench.views.box_drawing import broken, class_name
 from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
 # title of the axis, factor, definition
@@ -131,4 +131,3 @@ def inside(points: pd.DataFrame, column: str, box: Sequence[float] | None) -> pd
         x0, x1, y0, y1 = box
         points = points[points[column].between(x0, x1) & points["gain"].between(y0, y1)]
     return points.sort_values(["gain", "image_id", "target"], ascending=[False, True, True], ignore_index=True)
-

@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.verdict import Verdict
+from workbench.analysis.detection.ap_tests import Verdict
 from workbench.views.catalog import Entry
-from workbench.views.errors import VERDICT_COLOURS
+from workbench.views.error_types import VERDICT_COLOURS
 from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
 BASELINE = "undistilled"

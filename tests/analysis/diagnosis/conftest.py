@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.diagnosis.small_runs import small_run
-from workbench.runs import Run
+from workbench.store.run import Run
 
 FITNET = [{"method": "fitnet", "balance": {"features": 1.0}}]
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.app.example_runs import runs_in
 from tests.flows import DISTILLED, Silent, tiny_recipe
-from workbench.config import CheckpointConfig
-from workbench.runs import Run
+from workbench.recipe.schema import CheckpointConfig
+from workbench.recipe.setup import Setup, build
+from workbench.store.run import Run
 from workbench.training import launch
-from workbench.training.setup import Setup, build
 
 # gradients are measured every ten steps, queries are kept every ten: six measurements and six moments
 SMALL: dict[str, Any] = {

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
-from workbench.analysis.diagnosis import CAUSES, MEANINGS, Diagnosis, diagnose
-from workbench.runs import Run
+from workbench.analysis.diagnosis.diagnose import CAUSES, MEANINGS, diagnose
+from workbench.analysis.diagnosis.findings import Diagnosis
+from workbench.store.run import Run
 
 
 def outcomes(diagnosis: Diagnosis) -> dict[str, str]:

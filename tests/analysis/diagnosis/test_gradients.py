@@ -10,12 +10,13 @@ import pytest
 from torch import Tensor
 
 from tests.analysis.diagnosis.small_runs import small_run
-from workbench.analysis.diagnosis import diagnose
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
-from workbench.matching import TargetBatch
-from workbench.methods import METHODS, MethodContext, register
-from workbench.methods.base import BaseMethodConfig, Method
-from workbench.runs import Run
+from workbench.methods.context import MethodContext
+from workbench.methods.method import BaseMethodConfig, Method
+from workbench.methods.registry import register, unregister
+from workbench.store.run import Run
 
 
 class ContraryConfig(BaseMethodConfig, frozen=True):
@@ -34,9 +35,7 @@ class Contrary(Method):
     source = "none"
     terms = "scores"
 
-    def forward(
-        self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext
-    ) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         detection = context.student.losses(student, targets, context.num_boxes, context.student_match)
         return {"scores": -(detection["class"] + detection["giou"])}
 
@@ -49,7 +48,7 @@ def contrary_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         both = [{"method": "detrdistill", "balance": terms}, {"method": "contrary", "balance": 0.3}]
         yield small_run(tmp_path_factory.mktemp("runs"), "contrary", {"methods": both})
     finally:
-        del METHODS["contrary"]
+        unregister("contrary")
 
 
 def test_a_term_with_less_than_a_hundredth_of_the_gradient_and_one_that_opposes_are_named_and_no_other(contrary_run: Run):

@@ -10,15 +10,15 @@ import pytest
 
 from tests.analysis.run_examples import finished_run
 from tests.flows import command
-from workbench.analysis.data import open_data
-from workbench.analysis.diagnosis import diagnose
-from workbench.analysis.gain import target_gain
-from workbench.analysis.run_report import matched_queries
-from workbench.analysis.stability import agreement, churn_by_class, churn_over_steps
-from workbench.analysis.targets import target_frame
-from workbench.cache.queries import read_queries
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.of_run import open_data
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.report.one_run import matched_queries
+from workbench.analysis.stability.churn import agreement, churn_by_class, churn_over_steps
 from workbench.files import read_json
-from workbench.runs import Run
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

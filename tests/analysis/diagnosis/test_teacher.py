@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
-from workbench.analysis.ap import coco_ap
-from workbench.analysis.data import open_data
-from workbench.analysis.diagnosis import Finding, diagnose
-from workbench.cache.queries import read_queries
-from workbench.runs import Run
-from workbench.training.setup import Setup
+from workbench.analysis.detection.ap import coco_ap
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.findings import Finding
+from workbench.analysis.of_run import open_data
+from workbench.recipe.setup import Setup
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 
 # the student is the embedded teacher itself, hardly moved by one step
 GOOD: dict[str, Any] = {"train": {"learning_rate": 1e-7, "warmup": 0}, "data": {"options": {"val": 40}}, "methods": []}
@@ -57,7 +58,7 @@ def ap_by_pycocotools(run: Run, model: str, step: int, name: str) -> float:
 
 def test_a_teacher_worse_on_one_class_is_named_with_it_and_the_difference_in_ap(tmp_path: Path):
     run = spoiled_run(tmp_path, [1])
-    finding, = found(run)
+    (finding,) = found(run)
     assert finding.severity == "warning" or "all targets" in finding.statement
     assert "class square" in finding.statement
     assert not any(f"class {name}" in finding.statement for name in ("circle", "triangle", "cross"))
@@ -80,7 +81,7 @@ def test_a_teacher_worse_on_every_class_is_an_error(tmp_path: Path):
 
         setup.teacher.detector.forward = forward
 
-    finding, = found(small_run(tmp_path, "spoiled", GOOD, TEACHER_ONLY, spoil=spoil, student="shapes_teacher"))
+    (finding,) = found(small_run(tmp_path, "spoiled", GOOD, TEACHER_ONLY, spoil=spoil, student="shapes_teacher"))
     assert finding.severity == "error" and finding.statement.startswith("The teacher is worse than the student: all targets ")
 
 

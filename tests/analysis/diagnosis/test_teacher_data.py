@@ -9,11 +9,12 @@ import pytest
 
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
 from tests.flows import teacher_copy
-from workbench.analysis.diagnosis import Finding, diagnose
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.findings import Finding
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.cache.queries import read_queries
-from workbench.runs import Run
-from workbench.training.setup import Setup
+from workbench.recipe.setup import Setup
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
 
 VAL = {"data": {"options": {"val": 32}}}
 
@@ -50,7 +51,7 @@ def test_the_share_behind_a_class_map_agrees_with_a_count_by_hand(tmp_path: Path
     teacher = with_teacher(tmp_path, classes=["square", "circle", "triangle", "cross"])
     run = small_run(tmp_path, "permuted", TEACHER_ONLY, VAL, teacher, guarded=False)
     rows = read_queries(run, "val", [-1], where="layer = 3")
-    from workbench.analysis.data import open_data
+    from workbench.analysis.of_run import open_data
 
     hits = seen = 0
     for record in open_data(run.info()).records:

@@ -7,10 +7,11 @@ import pytest
 
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
 from tests.flows import command, teacher_copy
-from workbench.analysis.diagnosis import Finding, diagnose
+from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.findings import Finding
 from workbench.analysis.diagnosis.teacher_input import doubtful, mends
 from workbench.files import read_json
-from workbench.runs import Run
+from workbench.store.run import Run
 from workbench.training.sanity import keep_readings
 
 VAL: dict[str, Any] = {"data": {"options": {"val": 24}}}
@@ -25,7 +26,7 @@ def test_wrong_normalisation_is_named_once_the_teacher_was_tried_again(tmp_path:
     run = small_run(tmp_path, "numbers", TEACHER_ONLY, VAL, teacher, guarded=False)
     assert found(run) == [] and doubtful(run)
     keep_readings(run)
-    finding, = found(run)
+    (finding,) = found(run)
     assert (finding.cause, finding.severity, doubtful(run)) == ("normalisation", "error", False)
     assert "With ImageNet mean and std it reaches" in finding.statement
     as_used, mended = finding.evidence

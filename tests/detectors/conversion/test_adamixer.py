@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from tests.detectors.conversion.layouts import BACKBONE, COUNTER, adamixer, filled, images, pseudo_random
-from workbench.detectors import InputSpec
 from workbench.detectors.adamixer import AdaMixer, AdaMixerModelConfig
 from workbench.detectors.conversion.adamixer import convert
+from workbench.detectors.detector import InputSpec
 
 SPEC = InputSpec(("a", "b", "c"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SHAPES: dict[str, Any] = {"classes": 3, "queries": 5, "layers": 3, "width": 32, "heads": 4, "ffn": 24, "groups": 2, "points": (4, 6)}

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import AutoModelForObjectDetection
 
 from tests.detectors.conversion.layouts import BACKBONE, COUNTER, deformable_detr, filled, images
-from workbench.detectors import InputSpec
 from workbench.detectors.conversion.deformable_detr import convert_detrdistill, convert_mmdet
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
-from workbench.detectors.storage import fill_weights
+from workbench.detectors.detector import InputSpec
+from workbench.detectors.weights import fill_weights
 from workbench.errors import CheckpointError
 
 SPEC = InputSpec(("a", "b", "c"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.detectors import InputSpec
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.conversion.dino import convert
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.dino import Dino, DinoModelConfig
-from workbench.detectors.storage import fill_weights
+from workbench.detectors.weights import fill_weights
 from workbench.errors import CheckpointError
 from workbench.files import hash_json
 

@@ -87,8 +87,10 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
     if together.low <= DROWNING:
         return []
     if baseline is None:
-        raise NotJudged(f"the terms send {together.value:.0f} times the detection loss's gradient, which may help or drown it: compare "
-                        "with the undistilled run (--against)")
+        raise NotJudged(
+            f"the terms send {together.value:.0f} times the detection loss's gradient, which may help or drown it: compare "
+            "with the undistilled run (--against)"
+        )
     lost, own, other = _lost(material, baseline)
     if lost.low <= LEAST_LOST:
         return []

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.data import open_data
 from workbench.analysis.diagnosis.findings import NotJudged
-from workbench.cache.manifest import is_complete
-from workbench.cache.queries import TEACHER_STEP, read_queries
+from workbench.analysis.of_run import open_data
 from workbench.errors import WorkbenchError
-from workbench.runs import Run
+from workbench.store.manifest import is_complete
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.run import Run
 
 LOCALISED = 0.5  # IoU from which a query is about a target, as in AP50
 _COLUMNS = (

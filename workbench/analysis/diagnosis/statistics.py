@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, t
 
-from workbench.analysis.bootstrap import LEVEL, draws, interval, with_all
+from workbench.analysis.detection.bootstrap import LEVEL, draws, interval, with_all
 
 _SAMPLES = 1000
 
@@ -55,9 +55,7 @@ def share_interval(hits: int, n: int) -> Estimate:
     return Estimate(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def ratio_difference(
-    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0
-) -> Estimate:
+def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0) -> Estimate:
     """A ratio of totals over images, or the difference of two on the same images, with the percentile interval over resampled images.
 
     Args:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from workbench.analysis.ap import AREAS
-from workbench.analysis.bootstrap import LEVEL, draws, mean_ap, with_all
-from workbench.analysis.cells import Cells
+from workbench.analysis.detection.ap import AREAS
+from workbench.analysis.detection.bootstrap import LEVEL, draws, mean_ap, with_all
+from workbench.analysis.detection.cells import Cells
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
-from workbench.analysis.query_detections import query_detections
+from workbench.analysis.queries.query_detections import query_detections
 
 # a resample of fewer has too few values to have a spread that could be read as normal
 LEAST_TARGETS = 20

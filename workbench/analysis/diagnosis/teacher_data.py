@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import LOCALISED, Material
 from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
-from workbench.analysis.same_box import elementwise_iou
+from workbench.analysis.stability.same_box import elementwise_iou
 
 # another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
 # chance (boxes in the middle of the image, squares) differ by less

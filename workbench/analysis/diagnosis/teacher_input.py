@@ -11,7 +11,7 @@ from typing import Any
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 from workbench.files import hash_json, read_json
-from workbench.runs import Run
+from workbench.store.run import Run
 
 LEAST_AP = 0.01  # below, a teacher teaches nothing
 # a teacher below this is tried with its inputs and outputs read in other ways: two classes swapped still leave half of the AP

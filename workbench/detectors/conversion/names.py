@@ -32,8 +32,9 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tens
         match, replacement = next(((m, new) for pattern, new in compiled if (m := pattern.fullmatch(name))), (None, ""))
         new = name if match is None else replacement(match) if callable(replacement) else match.expand(replacement)
         if new in result:
-            raise CheckpointError(f"the checkpoint holds '{origin[new]}' and '{name}', which are one tensor '{new}' here. Keep one model "
-                                  "in the file.")
+            raise CheckpointError(
+                f"the checkpoint holds '{origin[new]}' and '{name}', which are one tensor '{new}' here. Keep one model in the file."
+            )
         result[new], origin[new] = value, name
     return result
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from workbench.methods.base import ClassTeachingConfig
-from workbench.methods.features import Feature, feature_needs
+from workbench.methods.levels import Feature, feature_needs
+from workbench.methods.method import ClassTeachingConfig
 
 
 class MemoryConfig(BaseModel, extra="forbid", frozen=True):

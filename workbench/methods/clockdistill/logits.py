@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from workbench.detectors.base import Detector
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
 from workbench.methods.classes import box_loss, class_divergence, class_targets
 from workbench.methods.clockdistill.config import LogitsConfig

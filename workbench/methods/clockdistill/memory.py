@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import Level
-from workbench.matching import TargetBatch
 from workbench.methods.clockdistill.config import MemoryConfig
-from workbench.methods.features import Adaptor
+from workbench.methods.levels import Adaptor
 
 
 def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level, Level]], targets: TargetBatch) -> dict[str, Tensor]:

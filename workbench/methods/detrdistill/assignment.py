@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from workbench.detectors.output import DetectorOutput, Queries
-from workbench.methods.base import gather_queries
 from workbench.methods.context import MethodContext
 from workbench.methods.detrdistill.config import AssignmentConfig
 from workbench.methods.extra_group import TeacherQueries
+from workbench.methods.method import gather_queries
 
 CERTAIN = 30.0
 
@@ -61,9 +61,7 @@ def _rows(queries: Queries, index: Tensor) -> Queries:
     def at(values: Tensor | None) -> Tensor | None:
         return None if values is None else gather_queries(values, index)
 
-    return Queries(
-        gather_queries(queries.content, index), at(queries.position), at(queries.reference), queries.source.gather(-1, index)
-    )
+    return Queries(gather_queries(queries.content, index), at(queries.position), at(queries.reference), queries.source.gather(-1, index))
 
 
 def _silenced(output: DetectorOutput, valid: Tensor) -> DetectorOutput:

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.matching import TargetBatch
-from workbench.methods.base import gather_queries
 from workbench.methods.context import MethodContext, over_processes
 from workbench.methods.detrdistill.config import FeaturesConfig
-from workbench.methods.features import Adaptor
+from workbench.methods.levels import Adaptor
+from workbench.methods.method import gather_queries
 from workbench.methods.selection import largest_iou, query_quality, target_ious
 
 MASK_FLOOR = 0.01

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.detectors.output import Activation, DetectorOutput
-from workbench.matching import QUERY_COST, assign
-from workbench.methods.base import gather_queries
+from workbench.detectors.output import DetectorOutput
+from workbench.matching import QUERY_COST, Activation, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
 from workbench.methods.context import LayerPairs, MethodContext, over_processes
 from workbench.methods.detrdistill.config import LogitsConfig
+from workbench.methods.method import gather_queries
 
 
 def logits_terms(
@@ -134,9 +134,7 @@ def _match(
     return _Matching(columns, wanted, wanted_boxes, mate, rest)
 
 
-def _pair_losses(
-    config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, activation: Activation
-) -> tuple[Tensor, Tensor]:
+def _pair_losses(config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, activation: Activation) -> tuple[Tensor, Tensor]:
     """Summed loss of matched pairs and their number, each ``[K, P]`` for P pairs of layers and K = 1 or 2 kinds of teacher queries:
     with an object (or all, where they are matched together), and the rest.
 

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.servers import ADDRESS, Server, find, listens, named, noted, reserved_port, started
-from workbench.views.fiftyone import FoDataset, using
+from workbench.services.servers import ADDRESS, Server, find, listens, named, noted, reserved_port, started
+from workbench.views.fiftyone.connection import FoDataset, using
 
 APP = "fiftyone"
 START_SECONDS, ANSWER_SECONDS = 180, 60
@@ -85,8 +85,10 @@ def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | Non
         dataset = next((name for name in datasets if fo.dataset_exists(name)), None)
         if dataset is None:
             wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(datasets))
-            raise WorkbenchError(f"FiftyOne has no comparison {wanted} yet. Make it with 'workbench inspect RUN --against BASELINE "
-                                 "--no-app'; the App need not be started again.")
+            raise WorkbenchError(
+                f"FiftyOne has no comparison {wanted} yet. Make it with 'workbench inspect RUN --against BASELINE "
+                "--no-app'; the App need not be started again."
+            )
         shown: FoDataset = fo.load_dataset(dataset)
         shown.reload()
         if saved_view is not None and not shown.has_saved_view(saved_view):
@@ -131,7 +133,8 @@ def _tell(port: int, route: str, what: dict[str, Any]) -> None:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             errors = (json_util.loads(answer.read()) or {}).get("errors")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise WorkbenchError(f"FiftyOne's App on port {port} does not take what it shall show: {error}. Start it again: "
-                             "'workbench inspect'.") from error
+        raise WorkbenchError(
+            f"FiftyOne's App on port {port} does not take what it shall show: {error}. Start it again: 'workbench inspect'."
+        ) from error
     if errors:
         raise WorkbenchError(f"FiftyOne's App on port {port} refuses what it shall show: {errors[0].get('message')}.")

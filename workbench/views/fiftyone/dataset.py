@@ -9,12 +9,12 @@ import fiftyone as fo
 import pandas as pd
 from pymongo import UpdateOne
 
-from workbench.analysis.data import open_data
-from workbench.analysis.inspection import Inspection, inspect
+from workbench.analysis.of_run import open_data
+from workbench.analysis.report.inspection import Inspection, inspect
 from workbench.files import hash_json
-from workbench.runs import Run
-from workbench.views.boxes import PAIR, STUDENT, TARGET, TEACHER
-from workbench.views.fiftyone import FoDataset, dataset_name
+from workbench.store.run import Run
+from workbench.views.box_drawing import PAIR, STUDENT, TARGET, TEACHER
+from workbench.views.fiftyone.connection import FoDataset, dataset_name
 from workbench.views.fiftyone.documents import (
     Schema,
     declare,

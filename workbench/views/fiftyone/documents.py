@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from bson import ObjectId
 
-from workbench.analysis.inspection import Inspection
+from workbench.analysis.report.inspection import Inspection
 from workbench.datasets.base import Dataset
-from workbench.views.fiftyone import FoDataset
+from workbench.views.fiftyone.connection import FoDataset
 
 # attribute -> kind; a column that is null everywhere is left out
 BOX_FIELDS: dict[str, type[fo.Field]] = {

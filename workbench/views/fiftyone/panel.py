@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from workbench.analysis.data import open_data
+from workbench.analysis.of_run import open_data
 from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
-from workbench.runs import Run
-from workbench.serve import dashboard_address
-from workbench.views.fiftyone import FoDataset
+from workbench.services.dashboard import dashboard_address
+from workbench.store.run import Run
+from workbench.views.fiftyone.connection import FoDataset
 from workbench.views.fiftyone.dataset import INFO
 from workbench.views.matching import image_figures, plain_json
 

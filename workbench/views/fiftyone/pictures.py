@@ -7,8 +7,8 @@ from PIL import Image
 from workbench.datasets.base import Dataset
 from workbench.files import replacing_folder
 from workbench.remote import is_remote
-from workbench.runs import Run
-from workbench.servers import cache_folder
+from workbench.services.servers import cache_folder
+from workbench.store.run import Run
 
 
 def picture_paths(dataset: Dataset, run: Run, split: str) -> list[Path]:

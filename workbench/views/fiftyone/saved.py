@@ -7,9 +7,9 @@ from typing import Any
 from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 
-from workbench.analysis.inspection import CONFIDENT, WRONG, Inspection
-from workbench.analysis.tide import LABELS
-from workbench.views.fiftyone import FoDataset
+from workbench.analysis.detection.tide import LABELS
+from workbench.analysis.report.inspection import CONFIDENT, WRONG, Inspection
+from workbench.views.fiftyone.connection import FoDataset
 
 UNSTABLE = 0.5  # stability up to which a target is unstable: its query changed at every second evaluation
 HIGH_QUALITY = 0.5

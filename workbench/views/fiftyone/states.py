@@ -8,12 +8,12 @@ import fiftyone.brain as fob
 import numpy as np
 from fiftyone import ViewField as F
 
-from workbench.analysis.inspection import Inspection, Role
-from workbench.cache.queries import TEACHER_STEP
-from workbench.cache.states import images_with_states, read_states
+from workbench.analysis.report.inspection import Inspection, Role
 from workbench.errors import MissingExtraError
-from workbench.runs import Run
-from workbench.views.fiftyone import FoDataset
+from workbench.store.queries import TEACHER_STEP
+from workbench.store.run import Run
+from workbench.store.states import images_with_states, read_states
+from workbench.views.fiftyone.connection import FoDataset
 
 Method = Literal["pca", "umap"]
 

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.services import dashboard as serve
+
+
+def test_without_streamlit_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"workbench\[app\]"):
+        serve.serve(8700, lambda address: None)
+
+
+def test_a_server_that_does_not_start_is_an_error_and_not_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setattr(serve, "OPTIONS", {**serve.OPTIONS, "no.such.option": "1"})
+    addresses: list[str] = []
+    with pytest.raises(WorkbenchError, match="did not start"):
+        serve.serve(8700, addresses.append)
+    assert addresses == []
+
+
+# stands in for Streamlit: binds its port late, as that does, and tells whose runs it serves
+STREAMLIT = """
+import http.server, os, sys, time
+port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--server.port="))
+class Runs(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.environ["WORKBENCH_RUNS"].encode())
+        if self.path == "/end":
+            os._exit(3)
+    def log_message(self, *_): ...
+time.sleep(0.7)
+http.server.HTTPServer(("127.0.0.1", port), Runs).serve_forever()
+"""
+START = """
+from workbench.services.dashboard import serve
+print("ready", flush=True)
+input()
+serve(8700, lambda address: print(address, flush=True))
+"""
+
+
+def test_two_dashboards_started_at_one_moment_answer_at_addresses_of_their_own(tmp_path: Path):
+    (tmp_path / "streamlit.py").write_text(STREAMLIT)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                         env={**environment, "WORKBENCH_RUNS": runs})
+        for runs in ("mine", "yours")
+    ]  # fmt: skip
+    try:
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        addresses = [process.stdout.readline().strip() for process in processes if process.stdout is not None]
+        served = [urllib.request.urlopen(address, timeout=10).read().decode() for address in addresses]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert len(set(addresses)) == 2 and served == ["mine", "yours"]
+    assert [process.returncode for process in processes] == [0, 0]
+
+
+def test_a_dashboard_that_ends_by_itself_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "streamlit.py").write_text(STREAMLIT)
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path)), ("WORKBENCH_RUNS", "mine")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WorkbenchError, match="has ended with status 3"):
+        serve.serve(8700, lambda address: urllib.request.urlopen(f"{address}/end", timeout=10).close())

@@ -1,0 +1,53 @@
+"""``workbench cache``, as a user types it."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.flows import command, write_recipe
+from tests.teacher_cache.teachers import CACHED
+from workbench.files import read_json
+
+SMALL: dict[str, Any] = {"data": {"options": {"train": 4}}, "train": {"steps": 1}}
+
+
+def test_a_cache_is_built_listed_checked_mended_trained_from_and_pruned(tmp_path: Path, runs_folder: Path):
+    recipe = str(write_recipe(tmp_path, CACHED, SMALL))
+    code, _, err = command("run", recipe, "--plain")
+    assert code == 10 and "Build it with 'workbench cache build'" in err
+    assert not (runs_folder / "tiny-distilled-seed0").exists()
+
+    code, out, err = command("cache", "build", recipe)
+    assert code == 10 and "memory maps" in err and "--accept" in err
+    assert "4 images x 2 variants" in out and "GB in all" in out and "GB free" in out and "ms an answer" in out
+    code, out, err = command("cache", "build", recipe, "--accept")
+    assert code == 0 and "8 answers made, 0 were there" in out, err
+
+    code, out, _ = command("cache", "list")
+    assert code == 0 and "tiny" in out and "complete" in out and "memory (8,)" not in out and "memory [8]" in out
+
+    code, out, err = command("cache", "check", recipe, "--answers", "3")
+    assert code == 0 and "every file is whole" in out and "3 answers asked" in out, err
+    assert "would flip: 0 of 240 queries" in out, "3 answers of 4 layers and 20 queries, kept unrounded"
+    shard = runs_folder / "caches" / "tiny" / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    code, out, _ = command("cache", "check", recipe, "--answers", "3")
+    assert code == 1 and "damaged: shard-00000.safetensors" in out
+    code, out, _ = command("cache", "build", recipe, "--accept")
+    assert code == 0 and "shard-00000.safetensors was damaged" in out and "8 answers made" in out
+
+    code, out, err = command("run", recipe, "--plain")
+    assert code == 0, err
+    info = read_json(runs_folder / "tiny-distilled-seed0" / "run.json")
+    assert info["cache"]["name"] == "tiny" and info["cache"]["build_seconds"]["wall"] > 0
+
+    code, out, _ = command("cache", "prune")
+    assert code == 0 and "nothing to remove" in out and shard.exists()
+    code, _, err = command("cache", "prune", "other")
+    assert code == 10 and "Caches there: tiny" in err
+    manifest = shard.parent / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 0'))
+    code, out, _ = command("cache", "list")
+    assert code == 0 and "unreadable" in out
+    code, out, _ = command("cache", "prune")
+    assert code == 0 and "removed tiny" in out and not shard.parent.exists()
+    assert command("cache", "list")[1].strip() == "nothing yet"

@@ -1,0 +1,55 @@
+import numpy as np
+import pandas as pd
+
+from tests.views.test_image import CLASSES, PIXELS, record
+from tests.views.ticks import names_at
+from workbench.views.error_types import calibration_figure, confusion_figure, costs_figure, difference_figure, wrong_figure
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+COSTS = pd.DataFrame({"error": ["both", "false_positive"], "special": [False, True], "count": [3, 4], "images": [2, 2],
+                      "cost": [0.1, 0.2], "low": [0.05, 0.15], "high": [0.2, 0.3]})  # fmt: skip
+
+
+def test_costs_are_points_of_ap_with_their_intervals():
+    figure = costs_figure({HOSTILE: COSTS})
+    bar = figure.data[0]
+    assert names_at(figure.layout.xaxis, bar.x) == list(bar.hovertext) == ["both", "false positive"]
+    assert figure.layout.yaxis.range[0] == 0 and figure.layout.yaxis.range[1] > 30
+    assert np.allclose(bar.y, [10, 20])
+    assert np.allclose(np.array(bar.y) + bar.error_y.array, [20, 30])
+    assert np.allclose(np.array(bar.y) - bar.error_y.arrayminus, [5, 15])
+    assert "<img" not in bar.name + bar.hovertemplate
+
+
+def test_a_difference_has_the_colour_of_its_verdict():
+    words = ["worse", "not distinguishable"]
+    table = COSTS.assign(difference=[0.1, -0.1], low=[0.05, -0.3], high=[0.2, 0.1], verdict=words, sentence=HOSTILE)
+    figure = difference_figure(table)
+    drawn = {trace.name: names_at(figure.layout.yaxis, trace.y) for trace in figure.data}
+    assert drawn == {"better": [], "worse": ["both"], "not distinguishable": ["false positive"]}
+    assert figure.layout.xaxis.range[0] < -30 and figure.layout.xaxis.range[1] > 20
+    assert "<img" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_confusion_is_shown_as_shares_of_the_targets_of_a_class():
+    counts = pd.DataFrame([[3, 1, 0], [0, 0, 0], [2, 0, 0]], index=[1, 2, -1], columns=[1, 2, -1])
+    figure = confusion_figure(counts, {1: "cat", 2: HOSTILE})
+    shares = np.array(figure.data[0].z, float)
+    assert shares[0].tolist() == [75, 25, 0]
+    assert np.isnan(shares[1]).all()
+    assert figure.data[1].customdata.tolist() == [[1, 1], [-1, 1], [1, 2]]  # what a click carries, the fullest cell first
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([0, 0, 1], [0, 2, 0])
+    assert list(figure.layout.xaxis.ticktext) == ["cat", "&lt;img src=x onerror=alert(1)&gt;", "background"]
+
+
+def test_empty_bins_of_scores_are_left_out():
+    table = pd.DataFrame({"n": [0, 5], "score": [np.nan, 0.9], "precision": [np.nan, 0.5], "low": [np.nan, 0.4], "high": [np.nan, 0.6]})
+    assert list(calibration_figure({"a": table}).data[1].x) == [0.9]
+
+
+def test_errors_and_missed_targets_are_drawn_over_the_image():
+    box = {"x1": [1.0], "y1": [2.0], "x2": [3.0], "y2": [4.0]}
+    wrong = pd.DataFrame({"category_id": [7], "score": [0.25], **box})
+    for rows, text in ((wrong, "\u00a0&lt;b&gt; 0.25\u00a0"), (wrong.drop(columns="score"), "\u00a0&lt;b&gt;\u00a0")):
+        figure = wrong_figure(PIXELS, record(), CLASSES, rows, {7: "<b>"})
+        assert text in figure.data[-1].text

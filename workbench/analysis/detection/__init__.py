@@ -1,0 +1,1 @@
+"""Numbers about detections: AP, error types, calibration, and their intervals."""

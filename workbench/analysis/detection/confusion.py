@@ -1,0 +1,100 @@
+"""Which class is taken for which: detections against targets of any class at IoU 0.5."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.detection.ap import Detections
+from workbench.analysis.detection.cells import rank_in_run
+from workbench.analysis.detection.matches import BOX, IOU, corner_iou, match_detections
+
+BACKGROUND = -1  # in the place of a category id
+THRESHOLD = 0.3
+
+
+def confusion_pairs(
+    ground_truth: Mapping[str, Any], detections: Detections, threshold: float = THRESHOLD, max_detections: int = 100
+) -> pd.DataFrame:
+    """Pairs detections with targets whatever their classes, the best score first, each with the free target it overlaps most.
+
+    Args:
+        ground_truth: COCO dict.
+        detections: as for ``coco_ap``, perhaps with ``query``. Those that AP does not count, on crowd or ignore regions, are left out.
+        threshold: least score.
+        max_detections: kept per image and class.
+
+    Returns:
+        One row per pair, per detection without a target and per target without a detection: ``image_id``, ``target`` (-1 = none),
+        ``truth`` and ``predicted`` (category ids, ``BACKGROUND`` where there is none), ``query`` (-1 = none), ``score``, ``iou``
+        (NaN without a pair).
+    """
+    matches = match_detections(ground_truth, detections, max_detections)
+    found, own = matches.detections, matches.targets
+    found = found[found["counted"] & (found["score"] >= threshold)].sort_values("score", ascending=False, kind="stable")
+    image = np.searchsorted(matches.images, found["image_id"])
+    order = np.argsort(image, kind="stable")
+    found, image = found.iloc[order], image[order]
+    owner = np.searchsorted(matches.images, own["image_id"])
+    own, owner = own.iloc[np.argsort(owner, kind="stable")], np.sort(owner)
+    place, iou = _taken(found[BOX].to_numpy(float), image, own[BOX].to_numpy(float), owner)
+    paired, free = place >= 0, np.ones(len(own), bool)
+    free[place[paired]] = False
+    target, truth = own["target"].to_numpy(), own["category_id"].to_numpy()
+    of_detections = pd.DataFrame({
+        "image_id": found["image_id"].to_numpy(), "target": np.full(len(found), -1), "truth": np.full(len(found), BACKGROUND),
+        "predicted": found["category_id"].to_numpy(), "query": found["query"].to_numpy(), "score": found["score"].to_numpy(), "iou": iou,
+    })  # fmt: skip
+    of_detections.loc[paired, "target"], of_detections.loc[paired, "truth"] = target[place[paired]], truth[place[paired]]
+    missed = pd.DataFrame({
+        "image_id": own["image_id"].to_numpy()[free], "target": target[free], "truth": truth[free], "predicted": BACKGROUND, "query": -1,
+        "score": np.nan, "iou": np.nan,
+    })  # fmt: skip
+    return pd.concat([of_detections, missed], ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which target each detection takes, the best score of an image first: the free one it overlaps most.
+
+    Args:
+        boxes: ``[D, 4]`` xyxy, by image, in each the best score first.
+        image: ``[D]``.
+        targets: ``[G, 4]`` xyxy, by image.
+        owner: ``[G]`` their image.
+
+    Returns:
+        ``[D]`` place of the target, -1 = none, and ``[D]`` their IoU, NaN without one.
+    """
+    place, overlap = np.full(len(boxes), -1), np.full(len(boxes), np.nan)
+    free = np.ones(len(targets), bool)
+    turn = rank_in_run(image)
+    for number in range(int(turn.max(initial=-1)) + 1):  # the n-th detection of every image at once
+        rows = np.flatnonzero(turn == number)
+        first, end = (np.searchsorted(owner, image[rows], side) for side in ("left", "right"))
+        rows, first, count = rows[end > first], first[end > first], (end - first)[end > first]
+        if not len(rows):
+            continue
+        start = np.cumsum(count) - count
+        own = np.arange(count.sum()) + np.repeat(first - start, count)
+        iou = corner_iou(np.repeat(boxes[rows], count, axis=0), targets[own])
+        iou = np.where(free[own], iou, 0)
+        best = np.maximum.reduceat(iou, start)
+        # of equal overlaps the first
+        chosen = np.minimum.reduceat(np.where(iou == np.repeat(best, count), own, len(targets)), start)
+        near = best >= IOU
+        place[rows[near]], overlap[rows[near]] = chosen[near], best[near]
+        free[chosen[near]] = False
+    return place, overlap
+
+
+def confusion_matrix(pairs: pd.DataFrame, classes: Mapping[int, str]) -> pd.DataFrame:
+    """Counts of pairs: a row per class of the target, a column per class of the detection, both ending with ``BACKGROUND``.
+
+    Args:
+        pairs: of ``confusion_pairs``.
+        classes: category id -> name, in the order of rows and columns.
+    """
+    order = [*classes, BACKGROUND]
+    counts = pairs.groupby(["truth", "predicted"]).size().unstack(fill_value=0)
+    return counts.reindex(index=order, columns=order, fill_value=0).astype(int)

@@ -1,0 +1,1 @@
+"""What single queries are worth: AP drop, gain, quality."""

@@ -1,0 +1,1 @@
+"""Numbers gathered for tables, reports and FiftyOne."""

@@ -1,0 +1,250 @@
+"""Everything that is known about single boxes, targets and images of a comparison, one row each: what a viewer of errors shows.
+
+The boxes of a model are its queries at the last decoder layer, each with its best class, the best ``BOXES`` of an image by score; types of
+errors are found among these. All numbers are those of the other modules of ``analysis``, joined by image, query and target.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.derived import identity_over_steps, step_columns
+from workbench.analysis.detection.contribution import image_contributions
+from workbench.analysis.detection.matches import BOX as CORNERS
+from workbench.analysis.detection.matches import Matches
+from workbench.analysis.detection.slices import slice_targets
+from workbench.analysis.detection.tide import Errors, find_errors
+from workbench.analysis.queries.gain import target_gain
+from workbench.analysis.queries.query_detections import query_detections
+from workbench.analysis.queries.value import ap_drops
+from workbench.analysis.stability.agreement import teacher_agreement
+from workbench.analysis.stability.churn import CHURN_NEEDED
+from workbench.analysis.stability.grouped import image_counts, target_changes, target_histories
+from workbench.analysis.stability.same_box import BOX, elementwise_iou
+from workbench.datasets.base import Dataset
+from workbench.errors import RunError
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.store.run import Run
+
+BOXES = 100  # of an image and model
+CONFIDENT = 0.3  # score from which a wrong box is worth looking at, as on the dashboard
+GRADED = 100  # best and worst queries of the teacher
+WRONG = ("classification", "localisation", "both", "duplicate", "background")
+Role = Literal["teacher", "student", "baseline"]
+_PAIR, _TARGET = ["image_id", "query"], ["image_id", "target"]
+_COLUMNS = ("image_id", "layer", "query", "source", "label", "score", *BOX, "match", "match_iou", "quality", "mate", "mate_cost_class",
+            "mate_cost_bbox", "mate_cost_giou", "train_mate", "loss_class", "loss_bbox", "loss_giou", "selected")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a comparison says about each image, target and box. A value that does not apply is null.
+
+    Attributes:
+        dataset: the split.
+        step: evaluation of the students.
+        boxes: by model, in order of image and score: columns of the query table, and ``error`` (of ``tide.Errors``), ``target`` (that the
+            error is about, or that was found) and ``iou`` with it, ``mate_cost`` (class + 5 L1 + 2 GIoU), ``stability`` (1 - share of
+            the moments at which the target it is matched to changed its query: evaluations, of the teacher decoder layers), ``value``
+            (AP drop of its slot), ``gain`` of its target; of the student ``mate_error`` and ``mate_label`` (of its mate, where that is
+            among the boxes), ``followed`` (both wrong with the same class, and confident) and ``new`` (wrong and confident, and no
+            confident box of the baseline with its class lies there); of the teacher ``grade`` (``best``, ``worst``: by quality among
+            the matched ones).
+        targets: ``image_id``, ``target``, ``label`` (-1 for a region without class), ``x1 y1 x2 y2`` in pixels, ``area``, ``kind``
+            (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and of each model ``<model>_error`` (state
+            as of ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
+        images: ``image_id``, ``targets``, ``crowding``, and of each model ``<model>_contribution`` to AP50, ``<model>_instability`` (IS,
+            mean over evaluations, of the teacher over decoder layers); ``agreement`` of student and teacher.
+    """
+
+    dataset: Dataset
+    step: int
+    boxes: dict[Role, pd.DataFrame]
+    targets: pd.DataFrame
+    images: pd.DataFrame
+
+
+def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str = "val") -> Inspection:
+    """Reads the query tables of a comparison at the last step that both runs have.
+
+    Args:
+        dataset: the split.
+        run: the student's, with its teacher where it has one.
+        baseline: run it is compared with.
+        split: as the runs call it.
+
+    Raises:
+        RunError: no evaluation with queries, or none in common; or the runs are of other images.
+    """
+    step = _common_step(run, baseline, split)
+    truth = dataset.coco()
+    sources: dict[Role, tuple[Run, str]] = {"student": (run, "student")}
+    if TEACHER_STEP in complete_steps(run, split):
+        sources = {"teacher": (run, "teacher"), **sources}
+    if baseline is not None:
+        sources["baseline"] = (baseline, "student")
+    boxes: dict[Role, pd.DataFrame] = {}
+    errors: dict[Role, Errors] = {}
+    answers: dict[Role, pd.DataFrame] = {}
+    for role, (own, model) in sources.items():
+        rows = _last_layer(own, split, TEACHER_STEP if role == "teacher" else step, model)
+        if unknown := set(rows["image_id"]) - {record.image_id for record in dataset.records}:
+            raise RunError(
+                f"run '{own.name}' has queries of image {min(unknown)}, which the data does not have. Both runs must be of the same images."
+            )
+        answers[role] = rows[rows["match"] >= 0]
+        boxes[role] = _best(rows)
+        found = query_detections(boxes[role], dataset)
+        errors[role] = find_errors(truth, found)
+        boxes[role] = boxes[role].merge(_outcomes(errors[role]), on=_PAIR, how="left")
+        value = ap_drops(truth, found, blocks=1)[["query", "ap_drop"]].rename(columns={"ap_drop": "value"})
+        boxes[role] = boxes[role].merge(value, on="query", how="left")
+    targets = _targets(dataset, errors["student"])
+    images = pd.DataFrame({"image_id": [record.image_id for record in dataset.records]})
+    images["targets"] = [int(record.trainable.sum()) for record in dataset.records]
+    images = images.merge(targets.dropna(subset=["crowding"]).groupby("image_id")["crowding"].first().reset_index(), how="left")
+    for role, (own, model) in sources.items():
+        histories, instability, layers = _stability(own, split, step, role, model)
+        targets = targets.merge(_states(role, errors[role], answers[role], histories, layers), on=_TARGET, how="left")
+        matched = histories.rename(columns={"target": "match"})[["image_id", "match", "stability"]]
+        boxes[role] = boxes[role].merge(matched, on=["image_id", "match"], how="left")
+        contribution = image_contributions(truth, query_detections(boxes[role], dataset))
+        images = images.merge(contribution.rename(columns={"contribution": f"{role}_contribution"}), on="image_id", how="left")
+        images = images.merge(instability.rename(columns={"queries": f"{role}_instability"}), on="image_id", how="left")
+    if "teacher" in boxes:
+        images = images.merge(_agreement(run, split, step, answers["student"]["layer"].max()), on="image_id", how="left")
+        boxes["teacher"]["grade"] = _grades(boxes["teacher"])
+        boxes["student"] = _with_mates(boxes["student"], boxes["teacher"])
+    if baseline is not None:
+        now, before = (answers[role].assign(step=step, model="student") for role in ("student", "baseline"))
+        gains = target_gain(now, before, step)
+        targets = targets.merge(gains[[*_TARGET, "gain"]], on=_TARGET, how="left")
+        for role in ("teacher", "student"):
+            if role in boxes:
+                own_gain = gains.rename(columns={"target": "match"})[["image_id", "match", "gain"]]
+                boxes[role] = boxes[role].merge(own_gain, on=["image_id", "match"], how="left")
+        boxes["student"]["new"] = _new(boxes["student"], boxes["baseline"])
+    return Inspection(dataset, step, boxes, targets, images)
+
+
+def _common_step(run: Run, baseline: Run | None, split: str) -> int:
+    steps = set(run.query_steps(split))
+    if not steps:
+        raise RunError(
+            f"run '{run.name}' has no evaluation with queries of split '{split}'. Make one: workbench trace {run.name} --split {split}"
+        )
+    common = steps & set(baseline.query_steps(split)) if baseline is not None else steps
+    if not common:
+        names = f"'{run.name}' and '{baseline.name}'" if baseline is not None else ""
+        raise RunError(
+            f"runs {names} have no step with queries of split '{split}' in common. "
+            "Train both with the same evaluation interval, or trace a checkpoint of the same step."
+        )
+    return max(common)
+
+
+def _last_layer(run: Run, split: str, step: int, model: str) -> pd.DataFrame:
+    depth = read_queries(run, split, [step], ["layer"], "model = $model and query = 0", {"model": model})["layer"].max()
+    return read_queries(run, split, [step], _COLUMNS, "model = $model and layer = $layer", {"model": model, "layer": int(depth)})
+
+
+def _best(rows: pd.DataFrame) -> pd.DataFrame:
+    """The best of each image by score; of equal scores the earlier slot."""
+    ordered = rows.sort_values(["image_id", "score", "query"], ascending=[True, False, True], ignore_index=True)
+    kept = ordered[ordered.groupby("image_id").cumcount() < BOXES].reset_index(drop=True)
+    cost = kept["mate_cost_class"] + 5 * kept["mate_cost_bbox"] + 2 * kept["mate_cost_giou"]
+    return kept.drop(columns=["mate_cost_class", "mate_cost_bbox", "mate_cost_giou"]).assign(
+        mate_cost=cost, **{name: kept[name].astype("int64") for name in ("query", "label", "match", "layer")}
+    )  # fmt: skip
+
+
+def _outcomes(errors: Errors) -> pd.DataFrame:
+    """Of every box its error, the target that it found or is about, and the IoU with that, null without."""
+    found = errors.detections.merge(errors.targets[[*_TARGET, *CORNERS]], on=_TARGET, how="left", suffixes=("", "_of_target"))
+    sides = (found[CORNERS].to_numpy(float), found[[f"{name}_of_target" for name in CORNERS]].to_numpy(float))
+    centred = [np.hstack([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]]) for box in sides]
+    there = np.isfinite(centred[1]).all(axis=1)
+    return found[[*_PAIR, "error", "target"]].assign(iou=np.where(there, elementwise_iou(*centred), np.nan))
+
+
+def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
+    """All boxes of the data, regions included, with the slices that targets are in."""
+    records = dataset.records
+    counts = [len(record.boxes) for record in records]
+    everything = pd.DataFrame(np.concatenate([record.boxes for record in records]), columns=CORNERS).assign(
+        image_id=np.repeat([record.image_id for record in records], counts), target=np.concatenate([np.arange(count) for count in counts]),
+        label=np.concatenate([record.labels for record in records]), area=np.concatenate([record.areas for record in records]),
+        kind=np.select([np.concatenate([record.ignore for record in records]), np.concatenate([record.crowd for record in records])],
+                       ["ignore", "crowd"], "target"),
+    )  # fmt: skip
+    slices = slice_targets(Matches(errors.detections, errors.targets, errors.images, errors.classes))
+    slices = slices[[*_TARGET, "size", "crowding", "overlap"]]
+    return everything.merge(slices, on=_TARGET, how="left")
+
+
+def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Of every target its stability; of every image the mean instability; of every target its changes between layers."""
+    here = TEACHER_STEP if role == "teacher" else step
+    parameters = {"model": model}
+    rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", parameters, matched=True)
+    changes = target_changes(rows, "layer", model)
+    layers = target_histories(changes, "layer")
+    if role == "teacher":
+        histories, counts = layers, image_counts(rows, "layer", model)
+    else:
+        steps = [number for number in run.query_steps(split) if number <= step]
+        last = {**parameters, "layer": int(rows["layer"].max()) if len(rows) else 0}
+        rows = read_queries(run, split, steps, step_columns(run, split), "model = $model and layer = $layer", last, matched=True)
+        identity = identity_over_steps(run, split, rows)
+        histories = target_histories(target_changes(rows, "step", model, identity=identity), "step")
+        counts = image_counts(rows, "step", model, identity=identity)
+    histories = histories.assign(stability=1 - histories["share"])[[*_TARGET, "stability"]]
+    return histories, counts.groupby("image_id")["queries"].mean().reset_index(), layers[[*_TARGET, "changes"]]
+
+
+def _states(role: Role, errors: Errors, matched: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
+    """What a model made of each target."""
+    query = matched.rename(columns={"match": "target"})[[*_TARGET, "query"]].astype("int64")
+    frame = errors.targets[[*_TARGET, "error"]].merge(query, on=_TARGET, how="left")
+    layers = layers.rename(columns={"changes": "layer_changes"})
+    frame = frame.merge(histories, on=_TARGET, how="left").merge(layers, on=_TARGET, how="left")
+    return frame.rename(columns={name: f"{role}_{name}" for name in ("error", "query", "stability", "layer_changes")})
+
+
+def _agreement(run: Run, split: str, step: int, layer: int) -> pd.DataFrame:
+    where = "model = 'teacher' or model = 'student' and layer = $layer"
+    columns = (*CHURN_NEEDED, "mate", "mate_layer")
+    rows = read_queries(run, split, [TEACHER_STEP, step], columns, where, {"layer": int(layer)}, matched=True)
+    share = teacher_agreement(rows).groupby("image_id")["agrees"].mean()
+    return share.rename("agreement").reset_index()
+
+
+def _grades(boxes: pd.DataFrame) -> pd.Series:
+    """Best and worst matched queries by quality; of equal ones the first by image and slot."""
+    grade = pd.Series(None, boxes.index, dtype=object)
+    matched = boxes[boxes["match"] >= 0]
+    for name, ascending in (("worst", True), ("best", False)):  # a query that is both is among few, and shown with the best
+        order = matched.sort_values(["quality", *_PAIR], ascending=[ascending, True, True])
+        grade[order.index[:GRADED]] = name
+    return grade
+
+
+def _with_mates(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+    names = {"query": "mate", "label": "mate_label", "error": "mate_error", "score": "mate_score"}
+    mates = teacher[["image_id", *names]].rename(columns=names)
+    joined = student.merge(mates, on=["image_id", "mate"], how="left")
+    both_wrong = joined["error"].isin(WRONG) & joined["mate_error"].isin(WRONG) & (joined["label"] == joined["mate_label"])
+    confident = (joined["score"] >= CONFIDENT) & (joined["mate_score"] >= CONFIDENT)
+    return joined.assign(followed=both_wrong & confident).drop(columns="mate_score")
+
+
+def _new(student: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
+    """Wrong and confident, where the baseline has no confident box of this class with an IoU of 0.5."""
+    wrong = student["error"].isin(WRONG) & (student["score"] >= CONFIDENT)
+    there = baseline[baseline["score"] >= CONFIDENT]
+    pairs = student[wrong][[*_PAIR, "label", *BOX]].merge(there[["image_id", "label", *BOX]], on=["image_id", "label"], suffixes=("", "_b"))
+    near = elementwise_iou(pairs[BOX].to_numpy(), pairs[[f"{name}_b" for name in BOX]].to_numpy()) >= 0.5
+    old = pd.MultiIndex.from_frame(pairs.loc[near, _PAIR].drop_duplicates())
+    return wrong & ~pd.MultiIndex.from_frame(student[_PAIR]).isin(old)

@@ -1,0 +1,198 @@
+"""Two sides compared by everything that is shown of them: AP, errors, calibration, stability, agreement, value."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.detection.ap_tests import (
+    AGREEMENT,
+    CALIBRATION_ERROR,
+    CHURN,
+    COCO,
+    GROUP_AGREEMENT,
+    INSTABILITY,
+    LAYER_CHURN,
+    QUALITY,
+    SAMPLES,
+    WORTH,
+    Quantity,
+    Side,
+    Verdict,
+    both_sides,
+    compare_totals,
+    judge,
+)
+from workbench.analysis.detection.bootstrap import draws, with_all
+from workbench.analysis.detection.calibration import calibration_errors
+from workbench.analysis.detection.intervals import coco_values
+from workbench.analysis.detection.matches import match_detections
+from workbench.analysis.detection.tide import Error, Errors, rows_behind
+from workbench.analysis.queries.value import slot_drops
+from workbench.analysis.stability.agreement import group_agreement, teacher_agreement
+from workbench.analysis.stability.churn import Identity
+from workbench.analysis.stability.grouped import image_counts
+
+_COLUMNS = ["image_id", "total", "n"]
+
+
+def compare_detections(
+    ground_truth: Mapping[str, Any],
+    baseline: Side[pd.DataFrame],
+    other: Side[pd.DataFrame],
+    samples: int = SAMPLES,
+    seed: int = 0,
+    max_detections: int = 100,
+) -> list[Verdict]:
+    """Verdicts on the twelve COCO numbers and the expected calibration error.
+
+    Args:
+        ground_truth: COCO dict.
+        baseline: detections by seed, as for ``coco_ap``.
+        other: likewise.
+        samples: resamples of the images.
+        seed: of the resamples.
+        max_detections: kept per image and class.
+
+    Returns:
+        One per number that every run defines: sizes of which there is no target are left out.
+    """
+    images = len(ground_truth["images"])
+    counts = with_all(draws(images, samples, seed))
+    numbers = both_sides(baseline, other, lambda found: coco_values(ground_truth, found, counts, max_detections))
+    errors = both_sides(baseline, other, lambda found: calibration_errors(match_detections(ground_truth, found, max_detections), counts))
+    found: list[Verdict] = []
+    for name, quantity in COCO.items():
+        before, after = ({run: values[name] for run, values in side.items()} for side in numbers)
+        found.append(judge(quantity, before, after, images))
+    found.append(judge(CALIBRATION_ERROR, *errors, images))
+    return [verdict for verdict in found if np.isfinite([verdict.baseline, verdict.other]).all()]
+
+
+def compare_drops(
+    ground_truth: Mapping[str, Any],
+    baseline: pd.DataFrame,
+    other: pd.DataFrame,
+    query: int,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    max_detections: int = 100,
+) -> Verdict:
+    """Verdict on what a slot is worth, its ap_drop, in two runs of one seed: slots of different seeds share no identity, nor do ranks of
+    queries that are selected per image.
+
+    Args:
+        ground_truth: COCO dict.
+        baseline: detections with the column ``query``, before the cut to ``max_detections``.
+        other: likewise.
+        query: the slot.
+        samples: resamples of the images.
+        seed: of the resamples.
+        max_detections: kept per image and class.
+    """
+    images = len(ground_truth["images"])
+    counts = with_all(draws(images, samples, seed))
+    before, after = (slot_drops(ground_truth, found, query, counts, max_detections) for found in (baseline, other))
+    return judge(Quantity(f"ap_drop of slot {query}", True, decimals=2), {0: before}, {0: after}, images)
+
+
+def churn_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
+    """Churn between evaluations at the last layer, all pairs of consecutive ones: ``image_id``, ``total`` (targets that changed their
+    query), ``n`` (targets matched at both).
+    """
+    return image_counts(queries, identity=identity).rename(columns={"changed": "total"})[_COLUMNS]
+
+
+def instability_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
+    """Instability between evaluations at the last layer: ``image_id``, ``total`` (queries that changed their target), ``n`` (1: a pair of
+    evaluations of the image).
+    """
+    return image_counts(queries, identity=identity).assign(n=1).rename(columns={"queries": "total"})[_COLUMNS]
+
+
+def layer_churn_totals(queries: pd.DataFrame) -> pd.DataFrame:
+    """Churn from each decoder layer to the next at the last evaluation: ``image_id``, ``total``, ``n``, as of ``churn_totals``."""
+    student = queries[queries["model"] == "student"]
+    return image_counts(student[student["step"] == student["step"].max()], "layer").rename(columns={"changed": "total"})[_COLUMNS]
+
+
+def agreement_totals(queries: pd.DataFrame) -> pd.DataFrame:
+    """Agreement with the teacher at the last layer of the last evaluation: ``image_id``, ``total`` (targets that agree), ``n`` (1)."""
+    return _agreeing(teacher_agreement(queries))
+
+
+def group_agreement_totals(queries: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of the student's own queries with the teacher's group in its decoder, as of ``agreement_totals``."""
+    return _agreeing(group_agreement(queries))
+
+
+def quality_totals(queries: pd.DataFrame) -> pd.DataFrame:
+    """Quality of the student's matched queries at the last layer of the last evaluation: ``image_id``, ``total`` (quality), ``n`` (1)."""
+    matched = _last(queries[(queries["model"] == "student") & (queries["match"] >= 0)])
+    return matched.assign(total=matched["quality"], n=1)[_COLUMNS]
+
+
+def worth_totals(queries: pd.DataFrame) -> pd.DataFrame:
+    """Score x IoU of the student's matched queries at the last layer of the last evaluation, of which gain is the difference:
+    ``image_id``, ``total``, ``n`` (1). Empty without the columns ``score`` and ``match_iou``.
+    """
+    if not {"score", "match_iou"} <= set(queries):
+        return pd.DataFrame(columns=_COLUMNS)
+    matched = _last(queries[(queries["model"] == "student") & (queries["match"] >= 0)])
+    return matched.assign(total=matched["score"].astype(float) * matched["match_iou"].astype(float), n=1)[_COLUMNS]
+
+
+def error_totals(errors: Errors, error: Error) -> pd.DataFrame:
+    """Errors of a type per target: ``image_id``, ``total`` (errors), ``n`` (targets that may be found)."""
+    wrong = rows_behind(errors, error).groupby("image_id").size()
+    counts = pd.DataFrame({"total": wrong, "n": errors.targets.groupby("image_id").size()}).fillna(0)
+    return counts.rename_axis("image_id").reset_index()
+
+
+def compare_queries(
+    baseline: Side[pd.DataFrame],
+    other: Side[pd.DataFrame],
+    images: Sequence[int],
+    identity: Identity = "source",
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> list[Verdict]:
+    """Verdicts on churn and IS between evaluations, churn between layers, agreement with the teacher and with its group, quality, and
+    score x IoU.
+
+    Args:
+        baseline: rows of the query table by seed, matched ones at least, those of the teacher included for agreement; columns as in
+            ``stability.NEEDED``, with ``score`` and ``match_iou`` for the last.
+        other: likewise.
+        images: ids of all images of the split.
+        identity: between evaluations, of all runs; see ``derived.identity_over_steps``.
+        samples: resamples of the images.
+        seed: of the resamples.
+
+    Returns:
+        One per number that every run of both sides has.
+    """
+    numbers: dict[Quantity, Callable[[pd.DataFrame], pd.DataFrame]] = {
+        CHURN: partial(churn_totals, identity=identity), INSTABILITY: partial(instability_totals, identity=identity),
+        LAYER_CHURN: layer_churn_totals, AGREEMENT: agreement_totals, GROUP_AGREEMENT: group_agreement_totals, QUALITY: quality_totals,
+        WORTH: worth_totals,
+    }  # fmt: skip
+    found: list[Verdict] = []
+    for quantity, totals in numbers.items():
+        sides = [{run: totals(rows) for run, rows in side.items()} for side in (baseline, other)]
+        if all(len(frame) for side in sides for frame in side.values()):
+            found.append(compare_totals(quantity, sides[0], sides[1], images, samples, seed))
+    return found
+
+
+def _agreeing(pairs: pd.DataFrame) -> pd.DataFrame:
+    last = _last(pairs)
+    return last.assign(total=last["agrees"], n=1)[_COLUMNS]
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last layer at the last step."""
+    rows = rows[rows["step"] == rows["step"].max()]
+    return rows[rows["layer"] == rows["layer"].max()]

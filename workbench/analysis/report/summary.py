@@ -1,0 +1,174 @@
+"""One row per run: accuracy, stability of the matching, cost and compute, read from the files of the run alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from workbench.analysis.derived import Name, match_frame
+from workbench.analysis.stability.churn import pooled
+from workbench.store.run import Run
+
+TEACHER = "teacher"  # in the place of an arm, in the row of a teacher
+_RESULT = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+_COST = ("parameters", "flops", "ms_per_image")
+
+
+def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
+    """What is known of a run; None for what its files do not hold.
+
+    AP is of the test split where the run was tested, else of the validation split at the step that was chosen. Stability, agreement and
+    quality are of the ``trace`` split, on un-augmented images.
+
+    Args:
+        run: finished or in progress.
+        trace: split of the query table.
+
+    Returns:
+        ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``state``, ``commit``, ``steps`` (of the schedule), ``split`` and ``step``
+        of the result, ``ap`` .. ``ap_large`` (0..1), ``per_class`` {name: AP}; ``churn``, ``churn_n``, ``instability``,
+        ``instability_normalised`` between evaluations (all pairs of consecutive ones pooled, last layer) and ``churn_spacing``, the steps
+        between them, None when they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
+        and ``agreement_n`` with the teacher, ``quality`` and ``quality_n`` of matched queries, both of the last layer at that step;
+        ``parameters``, ``flops``, ``ms_per_image``; ``compute_seconds`` of training and ``compute_kind``, cpu (process seconds)
+        or wall (of the device).
+    """
+    info = run.info()
+    group = info.get("group") or {}
+    evaluations = run.evaluations()
+    result = _result(evaluations, info.get("best_step"))
+    steps = match_frame(run, "churn_steps", trace)
+    at = _traced_step(run, trace, result.get("step"))
+    seconds, kind = _compute(run, info)
+    return {
+        "run": run.name,
+        "recipe": group.get("recipe"),
+        "arm": group.get("arm"),
+        "seed": group.get("seed", info.get("seed")),
+        "schedule": group.get("schedule"),
+        "state": info.get("state"),
+        "commit": info.get("commit"),
+        "steps": info.get("recipe", {}).get("train", {}).get("steps"),
+        **_accuracy(result),
+        **_stability(steps, ""),
+        "churn_spacing": _spacing(steps),
+        **_stability(_at(match_frame(run, "churn_layers", trace), at), "layers_"),
+        **_last_layer(run, "agreement", "agreement", trace, at),
+        **_last_layer(run, "quality", "quality", trace, at),
+        **_cost(evaluations),
+        "compute_seconds": seconds,
+        "compute_kind": kind,
+    }
+
+
+def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
+    """The same of the teacher of a run, None when it had none; what belongs to training alone is None."""
+    info = run.info()
+    if not info.get("teacher"):
+        return None
+    tested = [line for line in run.evaluations() if line.get("teacher")]
+    result = {**tested[-1]["teacher"], "split": tested[-1]["split"]} if tested else {}
+    steps = pd.DataFrame(columns=["step", "layer"])
+    return {
+        **dict.fromkeys(("run", "recipe", "arm", "seed", "schedule", "state", "commit", "steps")),
+        "run": str(info["teacher"]),
+        "recipe": (info.get("group") or {}).get("recipe"),
+        "arm": TEACHER,
+        **_accuracy(result),
+        **_stability(steps, ""),
+        "churn_spacing": None,
+        **_stability(match_frame(run, "teacher_churn_layers", trace), "layers_"),
+        "agreement": None,
+        "agreement_n": None,
+        **_last_layer(run, "teacher_quality", "quality", trace, None),
+        **_cost([result]),
+        "compute_seconds": None,
+        "compute_kind": None,
+    }
+
+
+def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False) -> pd.DataFrame:
+    """One row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
+
+    Args:
+        runs: in the order of the rows.
+        trace: split of the query table.
+        with_teacher: puts one row in front for every teacher that the runs learned from.
+
+    Returns:
+        A frame of objects: None, never NaN, where a number is not known.
+    """
+    rows = [summarise(run, trace) for run in runs]
+    if with_teacher:
+        rows = [*_teachers(runs, trace), *rows]
+    for row in rows:
+        row |= {f"ap {name}": ap for name, ap in row.pop("per_class").items()}
+    frame = pd.DataFrame(rows, dtype=object)
+    return frame.where(frame.notna(), None)
+
+
+def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
+    """One row per teacher, from a run that tested it where there is one."""
+    found: dict[Any, dict[str, Any]] = {}
+    for run in runs:
+        row, key = summarise_teacher(run, trace), run.info().get("teacher_hash")
+        if row is not None and (key not in found or found[key]["ap"] is None):
+            found[key] = row
+    return list(found.values())
+
+
+def _result(evaluations: Sequence[dict[str, Any]], best_step: int | None) -> dict[str, Any]:
+    """The evaluation that stands for the run: the last test, else the chosen step's, else the last one; {} when there is none."""
+    tested = [line for line in evaluations if line["split"] == "test"]
+    chosen = [line for line in evaluations if line["step"] == best_step]
+    return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
+
+
+def _accuracy(result: dict[str, Any]) -> dict[str, Any]:
+    coco = result.get("coco", {})
+    classes = {name: value.get("ap") for name, value in result.get("per_class", {}).items()}
+    return {"split": result.get("split"), "step": result.get("step"), **{name: coco.get(name) for name in _RESULT}, "per_class": classes}
+
+
+def _stability(changes: pd.DataFrame, prefix: str) -> dict[str, Any]:
+    names = {"churn": "churn", "n": "churn_n", "instability": "instability", "instability_normalised": "instability_normalised"}
+    values = pooled(changes) if len(changes) else {}
+    return {prefix + shown: values.get(name) for name, shown in names.items()}
+
+
+def _spacing(changes: pd.DataFrame) -> int | None:
+    spacings = set(changes["step"].diff().dropna())
+    return int(spacings.pop()) if len(spacings) == 1 else None
+
+
+def _traced_step(run: Run, trace: str, step: int | None) -> int | None:
+    """The step of the result where its queries were kept, else the last one whose were."""
+    traced = run.query_steps(trace)
+    return step if step in traced else max(traced, default=None)
+
+
+def _at(frame: pd.DataFrame, step: int | None) -> pd.DataFrame:
+    return frame if step is None else frame[frame["step"] == step]
+
+
+def _last_layer(run: Run, name: Name, column: str, trace: str, step: int | None) -> dict[str, Any]:
+    frame = _at(match_frame(run, name, trace), step)
+    if frame.empty:
+        return {column: None, f"{column}_n": None}
+    row = frame.sort_values("layer").iloc[-1]
+    return {column: float(row[column]), f"{column}_n": int(row["n"])}
+
+
+def _cost(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    measured = [line for line in lines if "parameters" in line]
+    return {name: measured[-1].get(name) if measured else None for name in _COST}
+
+
+def _compute(run: Run, info: dict[str, Any]) -> tuple[float | None, str | None]:
+    """Seconds spent on training so far, and of what."""
+    timings = run.timings()
+    seconds = info.get("seconds") or (timings[-1] if timings else None)
+    if seconds is None:
+        return None, None
+    kind = "cpu" if info.get("device") == "cpu" else "wall"
+    return seconds.get(kind), kind

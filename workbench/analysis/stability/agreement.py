@@ -1,0 +1,77 @@
+"""Do two sets of queries give a target to the same query? Target by target, and by class, size or image, with intervals.
+
+A teacher's query and a student's are the same where one is the mate of the other (the full Hungarian assignment of analysis). A query of
+the teacher's group, which the student's decoder was given beside its own, is the teacher's query of the same slot.
+"""
+
+import pandas as pd
+
+from workbench.analysis.detection.ratios import image_ratios
+from workbench.analysis.stability.churn import matched_rows
+
+_KEYS = ["step", "layer", "image_id", "target"]
+_COLUMNS = [*_KEYS, "query", "mate", "other_query", "agrees"]
+
+
+def teacher_agreement(queries: pd.DataFrame) -> pd.DataFrame:
+    """Targets matched in both models: do student and teacher give them to queries that are each other's mates?
+
+    Args:
+        queries: rows of the query table, those of the teacher included.
+
+    Returns:
+        One row per target, step and student layer: ``step``, ``layer``, ``image_id``, ``target``, ``query`` (the student's), ``mate`` (its
+        mate), ``other_query`` (the teacher's, at the mate's layer), ``agrees``.
+    """
+    teacher = matched_rows(queries, "teacher")[["image_id", "layer", "match", "query"]]
+    other = teacher.rename(columns={"layer": "mate_layer", "query": "other_query"})
+    return _agreement(queries, other, ["image_id", "mate_layer", "match"])
+
+
+def group_agreement(queries: pd.DataFrame) -> pd.DataFrame:
+    """Targets matched in both groups of the student's decoder: its own queries, and the teacher's beside them.
+
+    Args:
+        queries: rows of the query table with those of model ``teacher_group``, whose slots are the teacher's.
+
+    Returns:
+        As ``teacher_agreement``; ``other_query`` is the slot of the teacher's group that holds the target at the same step and layer.
+        Empty without a teacher's group.
+    """
+    group = matched_rows(queries, "teacher_group")[["step", "layer", "image_id", "match", "query"]]
+    return _agreement(queries, group.rename(columns={"query": "other_query"}), ["step", "layer", "image_id", "match"])
+
+
+def agreement_by(
+    pairs: pd.DataFrame, by: str | None = None, targets: pd.DataFrame | None = None, samples: int = 300, seed: int = 0
+) -> pd.DataFrame:
+    """Share of the targets on which both agree.
+
+    Args:
+        pairs: of ``teacher_agreement`` or ``group_agreement``.
+        by: ``label`` or ``size`` of ``targets``, or ``image_id``; None for all together.
+        targets: of ``targets.target_frame``.
+        samples: resamples of the images.
+        seed: of the draws.
+
+    Returns:
+        One row per step, layer and slice: ``step``, ``layer``, ``by``, ``agreement`` 0..1 with ``low`` and ``high`` (without meaning for a
+        single image), ``n`` targets, ``images``.
+    """
+    if by is not None and targets is not None:
+        pairs = pairs.merge(targets[["image_id", "target", by]], on=["image_id", "target"])
+    keys = ["step", "layer", *([by] if by else [])]
+    grouped = pairs.groupby(keys, observed=True)
+    counts = pd.DataFrame({"n": grouped.size(), "images": grouped["image_id"].nunique()})
+    group = grouped.ngroup().to_numpy()
+    shares = image_ratios(pairs["image_id"].to_numpy(), group, len(counts), pairs["agrees"].to_numpy(), samples=samples, seed=seed)
+    frame = counts.rename_axis(keys).reset_index()
+    frame = frame.assign(agreement=shares.value, low=shares.low, high=shares.high)
+    return frame[[*keys, "agreement", "low", "high", "n", "images"]]
+
+
+def _agreement(queries: pd.DataFrame, other: pd.DataFrame, on: list[str]) -> pd.DataFrame:
+    student = matched_rows(queries, "student").dropna(subset=["mate"])
+    both = student.merge(other, on=on).rename(columns={"match": "target"})
+    both["agrees"] = (both["mate"] == both["other_query"]).astype(bool)
+    return both[_COLUMNS].sort_values(_KEYS, ignore_index=True)

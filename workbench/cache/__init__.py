@@ -1,1 +1,0 @@
-"""The store of a run: query table, detections, selection masks."""

@@ -1,0 +1,98 @@
+"""What every verb shares: the console, the options of the same meaning, and tables."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# tables are not folded to 80 columns where the output is a file or a pipe
+console = Console(width=None if sys.stdout.isatty() else 200)
+errors = Console(stderr=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the table to this file as JSON.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: train.steps=100")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")]
+Root = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")]
+
+
+def use_root(runs: Path | None) -> None:
+    """Makes ``--runs`` the folder of runs for this process and those that it starts."""
+    import os
+
+    if runs is not None:
+        os.environ["WORKBENCH_RUNS"] = str(runs)
+
+
+def show_runs(names: list[str], json_path: Path | None) -> None:
+    """Prints the summary of some runs."""
+    from workbench.analysis.report.summary import table
+    from workbench.store.run import Run
+
+    print_summary(table([Run.open(name) for name in names]), json_path)
+
+
+def print_summary(frame: Any, json_path: Path | None) -> None:
+    """A summary with one column per run: it has more numbers than a terminal has width."""
+    import json
+
+    from workbench.analysis.report.markdown import as_shown
+    from workbench.files import write_json
+
+    headings, cells = as_shown(frame)
+    shown = Table(show_header=False, box=None, pad_edge=False)
+    for _ in range(len(cells) + 1):
+        shown.add_column(overflow="fold")
+    for index, heading in enumerate(headings):
+        shown.add_row(Text(heading, style="bold"), *(Text(row[index]) for row in cells))
+    console.print(shown if cells else "nothing yet")
+    if json_path is not None:
+        write_json(json_path, json.loads(frame.to_json(orient="records")))
+
+
+def print_comparison(frames: list[Any], json_path: Path | None) -> None:
+    """A table a recipe: one line an arm and schedule, in percent of AP."""
+    import json
+
+    from workbench.analysis.report.summary import TEACHER
+    from workbench.files import write_json
+    from workbench.tasks.compare import notes, seed_rows
+
+    for frame in frames:
+        heading, *rows = seed_rows(frame)
+        shown = Table(*heading, header_style="bold", box=None, pad_edge=False)  # headings are ours, names of arms below are not
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        console.print(Text(str(frame["recipe"].iloc[-1]), style="bold"))
+        for teacher in frame[frame["arm"] == TEACHER].to_dict("records"):
+            console.print(Text(f"teacher {teacher['run']}: AP {'-' if teacher['ap'] is None else format(100 * teacher['ap'], '.1f')}"))
+        console.print(shown)
+        for note in notes(frame):
+            console.print(Text(note))
+    if json_path is not None:
+        write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
+
+
+def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> None:
+    """A table, one line a row; also as JSON into ``json_path``."""
+    from workbench.files import write_json
+
+    shown = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    for column in rows[0] if rows else []:
+        shown.add_column(Text(str(column)), overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
+    console.print(shown if rows else "nothing yet")
+    if json_path is not None:
+        write_json(json_path, rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,71 @@
+"""Targets: of one image as a transform leaves them, and of a batch, padded to one tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The G targets of one image after the transform, in file order.
+
+    Attributes:
+        boxes: ``[G, 4]`` float32 cxcywh in 0..1 of the un-padded image.
+        labels: ``[G]`` int64; -1 where an ignore region has no class.
+        valid: ``[G]`` bool: may be matched (not crowd, not ignore, not cropped away).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Targets of a batch, padded to the largest count G.
+
+    Attributes:
+        boxes: ``[B, G, 4]`` cxcywh 0..1; padded slots hold a centred unit box so that costs stay finite.
+        labels: ``[B, G]`` int64, 0 in padded slots.
+        valid: ``[B, G]`` bool: may be matched. Crowd, ignored and absent targets keep their index and are False.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, targets: Sequence[Targets]) -> "TargetBatch":
+        """Pads the targets of a batch's images."""
+        device = targets[0].boxes.device
+        most = max((len(target.labels) for target in targets), default=0)
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(len(targets), most, 1)
+        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
+        valid = torch.zeros(len(targets), most, dtype=torch.bool, device=device)
+        for row, target in enumerate(targets):
+            count = len(target.labels)
+            usable = target.valid[:, None]
+            boxes[row, :count] = torch.where(usable, target.boxes, boxes[row, :count])
+            # ignore regions have no class (-1); they are never matched, 0 keeps look-ups in range
+            labels[row, :count] = target.labels.clamp(min=0)
+            valid[row, :count] = target.valid
+        return cls(boxes, labels, valid)
+
+    @classmethod
+    def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
+        """One slot an image that holds no target, for code that indexes targets."""
+        box = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(images, 1, 1)
+        empty = torch.zeros(images, 1, dtype=torch.int64, device=device)
+        return cls(box, empty, empty.bool())
+
+    def __getitem__(self, images: slice) -> "TargetBatch":
+        """Returns the targets of some of the images, padded to the last slot that one of them uses."""
+        valid = self.valid[images]
+        used = int(valid.any(0).nonzero().max()) + 1 if bool(valid.any()) else 0
+        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used])
+
+    def to(self, device: torch.device | str) -> "TargetBatch":
+        """The same targets on ``device``."""
+        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))

@@ -1,0 +1,103 @@
+"""Detector families by name. A family's module, and with it transformers' model, is imported when the family is first used."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.errors import CheckpointError, ConfigError
+from workbench.files import read_json
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the registry.
+
+    Attributes:
+        module: of this package.
+        class_name: the detector's; the class of its configuration is called ``<class_name>ModelConfig``.
+        backbone: the smallest description of the backbone that makes a detector of published size; None if the family has a default.
+    """
+
+    module: str
+    class_name: str
+    backbone: dict[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def detector(self) -> type[Detector]:
+        """The detector class, imported on first use."""
+        return getattr(self._imported(), self.class_name)
+
+    @property
+    def config(self) -> type[BaseModel]:
+        """The pydantic model of the family's architecture, as written below ``student:`` in a recipe."""
+        return getattr(self._imported(), f"{self.class_name}ModelConfig")
+
+    def _imported(self) -> Any:
+        return import_module(f"{__package__}.{self.module}")
+
+
+_PYRAMID = {"name": "resnet50"}
+_ONE_LEVEL = {"name": "resnet50", "levels": [4]}
+FAMILIES: dict[str, Family] = {
+    "adamixer": Family("adamixer", "AdaMixer"),
+    "conditional_detr": Family("conditional_detr", "ConditionalDetr", _ONE_LEVEL),
+    "dab_detr": Family("dab_detr", "DabDetr", _ONE_LEVEL),
+    "d_fine": Family("d_fine", "DFine", _PYRAMID),
+    "deimv2": Family("deimv2", "Deimv2", _PYRAMID),
+    "deformable_detr": Family("deformable_detr", "DeformableDetr", _PYRAMID),
+    "dino": Family("dino", "Dino", _PYRAMID),
+    "detr": Family("detr", "Detr", _ONE_LEVEL),
+    "lw_detr": Family("lw_detr", "LwDetr", {}),
+    "rf_detr": Family("rf_detr", "RfDetr"),
+    "rt_detr": Family("rt_detr", "RtDetr", _PYRAMID),
+    "rt_detr_v2": Family("rt_detr_v2", "RtDetrV2", _PYRAMID),
+}
+
+
+def family(name: str) -> Family:
+    """Looks a family up.
+
+    Raises:
+        ConfigError: the name is unknown; the message lists the families.
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"unknown detector family '{name}'. Families: {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
+
+
+def parameter_count(name: str, classes: int = 80) -> int:
+    """Counts the parameters of a family's detector at its published settings, without allocating memory for them.
+
+    Raises:
+        ConfigError: the family is unknown.
+    """
+    row = family(name)
+    spec = InputSpec(tuple(f"class {index}" for index in range(classes)), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    values = {"family": name} | ({} if row.backbone is None else {"backbone": row.backbone})
+    with torch.device("meta"):
+        detector = row.detector.build(row.config.model_validate(values), spec)
+    return sum(parameter.numel() for parameter in detector.parameters())
+
+
+def load_detector(folder: Path) -> Detector:
+    """Loads a detector folder: one of ours, or a plain transformers folder.
+
+    Raises:
+        CheckpointError: the folder is missing, its family is unknown, or its weights do not fit.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise CheckpointError(
+            f"{folder} is no detector: config.json is missing. Give a run, or a folder with config.json and model.safetensors."
+        )
+    values = read_json(config)
+    # transformers writes dab-detr, and the others with an underscore
+    name = str(values.get("model_type", "")).replace("-", "_") if isinstance(values, dict) else ""
+    if name not in FAMILIES:
+        raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")
+    return FAMILIES[name].detector.load(folder)

@@ -1,0 +1,191 @@
+"""What the adapters around transformers' detection models share: hooks, saving and loading, class heads, levels."""
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workbench.detectors.backbone import bare_backbone, freeze_early_stages, make_trainable
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import Level
+from workbench.detectors.pretrained import load_backbone_weights
+from workbench.detectors.weights import load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
+
+CLASS_PRIOR = 0.01
+
+
+class TransformersDetector(Detector):
+    """An adapter around one of transformers' models, which stays a plain transformers model on disk.
+
+    A subclass names ``model_class``, registers in its constructor what it wants to see (``keep_inputs``, ``keep_output``), and
+    reads it inside ``with self.watching() as seen``. Nothing is kept between two forwards.
+
+    Args:
+        model: the transformers model.
+        spec: what it was trained to see.
+        trainable_norm: replace its frozen BatchNorm by trainable ones with the same values, and unfreeze the backbone.
+    """
+
+    model_class: ClassVar[type]
+
+    def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.trainable_norm = trainable_norm
+        if trainable_norm:
+            make_trainable(self.conv_encoder(model))
+        else:
+            freeze_early_stages(bare_backbone(self.conv_encoder(model)))
+        self._seen: dict[str, Any] | None = None
+
+    @classmethod
+    def build(cls, config: Any, spec: InputSpec) -> Self:
+        """A model with random weights from torch's global generator, its heads initialised as the published code does.
+
+        Args:
+            config: the family's model configuration.
+            spec: classes and normalisation.
+
+        Raises:
+            ConfigError: the backbone is unknown.
+            CheckpointError: its weights are not there, or do not fit.
+        """
+        model = cls.model_class(config.transformers_config(spec.classes))
+        load_backbone_weights(cls.conv_encoder(model), config.backbone)
+        detector = cls(model, spec, trainable_norm=config.backbone.norm == "batch")
+        detector.reset_heads()
+        return detector
+
+    @staticmethod
+    def conv_encoder(model: Any) -> nn.Module:
+        """The part of a transformers model that holds the backbone."""
+        return model.model.backbone
+
+    @abstractmethod
+    def reset_heads(self) -> None:
+        """Initialises class and box heads as the published code does."""
+
+    @abstractmethod
+    def class_heads(self) -> Sequence[tuple[nn.Module, int | str]]:
+        """Every place that holds a class head, as its owner and the index or attribute there; a shared head may stand in several."""
+
+    def reset_classes(self, spec: InputSpec) -> list[str]:
+        """See ``Detector.reset_classes``."""
+        for key, value in label_names(spec.classes).items():
+            setattr(self.model.config, key, value)
+        fresh: dict[int, nn.Module] = {}
+        extra = 1 if self.activation == "softmax" else 0
+        for owner, key in self.class_heads():
+            head: Any = owner[key] if isinstance(key, int) else getattr(owner, key)  # pyright: ignore[reportIndexIssue]
+            if id(head) not in fresh:
+                fresh[id(head)] = nn.Linear(head.in_features, len(spec.classes) + extra)
+                fresh_class_head(fresh[id(head)], self.activation == "sigmoid")
+            if isinstance(key, int):
+                owner[key] = fresh[id(head)]  # pyright: ignore[reportIndexIssue]
+            else:
+                setattr(owner, key, fresh[id(head)])
+        self.spec = spec
+        self.model.tie_weights()
+        made = {id(parameter) for head in fresh.values() for parameter in head.parameters()}
+        return [name for name, parameter in self.model.named_parameters() if id(parameter) in made]
+
+    def save(self, folder: Path) -> None:
+        """Writes a plain transformers folder (plus our ``workbench.json``)."""
+        save_weights(folder, self.model, self.family, self.spec, {"trainable_norm": self.trainable_norm})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See ``Detector.load``; also reads a transformers folder without our ``workbench.json`` (ImageNet mean and std)."""
+        kind: Any = cls.model_class
+        written_here = read_spec(folder)
+        if written_here is None:
+            model = load_plain(folder, kind)
+            return cls(model, plain_spec(model.config), trainable_norm=False)
+        spec, extra = written_here
+        model = kind(read_config(folder, kind.config_class))
+        load_weights(folder, model)
+        return cls(model, spec, trainable_norm=bool(extra.get("trainable_norm", False)))
+
+    def keep_inputs(self, name: str, module: nn.Module) -> None:
+        """Shows the keyword arguments of ``module``'s next call as ``seen[name]``."""
+        # a partial of a bound method, unlike a closure, follows the module into a deep copy
+        module.register_forward_pre_hook(functools.partial(self._see_inputs, name), with_kwargs=True)
+
+    def keep_output(self, name: str, module: nn.Module) -> None:
+        """Shows what ``module`` returns as ``seen[name]``."""
+        module.register_forward_hook(functools.partial(self._see_output, name))
+
+    @contextmanager
+    def watching(self) -> Iterator[dict[str, Any]]:
+        """Collects what the hooks see while the block runs; outside of it they see nothing."""
+        seen: dict[str, Any] = {}
+        self._seen = seen
+        try:
+            yield seen
+        finally:
+            self._seen = None
+
+    def _see_inputs(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self._seen is not None:
+            self._seen[name] = dict(kwargs)
+
+    def _see_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if self._seen is not None:
+            self._seen[name] = output
+
+
+@torch.no_grad()
+def fresh_class_head(head: Any, sigmoid: bool = True) -> None:
+    """Small weights; for a sigmoid head a bias at the class prior 0.01 of the focal loss (Lin et al., ICCV 2017, section 4.1)."""
+    nn.init.normal_(head.weight, std=0.02)
+    nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR) if sigmoid else 0.0)
+
+
+def label_names(classes: tuple[str, ...]) -> dict[str, Any]:
+    """The classes in the words of a transformers configuration."""
+    return {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
+
+
+def stride_of(images: Tensor, features: Tensor | tuple[int, ...]) -> int:
+    """Input pixels per cell: every halving rounds up, so it is the least power of two that is not below the ratio of the sides.
+
+    Args:
+        images: ``[B, 3, H, W]``.
+        features: ``[..., h, w]``, or ``(h, w)``.
+    """
+    shape = features if isinstance(features, tuple) else tuple(features.shape[-2:])
+    return 1 << (-(-max(images.shape[-2:]) // max(shape)) - 1).bit_length()
+
+
+def padding_at(padding: Tensor, shape: Sequence[int]) -> Tensor:
+    """The padding mask ``[B, H, W]`` at the cells of a map of ``shape`` (h, w): ``[B, h, w]`` bool."""
+    return F.interpolate(padding[:, None].float(), size=tuple(shape))[:, 0].bool()
+
+
+def split_levels(cells: Tensor, shapes: Sequence[tuple[int, ...]], padding: Tensor, images: Tensor) -> tuple[Level, ...]:
+    """Flattened levels as maps.
+
+    Args:
+        cells: ``[B, sum of H W, D]``.
+        shapes: (H, W) of each level.
+        padding: ``[B, sum of H W]`` bool, True = padding.
+        images: what the strides are measured against.
+    """
+    sizes = [h * w for h, w in shapes]
+    return tuple(
+        Level(part.transpose(1, 2).unflatten(2, shape), stride_of(images, shape), mask.unflatten(1, shape))
+        for part, mask, shape in zip(cells.split(sizes, dim=1), padding.split(sizes, dim=1), shapes, strict=True)
+    )
+
+
+def unique(modules: Sequence[Any]) -> list[Any]:
+    """Each module once, in order."""
+    return list({id(module): module for module in modules}.values())

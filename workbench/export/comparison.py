@@ -1,0 +1,141 @@
+"""Whether an export answers as the detector it was made from: both on the same images, compared and, where they differ, refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.analysis.detection.ap import coco_ap
+from workbench.analysis.of_run import open_data
+from workbench.datasets.base import Dataset
+from workbench.datasets.batches import Batch, evaluation_batches
+from workbench.datasets.opening import open_dataset
+from workbench.detectors.detector import Detector, best_detections
+from workbench.detectors.output import probability
+from workbench.errors import ExportError
+from workbench.export.interface import transform_of
+from workbench.store.run import Run, runs_root
+from workbench.training.evaluation import DETECTIONS, collect_detections
+
+BATCH = 8
+AP_TOLERANCE = 0.001  # AP is 0..1 here: a tenth of a point
+# two roundings of the same encoder scores may part on who is the last query selected; more than that is another model
+RESELECTED_SHARE = 0.1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an export answered next to its detector.
+
+    Attributes:
+        images: that both answered.
+        split: that they are of.
+        boxes: largest difference of a box coordinate, in shares of the image's sides.
+        scores: largest difference of a class probability.
+        reselected: images of which rounding selected another query; their boxes and scores are not compared.
+        ap: of the detector, 0..1.
+        exported_ap: of the export.
+    """
+
+    images: int
+    split: str
+    boxes: float
+    scores: float
+    reselected: int
+    ap: float
+    exported_ap: float
+
+    def __str__(self) -> str:
+        apart = f", queries selected otherwise on {self.reselected}" if self.reselected else ""
+        largest = f"boxes differ by up to {self.boxes:.1e} and scores by up to {self.scores:.1e}"
+        return f"{self.images} images of {self.split}: {largest}{apart}; AP {100 * self.exported_ap:.2f} against {100 * self.ap:.2f}"
+
+    def holds(self, boxes: float, scores: float) -> bool:
+        """Whether the differences are within these tolerances; a difference that is no number never is."""
+        same_ap = abs(self.ap - self.exported_ap) <= AP_TOLERANCE
+        return self.boxes <= boxes and self.scores <= scores and same_ap and self.reselected <= RESELECTED_SHARE * self.images
+
+
+def evaluation_split(name: str, data: str | None) -> Dataset:
+    """The images to compare on: test images of a run that has them, else validation images, of shapes where no data is given."""
+    is_run = (Path(name) / "run.json").is_file() or (runs_root() / name / "run.json").is_file()
+    if not is_run or data is not None:
+        return open_dataset(data or "shapes", "val")
+    info = Run.open(name).info()
+    return open_data(info, "test" if info["recipe"]["data"].get("test") else "val")
+
+
+@torch.no_grad()
+def compare(
+    detector: Detector, dataset: Dataset, height: int, width: int, exported: Callable[..., Any], progress: Progress | None
+) -> Agreement:
+    """Both models on every image of a dataset, on the same pixels.
+
+    Args:
+        detector: that was exported.
+        dataset: the images.
+        height: of the export's input, in pixels.
+        width: likewise.
+        exported: the export: of images, uint8 ``[B, H, W, 3]``, and the batch they are of, to scores ``[B, N, C]``, boxes ``[B, N, 4]``
+            and the encoder cells of the queries ``[B, N]``, None where they are not given.
+        progress: called with the images done and the images in all.
+    """
+    transform, done, box, score, reselected = transform_of(detector), 0, 0.0, 0.0, 0
+    ours, theirs = [], []
+    spec = detector.spec
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    for small in evaluation_batches(dataset, transform, BATCH):
+        batch = _on_canvas(small, height, width)
+        pixels = ((batch.images * std + mean) * 255).masked_fill(batch.padding[:, None], 0).round().to(torch.uint8)
+        output = detector(batch.images, batch.padding)
+        scores, boxes = probability(output, -1), output.boxes[-1]
+        other_scores, other_boxes, source = exported(pixels.permute(0, 2, 3, 1).contiguous(), batch)
+        ours.append((batch, best_detections(scores, boxes, batch.sizes, DETECTIONS)))
+        theirs.append((batch, best_detections(other_scores, other_boxes, batch.sizes, DETECTIONS)))
+        if source is not None:
+            here, there = output.queries.source.sort(1), source.sort(1)
+            scores, boxes = (_reordered(values, here.indices) for values in (scores, boxes))
+            other_scores, other_boxes = (_reordered(values, there.indices) for values in (other_scores, other_boxes))
+            same = (here.values == there.values).all(1)
+            scores, boxes, other_scores, other_boxes = scores[same], boxes[same], other_scores[same], other_boxes[same]
+            reselected += int((~same).sum())
+        box, score = max(box, _largest(boxes - other_boxes)), max(score, _largest(scores - other_scores))
+        done += len(batch.image_ids)
+        if progress is not None:
+            progress(done, len(dataset))
+    truth = dataset.coco()
+    ap, other_ap = (float(coco_ap(truth, collect_detections(dataset, found, spec.classes).to_pandas()).ap) for found in (ours, theirs))
+    return Agreement(done, dataset.split, box, score, reselected, ap, other_ap)
+
+
+def refuse(what: str, agreement: Agreement, boxes: float, scores: float) -> None:
+    """Raises ``ExportError`` where an export differs from its detector by more than these tolerances of boxes and scores."""
+    if not agreement.holds(boxes, scores):
+        raise ExportError(
+            f"{what} is not the model it was made from. {agreement}. Allowed are {boxes:g}, {scores:g}, other queries on "
+            f"{RESELECTED_SHARE:.0%} of the images and {100 * AP_TOLERANCE:g} AP. Nothing was written."
+        )
+
+
+def _on_canvas(batch: Batch, height: int, width: int) -> Batch:
+    """The batch padded to the size of the export."""
+    right, below = width - batch.images.shape[-1], height - batch.images.shape[-2]
+    if not right and not below:
+        return batch
+    images = nn.functional.pad(batch.images, (0, right, 0, below))
+    return Batch(images, nn.functional.pad(batch.padding, (0, right, 0, below), value=True), batch.targets, batch.image_ids, batch.sizes,
+                 batch.ops)  # fmt: skip
+
+
+def _reordered(values: Tensor, order: Tensor) -> Tensor:
+    return values.gather(1, order[..., None].expand_as(values))
+
+
+def _largest(difference: Tensor) -> float:
+    """0 of no numbers; infinite where one of them is no number, which ``max`` would pass over."""
+    return float(difference.abs().nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0

@@ -1,0 +1,148 @@
+"""DETRDistill (Chang et al., ICCV 2023): logits, target-aware features and query-prior assignment, each in a file of its own.
+
+Two profiles: ``paper`` (equations as printed) and ``official_code`` (the released Deformable DETR code). Every difference is one
+switch in ``config``; where the paper is silent the choice is named beside the switch. Layers are 0-based.
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.errors import ConfigError, IncompatibleError
+from workbench.files import hash_json
+from workbench.methods.context import LayerPairs, MethodContext, Pairing
+from workbench.methods.detrdistill.assignment import assignment_term
+from workbench.methods.detrdistill.config import (
+    DETRDistillConfig,
+    FeaturesConfig,
+)
+from workbench.methods.detrdistill.contrastive import ContrastiveHead
+from workbench.methods.detrdistill.features import cell_weights, features_term
+from workbench.methods.detrdistill.logits import logits_mates, logits_terms
+from workbench.methods.extra_group import TeacherQueries
+from workbench.methods.levels import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
+from workbench.methods.method import Method
+from workbench.methods.selection import selected_queries
+
+
+class DETRDistill(Method):
+    """Terms: ``logits`` (joint) or ``logits_positive`` and ``logits_negative`` (split); ``contrastive``; ``features``; ``assignment``."""
+
+    name = "detrdistill"
+    Config = DETRDistillConfig
+    terms = "logits, or logits_positive and logits_negative; features; assignment; contrastive"
+    source = "DETRDistill, ICCV 2023, equations 3-10; released code BIVLab-USTC/DETRDistill"
+    config: DETRDistillConfig
+
+    def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        layer_map = pairing.layer_map
+        if config.depth == "first":
+            if student.num_layers > teacher.num_layers:
+                raise ConfigError(
+                    f"method 'detrdistill' with depth: first pairs layers by index; the student has {student.num_layers} "
+                    f"decoder layers, the teacher {teacher.num_layers}. Say 'depth: groups' and declare 'layer_map:'."
+                )
+            layer_map = tuple((layer,) for layer in range(student.num_layers))
+        self.layer_map = layer_map
+        self.taught = sorted({t for group in layer_map for t in group})
+        self.pairs = LayerPairs.of(layer_map, config.depth_reduce)
+        if config.logits is not None and config.logits.layers == "last":
+            self.pairs = self.pairs.last()
+        if config.features is not None:
+            self.feature: Resolved = resolve_feature(config.features.feature, student, teacher)
+            self.adaptor = Adaptor(student, teacher, self.feature, always=config.features.adaptor == "always")
+            self.strides = sorted(set(student.level_channels(self.feature)) & set(teacher.level_channels(self.feature)))
+            widths = set(teacher.level_channels(self.feature).values())
+            if config.features.mask != "uniform" and widths != {teacher.width}:
+                raise IncompatibleError(
+                    f"method 'detrdistill': the teacher's {self.feature} ({teacher.family}) has {sorted(widths)} "
+                    f"channels and its queries {teacher.width}, so no mask can be made of both. Say 'mask: uniform', "
+                    "or take another feature."
+                )
+        if config.contrastive is not None:
+            self.contrastive = ContrastiveHead(config.contrastive, student.width, teacher.width)
+        if config.assignment is not None:
+            self.group = TeacherQueries(self.name, student, teacher, config.assignment.reference)
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """See ``Method.state_layers``; a mask of the last layer reads no other."""
+        layers: set[int] = set()
+        features = self.config.features
+        if features is not None and features.mask != "uniform":
+            layers |= set(self.taught if features.layers == "all" else self.taught[-1:])
+        if self.config.contrastive is not None:
+            layers |= set(self.pairs.teacher)
+        return tuple(sorted(layers))
+
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+        """See ``Method.forward``."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        selected = selected_queries(config.selection, teacher, context)
+        if config.logits is not None:
+            found, mate = logits_terms(config.logits, self.pairs, student, teacher, selected, context, config.no_object)
+            terms |= found
+            if config.contrastive is not None:
+                value = self.contrastive(student.states, teacher.states, self.pairs, mate)
+                terms |= {"contrastive": value} if value is not None else {}
+        if config.features is not None:
+            pairs = paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature))
+            known = context.prepared.get(self.prepared_by or "") or self._weights([level for _, level in pairs], teacher, selected, context)
+            weights = [known[f"weights/{level.stride}"] for _, level in pairs]
+            terms["features"] = features_term(config.features, self.adaptor, pairs, weights)
+        if config.assignment is not None:
+            layers = [group[-1] for group in self.layer_map]
+            terms["assignment"] = assignment_term(config.assignment, self.group, layers, student, teacher, selected, context)
+        return terms
+
+    @property
+    def prepared_by(self) -> str | None:
+        """See ``Method.prepared_by``; queries that are drawn anew in every step cannot be prepared for."""
+        features, selection = self.config.features, self.config.selection
+        if features is None or features.mask == "uniform" or selection.rule == "random_k":
+            return None
+        decides = [features.model_dump(mode="json"), selection.model_dump(mode="json"), self.taught, self.pairing.class_map]
+        return hash_json([*decides, self.feature, self.strides])[:16]
+
+    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+        """See ``Method.prepare``: the weight of every cell, ``weights/STRIDE [B, H, W]``."""
+        if self.prepared_by is None:
+            return {}
+        levels = [level for level in levels_of(teacher, self.feature) if level.stride in self.strides]
+        return self._weights(levels, teacher, selected_queries(self.config.selection, teacher, context), context)
+
+    def _weights(self, levels: list[Level], teacher: DetectorOutput, selected: Tensor, context: MethodContext) -> dict[str, Tensor]:
+        assert self.config.features is not None
+        weights = cell_weights(self.config.features, teacher, levels, self.taught, selected, context)
+        return {f"weights/{level.stride}": weight for level, weight in zip(levels, weights, strict=True)}
+
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """See ``Method.train_mates``: the matching of the logits terms."""
+        if self.config.logits is None:
+            return None
+        selected = selected_queries(self.config.selection, teacher, context)
+        mate = logits_mates(self.config.logits, self.pairs, student, teacher, selected, context, self.config.no_object)
+        return self.pairs.last_of_each(mate, student.logits.shape[0])
+
+    @property
+    def sends_queries(self) -> bool:
+        """See ``Method.sends_queries``."""
+        return self.config.assignment is not None
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """See ``Method.teacher_group``: as in ``assignment_term``, the last layer's selection."""
+        selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
+        return self.group(teacher.queries, None if bool(selected.all()) else selected)
+
+
+def mask_config(methods: Iterable[Method]) -> FeaturesConfig:
+    """The selection mask of a run's own method; without one, the paper's, for comparison."""
+    for method in methods:
+        if isinstance(method, DETRDistill) and method.config.features is not None and method.config.features.mask != "uniform":
+            return method.config.features
+    return FeaturesConfig()

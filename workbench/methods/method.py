@@ -1,0 +1,221 @@
+"""What a distillation method is: a frozen configuration and a module that returns named loss terms."""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.errors import IncompatibleError
+from workbench.methods.context import MethodContext, Pairing
+
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class BaseMethodConfig(BaseModel, extra="forbid", frozen=True):
+    """Fields every method has. A method's own configuration (``class MyConfig(BaseMethodConfig, frozen=True)``) narrows ``method`` to
+    ``Literal["its name"] = "its name"``, adds its switches, each with a default, and says which terms it trains and what it needs.
+
+    Attributes:
+        method: registry name.
+        weight: factor on every term of the method.
+        weights: by term, in place of the published weights.
+        balance: share of the detection loss's gradient norm that a term starts with (one number for all, or by term); the term's
+            weight is measured before the first step, and ``weights`` do not count. Not given: the published weights as they are.
+    """
+
+    published_weights: ClassVar[dict[str, float]] = {}
+
+    method: str
+    weight: NotNegative = 1.0
+    weights: dict[str, NotNegative] = {}
+    balance: NotNegative | dict[str, NotNegative] | None = None
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Terms this configuration trains, in order."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of ``Detector.provides``, from both sides; ``memory|neck`` means that one of them, the same on both sides, will do."""
+        return frozenset()
+
+    @property
+    def needs_student(self) -> frozenset[str]:
+        """What the student must provide."""
+        return self.needs
+
+    @property
+    def needs_teacher(self) -> frozenset[str]:
+        """What the teacher must provide; with ``decode`` in it the teacher must be live, a cache of its answers will not do."""
+        return self.needs
+
+    @property
+    def needs_all_classes(self) -> bool:
+        """Whether a term reads the teacher's scores of other classes than the best few; then a cache must hold all of them."""
+        return True
+
+    @model_validator(mode="after")
+    def _known_terms(self) -> "BaseMethodConfig":
+        for key in ("weights", "balance"):
+            given = getattr(self, key)
+            unknown = sorted(set(given) - set(self.term_names)) if isinstance(given, dict) else []
+            if unknown:
+                raise ValueError(f"{key} names {', '.join(unknown)}; the terms are {', '.join(self.term_names)}")
+        return self
+
+
+class ClassTeachingConfig(BaseMethodConfig, frozen=True):
+    """Fields of a method that compares class predictions.
+
+    Attributes:
+        no_object: how a softmax student learns from a sigmoid teacher, which has no no-object: 1-max gives no-object what the best
+            class leaves, and the classes share the rest in proportion. Not given: such a pair is refused.
+    """
+
+    no_object: Literal["1-max"] | None = None
+
+    @property
+    def teaches_classes(self) -> bool:
+        """Whether a term compares class predictions."""
+        return True
+
+
+class Method(nn.Module, ABC):
+    """A distillation method; adapters it holds are optimised and checkpointed, never exported.
+
+    Args:
+        config: of the method's own ``Config``.
+        student: as built, for widths and depths; not kept.
+        teacher: likewise.
+        pairing: layers and classes.
+
+    Attributes:
+        name: registry name.
+        Config: its configuration class; ``Config()`` is the method as published.
+        source: paper and equations, and whether it is a re-implementation.
+        terms: every term it can return, for people.
+
+    Raises:
+        IncompatibleError: the method cannot serve this pair.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[BaseMethodConfig]]
+    source: ClassVar[str]
+    terms: ClassVar[str]
+
+    def __init__(self, config: BaseMethodConfig, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__()
+        self.config = config
+        self.pairing = pairing
+        self.check(student, teacher)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Terms this configuration trains, in order."""
+        return self.config.term_names
+
+    @property
+    def state_layers(self) -> tuple[int, ...]:
+        """Teacher layers whose decoder states the terms read: what a cache keeps of them."""
+        return tuple(sorted({t for group in self.pairing.layer_map for t in group})) if "states" in self.config.needs_teacher else ()
+
+    @classmethod
+    def needs_text(cls) -> str:
+        """What the method needs as published, for people."""
+        config = cls.Config()  # pyright: ignore[reportCallIssue]
+        both = config.needs_student & config.needs_teacher
+        parts = [_listed(sorted(both))] if both else []
+        for side, needs in (("student", config.needs_student), ("teacher", config.needs_teacher)):
+            parts += [f"{_listed(sorted(needs - both))} ({side})"] if needs - both else []
+        return "; ".join(parts)
+
+    def weight_of(self, term: str) -> float:
+        """Factor of an unweighted term where it is not balanced."""
+        own = self.config.weights.get(term, self.config.published_weights.get(term, 1.0))
+        return self.config.weight * own
+
+    @abstractmethod
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+        """Unweighted loss terms by name; a term without eligible targets in this batch is left out."""
+
+    @property
+    def prepared_by(self) -> str | None:
+        """What decides ``prepare`` beside teacher, classes and picture, as a hash; None: nothing is prepared."""
+        return None
+
+    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+        """What the terms take of the teacher's answer and the targets alone, ``[B, ...]`` by name and without gradient: the same in every
+        step on the same pictures, so that a cache keeps it and a step from the cache need not compute it.
+        """
+        return {}
+
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """``[L_S, B, N_S]`` int64 on the CPU: the teacher query that each of the student's own queries is trained on, -1 = none; where
+        several teacher layers teach a student layer, of the last. None: the method pairs no queries. For the query table of a run.
+        """
+        return None
+
+    @property
+    def sends_queries(self) -> bool:
+        """Whether the method sends the teacher's queries through the student's decoder."""
+        return False
+
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+        """What the student's decoder takes of the teacher's queries where the method ``sends_queries``: slot n is the teacher's query n,
+        and those that the method leaves out are not ``valid``.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:
+        """What two detectors that provide so much lack of what the method needs as published; empty: it serves them."""
+        config = cls.Config()  # pyright: ignore[reportCallIssue]
+        own = {need for need in config.needs_student if not set(need.split("|")) & student}
+        other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
+        return [need.replace("|", " or ") for need in sorted(own | other)]
+
+    def check(self, student: Detector, teacher: Detector) -> None:
+        """Refuses a pair the method cannot serve.
+
+        Raises:
+            IncompatibleError: names the side and the missing property.
+        """
+        config = self.config
+        for side, detector, needs in (("student", student, config.needs_student), ("teacher", teacher, config.needs_teacher)):
+            missing = sorted(need for need in needs if not set(need.split("|")) & detector.provides)
+            if missing:
+                raise IncompatibleError(
+                    f"method '{self.name}' needs {_listed(missing)}, which the {side} ({detector.family}) does not provide."
+                )
+        for need in sorted(config.needs):
+            if not set(need.split("|")) & student.provides & teacher.provides:
+                raise IncompatibleError(
+                    f"method '{self.name}' needs {_listed([need])} from both sides: {student.family} and "
+                    f"{teacher.family} have none of these in common."
+                )
+        if (
+            isinstance(config, ClassTeachingConfig)
+            and config.teaches_classes
+            and config.no_object is None
+            and (student.activation, teacher.activation) == ("softmax", "sigmoid")
+        ):
+            raise IncompatibleError(
+                f"method '{self.name}': a softmax student ({student.family}) cannot learn class logits from a sigmoid "
+                f"teacher ({teacher.family}), which has no no-object. Say 'no_object: 1-max', or take another teacher."
+            )
+
+
+def _listed(needs: list[str]) -> str:
+    return ", ".join(need.replace("|", " or ") for need in needs)
+
+
+def gather_queries(values: Tensor, index: Tensor) -> Tensor:
+    """``values [..., N, D]`` at ``index [..., K]`` to ``[..., K, D]``."""
+    return torch.gather(values, -2, index[..., None].expand(*index.shape, values.shape[-1]))

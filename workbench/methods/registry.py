@@ -1,0 +1,132 @@
+"""Distillation methods by name: the table below, methods registered in a notebook, and plug-ins.
+
+A method of your own is a subclass of ``Method`` with ``name``, ``Config``, ``source`` and ``terms``. In a notebook, ``register(MyMethod)``
+makes its name known to recipes; a package names it under the entry point group ``workbench.methods``.
+"""
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from workbench.detectors.detector import Detector
+from workbench.detectors.registry import FAMILIES
+from workbench.errors import ConfigError
+from workbench.methods.context import Pairing
+from workbench.methods.method import BaseMethodConfig, Method
+
+# name -> module of this package and class; a method is imported when it is first used
+METHODS: Mapping[str, tuple[str, str]] = {
+    "detrdistill": ("detrdistill.detrdistill", "DETRDistill"),
+    "clockdistill": ("clockdistill.clockdistill", "CLoCKDistill"),
+    "fitnet": ("fitnet", "FitNet"),
+    "fgd": ("fgd", "FGD"),
+    "mgd": ("mgd", "MGD"),
+    "fkd": ("fkd", "FKD"),
+    "fgfi": ("fgfi", "FGFI"),
+    "cwd": ("cwd", "CWD"),
+    "pkd": ("pkd", "PKD"),
+    "ld": ("ld", "LD"),
+    "kd_detr": ("kd_detr", "KDDETR"),
+    "d3etr": ("d3etr", "D3ETR"),
+}
+PLUGINS = "workbench.methods"
+_registered: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Makes a method known to recipes by its name. It can be used as a decorator.
+
+    Example:
+        ``@register`` above ``class Mine(Method)`` with ``name = "mine"`` lets a recipe say ``methods: [{method: mine}]``.
+
+    Raises:
+        ConfigError: another method has this name.
+    """
+    taken = _registered.get(method.name) or (find_method(method.name) if method.name in METHODS else method)
+    if taken is not method:
+        raise ConfigError(f"there is a method '{method.name}' already ({taken.__module__}); give yours another name.")
+    _registered[method.name] = method
+    return method
+
+
+def unregister(name: str) -> None:
+    """Removes a method that ``register`` added; the built-in methods stay."""
+    _registered.pop(name, None)
+
+
+def method_names() -> list[str]:
+    """Lists every method that a recipe can name: built-in, registered, plug-ins."""
+    return list(dict.fromkeys([*METHODS, *_registered, *_plugins()]))
+
+
+def find_method(name: str) -> type[Method]:
+    """Returns the method of a name; imports it on first use.
+
+    Raises:
+        ConfigError: there is no such method, or the plug-in of that name does not provide one.
+    """
+    if name in METHODS:
+        module, class_name = METHODS[name]
+        return getattr(import_module(f"{__package__}.{module}"), class_name)
+    if name in _registered:
+        return _registered[name]
+    plugin = _plugins().get(name)
+    if plugin is None:
+        near = difflib.get_close_matches(name, method_names(), n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"unknown method '{name}'; {hint}Methods: {', '.join(method_names())}.")
+    try:
+        found = plugin.load()
+    except Exception as error:
+        raise ConfigError(f"method '{name}' of {plugin.value} cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)) or found.name != name:
+        raise ConfigError(f"{plugin.value} is no Method with the name '{name}'")
+    return register(found)
+
+
+def method_matrix() -> list[list[str]]:
+    """Says which method can serve which family.
+
+    Returns:
+        A header row ``["method", *families]``, then one row a method. A cell is ``yes``, or what a teacher and a student of that family
+        do not provide of what the method needs at its published settings.
+    """
+    rows = [["method", *FAMILIES]]
+    for name in method_names():
+        method = find_method(name)
+        provided = [family.detector.provides for family in FAMILIES.values()]
+        rows.append([name, *(", ".join(method.lacks(has, has)) or "yes" for has in provided)])
+    return rows
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=PLUGINS)}
+
+
+def _of_registry(values: Any) -> Any:
+    """Turns a mapping into the configuration of the method it names."""
+    if not isinstance(values, dict):
+        return values
+    if not isinstance(values.get("method"), str):
+        raise ValueError(f"say which method: 'method:' is one of {', '.join(method_names())}")
+    try:
+        method = find_method(values["method"])
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return method.Config.model_validate(values)
+
+
+MethodConfig = Annotated[SerializeAsAny[BaseMethodConfig], BeforeValidator(_of_registry)]
+
+
+def build_method(config: BaseMethodConfig, student: Detector, teacher: Detector, pairing: Pairing) -> Method:
+    """Builds a method with its adapters, whose weights come from torch's global generator.
+
+    Raises:
+        IncompatibleError: the method cannot serve this pair.
+    """
+    return find_method(config.method)(config, student, teacher, pairing)

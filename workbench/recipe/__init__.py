@@ -1,0 +1,1 @@
+"""The YAML that describes an experiment, and the objects it builds."""

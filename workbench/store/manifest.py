@@ -1,0 +1,29 @@
+"""The manifest of a folder of several files: written last, it names them with their hashes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.files import hash_file, hash_json, read_json, write_json
+
+MANIFEST = "manifest.json"  # written last into a folder of several files
+
+
+def write_manifest(folder: Path, files: Sequence[Path], **facts: Any) -> None:
+    """Completes ``folder`` with the names and SHA-256 of its ``files``, and ``facts``."""
+    write_json(folder / MANIFEST, {**facts, "files": {file.name: hash_file(file) for file in files}})
+
+
+def is_complete(folder: Path) -> bool:
+    """True when the folder's manifest is there."""
+    return (folder / MANIFEST).is_file()
+
+
+def manifest_files(folder: Path) -> list[Path]:
+    """Files that the manifest names, in order of their names."""
+    return [folder / name for name in sorted(read_json(folder / MANIFEST)["files"])]
+
+
+def content_hash(folders: Sequence[Path]) -> str:
+    """One hash of what lies in complete folders, from their manifests."""
+    return hash_json([read_json(folder / MANIFEST) for folder in folders])

@@ -1,0 +1,276 @@
+"""The run directory: create, open, list, lock, remove. Every path inside a run is made here."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import RunError
+from workbench.files import read_json, try_lock, write_json
+from workbench.remote import as_path, is_remote
+from workbench.store.manifest import MANIFEST
+
+if TYPE_CHECKING:  # listing runs needs no pandas
+    pass
+
+FORMAT_VERSION = 1
+DEFAULT_ROOT = Path("runs")
+# a process that only asks whether a run is being written holds its lock for microseconds
+LOCK_PATIENCE_SECONDS = 0.5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def runs_root() -> Path:
+    """Where runs live: ``$WORKBENCH_RUNS``, a folder or an address such as s3://bucket/runs, or ``./runs``."""
+    return as_path(os.environ.get("WORKBENCH_RUNS") or DEFAULT_ROOT)
+
+
+class Run:
+    """One training and its directory (layout: docs/formats.md).
+
+    ``Run`` only reads unless a method says otherwise; the training process holds ``locked()`` while it writes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.name
+
+    @classmethod
+    def create(cls, name: str, info: dict[str, Any], root: Path | None = None) -> "Run":
+        """Makes a new run directory with its ``run.json``.
+
+        Raises:
+            RunError: the name is not a plain file name, is taken, or the folder cannot be written.
+        """
+        path = free_path(name, root)
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot create {path}: {error.strerror}. Choose a writable folder with --runs.") from error
+        run = cls(path)
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        write_json(run.info_path, {"format_version": FORMAT_VERSION, "created": created, **info})
+        return run
+
+    @classmethod
+    def open(cls, name: str | Path, root: Path | None = None) -> "Run":
+        """Opens a run by name or by path.
+
+        Raises:
+            RunError: there is no such run; the message lists those that are there.
+        """
+        root = root or runs_root()
+        path = as_path(name)
+        if not (path / "run.json").exists():
+            path = _checked(str(name), root)
+        if not (path / "run.json").exists():
+            known = ", ".join(run.name for run in list_runs(root)) or "none"
+            raise RunError(f"no run '{name}' in {root}. Runs there: {known}.")
+        return cls(path)
+
+    @property
+    def info_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timings_path(self) -> Path:
+        return self.path / "timings.jsonl"
+
+    @property
+    def evaluations_path(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Folder of one checkpoint; it counts only when its DONE file is there."""
+        return self.checkpoints_path / f"{step:07d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.checkpoints_path.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
+
+    def detections_path(self, split: str, step: int) -> Path:
+        return self.path / "detections" / f"split={split}" / f"step={step}.parquet"
+
+    def queries_path(self, split: str, step: int) -> Path:
+        """Folder of the query table of one split and step; teacher rows are at step -1."""
+        return self.path / "queries" / f"split={split}" / f"step={step}"
+
+    def derived_path(self, name: str, key: str, suffix: str) -> Path:
+        """A result of analysis; ``key`` is the hash of what it was made from."""
+        return self.path / "derived" / f"{name}-{key}.{suffix}"
+
+    def pictures_path(self, split: str, key: str) -> Path:
+        """Folder of PNG files of a split whose images exist in memory only; ``key`` is the hash of the data."""
+        return self.path / "pictures" / f"{split}-{key}"
+
+    def states_path(self, split: str, step: int) -> Path:
+        return self.path / "states" / f"split={split}" / f"step={step}"
+
+    def query_steps(self, split: str) -> list[int]:
+        """Steps with complete student rows in the query table, ascending."""
+        folder = self.path / "queries" / f"split={split}"
+        if not folder.is_dir():
+            return []
+        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
+        return sorted(step for step in steps if step >= 0)
+
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return read_json(self.info_path)
+
+    def update_info(self, **changes: Any) -> None:
+        """Writes ``run.json`` anew with ``changes``; only the training process calls this."""
+        write_json(self.info_path, {**self.info(), **changes})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict per logged step."""
+        return read_lines(self.metrics_path)
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Wall and process seconds, one dict per logged step."""
+        return read_lines(self.timings_path)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One dict per evaluation."""
+        return read_lines(self.evaluations_path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for writing; a remote one has no lock.
+
+        Raises:
+            RunError: another process is writing to it.
+        """
+        if is_remote(self.path):
+            yield
+            return
+        deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+        with open(self.path / ".lock", "w", encoding="ascii") as file:
+            while not try_lock(file):
+                if time.monotonic() > deadline:
+                    raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.")
+                time.sleep(0.02)
+            yield
+
+    def is_running(self) -> bool:
+        """True while a process holds the lock; writes nothing. A remote run is never known to be."""
+        if is_remote(self.path):
+            return False
+        try:
+            with open(self.path / ".lock", "rb") as file:
+                return not try_lock(file)
+        except OSError:
+            return False
+
+    def remove(self) -> None:
+        """Deletes the directory.
+
+        Raises:
+            RunError: a process is writing to it, or it is remote.
+        """
+        if is_remote(self.path):
+            raise RunError(f"{self.path} is remote and is only read. Remove it with the tool of its store.")
+        with self.locked():
+            shutil.rmtree(self.path)
+
+
+def free_path(name: str, root: Path | None = None) -> Path:
+    """Where a new run of this name goes; makes the folder of runs, so that one which cannot be written shows before training.
+
+    Raises:
+        RunError: the name is not a plain file name or is taken, or the folder cannot be made or written.
+    """
+    root = root or runs_root()
+    path = _checked(name, root)
+    if is_remote(root):
+        raise RunError(f"{root} is no local folder, which training needs. Choose one with --runs and copy the run when it is done.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        taken = (path / "run.json").exists()
+    except OSError as error:
+        raise RunError(f"cannot create {root}: {error.strerror}. Choose a writable folder with --runs.") from error
+    if taken:
+        raise RunError(
+            f"run '{name}' exists in {root}. Go on with 'workbench run --resume {name}', remove it with "
+            f"'workbench runs rm {name}', or choose another --name."
+        )
+    if not os.access(root, os.W_OK):
+        raise RunError(f"cannot write in {root}. Choose a writable folder with --runs.")
+    return path
+
+
+def list_runs(root: Path | None = None) -> list[Run]:
+    """All runs below ``root``, oldest first."""
+    root = root or runs_root()
+    if not root.is_dir():
+        return []
+    found = [Run(path) for path in root.iterdir() if (path / "run.json").is_file()]
+    return sorted(found, key=lambda run: (run.info().get("created", ""), run.name))
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Adds one line of JSON; a kill in between leaves at most a broken last line, which ``read_lines`` leaves out.
+
+    Raises:
+        RunError: no space left, or not writable.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}. Free space, then go on with 'workbench run --resume "
+            f"{path.parent.name}'; the last checkpoint is kept."
+        ) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; a last line cut off by a kill is left out.
+
+    Raises:
+        RunError: another line is broken; names it.
+    """
+    if not path.exists():
+        return []
+    values: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            values += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise RunError(f"{path} is broken in line {number}: {error}. Remove the line, or restore the file.") from error
+    return values
+
+
+def _checked(name: str, root: Path) -> Path:
+    if not _NAME.fullmatch(name):
+        raise RunError(f"'{name}' cannot be a run name: use letters, digits, '.', '_' and '-', starting with a letter or digit.")
+    return root / name
+
+
+def result_folder(run: Run) -> Path:
+    """Detector folder of the run's result: the best checkpoint where the recipe keeps it, else the last.
+
+    Raises:
+        RunError: the run has no checkpoint yet.
+    """
+    steps = run.checkpoint_steps()
+    if not steps:
+        raise RunError(f"run '{run.name}' has no checkpoint yet.")
+    best = run.info().get("best_step")
+    return run.checkpoint_path(best if best in steps else steps[-1])

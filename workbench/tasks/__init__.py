@@ -1,0 +1,1 @@
+"""Whole jobs behind the verbs of the command line."""

@@ -1,0 +1,260 @@
+"""Arms times seeds of a recipe, several processes at a time; every finished run is a row that is not made again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.analysis.report.summary import TEACHER, table
+from workbench.errors import ConfigError, RunError
+from workbench.methods.registry import METHODS, find_method
+from workbench.recipe.schema import load_recipe
+from workbench.recipe.setup import open_split
+from workbench.store.run import Run, runs_root
+from workbench.training.launch import changes_since, teacher_of
+
+BASELINE = "undistilled"
+EQUAL_STEPS = "equal steps"
+EQUAL_COMPUTE = "equal compute"
+# the cost of a step is read from a run once it has made this share of its steps
+ENOUGH = 0.25
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a comparison.
+
+    Attributes:
+        arm: of the recipe, or what the recipe itself is: distilled, or undistilled where it has no methods.
+        seed: of initialisation and data order.
+        schedule: equal steps, or equal compute: shortened to the baseline's process seconds, with its own full schedule.
+    """
+
+    recipe: Path
+    arm: str
+    seed: int
+    schedule: str
+    name: str
+
+
+def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_compute: Sequence[str], prefix: str = "") -> list[Row]:
+    """Rows in the order they should start: baselines first, equal-compute rows after what they depend on.
+
+    Raises:
+        ConfigError: the recipe or an arm is wrong, or equal compute lacks what it is measured from.
+    """
+    for arm in equal_compute:
+        if not {BASELINE, arm} <= set(arms):
+            raise ConfigError(f"equal compute for '{arm}' needs the arms '{BASELINE}' and '{arm}' at equal steps in the same comparison.")
+    rows: list[Row] = []
+    for seed in seeds:
+        for arm in arms:
+            name = load_recipe(recipe_path, arm=arm).name
+            rows.append(Row(recipe_path, arm, seed, EQUAL_STEPS, f"{prefix}{name}-{arm}-seed{seed}"))
+    for seed in seeds:
+        for arm in equal_compute:
+            name = load_recipe(recipe_path, arm=arm).name
+            rows.append(Row(recipe_path, arm, seed, EQUAL_COMPUTE, f"{prefix}{name}-{arm}-equal-compute-seed{seed}"))
+    return rows
+
+
+def state(row: Row, root: Path | None = None) -> str:
+    """``done``, ``partial`` or ``missing``."""
+    path = (root or runs_root()) / row.name
+    if not (path / "run.json").exists():
+        return "missing"
+    return "done" if Run(path).info().get("state") == "done" else "partial"
+
+
+def execute(
+    rows: Sequence[Row],
+    jobs: int,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    device: str = "cpu",
+    watch: Callable[[list[Run]], None] | None = None,
+) -> None:
+    """Runs every row that is not done, ``jobs`` processes at a time; the first row alone where its recipe makes the teacher.
+
+    Args:
+        rows: of ``plan``.
+        jobs: processes.
+        overrides: ``key=value`` for every run.
+        data: dataset path for every run.
+        device: of every run.
+        watch: called about twice a second with the runs in progress.
+
+    Raises:
+        ConfigError: an override is wrong.
+        RunError: a row is there but was made otherwise, or a run failed; the others are stopped (they resume) and its last lines are
+            in the message.
+    """
+    teachers = {row.name: _checked(row, overrides, data) for row in rows}
+    waiting = [row for row in rows if state(row) != "done"]
+    running: dict[str, tuple[Row, subprocess.Popen[bytes], Path]] = {}
+    logs = runs_root() / ".logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create {logs}: {error.strerror}. Choose a writable folder with --runs.") from error
+    try:
+        while waiting or running:
+            for row in list(waiting):
+                if len(running) >= jobs:
+                    break
+                steps = _steps(row, rows)
+                if steps is None or (running and not _done(teachers[row.name])):
+                    continue
+                waiting.remove(row)
+                log = logs / f"{row.name}.log"
+                running[row.name] = (row, _start(row, steps, overrides, data, device, log), log)
+            if not running:
+                raise RunError("equal-compute rows need the baseline and the arm at equal steps in the same comparison.")
+            for name, (row, process, log) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    if process.returncode != 0:
+                        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+                        raise RunError(f"run '{row.name}' ended with code {process.returncode}:\n{tail}")
+            if watch is not None:
+                watch([Run(runs_root() / name) for name in running if (runs_root() / name / "run.json").exists()])
+            time.sleep(0.4)
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+
+
+def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
+    """Refuses a row that is there from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
+    recipe = load_recipe(row.recipe, overrides, row.arm)
+    path = runs_root() / row.name
+    if (path / "run.json").exists():
+        run = Run(path)
+        changes = changes_since(run, recipe, ("train.steps",) if row.schedule == EQUAL_COMPUTE else ())
+        before, now = run.info()["recipe"]["data"]["path"], data or recipe.data.path
+        if not changes and before != now and now is not None:
+            moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": now})})
+            changes = [] if open_split(moved, moved.data.train).hash() == run.info().get("dataset_hash") else [f"data {before}, now {now}"]
+        if changes:
+            raise RunError(
+                f"run '{row.name}' is there, but was made otherwise: {'; '.join(changes)}. Remove it with "
+                f"'workbench runs rm {row.name}', or use another folder with --runs."
+            )
+    made = teacher_of(recipe, row.recipe.parent)
+    return None if made is None else made[2]
+
+
+def _done(name: str | None) -> bool:
+    path = runs_root() / str(name) / "run.json"
+    return name is None or (path.exists() and Run(path.parent).info().get("state") == "done")
+
+
+def _steps(row: Row, rows: Sequence[Row]) -> int | None:
+    """0: as the recipe says; a number: of an equal-compute row; None: not known yet."""
+    if row.schedule == EQUAL_STEPS:
+        return 0
+    path = runs_root() / row.name / "run.json"
+    if path.exists():
+        return int(Run(path.parent).info()["recipe"]["train"]["steps"])
+    names = {(r.arm, r.schedule): r.name for r in rows if r.recipe == row.recipe and r.seed == row.seed}
+    baseline, arm = (Run(runs_root() / names[key, EQUAL_STEPS]) for key in (BASELINE, row.arm))
+    if state(next(r for r in rows if r.name == baseline.name)) != "done" or not arm.info_path.exists():
+        return None
+    spent = baseline.timings()[-1]
+    timings = arm.timings()
+    if not timings or timings[-1]["step"] < ENOUGH * spent["step"]:
+        return None
+    kind = "cpu" if str(baseline.info().get("device")) == "cpu" else "wall"
+    return max(int(spent[kind] / (timings[-1][kind] / timings[-1]["step"])), 1)
+
+
+def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, device: str, log: Path) -> subprocess.Popen[bytes]:
+    if state(row) == "partial":
+        command = [sys.executable, "-m", "workbench", "run", "--resume", row.name]
+    else:
+        command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
+        command += ["--group", row.schedule, "--arm", row.arm]
+        for override in overrides:
+            command += ["--set", override]
+        if steps:
+            command += ["--set", f"train.steps={steps}"]
+        if data is not None:
+            command += ["--data", data]
+    command += ["--device", device, "--plain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with open(log, "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+
+def distilled_arms(arms: Sequence[str]) -> list[str]:
+    """What a comparison also shows at equal compute: every arm but the baseline, none where that is not there."""
+    return [arm for arm in arms if arm != BASELINE] if BASELINE in arms else []
+
+
+def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a finished run, and one for the teacher, with everything ``analysis.summary`` knows of it."""
+    runs = [Run(runs_root() / row.name) for row in rows if state(row) == "done"]
+    return table(runs, with_teacher=True)
+
+
+def seed_table(frame: pd.DataFrame) -> str:
+    """``seed_rows`` as Markdown."""
+    heading, *rows = seed_rows(frame)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, *rows]).replace("\n", "\n|" + "---|" * len(heading) + "\n", 1)
+
+
+def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
+
+    Args:
+        frame: of ``compare_rows``, of one recipe; with columns ``ap_low`` and ``ap_high`` each AP is followed by its interval.
+
+    Returns:
+        Cells as a person reads them, headings first; the teacher has no line.
+    """
+    students = frame[frame["arm"] != TEACHER]
+    seeds = sorted(students["seed"].unique())
+    baseline = students[(students["arm"] == BASELINE) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
+    seed_headings = [f"seed {seed}" for seed in seeds]
+    lines = [["arm", "schedule", "steps", *seed_headings, "mean AP", "range", "difference to undistilled", "compute"]]
+    for (arm, schedule), group in students.groupby(["arm", "schedule"], sort=False):
+        by_seed = group.set_index("seed")
+        aps = [by_seed["ap"].get(seed) for seed in seeds]
+        known = [ap for ap in aps if ap is not None]
+        pairs = [(by_seed["ap"][seed], baseline.get(seed)) for seed in by_seed.index]
+        paired = [ap - other for ap, other in pairs if ap is not None and other is not None]
+        gain = f"{100 * sum(paired) / len(paired):+.1f} ({', '.join(f'{100 * value:+.1f}' for value in paired)})" if paired else "-"
+        cells = [
+            str(arm), str(schedule), _span([int(value) for value in by_seed["steps"]]),
+            *("-" if ap is None else _estimate(by_seed.loc[seed]) for seed, ap in zip(seeds, aps, strict=True)),
+            f"{100 * sum(known) / len(known):.1f}" if known else "-",
+            f"{100 * min(known):.1f} to {100 * max(known):.1f}" if known else "-",
+            "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
+            _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
+        ]  # fmt: skip
+        lines.append(cells)
+    return lines
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """What a reader of the rows has to know of their methods: which of them are re-implementations, and of what."""
+    runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
+    names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
+    sources = {name: find_method(name).source for name in names if name in METHODS}
+    return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
+
+
+def _estimate(row: pd.Series) -> str:
+    low, high = row.get("ap_low"), row.get("ap_high")
+    return f"{100 * row['ap']:.1f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"

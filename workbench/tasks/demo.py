@@ -1,0 +1,28 @@
+"""The main job on the embedded data: undistilled and distilled students of one seed, measured and laid side by side."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from workbench.store.run import Run
+from workbench.tasks.compare import BASELINE, EQUAL_STEPS, compare_rows, execute, plan
+from workbench.training.launch import recipe_path
+
+DISTILLED = "distilled"
+QUICK = ("train.steps=240", "train.evaluate_every=60", "train.checkpoint_every=120", "data.options.val=100", "data.options.test=100")
+
+
+def run_demo(seed: int, quick: bool, jobs: int, watch: Callable[[list[Run]], None]) -> pd.DataFrame:
+    """Trains what is missing and returns the table.
+
+    Args:
+        seed: of the students.
+        quick: short schedules and fewer images; numbers not to be quoted.
+        jobs: processes at a time.
+        watch: shown the runs in progress.
+    """
+    rows = plan(recipe_path("shapes"), [BASELINE, DISTILLED], [seed], [DISTILLED], prefix="quick-" if quick else "")
+    # the distilled run is the longest; starting it first lets the two short ones run beside it
+    by_length = sorted(rows, key=lambda row: (row.schedule != EQUAL_STEPS, row.arm != DISTILLED))
+    execute(by_length, jobs, QUICK if quick else (), watch=watch)
+    return compare_rows(rows)

@@ -1,0 +1,133 @@
+"""A detector on a split: the twelve COCO numbers with their intervals, what its errors cost, and on KITTI data KITTI's own AP."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from workbench.analysis.detection.ap import ClassAP, coco_ap
+from workbench.analysis.detection.bootstrap import Interval
+from workbench.analysis.detection.calibration import calibration_error
+from workbench.analysis.detection.intervals import coco_intervals
+from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
+from workbench.analysis.detection.matches import match_detections
+from workbench.analysis.detection.tide import LABELS, error_table, find_errors
+from workbench.analysis.of_run import open_data
+from workbench.datasets.base import Dataset
+from workbench.datasets.opening import open_dataset
+from workbench.datasets.transforms import Transform, TransformConfig
+from workbench.detectors.registry import load_detector
+from workbench.errors import IncompatibleError, RunError
+from workbench.recipe.setup import find_detector
+from workbench.store.run import Run, runs_root
+from workbench.training.evaluation import detect
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a detector is on a split.
+
+    Attributes:
+        images: of the split.
+        detections: rows of ``cache.detections``.
+        coco: the twelve numbers by name.
+        per_class: AP by name of the class.
+        errors: of ``tide.error_table``.
+        calibration: the expected calibration error.
+        kitti: of ``kitti_ap``, None where the data is not KITTI's.
+    """
+
+    images: int
+    detections: pd.DataFrame
+    coco: dict[str, Interval]
+    per_class: dict[str, ClassAP]
+    errors: pd.DataFrame
+    calibration: Interval
+    kitti: pd.DataFrame | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per number: ``what``, ``value``, ``low``, ``high`` (None where there is none), ``n`` and ``of`` (what n counts)."""
+        rows = [_row(name, one.value, one.low, one.high, self.images, "images") for name, one in self.coco.items()]
+        rows += [_row(f"AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.per_class.items()]
+        for error in self.errors.to_dict("records"):
+            what = "targets" if error["error"] in ("missed", "false_negative") else "detections"
+            rows.append(_row(f"AP50 lost to {LABELS[error['error']]}", error["cost"], error["low"], error["high"], error["count"], what))
+        calibration = self.calibration
+        rows.append(_row("calibration error", calibration.value, calibration.low, calibration.high, self.images, "images"))
+        for one in self.kitti.to_dict("records") if self.kitti is not None else ():
+            name = f"KITTI AP of {one['class']}, {one['difficulty']}"
+            rows.append(_row(name, one["ap"], one["low"], one["high"], one["targets"], "targets"))
+        return rows
+
+
+def evaluate(
+    name: str, data: str | None = None, split: str = "val", step: int | None = None, device: str = "auto", samples: int = 300
+) -> Evaluation:
+    """Evaluates any detector on any dataset; classes go by name.
+
+    Args:
+        name: a run, a detector folder, or an embedded detector.
+        data: dataset folder, or shapes; None: of a run its own data, as its recipe reads it, of a detector shapes.
+        split: of the data.
+        step: checkpoint of a run; None: its result.
+        device: auto, cpu or cuda.
+        samples: resamples of the images for the intervals.
+
+    Raises:
+        CheckpointError: there is no such detector.
+        DataError: there is no such data.
+        IncompatibleError: the detector knows none of the dataset's classes.
+        RunError: there is no such checkpoint, or the run's data changed.
+    """
+    run = _run(name)
+    detector = load_detector(find_detector(name) if step is None else _checkpoint(name, run, step))
+    dataset = open_data(run.info(), split) if run is not None and data is None else open_dataset(data or "shapes", split)
+    spec = detector.spec
+    if not set(spec.classes) & set(dataset.classes):
+        raise IncompatibleError(f"'{name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common.")
+    place = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
+    return judge_detections(dataset, detect(detector.to(place), dataset, transform, place).to_pandas(), samples)
+
+
+def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 300) -> Evaluation:
+    """The numbers of an ``Evaluation`` from detections.
+
+    Args:
+        dataset: what was looked at.
+        detections: as for ``coco_ap``, with ``query``.
+        samples: resamples of the images.
+    """
+    truth = dataset.coco()
+    return Evaluation(
+        len(dataset),
+        detections,
+        coco_intervals(truth, detections, samples),
+        coco_ap(truth, detections).per_class,
+        error_table(find_errors(truth, detections), samples),
+        calibration_error(match_detections(truth, detections), samples),
+        kitti_ap(dataset, detections, samples) if is_kitti(dataset) else None,
+    )
+
+
+def _run(name: str) -> Run | None:
+    """The run of that name or path, if it is one."""
+    there = (Path(name) / "run.json").is_file() or (runs_root() / name / "run.json").is_file()
+    return Run.open(name) if there else None
+
+
+def _checkpoint(name: str, run: Run | None, step: int) -> Path:
+    steps = run.checkpoint_steps() if run is not None else []
+    if run is None or step not in steps:
+        raise RunError(f"'{name}' has no checkpoint of step {step}; steps there: {', '.join(map(str, steps)) or 'none'}.")
+    return run.checkpoint_path(step)
+
+
+def _row(what: str, value: float, low: float | None, high: float | None, n: int, of: str) -> dict[str, Any]:
+    numbers = {
+        name: None if number is None or pd.isna(number) else float(number)
+        for name, number in (("value", value), ("low", low), ("high", high))
+    }
+    return {"what": what, **numbers, "n": int(n), "of": of}

@@ -1,0 +1,148 @@
+"""Detections on images without targets: COCO results and drawn pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from workbench.datasets.base import Dataset, Record
+from workbench.datasets.batches import evaluation_batches
+from workbench.datasets.images import FolderImages, read_header
+from workbench.datasets.transforms import Transform, TransformConfig
+from workbench.detectors.detector import Detections, Detector
+from workbench.detectors.registry import load_detector
+from workbench.errors import DataError
+from workbench.files import replacing, write_json
+from workbench.recipe.setup import find_detector
+
+DETECTIONS_PER_IMAGE = 100
+# Okabe-Ito, one after the other by class
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was done.
+
+    Attributes:
+        images: number of images predicted.
+        detections: number of detections in results.json.
+        skipped: one line per file that was left out: its name and why.
+    """
+
+    images: int
+    detections: int
+    skipped: tuple[str, ...]
+
+
+def predict(detector: str, images: Path, out: Path, threshold: float, device: str) -> Predictions:
+    """Runs a detector over an image, or over the images that lie directly in a folder, in order of their names.
+
+    Writes ``results.json`` (COCO results: image_id, category_id, bbox xywh in pixels of the upright image, score; the 100 best per
+    image), ``images.json`` (what each image_id and category_id stands for) and ``drawn/<file name>.png``. Ids count from 1.
+
+    Args:
+        detector: a run, a detector folder, or an embedded detector.
+        images: file or folder.
+        out: folder to write to.
+        threshold: least score that is drawn; results.json holds every detection.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CheckpointError: there is no such detector.
+        DataError: there is no image to predict.
+    """
+    model = load_detector(find_detector(detector))
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    dataset, skipped = _open_images(images, model)
+    spec = model.spec
+    transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
+    model.to(where).eval()
+    results: list[dict[str, Any]] = []
+    done: list[dict[str, Any]] = []
+    for index, record in enumerate(dataset.records):
+        try:
+            found = _detect(model, dataset, index, transform, where)
+            _draw(dataset.image(index), found, spec.classes, threshold, out / "drawn" / f"{record.file_name}.png")
+        except DataError as error:
+            skipped.append(str(error))
+            continue
+        results += _coco_results(record.image_id, found)
+        done.append({"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height})
+    write_json(out / "results.json", results)
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(spec.classes)]
+    write_json(out / "images.json", {"images": done, "categories": categories})
+    return Predictions(len(done), len(results), tuple(skipped))
+
+
+def _open_images(images: Path, model: Detector) -> tuple[Dataset, list[str]]:
+    """The readable images as a dataset without targets, and a line for each file that is none."""
+    if images.is_dir():
+        candidates = sorted((path for path in images.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    elif images.is_file():
+        candidates = [images]
+    else:
+        raise DataError(f"{images} is neither an image nor a folder.")
+    files: list[Path] = []
+    upright: list[bool] = []
+    records: list[Record] = []
+    skipped: list[str] = []
+    nothing = np.zeros(0)
+    for path in candidates:
+        if path.is_dir():
+            skipped.append(f"{path}: a folder; predict it by itself")
+            continue
+        try:
+            header = read_header(path)
+        except DataError as error:
+            skipped.append(str(error))
+            continue
+        files.append(path)
+        upright.append(header.turned)
+        width, height = header.displayed
+        none = nothing.astype(np.int64)
+        records.append(
+            Record(len(files), path.name, width, height, np.zeros((0, 4)), none, none.astype(bool), none.astype(bool), none, nothing)
+        )
+    if not records:
+        raise DataError(f"{images} holds no image that can be read. " + " ".join(skipped[:5]))
+    classes = model.spec.classes
+    return Dataset(images.name, "predict", classes, range(1, len(classes) + 1), records, FolderImages(files, upright)), skipped
+
+
+@torch.no_grad()
+def _detect(model: Detector, dataset: Dataset, index: int, transform: Transform, device: torch.device) -> Detections:
+    """One image at a time, so that no image is padded and none changes another's result."""
+    batch = next(evaluation_batches(dataset, transform, 1, [index])).to(device)
+    return model.detections(model(batch.images, batch.padding), batch.sizes, DETECTIONS_PER_IMAGE)[0]
+
+
+def _coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
+    rows = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for label, (x1, y1, x2, y2), score in rows
+    ]
+
+
+def _draw(image: np.ndarray, found: Detections, classes: tuple[str, ...], threshold: float, path: Path) -> None:
+    """Boxes, names and scores over the image, the best on top; small images are enlarged so that the names can be read."""
+    factor = max(1, round(480 / max(image.shape[:2])))
+    picture = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(picture)
+    line = max(2, max(picture.size) // 400)
+    font = ImageFont.load_default(max(12, max(picture.size) // 60))
+    rows = list(zip(found.labels.tolist(), found.scores.tolist(), (found.boxes * factor).tolist(), strict=True))
+    for label, score, (x1, y1, x2, y2) in reversed([row for row in rows if row[1] >= threshold]):
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=line)
+        text = f"{classes[label]} {score:.2f}"
+        _, _, right, bottom = pen.textbbox((0, 0), text, font=font)
+        y = y1 - bottom - 2 if y1 > bottom + 2 else y1
+        pen.rectangle((x1, y, x1 + right + 4, y + bottom + 2), fill=colour)
+        pen.text((x1 + 2, y), text, fill="black", font=font)
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")

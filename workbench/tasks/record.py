@@ -1,0 +1,225 @@
+"""Tracing a checkpoint of a run: the query table, states and masks of any of its checkpoints on any of its splits."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from workbench.datasets.base import Dataset
+from workbench.detectors.registry import load_detector
+from workbench.errors import ConfigError, RunError
+from workbench.recipe.schema import stored_recipe
+from workbench.recipe.setup import Setup, build
+from workbench.remote import is_remote
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts
+from workbench.store.run import Run, result_folder
+from workbench.training.checkpoints import load_methods
+from workbench.training.recording import STATE_IMAGES, Scope, Tracer, group_method
+
+SPLITS = ("train", "val", "test")
+_BYTES_PER_ROW = 64  # as Parquet; a little more than random numbers take
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a trace will write.
+
+    Attributes:
+        images: of the split that are traced.
+        of: images that the split has.
+        student_rows: of the query table.
+        group_rows: of the teacher's queries as the student decodes them, where a method does that; at most, for it may select some.
+        teacher_rows: 0 where the teacher's rows are there already, or there is no teacher.
+        state_images: whose decoder states are kept.
+        bytes: of all that, a little more than it will be; selection masks are not counted.
+    """
+
+    images: int
+    of: int
+    student_rows: int
+    group_rows: int
+    teacher_rows: int
+    state_images: int
+    bytes: int
+
+
+class Trace:
+    """A trace that is about to be made; what it was given is checked when it is created.
+
+    Args:
+        name: of the run, or its path.
+        checkpoint: step of one of its checkpoints; its result (best or last) by default.
+        split: train, val or test of its recipe.
+        images: trace so many, stratified by class; all by default.
+        device: auto, cpu or cuda.
+
+    Attributes:
+        step: of the weights that are traced.
+        sizes: what will be written.
+
+    Raises:
+        RunError: no such run or checkpoint; other data or another teacher than the run was made with; too little space; a sample
+            would take the place of a whole table.
+        ConfigError: no such split; fewer than one image.
+    """
+
+    def __init__(self, name: str, checkpoint: int | None = None, split: str = "val", images: int | None = None, device: str = "auto"):
+        if split not in SPLITS:
+            raise ConfigError(f"--split {split}: choose from {', '.join(SPLITS)}.")
+        if images is not None and images < 1:
+            raise ConfigError(f"--images {images}: give at least 1, or leave it out for all images.")
+        self.run, self.split = Run.open(name), split
+        if is_remote(self.run.path):
+            raise RunError(f"{self.run.path} is no local folder, which a checkpoint is read from. Copy the run, trace it, copy it back.")
+        self.step = _checkpoint(self.run, checkpoint)
+        self._device = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)  # as training evaluates: sums in another order end in other last digits
+        self._setup = _setup_of(self.run)
+        self._dataset = self._data()
+        self.scope = Scope.of(self._dataset, None if images is None else stratified(self._dataset, images))
+        self._setup.student = load_detector(self.run.checkpoint_path(self.step)).to(self._device).eval()
+        self._setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - likewise
+        if self._setup.teacher is not None:
+            self._setup.teacher.to(self._device)
+            methods = nn.ModuleList(self._setup.methods)
+            load_methods(self.run, self.step, methods)
+            methods.to(self._device)
+        self._teacher_wanted = self._setup.teacher is not None and self._needs_teacher_rows()
+        self.sizes = self._sizes()
+        self._check()
+
+    def write(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Traces; each table appears whole when it is done.
+
+        Args:
+            progress: called with the images done and the images in all, the teacher's counted as well.
+
+        Raises:
+            RunError: the run is being trained.
+            WorkbenchError: it cannot be written.
+        """
+        total, done = self.sizes.images * (1 + self._teacher_wanted), 0
+
+        def tell(images: int) -> None:
+            nonlocal done
+            done += images
+            if progress is not None:
+                progress(done, total)
+
+        with self.run.locked():
+            tracer = Tracer(self._setup, self.run, self._device)
+            if self._teacher_wanted:
+                for batch in tracer.teacher(self._dataset, self.split, self.scope):
+                    tell(len(batch.image_ids))
+            epoch = self.step // _steps_per_epoch(self._setup, self.run)
+            for batch, _ in tracer.student(self._dataset, self.split, self.step, epoch, self.scope):
+                tell(len(batch.image_ids))
+
+    def _data(self) -> Dataset:
+        found = {"train": self._setup.train, "val": self._setup.val, "test": self._setup.test}[self.split]
+        if found is None:
+            raise ConfigError(f"run '{self.run.name}' has no test split.")
+        return found
+
+    def _needs_teacher_rows(self) -> bool:
+        if TEACHER_STEP not in complete_steps(self.run, self.split):
+            return True
+        facts = read_facts(self.run, self.split, TEACHER_STEP)
+        return facts["sampled"] and facts["images"] != len(self.scope.indices)
+
+    def _sizes(self) -> Sizes:
+        images, kept = len(self.scope.indices), len(self.scope.states)
+        student = self._setup.student.blank_output().states.shape
+        layers, _, queries, width = student
+        rows, size = images * layers * queries, 2 * kept * layers * queries * width
+        group_rows = teacher_rows = 0
+        if self._setup.teacher is not None:
+            depth, _, queries, width = self._setup.teacher.detector.blank_output().states.shape
+            if group_method(self._setup) is not None:
+                group_rows = images * layers * queries
+            if self._teacher_wanted:
+                teacher_rows, size = images * depth * queries, size + 2 * kept * depth * queries * width
+        size += _BYTES_PER_ROW * (rows + group_rows + teacher_rows)
+        return Sizes(images, len(self._dataset), rows, group_rows, teacher_rows, kept, size)
+
+    def _check(self) -> None:
+        whole = self.step in complete_steps(self.run, self.split) and not read_facts(self.run, self.split, self.step)["sampled"]
+        if self.scope.sampled and whole:
+            raise RunError(
+                f"run '{self.run.name}' has the queries of all images of split '{self.split}' at step {self.step}; a sample "
+                "would take their place. Leave --images out to trace it again."
+            )
+        free = shutil.disk_usage(self.run.path).free
+        if free < 1.1 * self.sizes.bytes:
+            raise RunError(
+                f"tracing needs {self.sizes.bytes / 1e9:.1f} GB, {self.run.path} has {free / 1e9:.1f} GB free. Free space, or "
+                "trace fewer images with --images."
+            )
+
+
+def stratified(dataset: Dataset, count: int) -> list[int]:
+    """Indices of ``count`` records, spread over classes as the dataset is.
+
+    An image belongs to the rarest of its classes (of those with an object that may be matched), or to none; every such group gives its
+    share by largest remainder, one image at least where ``count`` allows it, evenly spread over the group in file order.
+    """
+    if count >= len(dataset):
+        return list(range(len(dataset)))
+    present = [set(record.labels[record.trainable].tolist()) for record in dataset.records]
+    frequency = np.bincount([label for labels in present for label in labels], minlength=len(dataset.classes))
+    group = np.array([min(labels, key=lambda label: (frequency[label], label), default=-1) for labels in present])
+    names, sizes = np.unique(group, return_counts=True)
+    share = _shares(sizes, count)
+    chosen = [np.flatnonzero(group == name)[np.linspace(0, size - 1, number).round().astype(int)]
+              for name, size, number in zip(names, sizes, share, strict=True)]  # fmt: skip
+    return sorted(int(index) for part in chosen for index in part)
+
+
+def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Whole numbers near ``count * sizes / sum``, together ``count``, at least 1 each where there are so many."""
+    exact = sizes * count / sizes.sum()
+    share = np.floor(exact).astype(int)
+    if count >= len(sizes):
+        share = np.maximum(share, 1)
+    order = np.argsort(share - exact, kind="stable")
+    while share.sum() < count:
+        for place in order[: count - share.sum()]:
+            share[place] += share[place] < sizes[place]
+    while share.sum() > count:
+        share[np.argmax(np.where(share > 1, share - exact, -np.inf))] -= 1
+    return share
+
+
+def _checkpoint(run: Run, step: int | None) -> int:
+    there = run.checkpoint_steps()
+    if step is None:
+        return int(result_folder(run).name)
+    if step not in there:
+        raise RunError(f"run '{run.name}' has no checkpoint at step {step}; it has {', '.join(map(str, there)) or 'none'}.")
+    return step
+
+
+def _setup_of(run: Run) -> Setup:
+    """What the run was made of.
+
+    Raises:
+        RunError: its data or its teacher is another now.
+    """
+    info = run.info()
+    setup = build(stored_recipe(info["recipe"], str(run.info_path)), info.get("teacher"))
+    for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
+        if info.get(key) != now:
+            raise RunError(f"run '{run.name}' was made with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back.")
+    return setup
+
+
+def _steps_per_epoch(setup: Setup, run: Run) -> int:
+    per_step = setup.recipe.train.batch_size * int(run.info().get("processes", 1))
+    return -(-len(setup.train) // per_step)
+
+
+__all__ = ["SPLITS", "STATE_IMAGES", "Sizes", "Trace", "stratified"]

@@ -1,0 +1,1 @@
+"""The teacher's outputs on disk, each with the augmentation it belongs to."""

@@ -1,0 +1,109 @@
+"""Rows of a teacher cache, computed: one per image and variant, numbered variant by variant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.datasets.batches import variant_batch
+from workbench.datasets.targets import TargetBatch
+from workbench.datasets.transforms import Op
+from workbench.detectors.output import DetectorOutput
+from workbench.errors import NonFiniteError
+from workbench.methods.context import MethodContext
+from workbench.methods.detrdistill.detrdistill import mask_config
+from workbench.methods.detrdistill.features import visible_masks
+from workbench.methods.selection import query_quality
+from workbench.recipe.setup import Setup
+from workbench.store.masks import quantise
+from workbench.teacher_cache.cached_outputs import PREPARED, learned_queries, pack, split_constants
+from workbench.teacher_cache.fields import CacheFields
+
+GAMMA = 0.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a cache.
+
+    Attributes:
+        tensors: ``[B, ...]`` by name.
+        constants: ``[1, ...]``, the same for all rows.
+        ops: what was done to each image.
+        image_ids: of the dataset's records.
+    """
+
+    tensors: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    ops: tuple[list[Op], ...]
+    image_ids: tuple[int, ...]
+
+
+class RowMaker:
+    """Asks the teacher.
+
+    Args:
+        setup: with teacher, methods and variants.
+        contents: what is kept.
+        device: to run on.
+    """
+
+    def __init__(self, setup: Setup, contents: CacheFields, device: torch.device):
+        assert setup.teacher is not None and setup.pairing is not None and setup.variants is not None
+        self.setup, self.contents, self.device = setup, contents, device
+        self.teacher, self.pairing, self.variants = setup.teacher.to(device), setup.pairing, setup.variants
+        self.count = len(setup.train) * setup.variants.count
+        self.mask = mask_config(setup.methods)
+        taught = sorted({t for group in self.pairing.layer_map for t in group})
+        self.mask_layers = taught if self.mask.layers == "all" else taught[-1:]
+
+    @property
+    def form(self) -> dict[str, object]:
+        """See ``Manifest``."""
+        detector = self.teacher.detector
+        softmax = detector.activation == "softmax"
+        return {"activation": detector.activation, "columns": len(detector.spec.classes) + softmax}
+
+    @torch.no_grad()
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """The teacher's answers to some rows, with its matching to the targets, its quality and where its queries look.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            NonFiniteError: NaN or infinity, or a number that a half cannot hold.
+        """
+        images = len(self.setup.train)
+        batch = variant_batch(self.variants, [row % images for row in numbers], [row // images for row in numbers])
+        batch = batch.to(self.device)
+        output = self.teacher(batch.images.contiguous(memory_format=torch.channels_last), batch.padding)
+        packed = pack(output, self.contents)
+        targets = batch.targets
+        context = MethodContext(self.setup.student, None, self.pairing, targets, 1.0, 0, torch.empty(0))
+        packed["match"] = context.teacher_match(output).transpose(0, 1).to(torch.int16).contiguous()
+        quality = query_quality("paper", GAMMA, output, list(range(len(output.boxes))), targets, context)
+        packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
+        packed |= self._masks(output, targets, context)
+        for method in self.setup.methods:
+            for name, value in method.prepare(output, context).items():
+                packed[f"{PREPARED}{method.name}/{method.prepared_by}/{name}"] = value.to("cpu", torch.float32).contiguous()
+        for name, value in packed.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                bad = [i for i, row in zip(batch.image_ids, value, strict=True) if not torch.isfinite(row).all()]
+                raise NonFiniteError(
+                    f"the teacher's {name} of images {bad[:5]} is NaN, infinite or more than {self.contents.precision} "
+                    "can hold. Say cache.precision: fp32, or check these images."
+                )
+        tensors, constants = split_constants(packed, learned_queries(self.teacher.detector))
+        return Rows(tensors, constants, batch.ops, batch.image_ids)
+
+    def _masks(self, output: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``, see ``cache.masks``."""
+        packed: dict[str, Tensor] = {}
+        kind = "memory" if output.memory else "neck"
+        for level, masks in visible_masks(self.mask, output, self.mask_layers, targets, context):
+            stored, scale, offset = quantise(masks.transpose(0, 1).cpu().numpy())
+            packed[f"mask/{kind}/{level.stride}"] = torch.from_numpy(stored)
+            packed[f"mask/{kind}/{level.stride}/range"] = torch.from_numpy(np.stack([offset, scale], -1).astype(np.float32))
+        return packed

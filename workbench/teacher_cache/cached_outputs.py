@@ -1,0 +1,182 @@
+"""One teacher answer as rows of tensors, and rows as the ``DetectorOutput`` that methods take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries
+from workbench.teacher_cache.fields import CacheFields
+
+_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+_QUERIES = "queries/"
+PREPARED = "prepared/"
+# logit of a class that was not kept: probability 0 in both precisions
+_ABSENT = -6e4
+
+
+def learned_queries(detector: Detector) -> bool:
+    """Whether every image gets the same queries, so that they are kept once; references in pixels depend on the image's size."""
+    return "learned_queries" in detector.provides and detector.reference_form == "boxes"
+
+
+def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
+    """What ``contents`` keeps of an answer, ``[B, ...]`` by name, on the CPU and contiguous.
+
+    Maps lie with their channels last, as the encoder makes them: the student's do too, and comparing equal layouts is several times
+    faster.
+    """
+    kind = _DTYPES[contents.precision]
+
+    def rows(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """``[L, B, ...]`` as ``[B, L, ...]``."""
+        return value.transpose(0, 1).to("cpu", dtype or kind).contiguous()
+
+    packed: dict[str, Tensor] = {"boxes": rows(output.boxes, torch.float32)}
+    if contents.top_k is None:
+        packed["logits"] = rows(output.logits)
+    else:
+        best = output.logits.topk(min(contents.top_k, output.logits.shape[-1]), dim=-1)
+        packed["logits"], packed["classes"] = rows(best.values), rows(best.indices, torch.int16)
+    if contents.states:
+        packed["states"] = rows(output.states[list(contents.states)])
+    for name, strides in contents.maps.items():
+        for level in getattr(output, name):
+            if level.stride in strides:
+                packed[f"{name}/{level.stride}"] = level.features.permute(0, 2, 3, 1).to("cpu", kind).contiguous()
+                packed[f"{name}/{level.stride}/padding"] = level.padding.cpu().contiguous()
+    if contents.queries:
+        for key in ("content", "position", "reference", "source"):
+            value = getattr(output.queries, key)
+            if value is not None:
+                packed[_QUERIES + key] = value.to("cpu", torch.int32 if key == "source" else torch.float32).contiguous()
+    if contents.attentions and output.attentions is not None:
+        packed["attentions/self"] = rows(output.attentions.self_attention)
+        packed["attentions/cross"] = rows(output.attentions.cross_attention)
+    if contents.box_distribution and output.box_distribution is not None:
+        packed["box_distribution"] = rows(output.box_distribution)
+    return packed
+
+
+def split_constants(packed: Mapping[str, Tensor], constant: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rows, and the queries as one row for all images where they are ``constant``."""
+    once = {name: value[:1].clone() for name, value in packed.items() if constant and name.startswith(_QUERIES)}
+    return {name: value for name, value in packed.items() if name not in once}, once
+
+
+def names_of(contents: CacheFields, there: Sequence[str]) -> list[str]:
+    """Which of the tensors that are there belong to ``contents``."""
+    wanted = {"boxes", "logits", "classes", *(["states"] if contents.states else [])}
+    for kind, strides in contents.maps.items():
+        wanted |= {f"{kind}/{stride}{ending}" for stride in strides for ending in ("", "/padding")}
+    wanted |= {name for name in there if contents.queries and name.startswith(_QUERIES)}
+    wanted |= {"attentions/self", "attentions/cross"} if contents.attentions else set()
+    wanted |= {"box_distribution"} if contents.box_distribution else set()
+    prepared = tuple(f"{PREPARED}{one}/" for one in contents.prepared)
+    return [name for name in there if name in wanted or name.startswith(prepared)]
+
+
+@dataclass(frozen=True)
+class CachedTeacherOutputs:
+    """What a teacher said of B pictures, as it lies on the disk.
+
+    Attributes:
+        rows: ``[B, ...]`` by name.
+        constants: ``[1, ...]``, the same for all pictures.
+        match: ``[B, L, N]`` int16, the teacher's own matching to the targets.
+        states: layer of each of the states that are kept.
+        form: ``activation`` and number of ``columns`` of the class head.
+    """
+
+    rows: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    match: Tensor
+    states: tuple[int, ...]
+    form: dict[str, Any]
+
+    def __getitem__(self, part: slice) -> "CachedTeacherOutputs":
+        """Those of some of the pictures."""
+        return replace(self, rows={name: value[part] for name, value in self.rows.items()}, match=self.match[part])
+
+    def to(self, device: torch.device | str) -> "CachedTeacherOutputs":
+        """The same on ``device``; the matching stays on the CPU, where matchings are."""
+        rows, constants = ({name: value.to(device) for name, value in part.items()} for part in (self.rows, self.constants))
+        return replace(self, rows=rows, constants=constants)
+
+    @property
+    def teacher_match(self) -> Tensor:
+        """``[L, B, N]`` int64."""
+        return self.match.transpose(0, 1).long()
+
+    @property
+    def prepared(self) -> dict[str, dict[str, Tensor]]:
+        """What methods prepared of the answer, by ``Method.prepared_by``."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for path, value in self.rows.items():
+            if path.startswith(PREPARED):
+                _, _, settings, name = path.split("/", 3)
+                found.setdefault(settings, {})[name] = value
+        return found
+
+    def output(self) -> DetectorOutput:
+        """The answer as methods take it, float32; fields that are not kept are empty, states of layers that are not kept NaN."""
+        boxes = self._layers("boxes")
+        layers, batch, queries = boxes.shape[:3]
+        return DetectorOutput(
+            logits=self._logits(),
+            boxes=boxes,
+            states=self._states(layers, boxes),
+            queries=self._queries(batch, queries, boxes),
+            memory=self._levels("memory"),
+            neck=self._levels("neck"),
+            backbone=self._levels("backbone"),
+            context=None,
+            activation=self.form["activation"],
+            attentions=Attentions(self._layers("attentions/self"), self._layers("attentions/cross"))
+            if "attentions/self" in self.rows
+            else None,
+            box_distribution=self._layers("box_distribution") if "box_distribution" in self.rows else None,
+        )
+
+    def _layers(self, name: str) -> Tensor:
+        """``[B, L, ...]`` as ``[L, B, ...]`` float32."""
+        return self.rows[name].transpose(0, 1).float().contiguous()
+
+    def _logits(self) -> Tensor:
+        values = self._layers("logits")
+        if "classes" not in self.rows:
+            return values
+        full = values.new_full((*values.shape[:-1], self.form["columns"]), _ABSENT)
+        return full.scatter_(-1, self.rows["classes"].transpose(0, 1).long(), values)
+
+    def _states(self, layers: int, like: Tensor) -> Tensor:
+        if "states" not in self.rows:
+            return like.new_empty(*like.shape[:3], 0)
+        kept = self._layers("states")
+        if self.states == tuple(range(layers)):
+            return kept
+        states = kept.new_full((layers, *kept.shape[1:]), torch.nan)
+        states[list(self.states)] = kept
+        return states
+
+    def _queries(self, batch: int, count: int, like: Tensor) -> Queries:
+        kept = {**self.constants, **self.rows}
+
+        def of(key: str) -> Tensor | None:
+            value = kept.get(_QUERIES + key)
+            return None if value is None else value.expand(batch, *value.shape[1:])
+
+        content, source = of("content"), of("source")
+        if content is None or source is None:
+            return Queries(like.new_empty(batch, count, 0), None, None, torch.full((batch, count), -1, device=like.device))
+        return Queries(content, of("position"), of("reference"), source.long())
+
+    def _levels(self, kind: str) -> tuple[Level, ...]:
+        strides = sorted(int(name.split("/")[1]) for name in self.rows if name.startswith(f"{kind}/") and name.count("/") == 1)
+        return tuple(
+            Level(self.rows[f"{kind}/{stride}"].permute(0, 3, 1, 2).float(), stride, self.rows[f"{kind}/{stride}/padding"])
+            for stride in strides
+        )

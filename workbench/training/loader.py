@@ -1,0 +1,156 @@
+"""Training batches. A batch is a pure function of (seed, step), so resuming needs no sampler state.
+
+Nothing here reads or changes torch's global random state.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from workbench.datasets.base import Dataset
+from workbench.datasets.batches import Batch, collate, variant_batch
+from workbench.datasets.transforms import Op, Transform
+from workbench.datasets.variants import Variants
+from workbench.errors import WorkbenchError
+from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs
+
+_ORDER, _AUGMENT = 0, 1  # keep the two random streams of a seed apart
+ReadTeacher = Callable[[Sequence[int], int, Sequence[list[Op]]], CachedTeacherOutputs]
+
+
+@dataclass(frozen=True)
+class TrainBatch(Batch):
+    """A batch of training images, with the teacher's outputs for them when they come from a cache.
+
+    Attributes:
+        teacher: None when the live teacher is asked, or when there is none.
+    """
+
+    teacher: CachedTeacherOutputs | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, teacher: CachedTeacherOutputs | None = None) -> Self:
+        """Adds the teacher's outputs to a batch."""
+        return cls(batch.images, batch.padding, batch.targets, batch.image_ids, batch.sizes, batch.ops, teacher)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same batch on ``device``, the teacher's outputs included."""
+        return replace(super().to(device), teacher=None if self.teacher is None else self.teacher.to(device))
+
+    def part(self, first: int, end: int) -> Self:
+        """Returns images ``first`` to ``end - 1``."""
+        return replace(super().part(first, end), teacher=None if self.teacher is None else self.teacher[first:end])
+
+
+class TrainLoader:
+    """Endless augmented training batches.
+
+    An epoch is a permutation of the dataset, filled up from its own beginning to a whole number of batches, so every
+    image is seen in every epoch. All ranks share the permutation and take disjoint parts of each global batch.
+
+    Args:
+        dataset: what to load.
+        transform: how to prepare it.
+        batch_size: images per batch of one rank.
+        seed: of order and augmentation.
+        workers: processes that prepare batches ahead; 0 prepares them in this one. The batches do not depend on it.
+        rank: of this process.
+        world: number of processes.
+        variants: draw these in their turn, in place of ever new augmentations.
+        read_teacher: reads the teacher's cached outputs for images (by position) in a variant (by number); it is given their ops to
+            check that they are those of the cache.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        variants: Variants | None = None,
+        read_teacher: ReadTeacher | None = None,
+    ):
+        self._dataset = dataset
+        self._transform = transform
+        self._batch_size = batch_size
+        self._seed = seed
+        self._workers = workers
+        self._rank = rank
+        self._world = world
+        self._variants = variants
+        self._read_teacher = read_teacher
+        self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
+
+    def batch(self, step: int) -> TrainBatch:
+        """The batch of ``step`` (0-based).
+
+        Raises:
+            DataError: an image cannot be decoded; the message names the file.
+            CacheError: the teacher's answer to an image cannot be read.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(self._seed, epoch, len(self._dataset))
+        first = (within * self._world + self._rank) * self._batch_size
+        indices = [int(order[position % len(order)]) for position in range(first, first + self._batch_size)]
+        if self._variants is not None:
+            variant = self._variants.of_epoch(epoch)
+            batch = variant_batch(self._variants, indices, [variant] * len(indices))
+            return TrainBatch.of(batch, self._read_teacher(indices, variant, batch.ops) if self._read_teacher is not None else None)
+        samples = []
+        for index in indices:
+            record = self._dataset.records[index]
+            rng = np.random.Generator(np.random.PCG64((self._seed, _AUGMENT, epoch, index)))
+            ops = self._transform.draw(rng, record.width, record.height)
+            samples.append(self._transform.apply(self._dataset.image(index), record, ops))
+        return TrainBatch.of(collate(self._dataset, indices, samples, self._transform.config))
+
+    def iterate(self, start: int) -> Iterator[TrainBatch]:
+        """Batches of ``start``, ``start + 1``, ... without end.
+
+        Raises:
+            DataError: as ``batch``.
+        """
+        if self._workers == 0:
+            yield from map(self.batch, itertools.count(start))
+            return
+        # A generator of its own keeps DataLoader from drawing from torch's global one.
+        steps: Any = itertools.count(start)
+        loader = DataLoader(
+            _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator()
+        )
+        for batch in loader:
+            if isinstance(batch, WorkbenchError):
+                raise batch
+            yield batch
+
+
+class _Steps(TorchDataset):
+    """Step -> batch, as torch's worker processes want it."""
+
+    def __init__(self, loader: TrainLoader):
+        self._loader = loader
+
+    def __getitem__(self, step: int) -> TrainBatch | WorkbenchError:
+        try:
+            return self._loader.batch(step)
+        except WorkbenchError as error:  # handed over, because torch would put a traceback into the message
+            return error
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64((seed, _ORDER, epoch))).permutation(count)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,141 @@
+"""One batch of predictions as rows of the query table: what every query said, was matched with and is worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
+from workbench.datasets.targets import TargetBatch
+from workbench.matching import Activation
+from workbench.store.query_schema import QUERY_SCHEMA
+
+Model = Literal["student", "teacher", "teacher_group"]
+GAMMA = 0.5
+_TERMS = ("class", "bbox", "giou")
+
+
+@dataclass(frozen=True)
+class Mates:
+    """Teacher queries that the full Hungarian assignment of analysis gives to the student's queries.
+
+    Attributes:
+        query: ``[L, B, N]`` teacher query, -1 = none.
+        layer: for each of the L student layers, the teacher layer it is compared with.
+        costs: ``[L, B, N, 3]`` class, L1 and GIoU cost of each pair, unweighted; not read where ``query`` is -1.
+    """
+
+    query: Tensor
+    layer: Sequence[int]
+    costs: Tensor
+
+
+@torch.no_grad()
+def query_rows(
+    *,
+    image_ids: Sequence[int],
+    epoch: int,
+    model: Model,
+    logits: Tensor,
+    boxes: Tensor,
+    activation: Activation,
+    source: Tensor,
+    match: Tensor,
+    targets: TargetBatch,
+    gamma: float = GAMMA,
+    mates: Mates | None = None,
+    train_mate: Tensor | None = None,
+    losses: Tensor | None = None,
+    selected: Tensor | None = None,
+) -> pa.Table:
+    """Rows of one batch and one model, in the order of ``image_ids``, then layer, then query.
+
+    ``quality`` is ``score(class of the target)^gamma * IoU^(1 - gamma)`` with the matched target, 0 if unmatched (DETRDistill, ICCV
+    2023, equation 8). Columns whose argument is None are null.
+
+    Args:
+        image_ids: of the B images.
+        epoch: of the weights.
+        model: whose queries these are.
+        logits: ``[L, B, N, C]`` (softmax: C includes no-object, last).
+        boxes: ``[L, B, N, 4]`` cxcywh, 0..1.
+        activation: of ``logits``.
+        source: ``[B, N]`` encoder cell a query was selected from, -1 = learned.
+        match: ``[L, B, N]`` target index, -1 = unmatched.
+        targets: of the B images; best_target and best_iou are over the valid ones.
+        gamma: exponent of the score in ``quality``.
+        mates: student rows only.
+        train_mate: ``[L, B, N]`` teacher query that the method trains the student's query on, -1 = none.
+        losses: ``[L, B, N, 3]`` class, L1 and GIoU loss of every query.
+        selected: ``[L, B, N]`` bool, whether the query is among those that build the selection mask.
+
+    Returns:
+        A table of ``QUERY_SCHEMA``, ``B * L * N`` rows.
+    """
+    logits, boxes = logits.float(), boxes.float()
+    shape = logits.shape[:3]
+    probability = logits.sigmoid() if activation == "sigmoid" else logits.softmax(-1)[..., :-1]
+    score, label = probability.max(-1)
+    match_iou, target_score, best_iou, best_target = _against_targets(probability, boxes, match.to(boxes.device), targets)
+    columns: dict[str, Any] = {
+        "epoch": epoch,
+        "image_id": np.asarray(image_ids)[:, None],
+        "layer": np.arange(shape[0])[:, None, None],
+        "query": np.arange(shape[2]),
+        "source": source,
+        "label": label,
+        "score": score,
+        **{name: boxes[..., k] for k, name in enumerate(("cx", "cy", "w", "h"))},
+        "match": match,
+        "match_iou": match_iou,
+        "best_target": best_target,
+        "best_iou": best_iou,
+        "quality": target_score**gamma * match_iou ** (1 - gamma),
+    }
+    absent: dict[str, np.ndarray] = {}
+    if mates is not None:
+        costs = {f"mate_cost_{name}": mates.costs[..., k] for k, name in enumerate(_TERMS)}
+        columns |= {"mate": mates.query, "mate_layer": np.asarray(mates.layer)[:, None, None], **costs}
+        absent = dict.fromkeys(costs, (mates.query < 0).cpu().numpy())
+    if losses is not None:
+        columns |= {f"loss_{name}": losses[..., k] for k, name in enumerate(_TERMS)}
+    columns |= {name: value for name, value in (("train_mate", train_mate), ("selected", selected)) if value is not None}
+    rows = int(np.prod(shape))
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name == "model":
+            return pa.repeat(model, rows)
+        if field.name not in columns:
+            return pa.nulls(rows, field.type)
+        values = _flat(columns[field.name], shape).astype(field.type.to_pandas_dtype())
+        return pa.array(values, field.type, mask=_flat(absent[field.name], shape) if field.name in absent else None)
+
+    return pa.Table.from_arrays([column(field) for field in QUERY_SCHEMA], schema=QUERY_SCHEMA)
+
+
+def _against_targets(probability: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """IoU with the matched target, score of its class, best IoU with a valid target and which; each ``[L, B, N]``.
+
+    The first two are 0 for unmatched queries; the last two are 0 and -1 where no valid target overlaps.
+    """
+    if targets.labels.shape[1] == 0:
+        nothing = boxes.new_zeros(match.shape)
+        return nothing, nothing, nothing, torch.full_like(match, -1)
+    # normalised boxes have the IoU of their pixels
+    iou = pairwise_iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes.to(boxes.device)))[0]
+    matched, index = match >= 0, match.clamp(min=0)[..., None]
+    target_label = targets.labels.to(match.device)[:, None, :].expand(iou.shape).gather(-1, index)
+    match_iou = iou.gather(-1, index)[..., 0].where(matched, 0.0)
+    target_score = probability.gather(-1, target_label)[..., 0].where(matched, 0.0)
+    best_iou, best_target = iou.masked_fill(~targets.valid.to(iou.device)[:, None, :], 0.0).max(-1)
+    return match_iou, target_score, best_iou, best_target.where(best_iou > 0, -1)
+
+
+def _flat(value: Any, shape: Sequence[int]) -> np.ndarray:
+    """What broadcasts to ``[L, B, N]`` in image, layer, query order."""
+    array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    return np.broadcast_to(array, tuple(shape)).transpose(1, 0, 2).reshape(-1)

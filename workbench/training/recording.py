@@ -1,0 +1,256 @@
+"""What a student and its teacher say of a split, written to the store of a run: query rows, decoder states, selection masks."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from workbench.datasets.base import Dataset
+from workbench.datasets.batches import Batch, evaluation_batches
+from workbench.datasets.transforms import fixed_size
+from workbench.detectors.criterion import pair_losses
+from workbench.detectors.output import DetectorOutput, Queries, probability
+from workbench.files import hash_json
+from workbench.matching import QUERY_COST, assign, match_targets, query_cost
+from workbench.methods.context import MethodContext
+from workbench.methods.detrdistill.detrdistill import DETRDistill, mask_config
+from workbench.methods.detrdistill.features import visible_masks
+from workbench.methods.method import Method
+from workbench.methods.selection import selected_queries
+from workbench.recipe.setup import Setup
+from workbench.store.queries import TEACHER_STEP, QueryWriter, query_facts, query_writer
+from workbench.store.run import Run
+from workbench.store.states import StatesWriter, states_writer
+from workbench.training.query_rows import Mates, Model, query_rows
+
+BATCH = 16
+STATE_IMAGES = 500
+_FAR = 100.0  # a box whose L1 cost outweighs all that two queries inside the image can differ by
+_KEPT_BYTES = 1 << 29  # of the teacher's answers; beyond it the teacher answers again at every evaluation
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which images of a split are traced.
+
+    Attributes:
+        indices: of the dataset's records, ascending by image id.
+        sampled: whether they are fewer than all.
+        states: image ids whose decoder states and masks are kept.
+    """
+
+    indices: tuple[int, ...]
+    sampled: bool
+    states: frozenset[int]
+
+    @classmethod
+    def of(cls, dataset: Dataset, chosen: list[int] | None = None, states: int = STATE_IMAGES) -> "Scope":
+        """All records, or those chosen; the states of at most so many of them, evenly spread and the same for every run."""
+        ids = [record.image_id for record in dataset.records]
+        # rows are stored by image id, so that the rows of one image lie together
+        indices = sorted(range(len(ids)) if chosen is None else chosen, key=ids.__getitem__)
+        places = np.linspace(0, len(indices) - 1, min(len(indices), states)).round().astype(int)
+        return cls(tuple(indices), len(indices) < len(ids), frozenset(ids[indices[place]] for place in places))
+
+
+class Tracer:
+    """Writes what the models of a run say; the teacher's rows once per split, at step -1.
+
+    Args:
+        setup: models, pairing and methods of the run.
+        run: written to.
+        device: the student and the teacher are on.
+    """
+
+    def __init__(self, setup: Setup, run: Run, device: torch.device):
+        self.setup, self.run, self.device = setup, run, device
+        self.group = group_method(setup)
+        self._answers: dict[str, list[DetectorOutput | None]] = {}
+
+    @torch.no_grad()
+    def teacher(self, dataset: Dataset, split: str, scope: Scope) -> Iterator[Batch]:
+        """Writes the teacher's rows, masks and states batch by batch and keeps its answers, as far as they are few, for mates.
+
+        Yields each batch once its rows are written; what is written appears when the iteration ends.
+        """
+        assert self.setup.teacher is not None and self.setup.pairing is not None
+        answers, held = [], 0
+        with contextlib.ExitStack() as stack:
+            rows = stack.enter_context(query_writer(self.run, split, TEACHER_STEP, facts=self._facts(dataset, scope)))
+            states = stack.enter_context(states_writer(self.run, split, TEACHER_STEP))
+            for batch in self._batches(dataset, scope):
+                output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
+                answers.append(self._slim_answer(output) if held < _KEPT_BYTES else None)
+                held += output.logits.nbytes + output.boxes.nbytes + (0 if self.group is None else 2 * output.queries.content.nbytes)
+                self._write_teacher(batch, output, rows, states, scope)
+                yield batch
+        self._answers[split] = answers
+
+    @torch.no_grad()
+    def student(self, dataset: Dataset, split: str, step: int, epoch: int, scope: Scope) -> Iterator[tuple[Batch, DetectorOutput]]:
+        """Writes the student's rows, and the states of ``scope.states``, as it is now.
+
+        Args:
+            dataset: images.
+            split: they are called in the run.
+            step: of the weights.
+            epoch: likewise.
+            scope: which images.
+
+        Yields:
+            Each batch and the student's answer; what is written appears when the iteration ends.
+        """
+        student = self.setup.student
+        with contextlib.ExitStack() as stack:
+            rows = stack.enter_context(query_writer(self.run, split, step, facts=self._facts(dataset, scope)))
+            states = stack.enter_context(states_writer(self.run, split, step)) if scope.states else None
+            for index, batch in enumerate(self._batches(dataset, scope)):
+                output = student(batch.images.to(self.device), batch.padding.to(self.device))
+                mates, train_mate, group = None, None, []
+                if self.setup.teacher is not None:
+                    answer, own = self._answer(split, index, batch), _slim(output)
+                    context = self._context(batch, torch.device("cpu"))
+                    mates = self._mates(own, answer, context)
+                    found = (method.train_mates(own, answer, context) for method in self.setup.methods)
+                    train_mate = next((mate for mate in found if mate is not None), None)
+                    group = [] if self.group is None else [self._group_rows(self.group, answer, batch, output, epoch)]
+                # in one piece, so that the rows of an image lie together
+                rows.write(pa.concat_tables([_rows(batch, output, "student", epoch, mates, train_mate=train_mate), *group]))
+                if states is not None:
+                    for row, image_id in enumerate(batch.image_ids):
+                        if image_id in scope.states:
+                            states.write(image_id, states=output.states[:, row].float().cpu().numpy())
+                yield batch, output
+
+    def _batches(self, dataset: Dataset, scope: Scope) -> Iterator[Batch]:
+        return evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, scope.indices)
+
+    def _facts(self, dataset: Dataset, scope: Scope) -> dict[str, object]:
+        return query_facts(len(scope.indices), scope.sampled, input_key(self.setup, dataset, scope))
+
+    def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter, scope: Scope) -> None:
+        assert self.setup.pairing is not None
+        config = mask_config(self.setup.methods)
+        method = next((method for method in self.setup.methods if isinstance(method, DETRDistill)), None)
+        layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
+        context = self._context(batch, output.logits.device)
+        selected = None if method is None else selected_queries(method.config.selection, output, context)
+        renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
+        rows.write(_rows(batch, renamed, "teacher", 0, None, selected=selected))
+        if not scope.states & set(batch.image_ids):
+            return
+        maps = [(level, psi.cpu().numpy()) for level, psi in visible_masks(config, output, layers, context.targets, context, selected)]
+        for row, image_id in enumerate(batch.image_ids):
+            if image_id in scope.states:
+                # of a padded batch only the cells of the image itself are kept
+                masks = {
+                    (layer, index): psi[place, row, ~level.padding[row].all(1).cpu().numpy()][:, ~level.padding[row].all(0).cpu().numpy()]
+                    for index, (level, psi) in enumerate(maps)
+                    for place, layer in enumerate(layers)
+                }
+                states.write(image_id, masks, output.states[:, row].float().cpu().numpy())
+
+    def _answer(self, split: str, index: int, batch: Batch) -> DetectorOutput:
+        kept = self._answers.get(split, [])
+        answer = kept[index] if index < len(kept) else None
+        if answer is not None:
+            return answer
+        assert self.setup.teacher is not None
+        return self._slim_answer(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device)))
+
+    def _slim_answer(self, output: DetectorOutput) -> DetectorOutput:
+        """What is kept of the teacher's answer: predictions, and its queries where a method sends them through the student's decoder."""
+        slim = _slim(output)
+        return slim if self.group is None else dataclasses.replace(slim, queries=_moved(output.queries, torch.device("cpu")))
+
+    def _group_rows(self, method: Method, answer: DetectorOutput, batch: Batch, output: DetectorOutput, epoch: int) -> pa.Table:
+        """Rows of the teacher's queries as the student decodes them, without those that the method leaves out."""
+        answer = dataclasses.replace(answer, logits=answer.logits.to(self.device), boxes=answer.boxes.to(self.device),
+                                     queries=_moved(answer.queries, self.device))  # fmt: skip
+        queries = method.teacher_group(answer, self._context(batch, self.device))
+        decoded = self.setup.student.decode(queries, output.context)
+        if queries.valid is None:
+            return _rows(batch, decoded, "teacher_group", epoch, None)
+        # what comes out for the others means nothing: far from every target they are matched last, and they get no row
+        hidden = ~queries.valid[None, :, :, None]
+        decoded = dataclasses.replace(
+            decoded, logits=decoded.logits.masked_fill(hidden, 0.0), boxes=decoded.boxes.masked_fill(hidden, _FAR)
+        )
+        kept = queries.valid[:, None].expand(-1, len(decoded.logits), -1).flatten().cpu().numpy()
+        return _rows(batch, decoded, "teacher_group", epoch, None).filter(pa.array(kept))
+
+    def _context(self, batch: Batch, device: torch.device) -> MethodContext:
+        assert self.setup.pairing is not None
+        targets = batch.targets.to(device)
+        return MethodContext(self.setup.student, None, self.setup.pairing, targets, 1.0, 0, torch.empty(0))
+
+    def _mates(self, output: DetectorOutput, answer: DetectorOutput, context: MethodContext) -> Mates:
+        """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
+        layers = list(context.pairing.last_layers())
+        # the one cost of analysis is over classes alone, so a softmax head counts with its probabilities without no-object
+        logits = output.logits if output.activation == "sigmoid" else torch.logit(probability(output), eps=1e-6)
+        costs = query_cost(logits, output.boxes, context.teacher_probability(answer)[layers], answer.boxes[layers])
+        mate = assign(QUERY_COST.class_ * costs[0] + QUERY_COST.bbox * costs[1] + QUERY_COST.giou * costs[2])
+        column = mate.clamp(min=0)[..., None]
+        parts = torch.stack([cost.gather(-1, column)[..., 0] for cost in costs], -1)
+        return Mates(mate, layers, parts)
+
+
+def input_key(setup: Setup, dataset: Dataset, scope: Scope) -> str:
+    """What decides the size of the input, as a hash: encoder cells of two tables mean the same places where it is equal."""
+    resize = setup.evaluation_transform.config.model_dump(mode="json").get("resize")
+    sizes = ((dataset.records[index].width, dataset.records[index].height) for index in scope.indices)
+    if fixed_size(setup.evaluation_transform.config, sizes, training=False) is not None:
+        return hash_json([resize])[:16]
+    # images are padded to the largest of their batch
+    return hash_json([resize, BATCH, [dataset.records[index].image_id for index in scope.indices]])[:16]
+
+
+def group_method(setup: Setup) -> Method | None:
+    """The method that sends the teacher's queries through the student's decoder, the first of several."""
+    return next((method for method in setup.methods if method.sends_queries), None)
+
+
+def _moved(queries: Queries, device: torch.device) -> Queries:
+    values = (getattr(queries, field.name) for field in dataclasses.fields(queries))
+    return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - as they were
+
+
+def _slim(output: DetectorOutput) -> DetectorOutput:
+    """Predictions alone, on the CPU."""
+    none = torch.empty(0)
+    return DetectorOutput(output.logits.float().cpu(), output.boxes.float().cpu(), none, Queries(none, None, None, none), (), (), (), None,
+                          activation=output.activation)  # fmt: skip
+
+
+def _rows(
+    batch: Batch,
+    output: DetectorOutput,
+    model: Model,
+    epoch: int,
+    mates: Mates | None,
+    train_mate: Tensor | None = None,
+    selected: Tensor | None = None,
+) -> pa.Table:
+    targets = batch.targets.to(output.logits.device)
+    match = match_targets(output.logits, output.boxes, targets, output.activation)
+    return query_rows(
+        image_ids=batch.image_ids,
+        epoch=epoch,
+        model=model,
+        logits=output.logits,
+        boxes=output.boxes,
+        activation=output.activation,
+        source=output.queries.source,
+        match=match,
+        targets=targets,
+        mates=mates,
+        train_mate=train_mate,
+        losses=pair_losses(output.logits, output.boxes, match, targets, output.activation),
+        selected=selected,
+    )

@@ -1,0 +1,160 @@
+"""Where AP is lost: error types and their cost, the difference between two runs, confusion between classes, and calibration."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.datasets.base import Record
+from workbench.views.box_drawing import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
+
+COSTS_CAPTION = (
+    "Cost of an error type: AP50 when an oracle corrects every error of that type, minus AP50 (TIDE, Bolya et al. 2020). Costs do not add "
+    "up. Bars show 95 % intervals over resampled images."
+)
+DIFFERENCE_CAPTION = (
+    "Cost in the run minus cost in the baseline, on the same resampled images; right of 0 the run loses more by it. Better and worse are "
+    "said only where the 95 % interval leaves out 0."
+)
+CONFUSION_CAPTION = (
+    "Share of a row's targets. Detections of at least 0.3 score, each paired with the target it overlaps most (IoU 0.5 or more) whatever "
+    "the classes; 'background' holds targets that nothing found, and detections without a target."
+)
+CALIBRATION_CAPTION = (
+    "Precision: the share of detections of a range of scores that found a target at IoU 0.5. On the dotted line scores mean what they say. "
+    "Bars: 95 % intervals over resampled images."
+)
+CLICKABLE = 400  # cells of the confusion matrix
+_MANY = 40  # classes, whose names are laid out here: measuring each takes the browser seconds
+VERDICT_COLOURS = {"better": COLOURS[0], "worse": COLOURS[1], "not distinguishable": GREY}
+
+
+def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """What each error type costs, one bar a run.
+
+    Args:
+        tables: name of a run to its frame of ``tide.error_table``.
+    """
+    figure = Chart()
+    for position, (name, table) in enumerate(tables.items()):
+        value, low, high = (100 * table[column].to_numpy(float) for column in ("cost", "low", "high"))
+        figure.add_bar(
+            x=list(range(len(table))), y=value, name=plain(name), hovertext=_readable(table["error"]),
+            marker={"color": COLOURS[position % len(COLOURS)], "line_width": 0},
+            error_y=interval((value, low, high)), customdata=np.stack([table["count"], table["images"]], -1), showlegend=True,
+            hovertemplate=f"{plain(name)}<br>%{{hovertext}}: %{{y:.1f}} points of AP50<br>"
+            "%{customdata[0]} errors in %{customdata[1]} images<extra></extra>",
+        )  # fmt: skip
+    names = _readable(next(iter(tables.values()))["error"])
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
+    ends = reach(*(100 * table[["cost", "low", "high"]].to_numpy(float) for table in tables.values()), zero=True)
+    figure.update_yaxes(title_text="cost (points of AP50)", range=ends)
+    return quiet(figure, 320, barmode="group", bargap=0.3)
+
+
+def difference_figure(table: pd.DataFrame) -> go.Figure:
+    """Difference in cost with its interval, coloured by the verdict; ``table`` is of ``verdict.compare_errors``."""
+    figure = Chart()
+    for word, colour in VERDICT_COLOURS.items():
+        own = table[table["verdict"] == word]
+        value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
+        figure.add_scatter(
+            x=value, y=np.flatnonzero(table["verdict"] == word), mode="markers", name=word, showlegend=True,
+            marker={"color": colour, "size": 10}, error_x=interval((value, low, high), colour),
+            text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(0, line={"color": GREY, "width": 1})
+    ends = reach(100 * table[["difference", "low", "high"]].to_numpy(float), np.zeros(1))
+    figure.update_xaxes(title_text="difference in cost (points of AP50)", range=ends)
+    return with_names(quiet(figure, 320), _readable(table["error"]))
+
+
+def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Figure:
+    """Rows are classes of targets, columns of detections; colour and number are shares of the row. A mark carries both category ids.
+
+    Args:
+        counts: of ``confusion.confusion_matrix``.
+        classes: category id -> name.
+    """
+    values = counts.to_numpy(float)
+    total = values.sum(1, keepdims=True)
+    share = np.divide(100 * values, total, out=np.full_like(values, np.nan), where=total > 0)
+    names = [plain(classes.get(category, "background")) for category in counts.index]
+    place = np.arange(len(names))
+    figure = Chart(go.Heatmap(
+        z=share, x=place, y=place, zmin=0, zmax=100, colorscale="Cividis", xgap=1, ygap=1, customdata=values,
+        texttemplate="%{z:.0f}" if len(names) <= 20 else None,
+        colorbar={"title": {"text": "% of row", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        hovertemplate="target of row %{y}, detection of column %{x}<br>%{customdata} pairs, %{z:.1f} % of the row<extra></extra>",
+    ))  # fmt: skip
+    # a heat map cannot be clicked: an unseen mark over every cell that holds pairs can, over the fullest where there are many
+    cells = np.array(fullest_cells(counts)[:CLICKABLE], int).reshape(-1, 2)
+    row, column = (axis.get_indexer(pd.Index(cells[:, side])) for side, axis in enumerate((counts.index, counts.columns)))
+    figure.add_scatter(
+        x=column, y=row, mode="markers", marker={"size": 18, "symbol": "square", "color": "rgba(0,0,0,0)"}, showlegend=False,
+        text=[f"target: {names[i]}<br>detection: {names[j]}<br>{values[i, j]:.0f} pairs, {share[i, j]:.1f} % of the row"
+              for i, j in zip(row, column, strict=True)],
+        hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
+    )  # fmt: skip
+    many = len(names) > _MANY
+    axis = {"tickvals": place, "ticktext": names, "ticklabeloverflow": "allow", "showgrid": False}
+    ends = [-0.5, len(names) - 0.5]
+    figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, automargin=not many, range=ends, **axis)
+    figure.update_yaxes(title_text="target", range=ends[::-1], **axis)
+    room = 40 + 6 * min(max(map(len, names)), 30)
+    margin = {"l": room, "r": SCALE, "t": 12, "b": room if many else 44}
+    return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), margin=margin, clickmode="event+select", dragmode="pan")
+
+
+def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
+    """Row and column (category ids) of the cells of a confusion matrix that hold pairs, the fullest first."""
+    values = counts.to_numpy()
+    row, column = np.nonzero(values)
+    order = np.argsort(-values[row, column], kind="stable")
+    truth, predicted = np.asarray(counts.index, int)[row[order]], np.asarray(counts.columns, int)[column[order]]
+    return list(zip(truth.tolist(), predicted.tolist(), strict=True))
+
+
+def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Precision against score, one line a run; ``tables`` maps a run's name to its frame of ``calibration.reliability``."""
+    figure = Chart()
+    honest = {"color": GREY, "dash": "dot", "width": 1}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=honest, hoverinfo="skip", showlegend=False)
+    for position, (name, table) in enumerate(tables.items()):
+        own = table[table["n"] > 0]
+        figure.add_scatter(
+            x=own["score"], y=own["precision"], name=plain(name), mode="lines+markers", showlegend=True,
+            line={"color": COLOURS[position % len(COLOURS)], "width": 1.8}, customdata=own["n"],
+            error_y=interval([own[name].to_numpy(float) for name in ("precision", "low", "high")], COLOURS[position % len(COLOURS)]),
+            hovertemplate=f"{plain(name)}<br>score %{{x:.2f}}: precision %{{y:.2f}}<br>%{{customdata}} detections<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="mean score", range=[0, 1])
+    figure.update_yaxes(title_text="precision", range=[0, 1.02])
+    return quiet(figure, 340)
+
+
+def wrong_figure(image: np.ndarray, record: Record, classes: Sequence[str], wrong: pd.DataFrame, names: Mapping[int, str]) -> go.Figure:
+    """One image with its targets and the detections (or missed targets) behind an error type.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        record: its targets.
+        classes: label -> name.
+        wrong: rows of ``tide.rows_behind`` of this image.
+        names: category id -> name.
+    """
+    figure = picture(image, 480, record.image_id)
+    targets = target_rows(record)
+    add_boxes(figure, "targets", TARGET, targets, [plain(class_name(classes, label)) for label in targets["label"]], ("x1", "y2"),
+              ["top right"] * len(targets), dash="dot")  # fmt: skip
+    rows = wrong.to_dict("records")
+    score = [f" {row['score']:.2f}" if "score" in row else "" for row in rows]
+    labels = [plain(names.get(row["category_id"], "")) + text for row, text in zip(rows, score, strict=True)]
+    add_boxes(figure, "errors", STUDENT, wrong, labels, ("x1", "y1"), ["top right"] * len(rows))
+    return figure
+
+
+def _readable(errors: pd.Series) -> list[str]:
+    return [str(error).replace("_", " ") for error in errors]

@@ -1,0 +1,117 @@
+"""A comparison in FiftyOne. The only package of the library that imports fiftyone, and only inside ``connected``: its settings are read
+when it is first imported.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.services import mongo
+from workbench.store.run import Run
+
+PLUGINS = Path(__file__).parent / "plugins"
+PING_MS = 10_000
+GOODBYE_SECONDS = 1
+FoDataset = Any  # fiftyone's classes are made of database fields, whose types no checker can follow
+
+
+def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
+    """How the App lists a comparison."""
+    return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
+
+
+@contextlib.contextmanager
+def connected(folder: Path | None = None) -> Iterator[str]:
+    """A FiftyOne with its database for as long as the block runs; yields the database's address.
+
+    Args:
+        folder: of the database; the user's cache by default. Not used where the environment names a database.
+
+    Raises:
+        MissingExtraError: fiftyone is not installed.
+        WorkbenchError: there is no MongoDB, or it does not answer.
+    """
+    _need_fiftyone()
+    with mongo.database(folder) as uri:
+        ours = not os.environ.get(mongo.URI)  # else the user named it, or it is of a block around this one
+        try:
+            with using(uri):
+                yield uri
+        finally:
+            if ours:
+                _disconnect()
+
+
+@contextlib.contextmanager
+def using(uri: str) -> Iterator[None]:
+    """FiftyOne's settings, for this process and those that it starts, with a database that runs.
+
+    Raises:
+        MissingExtraError: fiftyone is not installed.
+        WorkbenchError: the database does not answer.
+    """
+    _need_fiftyone()
+    # also what the App's own process goes by, which has to find this package for the panel
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {
+        mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
+        "FIFTYONE_LOGGING_LEVEL": "ERROR", "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        _check(uri)
+        if "fiftyone" in sys.modules:
+            _apply(uri)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _need_fiftyone() -> None:
+    if find_spec("fiftyone") is None:
+        raise MissingExtraError("looking into errors needs fiftyone: pip install 'workbench[inspect]'.")
+
+
+def _check(uri: str) -> None:
+    """Fails at once where FiftyOne would wait, and without the address, which may hold a password."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    try:
+        with MongoClient(uri, serverSelectionTimeoutMS=PING_MS) as client:
+            client.admin.command("ping")
+    except PyMongoError as error:
+        raise WorkbenchError(
+            f"no MongoDB answers at the address in {mongo.URI} ({type(error).__name__}). Start it, mend the address, or "
+            "unset the variable, and the workbench starts its own."
+        ) from error
+
+
+def _apply(uri: str) -> None:
+    """Settings for a fiftyone that was imported earlier."""
+    import fiftyone
+
+    if fiftyone.config.database_uri != uri:  # it goes on asking the one that it was first told
+        _disconnect()
+    fiftyone.config.database_uri = uri
+    fiftyone.config.plugins_dir = str(PLUGINS)
+    fiftyone.config.do_not_track = True
+    fiftyone.config.database_validation = False
+
+
+def _disconnect() -> None:
+    """Without it fiftyone asks the database that is gone when Python ends, for half a minute."""
+    if "fiftyone" in sys.modules:
+        import pymongo
+        from fiftyone.core.odm import database
+
+        with pymongo.timeout(GOODBYE_SECONDS):  # the database may be gone already, which would be waited for as long
+            database._disconnect()
