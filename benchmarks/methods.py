@@ -18,7 +18,7 @@ from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
-from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.context import MethodContext, Progress, make_pairing
 from workbench.methods.registry import build_method, find_method, method_names
 
 SIDE, BATCH, CLASSES, TARGETS, REPEATS = 640, 4, 80, 7, 3
@@ -58,7 +58,14 @@ def figures() -> Iterator[Figure]:
     def cost_of(method: Any) -> Callable[[], None]:
         def run() -> None:
             leaves = _leaves(output)
-            context = MethodContext(student, teacher, pairing, targets, float(BATCH * TARGETS), 0, match)
+            context = MethodContext(
+                student=student,
+                pairing=pairing,
+                targets=targets,
+                teacher=teacher,
+                student_match=match,
+                progress=Progress(step=0, epoch=0, num_boxes=float(BATCH * TARGETS)),
+            )
             torch.stack(list(method(leaves, answer, targets, context).values())).sum().backward()
 
         return run

@@ -12,6 +12,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetect
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
 from workbench.datasets.batches import Batch
 from workbench.detectors.registry import FAMILIES
+from workbench.methods.context import Progress, TeacherAnswer
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method, find_method
 from workbench.recipe.schema import Recipe, load_recipe
@@ -122,13 +123,13 @@ def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable
         module.train()
         optimizer.zero_grad()
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        targets = batch.targets
-        answer, match, prepared = None, None, None
+        targets, answer = batch.targets, None
         if isinstance(batch, TrainBatch) and batch.teacher is not None:
-            answer, match, prepared = batch.teacher.output(), batch.teacher.teacher_match, batch.teacher.prepared
+            answer = batch.teacher.answer()
         elif methods and setup.teacher is not None:
-            answer = setup.teacher(images, batch.padding)
-        terms = module(images, batch.padding, targets, answer, targets.valid.sum().float(), 0, 0, match, prepared)
+            answer = TeacherAnswer(output=setup.teacher(images, batch.padding))
+        progress = Progress(step=0, epoch=0, num_boxes=targets.valid.sum().float())
+        terms = module(images, batch.padding, targets, progress=progress, teacher=answer)
         weighted_sum(terms, detection, weights).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()

@@ -12,7 +12,7 @@ from tests.examples import SPEC
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import Attentions, DetectorOutput, Queries
-from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.context import MethodContext, Progress, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method, find_method
 
@@ -64,11 +64,19 @@ def distributed(output: DetectorOutput, bins: int = 5, seed: int = 0) -> Detecto
     return replace(output, box_distribution=2 * torch.randn(*output.boxes.shape, bins, generator=generator))
 
 
+def step_context(
+    student: Any, teacher: Detector | None, pairing: Any, targets: TargetBatch, num_boxes: Any = 1.0, step: int = 0, match: Any = None
+) -> MethodContext:
+    """A step of training."""
+    progress = Progress(step=step, epoch=0, num_boxes=num_boxes)
+    return MethodContext(student=student, teacher=teacher, pairing=pairing, targets=targets, progress=progress, student_match=match)
+
+
 def context_for(
     method: Method, targets: TargetBatch, step: int = 0, student: Detector | None = None, teacher: Detector | None = None
 ) -> MethodContext:
     """A step of training."""
-    return MethodContext(cast(Detector, student), teacher, method.pairing, targets, 1.0, step, torch.empty(0))
+    return step_context(student, teacher, method.pairing, targets, step=step)
 
 
 def run(method: Method, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, step: int = 0) -> dict[str, Tensor]:

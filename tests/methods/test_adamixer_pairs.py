@@ -10,7 +10,7 @@ from tests.detectors.test_adamixer import SIZES, small_adamixer
 from tests.examples import batch_of, images_of, small_detector
 from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
-from workbench.methods.context import Pairing, make_pairing
+from workbench.methods.context import Pairing, Progress, TeacherAnswer, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import MethodConfig, build_method
 from workbench.training.step import DistillStep
@@ -28,7 +28,9 @@ def test_a_teacher_of_the_family_teaches_every_term_of_detrdistill():
     images, padding = images_of(*SIZES)
     with torch.no_grad():
         answer = teacher(images, padding)
-    terms = DistillStep(student, [method], pairing)(images, padding, batch_of([2, 1, 1], 3), answer, 4.0, 0).distillation
+    terms = DistillStep(student, [method], pairing)(
+        images, padding, batch_of([2, 1, 1], 3), progress=Progress(step=0, epoch=0, num_boxes=4.0), teacher=TeacherAnswer(output=answer)
+    ).distillation
     assert set(terms) == {f"detrdistill.{name}" for name in method.term_names}
     for name, value in terms.items():
         gradients = torch.autograd.grad(value, list(student.parameters()), retain_graph=True, allow_unused=True)

@@ -14,7 +14,7 @@ from torchvision.ops import generalized_box_iou
 
 from tests.examples import SPEC, batch_of, images_of, random_boxes, random_output, random_targets
 from tests.families import tiny
-from tests.methods.pairs import build_for, run
+from tests.methods.pairs import build_for, run, step_context
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import InputSpec, sine_embedding
@@ -116,7 +116,7 @@ def step(
     images = images_of((64, 96), (64, 80))
     output, answer = student(*images), teacher(*images)
     match = match_targets(output.logits, output.boxes, targets, output.activation)
-    context = MethodContext(student, teacher, pairing, targets, 1.0, number, match)
+    context = step_context(student, teacher, pairing, targets, 1.0, number, match)
     return method, output, answer, context, method(output, answer, targets, context)
 
 
@@ -193,7 +193,7 @@ def test_a_class_is_asked_for_by_its_row_in_the_teachers_table():
     images = images_of((64, 96), (64, 80))
     output, answer = student(*images), renamed(*images)
     match = match_targets(output.logits, output.boxes, targets)
-    again = method(output, answer, targets, MethodContext(student, renamed, method.pairing, targets, 1.0, 0, match))
+    again = method(output, answer, targets, step_context(student, renamed, method.pairing, targets, 1.0, 0, match))
     torch.testing.assert_close(again["logits"], terms["logits"], atol=1e-4, rtol=1e-4)
 
 

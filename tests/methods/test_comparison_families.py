@@ -5,10 +5,11 @@ import torch
 
 from tests.examples import batch_of, images_of
 from tests.families import NAMES, tiny
+from tests.methods.pairs import step_context
 from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
-from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.context import make_pairing
 from workbench.methods.registry import METHODS, build_method, find_method
 
 COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistill")]
@@ -40,7 +41,7 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
                     build_method(config, student, teacher, pairing)
                 continue
             method = build_method(config, student, teacher, pairing).train()
-            terms = method(output, answer, targets, MethodContext(student, teacher, pairing, targets, 3.0, 0, match))
+            terms = method(output, answer, targets, step_context(student, teacher, pairing, targets, 3.0, 0, match))
             # random boxes may leave the region of ld empty
             assert set(method.term_names) - set(terms) <= ({"valuable"} if name == "ld" else set()), name
             for term, value in terms.items():
@@ -71,5 +72,5 @@ def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str
         for name in COMPARED:
             if lacks(name, student) is None:
                 method = build_method(find_method(name).Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]
-                terms = method(output, answer, targets, MethodContext(student, teacher, pairing, targets, 3.0, 0, match))
+                terms = method(output, answer, targets, step_context(student, teacher, pairing, targets, 3.0, 0, match))
                 assert terms and all(value.dtype == torch.float32 and torch.isfinite(value) for value in terms.values()), name

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, generalized_box_iou
 
 from tests.examples import SPEC, batch_of, images_of, random_output, random_targets, small_detector
+from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
@@ -25,7 +26,7 @@ from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, make_pairing
 from workbench.methods.detrdistill.config import AssignmentConfig, ContrastiveConfig, DETRDistillConfig
 from workbench.methods.detrdistill.detrdistill import DETRDistill
-from workbench.methods.detrdistill.features import selection_masks, visible_masks
+from workbench.methods.query_masks import selection_masks, visible_masks
 from workbench.methods.registry import build_method
 from workbench.methods.selection import query_quality
 
@@ -49,7 +50,7 @@ def built(config: dict[str, Any], student: Detector, teacher: Detector, layer_ma
 
 
 def context_of(method: DETRDistill, targets: TargetBatch) -> MethodContext:
-    return MethodContext(stub(), None, method.pairing, targets, 1.0, 0, torch.empty(0))
+    return step_context(stub(), None, method.pairing, targets, 1.0, 0)
 
 
 def terms_of(
@@ -305,7 +306,7 @@ def test_the_released_mask_equals_a_loop_over_the_hundred_best_query_class_pairs
     config = method.config.features
     assert config is not None
     (level,) = teacher.neck
-    masks = selection_masks(config, teacher, level, [0, 1], targets, context_of(method, targets))
+    masks = selection_masks(config.query_mask, teacher, level, [0, 1], context_of(method, targets))
     assert masks.shape == (2, 3, 4, 6)
     for layer in range(2):
         for image in range(3):
@@ -331,7 +332,7 @@ def test_the_released_mask_lies_in_zero_to_one_and_reaches_one_in_every_image_an
         # what padded cells hold must not take part in the maximum
         features = level.features.masked_fill(level.padding[:, None], 1e6)
         level = replace(level, features=features)
-        masks = selection_masks(method.config.features, teacher, level, [0, 1], targets, context_of(method, targets))
+        masks = selection_masks(method.config.features.query_mask, teacher, level, [0, 1], context_of(method, targets))
         assert (masks > 0).all() and (masks <= 1).all()
         inside = masks.masked_fill(level.padding, 0)
         assert torch.equal(inside.flatten(2).amax(-1), torch.ones(2, 3))
@@ -342,7 +343,7 @@ def test_a_released_mask_without_any_quality_is_one_everywhere():
     targets.boxes[0, 0] = torch.tensor([0.0, 0.0, 0.0, 0.0])  # overlaps nothing
     method = built({"profile": "official_code"}, stub(1), stub(1))
     assert method.config.features is not None
-    masks = selection_masks(method.config.features, teacher, teacher.neck[0], [0], targets, context_of(method, targets))
+    masks = selection_masks(method.config.features.query_mask, teacher, teacher.neck[0], [0], context_of(method, targets))
     assert torch.equal(masks, torch.ones_like(masks))
 
 
@@ -355,7 +356,7 @@ def test_masks_to_look_at_are_the_root_of_equation_nines_and_the_released_ones_a
     paper, released = (built({"profile": profile}, stub(), stub()) for profile in PROFILES)
     assert paper.config.features is not None and released.config.features is not None
     context = context_of(paper, targets)
-    ((found, masks),) = visible_masks(paper.config.features, teacher, [1], targets, context)
+    ((found, masks),) = visible_masks(paper.config.features.query_mask, teacher, [1], context)
     assert found is level and masks.shape == (1, 2, 4, 6) and (masks > 0).all()
     for image, y, x in ((0, 0, 0), (0, 3, 5), (1, 2, 1)):
         cell = level.features[image, :, y, x]
@@ -364,8 +365,8 @@ def test_masks_to_look_at_are_the_root_of_equation_nines_and_the_released_ones_a
             for query in range(5)
         )
         assert masks[0, image, y, x].item() == pytest.approx(total**0.5, rel=1e-4)
-    ((_, masks),) = visible_masks(released.config.features, teacher, [0, 1], targets, context)
-    assert torch.equal(masks, selection_masks(released.config.features, teacher, level, [0, 1], targets, context))
+    ((_, masks),) = visible_masks(released.config.features.query_mask, teacher, [0, 1], context)
+    assert torch.equal(masks, selection_masks(released.config.features.query_mask, teacher, level, [0, 1], context))
 
 
 @pytest.mark.parametrize("mask_padding", [False, True])
@@ -379,7 +380,7 @@ def test_the_released_feature_term_is_the_mean_of_masked_squared_errors_summed_o
     wanted = 0.0
     for own, other in zip(student.neck, teacher.neck, strict=True):
         for layer in range(2):
-            (psi,) = selection_masks(method.config.features, teacher, other, [layer], targets, context_of(method, targets))
+            (psi,) = selection_masks(method.config.features.query_mask, teacher, other, [layer], context_of(method, targets))
             difference = (psi[:, None] * (other.features - own.features)).square()
             counted = ~(own.padding & mask_padding)[:, None].expand_as(difference)
             wanted += difference[counted].mean().item()

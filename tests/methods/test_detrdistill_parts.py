@@ -14,7 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from tests.examples import SPEC, batch_of, images_of, random_output
 from tests.families import tiny
-from tests.methods.pairs import build_for, context_for, run
+from tests.methods.pairs import build_for, context_for, run, step_context
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
@@ -22,7 +22,7 @@ from workbench.detectors.output import DetectorOutput, Queries
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.classes import class_divergence, class_targets
-from workbench.methods.context import LayerPairs, MethodContext, make_pairing
+from workbench.methods.context import LayerPairs, Progress, make_pairing
 from workbench.methods.detrdistill.config import DETRDistillConfig
 from workbench.methods.registry import build_method
 from workbench.methods.selection import SelectionConfig, query_quality, selected_queries
@@ -40,7 +40,7 @@ def term_of(
     images = images_of((64, 96), (64, 80))
     output, answer = student(*images), teacher(*images)
     match = match_targets(output.logits, output.boxes, targets)
-    context = MethodContext(student, teacher, pairing, targets, 3.0, 0, match)
+    context = step_context(student, teacher, pairing, targets, 3.0, 0, match)
     return method, output, answer, method(output, answer, targets, context)
 
 
@@ -179,7 +179,7 @@ def test_the_selection_is_its_rule_for_every_layer_and_image(rule: str):
             assert chosen == wanted[rule] if rule != "random_k" else len(chosen) == 3
     assert torch.equal(found, selected_queries(config, teacher, context))
     if rule == "random_k":
-        context.step = 5
+        context.progress = Progress(step=5, epoch=0, num_boxes=3.0)
         assert not torch.equal(found, selected_queries(config, teacher, context))
         before = torch.get_rng_state()
         selected_queries(config, teacher, context)
@@ -326,7 +326,7 @@ def test_targets_for_a_softmax_head_are_distributions_in_the_students_classes(se
         teacher_side = _Classes(SPEC.classes)
         student_side = _Classes(tuple(names))
         pairing = make_pairing(student_side, teacher_side, None)  # pyright: ignore
-        context = MethodContext(None, None, pairing, batch_of([1, 1], 3), 1.0, 0, torch.empty(0))  # pyright: ignore
+        context = step_context(None, None, pairing, batch_of([1, 1], 3), 1.0, 0)  # pyright: ignore
         found = class_targets(teacher, "softmax", context, "1-max")
         assert found.shape[-1] == count + 1
         torch.testing.assert_close(found.sum(-1), torch.ones(1, 2, 4))

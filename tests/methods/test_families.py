@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.examples import batch_of, images_of, random_targets
 from tests.families import NAMES, tiny
+from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
@@ -33,7 +34,7 @@ def built(name: str, student: Detector, teacher: Detector, **config: Any) -> Met
 
 def context_of(method: Method, student: Detector, teacher: Detector, output: DetectorOutput, targets: TargetBatch) -> MethodContext:
     match = match_targets(output.logits, output.boxes, targets, output.activation)
-    return MethodContext(student, teacher, method.pairing, targets, targets.valid.sum().clamp(min=1).float(), 0, match)
+    return step_context(student, teacher, method.pairing, targets, targets.valid.sum().clamp(min=1).float(), 0, match)
 
 
 def terms_of(

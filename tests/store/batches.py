@@ -2,16 +2,18 @@
 
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from workbench.datasets.targets import TargetBatch
-from workbench.training.query_rows import Mates
+from workbench.detectors.output import DetectorOutput, Queries
+from workbench.training.query_rows import Mates, RowExtras, RowsOf, query_rows
 
 
 def random_batch(
     seed: int, layers: int = 2, images: int = 3, queries: int = 4, targets: int = 3, activation: str = "sigmoid"
 ) -> dict[str, Any]:
-    """Arguments of ``query_rows`` for student rows; the last image has no valid target."""
+    """What ``rows_of`` takes, for student rows; the last image has no valid target."""
     torch.manual_seed(seed)
     boxes = torch.rand(layers, images, queries, 4) * 0.4 + 0.2
     target_boxes = torch.rand(images, targets, 4) * 0.4 + 0.2
@@ -40,3 +42,15 @@ def random_batch(
         "losses": torch.rand(layers, images, queries, 3),
         "selected": torch.rand(layers, images, queries) < 0.5,
     }
+
+
+def rows_of(batch: dict[str, Any], **options: Any) -> pa.Table:
+    """``query_rows`` of a random batch, whose entries a test may change first."""
+    nothing = torch.empty(0)
+    output = DetectorOutput(
+        logits=batch["logits"], boxes=batch["boxes"], states=nothing, queries=Queries(nothing, None, None, batch["source"]), memory=(),
+        neck=(), backbone=(), context=None, activation=batch["activation"],
+    )  # fmt: skip
+    extras = RowExtras(**{name: batch[name] for name in ("mates", "train_mate", "losses", "selected")})
+    of = RowsOf(batch["image_ids"], batch["model"], batch["epoch"])
+    return query_rows(output, batch["targets"], batch["match"], of, extras, **options)

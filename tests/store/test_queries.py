@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.store.batches import random_batch
+from tests.store.batches import random_batch, rows_of
 from workbench.errors import RunError
 from workbench.store.queries import TEACHER_STEP, _ascending, query_writer, read_queries
 from workbench.store.run import Run
-from workbench.training.query_rows import query_rows
 
 KEYS = ["image_id", "model", "layer", "query"]
 
@@ -29,7 +28,7 @@ def write(run: Run, step: int, seeds: list[int], rows_per_part: int = 1_000_000)
             batch = random_batch(seed)
             batch["image_ids"] = [100 * seed + 2, 100 * seed, 100 * seed + 1]
             for model in ("teacher_group", "student") if step >= 0 else ("teacher",):
-                tables.append(query_rows(**{**batch, "model": model}))
+                tables.append(rows_of({**batch, "model": model}))
                 writer.write(tables[-1])
     rows = pd.concat([table.to_pandas() for table in tables]).sort_values(KEYS, ignore_index=True)
     rows.insert(0, "step", pd.Series(step, rows.index, dtype="int32"))
@@ -99,7 +98,7 @@ def test_a_writer_that_fails_leaves_what_was_there():
     run = Run.create("failing", {})
     before = write(run, 5, [1])
     with pytest.raises(KeyboardInterrupt), query_writer(run, "val", 5, rows_per_part=1) as writer:
-        writer.write(query_rows(**random_batch(9)))
+        writer.write(rows_of(random_batch(9)))
         raise KeyboardInterrupt
     pd.testing.assert_frame_equal(read_queries(run, "val"), before, check_dtype=False)
     assert [path.name for path in run.queries_path("val", 5).parent.iterdir()] == ["step=5"]
@@ -162,7 +161,7 @@ def test_a_row_group_is_small_enough_to_find_one_image_in():
     run = Run.create("groups", {})
     batch = random_batch(1, layers=6, images=16, queries=900)
     with query_writer(run, "val", 5) as writer:
-        writer.write(query_rows(**{**batch, "image_ids": range(16)}))
+        writer.write(rows_of({**batch, "image_ids": range(16)}))
     part = next(run.queries_path("val", 5).glob("part-*.parquet"))
     assert pq.ParquetFile(part).num_row_groups == 2
 

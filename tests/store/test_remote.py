@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.analysis.run_examples import finished_run
-from tests.store.batches import random_batch
+from tests.store.batches import random_batch, rows_of
 from workbench.analysis.derived import match_frame
 from workbench.errors import MissingExtraError, RunError, WorkbenchError
 from workbench.files import read_json, write_json
@@ -18,7 +18,6 @@ from workbench.remote import as_path, file_system, is_remote
 from workbench.store.queries import query_writer, read_queries
 from workbench.store.run import Run, list_runs
 from workbench.store.states import masked_images, read_masks, read_states, states_writer
-from workbench.training.query_rows import query_rows
 
 ROOT = "s3://bucket/runs"
 
@@ -78,7 +77,7 @@ def test_tables_and_tensors_are_written_to_the_store_whole_or_not_at_all(store: 
     run = Run(as_path(f"{ROOT}/written"))
     write_json(run.info_path, {"state": "done"})
     assert read_json(run.info_path) == {"state": "done"}
-    tables = [query_rows(**random_batch(seed)) for seed in (1, 2)]
+    tables = [rows_of(random_batch(seed)) for seed in (1, 2)]
     for rows in tables:
         with query_writer(run, "val", 5, rows_per_part=10) as writer:
             writer.write(rows)

@@ -22,7 +22,7 @@ from workbench.datasets.variants import Variants
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import IncompatibleError
 from workbench.matching import assign, match_targets
-from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.context import MethodContext, Progress, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import METHODS, build_method, find_method
 from workbench.recipe.schema import Recipe, merge, parse_recipe
@@ -117,9 +117,13 @@ def terms_of(
     assert setup.pairing is not None
     targets = batch.targets
     own = match_targets(student.logits, student.boxes, targets, student.activation)
-    context = MethodContext(setup.student, None, setup.pairing, targets, 3.0, 0, own, prepared=kept.prepared if kept is not None else {})
-    if kept is not None:
-        context.know_match(answer, kept.teacher_match)
+    known = kept.answer() if kept is not None else None
+    if known is not None:
+        known = replace(known, output=answer)
+    context = MethodContext(
+        student=setup.student, pairing=setup.pairing, targets=targets, answer=known, student_match=own,
+        progress=Progress(step=0, epoch=0, num_boxes=3.0),
+    )  # fmt: skip
     return method(student, answer, targets, context)
 
 

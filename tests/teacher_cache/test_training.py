@@ -11,8 +11,7 @@ from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.batches import variant_batch
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext
-from workbench.methods.detrdistill.config import FeaturesConfig
-from workbench.methods.detrdistill.features import selection_masks
+from workbench.methods.query_masks import QueryMask, selection_masks
 from workbench.recipe.setup import FrozenTeacher, Setup
 from workbench.store.masks import restore
 from workbench.store.run import Run, read_lines
@@ -99,9 +98,9 @@ def test_the_stored_matching_quality_and_masks_are_those_of_the_teachers_answer(
 
             iou, _ = iou_and_giou(cxcywh_to_xyxy(output.boxes[layer, 0, query]), cxcywh_to_xyxy(targets.boxes[0, target]))
             assert float(tensors["quality"][row, layer, query]) == pytest.approx((score * float(iou)) ** 0.5, abs=1e-3)
-        context = MethodContext(setup.student, None, setup.pairing, targets, 1.0, 0, torch.empty(0))
+        context = MethodContext(student=setup.student, pairing=setup.pairing, targets=targets)
 
-        mask = selection_masks(FeaturesConfig(), output, output.memory[0], [3], targets, context).sqrt()[:, 0].numpy()
+        mask = selection_masks(QueryMask(), output, output.memory[0], [3], context).sqrt()[:, 0].numpy()
         kept, ends = tensors["mask/memory/8"][row].numpy(), tensors["mask/memory/8/range"][row].numpy()
         assert kept.dtype == "uint8" and kept.max() in (0, 255)
         assert abs(restore(kept, ends[..., 1], ends[..., 0]) - mask).max() <= ends[..., 1].max() * 0.51 + 1e-6

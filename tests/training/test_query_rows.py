@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.store.batches import random_batch
+from tests.store.batches import random_batch, rows_of
 from workbench.store.query_schema import QUERY_SCHEMA
-from workbench.training.query_rows import query_rows
 
 
 def iou_by_hand(a: list[float], b: list[float]) -> float:
@@ -59,7 +58,7 @@ def one_row(batch: dict[str, Any], image: int, layer: int, query: int, gamma: fl
 @hypothesis_settings(max_examples=20)
 def test_every_value_is_the_one_computed_by_hand_in_image_layer_query_order(seed: int, activation: str, gamma: float):
     batch = random_batch(seed, activation=activation)
-    table = query_rows(**batch, gamma=gamma)
+    table = rows_of(batch, gamma=gamma)
     assert table.schema == QUERY_SCHEMA
     expected = [one_row(batch, image, layer, query, gamma) for image in range(3) for layer in range(2) for query in range(4)]
     for row, wanted in zip(table.to_pylist(), expected, strict=True):
@@ -67,14 +66,14 @@ def test_every_value_is_the_one_computed_by_hand_in_image_layer_query_order(seed
 
 
 def test_a_batch_without_any_target_has_no_match_and_no_quality():
-    table = query_rows(**random_batch(1, targets=0))
+    table = rows_of(random_batch(1, targets=0))
     assert set(table["match"].to_pylist()) == set(table["best_target"].to_pylist()) == {-1}
     assert set(table["quality"].to_pylist()) == set(table["best_iou"].to_pylist()) == {0.0}
 
 
 def test_what_was_not_given_is_null():
     batch = {**random_batch(2), "model": "teacher", "mates": None, "train_mate": None, "losses": None, "selected": None}
-    table = query_rows(**batch)
+    table = rows_of(batch)
     nulls = {name for name in table.column_names if table[name].null_count}
     assert nulls == {
         "mate",

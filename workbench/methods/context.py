@@ -1,6 +1,6 @@
 """What a method sees besides the two outputs: the pair it serves and one step of training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -107,33 +107,77 @@ def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[in
     return Pairing(layer_map, None if index == tuple(range(len(teacher.spec.classes))) else index)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class TeacherAnswer:
+    """What the teacher said of a batch.
+
+    Attributes:
+        output: live, or as a cache keeps it.
+        match: ``[L, B, N_T]`` the teacher's own matching to the targets, from a cache, where it was computed with the unrounded output;
+            None: it is computed when a method asks for it.
+        prepared: what ``Method.prepare`` gives, by ``Method.prepared_by``, as far as a cache has it.
+    """
+
+    output: DetectorOutput
+    match: Tensor | None = None
+    prepared: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: 0-based.
+        epoch: 0-based.
+        num_boxes: matchable targets of the batch, averaged over processes, at least 1.
+    """
+
+    step: int
+    epoch: int
+    num_boxes: Tensor | float
+
+
+@dataclass(kw_only=True)
 class MethodContext:
-    """One step. A second pass through a decoder is ``context.student.decode(queries, output.context)``, and for the teacher the same
-    under ``torch.no_grad()``.
+    """The pair, the targets of a batch, and in training where it stands.
+
+    A second pass through a decoder is ``context.student.decode(queries, output.context)``, and for the teacher the same under
+    ``torch.no_grad()``.
 
     Attributes:
         student: the module.
-        teacher: the module, without gradient and in eval mode; None when its answers come from a cache.
         pairing: layers and classes.
         targets: of the batch.
-        num_boxes: matchable targets of the batch, averaged over processes, at least 1.
-        step: 0-based.
-        student_match: ``[L, B, N]`` of this step.
-        epoch: 0-based.
-        prepared: what ``Method.prepare`` gives, by ``Method.prepared_by``, where a cache knows it.
+        teacher: the module, without gradient and in eval mode; None when its answers come from a cache.
+        answer: what is known of the teacher's answer beside its output; None: nothing.
+        progress: of training; None when queries are recorded or a cache is built, where there is no step.
+        student_match: ``[L, B, N]`` of this step; None outside training.
     """
 
     student: Detector
-    teacher: Detector | None
     pairing: Pairing
     targets: TargetBatch
-    num_boxes: Tensor | float
-    step: int
-    student_match: Tensor
-    epoch: int = 0
-    prepared: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    teacher: Detector | None = None
+    answer: TeacherAnswer | None = None
+    progress: Progress | None = None
+    student_match: Tensor | None = None
     _kept: dict[tuple[str, int], tuple[DetectorOutput, Tensor]] = field(default_factory=dict)
+
+    @property
+    def training(self) -> Progress:
+        """Where training stands.
+
+        Raises:
+            RuntimeError: there is no training; a loss term was asked for while queries are recorded.
+        """
+        if self.progress is None:
+            raise RuntimeError("this context has no progress: terms are computed in training alone")
+        return self.progress
+
+    def prepared(self, settings: str | None) -> dict[str, Tensor] | None:
+        """What a cache has of ``Method.prepare`` for these settings (``Method.prepared_by``); None if it has nothing."""
+        return self.answer.prepared.get(settings) if self.answer is not None and settings is not None else None
 
     def teacher_probability(self, output: DetectorOutput) -> Tensor:
         """``[L, B, N_T, C_S]`` of an output of the teacher in the student's classes, without no-object; computed once a step."""
@@ -144,12 +188,10 @@ class MethodContext:
 
         return self._once("probability", output, compute)
 
-    def know_match(self, output: DetectorOutput, match: Tensor) -> None:
-        """Takes the teacher's own matching ``[L, B, N_T]`` from a cache, where it was computed with the teacher's unrounded answer."""
-        self._kept["match", id(output)] = (output, match)
-
     def teacher_match(self, output: DetectorOutput) -> Tensor:
-        """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step."""
+        """``[L, B, N_T]`` the teacher's own matching to the targets, with the detection cost; computed once a step, or from a cache."""
+        if self.answer is not None and self.answer.match is not None and self.answer.output is output:
+            return self.answer.match
 
         def compute() -> Tensor:
             logits = self.pairing.in_student_classes(output.logits, output.activation)

@@ -70,6 +70,7 @@ class KDDETR(Method):
     """
 
     name = "kd_detr"
+    without_live_teacher = "Say 'general: 0', which leaves the drawn points out, or leave 'cache:' out."
     Config = KDDETRConfig
     terms = "general, specific"
     source = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
@@ -101,7 +102,7 @@ class KDDETR(Method):
         terms: dict[str, Tensor] = {}
         if self.config.general:
             assert context.teacher is not None
-            points = self.general_points(teacher.queries, context.step)
+            points = self.general_points(teacher.queries, context.training.step)
             with torch.no_grad():
                 answer = context.teacher.decode(points, teacher.context)
             terms["general"] = self._loss(context.student.decode(self.group(points), student.context), answer)

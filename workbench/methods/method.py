@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import DetectorOutput, Level, Queries
 from workbench.errors import IncompatibleError
 from workbench.methods.context import MethodContext, Pairing
 
@@ -100,12 +100,14 @@ class Method(nn.Module, ABC):
         Config: its configuration class; ``Config()`` is the method as published.
         source: paper and equations, and whether it is a re-implementation.
         terms: every term it can return, for people.
+        without_live_teacher: what to change where the method asks the live teacher and the recipe has a cache; a sentence for a message.
 
     Raises:
         IncompatibleError: the method cannot serve this pair.
     """
 
     name: ClassVar[str]
+    without_live_teacher: ClassVar[str] = "Leave 'cache:' out of the recipe."
     Config: ClassVar[type[BaseMethodConfig]]
     source: ClassVar[str]
     terms: ClassVar[str]
@@ -155,6 +157,35 @@ class Method(nn.Module, ABC):
         step on the same pictures, so that a cache keeps it and a step from the cache need not compute it.
         """
         return {}
+
+    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """Says which of the teacher's queries teach, for the query table of a run.
+
+        Returns:
+            ``[L_T, B, N_T]`` bool; None: the method makes no choice among queries.
+        """
+        return None
+
+    @property
+    def mask_layers(self) -> tuple[int, ...]:
+        """Teacher layers whose queries make the masks that the method weights features with; empty: it has no such masks."""
+        return ()
+
+    def masks(
+        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
+    ) -> list[tuple[Level, Tensor]]:
+        """Draws the masks that weight the features, to be looked at; asked only of a method that has ``mask_layers``.
+
+        Args:
+            teacher: its output.
+            layers: teacher layers, one mask each.
+            context: with the targets of the batch.
+            selected: as ``selected`` returned it; None: all queries count.
+
+        Returns:
+            Levels of the teacher's output, each with ``[len(layers), B, H, W]``.
+        """
+        raise NotImplementedError
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """``[L_S, B, N_S]`` int64 on the CPU: the teacher query that each of the student's own queries is trained on, -1 = none; where

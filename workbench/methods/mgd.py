@@ -53,7 +53,7 @@ class MGD(MapMethod):
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
-        generator = torch.Generator().manual_seed(self.seed + context.step)
+        generator = torch.Generator().manual_seed(self.seed + context.training.step)
         errors: list[Tensor] = []
         for pair in self.map_pairs(student, teacher):
             seen = (torch.rand(pair.inside.shape, generator=generator) >= self.config.mask_ratio).to(pair.student.device)

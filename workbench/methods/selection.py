@@ -12,6 +12,8 @@ from workbench.detectors.output import DetectorOutput
 from workbench.methods.context import MethodContext
 
 Quality = Literal["paper", "official_code"]
+# exponent of the score in the quality of a query; the paper gives no value
+QUALITY_GAMMA = 0.5
 
 
 class SelectionConfig(BaseModel, extra="forbid", frozen=True):
@@ -32,7 +34,7 @@ class SelectionConfig(BaseModel, extra="forbid", frozen=True):
     k: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
     quality: Quality = "official_code"
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
+    gamma: Annotated[float, Field(ge=0, le=1)] = QUALITY_GAMMA
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -46,7 +48,9 @@ def selected_queries(config: SelectionConfig, teacher: DetectorOutput, context: 
         return context.teacher_match(teacher).to(device) >= 0
     if config.rule == "random_k":
         # on the CPU and from its own seed: the same queries on every device, and dropout draws as without it
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + context.step)
+        # outside training, where queries are recorded, the draw of the first step is shown
+        step = 0 if context.progress is None else context.progress.step
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         rank = torch.rand(shape, generator=generator).to(device)
     else:
         layers = list(range(shape[0]))

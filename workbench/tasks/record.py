@@ -11,13 +11,14 @@ from torch import nn
 from workbench.datasets.base import Dataset
 from workbench.detectors.registry import load_detector
 from workbench.errors import ConfigError, RunError
+from workbench.methods.recorded import sending_method
 from workbench.recipe.schema import stored_recipe
 from workbench.recipe.setup import Setup, build
 from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts
 from workbench.store.run import Run, result_folder
 from workbench.training.checkpoints import load_methods
-from workbench.training.recording import STATE_IMAGES, Scope, Tracer, group_method
+from workbench.training.recording import STATE_IMAGES, Scope, Tracer
 
 SPLITS = ("train", "val", "test")
 _BYTES_PER_ROW = 64  # as Parquet; a little more than random numbers take
@@ -139,7 +140,7 @@ class Trace:
         group_rows = teacher_rows = 0
         if self._setup.teacher is not None:
             depth, _, queries, width = self._setup.teacher.detector.blank_output().states.shape
-            if group_method(self._setup) is not None:
+            if sending_method(self._setup.methods) is not None:
                 group_rows = images * layers * queries
             if self._teacher_wanted:
                 teacher_rows, size = images * depth * queries, size + 2 * kept * depth * queries * width

@@ -8,20 +8,16 @@ import torch
 from torch import Tensor
 
 from workbench.datasets.batches import variant_batch
-from workbench.datasets.targets import TargetBatch
 from workbench.datasets.transforms import Op
 from workbench.detectors.output import DetectorOutput
 from workbench.errors import NonFiniteError
 from workbench.methods.context import MethodContext
-from workbench.methods.detrdistill.detrdistill import mask_config
-from workbench.methods.detrdistill.features import visible_masks
-from workbench.methods.selection import query_quality
+from workbench.methods.recorded import drawing_method, recorded_masks
+from workbench.methods.selection import QUALITY_GAMMA, query_quality
 from workbench.recipe.setup import Setup
 from workbench.store.masks import quantise
 from workbench.teacher_cache.cached_outputs import PREPARED, learned_queries, pack, split_constants
 from workbench.teacher_cache.fields import CacheFields
-
-GAMMA = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,9 @@ class RowMaker:
         self.setup, self.contents, self.device = setup, contents, device
         self.teacher, self.pairing, self.variants = setup.teacher.to(device), setup.pairing, setup.variants
         self.count = len(setup.train) * setup.variants.count
-        self.mask = mask_config(setup.methods)
+        self.drawing = drawing_method(setup.methods)
         taught = sorted({t for group in self.pairing.layer_map for t in group})
-        self.mask_layers = taught if self.mask.layers == "all" else taught[-1:]
+        self.mask_layers = taught[-1:] if self.drawing is None else list(self.drawing.mask_layers)
 
     @property
     def form(self) -> dict[str, object]:
@@ -80,11 +76,11 @@ class RowMaker:
         output = self.teacher(batch.images.contiguous(memory_format=torch.channels_last), batch.padding)
         packed = pack(output, self.contents)
         targets = batch.targets
-        context = MethodContext(self.setup.student, None, self.pairing, targets, 1.0, 0, torch.empty(0))
+        context = MethodContext(student=self.setup.student, pairing=self.pairing, targets=targets)
         packed["match"] = context.teacher_match(output).transpose(0, 1).to(torch.int16).contiguous()
-        quality = query_quality("paper", GAMMA, output, list(range(len(output.boxes))), targets, context)
+        quality = query_quality("paper", QUALITY_GAMMA, output, list(range(len(output.boxes))), targets, context)
         packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
-        packed |= self._masks(output, targets, context)
+        packed |= self._masks(output, context)
         for method in self.setup.methods:
             for name, value in method.prepare(output, context).items():
                 packed[f"{PREPARED}{method.name}/{method.prepared_by}/{name}"] = value.to("cpu", torch.float32).contiguous()
@@ -98,11 +94,11 @@ class RowMaker:
         tensors, constants = split_constants(packed, learned_queries(self.teacher.detector))
         return Rows(tensors, constants, batch.ops, batch.image_ids)
 
-    def _masks(self, output: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``, see ``cache.masks``."""
+    def _masks(self, output: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``, see ``store.masks``."""
         packed: dict[str, Tensor] = {}
         kind = "memory" if output.memory else "neck"
-        for level, masks in visible_masks(self.mask, output, self.mask_layers, targets, context):
+        for level, masks in recorded_masks(self.drawing, output, self.mask_layers, context, None):
             stored, scale, offset = quantise(masks.transpose(0, 1).cpu().numpy())
             packed[f"mask/{kind}/{level.stride}"] = torch.from_numpy(stored)
             packed[f"mask/{kind}/{level.stride}/range"] = torch.from_numpy(np.stack([offset, scale], -1).astype(np.float32))

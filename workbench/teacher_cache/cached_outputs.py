@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries
+from workbench.methods.context import TeacherAnswer
 from workbench.teacher_cache.fields import CacheFields
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -105,6 +106,10 @@ class CachedTeacherOutputs:
         """The same on ``device``; the matching stays on the CPU, where matchings are."""
         rows, constants = ({name: value.to(device) for name, value in part.items()} for part in (self.rows, self.constants))
         return replace(self, rows=rows, constants=constants)
+
+    def answer(self) -> TeacherAnswer:
+        """Everything a step takes of it: the output, the teacher's own matching, and what methods prepared."""
+        return TeacherAnswer(output=self.output(), match=self.teacher_match, prepared=self.prepared)
 
     @property
     def teacher_match(self) -> Tensor:

@@ -53,10 +53,6 @@ class CacheFields(BaseModel, frozen=True, extra="forbid"):
         missing += [name for name in ("queries", "attentions", "box_distribution") if getattr(wanted, name) and not getattr(self, name)]
         return missing
 
-    def without_large(self) -> "CacheFields":
-        """The same without maps."""
-        return self.model_copy(update={"maps": {}, "attentions": False})
-
 
 def fields_of(
     methods: Sequence[Method], student: Detector, teacher: Detector, precision: Precision = "fp16", top_k: int | None = None
@@ -81,7 +77,7 @@ def fields_of(
         if "decode" in config.needs_teacher:
             raise IncompatibleError(
                 f"method '{method.name}' asks the teacher's decoder about queries of its own in every step: it needs "
-                f"the live teacher, a cache will not do. {_way_out(method)}"
+                f"the live teacher, a cache will not do. {method.without_live_teacher}"
             )
         if top_k is not None and config.needs_all_classes:
             raise IncompatibleError(
@@ -102,9 +98,3 @@ def fields_of(
         maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())},
         prepared=tuple(f"{method.name}/{method.prepared_by}" for method in methods if method.prepared_by is not None), **kept,
     )  # fmt: skip
-
-
-def _way_out(method: Method) -> str:
-    parts = {"kd_detr": "Say 'general: 0', which leaves the drawn points out, or leave 'cache:' out.",
-             "clockdistill": "Say 'logits: null', which leaves the queries made from targets out, or leave 'cache:' out."}  # fmt: skip
-    return parts.get(method.name, "Leave 'cache:' out of the recipe.")

@@ -16,7 +16,7 @@ from workbench.datasets.transforms import FixedSize, TransformConfig
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.registry import family, load_detector
 from workbench.errors import ConfigError, NonFiniteError
-from workbench.methods.context import make_pairing
+from workbench.methods.context import Progress, TeacherAnswer, make_pairing
 from workbench.methods.registry import build_method
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.recipe.setup import FrozenTeacher, find_detector, open_split
@@ -100,9 +100,10 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     images, padding, targets = _batch(height, width, len(classes), torch.Generator().manual_seed(recipe.seed))
     weights = {k: recipe.train.class_weight or v if k.startswith("class") else v for k, v in student.loss_weights.items()}
     start = time.perf_counter()
-    answer = frozen(images, padding) if frozen is not None and methods else None
+    answer = TeacherAnswer(output=frozen(images, padding)) if frozen is not None and methods else None
     with kept_by_the_graph(step) as kept:
-        terms = step(images, padding, targets, answer, targets.valid.sum().float(), 0)
+        progress = Progress(step=0, epoch=0, num_boxes=targets.valid.sum().float())
+        terms = step(images, padding, targets, progress=progress, teacher=answer)
         scale = {f"{m.name}.{term}": m.weight_of(term) for m in methods for term in m.term_names}
         weighted_sum(terms, weights, scale).backward()
     if recipe.train.clip_norm:

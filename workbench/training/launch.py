@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
+from workbench.methods.selection import QUALITY_GAMMA
 from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, stored_recipe
 from workbench.recipe.setup import Setup, build
 from workbench.resources import code_commit, share_path
@@ -228,7 +229,7 @@ def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str
         "teacher": teacher,
         "teacher_hash": setup.teacher_hash,
         "cache": {"name": cache.folder.name, "build_seconds": cache.manifest.seconds} if cache is not None else None,
-        "gamma": 0.5,
+        "gamma": QUALITY_GAMMA,
         "state": "created",
         "issues": [str(issue) for issue in setup.train.issues],
     }

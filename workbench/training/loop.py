@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from workbench.errors import Interrupted
 from workbench.files import write_text
+from workbench.methods.context import Progress, TeacherAnswer
 from workbench.recipe.setup import Setup
 from workbench.store.run import Run, append_line, read_lines
 from workbench.teacher_cache.read import TeacherCache
@@ -182,13 +183,13 @@ class Trainer:
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         epoch = step // self.loader.steps_per_epoch
-        answer, match, prepared = None, None, None
+        progress, teacher = Progress(step=step, epoch=epoch, num_boxes=count), None
         with self.accelerator.autocast():
             if batch.teacher is not None:
-                answer, match, prepared = batch.teacher.output(), batch.teacher.teacher_match, batch.teacher.prepared
+                teacher = batch.teacher.answer()
             elif self.teacher is not None and self.setup.methods:
-                answer = self.teacher(images, batch.padding)
-            return (module or self.step_module)(images, batch.padding, targets, answer, count, step, epoch, match, prepared)
+                teacher = TeacherAnswer(output=self.teacher(images, batch.padding))
+            return (module or self.step_module)(images, batch.padding, targets, progress=progress, teacher=teacher)
 
     def _train_step(self, batch: TrainBatch, step: int, logged: bool) -> dict[str, float] | None:
         """One optimiser step; returns the values to log."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.targets import TargetBatch
-from workbench.matching import Activation
+from workbench.detectors.output import DetectorOutput, probability
+from workbench.methods.selection import QUALITY_GAMMA
 from workbench.store.query_schema import QUERY_SCHEMA
 
 Model = Literal["student", "teacher", "teacher_group"]
-GAMMA = 0.5
 _TERMS = ("class", "bbox", "giou")
 
 
@@ -34,59 +34,77 @@ class Mates:
     costs: Tensor
 
 
-@torch.no_grad()
-def query_rows(
-    *,
-    image_ids: Sequence[int],
-    epoch: int,
-    model: Model,
-    logits: Tensor,
-    boxes: Tensor,
-    activation: Activation,
-    source: Tensor,
-    match: Tensor,
-    targets: TargetBatch,
-    gamma: float = GAMMA,
-    mates: Mates | None = None,
-    train_mate: Tensor | None = None,
-    losses: Tensor | None = None,
-    selected: Tensor | None = None,
-) -> pa.Table:
-    """Rows of one batch and one model, in the order of ``image_ids``, then layer, then query.
+@dataclass(frozen=True)
+class RowsOf:
+    """Whose rows they are.
 
-    ``quality`` is ``score(class of the target)^gamma * IoU^(1 - gamma)`` with the matched target, 0 if unmatched (DETRDistill, ICCV
-    2023, equation 8). Columns whose argument is None are null.
-
-    Args:
+    Attributes:
         image_ids: of the B images.
-        epoch: of the weights.
         model: whose queries these are.
-        logits: ``[L, B, N, C]`` (softmax: C includes no-object, last).
-        boxes: ``[L, B, N, 4]`` cxcywh, 0..1.
-        activation: of ``logits``.
-        source: ``[B, N]`` encoder cell a query was selected from, -1 = learned.
-        match: ``[L, B, N]`` target index, -1 = unmatched.
-        targets: of the B images; best_target and best_iou are over the valid ones.
-        gamma: exponent of the score in ``quality``.
-        mates: student rows only.
+        epoch: of the weights.
+    """
+
+    image_ids: Sequence[int]
+    model: Model
+    epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowExtras:
+    """Columns that only some rows have; those that are None stay null.
+
+    Attributes:
+        mates: of student rows, teacher queries by the assignment of analysis.
         train_mate: ``[L, B, N]`` teacher query that the method trains the student's query on, -1 = none.
         losses: ``[L, B, N, 3]`` class, L1 and GIoU loss of every query.
-        selected: ``[L, B, N]`` bool, whether the query is among those that build the selection mask.
+        selected: ``[L, B, N]`` bool, of teacher rows, whether the method lets the query teach.
+    """
+
+    mates: Mates | None = None
+    train_mate: Tensor | None = None
+    losses: Tensor | None = None
+    selected: Tensor | None = None
+
+
+NO_EXTRAS = RowExtras()
+
+
+@torch.no_grad()
+def query_rows(
+    output: DetectorOutput,
+    targets: TargetBatch,
+    match: Tensor,
+    said_by: RowsOf,
+    extras: RowExtras = NO_EXTRAS,
+    gamma: float = QUALITY_GAMMA,
+) -> pa.Table:
+    """Makes the rows of one batch and one model, in the order of the images, then layer, then query.
+
+    ``quality`` is ``score(class of the target)^gamma * IoU^(1 - gamma)`` with the matched target, 0 if unmatched (DETRDistill, ICCV
+    2023, equation 8).
+
+    Args:
+        output: predictions of L layers for B images with N queries each.
+        targets: of the B images; best_target and best_iou are over the valid ones.
+        match: ``[L, B, N]`` target index, -1 = unmatched.
+        said_by: model, images and epoch.
+        extras: further columns.
+        gamma: exponent of the score in ``quality``.
 
     Returns:
         A table of ``QUERY_SCHEMA``, ``B * L * N`` rows.
     """
-    logits, boxes = logits.float(), boxes.float()
+    logits, boxes = output.logits.float(), output.boxes.float()
     shape = logits.shape[:3]
-    probability = logits.sigmoid() if activation == "sigmoid" else logits.softmax(-1)[..., :-1]
-    score, label = probability.max(-1)
-    match_iou, target_score, best_iou, best_target = _against_targets(probability, boxes, match.to(boxes.device), targets)
+    scores = probability(output)
+    score, label = scores.max(-1)
+    match_iou, target_score, best_iou, best_target = _against_targets(scores, boxes, match.to(boxes.device), targets)
     columns: dict[str, Any] = {
-        "epoch": epoch,
-        "image_id": np.asarray(image_ids)[:, None],
+        "epoch": said_by.epoch,
+        "image_id": np.asarray(said_by.image_ids)[:, None],
         "layer": np.arange(shape[0])[:, None, None],
         "query": np.arange(shape[2]),
-        "source": source,
+        "source": output.queries.source,
         "label": label,
         "score": score,
         **{name: boxes[..., k] for k, name in enumerate(("cx", "cy", "w", "h"))},
@@ -97,18 +115,19 @@ def query_rows(
         "quality": target_score**gamma * match_iou ** (1 - gamma),
     }
     absent: dict[str, np.ndarray] = {}
-    if mates is not None:
+    if extras.mates is not None:
+        mates = extras.mates
         costs = {f"mate_cost_{name}": mates.costs[..., k] for k, name in enumerate(_TERMS)}
         columns |= {"mate": mates.query, "mate_layer": np.asarray(mates.layer)[:, None, None], **costs}
         absent = dict.fromkeys(costs, (mates.query < 0).cpu().numpy())
-    if losses is not None:
-        columns |= {f"loss_{name}": losses[..., k] for k, name in enumerate(_TERMS)}
-    columns |= {name: value for name, value in (("train_mate", train_mate), ("selected", selected)) if value is not None}
+    if extras.losses is not None:
+        columns |= {f"loss_{name}": extras.losses[..., k] for k, name in enumerate(_TERMS)}
+    columns |= {name: value for name, value in (("train_mate", extras.train_mate), ("selected", extras.selected)) if value is not None}
     rows = int(np.prod(shape))
 
     def column(field: pa.Field) -> pa.Array:
         if field.name == "model":
-            return pa.repeat(model, rows)
+            return pa.repeat(said_by.model, rows)
         if field.name not in columns:
             return pa.nulls(rows, field.type)
         values = _flat(columns[field.name], shape).astype(field.type.to_pandas_dtype())
@@ -117,7 +136,7 @@ def query_rows(
     return pa.Table.from_arrays([column(field) for field in QUERY_SCHEMA], schema=QUERY_SCHEMA)
 
 
-def _against_targets(probability: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _against_targets(scores: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """IoU with the matched target, score of its class, best IoU with a valid target and which; each ``[L, B, N]``.
 
     The first two are 0 for unmatched queries; the last two are 0 and -1 where no valid target overlaps.
@@ -130,7 +149,7 @@ def _against_targets(probability: Tensor, boxes: Tensor, match: Tensor, targets:
     matched, index = match >= 0, match.clamp(min=0)[..., None]
     target_label = targets.labels.to(match.device)[:, None, :].expand(iou.shape).gather(-1, index)
     match_iou = iou.gather(-1, index)[..., 0].where(matched, 0.0)
-    target_score = probability.gather(-1, target_label)[..., 0].where(matched, 0.0)
+    target_score = scores.gather(-1, target_label)[..., 0].where(matched, 0.0)
     best_iou, best_target = iou.masked_fill(~targets.valid.to(iou.device)[:, None, :], 0.0).max(-1)
     return match_iou, target_score, best_iou, best_target.where(best_iou > 0, -1)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
@@ -18,15 +17,13 @@ from workbench.detectors.output import DetectorOutput, Queries, probability
 from workbench.files import hash_json
 from workbench.matching import QUERY_COST, assign, match_targets, query_cost
 from workbench.methods.context import MethodContext
-from workbench.methods.detrdistill.detrdistill import DETRDistill, mask_config
-from workbench.methods.detrdistill.features import visible_masks
 from workbench.methods.method import Method
-from workbench.methods.selection import selected_queries
+from workbench.methods.recorded import drawing_method, recorded_masks, selection_of, sending_method
 from workbench.recipe.setup import Setup
 from workbench.store.queries import TEACHER_STEP, QueryWriter, query_facts, query_writer
 from workbench.store.run import Run
 from workbench.store.states import StatesWriter, states_writer
-from workbench.training.query_rows import Mates, Model, query_rows
+from workbench.training.query_rows import NO_EXTRAS, Mates, RowExtras, RowsOf, query_rows
 
 BATCH = 16
 STATE_IMAGES = 500
@@ -69,7 +66,7 @@ class Tracer:
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
-        self.group = group_method(setup)
+        self.group = sending_method(setup.methods)
         self._answers: dict[str, list[DetectorOutput | None]] = {}
 
     @torch.no_grad()
@@ -111,6 +108,7 @@ class Tracer:
             states = stack.enter_context(states_writer(self.run, split, step)) if scope.states else None
             for index, batch in enumerate(self._batches(dataset, scope)):
                 output = student(batch.images.to(self.device), batch.padding.to(self.device))
+                own_rows = RowsOf(batch.image_ids, "student", epoch)
                 mates, train_mate, group = None, None, []
                 if self.setup.teacher is not None:
                     answer, own = self._answer(split, index, batch), _slim(output)
@@ -120,7 +118,7 @@ class Tracer:
                     train_mate = next((mate for mate in found if mate is not None), None)
                     group = [] if self.group is None else [self._group_rows(self.group, answer, batch, output, epoch)]
                 # in one piece, so that the rows of an image lie together
-                rows.write(pa.concat_tables([_rows(batch, output, "student", epoch, mates, train_mate=train_mate), *group]))
+                rows.write(pa.concat_tables([_rows(batch, output, own_rows, RowExtras(mates=mates, train_mate=train_mate)), *group]))
                 if states is not None:
                     for row, image_id in enumerate(batch.image_ids):
                         if image_id in scope.states:
@@ -135,16 +133,15 @@ class Tracer:
 
     def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter, scope: Scope) -> None:
         assert self.setup.pairing is not None
-        config = mask_config(self.setup.methods)
-        method = next((method for method in self.setup.methods if isinstance(method, DETRDistill)), None)
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         context = self._context(batch, output.logits.device)
-        selected = None if method is None else selected_queries(method.config.selection, output, context)
+        selected = selection_of(self.setup.methods, output, context)
         renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
-        rows.write(_rows(batch, renamed, "teacher", 0, None, selected=selected))
+        rows.write(_rows(batch, renamed, RowsOf(batch.image_ids, "teacher"), RowExtras(selected=selected)))
         if not scope.states & set(batch.image_ids):
             return
-        maps = [(level, psi.cpu().numpy()) for level, psi in visible_masks(config, output, layers, context.targets, context, selected)]
+        drawn = recorded_masks(drawing_method(self.setup.methods), output, layers, context, selected)
+        maps = [(level, psi.cpu().numpy()) for level, psi in drawn]
         for row, image_id in enumerate(batch.image_ids):
             if image_id in scope.states:
                 # of a padded batch only the cells of the image itself are kept
@@ -172,22 +169,23 @@ class Tracer:
         """Rows of the teacher's queries as the student decodes them, without those that the method leaves out."""
         answer = dataclasses.replace(answer, logits=answer.logits.to(self.device), boxes=answer.boxes.to(self.device),
                                      queries=_moved(answer.queries, self.device))  # fmt: skip
+        group_rows = RowsOf(batch.image_ids, "teacher_group", epoch)
         queries = method.teacher_group(answer, self._context(batch, self.device))
         decoded = self.setup.student.decode(queries, output.context)
         if queries.valid is None:
-            return _rows(batch, decoded, "teacher_group", epoch, None)
+            return _rows(batch, decoded, group_rows)
         # what comes out for the others means nothing: far from every target they are matched last, and they get no row
         hidden = ~queries.valid[None, :, :, None]
         decoded = dataclasses.replace(
             decoded, logits=decoded.logits.masked_fill(hidden, 0.0), boxes=decoded.boxes.masked_fill(hidden, _FAR)
         )
         kept = queries.valid[:, None].expand(-1, len(decoded.logits), -1).flatten().cpu().numpy()
-        return _rows(batch, decoded, "teacher_group", epoch, None).filter(pa.array(kept))
+        return _rows(batch, decoded, group_rows).filter(pa.array(kept))
 
     def _context(self, batch: Batch, device: torch.device) -> MethodContext:
         assert self.setup.pairing is not None
         targets = batch.targets.to(device)
-        return MethodContext(self.setup.student, None, self.setup.pairing, targets, 1.0, 0, torch.empty(0))
+        return MethodContext(student=self.setup.student, pairing=self.setup.pairing, targets=targets)
 
     def _mates(self, output: DetectorOutput, answer: DetectorOutput, context: MethodContext) -> Mates:
         """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
@@ -211,11 +209,6 @@ def input_key(setup: Setup, dataset: Dataset, scope: Scope) -> str:
     return hash_json([resize, BATCH, [dataset.records[index].image_id for index in scope.indices]])[:16]
 
 
-def group_method(setup: Setup) -> Method | None:
-    """The method that sends the teacher's queries through the student's decoder, the first of several."""
-    return next((method for method in setup.methods if method.sends_queries), None)
-
-
 def _moved(queries: Queries, device: torch.device) -> Queries:
     values = (getattr(queries, field.name) for field in dataclasses.fields(queries))
     return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - as they were
@@ -228,29 +221,9 @@ def _slim(output: DetectorOutput) -> DetectorOutput:
                           activation=output.activation)  # fmt: skip
 
 
-def _rows(
-    batch: Batch,
-    output: DetectorOutput,
-    model: Model,
-    epoch: int,
-    mates: Mates | None,
-    train_mate: Tensor | None = None,
-    selected: Tensor | None = None,
-) -> pa.Table:
+def _rows(batch: Batch, output: DetectorOutput, said_by: RowsOf, extras: RowExtras = NO_EXTRAS) -> pa.Table:
+    """Rows of a batch with its matching and, of every query, its detection losses."""
     targets = batch.targets.to(output.logits.device)
     match = match_targets(output.logits, output.boxes, targets, output.activation)
-    return query_rows(
-        image_ids=batch.image_ids,
-        epoch=epoch,
-        model=model,
-        logits=output.logits,
-        boxes=output.boxes,
-        activation=output.activation,
-        source=output.queries.source,
-        match=match,
-        targets=targets,
-        mates=mates,
-        train_mate=train_mate,
-        losses=pair_losses(output.logits, output.boxes, match, targets, output.activation),
-        selected=selected,
-    )
+    losses = pair_losses(output.logits, output.boxes, match, targets, output.activation)
+    return query_rows(output, targets, match, said_by, dataclasses.replace(extras, losses=losses))

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput
 from workbench.errors import NonFiniteError
 from workbench.matching import NonFiniteCostError, match_targets
-from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.context import MethodContext, Pairing, Progress, TeacherAnswer
 from workbench.methods.method import Method
 
 
@@ -55,17 +54,18 @@ class DistillStep(nn.Module):
         images: Tensor,
         padding: Tensor,
         targets: TargetBatch,
-        teacher: DetectorOutput | None,
-        num_boxes: Tensor | float,
-        step: int,
-        epoch: int = 0,
-        teacher_match: Tensor | None = None,
-        prepared: dict[str, dict[str, Tensor]] | None = None,
+        *,
+        progress: Progress,
+        teacher: TeacherAnswer | None = None,
     ) -> Terms:
-        """Computes all terms of one batch; see ``Detector.forward`` for shapes and ``MethodContext`` for the counts.
+        """Computes all terms of one batch.
 
-        ``teacher_match`` ``[L, B, N]`` is the teacher's own matching, ``prepared`` what methods prepare of its answer, where a cache knows
-        them.
+        Args:
+            images: as of ``Detector.forward``.
+            padding: likewise.
+            targets: of the batch.
+            progress: where training stands.
+            teacher: its answer to the batch; None: the student learns without one.
 
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
@@ -74,15 +74,20 @@ class DistillStep(nn.Module):
         with self.student.collecting_attentions(attentions):
             output = self.student(images, padding, targets)
             match = match_targets(output.logits, output.boxes, targets, output.activation)
-            detection = self.student.losses(output, targets, num_boxes, match)
+            detection = self.student.losses(output, targets, progress.num_boxes, match)
             distillation: dict[str, Tensor] = {}
             if teacher is not None and self.pairing is not None:
-                teacher_module, known = self._outside[0], prepared or {}
-                context = MethodContext(self.student, teacher_module, self.pairing, targets, num_boxes, step, match, epoch, known)
-                if teacher_match is not None:
-                    context.know_match(teacher, teacher_match)
+                context = MethodContext(
+                    student=self.student,
+                    pairing=self.pairing,
+                    targets=targets,
+                    teacher=self._outside[0],
+                    answer=teacher,
+                    progress=progress,
+                    student_match=match,
+                )
                 for method in self.methods:
-                    terms = method(output, teacher, targets, context)
+                    terms = method(output, teacher.output, targets, context)
                     distillation |= {f"{method.name}.{name}": value for name, value in terms.items()}
         return Terms(detection, distillation)
 

@@ -69,7 +69,7 @@ def target_logits_term(
     if not bool(targets.valid.any()):
         return None
     assert context.teacher is not None
-    boxes = noisy_boxes(targets.boxes, config.box_noise, config.seed * 1_000_003 + context.step)
+    boxes = noisy_boxes(targets.boxes, config.box_noise, config.seed * 1_000_003 + context.training.step)
     labels = targets.labels
     if context.pairing.class_map is not None:
         labels = torch.tensor(context.pairing.class_map, device=labels.device)[labels]

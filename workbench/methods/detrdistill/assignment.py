@@ -50,7 +50,7 @@ def assignment_term(
         queries = group(_rows(queries, index), None if bool(valid.all()) else valid)
         output = _silenced(context.student.decode(queries, student.context), valid)
     given = match if config.assign_source == "teacher" else None
-    terms = context.student.losses(replace(output, aux=()), context.targets, context.num_boxes, given)
+    terms = context.student.losses(replace(output, aux=()), context.targets, context.training.num_boxes, given)
     weights = context.student.loss_weights
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 

@@ -6,7 +6,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from workbench.methods.levels import Feature, feature_needs
 from workbench.methods.method import ClassTeachingConfig
-from workbench.methods.selection import Quality, SelectionConfig
+from workbench.methods.query_masks import QueryMask
+from workbench.methods.selection import QUALITY_GAMMA, Quality, SelectionConfig
 
 
 class LogitsConfig(BaseModel, extra="forbid", frozen=True):
@@ -55,10 +56,21 @@ class FeaturesConfig(BaseModel, extra="forbid", frozen=True):
     feature: Feature = "auto"
     mask: Literal["product", "cosine", "uniform"] = "product"
     quality: Quality = "paper"
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
+    gamma: Annotated[float, Field(ge=0, le=1)] = QUALITY_GAMMA
     layers: Literal["all", "last"] = "last"
     mask_padding: bool = True
     adaptor: Literal["auto", "always"] = "auto"
+
+    @property
+    def query_mask(self) -> QueryMask:
+        """Settings of the mask that weights the cells.
+
+        Raises:
+            ValueError: the mask is uniform, so there is none.
+        """
+        if self.mask == "uniform":
+            raise ValueError("a uniform mask is made of no queries")
+        return QueryMask(mask=self.mask, quality=self.quality, gamma=self.gamma, mask_padding=self.mask_padding)
 
 
 class AssignmentConfig(BaseModel, extra="forbid", frozen=True):

@@ -4,8 +4,6 @@ Two profiles: ``paper`` (equations as printed) and ``official_code`` (the releas
 switch in ``config``; where the paper is silent the choice is named beside the switch. Layers are 0-based.
 """
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
@@ -17,7 +15,6 @@ from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.detrdistill.assignment import assignment_term
 from workbench.methods.detrdistill.config import (
     DETRDistillConfig,
-    FeaturesConfig,
 )
 from workbench.methods.detrdistill.contrastive import ContrastiveHead
 from workbench.methods.detrdistill.features import cell_weights, features_term
@@ -25,6 +22,7 @@ from workbench.methods.detrdistill.logits import logits_mates, logits_terms
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.levels import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
 from workbench.methods.method import Method
+from workbench.methods.query_masks import visible_masks
 from workbench.methods.selection import selected_queries
 
 
@@ -92,7 +90,7 @@ class DETRDistill(Method):
                 terms |= {"contrastive": value} if value is not None else {}
         if config.features is not None:
             pairs = paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature))
-            known = context.prepared.get(self.prepared_by or "") or self._weights([level for _, level in pairs], teacher, selected, context)
+            known = context.prepared(self.prepared_by) or self._weights([level for _, level in pairs], teacher, selected, context)
             weights = [known[f"weights/{level.stride}"] for _, level in pairs]
             terms["features"] = features_term(config.features, self.adaptor, pairs, weights)
         if config.assignment is not None:
@@ -121,6 +119,25 @@ class DETRDistill(Method):
         weights = cell_weights(self.config.features, teacher, levels, self.taught, selected, context)
         return {f"weights/{level.stride}": weight for level, weight in zip(levels, weights, strict=True)}
 
+    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """See ``Method.selected``."""
+        return selected_queries(self.config.selection, teacher, context)
+
+    @property
+    def mask_layers(self) -> tuple[int, ...]:
+        """See ``Method.mask_layers``."""
+        features = self.config.features
+        if features is None or features.mask == "uniform":
+            return ()
+        return tuple(self.taught if features.layers == "all" else self.taught[-1:])
+
+    def masks(
+        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
+    ) -> list[tuple[Level, Tensor]]:
+        """See ``Method.masks``."""
+        assert self.config.features is not None
+        return visible_masks(self.config.features.query_mask, teacher, layers, context, selected)
+
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.train_mates``: the matching of the logits terms."""
         if self.config.logits is None:
@@ -138,11 +155,3 @@ class DETRDistill(Method):
         """See ``Method.teacher_group``: as in ``assignment_term``, the last layer's selection."""
         selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
         return self.group(teacher.queries, None if bool(selected.all()) else selected)
-
-
-def mask_config(methods: Iterable[Method]) -> FeaturesConfig:
-    """The selection mask of a run's own method; without one, the paper's, for comparison."""
-    for method in methods:
-        if isinstance(method, DETRDistill) and method.config.features is not None and method.config.features.mask != "uniform":
-            return method.config.features
-    return FeaturesConfig()

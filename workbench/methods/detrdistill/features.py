@@ -4,16 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.methods.context import MethodContext, over_processes
 from workbench.methods.detrdistill.config import FeaturesConfig
 from workbench.methods.levels import Adaptor
-from workbench.methods.method import gather_queries
-from workbench.methods.selection import largest_iou, query_quality, target_ious
-
-MASK_FLOOR = 0.01
-TOP_PAIRS = 100
+from workbench.methods.query_masks import selection_masks
 
 
 def features_term(
@@ -50,91 +45,7 @@ def cell_weights(
     if config.mask == "uniform":
         return [level.features.new_ones(level.padding.shape) for level in levels]
     layers = layers if config.layers == "all" else layers[-1:]
-    masks = [selection_masks(config, teacher, level, layers, context.targets, context, selected) for level in levels]
+    masks = [selection_masks(config.query_mask, teacher, level, layers, context, selected) for level in levels]
     if config.mask == "cosine":
         return [mask.square().sum(0) for mask in masks]
     return [mask.sum(0) / len(layers) for mask in masks]
-
-
-@torch.no_grad()
-def selection_masks(
-    config: FeaturesConfig,
-    teacher: DetectorOutput,
-    level: Level,
-    layers: list[int],
-    targets: TargetBatch,
-    context: MethodContext,
-    selected: Tensor | None = None,
-) -> Tensor:
-    """Where the teacher's queries look: ``[len(layers), B, H, W]``.
-
-    product: sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M queries in all; cosine: psi in (0, 1],
-    largest cell 1.
-
-    Args:
-        config: mask and quality.
-        teacher: whose queries look.
-        level: where.
-        layers: whose queries.
-        targets: of the batch.
-        context: of the step.
-        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach, all by default; the quality of the others counts as 0.
-    """
-    states = teacher.states[layers].float()
-    cells = level.features.float().flatten(2)
-    shape = level.features.shape[-2:]
-    chosen = None if selected is None else selected[layers]
-    if config.mask == "product":
-        quality = query_quality(config.quality, config.gamma, teacher, layers, targets, context)
-        if chosen is not None:
-            quality = quality * chosen
-        # most queries have no target and so no quality; only the others are worth a map
-        quality, best = quality.topk(int((quality > 0).sum(-1).max()), dim=-1)
-        # the root of the quality goes to the few queries, not to their maps: sum_i q_i (F . Q_i)^2 = sum_i (F . sqrt(q_i) Q_i)^2
-        weighted = gather_queries(states, best) * (quality / states.shape[2]).sqrt()[..., None]
-        return torch.einsum("lbnd,bdx->lbnx", weighted, cells).square().sum(2).unflatten(-1, shape)
-    query, quality = _best_pairs(config, teacher, layers, targets, context)
-    if chosen is not None:
-        quality = quality * chosen.gather(-1, query)
-    # a quality-weighted sum of cosines is one dot product with the quality-weighted sum of unit queries
-    units = gather_queries(F.normalize(states, dim=-1), query)
-    mixture = torch.einsum("lbk,lbkd->lbd", quality, units)
-    raw = torch.einsum("lbd,bdx->lbx", mixture, F.normalize(cells, dim=1)).clamp(min=MASK_FLOOR)
-    if config.mask_padding:
-        raw = raw.masked_fill(level.padding.flatten(1), MASK_FLOOR)
-    return (raw / raw.amax(-1, keepdim=True)).unflatten(-1, shape)
-
-
-def visible_masks(
-    config: FeaturesConfig,
-    teacher: DetectorOutput,
-    layers: list[int],
-    targets: TargetBatch,
-    context: MethodContext,
-    selected: Tensor | None = None,
-) -> list[tuple[Level, Tensor]]:
-    """The masks that are kept to be looked at: of every level of the memory, else the neck, that is as wide as the queries.
-
-    product: the root of ``selection_masks``, for equation 9 weighs the error by the square of the mask.
-
-    Args: as of ``selection_masks``.
-
-    Returns:
-        The levels, each with its ``[len(layers), B, H, W]``.
-    """
-    levels = [level for level in teacher.memory or teacher.neck if level.features.shape[1] == teacher.states.shape[-1]]
-    masks = [selection_masks(config, teacher, level, layers, targets, context, selected) for level in levels]
-    return [(level, mask.sqrt() if config.mask == "product" else mask) for level, mask in zip(levels, masks, strict=True)]
-
-
-def _best_pairs(
-    config: FeaturesConfig, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
-) -> tuple[Tensor, Tensor]:
-    """Query index and quality ``[len(layers), B, K]`` of the 100 best (query, class) pairs, as the released code picks them."""
-    probability = context.teacher_probability(teacher)[layers]
-    classes = probability.shape[-1]
-    score, index = probability.flatten(2).topk(min(TOP_PAIRS, probability.shape[2] * classes), dim=-1)
-    query = index // classes
-    if config.quality == "official_code":
-        return query, score * largest_iou(target_ious(teacher, layers, targets), targets).gather(-1, query)
-    return query, query_quality("paper", config.gamma, teacher, layers, targets, context).gather(-1, query)

@@ -1,0 +1,37 @@
+"""What of a run's methods is recorded: the queries they select, the masks they draw, the queries they send to the student."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from workbench.detectors.output import DetectorOutput, Level
+from workbench.methods.context import MethodContext
+from workbench.methods.method import Method
+from workbench.methods.query_masks import QueryMask, visible_masks
+
+
+def selection_of(methods: Sequence[Method], teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+    """Returns ``[L_T, B, N_T]`` bool of the first method that chooses among the teacher's queries; None if none does."""
+    return next((found for method in methods if (found := method.selected(teacher, context)) is not None), None)
+
+
+def drawing_method(methods: Sequence[Method]) -> Method | None:
+    """Returns the first method that weights features with masks; None if none does."""
+    return next((method for method in methods if method.mask_layers), None)
+
+
+def recorded_masks(
+    method: Method | None, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
+) -> list[tuple[Level, Tensor]]:
+    """Computes the masks of a batch: those of ``method``, or the paper's for comparison where no method has any.
+
+    Args: as of ``Method.masks``.
+    """
+    if method is not None:
+        return method.masks(teacher, layers, context, selected)
+    return visible_masks(QueryMask(), teacher, layers, context, selected)
+
+
+def sending_method(methods: Sequence[Method]) -> Method | None:
+    """Returns the first method that sends the teacher's queries through the student's decoder; None if none does."""
+    return next((method for method in methods if method.sends_queries), None)
