@@ -1,0 +1,84 @@
+"""What a method of one's own selects and draws is recorded like what a built-in method does."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.flows import DISTILLED, Silent, tiny_recipe
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Level
+from workbench.methods.context import MethodContext, Pairing
+from workbench.methods.method import BaseMethodConfig, Method
+from workbench.methods.registry import register, unregister
+from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.states import read_masks
+from workbench.training.launch import Launch, start
+
+
+class EvenConfig(BaseMethodConfig, frozen=True):
+    method: Literal["even"] = "even"
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("memory",)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"memory"})
+
+
+class Even(Method):
+    """Every second query teaches; the mask is the row of the cell."""
+
+    name, Config, source, terms = "even", EvenConfig, "a notebook", "memory"
+
+    def __init__(self, config: Any, student: Detector, teacher: Detector, pairing: Pairing):
+        super().__init__(config, student, teacher, pairing)
+        self.adaptor = torch.nn.Conv2d(student.level_channels("memory")[8], teacher.level_channels("memory")[8], 1)
+
+    @property
+    def mask_layers(self) -> tuple[int, ...]:
+        return (3,)
+
+    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor:
+        return (torch.arange(teacher.logits.shape[2]) % 2 == 0).expand(teacher.logits.shape[:3])
+
+    def masks(
+        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
+    ) -> list[tuple[Level, Tensor]]:
+        assert selected is not None and not selected[..., 1::2].any()
+        (level,) = teacher.memory
+        batch, _, height, width = level.features.shape
+        return [(level, torch.arange(height)[:, None].expand(len(layers), batch, height, width).float())]
+
+    def forward(self, student: Any, teacher: Any, targets: Any, context: MethodContext) -> dict[str, Tensor]:
+        assert context.training.num_boxes >= 1
+        return {"memory": (self.adaptor(student.memory[0].features) - teacher.memory[0].features).square().mean()}
+
+
+@pytest.fixture
+def even() -> Iterator[None]:
+    register(Even)
+    yield
+    unregister("even")
+
+
+def test_the_selection_and_the_masks_of_a_method_from_a_notebook_are_recorded(even: None):
+    recipe = tiny_recipe(DISTILLED, {"methods": [{"method": "even"}]})
+    run = start(recipe, Launch(name="even", device="cpu"), Silent())
+    rows = read_queries(run, "val", [TEACHER_STEP], ["image_id", "query", "selected"])
+    assert (rows["selected"] == (rows["query"] % 2 == 0)).all() and len(rows) == 8 * 4 * 20
+    masks = read_masks(run, "val", TEACHER_STEP, int(rows["image_id"].iloc[0]))
+    assert set(masks) == {(layer, 0) for layer in range(4)}
+    for mask in masks.values():
+        np.testing.assert_allclose(mask, np.arange(12)[:, None].repeat(12, 1), atol=11 / 255)
+
+
+def test_a_term_that_asks_for_the_step_outside_training_is_a_mistake_of_the_code():
+    context = MethodContext(student=None, pairing=None, targets=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RuntimeError, match="in training alone"):
+        _ = context.training
