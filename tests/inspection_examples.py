@@ -7,9 +7,10 @@ import pandas as pd
 import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
 
-from workbench.analysis.stability.same_box import BOX, elementwise_iou
+from workbench.analysis.stability.same_box import BOX
 from workbench.datasets.base import Dataset
 from workbench.datasets.opening import open_dataset
+from workbench.overlap import centred_iou
 from workbench.store.queries import TEACHER_STEP, query_writer
 from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
@@ -76,7 +77,7 @@ def answers(rng: np.random.Generator, data: Dataset, model: str, noise: float, r
                 boxes[aimed] = targets[near[aimed]] + rng.normal(0, noise * 0.2, (aimed.sum(), 4))
                 labels = np.where(aimed & (rng.random(QUERIES) < right), record.labels[near], labels)
             boxes[:, 2:] = boxes[:, 2:].clip(0.02)
-            iou = elementwise_iou(boxes[:, None], targets[None]) if len(targets) else np.zeros((QUERIES, 0))
+            iou = centred_iou(boxes[:, None], targets[None]) if len(targets) else np.zeros((QUERIES, 0))
             query, target = linear_sum_assignment(iou, maximize=True)
             match = np.full(QUERIES, -1)
             match[query] = target

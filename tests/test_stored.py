@@ -79,7 +79,7 @@ def test_the_summary_the_churn_and_the_diagnosis_of_a_stored_run_are_unchanged(n
 
 def test_a_stored_run_that_was_recorded_on_the_test_split_has_its_rows(root: Path):
     run = Run.open("distilled")
-    assert run.query_steps("test") == [6] and len(read_queries(run, "test", [6])) == 4 * (2 * 6 + 2 * 20), "images, two layers, own queries and the teacher's"
+    assert run.query_steps("test") == [6] and len(read_queries(run, "test", [6])) == 4 * (2 * 6 + 2 * 20)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -132,35 +132,6 @@ def query_cost(
     return soft_class_cost(student_logits.float(), teacher_probability.float()), l1, giou
 
 
-@torch.no_grad()
-def match_queries(
-    student_logits: Tensor,
-    student_boxes: Tensor,
-    teacher_probability: Tensor,
-    teacher_boxes: Tensor,
-    columns: Tensor | None = None,
-    rows: Tensor | None = None,
-    weights: CostWeights = QUERY_COST,
-) -> Tensor:
-    """Hungarian matching of student queries with teacher queries.
-
-    Args:
-        student_logits: ``[..., N_S, C]``.
-        student_boxes: ``[..., N_S, 4]`` cxcywh.
-        teacher_probability: ``[..., N_T, C]``.
-        teacher_boxes: ``[..., N_T, 4]``.
-        columns: ``[..., N_T]`` bool, teacher queries that take part; all by default.
-        rows: ``[..., N_S]`` bool, student queries that take part; all by default.
-        weights: of the cost terms, 1 / 5 / 2 by default.
-
-    Returns:
-        ``[..., N_S]`` int64 on the CPU: teacher query, -1 = none.
-    """
-    parts = query_cost(student_logits, student_boxes, teacher_probability, teacher_boxes)
-    cost = weights.class_ * parts[0] + weights.bbox * parts[1] + weights.giou * parts[2]
-    return assign(cost, columns, rows)
-
-
 def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
     """Minimum-cost one-to-one assignment of every trailing matrix.
 

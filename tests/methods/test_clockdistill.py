@@ -17,8 +17,9 @@ from tests.families import tiny
 from tests.methods.pairs import build_for, run, step_context
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.detector import InputSpec, sine_embedding
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Level
+from workbench.detectors.position import sine_embedding
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.clockdistill.config import CLoCKDistillConfig
@@ -222,7 +223,7 @@ def test_the_position_of_a_centre_is_what_detrs_encoder_adds_to_the_cell_there()
     whole = embedding((1, 16, height, width), "cpu", torch.float32)
     whole = whole.flatten(2).transpose(1, 2) if whole.ndim == 4 else whole
     y, x = torch.meshgrid((torch.arange(height) + 1) / height, (torch.arange(width) + 1) / width, indexing="ij")
-    found = sine_embedding(torch.stack([x, y], -1).flatten(0, 1), 32)
+    found = sine_embedding(torch.stack([y, x], -1).flatten(0, 1), 16)
     torch.testing.assert_close(found, whole[0], atol=1e-4, rtol=1e-4)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.views.ticks import names_at
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.base import Record
-from workbench.views.image import box_iou, cost_figure, image_figure, mate_table, target_table
+from workbench.overlap import centred_iou
+from workbench.views.image import cost_figure, image_figure, mate_table, target_table
 
 CLASSES = ("cat", "<img src=x onerror=alert(1)>")
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 80, 3), dtype=np.uint8)
@@ -105,8 +106,8 @@ def test_the_table_of_mates_holds_pairs_of_which_one_reaches_the_threshold_best_
 def test_iou_is_that_of_the_training_code():
     a, b = torch.rand(2, 200, 4, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.1
     expected = iou_and_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))[0]
-    assert box_iou(a.numpy(), b.numpy()) == pytest.approx(expected.numpy(), abs=1e-6)
-    assert box_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
+    assert centred_iou(a.numpy(), b.numpy()) == pytest.approx(expected.numpy(), abs=1e-6)
+    assert centred_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
 
 
 def test_the_table_of_targets_says_which_query_of_each_model_holds_it():

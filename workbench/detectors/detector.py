@@ -14,6 +14,7 @@ from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS, QualityLoss, set_loss
 from workbench.detectors.output import DetectorOutput, Queries, probability
+from workbench.detectors.position import sine_embedding
 from workbench.matching import Activation, match_targets
 
 
@@ -123,7 +124,7 @@ class Detector(nn.Module, ABC):
             gets the sine embedding of the centre, as DETR's memory carries it.
         """
         own = output.queries
-        position = sine_embedding(boxes[..., :2], own.position.shape[-1]) if own.position is not None else None
+        position = sine_embedding(boxes[..., [1, 0]], own.position.shape[-1] // 2) if own.position is not None else None
         reference = boxes[..., : own.reference.shape[-1]] if own.reference is not None else None
         return Queries(content, position, reference, torch.full(boxes.shape[:2], -1, dtype=torch.int64, device=boxes.device))
 
@@ -214,24 +215,6 @@ class Detector(nn.Module, ABC):
             k: at most this many; all of ``N * C`` when fewer.
         """
         return best_detections(probability(output, -1), output.boxes[-1].float(), sizes, k)
-
-
-def sine_embedding(points: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
-    """Sine position embedding of DETR (Carion et al., ECCV 2020, appendix A.4) at points instead of cells.
-
-    Args:
-        points: ``[..., 2]`` x and y in 0..1.
-        width: a multiple of 4.
-        temperature: of the wave lengths.
-
-    Returns:
-        ``[..., width]``: half for y, half for x, sine and cosine in turn.
-    """
-    half = width // 2
-    channel = torch.arange(half, device=points.device)
-    frequency = temperature ** (-2 * (channel // 2) / half)
-    angle = points.flip(-1)[..., None] * 2 * torch.pi * frequency
-    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
 def best_detections(scores: Tensor, boxes: Tensor, sizes: Tensor, k: int) -> list[Detections]:

@@ -27,6 +27,7 @@ from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.position import sine_embedding
 from workbench.detectors.pretrained import load_backbone_weights
 from workbench.detectors.weights import load_weights, read_own, save_own
 from workbench.errors import ConfigError, IncompatibleError
@@ -74,22 +75,6 @@ class Memory:
         sizes = torch.tensor(self.shapes, device=self.cells.device)
         starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
         return {"spatial_shapes": sizes, "spatial_shapes_list": self.shapes, "level_start_index": starts}
-
-
-def sine_embedding(coordinates: Tensor, features: int, temperature: float) -> Tensor:
-    """Sine embedding of numbers in 0..1, sines and cosines alternating (DAB-DETR, Liu et al., ICLR 2022, equation 4 and section 4.4).
-
-    Args:
-        coordinates: ``[..., K]``.
-        features: of each coordinate, even.
-        temperature: longest wavelength, in units of 2 pi.
-
-    Returns:
-        ``[..., K * features]``.
-    """
-    exponent = torch.arange(0, features, 2, dtype=torch.float32, device=coordinates.device) / features
-    angle = coordinates.float()[..., None] * (2 * math.pi) / temperature**exponent
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-3)
 
 
 def relative_positions(padding: Tensor) -> Tensor:

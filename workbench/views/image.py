@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.datasets.base import Record
+from workbench.overlap import centred_iou
 from workbench.views.box_drawing import (
     BOX,
     HALO,
@@ -133,7 +134,7 @@ def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[s
         table[f"{model}_query"] = pairs[f"query{suffix}"].astype(int)
         table[f"{model}_class"] = [class_name(classes, label) for label in pairs[f"label{suffix}"]]
         table[f"{model}_score"] = pairs[f"score{suffix}"].astype(float)
-    table["iou"] = box_iou(pairs[BOX].to_numpy(float), pairs[[f"{name}_teacher" for name in BOX]].to_numpy(float))
+    table["iou"] = centred_iou(pairs[BOX].to_numpy(float), pairs[[f"{name}_teacher" for name in BOX]].to_numpy(float))
     table |= {"class_cost": class_cost, "l1_cost": l1_cost, "giou_cost": giou_cost, "cost": class_cost + 5 * l1_cost + 2 * giou_cost}
     return pd.DataFrame(table).reset_index(drop=True)
 
@@ -160,15 +161,6 @@ def target_table(record: Record, classes: Sequence[str], student: pd.DataFrame, 
             table[f"{model}_{name}"] = matched[column].reindex(table["target"]).to_numpy()
         table[f"{model}_query"] = table[f"{model}_query"].astype("Int64")
     return table
-
-
-def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of ``[N, 4]`` cxcywh boxes, row by row; ``workbench.boxes`` would bring torch into the dashboard."""
-    low = np.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
-    high = np.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
-    overlap = (high - low).clip(min=0).prod(1)
-    union = a[:, 2:].prod(1) + b[:, 2:].prod(1) - overlap
-    return np.divide(overlap, union, out=np.zeros(len(a)), where=union > 0)
 
 
 def _add_centres(figure: go.Figure, name: str, colour: str, rows: pd.DataFrame, classes: Sequence[str]) -> None:

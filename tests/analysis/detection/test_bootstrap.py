@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.analysis.coco_examples import random_coco
 from workbench.analysis.detection.ap import coco_ap
-from workbench.analysis.detection.bootstrap import bootstrap_ap, paired_bootstrap, weighted_ap
+from workbench.analysis.detection.bootstrap import bootstrap_ap, weighted_ap
 
 
 def resampled(truth: dict[str, Any], detections: pd.DataFrame, counts: np.ndarray) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -60,22 +60,6 @@ def test_the_same_seed_gives_the_same_interval_and_another_does_not():
     truth, detections = random_coco(5)
     assert bootstrap_ap(truth, detections, 50, seed=1) == bootstrap_ap(truth, detections, 50, seed=1)
     assert bootstrap_ap(truth, detections, 50, seed=1) != bootstrap_ap(truth, detections, 50, seed=2)
-
-
-def test_the_paired_interval_is_of_differences_on_the_same_draws():
-    truth, baseline = random_coco(6, images=25)
-    other = baseline.assign(score=baseline["score"] + np.random.default_rng(0).normal(0, 0.3, len(baseline)))
-    paired = paired_bootstrap(truth, baseline, other, samples=100, seed=3)
-    counts = np.random.default_rng(3).multinomial(25, np.full(25, 1 / 25), size=100)
-    differences = weighted_ap(truth, other, counts) - weighted_ap(truth, baseline, counts)
-    assert (paired.low, paired.high) == pytest.approx(np.percentile(differences, [2.5, 97.5]))
-    assert paired.value == pytest.approx(coco_ap(truth, other).ap - coco_ap(truth, baseline).ap)
-
-
-def test_a_run_does_not_differ_from_itself():
-    truth, detections = random_coco(7)
-    interval = paired_bootstrap(truth, detections, detections, samples=20)
-    assert (interval.value, interval.low, interval.high) == (0, 0, 0)
 
 
 def test_without_detections_the_interval_is_zero_and_without_targets_undefined():

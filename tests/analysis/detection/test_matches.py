@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.analysis.coco_examples import random_coco
 from workbench.analysis.detection.ap import coco_ap, evaluate, light_ground_truth
-from workbench.analysis.detection.matches import match_detections, pairwise_iou
+from workbench.analysis.detection.matches import match_detections
 from workbench.errors import DataError, NonFiniteError
+from workbench.overlap import pairwise_iou
 
 
 def iou(a: Any, b: Any, crowd: bool = False) -> float:

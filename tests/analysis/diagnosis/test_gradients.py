@@ -36,7 +36,7 @@ class Contrary(Method):
     terms = "scores"
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        detection = context.student.losses(student, targets, context.num_boxes, context.student_match)
+        detection = context.student.losses(student, targets, context.training.num_boxes, context.student_match)
         return {"scores": -(detection["class"] + detection["giou"])}
 
 

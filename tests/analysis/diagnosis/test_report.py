@@ -15,7 +15,7 @@ from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.of_run import open_data
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.report.one_run import matched_queries
-from workbench.analysis.stability.churn import agreement, churn_by_class, churn_over_steps
+from workbench.analysis.stability.churn import agreement, churn_over_steps
 from workbench.files import read_json
 from workbench.store.queries import read_queries
 from workbench.store.run import Run
@@ -46,10 +46,11 @@ def test_stability_gain_and_slots_are_those_of_the_analysis(numbers: tuple[dict[
     undistilled, distilled = (matched_queries(run, "val") for run in healthy_runs[:2])
     targets = target_frame(open_data(healthy_runs[0].info()).coco())
     own = found["stability"]["detrdistill"]
-    by_class = churn_by_class(distilled, targets)
     names = open_data(healthy_runs[1].info()).classes
     for row in own["by_label"]:
-        rows = by_class[by_class["label"] == names.index(row["label"])]
+        own_targets = targets.loc[targets["label"] == names.index(row["label"]), ["image_id", "target"]]
+        rows = churn_over_steps(distilled.merge(own_targets, left_on=["image_id", "match"], right_on=["image_id", "target"]))
+        rows = rows[rows["n"] > 0]
         assert (row["churn"], row["n"]) == (pytest.approx((rows["churn"] * rows["n"]).sum() / rows["n"].sum()), rows["n"].sum())
     steps = churn_over_steps(distilled)
     assert [row["churn"] for row in own["steps"]] == pytest.approx(steps["churn"].dropna().tolist())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.analysis.answer_examples import random_answers, random_truth
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.queries.gain import common_step, gain_by, mean_gain, slot_gain, target_gain, teacher_gain
+from workbench.analysis.queries.gain import common_step, gain_by, mean_gain, slot_gain, target_gain
 from workbench.errors import RunError
 
 
@@ -44,19 +44,6 @@ def test_runs_without_a_common_step_are_not_compared():
     distilled, baseline = random_answers(0, steps=1), random_answers(1, steps=1).assign(step=35)
     with pytest.raises(RunError, match="the distilled run has 10; the baseline 35"):
         common_step(distilled, baseline)
-
-
-def test_a_teacher_query_inherits_the_gain_of_its_target():
-    distilled, baseline = random_answers(3, teacher_layers=2), random_answers(4)
-    gains = target_gain(distilled, baseline)
-    by_target = {(row.image_id, row.target): row.gain for row in gains.itertuples()}
-    frame = teacher_gain(distilled, gains)
-    rows = {(r.image_id, r.query): r for r in distilled.itertuples() if r.model == "teacher" and r.layer == 1}
-    assert len(frame) == len(rows) and frame["gain"].notna().any() and frame["gain"].isna().any()
-    for row in frame.itertuples():
-        source = rows[row.image_id, row.query]
-        assert (row.target, row.quality, row.score) == (source.match, source.quality, source.score)
-        assert row.gain == pytest.approx(by_target.get((row.image_id, source.match), math.nan), nan_ok=True)
 
 
 def test_means_of_slots_classes_and_all_are_over_their_targets_with_resampled_images():

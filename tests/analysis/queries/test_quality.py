@@ -5,25 +5,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from tests.analysis.answer_examples import random_answers, random_truth
-from tests.examples import batch_of, random_output
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.queries.quality import official_quality, quality_by
+from workbench.analysis.queries.quality import quality_by
 from workbench.analysis.stability.churn import mean_quality
-from workbench.matching import match_targets
-from workbench.methods.selection import largest_iou, target_ious
-from workbench.training.query_rows import RowsOf, query_rows
-
-
-def test_the_released_codes_quality_is_that_of_the_method():
-    output, targets = random_output(2, (3, 7)), batch_of((4, 0, 2), 3, torch.Generator().manual_seed(1))
-    match = match_targets(output.logits, output.boxes, targets, output.activation)
-    rows = query_rows(output, targets, match, RowsOf([5, 6, 8], "teacher")).to_pandas()
-    wanted = output.logits.sigmoid().amax(-1) * largest_iou(target_ious(output, [0, 1], targets), targets)
-    assert official_quality(rows).tolist() == pytest.approx(wanted.transpose(0, 1).reshape(-1).tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("by", ["label", "size", "query", None])

@@ -14,7 +14,7 @@ from scipy import stats
 from tests.analysis.slot_examples import random_slots
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.bootstrap import weighted_ap
-from workbench.analysis.queries.value import ap_drops, ap_drops_by_class, image_blocks, slot_interval
+from workbench.analysis.queries.value import ap_drops, image_blocks, slot_interval
 from workbench.errors import DataError, NonFiniteError
 
 
@@ -66,35 +66,6 @@ def test_a_target_that_is_set_free_goes_from_hand_to_hand():
     assert at_50 == {0: 1, 1: 1, 2: 1}
 
 
-def test_drops_of_classes_are_their_own_and_their_mean_is_the_drop():
-    truth, detections = random_slots(5)
-    by_class = ap_drops_by_class(truth, detections)
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    whole = coco_ap(truth, detections, "pycocotools").per_class
-    for slot in by_class["query"].unique()[:4]:
-        less = coco_ap(truth, detections[detections["query"] != slot]).per_class
-        for row in by_class[by_class["query"] == slot].itertuples():
-            name = names[row.category_id]
-            assert row.ap == pytest.approx(whole[name].ap)
-            assert row.ap_drop == pytest.approx(whole[name].ap - less[name].ap, abs=1e-12)
-            assert row.n == ((detections["query"] == slot) & (detections["category_id"] == row.category_id)).sum()
-            assert row.targets == whole[name].targets
-    means = by_class.groupby("query")["ap_drop"].mean()
-    assert means.tolist() == pytest.approx(ap_drops(truth, detections, blocks=0)["ap_drop"].tolist(), abs=1e-12)
-
-
-def test_the_interval_of_a_single_class_is_that_of_a_file_with_no_other():
-    truth, detections = random_slots(5)
-    by_class = ap_drops_by_class(truth, detections, blocks=4)
-    category = truth["categories"][0]
-    only = {**truth, "categories": [category], "annotations": [a for a in truth["annotations"] if a["category_id"] == category["id"]]}
-    wanted = ap_drops(only, detections[detections["category_id"] == category["id"]], blocks=4).set_index("query")
-    found = by_class[by_class["category_id"] == category["id"]].set_index("query").loc[wanted.index]
-    for name in ("ap", "ap_drop", "low", "high", "n"):
-        assert found[name].tolist() == pytest.approx(wanted[name].tolist()), name
-    assert (found["low"] < found["high"]).any()
-
-
 def test_the_interval_is_the_jackknife_over_blocks_of_images():
     truth, detections = random_slots(6, images=9)
     frame = ap_drops(truth, detections, blocks=4, seed=3)
@@ -134,7 +105,6 @@ def test_one_image_has_no_interval_and_no_targets_have_no_value():
     nothing = ap_drops({**truth, "annotations": []}, detections)
     assert nothing[["ap", "ap_drop", "low", "high"]].isna().all(axis=None) and len(nothing) == len(frame)
     assert ap_drops(truth, detections.iloc[:0]).empty
-    assert ap_drops_by_class({**truth, "annotations": []}, detections).empty
 
 
 def test_two_detections_of_a_class_by_one_query_and_broken_scores_are_refused():

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from tests import inspection_examples as examples
-from workbench.analysis.detection.matches import pairwise_iou
 from workbench.analysis.detection.tide import find_errors
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
 from workbench.analysis.queries.value import ap_drops
-from workbench.analysis.report.collect import inspection
+from workbench.analysis.report import inspection
 from workbench.analysis.report.inspection import inspect
 from workbench.errors import RunError
+from workbench.overlap import pairwise_iou
 from workbench.store.queries import read_queries
 
 BEST = 9

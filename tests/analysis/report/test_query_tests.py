@@ -2,33 +2,30 @@
 
 import numpy as np
 import pytest
-from tests.analysis.test_agreement import with_group
 
 from tests.analysis.answer_examples import random_answers
 from tests.analysis.coco_examples import random_coco
 from tests.analysis.query_examples import random_queries
+from tests.analysis.stability.test_agreement import with_group
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.ap_tests import CHURN, compare_totals
 from workbench.analysis.detection.bootstrap import draws, weighted_ap
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.matches import match_detections
-from workbench.analysis.detection.tide import error_counts, find_errors
 from workbench.analysis.queries.gain import mean_gain, target_gain
 from workbench.analysis.report.query_tests import (
     agreement_totals,
     churn_totals,
     compare_detections,
-    compare_drops,
     compare_queries,
-    error_totals,
     group_agreement_totals,
     instability_totals,
     layer_churn_totals,
     quality_totals,
     worth_totals,
 )
+from workbench.analysis.stability import churn as stability
 from workbench.analysis.stability.agreement import agreement_by, group_agreement
-from workbench.analysis.stability.churn import churn as stability
 
 QUERIES = random_queries(3, steps=4, images=6, teacher_layers=4)
 
@@ -74,13 +71,6 @@ def test_score_times_iou_differs_between_two_runs_by_the_mean_gain():
     assert verdict.difference == pytest.approx(mean_gain(gains, samples=2)["gain"].item())
 
 
-def test_errors_are_counted_per_target_of_their_image():
-    errors = find_errors(*random_coco(4))
-    for error in ("missed", "duplicate", "false_positive"):
-        totals = error_totals(errors, error)
-        assert totals["total"].sum() == error_counts(errors)[error] and totals["n"].sum() == len(errors.targets)
-
-
 def test_queries_of_two_sides_are_compared_by_every_number_that_all_runs_have():
     other = QUERIES.assign(quality=QUERIES["quality"] + 1)
     verdicts = {verdict.quantity.name: verdict for verdict in compare_queries({0: QUERIES}, {0: other}, range(100, 106), samples=50)}
@@ -116,20 +106,6 @@ def test_sizes_without_a_target_get_no_verdict():
     truth["annotations"] = [{**a, "area": 20_000.0} for a in truth["annotations"]]
     names = [verdict.quantity.name for verdict in compare_detections(truth, {0: rows}, {0: rows}, samples=3)]
     assert "AP of large targets" in names and "AP of small targets" not in names and "AR of medium targets" not in names
-
-
-def test_a_slot_is_compared_by_what_ap_falls_without_it_in_either_run():
-    truth, first = random_coco(3, images=20, ties=False)
-    slots = first.groupby(["image_id", "category_id"]).cumcount()
-    first = first.assign(query=slots)
-    second = first.assign(score=np.random.default_rng(1).random(len(first)))
-    verdict = compare_drops(truth, first, second, 1, samples=30, seed=2)
-    drops = [coco_ap(truth, rows).ap - coco_ap(truth, rows[rows["query"] != 1]).ap for rows in (first, second)]
-    assert (verdict.baseline, verdict.other) == pytest.approx(tuple(drops), abs=1e-9)
-    counts = draws(20, 30, 2)
-    values = [weighted_ap(truth, rows, counts) - weighted_ap(truth, rows[rows["query"] != 1], counts) for rows in (first, second)]
-    assert (verdict.low, verdict.high) == pytest.approx(tuple(np.percentile(values[1] - values[0], [2.5, 97.5])), abs=1e-9)
-    assert verdict.about == "these checkpoints"
 
 
 def test_five_seeds_a_side_speak_of_the_method_and_fewer_of_these_checkpoints():

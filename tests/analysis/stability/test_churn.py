@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.analysis.query_examples import random_queries
-from workbench.analysis.stability.churn import agreement, churn_by_class, churn_over_layers, churn_over_steps, mean_quality, pooled
+from workbench.analysis.stability.churn import agreement, churn_over_layers, churn_over_steps, mean_quality, pooled
 
 Assignment = dict[Any, int]  # identity of a query -> target index or -1
 
@@ -153,24 +153,6 @@ def test_pooling_counts_targets_and_images_of_all_moments_together():
     assert result["churn"] == pytest.approx(sum(part["churn"] * part["n"] for part in parts) / n)
     changed = sum(part["instability"] * part["images"] for part in parts)
     assert (result["instability"], result["instability_normalised"]) == pytest.approx((changed / images, changed / (2 * matches)))
-
-
-@given(seed=st.integers(0, 10_000), over=st.sampled_from(["step", "layer"]))
-@hypothesis_settings(max_examples=15)
-def test_churn_of_a_class_is_churn_of_its_targets_alone(seed: int, over: Any):
-    queries = random_queries(seed, layers=3, selected=True)
-    labels = pd.DataFrame(
-        [(100 + image, target, (image + target) % 2) for image in range(4) for target in range(7)], columns=["image_id", "target", "label"]
-    )
-    frame = churn_by_class(queries, labels, over)
-    whole = churn_over_steps(queries) if over == "step" else churn_over_layers(queries)
-    for label in (0, 1):
-        own = queries.merge(labels[labels["label"] == label], left_on=["image_id", "match"], right_on=["image_id", "target"])
-        wanted = churn_over_steps(own) if over == "step" else churn_over_layers(own)
-        wanted = wanted[wanted["n"] > 0].set_index(["step", "layer"])[["churn", "n"]]
-        found = frame[frame["label"] == label].set_index(["step", "layer"])[["churn", "n"]]
-        pd.testing.assert_frame_equal(found.sort_index(), wanted.sort_index(), check_dtype=False)
-    assert frame["n"].sum() == whole["n"].sum()
 
 
 @given(seed=st.integers(0, 10_000))

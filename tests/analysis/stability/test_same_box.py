@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from workbench.analysis.stability.churn import churn_over_steps
-from workbench.analysis.stability.same_box import SAME_BOX_IOU, elementwise_iou, paired_boxes
+from workbench.analysis.stability.same_box import SAME_BOX_IOU, paired_boxes
+from workbench.overlap import centred_iou
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -58,8 +59,8 @@ def test_pairs_are_the_best_of_all_pairings_within_an_image_and_between_neighbou
 @hypothesis_settings(max_examples=25)
 def test_iou_is_that_of_the_formula(seed: int):
     a, b = near(np.random.default_rng(seed), 3), near(np.random.default_rng(seed + 1), 3)
-    assert elementwise_iou(a, b) == pytest.approx([iou(x, y) for x, y in zip(a, b, strict=True)])
-    assert elementwise_iou(np.zeros(4), np.zeros(4)) == 0
+    assert centred_iou(a, b) == pytest.approx([iou(x, y) for x, y in zip(a, b, strict=True)])
+    assert centred_iou(np.zeros(4), np.zeros(4)) == 0
 
 
 @given(seed=st.integers(0, 10_000))

@@ -11,8 +11,8 @@ from tests.analysis.answer_examples import random_answers, random_truth
 from tests.analysis.query_examples import random_queries
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.stability.churn import agreement, churn_by_class, churn_over_layers, churn_over_steps
-from workbench.analysis.stability.seeds import found_by_both, found_targets, seed_spread, side_by_side
+from workbench.analysis.stability.churn import agreement, churn_over_steps
+from workbench.analysis.stability.seeds import found_by_both, found_targets, seed_spread
 
 
 def test_the_spread_over_seeds_is_of_the_numbers_of_the_runs():
@@ -72,40 +72,3 @@ def test_a_target_without_a_query_is_not_found():
     nothing = last(1).assign(match=-1)
     assert not found_targets(nothing, targets)["found"].any()
     assert found_by_both(nothing, last(1), targets, samples=3)[["both", "only_first"]].sum(axis=None) == 0
-
-
-def test_teacher_and_students_stand_side_by_side_with_their_own_numbers():
-    distilled, undistilled = random_queries(1, teacher_layers=4), random_queries(2)
-    teacher = distilled[distilled["model"] == "teacher"]
-    frame = side_by_side({"teacher": teacher, "distilled": distilled, "undistilled": undistilled}, samples=5)
-    wanted = {
-        "teacher": churn_over_layers(teacher, model="teacher"), "distilled": churn_over_layers(distilled),
-        "undistilled": churn_over_layers(undistilled),
-    }  # fmt: skip
-    for name, own in wanted.items():
-        columns = ["step", "layer", "churn", "n", "instability", "images"]
-        compared = own[own["previous"].notna()][columns].reset_index(drop=True)
-        found = frame[frame["name"] == name][columns].sort_values(["step", "layer"], ignore_index=True)
-        pd.testing.assert_frame_equal(found, compared, check_dtype=False)
-    steps = side_by_side({"teacher": teacher, "distilled": distilled}, over="step", samples=5)
-    assert set(steps["name"]) == {"distilled"}
-    with pytest.raises(ValueError, match="no model has two moments"):
-        side_by_side({"teacher": teacher}, over="step")
-
-
-def test_by_class_every_model_is_counted_and_spread_over_seeds_on_its_own():
-    targets = target_frame(random_truth(1, images=6))
-    models = {"distilled": random_queries(1, images=6, teacher_layers=4), "undistilled": random_queries(2, images=6, selected=True)}
-    boxes = {name: 0.4 + 0.1 * np.random.default_rng(k).random(len(models["undistilled"])) for k, name in enumerate(("cx", "cy", "w", "h"))}
-    models["undistilled"] = models["undistilled"].assign(**boxes)
-    frame = side_by_side(models, "step", identity={"undistilled": "box"}, targets=targets, by="label", samples=5)
-    for name, identity in (("distilled", "source"), ("undistilled", "box")):
-        wanted = churn_by_class(models[name], targets, identity=identity)
-        found = frame[(frame["name"] == name) & (frame["n"] > 0)].sort_values(["step", "layer", "label"], ignore_index=True)
-        columns = ["step", "layer", "label", "churn", "n"]
-        pd.testing.assert_frame_equal(found[columns], wanted.sort_values(columns[:3], ignore_index=True)[columns], check_dtype=False)
-    frames = {name: own for name, own in frame.groupby("name")}
-    spread = seed_spread(frames, ("churn",), "label").set_index(["step", "label"])
-    for key, row in spread.iterrows():
-        values = frame.set_index(["step", "label"]).loc[key, "churn"].dropna()
-        assert (row["mean"], row["n"]) == (pytest.approx(values.mean()), len(values))

@@ -54,23 +54,6 @@ def bootstrap_ap(
     return interval(weighted_ap(ground_truth, detections, with_all(counts), max_detections), counts.shape[1])
 
 
-def paired_bootstrap(
-    ground_truth: Mapping[str, Any],
-    baseline: Detections,
-    other: Detections,
-    samples: int = 300,
-    seed: int = 0,
-    max_detections: int = 100,
-) -> Interval:
-    """Percentile interval of AP of ``other`` minus AP of ``baseline``, both on the same resampled images.
-
-    It tells about these two sets of weights, not about the methods that made them.
-    """
-    counts = draws(len(ground_truth["images"]), samples, seed)
-    before, after = (weighted_ap(ground_truth, found, with_all(counts), max_detections) for found in (baseline, other))
-    return interval(after - before, counts.shape[1])
-
-
 def weighted_ap(ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100) -> np.ndarray:
     """AP when image i (by ascending id) counts ``counts[s, i]`` times.
 

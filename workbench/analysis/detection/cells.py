@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.detection.ap import AREAS, Detections, detection_rows, light_ground_truth
+from workbench.overlap import share, shared_area
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU
 NONE = -1
@@ -196,10 +197,8 @@ def rank_in_run(groups: np.ndarray) -> np.ndarray:
 
 def _iou(detection: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """``[P]`` as the reference computes it: for a crowd, intersection over the detection's area."""
-    low = np.maximum(detection[:, :2], target[:, :2])
-    high = np.minimum(detection[:, :2] + detection[:, 2:], target[:, :2] + target[:, 2:])
-    width, height = (high - low).T
-    shared = np.where((width > 0) & (height > 0), width * height, 0.0)
+    corners = [np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) for boxes in (detection, target)]
+    shared = shared_area(*corners)
     own = detection[:, 2] * detection[:, 3]
     union = np.where(crowd, own, own + target[:, 2] * target[:, 3] - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return share(shared, union)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.cells import rank_in_run
-from workbench.analysis.detection.matches import BOX, IOU, corner_iou, match_detections
+from workbench.analysis.detection.matches import BOX, IOU, match_detections
+from workbench.overlap import iou as overlap_iou
 
 BACKGROUND = -1  # in the place of a category id
 THRESHOLD = 0.3
@@ -77,7 +78,7 @@ def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.
             continue
         start = np.cumsum(count) - count
         own = np.arange(count.sum()) + np.repeat(first - start, count)
-        iou = corner_iou(np.repeat(boxes[rows], count, axis=0), targets[own])
+        iou = overlap_iou(np.repeat(boxes[rows], count, axis=0), targets[own])
         iou = np.where(free[own], iou, 0)
         best = np.maximum.reduceat(iou, start)
         # of equal overlaps the first

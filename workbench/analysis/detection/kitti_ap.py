@@ -15,9 +15,10 @@ import pandas as pd
 
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.bootstrap import Interval, draws, interval, with_all
-from workbench.analysis.detection.matches import BOX, pairwise_iou
+from workbench.analysis.detection.matches import BOX
 from workbench.datasets.base import Dataset, Record
 from workbench.datasets.kitti import ATTRIBUTES
+from workbench.overlap import pairwise_iou, share, shared_area
 
 Difficulty = Literal["easy", "moderate", "hard"]
 RECALL_POINTS = 40
@@ -254,11 +255,9 @@ def _changes(scene: _Scene) -> Iterator[tuple[float, int, int]]:
 
 def _covered(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """``[D, R]`` share of each box that lies in each region."""
-    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    own = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)[:, None]
-    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
+    shared = shared_area(boxes[:, None], regions[None])
+    own = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
+    return share(shared, np.broadcast_to(own, shared.shape))
 
 
 def _images(dataset: Dataset, detections: Detections) -> list[_Image]:

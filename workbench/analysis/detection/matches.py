@@ -74,16 +74,3 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
         cells.image_ids,
         {category["id"]: category["name"] for category in ground_truth["categories"]},
     )
-
-
-def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of all pairs of xyxy boxes: ``[N, 4]``, ``[M, 4]`` to ``[N, M]``; 0 where both are empty."""
-    return corner_iou(a[:, None], b[None])
-
-
-def corner_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of xyxy boxes ``[..., 4]`` one by one, any leading dimensions; 0 where both are empty."""
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = np.prod(a[..., 2:] - a[..., :2], axis=-1) + np.prod(b[..., 2:] - b[..., :2], axis=-1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

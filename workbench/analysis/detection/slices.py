@@ -10,7 +10,8 @@ from workbench.analysis.detection.ap import AREAS, Detections
 from workbench.analysis.detection.ap_tests import ratio
 from workbench.analysis.detection.bootstrap import Interval, draws, interval, mean_ap, with_all
 from workbench.analysis.detection.cells import Cells
-from workbench.analysis.detection.matches import BOX, Matches, match_detections, pairwise_iou
+from workbench.analysis.detection.matches import BOX, Matches, match_detections
+from workbench.overlap import pairwise_iou
 
 By = Literal["size", "crowding", "overlap"]
 SIZES = tuple(name for name in AREAS if name != "all")
@@ -75,20 +76,6 @@ def slice_targets(matches: Matches) -> pd.DataFrame:
         crowding=np.select([(count >= low) & (count <= high) for low, high in CROWDING.values()], list(CROWDING), ""),
         overlap=np.select([(overlap > low) & (overlap <= high) for low, high in OVERLAP.values()], list(OVERLAP), ""),
     )
-
-
-def slice_images(targets: pd.DataFrame, by: By, name: str) -> pd.DataFrame:
-    """The images with targets of a slice, those with most misses first: ``image_id``, ``n`` targets, ``missed``.
-
-    Args:
-        targets: of ``slice_targets``.
-        by: column.
-        name: value in it.
-    """
-    own = targets[targets[by] == name]
-    own = own.assign(missed=own["found_by"] < 0).groupby("image_id")["missed"]
-    counts = pd.DataFrame({"n": own.size(), "missed": own.sum()}).reset_index()
-    return counts.sort_values(["missed", "n", "image_id"], ascending=[False, False, True], ignore_index=True)
 
 
 def _slices() -> Iterator[tuple[By, str]]:

@@ -15,8 +15,9 @@ import pandas as pd
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.bootstrap import draws, interval, with_all
 from workbench.analysis.detection.cells import ClassMatches
-from workbench.analysis.detection.matches import BOX, IOU, Matches, match_detections, pairwise_iou
+from workbench.analysis.detection.matches import BOX, IOU, Matches, match_detections
 from workbench.analysis.detection.weighted import by_image, class_aps
+from workbench.overlap import pairwise_iou
 
 BACKGROUND_IOU = 0.1
 Error = Literal["classification", "localisation", "both", "duplicate", "background", "missed", "false_positive", "false_negative"]

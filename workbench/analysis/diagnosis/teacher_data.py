@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import LOCALISED, Material
 from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
-from workbench.analysis.stability.same_box import elementwise_iou
+from workbench.overlap import centred_iou
 
 # another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
 # chance (boxes in the middle of the image, squares) differ by less
@@ -116,7 +116,7 @@ def _found(rows: pd.DataFrame, targets: pd.DataFrame, boxes: np.ndarray) -> tupl
     queries = rows[["image_id"]].assign(row=np.arange(len(rows)))
     pairs = queries.merge(targets[["image_id", "x1", "y1", "x2", "y2"]], on="image_id")
     x1, y1, x2, y2 = pairs[["x1", "y1", "x2", "y2"]].to_numpy().T
-    iou = elementwise_iou(boxes[pairs["row"].to_numpy()], np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1))
+    iou = centred_iou(boxes[pairs["row"].to_numpy()], np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1))
     best = pd.Series(iou).groupby(pairs["row"].to_numpy()).max().to_numpy()
     hits = pd.Series(best >= LOCALISED).groupby(rows["image_id"].to_numpy())
     return hits.sum().to_numpy(np.float64), hits.size().to_numpy(np.float64)

@@ -56,24 +56,6 @@ def common_step(distilled: pd.DataFrame, baseline: pd.DataFrame) -> int:
     return int(max(common))
 
 
-def teacher_gain(teacher: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
-    """Teacher queries of the last layer with the gain of the target they are matched to.
-
-    Args:
-        teacher: teacher rows of the query table, matched or all.
-        gains: of ``target_gain``.
-
-    Returns:
-        One row per query in ``teacher``: ``image_id``, ``query``, ``target`` (-1 = unmatched), ``quality``, ``score``, ``selected``
-        where the table has it, ``gain`` (null where unmatched, or its target is not in ``gains``).
-    """
-    rows = teacher[teacher["model"] == "teacher"]
-    rows = rows[rows["layer"] == rows["layer"].max()].rename(columns={"match": "target"})
-    columns = ["image_id", "query", "target", "quality", "score", *(["selected"] if "selected" in rows else [])]
-    joined = rows[columns].astype({"target": "int64"}).merge(gains[[*_TARGET, "gain"]], on=_TARGET, how="left")
-    return joined.sort_values(["image_id", "query"], ignore_index=True)
-
-
 def slot_gain(gains: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.DataFrame:
     """Mean gain of the targets of each slot of the distilled run.
 

@@ -15,7 +15,8 @@ import pandas as pd
 
 from workbench.analysis.detection.bootstrap import draws, with_all
 from workbench.analysis.detection.ratios import percentiles
-from workbench.analysis.stability.same_box import BOX, elementwise_iou
+from workbench.analysis.stability.same_box import BOX
+from workbench.overlap import centred_iou
 
 PROPERTIES = ("quality", "score", "entropy", "target_size", "box_distance", "score_distance")
 _TARGET = ["image_id", "target"]
@@ -44,7 +45,7 @@ def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.D
     both = gains[[*_TARGET, "gain", "baseline"]].merge(answer, on=_TARGET).merge(student, on=_TARGET, suffixes=("", "_student"))
     both = both.merge(targets[[*_TARGET, "area"]], on=_TARGET)
     score = both["score"].astype(np.float64)
-    iou = elementwise_iou(both[BOX].to_numpy(), both[[f"{name}_student" for name in BOX]].to_numpy())
+    iou = centred_iou(both[BOX].to_numpy(), both[[f"{name}_student" for name in BOX]].to_numpy())
     return pd.DataFrame({
         **{name: both[name] for name in (*_TARGET, "gain", "baseline", "quality", "score")}, "entropy": _entropy(score.to_numpy()),
         "target_size": both["area"], "box_distance": 1 - iou, "score_distance": (score - both["score_student"]).abs(),

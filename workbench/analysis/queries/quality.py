@@ -1,26 +1,8 @@
 """Quality of queries from the query table, in both of its definitions, and its mean by slice with intervals."""
 
-import numpy as np
 import pandas as pd
 
 from workbench.analysis.detection.ratios import image_ratios
-
-
-def official_quality(rows: pd.DataFrame) -> pd.Series:
-    """Quality as DETRDistill's released code computes it: score times the largest IoU with any target, the score alone without targets.
-
-    The column ``quality`` is the paper's (equation 8), which is 0 for unmatched queries.
-
-    Args:
-        rows: of the query table, all queries of each image; ``score``, ``best_iou`` and ``match`` are read.
-
-    Returns:
-        One value 0..1 per row, with the index of ``rows``.
-    """
-    # every image with targets has a matched query at every layer, whatever the layer
-    keys = [name for name in ("step", "model", "image_id") if name in rows]
-    targets = (rows["match"] >= 0).groupby([rows[name] for name in keys]).transform("any")
-    return (rows["score"].astype(np.float64) * rows["best_iou"].where(targets, 1.0)).rename("quality")
 
 
 def quality_by(

@@ -55,38 +55,6 @@ def ap_drops(
     })  # fmt: skip
 
 
-def ap_drops_by_class(
-    ground_truth: Mapping[str, Any], detections: Detections, blocks: int = 20, seed: int = 0, max_detections: int = 100
-) -> pd.DataFrame:
-    """What taking a slot away costs each class: where the worth of a slot lies.
-
-    Args:
-        ground_truth: COCO dict.
-        detections: as for ``ap_drops``.
-        blocks: of images, for the jackknife, as for ``ap_drops``; those without a target of the class are left out.
-        seed: of the blocks.
-        max_detections: kept per image and class.
-
-    Returns:
-        One row per slot and class that has targets: ``query``, ``category_id``, ``ap`` (of the class with all detections), ``ap_drop``,
-        ``low``, ``high``, ``n`` (detections of the slot and class within the cut), ``targets``. The mean of ``ap_drop`` over the classes
-        of a slot is its drop as of ``ap_drops``.
-    """
-    classes = class_entries(ground_truth, detections, max_detections)
-    queries = np.unique(np.asarray(detections["query"]))
-    block, blocks = image_blocks(len(ground_truth["images"]), blocks, seed)
-    with_all, without = _with_and_without(classes, queries, block, blocks)
-    drop = with_all[..., None] - without
-    low, high = _jackknife(drop)
-    n = [np.bincount(np.searchsorted(queries, own.query[own.kept]), minlength=len(queries)) for own in classes]
-    number, slot = np.divmod(np.arange(len(classes) * len(queries)), max(len(queries), 1))
-    return pd.DataFrame({
-        "query": queries[slot], "category_id": np.array([own.category_id for own in classes], dtype=np.int64)[number],
-        "ap": with_all[0, number], "ap_drop": drop[0, number, slot], "low": low[number, slot], "high": high[number, slot],
-        "n": np.array(n, dtype=np.int64).reshape(-1), "targets": np.array([own.targets.sum() for own in classes], dtype=np.int64)[number],
-    }).sort_values(["query", "category_id"], ignore_index=True)  # fmt: skip
-
-
 def slot_interval(
     ground_truth: Mapping[str, Any], detections: Detections, query: int, samples: int = 200, seed: int = 0, max_detections: int = 100
 ) -> Interval:

@@ -22,9 +22,10 @@ from workbench.analysis.queries.value import ap_drops
 from workbench.analysis.stability.agreement import teacher_agreement
 from workbench.analysis.stability.churn import CHURN_NEEDED
 from workbench.analysis.stability.grouped import image_counts, target_changes, target_histories
-from workbench.analysis.stability.same_box import BOX, elementwise_iou
+from workbench.analysis.stability.same_box import BOX
 from workbench.datasets.base import Dataset
 from workbench.errors import RunError
+from workbench.overlap import centred_iou
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
 from workbench.store.run import Run
 
@@ -166,7 +167,7 @@ def _outcomes(errors: Errors) -> pd.DataFrame:
     sides = (found[CORNERS].to_numpy(float), found[[f"{name}_of_target" for name in CORNERS]].to_numpy(float))
     centred = [np.hstack([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]]) for box in sides]
     there = np.isfinite(centred[1]).all(axis=1)
-    return found[[*_PAIR, "error", "target"]].assign(iou=np.where(there, elementwise_iou(*centred), np.nan))
+    return found[[*_PAIR, "error", "target"]].assign(iou=np.where(there, centred_iou(*centred), np.nan))
 
 
 def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
@@ -245,6 +246,6 @@ def _new(student: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
     wrong = student["error"].isin(WRONG) & (student["score"] >= CONFIDENT)
     there = baseline[baseline["score"] >= CONFIDENT]
     pairs = student[wrong][[*_PAIR, "label", *BOX]].merge(there[["image_id", "label", *BOX]], on=["image_id", "label"], suffixes=("", "_b"))
-    near = elementwise_iou(pairs[BOX].to_numpy(), pairs[[f"{name}_b" for name in BOX]].to_numpy()) >= 0.5
+    near = centred_iou(pairs[BOX].to_numpy(), pairs[[f"{name}_b" for name in BOX]].to_numpy()) >= 0.5
     old = pd.MultiIndex.from_frame(pairs.loc[near, _PAIR].drop_duplicates())
     return wrong & ~pd.MultiIndex.from_frame(student[_PAIR]).isin(old)

@@ -29,8 +29,6 @@ from workbench.analysis.detection.bootstrap import draws, with_all
 from workbench.analysis.detection.calibration import calibration_errors
 from workbench.analysis.detection.intervals import coco_values
 from workbench.analysis.detection.matches import match_detections
-from workbench.analysis.detection.tide import Error, Errors, rows_behind
-from workbench.analysis.queries.value import slot_drops
 from workbench.analysis.stability.agreement import group_agreement, teacher_agreement
 from workbench.analysis.stability.churn import Identity
 from workbench.analysis.stability.grouped import image_counts
@@ -69,33 +67,6 @@ def compare_detections(
         found.append(judge(quantity, before, after, images))
     found.append(judge(CALIBRATION_ERROR, *errors, images))
     return [verdict for verdict in found if np.isfinite([verdict.baseline, verdict.other]).all()]
-
-
-def compare_drops(
-    ground_truth: Mapping[str, Any],
-    baseline: pd.DataFrame,
-    other: pd.DataFrame,
-    query: int,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    max_detections: int = 100,
-) -> Verdict:
-    """Verdict on what a slot is worth, its ap_drop, in two runs of one seed: slots of different seeds share no identity, nor do ranks of
-    queries that are selected per image.
-
-    Args:
-        ground_truth: COCO dict.
-        baseline: detections with the column ``query``, before the cut to ``max_detections``.
-        other: likewise.
-        query: the slot.
-        samples: resamples of the images.
-        seed: of the resamples.
-        max_detections: kept per image and class.
-    """
-    images = len(ground_truth["images"])
-    counts = with_all(draws(images, samples, seed))
-    before, after = (slot_drops(ground_truth, found, query, counts, max_detections) for found in (baseline, other))
-    return judge(Quantity(f"ap_drop of slot {query}", True, decimals=2), {0: before}, {0: after}, images)
 
 
 def churn_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
@@ -142,13 +113,6 @@ def worth_totals(queries: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=_COLUMNS)
     matched = _last(queries[(queries["model"] == "student") & (queries["match"] >= 0)])
     return matched.assign(total=matched["score"].astype(float) * matched["match_iou"].astype(float), n=1)[_COLUMNS]
-
-
-def error_totals(errors: Errors, error: Error) -> pd.DataFrame:
-    """Errors of a type per target: ``image_id``, ``total`` (errors), ``n`` (targets that may be found)."""
-    wrong = rows_behind(errors, error).groupby("image_id").size()
-    counts = pd.DataFrame({"total": wrong, "n": errors.targets.groupby("image_id").size()}).fillna(0)
-    return counts.rename_axis("image_id").reset_index()
 
 
 def compare_queries(

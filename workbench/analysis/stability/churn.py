@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.stability.same_box import BOX, SAME_BOX_IOU, elementwise_iou, paired_boxes
+from workbench.analysis.stability.same_box import BOX, SAME_BOX_IOU, paired_boxes
+from workbench.overlap import centred_iou
 from workbench.store.queries import TEACHER_STEP
 
 CHURN_NEEDED = ("step", "model", "image_id", "layer", "query", "source", "match")  # columns of the table
@@ -61,35 +62,6 @@ def churn_over_layers(queries: pd.DataFrame, step: int | None = None, model: str
     """
     rows = matched_rows(queries, model)
     return _changes(rows if step is None else rows[rows["step"] == step], "layer", "source")
-
-
-def churn_by_class(
-    queries: pd.DataFrame, targets: pd.DataFrame, over: Moment = "step", model: str = "student", identity: Identity = "source"
-) -> pd.DataFrame:
-    """Churn of the targets of each class: between evaluations at the last layer, or between the layers of every evaluation.
-
-    Args:
-        queries: rows of the query table.
-        targets: columns ``image_id``, ``target`` (index in file order), ``label``.
-        over: which moments.
-        model: whose rows.
-        identity: between evaluations; see ``churn_over_steps``.
-
-    Returns:
-        One row per moment and label: ``step``, ``layer``, ``previous``, ``label``, ``churn``, ``n``; the first moment is left out.
-    """
-    rows = matched_rows(queries, model, by_source=over == "step")
-    if over == "step":
-        rows = rows[(rows["layer"] == rows["layer"].max()) & (rows["step"] != TEACHER_STEP)]
-    # a query's own label gives way to that of its target
-    own = targets.rename(columns={"target": "match"})[["image_id", "match", "label"]]
-    rows = rows.drop(columns="label", errors="ignore").merge(own, on=["image_id", "match"])
-    at = Moments(rows, over)
-    before = at.earlier(rows["match"].to_numpy())
-    changed = differs(rows, before, identity)
-    both = rows.assign(changed=changed, previous=at.moments[np.maximum(at.number - 1, 0)])[before >= 0]
-    counted = both.groupby(["step", "layer", "previous", "label"])["changed"]
-    return pd.DataFrame({"churn": counted.mean(), "n": counted.size()}).reset_index()
 
 
 def pooled(changes: pd.DataFrame) -> dict[str, Any]:
@@ -193,7 +165,7 @@ def differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.nd
     """``[R]`` bool: the row ``before[r]`` is there and another query's."""
     if identity == "box":
         boxes = rows[BOX].to_numpy()
-        return (before >= 0) & (elementwise_iou(boxes, boxes[before]) < SAME_BOX_IOU)
+        return (before >= 0) & (centred_iou(boxes, boxes[before]) < SAME_BOX_IOU)
     query = rows["identity"].to_numpy()
     return (before >= 0) & (query != query[before])
 

@@ -3,18 +3,10 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from workbench.overlap import centred_iou
+
 BOX = ["cx", "cy", "w", "h"]
 SAME_BOX_IOU = 0.7
-
-
-def elementwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes cxcywh over any leading dimensions that broadcast; 0 where both are empty."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    low = np.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
-    high = np.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    inner = (high - low).clip(min=0).prod(-1)
-    union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - inner
-    return np.divide(inner, union, out=np.zeros_like(union), where=union > 0)
 
 
 def paired_boxes(group: np.ndarray, stride: int, boxes: np.ndarray) -> np.ndarray:
@@ -35,7 +27,7 @@ def paired_boxes(group: np.ndarray, stride: int, boxes: np.ndarray) -> np.ndarra
     for name, now in rows.items():
         before = rows.get(name - stride)
         if before is not None:
-            iou = elementwise_iou(boxes[now][:, None], boxes[before])
+            iou = centred_iou(boxes[now][:, None], boxes[before])
             iou[iou < SAME_BOX_IOU] = 0
             row, column = linear_sum_assignment(iou, maximize=True)
             same = iou[row, column] > 0

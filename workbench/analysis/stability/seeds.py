@@ -8,8 +8,6 @@ from scipy import stats
 
 from workbench.analysis.detection.bootstrap import LEVEL
 from workbench.analysis.detection.ratios import image_ratios
-from workbench.analysis.stability.churn import Identity, Moment
-from workbench.analysis.stability.grouped import Layers, image_counts, stability_by
 
 FOUND_IOU = 0.5
 MEASURES = ("churn", "instability", "instability_normalised")
@@ -92,40 +90,3 @@ def found_by_both(
     if by:
         frame.insert(0, by, names)
     return frame
-
-
-def side_by_side(
-    models: Mapping[str, pd.DataFrame],
-    over: Moment = "layer",
-    layers: Layers = "last",
-    identity: Mapping[str, Identity] | None = None,
-    targets: pd.DataFrame | None = None,
-    by: str | None = None,
-    samples: int = 300,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Stability of several models in one frame, such as teacher, distilled and undistilled student.
-
-    Args:
-        models: by name, rows of the query table of one run. Where it has student rows they are meant, else the teacher's.
-        over: layers, or evaluations, of which a teacher has none.
-        layers: between evaluations, the last layer or every one.
-        identity: between evaluations, of ``derived.identity_over_steps`` by name; slot or encoder cell where it is not named.
-        targets: of ``targets.target_frame``, where ``by`` is given.
-        by: its column, ``label`` or ``size``.
-        samples: resamples of the images.
-        seed: of the draws.
-
-    Returns:
-        ``name`` and the columns of ``stability_slices.stability_by``; the teacher's step is -1.
-    """
-    frames = []
-    for name, rows in models.items():
-        model = "student" if (rows["model"] == "student").any() else "teacher"
-        if over == "layer" or model == "student":
-            counts = image_counts(rows, over, model, layers, (identity or {}).get(name, "source"), targets, by)
-            frames.append(stability_by(counts, by, samples, seed).assign(name=name))
-    if not frames:
-        raise ValueError("no model has two moments to compare: a teacher has no evaluations of its own")
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[["name", *whole.columns.drop("name")]]
