@@ -72,10 +72,8 @@ def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
         return f"M{x + WIDTH / 2:g} {y + HEIGHT}L{x2 + WIDTH / 2:g} {y2 - 2}"
     right = x2 > x
     side, facing = (x + WIDTH, x2 - 2) if right else (x, x2 + WIDTH + 2)
-    if y2 - y > 2 * DOWN:
-        gap = (side + facing) / 2
-        return f"M{side} {y + HEIGHT / 2:g}C{gap:g} {y + HEIGHT / 2:g} {gap:g} {y2 + HEIGHT / 2:g} {facing} {y2 + HEIGHT / 2:g}"
-    return f"M{x + WIDTH / 2:g} {y + HEIGHT}Q{x + WIDTH / 2:g} {y2 + HEIGHT / 2:g} {facing} {y2 + HEIGHT / 2:g}"
+    gap = (side + facing) / 2
+    return f"M{side} {y + HEIGHT / 2:g}C{gap:g} {y + HEIGHT / 2:g} {gap:g} {y2 + HEIGHT / 2:g} {facing} {y2 + HEIGHT / 2:g}"
 
 
 def _corner(at: list[int]) -> tuple[int, int]:
