@@ -133,7 +133,7 @@ def test_a_detector_that_is_nowhere_gets_a_message_of_all_places_looked_at(runs_
 def test_a_finished_run_is_not_resumed():
     run = start(tiny_recipe(), CPU, Silent())
     with pytest.raises(RunError, match="is finished"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path):
@@ -147,7 +147,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path):
     truth["annotations"][0]["bbox"][2] -= 1
     file.write_text(json.dumps(truth))
     with pytest.raises(RunError, match="started with another dataset"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_a_run_is_not_resumed_with_another_teacher(tmp_path: Path):
@@ -159,7 +159,7 @@ def test_a_run_is_not_resumed_with_another_teacher(tmp_path: Path):
         next(detector.parameters()).add_(1.0)
     detector.save(teacher)
     with pytest.raises(RunError, match="started with another teacher"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_splits_that_are_not_there_are_named_together_with_what_to_set(tmp_path: Path):

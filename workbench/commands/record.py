@@ -18,10 +18,10 @@ def trace(
     """Write the queries, states and masks of a checkpoint on a split; what is there of it is replaced when all is done."""
     from workbench.commands.console import console, use_root
     from workbench.commands.progress import console_count
-    from workbench.tasks.record import Trace
+    from workbench.tasks.record import QueryRecording
 
     use_root(runs)
-    planned = Trace(run, checkpoint, split, images, device)
+    planned = QueryRecording(Run.open(run), checkpoint, split, images, device)
     sizes = planned.sizes
     group = f", up to {sizes.group_rows:,} of the teacher's queries in its decoder" if sizes.group_rows else ""
     teacher = f" and {sizes.teacher_rows:,} of the teacher" if sizes.teacher_rows else ""
