@@ -16,7 +16,7 @@ from workbench.datasets.variants import Variants
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
 from workbench.detectors.registry import family, load_detector
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, RunError
 from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
@@ -160,17 +160,23 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
         CheckpointError: there is nothing of that name; the message lists where it looked. Or its run is no local folder.
         RunError: the run has no such checkpoint, or none at all; or a step is asked for of what is no run.
     """
-    run = name if isinstance(name, Run) else Run.find(name)
+    if isinstance(name, Run):
+        return _of_run(name, step)
+    run = Run.find(name)
     if run is not None:
-        if is_remote(run.path):
-            raise CheckpointError(f"{run.path} is no local folder, which weights are read from. Copy the run first.")
-        return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
+        return _of_run(run, step)
     if step is not None:
         raise RunError(f"'{name}' is no run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
     if name and (folder / "config.json").exists():
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
+
+
+def _of_run(run: Run, step: int | None) -> FoundDetector:
+    if is_remote(run.path):
+        raise CheckpointError(f"{run.path} is no local folder, which weights are read from. Copy the run first.")
+    return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
 
 
 def _from_hub(name: str) -> Path:

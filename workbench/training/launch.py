@@ -140,7 +140,7 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
 def _init_processes(launch: Launch) -> PartialState:
     """Joins the other processes of the run; on a CPU each computes with one thread, in which sums are made in one order."""
     processes = init_processes(launch.device)
-    if processes.device.type == "cpu":
+    if str(processes.device) == "cpu":
         torch.set_num_threads(1)
     return processes
 

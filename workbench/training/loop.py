@@ -56,7 +56,7 @@ class Trainer:
         processes = init_processes(device)
         self.accelerator = Accelerator(
             mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
-            cpu=processes.device.type == "cpu",
+            cpu=str(processes.device) == "cpu",
             log_with=list(trackers) or None,
             project_dir=str(run.path) if trackers else None,
             # a method leaves out a term that a process's part of the batch has no target for, and its adapter with it
