@@ -85,7 +85,7 @@ def main() -> None:
     # being asked to end runs the same clean-up as an error: a comparison takes its runs with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        code = app(standalone_mode=False)  # click hands the code of typer.Exit back instead of raising it
+        code = app(prog_name="workbench", standalone_mode=False)  # click hands the code of typer.Exit back instead of raising it
         if isinstance(code, int) and code:
             sys.exit(code)
     except WorkbenchError as error:

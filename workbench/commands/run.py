@@ -51,7 +51,7 @@ def run(
     given = {"a recipe": recipe, "--arm": arm, "--seed": seed, "--name": name, "--data": data, "--set": overrides}
     ignored = [what for what, value in given.items() if value is not None]
     if resume is not None and ignored:
-        raise ConfigError(f"--resume continues a run exactly as it was started. Leave out {', '.join(ignored)}, or start a new run.")
+        raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(ignored)}, or start a new run.")
     resolve_device(device)
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
     if dry and recipe is not None:
