@@ -15,7 +15,7 @@ from pathlib import Path
 from workbench.files import write_text
 
 # Each is a module of this folder with a function ``figures`` that yields ``Figure``s.
-NAMES = ("analysis", "ap", "app", "cache", "detectors", "fiftyone", "methods", "step", "store")
+NAMES = ("analysis", "ap", "app", "cache", "detectors", "fiftyone", "imports", "methods", "step", "store")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

@@ -180,7 +180,7 @@ def _change(page: Any, label: str, key: str, option: str) -> float:
 @contextmanager
 def serving(runs: Path) -> Iterator[tuple[str, psutil.Process]]:
     """The dashboard on two cores; yields its address and process."""
-    command = [sys.executable, "-m", "workbench", "app", "--port", "8650", "--runs", str(runs)]
+    command = [sys.executable, "-P", "-m", "workbench", "app", "--port", "8650", "--runs", str(runs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:

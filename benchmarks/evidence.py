@@ -109,7 +109,7 @@ def _build_caches(table: EvidenceTable) -> None:
     for name in table.recipes:
         recipe = load_recipe(recipe_path(name))
         if recipe.cache is not None and recipe.methods:
-            subprocess.run([sys.executable, "-m", "workbench", "cache", "build", name, "--accept", "--device", "cpu"], check=True)
+            subprocess.run([sys.executable, "-P", "-m", "workbench", "cache", "build", name, "--accept", "--device", "cpu"], check=True)
 
 
 def cache_line(build_seconds: float, students: tuple[int, ...] = (1, 3, 10)) -> str:

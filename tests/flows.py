@@ -50,9 +50,9 @@ class InProcess:
     started: ClassVar[list[list[str]]] = []
 
     def __init__(self, arguments: list[str], stdout: Any, **_: Any):
-        assert arguments[:3] == [sys.executable, "-m", "workbench"]
-        self.started.append(arguments[3:])
-        self.returncode, out, err = command(*arguments[3:])
+        assert arguments[:4] == [sys.executable, "-P", "-m", "workbench"]
+        self.started.append(arguments[4:])
+        self.returncode, out, err = command(*arguments[4:])
         stdout.write((out + err).encode())
 
     def poll(self) -> int:

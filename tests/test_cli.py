@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from tests.flows import DISTILLED, InProcess, command, write_recipe
-from workbench import errors
+from workbench import cli, errors
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors.registry import FAMILIES
@@ -95,6 +97,31 @@ def test_runs_are_listed_shown_and_removed(tmp_path: Path, runs_folder: Path, tr
     assert (trained / "two").is_dir(), "all or none"
     assert command("runs", "rm", "two", "--runs", str(trained))[0] == 0
     assert not (trained / "two").exists() and (trained / "one").is_dir()
+
+
+def test_a_folder_of_a_runs_name_in_the_current_directory_is_not_the_run(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every verb that takes a run: the one in the folder of runs is shown, evaluated, exported and removed."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(trained / "one", there / "one")
+    decoy = Run.create("one", {"state": "decoy"}, here)
+    other = Run.create("two", {"state": "decoy"}, here)
+    monkeypatch.chdir(here)
+    runs = ("--runs", str(there))
+    (shown,) = table(tmp_path / "t.json", "runs", "show", "one", *runs)
+    assert shown["ap"] == Run.open("one", trained).evaluations()[-1]["coco"]["ap"]
+    rows = {row["what"]: row["value"] for row in table(tmp_path / "t.json", "evaluate", "one", "--device", "cpu", *runs)}
+    val = next(line for line in Run.open("one", trained).evaluations() if line["split"] == "val")
+    assert rows["ap"] == pytest.approx(val["coco"]["ap"], abs=1e-6)
+    code, _, err = command("record", "one", "--images", "2", "--split", "test", "--device", "cpu", *runs)
+    assert code == 0 and (there / "one" / "queries" / "split=test").is_dir(), err
+    code, _, err = command("report", "one", "--out", str(tmp_path / "report.html"), *runs)
+    assert code == 0, err
+    code, _, err = command("runs", "rm", "two", *runs)
+    assert code == 5 and "no run 'two'" in err and "./two" in err
+    assert command("runs", "rm", "one", *runs)[0] == 0
+    assert not (there / "one").exists()
+    assert [sorted(path.name for path in run.path.iterdir()) for run in (decoy, other)] == [["run.json"]] * 2
+    assert command("runs", "rm", "./one", *runs)[0] == 0 and not decoy.path.exists() and other.path.exists()
 
 
 def test_an_empty_folder_of_runs_is_no_error(tmp_path: Path):
@@ -241,6 +268,47 @@ def test_names_from_data_are_shown_as_text(tmp_path: Path, trained: Path):
     write_coco(generate_shapes(ShapesConfig(val=4), "val"), tmp_path / "data[red]")
     code, out, _ = command("data", "check", str(tmp_path / "data[red]"))
     assert code == 0 and "data[red]" in out.replace("\n", "")
+
+
+def test_help_lists_every_verb_in_one_whole_line_below_a_heading():
+    code, out, err = command("--help")
+    assert (code, err) == (0, "") and command() == (0, out, "")
+    shown = dict(re.findall(r"^  (\S+) {2,}(.+)$", out, re.MULTILINE))
+    verbs = {name for verbs in cli.VERBS.values() for name in verbs}
+    assert verbs <= set(shown) and "trace" not in shown
+    assert [heading for heading in cli.VERBS if f"\n{heading}:\n" in out] == list(cli.VERBS)
+    for name in verbs:
+        assert shown[name].endswith(".") and not shown[name].endswith("..."), shown[name]
+        assert command(name, "--help")[0] == 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_of_a_verb_says_what_it_does_what_it_takes_and_an_example():
+    code, out, _ = command("record", "--help")
+    assert code == 0 and "Usage: workbench record [OPTIONS] RUN\n" in out
+    assert "Example: workbench record" in out and re.search(r"RUN +Name of a run", out) and re.search(r"--split .*train, val or test", out)
+    assert "Usage: workbench runs rm [OPTIONS] RUN...\n" in command("runs", "rm", "--help")[1]
+    assert "Usage: workbench run [OPTIONS] [RECIPE]\n" in command("run", "--help")[1]
+    assert command("runs")[:2] == (0, command("runs", "--help")[1])
+
+
+def test_trace_still_records_queries(tmp_path: Path, trained: Path):
+    shutil.copytree(trained / "one", tmp_path / "runs" / "one")
+    arguments = ["one", "--split", "test", "--images", "2", "--device", "cpu", "--runs", str(tmp_path / "runs")]
+    (first, _), (second, _) = command("trace", *arguments)[:2], command("record", *arguments)[:2]
+    assert first == second == 0
+
+
+def test_a_comparison_runs_the_workbench_and_no_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here" / "workbench").mkdir(parents=True)
+    (tmp_path / "here" / "workbench" / "__init__.py").touch()
+    (tmp_path / "here" / "workbench" / "__main__.py").write_text("open('hijacked', 'w').close()")
+    recipe = write_recipe(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = command("compare", str(recipe), "--seeds", "1", "--jobs", "1")
+    assert code == 0 and not (tmp_path / "here" / "hijacked").exists(), err
+    assert Run.open("tiny-undistilled-seed0").info()["state"] == "done"
 
 
 def test_python_m_workbench_is_the_same_command(tmp_path: Path):

@@ -1,8 +1,12 @@
-"""Every module of the library can be the first that a program imports."""
+"""Every module of the library can be the first that a program imports, and those that everybody needs bring little with them."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from workbench.detectors.registry import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,3 +28,26 @@ for name in names:
 def test_every_module_imports_first_without_a_circle():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+LOADED = """
+import contextlib, io, runpy, sys
+sys.argv = ["workbench", "--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    {statement}
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("statement", "absent"), [
+    ('runpy.run_module("workbench", run_name="__main__")', {"torch", "numpy", "pandas", "rich", "transformers", "torchvision"}),
+    ("import workbench.boxes", {"transformers", "torchvision", "pandas", "accelerate"}),
+    ("import workbench.detectors.output", {"transformers", "torchvision", "pandas", "accelerate"}),
+])  # fmt: skip
+def test_help_boxes_and_outputs_load_no_model_family(statement: str, absent: set[str]):
+    program = LOADED.format(statement=statement)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {name.split(".")[0] for name in loaded} & absent == set()
+    families = {f"workbench.detectors.{name}" for name in FAMILIES}
+    assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in families) and families & loaded == set()

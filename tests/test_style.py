@@ -109,6 +109,21 @@ def test_detectors_know_nothing_of_methods_and_analysis_nothing_of_training():
     assert wrong == []
 
 
+def unsafe_children(text: str) -> list[str]:
+    """Command lines that start a Python which would take modules from the current folder."""
+    lists = [node for node in ast.walk(parsed(text)) if isinstance(node, ast.List)]
+    commands = [[ast.unparse(one) for one in node.elts] for node in lists]
+    python = [words for words in commands if words and (words[0] == "sys.executable" or "'python'" in words[0])]
+    return [" ".join(words) for words in python if words[1:2] != ["'-P'"]]
+
+
+def test_a_python_that_the_workbench_starts_takes_no_module_from_the_current_folder():
+    assert unsafe_children("[sys.executable, '-m', 'x']") and unsafe_children("[str(folder / 'python'), '-m', 'x']")
+    assert not unsafe_children("[sys.executable, '-P', '-m', 'x']")
+    found = {str(path): unsafe_children((ROOT / path).read_text()) for path in sources("workbench")}
+    assert {path: what for path, what in found.items() if what} == {}
+
+
 def test_no_file_has_more_than_500_lines():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources(*ROOMS)}
     assert {path: lines for path, lines in lengths.items() if lines > 500} == {}

@@ -71,6 +71,12 @@ class ExportError(WorkbenchError):
     exit_code = 11
 
 
+class DeviceError(WorkbenchError):
+    """The device that was asked for is unknown, or this machine does not have it."""
+
+    exit_code = 12
+
+
 class Interrupted(WorkbenchError):
     """Ctrl-C: the run was saved once and can be resumed."""
 

@@ -20,7 +20,7 @@ from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
 from workbench.recipe.schema import load_recipe
 from workbench.store.detections import read_detections
-from workbench.store.run import Run, runs_root
+from workbench.store.run import Run
 from workbench.tasks.evaluate import evaluate
 from workbench.tasks.predict import predict
 from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
@@ -45,10 +45,11 @@ def train(
         seed: of initialisation and data order.
         name: of the run; made from recipe, arm and seed when None.
         overrides: of keys of the recipe, like ``train.steps=300``.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
         listener: shown the progress instead of the cell.
 
     Raises:
+        DeviceError: this machine does not have the device.
         RunError: a run of that name was made from another recipe; it is being trained.
         WorkbenchError: anything else a user can mend.
     """
@@ -56,15 +57,15 @@ def train(
     resolved = load_recipe(path, [*overrides, f"seed={seed}"], arm)
     name = name or f"{resolved.name}-{arm or resolved.own_arm}-seed{seed}"
     launch = Launch(name=name, arm=arm, device=device)
-    if not (runs_root() / name / "run.json").exists():
+    run = Run.find(name)
+    if run is None:
         return start(resolved, launch, listener or cell_listener(name), path.parent)
-    run = Run.open(name)
     if changes := changes_since(run, resolved):
         raise RunError(
             f"run '{name}' is there, but was made otherwise: {'; '.join(changes)}. Give this one another name=, or remove the "
             f"old one with 'workbench runs rm {name}'."
         )
-    return run if run.info().get("state") == "done" else resume(name, launch, listener or cell_listener(name))
+    return run if run.info().get("state") == "done" else resume(run, launch, listener or cell_listener(name))
 
 
 def summary(*runs: Run) -> Any:

@@ -72,6 +72,23 @@ def test_two_dashboards_started_at_one_moment_answer_at_addresses_of_their_own(t
     assert [process.returncode for process in processes] == [0, 0]
 
 
+def test_a_file_called_streamlit_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder, program in (("installed", STREAMLIT), ("here", "open('hijacked', 'w').close()")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "streamlit.py").write_text(program)
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path / "installed")), ("WORKBENCH_RUNS", "mine")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path / "here")
+    served: list[bytes] = []
+
+    def look(address: str) -> None:
+        served.append(urllib.request.urlopen(address, timeout=10).read())
+        raise KeyboardInterrupt
+
+    serve.serve(8700, look)
+    assert served == [b"mine"] and not (tmp_path / "here" / "hijacked").exists()
+
+
 def test_a_dashboard_that_ends_by_itself_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "streamlit.py").write_text(STREAMLIT)
     for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path)), ("WORKBENCH_RUNS", "mine")):

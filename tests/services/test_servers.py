@@ -14,7 +14,7 @@ import pytest
 
 from workbench.errors import WorkbenchError
 from workbench.services import servers
-from workbench.services.servers import ADDRESS, first_to_end, listens, reserved_port, started
+from workbench.services.servers import ADDRESS, first_to_end, listens, reserved_port, wait_until_ready
 
 WISHED = 8950
 
@@ -115,11 +115,11 @@ except KeyboardInterrupt:
 def test_a_server_is_waited_for_until_it_answers_ends_or_takes_too_long():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as lives:
         answers = iter([False, False, True])
-        assert started(lives, lambda: next(answers), 60)
-        assert not started(lives, lambda: False, 0.1)
+        assert wait_until_ready(lives, lambda: next(answers), 60)
+        assert not wait_until_ready(lives, lambda: False, 0.1)
         lives.communicate(b"\n")
-        assert not started(lives, lambda: False, 60)
-        assert not started(lives, lambda: True, 60), "what answers is another server"
+        assert not wait_until_ready(lives, lambda: False, 60)
+        assert not wait_until_ready(lives, lambda: True, 60), "what answers is another server"
 
 
 def test_the_process_that_ends_is_named_whether_or_not_it_is_waited_for(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.errors import RunError, WorkbenchError
-from workbench.store.run import FORMAT_VERSION, Run, append_line, list_runs, read_lines, runs_root
+from workbench.store.run import FORMAT_VERSION, Run, append_line, is_path, list_runs, read_lines, runs_root
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "-rf", "a b", "a\nb", "x" * 101, "\u00e9"])
@@ -25,6 +25,31 @@ def test_a_name_that_could_be_a_path_or_an_option_is_refused(name: str):
 def test_opening_a_hostile_name_is_refused_too(name: str):
     with pytest.raises(RunError):
         Run.open(name)
+
+
+@pytest.mark.parametrize(("name", "path"), [
+    ("a", False), ("a.b-c_d", False), ("..", False), ("", False), ("./a", True), ("a/", True), ("runs/a", True), ("/a", True),
+    ("s3://bucket/a", True),
+])  # fmt: skip
+def test_a_path_has_a_separator(name: str, path: bool):
+    assert is_path(name) == path
+
+
+def test_a_name_is_looked_up_in_the_folder_of_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "here"
+    elsewhere = Run.create("exp", {"seed": 1}, here)
+    monkeypatch.chdir(here)
+    with pytest.raises(RunError, match=r"no run 'exp' in .*\. Runs there: none\. The folder of that name .* is opened as \./exp\."):
+        Run.open("exp")
+    assert Run.find("exp") is None and Run.find("nothing") is None and Run.find("a b") is None and Run.find("./nothing") is None
+    run = Run.create("exp", {"seed": 2})
+    assert Run.open("exp").path == run.path and Run.open("exp").info()["seed"] == 2
+    for path in ("./exp", "exp/", str(elsewhere.path), elsewhere.path):
+        assert Run.open(path).info()["seed"] == 1
+        found = Run.find(path)
+        assert found is not None and found.name == "exp" and found.info()["seed"] == 1
+    with pytest.raises(RunError, match=r"no run at nothing/exp: it has no run\.json"):
+        Run.open("nothing/exp")
 
 
 def test_a_new_run_holds_its_info_and_the_format_version():

@@ -87,7 +87,7 @@ def test_a_row_really_is_a_process_of_its_own(tmp_path: Path, monkeypatch: pytes
     replace_processes(monkeypatch, counting)
     (row,) = plan(write_recipe(tmp_path), ["undistilled"], [7], [])
     execute([row], 1)
-    assert state(row) == "done" and started[0][:4] == [sys.executable, "-m", "workbench", "run"]
+    assert state(row) == "done" and started[0][:5] == [sys.executable, "-P", "-m", "workbench", "run"]
     assert Run.open(row.name).info()["seed"] == 7
 
 

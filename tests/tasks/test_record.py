@@ -27,7 +27,7 @@ from workbench.matching import match_targets
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
 from workbench.store.run import Run
 from workbench.store.states import images_with_states, masked_images, read_masks, read_states
-from workbench.tasks.record import Trace, stratified
+from workbench.tasks.record import QueryRecording, stratified
 from workbench.training.launch import Launch, start
 from workbench.training.recording import Scope
 
@@ -55,7 +55,7 @@ def run(once: Run) -> Run:
 def test_a_traced_table_has_the_values_that_evaluation_wrote_bit_for_bit(once: Run, run: Run):
     for folder in ("queries", "states"):
         shutil.rmtree(run.path / folder)
-    trace = Trace(str(run.path), checkpoint=4)
+    trace = QueryRecording(run, checkpoint=4)
     trace.write()
     for step in (TEACHER_STEP, 4):
         before, now = read_queries(once, "val", [step]), read_queries(run, "val", [step])
@@ -75,7 +75,7 @@ def test_a_traced_table_has_the_values_that_evaluation_wrote_bit_for_bit(once: R
 def test_states_are_those_of_the_last_step_and_what_the_checkpoint_says_of_an_image(once: Run):
     assert images_with_states(once, "val", 2) == []
     image = images_with_states(once, "val", 4)[5]
-    trace = Trace(str(once.path))
+    trace = QueryRecording(once)
     place = [record.image_id for record in SPLIT.records].index(image)
     batch = next(evaluation_batches(trace._dataset, trace._setup.evaluation_transform, 1, [place]))
     with torch.no_grad():
@@ -105,7 +105,7 @@ def costs(student: pd.DataFrame, teacher: pd.DataFrame, classes: np.ndarray) -> 
 
 
 def test_train_mate_is_the_assignment_that_the_logits_terms_are_taken_over(once: Run):
-    trace = Trace(str(once.path))
+    trace = QueryRecording(once)
     setup = trace._setup
     assert setup.teacher is not None and setup.pairing is not None
     rows = read_queries(once, "val", [TEACHER_STEP, 4])
@@ -130,7 +130,7 @@ def test_train_mate_is_the_assignment_that_the_logits_terms_are_taken_over(once:
 
 def test_the_teachers_group_is_what_the_students_decoder_makes_of_the_selected_teacher_queries_alone(once: Run):
     """Image by image, without padding or hiding: only the selected queries go in, through the adapters of the checkpoint."""
-    trace = Trace(str(once.path))
+    trace = QueryRecording(once)
     setup, student = trace._setup, load_detector(once.checkpoint_path(4)).eval()
     weights = load_file(once.checkpoint_path(4) / "trainer.safetensors")
     rows = read_queries(once, "val", [TEACHER_STEP, 4])
@@ -191,26 +191,26 @@ def test_the_verb_tells_sizes_and_writes_a_sample_of_another_split(run: Run):
         assert facts["images"] == 3 and facts["sampled"]
         assert images_with_states(run, "test", step) == sorted(rows.image_id.unique())
     # the same sample again leaves the teacher's rows as they are, the whole split makes them anew
-    assert Trace("traced", split="test", images=3).sizes.teacher_rows == 0
-    assert Trace("traced", split="test").sizes.teacher_rows == 640
+    assert QueryRecording(run, split="test", images=3).sizes.teacher_rows == 0
+    assert QueryRecording(run, split="test").sizes.teacher_rows == 640
 
 
 def test_a_sample_never_takes_the_place_of_a_whole_table(run: Run):
     with pytest.raises(RunError, match="a sample would take their place"):
-        Trace("traced", images=3)
-    assert Trace("traced").sizes.teacher_rows == 0
+        QueryRecording(run, images=3)
+    assert QueryRecording(run).sizes.teacher_rows == 0
 
 
 def test_what_cannot_be_traced_is_refused_before_anything_is_written(run: Run):
-    with pytest.raises(RunError, match="no checkpoint at step 3; it has 4"):
-        Trace("traced", checkpoint=3)
+    with pytest.raises(RunError, match="no checkpoint of step 3; it has 4"):
+        QueryRecording(run, checkpoint=3)
     with pytest.raises(ConfigError, match="--split tset: choose from train, val, test"):
-        Trace("traced", split="tset")
+        QueryRecording(run, split="tset")
     with pytest.raises(ConfigError, match="--images 0"):
-        Trace("traced", images=0)
+        QueryRecording(run, images=0)
     run.update_info(dataset_hash="another")
     with pytest.raises(RunError, match="made with another dataset"):
-        Trace("traced")
+        QueryRecording(run)
 
 
 def test_a_trace_that_is_cut_off_leaves_what_was_there(run: Run):
@@ -220,7 +220,7 @@ def test_a_trace_that_is_cut_off_leaves_what_was_there(run: Run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trace("traced").write(cut)
+        QueryRecording(run).write(cut)
     pd.testing.assert_frame_equal(read_queries(run, "val"), before, check_exact=True)
 
 

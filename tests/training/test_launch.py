@@ -130,10 +130,46 @@ def test_a_detector_that_is_nowhere_gets_a_message_of_all_places_looked_at(runs_
     assert str(runs_folder) in message and "(shapes_teacher)" in message and "config.json" in message and "hub" in message
 
 
+def test_a_detector_is_looked_up_in_the_runs_then_among_the_embedded_ones_and_a_path_has_a_separator(
+    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Folders of the same names in the current directory are not looked at."""
+    here = teacher_copy(tmp_path, note="of this folder").rename(tmp_path / "shapes_teacher")
+    monkeypatch.chdir(tmp_path)
+    assert find_detector("shapes_teacher").folder == EMBEDDED
+    assert find_detector("./shapes_teacher").folder.resolve() == here and find_detector(str(here)).folder == here
+    here.rename(tmp_path / "only_here")
+    with pytest.raises(CheckpointError, match=r"named as \./only_here"):
+        find_detector("only_here")
+    run = Run.create("shapes_teacher", {"state": "done"})
+    for step in (3, 5):
+        run.checkpoint_path(step).mkdir(parents=True)
+        (run.checkpoint_path(step) / "DONE").touch()
+    found = find_detector("shapes_teacher")
+    assert found.folder == run.checkpoint_path(5) and found.run is not None and found.run.path == run.path
+    assert find_detector(run, step=3).folder == run.checkpoint_path(3)
+    with pytest.raises(RunError, match="no checkpoint of step 4; it has 3, 5"):
+        find_detector("shapes_teacher", step=4)
+    with pytest.raises(RunError, match="'only_here' is no run, so it has no checkpoint of step 3"):
+        find_detector("only_here", step=3)
+
+
+def test_a_run_trains_in_the_folder_of_runs_whatever_lies_in_the_current_directory(
+    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    other = Run.create("run", {"state": "interrupted", "seed": 9}, Path())
+    files = {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()}
+    run = start(tiny_recipe(), CPU, Silent())
+    assert run.path == runs_folder / "run" and run.info()["state"] == "done" and run.checkpoint_steps() == [2]
+    assert {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()} == files
+
+
 def test_a_finished_run_is_not_resumed():
     run = start(tiny_recipe(), CPU, Silent())
     with pytest.raises(RunError, match="is finished"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path):
@@ -147,7 +183,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path):
     truth["annotations"][0]["bbox"][2] -= 1
     file.write_text(json.dumps(truth))
     with pytest.raises(RunError, match="started with another dataset"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_a_run_is_not_resumed_with_another_teacher(tmp_path: Path):
@@ -159,7 +195,7 @@ def test_a_run_is_not_resumed_with_another_teacher(tmp_path: Path):
         next(detector.parameters()).add_(1.0)
     detector.save(teacher)
     with pytest.raises(RunError, match="started with another teacher"):
-        resume(run.name, CPU, Silent())
+        resume(run, CPU, Silent())
 
 
 def test_splits_that_are_not_there_are_named_together_with_what_to_set(tmp_path: Path):

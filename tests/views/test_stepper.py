@@ -52,5 +52,5 @@ def test_the_widget_carries_a_still_for_viewers_and_less_than_a_quarter_megabyte
 def test_an_image_that_was_not_traced_is_refused_with_what_to_do(run: Run):
     with pytest.raises(RunError, match="keeps queries of the steps 6, 12, not of 7"):
         image_rows(run, open_data(run.info(), "val").records[0].image_id, 7)
-    with pytest.raises(RunError, match="workbench trace stepped"):
+    with pytest.raises(RunError, match="workbench record stepped"):
         image_rows(run, -5)

@@ -5,39 +5,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
+
+from workbench.commands.options import Arm, Data, Device, Recipe, Set, Verb, sub_app
 
 if TYPE_CHECKING:
-    from workbench.recipe.schema import Recipe
+    from workbench.recipe import schema
     from workbench.recipe.setup import Setup
     from workbench.teacher_cache.build import Estimate
 
-cache_app = typer.Typer(no_args_is_help=True, help="The teacher's answers on disk: build, check, list, prune.")
-
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
-Arm = Annotated[str | None, typer.Option("--arm", help="Arm whose methods decide what is kept.")]
-Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: cache.variants=8")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+cache_app = sub_app("Store a teacher's outputs, so that training need not run it.")
 # seconds between lines where the output is no terminal
 SAY_EVERY = 30.0
 
 
-@cache_app.command("build")
+@cache_app.command("build", cls=Verb)
 def cache_build(
-    recipe: RecipeName,
+    recipe: Recipe,
     arm: Arm = None,
     data: Data = None,
     overrides: Set = None,
     device: Device = "auto",
-    accept: Annotated[bool, typer.Option("--accept", help="Write feature and attention maps of the size that was printed.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Write feature and attention maps too, at the size that is printed.")] = False,
 ) -> None:
-    """Ask the teacher about every variant of every training image; goes on where it was stopped, and mends what is damaged."""
+    """Run the teacher on every variant of every training image.
+
+    The size and the time are printed first. A build that was stopped continues where it was, and damaged files are made again.
+
+    Example: workbench cache build shapes_cached
+    """
+    from rich.text import Text
+
     from workbench.commands.console import console
     from workbench.commands.progress import console_count
+    from workbench.device import resolve_device
     from workbench.teacher_cache.build import Builder
 
-    builder = Builder(_setup(recipe, arm, data, overrides), _place(device))
+    place = resolve_device(device)
+    builder = Builder(_setup(recipe, arm, data, overrides), place)
     estimate = builder.estimate()
     for line in _estimate_lines(estimate):
         console.print(Text(line), soft_wrap=True)
@@ -61,20 +65,27 @@ def cache_build(
     console.print(Text(summary), soft_wrap=True)
 
 
-@cache_app.command("check")
+@cache_app.command("check", cls=Verb)
 def cache_check(
-    recipe: RecipeName,
+    recipe: Recipe,
     arm: Arm = None,
     data: Data = None,
     overrides: Set = None,
     device: Device = "auto",
-    answers: Annotated[int, typer.Option("--answers", help="How many the teacher is asked for again.")] = 64,
+    answers: Annotated[int, typer.Option("--answers", metavar="N", help="How many outputs to compare with the teacher.")] = 64,
 ) -> None:
-    """Compare every shard with its hash, and a sample with what the teacher says now; exits with 1 where a shard is damaged."""
+    """Check a cache: its files against their hashes, a sample against the teacher.
+
+    The exit status is 1 if a file is damaged.
+    """
+    from rich.text import Text
+
     from workbench.commands.console import console, print_rows
+    from workbench.device import resolve_device
     from workbench.teacher_cache.verify import check_cache
 
-    checked = check_cache(_setup(recipe, arm, data, overrides), _place(device), answers)
+    place = resolve_device(device)
+    checked = check_cache(_setup(recipe, arm, data, overrides), place, answers)
     console.print(f"{checked.rows} answers asked for again; largest differences:")
     print_rows([
         {"tensor": d.name, "largest difference": f"{d.largest:.2e}", "largest value": f"{d.scale:.3g}", "entries that differ": d.flips}
@@ -89,20 +100,27 @@ def cache_check(
     console.print("every file is whole")
 
 
-@cache_app.command("list")
+@cache_app.command("list", cls=Verb)
 def cache_list() -> None:
-    """The caches that are there."""
+    """List all caches with their contents and sizes."""
     from workbench.commands.console import print_rows
     from workbench.teacher_cache.folders import list_caches
 
     print_rows(list_caches())
 
 
-@cache_app.command("prune")
+@cache_app.command("prune", cls=Verb)
 def cache_prune(
-    names: Annotated[list[str] | None, typer.Argument(help="Caches; none: those that cannot be read any more.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="CACHE", help="Names of caches; by default those that can no longer be read.")
+    ] = None,
 ) -> None:
-    """Remove caches."""
+    """Remove caches.
+
+    Example: workbench cache prune shapes_cached
+    """
+    from rich.text import Text
+
     from workbench.commands.console import console
     from workbench.teacher_cache.folders import prune_caches
 
@@ -124,7 +142,7 @@ def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | 
     return build(recipe, _teacher(recipe, path.parent), trace_teacher=False)
 
 
-def _teacher(recipe: "Recipe", folder: Path) -> str | None:
+def _teacher(recipe: "schema.Recipe", folder: Path) -> str | None:
     from workbench.recipe.schema import CheckpointConfig
     from workbench.training.launch import teacher_of
 
@@ -132,12 +150,6 @@ def _teacher(recipe: "Recipe", folder: Path) -> str | None:
     if made is not None:
         return made[2]
     return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
-
-
-def _place(device: str) -> str:
-    import torch
-
-    return "cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def _estimate_lines(estimate: "Estimate") -> list[str]:

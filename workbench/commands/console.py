@@ -1,44 +1,29 @@
-"""What every verb shares: the console, the options of the same meaning, and tables."""
+"""Prints what verbs find: the console and its tables. Imported where something is printed, because rich takes a while to load."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# tables are not folded to 80 columns where the output is a file or a pipe
-console = Console(width=None if sys.stdout.isatty() else 200)
-errors = Console(stderr=True)
-
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the table to this file as JSON.")]
-Data = Annotated[str | None, typer.Option("--data", help="Dataset folder, instead of the recipe's.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe: train.steps=100")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a progress bar.")]
-Root = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")]
-
-
-def use_root(runs: Path | None) -> None:
-    """Makes ``--runs`` the folder of runs for this process and those that it starts."""
-    import os
-
-    if runs is not None:
-        os.environ["WORKBENCH_RUNS"] = str(runs)
-
-
-def show_runs(names: list[str], json_path: Path | None) -> None:
-    """Prints the summary of some runs."""
-    from workbench.analysis.report.summary import table
+if TYPE_CHECKING:
     from workbench.store.run import Run
 
-    print_summary(table([Run.open(name) for name in names]), json_path)
+# tables are not folded to 80 columns where the output is a file or a pipe
+console = Console(width=None if sys.stdout.isatty() else 200)
+
+
+def show_runs(runs: "list[Run]", json_path: Path | None) -> None:
+    """Prints the summary of some runs."""
+    from workbench.analysis.report.summary import table
+
+    print_summary(table(runs), json_path)
 
 
 def print_summary(frame: Any, json_path: Path | None) -> None:
-    """A summary with one column per run: it has more numbers than a terminal has width."""
+    """Prints a summary with one column per run, because it has more numbers than a terminal has width."""
     import json
 
     from workbench.analysis.report.markdown import as_shown
@@ -56,7 +41,7 @@ def print_summary(frame: Any, json_path: Path | None) -> None:
 
 
 def print_comparison(frames: list[Any], json_path: Path | None) -> None:
-    """A table a recipe: one line an arm and schedule, in percent of AP."""
+    """Prints one table per recipe, with one line per arm and schedule, in percent of AP."""
     import json
 
     from workbench.analysis.report.summary import TEACHER
@@ -79,7 +64,7 @@ def print_comparison(frames: list[Any], json_path: Path | None) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> None:
-    """A table, one line a row; also as JSON into ``json_path``."""
+    """Prints a table, one line per row, and writes it to ``json_path`` as JSON."""
     from workbench.files import write_json
 
     shown = Table(show_header=True, header_style="bold", box=None, pad_edge=False)

@@ -1,25 +1,32 @@
-"""``workbench diagnose``: why distillation did nothing, or harm."""
+"""``workbench diagnose``: why distillation did nothing, or did harm."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
+from workbench.commands.options import Against, Json, Root, RunName, use_root
 from workbench.errors import WorkbenchError
 
 
 def diagnose(
-    run: Annotated[str, typer.Argument(help="Name of a run.")],
-    against: Annotated[str | None, typer.Option("--against", help="Run it is compared with, usually the undistilled one.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Whose queries are looked at: val or test.")] = "val",
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Also write all of it to this file as JSON.")] = None,
+    run: RunName,
+    against: Against = None,
+    split: Annotated[str, typer.Option("--split", help="Split whose queries are read: val or test.")] = "val",
+    runs: Root = None,
+    json_path: Json = None,
 ) -> None:
-    """Name the causes why distillation did nothing, or harm, each with its evidence; a doubtful teacher is tried again on the data."""
+    """Find out why distillation did nothing, or did harm.
+
+    Every cause that is found comes with its evidence and what to do; causes that were looked for and not found are listed too. A
+    teacher that is doubtful on this data is evaluated on it again.
+
+    Example: workbench diagnose bccd-distilled-seed0 --against bccd-undistilled-seed0
+    """
+    from rich.text import Text
+
     from workbench.analysis.diagnosis.diagnose import diagnose as find_causes
     from workbench.analysis.diagnosis.teacher_input import doubtful
-    from workbench.commands.console import console, use_root
+    from workbench.commands.console import console
     from workbench.files import write_json
     from workbench.store.run import Run
 

@@ -4,18 +4,32 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
+
+from workbench.commands.options import Detector, Root, use_root
 
 
 def export(
-    detector: Annotated[str, typer.Argument(metavar="RUN", help="A run, a detector folder, or an embedded detector.")],
-    onnx: Annotated[bool, typer.Option("--onnx/--transformers", help="One ONNX file, or a folder for transformers.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", help="File or folder to write (default: ./RUN.onnx or ./RUN-transformers).")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Dataset folder, or shapes, to check on; default: the run's own.")] = None,
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
+    detector: Detector,
+    onnx: Annotated[bool, typer.Option("--onnx/--transformers", help="Write one ONNX file, or a folder for transformers.")] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="PATH", help="File or folder to write; by default ./NAME.onnx or ./NAME-transformers."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="FOLDER", help="Dataset to check the export on, or shapes; by default the run's own data."),
+    ] = None,
+    runs: Root = None,
 ) -> None:
-    """Write a detector for production; one that does not answer as the detector on real images is refused and not written."""
-    from workbench.commands.console import console, use_root
+    """Write a detector as ONNX, or for transformers.
+
+    The export and the detector both run on real images first. If their answers differ, nothing is written.
+
+    Example: workbench export bccd-distilled-seed0 --onnx
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
     from workbench.commands.progress import console_count
     from workbench.export.onnx_file import export_onnx
     from workbench.export.transformers_folder import export_transformers

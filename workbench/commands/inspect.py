@@ -1,26 +1,33 @@
 """``workbench inspect``: single errors of a comparison in FiftyOne."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
+from workbench.commands.options import Against, Root, use_root
 from workbench.errors import ConfigError, WorkbenchError
 
 
 def inspect(
-    run: Annotated[str | None, typer.Argument(help="Name of a run.")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="Run it is compared with, usually the undistilled one.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Whose queries are shown: val or test.")] = "val",
-    umap: Annotated[bool, typer.Option("--umap", help="Lay decoder states out by UMAP, which takes minutes, instead of PCA.")] = False,
-    app: Annotated[bool, typer.Option("--app/--no-app", help="Serve the App; without it the dataset alone is made or updated.")] = True,
-    port: Annotated[int, typer.Option("--port", help="Of the App; another one when it is taken.")] = 5151,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its path.")] = None,
+    against: Against = None,
+    split: Annotated[str, typer.Option("--split", help="Split whose queries are shown: val or test.")] = "val",
+    umap: Annotated[bool, typer.Option("--umap", help="Lay out decoder states by UMAP instead of PCA; takes minutes.")] = False,
+    app: Annotated[bool, typer.Option("--app/--no-app", help="Serve FiftyOne's App, or only make or update the dataset.")] = True,
+    port: Annotated[int, typer.Option("--port", metavar="N", help="Port of the App, or the next free one after it.")] = 5151,
     setup: Annotated[bool, typer.Option("--setup", help="Fetch the MongoDB that FiftyOne needs, unless there is one.")] = False,
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
+    runs: Root = None,
 ) -> None:
-    """Look into single errors in FiftyOne: targets and boxes of teacher, student and baseline, with saved views that ask questions."""
-    from workbench.commands.console import console, use_root
+    """Browse single errors in FiftyOne.
+
+    Shows the targets and the boxes of teacher, student and baseline on every image, with saved views such as the objects that the
+    student lost.
+
+    Example: workbench inspect bccd-distilled-seed0 --against bccd-undistilled-seed0
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
     from workbench.services import mongo
     from workbench.services.servers import first_to_end, stopped_by_signals
     from workbench.store.run import Run

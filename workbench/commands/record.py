@@ -1,27 +1,44 @@
-"""``workbench trace``: the query store of a checkpoint."""
+"""``workbench record``: the queries of a checkpoint, written for pages and notebooks to read."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
+
+from workbench.commands.options import Device, Root, RunName, use_root
 
 
-def trace(
-    run: Annotated[str, typer.Argument(help="Name of a run.")],
-    checkpoint: Annotated[int | None, typer.Option("--checkpoint", help="Step of one of its checkpoints; default: its result.")] = None,
+def record(
+    run: RunName,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option("--checkpoint", metavar="STEP", help="Step of the checkpoint; by default the run's result."),
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    images: Annotated[int | None, typer.Option("--images", help="So many, stratified by class; default: all.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", metavar="N", help="Record this many images, a sample that holds every class; by default all."),
+    ] = None,
+    device: Device = "auto",
+    runs: Root = None,
 ) -> None:
-    """Write the queries, states and masks of a checkpoint on a split; what is there of it is replaced when all is done."""
-    from workbench.commands.console import console, use_root
+    """Record queries: what a checkpoint predicts on a split.
+
+    Writes the queries, decoder states and selection masks of a run's checkpoint, and of its teacher, for the dashboard, the notebooks
+    and FiftyOne to show. The sizes are printed first. What was recorded before is replaced once all of it is done.
+
+    Example: workbench record bccd-distilled-seed0 --split test --images 200
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
     from workbench.commands.progress import console_count
-    from workbench.tasks.record import Trace
+    from workbench.device import resolve_device
+    from workbench.store.run import Run
+    from workbench.tasks.record import QueryRecording
 
     use_root(runs)
-    planned = Trace(run, checkpoint, split, images, device)
+    resolve_device(device)
+    planned = QueryRecording(Run.open(run), checkpoint, split, images, device)
     sizes = planned.sizes
     group = f", up to {sizes.group_rows:,} of the teacher's queries in its decoder" if sizes.group_rows else ""
     teacher = f" and {sizes.teacher_rows:,} of the teacher" if sizes.teacher_rows else ""

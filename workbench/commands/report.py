@@ -4,16 +4,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
+
+from workbench.commands.options import Root, use_root
 
 
 def report(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.")],
-    out: Annotated[Path, typer.Option("--out", help="The page; the numbers lie beside it as .json.")] = Path("report.html"),
-    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the runs (default $WORKBENCH_RUNS or ./runs).")] = None,
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs, or their paths.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write; its numbers go beside it as .json.")] = Path(
+        "report.html"
+    ),
+    runs: Root = None,
 ) -> None:
-    """Write one HTML page that needs nothing else, and all its numbers as JSON: results, verdicts, diagnoses, errors, query value."""
-    from workbench.commands.console import console, use_root
+    """Write one HTML page about runs, and its numbers as JSON.
+
+    The page holds results, verdicts, diagnoses, errors and the value of queries. It needs no other file and no network.
+
+    Example: workbench report bccd-undistilled-seed0 bccd-distilled-seed0
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
     from workbench.store.run import Run
     from workbench.views.report import write_report
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from workbench.detectors.detector import Detector, best_detections
 from workbench.detectors.output import probability
 from workbench.errors import ExportError
 from workbench.export.interface import transform_of
-from workbench.store.run import Run, runs_root
+from workbench.store.run import Run
 from workbench.training.evaluation import DETECTIONS, collect_detections
 
 BATCH = 8
@@ -61,12 +60,11 @@ class Agreement:
         return self.boxes <= boxes and self.scores <= scores and same_ap and self.reselected <= RESELECTED_SHARE * self.images
 
 
-def evaluation_split(name: str, data: str | None) -> Dataset:
-    """The images to compare on: test images of a run that has them, else validation images, of shapes where no data is given."""
-    is_run = (Path(name) / "run.json").is_file() or (runs_root() / name / "run.json").is_file()
-    if not is_run or data is not None:
+def evaluation_split(run: Run | None, data: str | None) -> Dataset:
+    """Opens the images to compare on: test images of a run that has them, else validation images, of shapes where no data is given."""
+    if run is None or data is not None:
         return open_dataset(data or "shapes", "val")
-    info = Run.open(name).info()
+    info = run.info()
     return open_data(info, "test" if info["recipe"]["data"].get("test") else "val")
 
 

@@ -24,20 +24,21 @@ from workbench.export.comparison import Agreement, Progress, compare, evaluation
 from workbench.export.interface import Interface, interface_of
 from workbench.files import replacing
 from workbench.recipe.setup import find_detector
+from workbench.store.run import Run
 
 BOX_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4
 FORMAT_VERSION = 1
 
 
-def export_onnx(name: str, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
+def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
     """Writes a detector as one ONNX file for any batch size, after onnxruntime gave the detector's answers on real images.
 
     The file takes ``images`` uint8 ``[B, H, W, 3]`` RGB (normalisation is inside) and gives ``scores`` ``[B, N, C]`` and ``boxes``
     ``[B, N, 4]``, cxcywh in 0..1 of the un-padded image (``docs/formats.md``).
 
     Args:
-        name: a run, a detector folder, or an embedded detector.
+        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
         out: the file to write.
         data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
         progress: called with the images checked and the images in all.
@@ -47,14 +48,15 @@ def export_onnx(name: str, out: Path, data: str | None = None, progress: Progres
         ExportError: the detector cannot be exported, or its export answers otherwise; nothing is written.
     """
     _need_onnx()
-    detector = load_detector(find_detector(name)).eval()
-    dataset = evaluation_split(name, data)
+    found = find_detector(name)
+    detector = load_detector(found.folder).eval()
+    dataset = evaluation_split(found.run, data)
     interface = interface_of(detector, dataset)
     with replacing(out) as temporary:
         program = onnx_program(detector, interface)
         program.save(temporary)
         agreement = compare(detector, dataset, interface.height, interface.width, _Session(temporary, interface), progress)
-        refuse(f"{name} as ONNX", agreement, BOX_TOLERANCE, SCORE_TOLERANCE)
+        refuse(f"{found.name} as ONNX", agreement, BOX_TOLERANCE, SCORE_TOLERANCE)
         _describe(temporary, interface, agreement)
     return agreement
 

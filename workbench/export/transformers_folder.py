@@ -14,15 +14,16 @@ from workbench.export.image_processor import check_image_processor, write_image_
 from workbench.export.interface import interface_of, transform_of
 from workbench.files import replacing_folder
 from workbench.recipe.setup import find_detector
+from workbench.store.run import Run
 
 TOLERANCE = 1e-5  # of boxes and scores: transformers freezes BatchNorm, which multiplies in another order: 2e-6 over 300 images
 
 
-def export_transformers(name: str, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
+def export_transformers(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
     """Writes a folder that ``AutoModelForObjectDetection`` and ``AutoImageProcessor`` load, after it gave the detector's answers.
 
     Args:
-        name: a run, a detector folder, or an embedded detector.
+        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
         out: the folder to write; one that is there is replaced.
         data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
         progress: called with the images checked and the images in all.
@@ -30,10 +31,13 @@ def export_transformers(name: str, out: Path, data: str | None = None, progress:
     Raises:
         ExportError: transformers has no model of this family, or loads another model from the folder; nothing is written.
     """
-    detector = load_detector(find_detector(name)).eval()
+    found = find_detector(name)
+    detector = load_detector(found.folder).eval()
     if not isinstance(detector, TransformersDetector):
-        raise ExportError(f"{name} is of the family {detector.family}, which transformers has no model for. Export it as ONNX (--onnx).")
-    dataset = evaluation_split(name, data)
+        raise ExportError(
+            f"{found.name} is of the family {detector.family}, which transformers has no model for. Export it as ONNX (--onnx)."
+        )
+    dataset = evaluation_split(found.run, data)
     interface = interface_of(detector, dataset)
     with replacing_folder(out) as temporary:
         detector.save(temporary)
@@ -42,7 +46,7 @@ def export_transformers(name: str, out: Path, data: str | None = None, progress:
         check_image_processor(temporary, dataset, transform)
         loaded = _plain_transformers(temporary, detector)
         agreement = compare(detector, dataset, interface.height, interface.width, loaded, progress)
-        refuse(f"{name} as transformers loads it", agreement, TOLERANCE, TOLERANCE)
+        refuse(f"{found.name} as transformers loads it", agreement, TOLERANCE, TOLERANCE)
     return agreement
 
 

@@ -16,14 +16,15 @@ from workbench.datasets.variants import Variants
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
 from workbench.detectors.registry import family, load_detector
-from workbench.errors import CheckpointError, ConfigError
+from workbench.errors import CheckpointError, ConfigError, RunError
 from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method
 from workbench.recipe.schema import CheckpointConfig, Recipe
+from workbench.remote import is_remote
 from workbench.resources import share_path
-from workbench.store.run import Run, result_folder, runs_root
+from workbench.store.run import Run, is_path, result_folder, runs_root
 
 
 class FrozenTeacher(nn.Module):
@@ -132,22 +133,53 @@ def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
     return InputSpec(tuple(dataset.classes), transform.mean, transform.std, values.get("resize"))
 
 
-def find_detector(name: str) -> Path:
-    """Folder of a detector given as a path, a run's name, an embedded one or a hub name.
+@dataclass(frozen=True)
+class FoundDetector:
+    """Where a detector lies.
+
+    Attributes:
+        name: as a message calls it.
+        folder: with its ``config.json`` and weights.
+        run: that it is the result of; None for any other detector.
+    """
+
+    name: str
+    folder: Path
+    run: Run | None = None
+
+
+def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
+    """Finds a detector once, for its weights and for what is known of its run.
+
+    Args:
+        name: a run that is open already. Or a name, looked up in the folder of runs, then among the embedded detectors, then on the hub.
+            Or a path of a run or a detector folder; a path has a separator in it.
+        step: of a checkpoint of the run; by default its result.
 
     Raises:
-        CheckpointError: nothing of that name; lists where it looked.
+        CheckpointError: there is nothing of that name; the message lists where it looked. Or its run is no local folder.
+        RunError: the run has no such checkpoint, or none at all; or a step is asked for of what is no run.
     """
-    path = Path(name)
-    if (path / "run.json").exists():
-        return result_folder(Run(path))
-    if (path / "config.json").exists():
-        return path
-    if (runs_root() / name / "run.json").exists():
-        return result_folder(Run.open(name))
-    embedded = share_path("data") / name
-    if (embedded / "config.json").exists():
-        return embedded
+    if isinstance(name, Run):
+        return _of_run(name, step)
+    run = Run.find(name)
+    if run is not None:
+        return _of_run(run, step)
+    if step is not None:
+        raise RunError(f"'{name}' is no run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
+    folder = Path(name) if is_path(name) else share_path("data") / name
+    if name and (folder / "config.json").exists():
+        return FoundDetector(name, folder)
+    return FoundDetector(name, _from_hub(name))
+
+
+def _of_run(run: Run, step: int | None) -> FoundDetector:
+    if is_remote(run.path):
+        raise CheckpointError(f"{run.path} is no local folder, which weights are read from. Copy the run first.")
+    return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
+
+
+def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -155,10 +187,15 @@ def find_detector(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
+        here = f" The folder of that name in the current directory is named as ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
             f"no detector '{name}': it is no folder with config.json, no run in {runs_root()}, not embedded"
-            f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}."
+            f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}.{here}"
         ) from error
+
+
+def _is_local_folder(name: str) -> bool:
+    return any(Path(name, file).exists() for file in ("config.json", "run.json"))
 
 
 def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:
@@ -170,7 +207,7 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
     spec = input_spec(recipe, dataset)
     if not isinstance(recipe.student, CheckpointConfig):
         return family(recipe.student.family).detector.build(recipe.student, spec)  # pyright: ignore[reportAttributeAccessIssue]
-    student = load_detector(find_detector(recipe.student.checkpoint))
+    student = load_detector(find_detector(recipe.student.checkpoint).folder)
     if recipe.student.head == "reset":
         fresh = student.reset_classes(spec)
         notes.append(f"head reset for {len(spec.classes)} classes; re-initialised: {', '.join(fresh)}")
@@ -230,12 +267,12 @@ def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[st
     return replace(spec, classes=renamed)
 
 
-def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) -> Setup:
+def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True) -> Setup:
     """Builds everything.
 
     Args:
         recipe: validated.
-        teacher_name: of the detector to load as teacher, or None.
+        teacher: the detector to load as teacher, as ``find_detector`` takes it, or None.
         trace_teacher: load the teacher even when no method uses it, to compare queries with.
 
     Raises:
@@ -253,22 +290,22 @@ def build(recipe: Recipe, teacher_name: str | None, trace_teacher: bool = True) 
     student = build_student(recipe, train, notes)
     splits = [train, val, *([test] if test is not None else [])]
     check_sizes(student, "student", recipe, splits)
-    teacher, pairing, methods, teacher_hash = None, None, [], None
-    if teacher_name is not None and (recipe.methods or trace_teacher):
-        folder = find_detector(teacher_name)
+    frozen, pairing, methods, teacher_hash = None, None, [], None
+    if teacher is not None and (recipe.methods or trace_teacher):
+        folder = find_detector(teacher).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
         detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
             notes.append(f"teacher classes that the data lacks, left out of every term: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
-        teacher = FrozenTeacher(detector, student.spec)
+        frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
         methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
-        teacher.attentions = any("attentions" in method.config.needs_teacher for method in methods)
+        frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
     # the same dropout draws for every arm, whatever adapters its methods made
     torch.manual_seed(recipe.seed + 1)
     transform = Transform(recipe.data.transform)
     evaluation = Transform(recipe.data.evaluation_transform or recipe.data.transform)
     variants = Variants(train, transform, recipe.cache.variants) if recipe.cache is not None else None
-    return Setup(recipe, train, val, test, transform, evaluation, student, teacher, teacher_hash, pairing, methods, notes, variants)
+    return Setup(recipe, train, val, test, transform, evaluation, student, frozen, teacher_hash, pairing, methods, notes, variants)

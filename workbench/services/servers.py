@@ -29,7 +29,7 @@ class Server:
     Attributes:
         process: of it, or of who started it.
         port: on the loopback address.
-        facts: what else was noted about it.
+        facts: what else was registered about it.
     """
 
     process: psutil.Process
@@ -46,38 +46,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
 
 
-def note(path: Path, pid: int, port: int, **facts: Any) -> None:
-    """Writes down a server; ``facts`` are plain values."""
+def register_server(path: Path, pid: int, port: int, **facts: Any) -> None:
+    """Writes down where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values."""
     write_json(path, {"pid": pid, "started": psutil.Process(pid).create_time(), "port": port, "facts": facts})
 
 
-def find(path: Path) -> Server | None:
-    """The server that was noted; None where there is none, it has ended, or its number is another process's by now."""
+def lookup_server(path: Path) -> Server | None:
+    """Returns the registered server; None if there is none, it has ended, or another process has its number by now."""
     try:
-        noted = read_json(path) if path.is_file() else {}
-        process = psutil.Process(int(noted["pid"]))
-        if abs(process.create_time() - float(noted["started"])) >= 1 or not _lives(process):
+        entry = read_json(path) if path.is_file() else {}
+        process = psutil.Process(int(entry["pid"]))
+        if abs(process.create_time() - float(entry["started"])) >= 1 or not _lives(process):
             return None
-        return Server(process, int(noted["port"]), dict(noted["facts"]))
+        return Server(process, int(entry["port"]), dict(entry["facts"]))
     except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
         return None
 
 
 @contextlib.contextmanager
-def noted(name: str, port: int, **facts: Any) -> Iterator[None]:
-    """Notes this process as the server of a name for as long as the block runs; the last one to begin is the one that is found."""
-    path = named(name)
-    note(path, os.getpid(), port, **facts)
+def registered(name: str, port: int, **facts: Any) -> Iterator[None]:
+    """Registers this process as the server of a name while the block runs; of several, the last to begin is found."""
+    path = server_file(name)
+    register_server(path, os.getpid(), port, **facts)
     try:
         yield
     finally:
-        server = find(path)
+        server = lookup_server(path)
         if server is not None and server.process.pid == os.getpid() and server.port == port:
             path.unlink(missing_ok=True)
 
 
-def named(name: str) -> Path:
-    """Where the server of a name is noted."""
+def server_file(name: str) -> Path:
+    """The file in which the server of a name is registered."""
     return cache_folder() / "servers" / f"{name}.json"
 
 
@@ -154,7 +154,7 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def started(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds: float) -> bool:
+def wait_until_ready(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds: float) -> bool:
     """Waits for a server that was just started.
 
     Args:

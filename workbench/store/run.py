@@ -9,15 +9,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.errors import RunError
 from workbench.files import read_json, try_lock, write_json
 from workbench.remote import as_path, is_remote
 from workbench.store.manifest import MANIFEST
-
-if TYPE_CHECKING:  # listing runs needs no pandas
-    pass
 
 FORMAT_VERSION = 1
 DEFAULT_ROOT = Path("runs")
@@ -29,6 +26,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def runs_root() -> Path:
     """Where runs live: ``$WORKBENCH_RUNS``, a folder or an address such as s3://bucket/runs, or ``./runs``."""
     return as_path(os.environ.get("WORKBENCH_RUNS") or DEFAULT_ROOT)
+
+
+def is_path(name: str | Path) -> bool:
+    """Tells a path or an address (``runs/a``, ``./a``, ``/data/a``, ``s3://bucket/a``) from the name of a run or a detector (``a``)."""
+    return not isinstance(name, str) or "/" in name or os.sep in name
 
 
 class Run:
@@ -60,19 +62,33 @@ class Run:
 
     @classmethod
     def open(cls, name: str | Path, root: Path | None = None) -> "Run":
-        """Opens a run by name or by path.
+        """Opens a run.
+
+        Args:
+            name: of a run in the folder of runs; or a path, which has a separator in it, or the address of a remote run.
+            root: the folder of runs; by default ``runs_root()``.
 
         Raises:
             RunError: there is no such run; the message lists those that are there.
         """
         root = root or runs_root()
-        path = as_path(name)
-        if not (path / "run.json").exists():
-            path = _checked(str(name), root)
+        if is_path(name):
+            path = as_path(name)
+            if not (path / "run.json").exists():
+                raise RunError(f"no run at {path}: it has no run.json. A run in {root} is opened by its name alone.")
+            return cls(path)
+        path = _checked(str(name), root)
         if not (path / "run.json").exists():
             known = ", ".join(run.name for run in list_runs(root)) or "none"
-            raise RunError(f"no run '{name}' in {root}. Runs there: {known}.")
+            here = f" The folder of that name in the current directory is opened as ./{name}." if Path(name, "run.json").exists() else ""
+            raise RunError(f"no run '{name}' in {root}. Runs there: {known}.{here}")
         return cls(path)
+
+    @classmethod
+    def find(cls, name: str | Path) -> "Run | None":
+        """Opens a run as ``open`` does; None where there is none of that name or path."""
+        path = as_path(name) if is_path(name) else runs_root() / name if _NAME.fullmatch(str(name)) else None
+        return cls(path) if path is not None and (path / "run.json").exists() else None
 
     @property
     def info_path(self) -> Path:
@@ -103,6 +119,17 @@ class Run:
         if not self.checkpoints_path.is_dir():
             return []
         return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
+
+    def complete_checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint of a step.
+
+        Raises:
+            RunError: there is none; the message lists those that are there.
+        """
+        steps = self.checkpoint_steps()
+        if step not in steps:
+            raise RunError(f"run '{self.name}' has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}.")
+        return self.checkpoint_path(step)
 
     def detections_path(self, split: str, step: int) -> Path:
         return self.path / "detections" / f"split={split}" / f"step={step}.parquet"

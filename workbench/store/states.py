@@ -156,7 +156,7 @@ def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray
                     file.seek(8 + length + begin)
                     tensors[name] = np.frombuffer(file.read(end - begin), _DTYPES[entry["dtype"]]).reshape(entry["shape"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise RunError(f"{path} is damaged: {error}. Make it anew with 'workbench trace'.") from error
+        raise RunError(f"{path} is damaged: {error}. Write it again with 'workbench record'.") from error
     return header.get("__metadata__", {}), tensors
 
 

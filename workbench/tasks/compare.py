@@ -177,9 +177,9 @@ def _steps(row: Row, rows: Sequence[Row]) -> int | None:
 
 def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, device: str, log: Path) -> subprocess.Popen[bytes]:
     if state(row) == "partial":
-        command = [sys.executable, "-m", "workbench", "run", "--resume", row.name]
+        command = [sys.executable, "-P", "-m", "workbench", "run", "--resume", row.name]
     else:
-        command = [sys.executable, "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
+        command = [sys.executable, "-P", "-m", "workbench", "run", str(row.recipe), "--seed", str(row.seed), "--name", row.name]
         command += ["--group", row.schedule, "--arm", row.arm]
         for override in overrides:
             command += ["--set", override]

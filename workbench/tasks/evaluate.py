@@ -1,11 +1,9 @@
 """A detector on a split: the twelve COCO numbers with their intervals, what its errors cost, and on KITTI data KITTI's own AP."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from workbench.analysis.detection.ap import ClassAP, coco_ap
 from workbench.analysis.detection.bootstrap import Interval
@@ -19,9 +17,10 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.opening import open_dataset
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors.registry import load_detector
-from workbench.errors import IncompatibleError, RunError
+from workbench.device import resolve_device
+from workbench.errors import IncompatibleError
 from workbench.recipe.setup import find_detector
-from workbench.store.run import Run, runs_root
+from workbench.store.run import Run
 from workbench.training.evaluation import detect
 
 
@@ -63,31 +62,34 @@ class Evaluation:
 
 
 def evaluate(
-    name: str, data: str | None = None, split: str = "val", step: int | None = None, device: str = "auto", samples: int = 300
+    name: str | Run, data: str | None = None, split: str = "val", step: int | None = None, device: str = "auto", samples: int = 300
 ) -> Evaluation:
     """Evaluates any detector on any dataset; classes go by name.
 
     Args:
-        name: a run, a detector folder, or an embedded detector.
+        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
         data: dataset folder, or shapes; None: of a run its own data, as its recipe reads it, of a detector shapes.
         split: of the data.
         step: checkpoint of a run; None: its result.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
         samples: resamples of the images for the intervals.
 
     Raises:
         CheckpointError: there is no such detector.
         DataError: there is no such data.
+        DeviceError: this machine does not have the device.
         IncompatibleError: the detector knows none of the dataset's classes.
         RunError: there is no such checkpoint, or the run's data changed.
     """
-    run = _run(name)
-    detector = load_detector(find_detector(name) if step is None else _checkpoint(name, run, step))
-    dataset = open_data(run.info(), split) if run is not None and data is None else open_dataset(data or "shapes", split)
+    place = resolve_device(device)
+    found = find_detector(name, step)
+    detector = load_detector(found.folder)
+    dataset = open_data(found.run.info(), split) if found.run is not None and data is None else open_dataset(data or "shapes", split)
     spec = detector.spec
     if not set(spec.classes) & set(dataset.classes):
-        raise IncompatibleError(f"'{name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common.")
-    place = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+        raise IncompatibleError(
+            f"'{found.name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common."
+        )
     transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
     return judge_detections(dataset, detect(detector.to(place), dataset, transform, place).to_pandas(), samples)
 
@@ -110,19 +112,6 @@ def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 
         calibration_error(match_detections(truth, detections), samples),
         kitti_ap(dataset, detections, samples) if is_kitti(dataset) else None,
     )
-
-
-def _run(name: str) -> Run | None:
-    """The run of that name or path, if it is one."""
-    there = (Path(name) / "run.json").is_file() or (runs_root() / name / "run.json").is_file()
-    return Run.open(name) if there else None
-
-
-def _checkpoint(name: str, run: Run | None, step: int) -> Path:
-    steps = run.checkpoint_steps() if run is not None else []
-    if run is None or step not in steps:
-        raise RunError(f"'{name}' has no checkpoint of step {step}; steps there: {', '.join(map(str, steps)) or 'none'}.")
-    return run.checkpoint_path(step)
 
 
 def _row(what: str, value: float, low: float | None, high: float | None, n: int, of: str) -> dict[str, Any]:

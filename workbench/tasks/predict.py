@@ -14,9 +14,11 @@ from workbench.datasets.images import FolderImages, read_header
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors.detector import Detections, Detector
 from workbench.detectors.registry import load_detector
+from workbench.device import resolve_device
 from workbench.errors import DataError
 from workbench.files import replacing, write_json
 from workbench.recipe.setup import find_detector
+from workbench.store.run import Run
 
 DETECTIONS_PER_IMAGE = 100
 # Okabe-Ito, one after the other by class
@@ -38,25 +40,26 @@ class Predictions:
     skipped: tuple[str, ...]
 
 
-def predict(detector: str, images: Path, out: Path, threshold: float, device: str) -> Predictions:
+def predict(detector: str | Run, images: Path, out: Path, threshold: float, device: str) -> Predictions:
     """Runs a detector over an image, or over the images that lie directly in a folder, in order of their names.
 
     Writes ``results.json`` (COCO results: image_id, category_id, bbox xywh in pixels of the upright image, score; the 100 best per
     image), ``images.json`` (what each image_id and category_id stands for) and ``drawn/<file name>.png``. Ids count from 1.
 
     Args:
-        detector: a run, a detector folder, or an embedded detector.
+        detector: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
         images: file or folder.
         out: folder to write to.
         threshold: least score that is drawn; results.json holds every detection.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
 
     Raises:
         CheckpointError: there is no such detector.
         DataError: there is no image to predict.
+        DeviceError: this machine does not have the device.
     """
-    model = load_detector(find_detector(detector))
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = resolve_device(device)
+    model = load_detector(find_detector(detector).folder)
     dataset, skipped = _open_images(images, model)
     spec = model.spec
     transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))

@@ -1,4 +1,4 @@
-"""Tracing a checkpoint of a run: the query table, states and masks of any of its checkpoints on any of its splits."""
+"""Records what a checkpoint of a run says: the query table, states and masks of any checkpoint on any of the run's splits."""
 
 import shutil
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from torch import nn
 
 from workbench.datasets.base import Dataset
 from workbench.detectors.registry import load_detector
+from workbench.device import resolve_device
 from workbench.errors import ConfigError, RunError
 from workbench.methods.recorded import sending_method
 from workbench.recipe.schema import stored_recipe
@@ -26,10 +27,10 @@ _BYTES_PER_ROW = 64  # as Parquet; a little more than random numbers take
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a trace will write.
+    """What a recording will write.
 
     Attributes:
-        images: of the split that are traced.
+        images: of the split that are recorded.
         of: images that the split has.
         student_rows: of the query table.
         group_rows: of the teacher's queries as the student decodes them, where a method does that; at most, for it may select some.
@@ -47,36 +48,39 @@ class Sizes:
     bytes: int
 
 
-class Trace:
-    """A trace that is about to be made; what it was given is checked when it is created.
+class QueryRecording:
+    """Records the queries of a checkpoint; everything it is given is checked when it is created, before anything is written.
 
     Args:
-        name: of the run, or its path.
+        run: whose checkpoint it is.
         checkpoint: step of one of its checkpoints; its result (best or last) by default.
         split: train, val or test of its recipe.
-        images: trace so many, stratified by class; all by default.
-        device: auto, cpu or cuda.
+        images: how many to record, stratified by class; all by default.
+        device: auto, cpu, cuda or cuda:N.
 
     Attributes:
-        step: of the weights that are traced.
+        step: of the weights that are recorded.
         sizes: what will be written.
 
     Raises:
-        RunError: no such run or checkpoint; other data or another teacher than the run was made with; too little space; a sample
+        RunError: no such checkpoint; other data or another teacher than the run was made with; too little space; a sample
             would take the place of a whole table.
         ConfigError: no such split; fewer than one image.
+        DeviceError: this machine does not have the device.
     """
 
-    def __init__(self, name: str, checkpoint: int | None = None, split: str = "val", images: int | None = None, device: str = "auto"):
+    def __init__(self, run: Run, checkpoint: int | None = None, split: str = "val", images: int | None = None, device: str = "auto"):
+        self._device = resolve_device(device)
         if split not in SPLITS:
             raise ConfigError(f"--split {split}: choose from {', '.join(SPLITS)}.")
         if images is not None and images < 1:
             raise ConfigError(f"--images {images}: give at least 1, or leave it out for all images.")
-        self.run, self.split = Run.open(name), split
+        self.run, self.split = run, split
         if is_remote(self.run.path):
-            raise RunError(f"{self.run.path} is no local folder, which a checkpoint is read from. Copy the run, trace it, copy it back.")
-        self.step = _checkpoint(self.run, checkpoint)
-        self._device = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+            raise RunError(
+                f"{self.run.path} is no local folder, which a checkpoint is read from. Copy the run, record it, and copy it back."
+            )
+        self.step = int((result_folder(run) if checkpoint is None else run.complete_checkpoint(checkpoint)).name)
         if self._device.type == "cpu":
             torch.set_num_threads(1)  # as training evaluates: sums in another order end in other last digits
         self._setup = _setup_of(self.run)
@@ -94,7 +98,7 @@ class Trace:
         self._check()
 
     def write(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Traces; each table appears whole when it is done.
+        """Writes the tables; each appears whole when it is done.
 
         Args:
             progress: called with the images done and the images in all, the teacher's counted as well.
@@ -152,13 +156,13 @@ class Trace:
         if self.scope.sampled and whole:
             raise RunError(
                 f"run '{self.run.name}' has the queries of all images of split '{self.split}' at step {self.step}; a sample "
-                "would take their place. Leave --images out to trace it again."
+                "would take their place. Leave --images out to record it again."
             )
         free = shutil.disk_usage(self.run.path).free
         if free < 1.1 * self.sizes.bytes:
             raise RunError(
-                f"tracing needs {self.sizes.bytes / 1e9:.1f} GB, {self.run.path} has {free / 1e9:.1f} GB free. Free space, or "
-                "trace fewer images with --images."
+                f"recording needs {self.sizes.bytes / 1e9:.1f} GB, {self.run.path} has {free / 1e9:.1f} GB free. Free space, or "
+                "record fewer images with --images."
             )
 
 
@@ -195,15 +199,6 @@ def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
     return share
 
 
-def _checkpoint(run: Run, step: int | None) -> int:
-    there = run.checkpoint_steps()
-    if step is None:
-        return int(result_folder(run).name)
-    if step not in there:
-        raise RunError(f"run '{run.name}' has no checkpoint at step {step}; it has {', '.join(map(str, there)) or 'none'}.")
-    return step
-
-
 def _setup_of(run: Run) -> Setup:
     """What the run was made of.
 
@@ -223,4 +218,4 @@ def _steps_per_epoch(setup: Setup, run: Run) -> int:
     return -(-len(setup.train) // per_step)
 
 
-__all__ = ["SPLITS", "STATE_IMAGES", "Sizes", "Trace", "stratified"]
+__all__ = ["SPLITS", "STATE_IMAGES", "QueryRecording", "Sizes", "stratified"]

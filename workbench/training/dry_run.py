@@ -168,7 +168,7 @@ def _stand_ins(recipe: Recipe) -> tuple[str, ...]:
 def _detector(config: Any, spec: InputSpec) -> Detector:
     """From random weights whatever weights the recipe names; a checkpoint as it is, its head for the data's classes."""
     if isinstance(config, CheckpointConfig):
-        detector = load_detector(find_detector(config.checkpoint))
+        detector = load_detector(find_detector(config.checkpoint).folder)
         if detector.spec.classes != spec.classes:
             detector.reset_classes(spec)
         return detector

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
@@ -19,7 +20,7 @@ from workbench.resources import code_commit, share_path
 from workbench.store.run import Run, free_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Trainer
-from workbench.training.processes import agree, join
+from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
@@ -36,7 +37,7 @@ class Launch:
         name: of the run; made from recipe, arm and seed when None.
         arm: recorded with the run.
         group: recorded with the run: equal steps or equal compute.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or cuda:N.
         trackers: of accelerate: tensorboard, mlflow, wandb.
     """
 
@@ -77,17 +78,16 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     Raises:
         WorkbenchError: anything a user can mend; the run directory is not made when it is found before training.
     """
-    torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
+    processes = _init_processes(launch)
     name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
-    processes = join(launch.device)
     listener = listener if processes.is_main_process else _Silent()
     if processes.is_main_process:
         free_path(name)
     _check_trackers(launch.trackers)
     teacher = _teacher(recipe, launch, listener, folder)
     setup = build(recipe, teacher)
-    if isinstance(recipe.teacher, TeacherRecipeConfig) and Run.open(str(teacher)).info().get("dataset_hash") != setup.train.hash():
-        raise RunError(f"the teacher's run '{teacher}' was trained on other data. {_train_again(str(teacher))}")
+    if isinstance(teacher, Run) and teacher.info().get("dataset_hash") != setup.train.hash():
+        raise RunError(f"the teacher's run '{teacher.name}' was trained on other data. {_train_again(teacher.name)}")
     cache = open_cache(setup)
     for note in (*setup.notes, *(f"{method.name}: {method.source}" for method in setup.methods)):
         listener.on_message(note)
@@ -96,30 +96,30 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         teacher_ap = check_teacher(setup)
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
     if processes.is_main_process:
-        Run.create(name, {**_info(setup, cache, launch, teacher), "teacher_ap": teacher_ap})
+        teacher_name = teacher.name if isinstance(teacher, Run) else teacher
+        Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
     processes.wait_for_everyone()
-    return _train(Run.open(name), setup, cache, launch, listener)
+    return _train(Run(runs_root() / name), setup, cache, launch, listener)
 
 
-def resume(name: str, launch: Launch, listener: Listener) -> Run:
-    """Goes on with an interrupted run from its last checkpoint.
+def resume(run: Run, launch: Launch, listener: Listener) -> Run:
+    """Continues an interrupted run from its last checkpoint.
 
     Raises:
+        DeviceError: this machine does not have the device.
         RunError: it is finished, or being written.
     """
-    torch.set_num_threads(1 if launch.device == "cpu" or not torch.cuda.is_available() else torch.get_num_threads())
-    listener = listener if join(launch.device).is_main_process else _Silent()
+    listener = listener if _init_processes(launch).is_main_process else _Silent()
     _check_trackers(launch.trackers)
-    run = Run.open(name)
     info = run.info()
     if info.get("state") == "done":
-        raise RunError(f"run '{name}' is finished; nothing to resume.")
+        raise RunError(f"run '{run.name}' is finished; nothing to resume.")
     recipe = stored_recipe(info["recipe"], str(run.info_path))
     setup = build(recipe, info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
             raise RunError(
-                f"run '{name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
+                f"run '{run.name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
                 "or start a new run."
             )
     cache = open_cache(setup)
@@ -127,7 +127,7 @@ def resume(name: str, launch: Launch, listener: Listener) -> Run:
 
 
 def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, listener: Listener) -> Run:
-    main = join(launch.device).is_main_process
+    main = PartialState().is_main_process
     with run.locked() if main else nullcontext():
         try:
             Trainer(run, setup, listener, launch.device, launch.trackers, cache).train()
@@ -136,6 +136,14 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
                 run.update_info(state="failed", error=str(error))
             raise
     return run
+
+
+def _init_processes(launch: Launch) -> PartialState:
+    """Joins the other processes of the run; on a CPU each computes with one thread, in which sums are made in one order."""
+    processes = init_processes(launch.device)
+    if str(processes.device) == "cpu":
+        torch.set_num_threads(1)
+    return processes
 
 
 class _Silent:
@@ -179,24 +187,22 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
 
 
-def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> str | None:
-    """Name of the teacher to load; one that a recipe makes is trained first unless it is there."""
+def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> Run | str | None:
+    """Returns the teacher to load: the run of one that a recipe makes, trained first unless it is there; else a checkpoint's name."""
     made = teacher_of(recipe, folder)
     if made is None:
         return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
     teacher_recipe, beside, name = made
-    there = agree((runs_root() / name / "run.json").exists())
-    if there:
-        run = Run.open(name)
+    run = Run(runs_root() / name)
+    if broadcast_from_main(run.info_path.exists()):
         if changes := changes_since(run, teacher_recipe):
             raise RunError(f"the teacher's run '{name}' was made with another recipe: {'; '.join(changes)}. {_train_again(name)}")
-        if agree(run.info().get("state")) != "done":
+        if broadcast_from_main(run.info().get("state")) != "done":
             listener.on_message(f"going on with the teacher's run '{name}'")
-            resume(name, dataclasses.replace(launch, name=None, arm=None), listener)
-    else:
-        listener.on_message(f"training the teacher first: run '{name}'")
-        start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group="equal steps"), listener, beside)
-    return name
+            resume(run, dataclasses.replace(launch, name=None, arm=None), listener)
+        return run
+    listener.on_message(f"training the teacher first: run '{name}'")
+    return start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group="equal steps"), listener, beside)
 
 
 def _train_again(name: str) -> str:

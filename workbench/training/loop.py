@@ -23,7 +23,7 @@ from workbench.training.evaluation import Evaluator
 from workbench.training.loader import TrainBatch, TrainLoader
 from workbench.training.monitor import TermMonitor
 from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
-from workbench.training.processes import agree, gathered, interruptible, join
+from workbench.training.processes import broadcast_from_main, gathered, init_processes, interruptible
 from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,10 @@ class Trainer:
     ):
         self.run, self.setup, self.listener = run, setup, listener
         self.config = setup.recipe.train
-        join(device)
+        processes = init_processes(device)
         self.accelerator = Accelerator(
             mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
-            cpu=device == "cpu",
+            cpu=str(processes.device) == "cpu",
             log_with=list(trackers) or None,
             project_dir=str(run.path) if trackers else None,
             # a method leaves out a term that a process's part of the batch has no target for, and its adapter with it
@@ -238,7 +238,7 @@ class Trainer:
                 self.best = (ap, step)
                 self.run.update_info(best_step=step)
             self.listener.on_evaluation(line)
-        self.best = agree(self.best)
+        self.best = broadcast_from_main(self.best)
 
     def _save(self, step: int) -> None:
         self.accelerator.wait_for_everyone()

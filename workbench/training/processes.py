@@ -8,24 +8,68 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
+
+from workbench.device import resolve_device
+from workbench.errors import DeviceError
 
 Value = TypeVar("Value")
 # the others wait for the first, which evaluates alone
 PATIENCE = timedelta(hours=12)
 
 
-def join(device: str) -> PartialState:
-    """Joins the other processes, where there are any, before anything is written."""
-    if device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=device == "cpu", **({"timeout": PATIENCE} if several else {}))
+def init_processes(device: str) -> PartialState:
+    """Joins the other processes of this run, if there are any, and gives each its device.
+
+    Called before anything is written. A later run of the same process, as in a notebook, may name another device.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: this machine has no such device, or too few GPUs for one each.
+    """
+    wanted = resolve_device(device)
+    cpu = wanted.type == "cpu"
+    os.environ["ACCELERATE_USE_CPU"] = str(cpu).lower()
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if not cpu:
+            _check_gpu_each(wanted, count)
+        return PartialState(cpu=cpu, timeout=PATIENCE)
+    # accelerate keeps the device it was given first for the whole process, whatever is asked for later
+    if PartialState._shared_state and PartialState().device != wanted:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if not cpu:
+        torch.cuda.set_device(wanted.index or 0)
+    with _environment("ACCELERATE_TORCH_DEVICE", str(wanted)):
+        return PartialState(cpu=cpu)
 
 
-def agree(value: Value) -> Value:
-    """The first process's value, in all of them."""
+def _check_gpu_each(wanted: torch.device, count: int) -> None:
+    """Raises ``DeviceError`` unless every process of this machine gets a GPU of its own."""
+    if wanted.index is not None:
+        raise DeviceError(f"device '{wanted}' is one GPU, and {count} processes train this run, each on a GPU of its own. Choose cuda.")
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
+    if here > gpus:
+        raise DeviceError(f"{here} processes need a GPU each, and torch finds {gpus} on this machine. Start {gpus}, or choose cpu.")
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable of the environment while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+def broadcast_from_main(value: Value) -> Value:
+    """Returns the first process's value in all of them."""
     if PartialState().num_processes == 1:
         return value
     return broadcast_object_list([value])[0]

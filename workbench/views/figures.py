@@ -176,7 +176,7 @@ def image_rows(run: Run, image_id: int, step: int | None = None) -> tuple[pd.Dat
     if student.empty:
         raise RunError(
             f"run '{run.name}' keeps no queries of image {image_id} at step {steps[0]}; choose another, or trace it with "
-            f"'workbench trace {run.name}'."
+            f"'workbench record {run.name}'."
         )
     return student, rows[rows["model"] == "teacher"]
 

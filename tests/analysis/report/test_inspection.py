@@ -163,7 +163,7 @@ def test_a_run_alone_is_shown_without_what_only_a_comparison_has(comparison):
 def test_runs_without_a_common_step_and_runs_of_other_images_are_refused(comparison, tmp_path):
     data, run, _ = comparison
     other = type(run).create("other", {}, tmp_path)
-    with pytest.raises(RunError, match="workbench trace other"):
+    with pytest.raises(RunError, match="workbench record other"):
         inspect(data, other)
     examples.add_evaluation(other, data, 7)
     with pytest.raises(RunError, match="in common"):

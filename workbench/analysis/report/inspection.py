@@ -134,7 +134,7 @@ def _common_step(run: Run, baseline: Run | None, split: str) -> int:
     steps = set(run.query_steps(split))
     if not steps:
         raise RunError(
-            f"run '{run.name}' has no evaluation with queries of split '{split}'. Make one: workbench trace {run.name} --split {split}"
+            f"run '{run.name}' has no evaluation with queries of split '{split}'. Make one: workbench record {run.name} --split {split}"
         )
     common = steps & set(baseline.query_steps(split)) if baseline is not None else steps
     if not common:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.services.servers import ADDRESS, Server, find, listens, named, noted, reserved_port, started
+from workbench.services.servers import ADDRESS, Server, listens, lookup_server, registered, reserved_port, server_file, wait_until_ready
 from workbench.views.fiftyone.connection import FoDataset, using
 
 APP = "fiftyone"
@@ -43,14 +43,14 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
     import fiftyone.constants as foc
 
     with reserved_port(port) as port:
-        command = [sys.executable, "main.py", "--port", str(port), "--address", ADDRESS]
+        command = [sys.executable, "-P", "main.py", "--port", str(port), "--address", ADDRESS]
         # in a session of its own, and ended at once: it has nothing to save, and says pages about a Ctrl-C
         server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
-            if not started(server, lambda: listens(port), START_SECONDS):
+            if not wait_until_ready(server, lambda: listens(port), START_SECONDS):
                 raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
             _tell(port, "event", _whole(dataset))
-            with noted(APP, port, database=database):
+            with registered(APP, port, database=database):
                 yield Server(psutil.Process(server.pid), port, {"database": database})
         finally:
             server.kill()
@@ -59,7 +59,7 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
 
 def running() -> Server | None:
     """The App of this user that ``workbench inspect`` serves; None where there is none. Does not import fiftyone."""
-    server = find(named(APP))
+    server = lookup_server(server_file(APP))
     return server if server is not None and listens(server.port) else None
 
 

@@ -1,0 +1,11 @@
+"""``workbench doctor``: what this machine has."""
+
+from workbench.commands.options import Json
+
+
+def doctor(json_path: Json = None) -> None:
+    """Show versions, devices, and what each missing feature needs."""
+    from workbench.commands.console import print_rows
+    from workbench.services.doctor import report
+
+    print_rows(report().rows(), json_path)

@@ -1,0 +1,64 @@
+"""``workbench runs list|show|rm``: the runs that are there."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.commands.options import Json, Root, RunName, Verb, sub_app, use_root
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.store.run import Run
+
+runs_app = sub_app("List, show and remove runs.")
+
+
+@runs_app.command("list", cls=Verb)
+def runs_list(runs: Root = None, json_path: Json = None) -> None:
+    """List all runs with their state and their last AP."""
+    from workbench.commands.console import print_rows
+    from workbench.store.run import list_runs
+
+    use_root(runs)
+    print_rows([_status(run) for run in list_runs()], json_path)
+
+
+@runs_app.command("show", cls=Verb)
+def runs_show(name: RunName, runs: Root = None, json_path: Json = None) -> None:
+    """Show everything that is known about a run."""
+    from workbench.commands.console import show_runs
+    from workbench.store.run import Run
+
+    use_root(runs)
+    show_runs([Run.open(name)], json_path)
+
+
+@runs_app.command("rm", cls=Verb)
+def runs_rm(
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Names of runs, or their paths.")],
+    runs: Root = None,
+) -> None:
+    """Remove runs and everything in their folders.
+
+    Nothing is removed unless all of them are there.
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
+    from workbench.store.run import Run
+
+    use_root(runs)
+    for found in [Run.open(name) for name in names]:
+        found.remove()
+        console.print(Text(f"removed {found.name}"))
+
+
+def _status(run: "Run") -> dict[str, Any]:
+    try:
+        last = (run.evaluations() or [{}])[-1]
+        run.info()
+    except WorkbenchError as error:
+        # one damaged run hides no other
+        return {"run": run.name, "state": f"unreadable: {error}", "split": None, "step": None, "AP": None}
+    state = "running" if run.is_running() else run.info().get("state")
+    return {"run": run.name, "state": state, "split": last.get("split"), "step": last.get("step"), "AP": last.get("coco", {}).get("ap")}
