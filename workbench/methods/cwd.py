@@ -13,16 +13,15 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class CWDConfig(MapConfig, frozen=True):
-    """Weight 5 and temperature 1 on every level (pppppM/mmdetection-distiller@7a8a130,
+    """Takes weight 5 and temperature 1 on every level from the released code (pppppM/mmdetection-distiller@7a8a130,
     configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
-
-    Attributes:
-        temperature: of the softmax over cells.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"channels": 5.0}
     method: Literal["cwd"] = "cwd"
+    """Selects the method."""
     temperature: float = Field(1.0, gt=0)
+    """Temperature of the softmax over the cells of a channel."""
 
     @property
     def term_names(self) -> tuple[str, ...]:
