@@ -28,6 +28,7 @@ from workbench.commands.console import (
 from workbench.commands.diagnose import diagnose
 from workbench.commands.export import export
 from workbench.commands.inspect import inspect
+from workbench.commands.recipe import recipe_app
 from workbench.commands.record import trace
 from workbench.commands.report import report
 from workbench.errors import ConfigError, WorkbenchError
@@ -39,6 +40,7 @@ runs_app = typer.Typer(no_args_is_help=True, help="Runs: list, show, remove.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(cache_app, name="cache")
+app.add_typer(recipe_app, name="recipe")
 app.command()(trace)
 app.command()(diagnose)
 app.command()(report)
@@ -87,7 +89,7 @@ def run(
 ) -> None:
     """Train a recipe, distilled or not."""
     from workbench.commands.progress import console_listener
-    from workbench.recipe.schema import load_recipe
+    from workbench.recipe.loading import load_recipe
     from workbench.training.launch import Launch, recipe_path, start
     from workbench.training.launch import resume as resume_run
 
@@ -159,7 +161,7 @@ def compare(
 ) -> None:
     """Train arms times seeds of recipes; print each arm's AP with mean, range and difference to the baseline. Finished runs are kept."""
     from workbench.commands.progress import console_watch
-    from workbench.recipe.schema import load_recipe
+    from workbench.recipe.loading import load_recipe
     from workbench.tasks.compare import Row, compare_rows, distilled_arms, execute, plan
     from workbench.training.launch import recipe_path
 

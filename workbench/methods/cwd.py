@@ -13,7 +13,9 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class CWDConfig(MapConfig, frozen=True):
-    """Takes weight 5 and temperature 1 on every level from the released code (pppppM/mmdetection-distiller@7a8a130,
+    """Configures CWD, which compares each channel as a distribution over the cells.
+
+    Weight 5 and temperature 1 on every level are those of the released code (pppppM/mmdetection-distiller@7a8a130,
     configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 

@@ -17,9 +17,11 @@ from workbench.methods.method import ClassTeachingConfig, Method, gather_queries
 
 
 class D3ETRConfig(ClassTeachingConfig, frozen=True):
-    """Takes weights, matching cost and the squared error of attention maps from the one public implementation that was found
-    (xingyitong1/TPRD@bb8ed01, projects/deformable_detr/cfg_distill/D3DETR/models/deformable_detr_r50_distll_r18.py). The authors
-    released no code.
+    """Configures D3ETR, which distils predictions and attention maps of the decoder, by an adaptive and by a fixed matching.
+
+    The authors released no code. Weights, matching cost and the squared error of attention maps are those of the one public
+    implementation that was found (xingyitong1/TPRD@bb8ed01,
+    projects/deformable_detr/cfg_distill/D3DETR/models/deformable_detr_r50_distll_r18.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {

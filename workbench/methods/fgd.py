@@ -14,7 +14,9 @@ from workbench.methods.maps import MapConfig, MapMethod, MapPair, boxes_in_cells
 
 
 class FGDConfig(MapConfig, frozen=True):
-    """Takes weights and temperature of one-stage detectors from the released code (yzd-v/FGD@c03a6cf,
+    """Configures FGD, which distils foreground and background separately, weighted by the teacher's attention, and relations between cells.
+
+    Weights and temperature are those of one-stage detectors (yzd-v/FGD@c03a6cf,
     configs/distillers/fgd/fgd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py: alpha, beta, gamma, lambda; the same numbers stand
     in the released configuration of DETRDistill).
     """

@@ -15,7 +15,9 @@ from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
 
 class FGFIConfig(MapConfig, frozen=True):
-    """Takes weight 0.01 and the anchors from the released code (twangnh/Distilling-Object-Detectors@c6583f3, trainval_net_sup.py --ilw and
+    """Configures FGFI, which imitates the teacher's features near objects alone.
+
+    Weight 0.01 and the anchors are those of the released code (twangnh/Distilling-Object-Detectors@c6583f3, trainval_net_sup.py --ilw and
     lib/model/utils/config.py).
     """
 

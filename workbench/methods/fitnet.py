@@ -12,8 +12,10 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class FitNetConfig(MapConfig, frozen=True):
-    """Configures FitNet as detection papers compare with it: mean squared error of adapted features, weight 1 on every level (released by
-    LutingWang/HEAD@1179b78, configs/kd/fitnet.py).
+    """Configures FitNet, which makes the student's feature map regress the teacher's.
+
+    The loss is the mean squared error of adapted features, as detection papers compare with it. The weight of 1 on every level is that of
+    LutingWang/HEAD@1179b78, configs/kd/fitnet.py.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 1.0}

@@ -16,7 +16,9 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class FKDConfig(MapConfig, frozen=True):
-    """Takes weights and temperature of one-stage detectors from the authors' code, mmdet/models/detectors/single_stage.py of the
+    """Configures FKD, which distils features weighted by attention, and the relations that a non-local block finds.
+
+    Weights and temperature are those of one-stage detectors in the authors' code, mmdet/models/detectors/single_stage.py of the
     supplementary material (openreview.net, uKhGRvM8QNH, which the repository
     ArchipLab-LinfengZhang/Object-Detection-Knowledge-Distillation-ICLR2021@3e2bb66 points to): 6 times those of two-stage detectors.
     The paper rounds them to 4e-4, 2e-2, 4e-4 and states temperature 0.5.

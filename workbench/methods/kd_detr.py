@@ -17,7 +17,9 @@ from workbench.methods.method import BaseMethodConfig, Method
 
 
 class KDDETRConfig(BaseMethodConfig, frozen=True):
-    """Takes the released values: Myleswork/KD-DETR@e7dfccb (the authors' repository is empty and the paper points to it),
+    """Configures KD-DETR, which asks both decoders about the same distillation points.
+
+    The values are those of Myleswork/KD-DETR@e7dfccb (the authors' repository is empty and the paper points to it),
     models/DAB_DETR/kd_loss.py and tools/train.sh.
     """
 

@@ -18,7 +18,9 @@ from workbench.methods.method import BaseMethodConfig, Method
 
 
 class LDConfig(BaseMethodConfig, frozen=True):
-    """Takes the values released for GFL: HikariTJU/LD@4287990, configs/ld/ld_r18_gflv1_r101_fpn_coco_1x.py with the defaults of
+    """Configures LD, which distils the distributions of box edges.
+
+    The values are those released for GFL: HikariTJU/LD@4287990, configs/ld/ld_r18_gflv1_r101_fpn_coco_1x.py with the defaults of
     mmdet/models/dense_heads/ld_head.py (ld 0.25 and ld_vlr 0.25 at T 10, kd 10 at T 2; kd outside the main region 0).
     """
 

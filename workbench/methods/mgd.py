@@ -14,7 +14,9 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class MGDConfig(MapConfig, frozen=True):
-    """Takes weight 2e-5 and mask ratio 0.65 of one-stage detectors from the released code (yzd-v/MGD@2c9da0b,
+    """Configures MGD, which generates the teacher's feature map from the student's, of which random cells are hidden.
+
+    Weight 2e-5 and mask ratio 0.65 are those of one-stage detectors (yzd-v/MGD@2c9da0b,
     det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 

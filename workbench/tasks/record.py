@@ -11,7 +11,7 @@ from torch import nn
 from workbench.datasets.base import Dataset
 from workbench.detectors.registry import load_detector
 from workbench.errors import ConfigError, RunError
-from workbench.recipe.schema import stored_recipe
+from workbench.recipe.loading import stored_recipe
 from workbench.recipe.setup import Setup, build
 from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts

@@ -52,7 +52,7 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
 
 
 class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
-    """Configures CLoCKDistill."""
+    """Configures CLoCKDistill, which distils the encoder's memory around the targets, and the answers to queries made from targets."""
 
     published_weights = {"memory_foreground": 5e-5, "memory_background": 1e-7}  # noqa: RUF012
 

@@ -104,7 +104,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 class DETRDistillConfig(ClassTeachingConfig, frozen=True):
-    """Configures DETRDistill."""
+    """Configures DETRDistill, which distils predictions, target-aware features and the matching of the teacher's queries."""
 
     published_weights = {"contrastive": 0.2}  # noqa: RUF012
 
