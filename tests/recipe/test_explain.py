@@ -46,6 +46,7 @@ def test_a_section_is_explained_with_the_keys_right_below_it():
         ("data.options.shapes.classes", "list of circle, square, triangle, cross, ring or bar", "[circle, square, triangle, cross]",
          "at least 1 entry"),
         ("student.checkpoint", "text", "required", ""),
+        ("student.detr.family", "detr", "required", ""),
         ("student.dino.queries", "whole number", "900", ">= 1"),
         ("student.d_fine.points", "whole number or list of whole numbers", "4", ""),
         ("student.deimv2.bins", "whole number", "32", ">= 4, a multiple of 2"),
@@ -87,7 +88,7 @@ def test_every_default_that_is_shown_is_the_default():
     assert TrainConfig(steps=1) == TrainConfig(steps=1, **{name: defaults[f"train.{name}"] for name in names})
     for name in METHODS:
         values = {key.rpartition(".")[2]: value for key, value in defaults.items() if key.rpartition(".")[0] == f"methods.{name}"}
-        (method,) = parse_recipe(minimal() | {"methods": [values]}, "test").methods
+        (method,) = parse_recipe(minimal() | {"methods": [{"method": name, **values}]}, "test").methods
         (plain,) = parse_recipe(minimal() | {"methods": [{"method": name}]}, "test").methods
         assert method == plain
 
@@ -136,6 +137,13 @@ def test_a_shown_recipe_holds_every_value_and_marks_the_defaults():
     assert len([line for line in lines if line.lstrip().startswith("arms:")]) == 0
     keys = [line.split(":")[0] for line in lines if not line.startswith(" ")]
     assert keys == [name for name in Recipe.model_fields if name != "arms"]
+
+
+def test_the_name_of_a_family_comes_first():
+    recipe = load_recipe(RECIPES / "families" / "detr.yaml")
+    lines = recipe_yaml(recipe).splitlines()
+    assert lines[lines.index("student:") + 1] == "  family: detr"
+    assert explain("student.detr")[1].key == "student.detr.family"
 
 
 def test_a_text_with_line_breaks_stays_on_its_line():

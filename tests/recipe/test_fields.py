@@ -9,6 +9,7 @@ from workbench.datasets.shapes import ShapesConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.methods.registry import METHODS, find_method
 from workbench.recipe.schema import Recipe, models_in
+from workbench.tasks.convert import CheckpointDescription
 
 
 def reachable(*models: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -25,9 +26,8 @@ def reachable(*models: type[BaseModel]) -> Iterator[type[BaseModel]]:
         pending += [inner for item in model.model_fields.values() for inner in models_in(item.annotation)]
 
 
-MODELS = list(
-    reachable(Recipe, ShapesConfig, *(family.config for family in FAMILIES.values()), *(find_method(name).Config for name in METHODS))
-)
+CHOSEN = [*(family.config for family in FAMILIES.values()), *(find_method(name).Config for name in METHODS)]
+MODELS = list(reachable(Recipe, ShapesConfig, CheckpointDescription, *CHOSEN))
 FIELDS = {name for model in MODELS for name in model.model_fields}
 
 

@@ -67,11 +67,11 @@ class Color(_Strict):
     op: Literal["color"] = "color"
     """Selects the random change of colours."""
     brightness: _STRENGTH = 0.2
-    """Strength of the change in brightness; 0 leaves it."""
+    """Strength of the change in brightness; 0 leaves it unchanged."""
     contrast: _STRENGTH = 0.2
-    """Strength of the change in contrast; 0 leaves it."""
+    """Strength of the change in contrast; 0 leaves it unchanged."""
     saturation: _STRENGTH = 0.2
-    """Strength of the change in saturation; 0 leaves it."""
+    """Strength of the change in saturation; 0 leaves it unchanged."""
 
 
 class FixedSize(_Strict):

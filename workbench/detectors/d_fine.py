@@ -62,11 +62,12 @@ class DFineModelConfig(RefinedModelConfig):
 
 @dataclass(frozen=True)
 class RefinedLayers(Layers):
-    """With the distributions ``[L, B, M, 4, bins + 1]``, and the first guess they are measured from, which has a class too.
+    """Holds the distributions too, and the first guess that they are measured from, which has a class as well.
 
     Attributes:
-        first_logits: ``[1, B, M, C]``.
-        first_boxes: ``[1, B, M, 4]``.
+        distribution: ``[L, B, M, 4, bins + 1]`` logits of the distance of each edge.
+        first_logits: ``[1, B, M, C]`` of the first guess.
+        first_boxes: ``[1, B, M, 4]`` of the first guess.
     """
 
     distribution: Tensor

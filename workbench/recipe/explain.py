@@ -23,10 +23,10 @@ from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError
 from workbench.methods.method import BaseMethodConfig
 from workbench.methods.registry import find_method, method_names
-from workbench.recipe.schema import CheckpointConfig, DataConfig, Recipe, is_tag, models_in
+from workbench.recipe.schema import CheckpointConfig, DataConfig, Recipe, fields_of, is_tag, models_in
 
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value"}
-_PLURALS = {"true or false": "booleans", "text": "texts", "any value": "values"}
+_PLURALS = {"true or false": "booleans", "text": "text", "any value": "values"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Below:
 
     def names(self) -> list[str]:
         """Lists every name that may be the next part of the key."""
-        return [*(name for model in self.models for name in model.model_fields), *self.chosen]
+        return [*(name for model in self.models for name in fields_of(model)), *self.chosen]
 
 
 def explain(key: str = "") -> list[Row]:
@@ -166,7 +166,8 @@ def _row(key: str, info: FieldInfo) -> Row:
 
 
 def _default(info: FieldInfo) -> str:
-    if info.is_required():
+    # the name of a model has a default in the class, but is what a recipe chooses the class by
+    if info.is_required() or is_tag(info.annotation):
         return "required"
     value = info.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):

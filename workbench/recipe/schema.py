@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.datasets.issues import Policy
@@ -255,6 +256,11 @@ def _decisive(value: Any) -> Any:
 def is_tag(annotation: Any) -> bool:
     """True if a field has one possible value, which names its model: ``family``, ``method`` or ``op``."""
     return typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Lists the fields of a model in the order to be read in: the one that names the model comes first."""
+    return dict(sorted(model.model_fields.items(), key=lambda item: not is_tag(item[1].annotation)))
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

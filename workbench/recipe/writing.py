@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from workbench.recipe.explain import as_yaml
-from workbench.recipe.schema import Recipe, is_tag
+from workbench.recipe.schema import Recipe, fields_of, is_tag
 
 DEFAULT = "  # default"
 
@@ -19,7 +19,7 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def _lines(model: BaseModel, indent: str, skip: str = "") -> Iterator[str]:
-    for name, field in type(model).model_fields.items():
+    for name, field in fields_of(type(model)).items():
         if name == skip:
             continue
         value = getattr(model, name)
