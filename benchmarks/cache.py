@@ -16,7 +16,7 @@ from benchmarks.step import cached_step, step_of, whole_cache
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import Transform
 from workbench.datasets.variants import Variants
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import build
 from workbench.teacher_cache.build import Builder
 from workbench.teacher_cache.read import TeacherCache

@@ -22,7 +22,7 @@ from workbench.analysis.report.summary import TEACHER
 from workbench.commands.progress import console_watch
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
-from workbench.recipe.schema import load_recipe, merge, stored_recipe
+from workbench.recipe.loading import load_recipe, merge, stored_recipe
 from workbench.recipe.setup import open_split
 from workbench.store.detections import read_detections
 from workbench.store.run import Run

@@ -15,7 +15,8 @@ from workbench.detectors.registry import FAMILIES
 from workbench.methods.context import Progress, TeacherAnswer
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method, find_method
-from workbench.recipe.schema import Recipe, load_recipe
+from workbench.recipe.loading import load_recipe
+from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import Setup, build, input_spec, open_split
 from workbench.teacher_cache.build import Builder, Estimate
 from workbench.teacher_cache.fields import fields_of

@@ -12,7 +12,8 @@ import yaml
 from tests.examples import SMALL
 from workbench import cli
 from workbench.files import read_json, write_json
-from workbench.recipe.schema import Recipe, merge, parse_recipe
+from workbench.recipe.loading import merge, parse_recipe
+from workbench.recipe.schema import Recipe
 from workbench.resources import share_path
 
 TINY: dict[str, Any] = {

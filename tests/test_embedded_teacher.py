@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
 from workbench.tasks.evaluate import evaluate
 

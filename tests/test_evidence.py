@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, cache_line, family_table, load, recipe_hashes, with_table
 from workbench.detectors.registry import FAMILIES
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.training.launch import recipe_path
 
 COMMITTED = sorted(path.stem for path in RESULTS.glob("*.json"))

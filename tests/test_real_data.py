@@ -18,7 +18,8 @@ from tests.flows import Silent, command
 from workbench.analysis.detection.ap import coco_ap
 from workbench.datasets.opening import open_dataset
 from workbench.detectors.detector import Detections
-from workbench.recipe.schema import Recipe, load_recipe
+from workbench.recipe.loading import load_recipe
+from workbench.recipe.schema import Recipe
 from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections
 from workbench.training.launch import Launch, recipe_path, start

@@ -12,7 +12,7 @@ from tests.flows import Silent
 from workbench.analysis.derived import match_frame
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.report.summary import summarise
-from workbench.recipe.schema import load_recipe, stored_recipe
+from workbench.recipe.loading import load_recipe, stored_recipe
 from workbench.recipe.setup import build
 from workbench.store.detections import read_detections
 from workbench.store.queries import TEACHER_STEP, read_queries

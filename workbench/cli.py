@@ -25,6 +25,7 @@ from workbench.commands.inspect import inspect
 from workbench.commands.methods import methods
 from workbench.commands.options import Verb, Verbs
 from workbench.commands.predict import predict
+from workbench.commands.recipe import recipe_app
 from workbench.commands.record import record
 from workbench.commands.report import report
 from workbench.commands.run import run
@@ -43,7 +44,7 @@ VERBS = {
         "record": record,
         "inspect": inspect,
     },
-    "Reference": {"detectors": detectors, "methods": methods},
+    "Reference": {"recipe": recipe_app, "detectors": detectors, "methods": methods},
     "Data": {"data": data_app},
     "Ship": {"predict": predict, "export": export, "convert": convert},
     "Machine": {"doctor": doctor},

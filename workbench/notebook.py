@@ -18,7 +18,7 @@ from workbench.errors import RunError
 from workbench.export.onnx_file import export_onnx
 from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.store.detections import read_detections
 from workbench.store.run import Run
 from workbench.tasks.evaluate import evaluate

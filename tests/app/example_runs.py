@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.store.run import Run
 from workbench.training.launch import Launch, recipe_path, start
 

@@ -7,7 +7,7 @@ import pytest
 
 from workbench.methods.clockdistill.clockdistill import CLoCKDistill
 from workbench.methods.detrdistill.detrdistill import DETRDistill
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
 from workbench.training.launch import teacher_of
 

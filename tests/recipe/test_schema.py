@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.recipe.schema import load_recipe, stored_recipe
+from workbench.recipe.loading import load_recipe, stored_recipe
 from workbench.resources import share_path
 
 SHAPES = share_path("recipes") / "shapes.yaml"

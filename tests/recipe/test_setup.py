@@ -17,7 +17,8 @@ from workbench.datasets.base import Record
 from workbench.datasets.transforms import Transform, TransformConfig, fixed_size
 from workbench.detectors.detector import InputSpec
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.recipe.schema import Recipe, parse_recipe
+from workbench.recipe.loading import parse_recipe
+from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import FrozenTeacher, build
 
 FIXED = TransformConfig.model_validate({"resize": {"height": 64, "width": 64}})

@@ -11,7 +11,7 @@ import pytest
 
 from tests.flows import DISTILLED, InProcess, write_recipe
 from workbench.errors import ConfigError, RunError
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.store.run import Run, append_line
 from workbench.tasks import compare as comparison
 from workbench.tasks.compare import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, notes, plan, seed_table, state

@@ -16,7 +16,7 @@ from workbench.detectors.conversion.adamixer import convert
 from workbench.detectors.conversion.layouts import LAYOUTS
 from workbench.detectors.registry import family, load_detector
 from workbench.errors import CheckpointError, ConfigError
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
 from workbench.tasks.convert import CheckpointDescription
 

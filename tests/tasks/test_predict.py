@@ -12,7 +12,7 @@ from workbench.detectors.deformable_detr import DeformableDetr
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, DataError
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
 from workbench.tasks.predict import predict
 

@@ -25,7 +25,8 @@ from workbench.matching import assign, match_targets
 from workbench.methods.context import MethodContext, Progress, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import METHODS, build_method, find_method
-from workbench.recipe.schema import Recipe, merge, parse_recipe
+from workbench.recipe.loading import merge, parse_recipe
+from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import FrozenTeacher, Setup
 from workbench.teacher_cache.build import Builder, Estimate
 from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs

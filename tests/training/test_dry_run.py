@@ -11,7 +11,7 @@ from tests.examples import SMALL
 from tests.flows import DISTILLED, command, tiny_recipe, write_recipe
 from workbench.datasets.transforms import TransformConfig
 from workbench.errors import ConfigError, IncompatibleError
-from workbench.recipe.schema import parse_recipe
+from workbench.recipe.loading import parse_recipe
 from workbench.store.run import runs_root
 from workbench.training.dry_run import dry_run, kept_by_the_graph, largest_size
 

@@ -11,7 +11,7 @@ from tests.families import tiny
 from tests.flows import TINY
 from workbench.datasets.batches import evaluation_batches
 from workbench.detectors.detector import InputSpec
-from workbench.recipe.schema import parse_recipe
+from workbench.recipe.loading import parse_recipe
 from workbench.recipe.setup import build
 from workbench.store.queries import read_queries
 from workbench.store.run import Run

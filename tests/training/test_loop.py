@@ -15,7 +15,7 @@ from tests.families import tiny_config
 from tests.flows import DISTILLED, Silent, tiny_recipe
 from workbench.datasets.batches import evaluation_batches
 from workbench.detectors.registry import load_detector
-from workbench.recipe.schema import parse_recipe
+from workbench.recipe.loading import parse_recipe
 from workbench.recipe.setup import Setup, build
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
 from workbench.store.run import Run, read_lines

@@ -133,7 +133,7 @@ def cache_prune(
 
 def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
     """Teacher, methods and variants of a recipe; a teacher that a recipe makes must be trained already."""
-    from workbench.recipe.schema import load_recipe
+    from workbench.recipe.loading import load_recipe
     from workbench.recipe.setup import build
     from workbench.training.launch import recipe_path
 

@@ -42,7 +42,7 @@ def run(
     from workbench.commands.console import console, print_rows, show_runs
     from workbench.commands.progress import console_listener
     from workbench.device import resolve_device
-    from workbench.recipe.schema import load_recipe
+    from workbench.recipe.loading import load_recipe
     from workbench.store.run import Run
     from workbench.training.launch import Launch, recipe_path, start
     from workbench.training.launch import resume as resume_run

@@ -17,43 +17,41 @@ _DONE: dict[str, Action] = {"fix": "fixed", "drop": "dropped", "refuse": "refuse
 
 
 class Policy(BaseModel):
-    """What reading a dataset does about each kind of problem; the field names are the kinds in ``Issues``.
+    """Says what reading a dataset does about each kind of problem; the field names are the kinds in ``Issues``.
 
     ``fix`` mends the annotation or image, ``drop`` leaves it out and counts it, ``refuse`` raises ``DataError`` once
     everything has been read, with the counts of all refused kinds. The defaults refuse what usually means a wrong path
     or a wrong file, because leaving it out would change what is measured.
-
-    Attributes:
-        missing_image: an image file that is not there.
-        unreadable_image: a file that is no image, or is cut off.
-        unsafe_file_name: a file name that leaves the dataset's folder; never opened.
-        duplicate_image_id: a second image of the same id; ``drop`` keeps the first.
-        duplicate_annotation_id: a second annotation of the same id; ``fix`` gives it a new one.
-        dangling_reference: an annotation of an image or class that is not declared.
-        broken_file: an annotation file of one image (XML, txt) that cannot be parsed; ``drop`` leaves out the image.
-        broken_annotation: a box that is not four numbers, a missing field.
-        size_mismatch: the declared size is not the image's; ``fix`` believes the image and leaves the boxes.
-        non_finite_box: NaN or infinity.
-        inverted_box: x2 < x1 or y2 < y1, a negative width or height; ``fix`` swaps the corners.
-        zero_size_box: a width or height below 0.01 pixels, also after clipping: points, lines, boxes wholly outside.
-        box_outside: more than 0.05 pixels over the border; ``fix`` clips.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     missing_image: DropOrRefuse = "refuse"
+    """An image file does not exist."""
     unreadable_image: DropOrRefuse = "drop"
+    """A file is not an image, or it is cut off."""
     unsafe_file_name: DropOrRefuse = "refuse"
+    """A file name leads out of the dataset's folder. Such a file is never opened."""
     duplicate_image_id: DropOrRefuse = "refuse"
+    """Two images have the same id. ``drop`` keeps the first."""
     duplicate_annotation_id: Choice = "fix"
+    """Two annotations have the same id. ``fix`` gives the second a new one."""
     dangling_reference: DropOrRefuse = "drop"
+    """An annotation names an image or a class that is not declared."""
     broken_file: DropOrRefuse = "refuse"
+    """The annotation file of one image (XML or txt) cannot be parsed. ``drop`` leaves out the image."""
     broken_annotation: DropOrRefuse = "drop"
+    """A box is not four numbers, or a field is missing."""
     size_mismatch: Choice = "refuse"
+    """The declared size is not the image's. ``fix`` believes the image and leaves the boxes as they are."""
     non_finite_box: DropOrRefuse = "drop"
+    """A box holds NaN or infinity."""
     inverted_box: Choice = "fix"
+    """A box has x2 < x1, y2 < y1, or a negative width or height. ``fix`` swaps the corners."""
     zero_size_box: DropOrRefuse = "drop"
+    """A box is less than 0.01 pixels wide or high, if need be after clipping. Points, lines and boxes outside the image are such boxes."""
     box_outside: Choice = "fix"
+    """A box reaches more than 0.05 pixels over the border of the image. ``fix`` clips it."""
 
     def action(self, kind: str) -> Action:
         """What is done about ``kind``, one of this model's fields."""

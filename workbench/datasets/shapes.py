@@ -23,33 +23,30 @@ _VISIBLE = (3, 10)  # least visible share of a shape: 3/10
 
 
 class ShapesConfig(BaseModel):
-    """What to draw.
+    """Says what the embedded generator draws."""
 
-    Attributes:
-        size: side of the square images, pixels.
-        classes: which shapes, in label order; category ids are 1, 2, ...
-        min_objects: tries at an object per image; fewer are drawn where there is no room.
-        max_objects: inclusive.
-        min_size: longer side of a shape before rotation, pixels.
-        max_size: inclusive.
-        train: images of the split.
-        val: images of the split.
-        test: images of the split.
-        seed: other seeds give other images.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     size: Annotated[int, Field(ge=16, le=1024)] = 96
+    """Side of the square images in pixels."""
     classes: Annotated[tuple[ShapeName, ...], Field(min_length=1)] = ("circle", "square", "triangle", "cross")
+    """Shapes that are drawn, in the order of their labels. Category ids are 1, 2 and so on."""
     min_objects: Annotated[int, Field(ge=0)] = 1
+    """Smallest number of objects that the generator tries to place in an image. Fewer are drawn where there is no room."""
     max_objects: Annotated[int, Field(ge=0, le=100)] = 6
+    """Largest number of objects that the generator tries to place in an image."""
     min_size: Annotated[int, Field(ge=4)] = 10
+    """Smallest length of a shape's longer side before rotation, in pixels."""
     max_size: int = 40
+    """Largest length of a shape's longer side before rotation, in pixels."""
     train: Annotated[int, Field(ge=0)] = 2000
+    """Number of images in the training split."""
     val: Annotated[int, Field(ge=0)] = 300
+    """Number of images in the validation split."""
     test: Annotated[int, Field(ge=0)] = 500
+    """Number of images in the test split."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the images. Another seed draws other images."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ShapesConfig":

@@ -22,34 +22,37 @@ _ONE = 1024  # colour factors are fixed-point numbers of 10 bits, so that no rou
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Flip(_Strict):
-    """Left-right flip with probability one half."""
+    """Flips the image left to right with probability one half."""
 
     op: Literal["flip"] = "flip"
+    """Selects the left-right flip."""
 
 
 class Dihedral(_Strict):
-    """One of the eight flips and quarter turns, each equally likely: move & 1 flips left-right, & 2 top-bottom, & 4 transposes."""
+    """Applies one of the eight flips and quarter turns, each equally likely: move & 1 flips left-right, & 2 top-bottom, & 4 transposes."""
 
     op: Literal["dihedral"] = "dihedral"
+    """Selects the eight flips and quarter turns."""
 
 
 class Crop(_Strict):
-    """A random window, its sides drawn apart; the defaults are what DETR's 384..600 pixels of a 400..600 pixel side amount to.
+    """Cuts out a random window whose width and height are drawn independently.
 
-    Attributes:
-        probability: of cropping at all.
-        min: least share of a side.
-        max: largest share of a side.
+    The defaults correspond to DETR's crop of 384..600 pixels out of a side of 400..600 pixels.
     """
 
     op: Literal["crop"] = "crop"
+    """Selects the random crop."""
     probability: _FRACTION = 0.5
+    """Probability that an image is cropped at all."""
     min: _FRACTION = 0.64
+    """Smallest window side, as a share of the image's side."""
     max: _FRACTION = 1.0
+    """Largest window side, as a share of the image's side."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Crop":
@@ -59,29 +62,34 @@ class Crop(_Strict):
 
 
 class Color(_Strict):
-    """Brightness, contrast and saturation, each by a factor of 1 - strength .. 1 + strength."""
+    """Changes brightness, contrast and saturation, each by a random factor between 1 - strength and 1 + strength."""
 
     op: Literal["color"] = "color"
+    """Selects the random change of colours."""
     brightness: _STRENGTH = 0.2
+    """Strength of the change in brightness; 0 leaves it unchanged."""
     contrast: _STRENGTH = 0.2
+    """Strength of the change in contrast; 0 leaves it unchanged."""
     saturation: _STRENGTH = 0.2
+    """Strength of the change in saturation; 0 leaves it unchanged."""
 
 
 class FixedSize(_Strict):
-    """Resize to this size, whatever the aspect ratio."""
+    """Resizes every image to one size, whatever its aspect ratio."""
 
     height: _SIDE
+    """Height of the resized image in pixels."""
     width: _SIDE
+    """Width of the resized image in pixels."""
 
 
 class ShortestSide(_Strict):
-    """Resize keeping the aspect ratio: the shorter side to one of ``shortest``, unless the longer would exceed ``longest``.
-
-    Training draws one of ``shortest``; evaluation takes the largest.
-    """
+    """Resizes and keeps the aspect ratio: the shorter side becomes one of ``shortest``, unless the longer one would exceed ``longest``."""
 
     shortest: Annotated[tuple[_SIDE, ...], Field(min_length=1)]
+    """Lengths of the shorter side in pixels. Training draws one of them for each image; evaluation takes the largest."""
     longest: _SIDE
+    """Limit of the longer side in pixels. An image that would exceed it is made smaller."""
 
 
 def _named(value: Any) -> Any:
@@ -92,19 +100,18 @@ Augmentation = Annotated[Annotated[Flip | Dihedral | Crop | Color, Field(discrim
 
 
 class TransformConfig(_Strict):
-    """How images are prepared.
-
-    Attributes:
-        resize: target size; None leaves images as they are.
-        augment: applied in this order in training, before resizing; a bare name stands for the op with its defaults.
-        mean: subtracted from RGB in 0..1; the default is ImageNet's.
-        std: divided by.
-    """
+    """Describes how images are prepared."""
 
     resize: FixedSize | ShortestSide | None = None
+    """Size that images are brought to: a fixed height and width, or a length of the shorter side. Null leaves the size as it is."""
     augment: tuple[Augmentation, ...] = ()
+    """Random changes to training images, applied in this order before resizing. A bare name such as ``flip`` stands for the change with its
+    defaults.
+    """
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the red, green and blue channel in 0..1, which is subtracted. The default is ImageNet's."""
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.229, 0.224, 0.225)
+    """Standard deviation of the red, green and blue channel in 0..1, by which pixels are divided. The default is ImageNet's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,28 +236,32 @@ class DecoderLayer(nn.Module):
 
 
 class AdaMixerModelConfig(BaseModel):
-    """Architecture of an AdaMixer.
+    """Describes the architecture of an AdaMixer."""
 
-    Attributes:
-        backbone: every level of it is sampled from.
-        width: channels of the queries and of the sampled features, a multiple of 32 (the neck's GroupNorm has 32 groups).
-        groups: parts of the channels that sample and mix on their own.
-        in_points: points sampled for a group; ``out_points``: points that the spatial mixing makes of them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     family: Literal["adamixer"] = "adamixer"
+    """Selects the family."""
     backbone: BackboneConfig = BackboneConfig.model_validate({"name": "resnet50", "levels": (1, 2, 3, 4), "norm": "frozen"})
+    """The backbone; queries sample from all of its levels."""
     width: int = Field(256, gt=0, multiple_of=NORM_GROUPS)
+    """Channels of the queries and of the sampled features. They are a multiple of 32, because the neck's GroupNorm has 32 groups."""
     heads: int = Field(8, gt=0)
+    """Number of heads of the self-attention; ``width`` must be a multiple of it."""
     ffn: int = Field(2048, gt=0)
+    """Hidden channels of the feed-forward layers."""
     decoder_layers: int = Field(6, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(100, ge=1)
+    """Number of queries, each of which predicts at most one object of an image."""
     groups: int = Field(4, gt=0)
+    """Number of parts that the channels are split into; each part samples and mixes separately."""
     in_points: int = Field(32, gt=0)
+    """Number of points that each group samples."""
     out_points: int = Field(128, gt=0)
+    """Number of points that the spatial mixing makes from the sampled ones."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout rate of the decoder in training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdaMixerModelConfig":

@@ -26,33 +26,34 @@ _TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
 
 
 class BackboneConfig(BaseModel):
-    """A backbone by name, or a small ResNet described by its widths and depths.
+    """Describes a backbone by its name, or a small ResNet by its widths and depths."""
 
-    Attributes:
-        name: resnet18, resnet34, resnet50, resnet101, mobilenet_v2, ``timm/<model>``, or ``transformers/<model type>`` for any other
-            backbone of these libraries; without a name the fields below describe a ResNet.
-        stem: channels after the stem (stride 4).
-        widths: channels of each stage (strides 4, 8, 16, 32).
-        depths: blocks of each stage.
-        block: basic or bottleneck.
-        options: fields of the transformers configuration, for ``transformers/<model type>``.
-        levels: 1-based stages whose features go on to the neck, ascending; stage k has stride 2^(k+1).
-        norm: batch: trainable BatchNorm, everything unfrozen (training from scratch); frozen: as in the published recipes.
-        weights: of ImageNet: ``imagenet`` fetches the library's own where there is a network or a filled cache; otherwise the path
-            of a safetensors file. None: random.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str | None = None
+    """resnet18, resnet34, resnet50, resnet101, mobilenet_v2, ``timm/<model>``, or ``transformers/<model type>`` for any other backbone of
+    these libraries. Null builds the ResNet that ``stem``, ``widths``, ``depths`` and ``block`` describe.
+    """
     stem: int = Field(64, gt=0)
+    """Channels after the stem of a described ResNet, at stride 4."""
     widths: tuple[int, ...] = ()
+    """Channels of each stage of a described ResNet, at strides 4, 8, 16 and 32."""
     depths: tuple[int, ...] = ()
+    """Number of blocks in each stage of a described ResNet."""
     block: Literal["basic", "bottleneck"] = "basic"
+    """Kind of residual block of a described ResNet. ``basic`` has two convolutions, ``bottleneck`` has three."""
     options: dict[str, Any] = {}
+    """Fields of the transformers configuration; only ``transformers/<model type>`` takes them."""
     levels: tuple[int, ...] = (2, 3, 4)
+    """Stages whose features go on to the neck, counted from 1 and ascending. Stage k has stride 2^(k+1)."""
     norm: Norm = "batch"
+    """How BatchNorm is treated. ``batch`` trains it and freezes nothing, as training from scratch needs; ``frozen`` fixes BatchNorm, the
+    stem and the first stage, as the published recipes do.
+    """
     weights: str | None = None
+    """Pretrained ImageNet weights. ``imagenet`` fetches the library's own over the network or from its cache; anything else is the path of
+    a safetensors file. Null starts from random weights.
+    """
 
     @model_validator(mode="before")
     @classmethod

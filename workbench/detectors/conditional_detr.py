@@ -15,9 +15,10 @@ from workbench.detectors.transformers_adapter import fresh_class_head, label_nam
 
 
 class ConditionalDetrModelConfig(SingleLevelModelConfig):
-    """Architecture of a Conditional DETR trained from random weights."""
+    """Describes the architecture of a Conditional DETR that starts from random weights."""
 
     family: Literal["conditional_detr"] = "conditional_detr"
+    """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> ConditionalDetrConfig:
         """The same model in transformers' words."""

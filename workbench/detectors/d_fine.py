@@ -24,21 +24,19 @@ DISTRIBUTION_WEIGHTS = {"fgl": 0.15, "ddf": 1.5}
 
 
 class RefinedModelConfig(HybridModelConfig):
-    """Architecture of a detector that refines distributions; the defaults are D-FINE-L's.
-
-    Attributes:
-        points: sampling points of each level, or of all of them.
-        depth: of the encoder's fusion blocks, as a share of the published one.
-        bins: intervals of a distribution, even.
-        scale: curvature of the bins' positions.
-    """
+    """Describes the architecture of a detector that refines box distributions; the defaults are D-FINE-L's."""
 
     # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
     decoder_layers: int = Field(6, ge=2)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     points: int | tuple[int, ...] = 4
+    """Number of points that each head of the deformable attention samples: one number for all levels, or one for each."""
     depth: float = Field(1.0, gt=0)
+    """Depth of the encoder's fusion blocks, as a share of the published depth."""
     bins: int = Field(32, ge=4, multiple_of=2)
+    """Number of intervals of a distribution; it is even."""
     scale: float = Field(4.0, gt=0)
+    """Curvature of the bins' positions, which lie closer together near zero."""
 
     def refined_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """What the configurations of these models call alike."""
@@ -52,9 +50,10 @@ class RefinedModelConfig(HybridModelConfig):
 
 
 class DFineModelConfig(RefinedModelConfig):
-    """Architecture of a D-FINE."""
+    """Describes the architecture of a D-FINE."""
 
     family: Literal["d_fine"] = "d_fine"
+    """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DFineConfig:
         """The same model in transformers' words."""
@@ -63,11 +62,12 @@ class DFineModelConfig(RefinedModelConfig):
 
 @dataclass(frozen=True)
 class RefinedLayers(Layers):
-    """With the distributions ``[L, B, M, 4, bins + 1]``, and the first guess they are measured from, which has a class too.
+    """Holds the distributions too, and the first guess that they are measured from, which has a class as well.
 
     Attributes:
-        first_logits: ``[1, B, M, C]``.
-        first_boxes: ``[1, B, M, 4]``.
+        distribution: ``[L, B, M, 4, bins + 1]`` logits of the distance of each edge.
+        first_logits: ``[1, B, M, C]`` of the first guess.
+        first_boxes: ``[1, B, M, 4]`` of the first guess.
     """
 
     distribution: Tensor

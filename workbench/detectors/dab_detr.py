@@ -14,17 +14,16 @@ from workbench.detectors.transformers_adapter import fresh_class_head, label_nam
 
 
 class DabDetrModelConfig(SingleLevelModelConfig):
-    """Architecture of a DAB-DETR trained from random weights.
-
-    Attributes:
-        patterns: content embeddings that each anchor is combined with; 0: one content of zeros.
-        temperature: of the sine embedding of the image's positions.
-    """
+    """Describes the architecture of a DAB-DETR that starts from random weights."""
 
     family: Literal["dab_detr"] = "dab_detr"
+    """Selects the family."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout rate of encoder and decoder in training."""
     patterns: int = Field(0, ge=0)
+    """Number of content embeddings that each anchor is combined with, which multiplies the queries. 0 uses one content of zeros."""
     temperature: int = Field(20, gt=0)
+    """Temperature of the sine embedding of positions in the image."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DabDetrConfig:
         """The same model in transformers' words."""

@@ -19,28 +19,36 @@ from workbench.detectors.transformers_adapter import TransformersDetector, fresh
 
 
 class DeformableDetrModelConfig(BaseModel):
-    """Architecture of a Deformable DETR trained from random weights.
+    """Describes the architecture of a Deformable DETR that starts from random weights."""
 
-    Attributes:
-        width: channels of encoder and decoder, a multiple of 32 (the neck's GroupNorm has 32 groups).
-        levels: feature levels; those beyond the backbone's are made by stride-2 convolutions.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     family: Literal["deformable_detr"] = "deformable_detr"
+    """Selects the family."""
     backbone: BackboneConfig
+    """The backbone, whose levels become the first feature levels."""
     width: int = Field(256, gt=0, multiple_of=32)
+    """Channels of encoder and decoder. They are a multiple of 32, because the neck's GroupNorm has 32 groups."""
     heads: int = Field(8, gt=0)
+    """Number of attention heads; ``width`` must be a multiple of it."""
     ffn: int = Field(1024, gt=0)
+    """Hidden channels of the feed-forward layers."""
     encoder_layers: int = Field(6, ge=1)
+    """Number of encoder layers."""
     decoder_layers: int = Field(6, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(300, ge=1)
+    """Number of queries, each of which predicts at most one object of an image."""
     levels: int = Field(4, ge=1)
+    """Number of feature levels. Those beyond the backbone's are made by convolutions of stride 2."""
     points: int = Field(4, ge=1)
+    """Number of points that each head of the deformable attention samples in each level."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate of encoder and decoder in training."""
     box_refine: bool = False
+    """Lets every decoder layer refine the boxes of the layer before it."""
     two_stage: bool = False
+    """Makes the queries from the encoder cells with the best class scores instead of learning them. It needs ``box_refine``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "DeformableDetrModelConfig":

@@ -19,13 +19,14 @@ from workbench.matching import match_targets
 
 
 class Deimv2ModelConfig(RefinedModelConfig):
-    """Architecture of a DEIMv2 with the hybrid encoder.
+    """Describes the architecture of a DEIMv2 with the hybrid encoder.
 
     The backbone ``transformers/dinov3_vit`` gets the published adapter that makes levels of strides 8, 16 and 32 of it; every other
     one is used as it is.
     """
 
     family: Literal["deimv2"] = "deimv2"
+    """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> Deimv2Config:
         """The same model in transformers' words."""

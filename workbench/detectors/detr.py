@@ -13,10 +13,12 @@ from workbench.detectors.transformers_adapter import label_names
 
 
 class DetrModelConfig(SingleLevelModelConfig):
-    """Architecture of a DETR trained from random weights."""
+    """Describes the architecture of a DETR that starts from random weights."""
 
     family: Literal["detr"] = "detr"
+    """Selects the family."""
     queries: int = Field(100, ge=1)
+    """Number of queries, each of which predicts at most one object of an image."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DetrConfig:
         """The same model in transformers' words."""

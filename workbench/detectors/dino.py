@@ -90,33 +90,40 @@ def valid_ratio(padding: Tensor) -> Tensor:
 
 
 class DinoModelConfig(BaseModel):
-    """Architecture of a DINO trained from random weights; defaults as published (ResNet-50, four scales).
+    """Describes the architecture of a DINO that starts from random weights; the defaults are as published (ResNet-50, four scales)."""
 
-    Attributes:
-        width: channels of encoder and decoder, a multiple of 32 (the neck's GroupNorm has 32 groups).
-        levels: feature levels; those beyond the backbone's are made by stride-2 convolutions.
-        share_heads: one class and one box head for all decoder layers.
-        denoising: pairs of denoising queries (``dn_number``); 0 = none.
-        label_noise: see ``workbench.detectors.denoising``; likewise ``box_noise``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     family: Literal["dino"] = "dino"
+    """Selects the family."""
     backbone: BackboneConfig
+    """The backbone, whose levels become the first feature levels."""
     width: int = Field(256, gt=0, multiple_of=32)
+    """Channels of encoder and decoder. They are a multiple of 32, because the neck's GroupNorm has 32 groups."""
     heads: int = Field(8, gt=0)
+    """Number of attention heads; ``width`` must be a multiple of it."""
     ffn: int = Field(2048, gt=0)
+    """Hidden channels of the feed-forward layers."""
     encoder_layers: int = Field(6, ge=1)
+    """Number of encoder layers."""
     decoder_layers: int = Field(6, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(900, ge=1)
+    """Number of queries. Their boxes start at the encoder cells with the best class scores; their contents are learned."""
     levels: int = Field(4, ge=1, le=5)
+    """Number of feature levels. Those beyond the backbone's are made by convolutions of stride 2."""
     points: int = Field(4, ge=1)
+    """Number of points that each head of the deformable attention samples in each level."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout rate of encoder and decoder in training."""
     share_heads: bool = True
+    """Uses one class head and one box head for all decoder layers."""
     denoising: int = Field(100, ge=0)
+    """Pairs of denoising queries in training (``dn_number``). 0 turns denoising off."""
     label_noise: float = Field(0.5, ge=0, le=1)
+    """Strength of the class noise. A denoising query gets a random class with half this probability."""
     box_noise: float = Field(1.0, ge=0)
+    """Strength of the box noise. Each edge moves by up to this many halves of the box's side, and by up to twice as much in negatives."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "DinoModelConfig":

@@ -24,26 +24,26 @@ SCALES = (0.5, 1.0, 2.0)
 
 
 class ViTConfig(BaseModel):
-    """A plain vision transformer whose attention is local in windows but for some layers.
+    """Describes a plain vision transformer whose attention stays inside windows, except in a few layers."""
 
-    Attributes:
-        side: of the square images that the position embeddings are made for; for others they are interpolated.
-        patch: pixels.
-        windows: along each side of an image.
-        levels: 1-based layers whose outputs go on, ascending.
-        windowed: 0-based layers with attention inside windows; None: all but those of ``levels``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     side: int = Field(1024, gt=0)
+    """Side in pixels of the square images that the position embeddings are made for. Other sizes interpolate them."""
     patch: int = Field(16, gt=0)
+    """Side of a patch in pixels."""
     width: int = Field(192, gt=0)
+    """Channels of a patch; a multiple of ``heads``."""
     heads: int = Field(12, gt=0)
+    """Number of attention heads; ``width`` must be a multiple of it."""
     depth: int = Field(10, gt=0)
+    """Number of transformer layers."""
     windows: int = Field(4, gt=0)
+    """Number of windows along each side of an image."""
     levels: tuple[int, ...] = (2, 4, 5, 9)
+    """Layers whose outputs go on to the projector, counted from 1 and ascending."""
     windowed: tuple[int, ...] | None = None
+    """Layers whose attention stays inside windows, counted from 0. Null takes all layers that are not in ``levels``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ViTConfig":
@@ -64,24 +64,28 @@ class ViTConfig(BaseModel):
 
 
 class GroupedModelConfig(BaseModel):
-    """Architecture of a detector whose decoder trains several groups of queries at once and keeps the first.
+    """Describes the architecture of a detector whose decoder trains several groups of queries at once and keeps the first."""
 
-    Attributes:
-        cross_heads: heads of the deformable attention.
-        groups: of queries in training.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: ViTConfig
+    """The vision transformer that reads the image."""
     width: int = Field(256, gt=0, multiple_of=4)
+    """Channels of the decoder; a multiple of 4, of ``heads`` and of ``cross_heads``."""
     heads: int = Field(8, gt=0)
+    """Number of heads of the decoder's self-attention."""
     cross_heads: int = Field(16, gt=0)
+    """Number of heads of the deformable cross-attention."""
     ffn: int = Field(2048, gt=0)
+    """Hidden channels of the feed-forward layers."""
     decoder_layers: int = Field(3, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(300, ge=1)
+    """Number of queries in each group."""
     points: int = Field(2, ge=1)
+    """Number of points that each head of the deformable attention samples in each level."""
     groups: int = Field(13, ge=1)
+    """Number of query groups in training. Inference uses the first group alone."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "GroupedModelConfig":
@@ -108,15 +112,13 @@ class GroupedModelConfig(BaseModel):
 
 
 class LwDetrModelConfig(GroupedModelConfig):
-    """Architecture of an LW-DETR; the defaults are LW-DETR-small's.
-
-    Attributes:
-        scales: of each level of the projector against the patches. transformers' own default has none, and its model then fails on
-            joining no levels.
-    """
+    """Describes the architecture of an LW-DETR; the defaults are LW-DETR-small's."""
 
     family: Literal["lw_detr"] = "lw_detr"
+    """Selects the family."""
+    # transformers' own default has no scales, and its model then fails on joining no levels
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    """Size of each feature level relative to the grid of patches: 0.5, 1 or 2."""
 
     @model_validator(mode="after")
     def _known_scales(self) -> "LwDetrModelConfig":

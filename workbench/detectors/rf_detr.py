@@ -11,10 +11,12 @@ from workbench.detectors.lw_detr import GroupedModelConfig, LwDetr, ViTConfig
 
 
 class RfDetrModelConfig(GroupedModelConfig):
-    """Architecture of an RF-DETR; its backbone attends globally in the layers of ``backbone.levels``."""
+    """Describes the architecture of an RF-DETR."""
 
     family: Literal["rf_detr"] = "rf_detr"
+    """Selects the family."""
     backbone: ViTConfig = ViTConfig(side=560, patch=14, width=384, heads=6, depth=12, windows=4, levels=(2, 5, 8, 11))
+    """The DINOv2 backbone. It attends globally in the layers of ``levels``, so ``windowed`` must be left out."""
 
     @model_validator(mode="after")
     def _windows_follow_levels(self) -> "RfDetrModelConfig":

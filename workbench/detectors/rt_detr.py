@@ -30,26 +30,28 @@ EDGE = 1e-7
 
 
 class HybridModelConfig(BaseModel):
-    """Architecture of a hybrid-encoder detector trained from random weights; the defaults are RT-DETR-R50's.
+    """Describes the architecture of a detector with a hybrid encoder that starts from random weights; the defaults are RT-DETR-R50's."""
 
-    Attributes:
-        backbone: each of its levels is a level of encoder and decoder; self-attention is on the last.
-        width: channels of encoder and decoder, a multiple of 4 (position embeddings) and of ``heads``.
-        expansion: hidden channels of the encoder's fusion blocks as a share of ``width``.
-        denoising: noisy copies of targets per image in training, 0 = none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: BackboneConfig
+    """The backbone; each of its levels is a level of encoder and decoder."""
     width: int = Field(256, gt=0, multiple_of=4)
+    """Channels of encoder and decoder; a multiple of 4 (position embeddings) and of ``heads``."""
     heads: int = Field(8, gt=0)
+    """Number of attention heads; ``width`` must be a multiple of it."""
     ffn: int = Field(1024, gt=0)
+    """Hidden channels of the feed-forward layers."""
     expansion: float = Field(1.0, gt=0, le=1)
+    """Hidden channels of the encoder's fusion blocks, as a share of ``width``."""
     encoder_layers: int = Field(1, ge=0)
+    """Number of self-attention layers on the last level. 0 leaves self-attention out of the encoder."""
     decoder_layers: int = Field(6, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(300, ge=1)
+    """Number of queries, which are made from the encoder cells with the best class scores."""
     denoising: int = Field(100, ge=0)
+    """Number of noisy copies of targets per image in training. 0 turns denoising off."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "HybridModelConfig":
@@ -86,10 +88,12 @@ class HybridModelConfig(BaseModel):
 
 
 class RtDetrModelConfig(HybridModelConfig):
-    """Architecture of an RT-DETR."""
+    """Describes the architecture of an RT-DETR."""
 
     family: Literal["rt_detr"] = "rt_detr"
+    """Selects the family."""
     points: int = Field(4, ge=1)
+    """Number of points that each head of the deformable attention samples in each level."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrConfig:
         """The same model in transformers' words."""

@@ -15,12 +15,15 @@ from workbench.detectors.rt_detr import HybridModelConfig, RtDetr
 
 
 class RtDetrV2ModelConfig(HybridModelConfig):
-    """Architecture of an RT-DETRv2."""
+    """Describes the architecture of an RT-DETRv2."""
 
     family: Literal["rt_detr_v2"] = "rt_detr_v2"
+    """Selects the family."""
     # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
     decoder_layers: int = Field(6, ge=2)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     points: int = Field(4, ge=1)
+    """Number of points that each head of the deformable attention samples in each level."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrV2Config:
         """The same model in transformers' words."""

@@ -18,25 +18,28 @@ from workbench.detectors.transformers_adapter import TransformersDetector, split
 
 
 class SingleLevelModelConfig(BaseModel):
-    """Architecture of a detector on one feature level.
+    """Describes the architecture of a detector on one feature level."""
 
-    Attributes:
-        backbone: with one level.
-        width: channels of encoder and decoder, a multiple of 4 (sine and cosine of two coordinates).
-        dilation: the last stage is dilated instead of strided (DC5), which halves the stride of its level; timm backbones only.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     backbone: BackboneConfig
+    """The backbone, with exactly one level."""
     width: int = Field(256, gt=0, multiple_of=4)
+    """Channels of encoder and decoder. They are a multiple of 4: sine and cosine of two coordinates."""
     heads: int = Field(8, gt=0)
+    """Number of attention heads; ``width`` must be a multiple of it."""
     ffn: int = Field(2048, gt=0)
+    """Hidden channels of the feed-forward layers."""
     encoder_layers: int = Field(6, ge=1)
+    """Number of encoder layers."""
     decoder_layers: int = Field(6, ge=1)
+    """Number of decoder layers. Each of them predicts classes and boxes."""
     queries: int = Field(300, ge=1)
+    """Number of queries, each of which predicts at most one object of an image."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate of encoder and decoder in training."""
     dilation: bool = False
+    """Dilates the last stage instead of striding it (DC5), which halves the stride of its level. Only timm backbones can do this."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

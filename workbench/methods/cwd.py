@@ -13,16 +13,17 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class CWDConfig(MapConfig, frozen=True):
-    """Weight 5 and temperature 1 on every level (pppppM/mmdetection-distiller@7a8a130,
-    configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
+    """Configures CWD, which compares each channel as a distribution over the cells.
 
-    Attributes:
-        temperature: of the softmax over cells.
+    Weight 5 and temperature 1 on every level are those of the released code (pppppM/mmdetection-distiller@7a8a130,
+    configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"channels": 5.0}
     method: Literal["cwd"] = "cwd"
+    """Selects the method."""
     temperature: float = Field(1.0, gt=0)
+    """Temperature of the softmax over the cells of a channel."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

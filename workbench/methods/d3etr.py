@@ -17,11 +17,11 @@ from workbench.methods.method import ClassTeachingConfig, Method, gather_queries
 
 
 class D3ETRConfig(ClassTeachingConfig, frozen=True):
-    """The authors released no code. Weights, matching cost and the squared error of attention maps are those of the one public
-    implementation found (xingyitong1/TPRD@bb8ed01, projects/deformable_detr/cfg_distill/D3DETR/models/deformable_detr_r50_distll_r18.py).
+    """Configures D3ETR, which distils predictions and attention maps of the decoder, by an adaptive and by a fixed matching.
 
-    Attributes:
-        prediction_weights: of class, L1 and GIoU within a prediction term.
+    The authors released no code. Weights, matching cost and the squared error of attention maps are those of the one public
+    implementation that was found (xingyitong1/TPRD@bb8ed01,
+    projects/deformable_detr/cfg_distill/D3DETR/models/deformable_detr_r50_distll_r18.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {
@@ -30,7 +30,9 @@ class D3ETRConfig(ClassTeachingConfig, frozen=True):
         for name, weight in (("prediction", 1.0), ("self_attention", 1e4), ("cross_attention", 1e3))
     }
     method: Literal["d3etr"] = "d3etr"
+    """Selects the method."""
     prediction_weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+    """Weights of the class, L1 and GIoU part of a prediction term."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

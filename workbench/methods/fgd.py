@@ -14,17 +14,18 @@ from workbench.methods.maps import MapConfig, MapMethod, MapPair, boxes_in_cells
 
 
 class FGDConfig(MapConfig, frozen=True):
-    """Weights and temperature of one-stage detectors (yzd-v/FGD@c03a6cf,
+    """Configures FGD, which distils foreground and background separately, weighted by the teacher's attention, and relations between cells.
+
+    Weights and temperature are those of one-stage detectors (yzd-v/FGD@c03a6cf,
     configs/distillers/fgd/fgd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py: alpha, beta, gamma, lambda; the same numbers stand
     in the released configuration of DETRDistill).
-
-    Attributes:
-        temperature: of the attention maps.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "relation": 5e-6}
     method: Literal["fgd"] = "fgd"
+    """Selects the method."""
     temperature: float = Field(0.5, gt=0)
+    """Temperature of the softmax in the attention maps. A lower one concentrates them."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

@@ -15,21 +15,21 @@ from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
 
 class FGFIConfig(MapConfig, frozen=True):
-    """Weight 0.01 and the anchors of the released code (twangnh/Distilling-Object-Detectors@c6583f3, trainval_net_sup.py --ilw and
-    lib/model/utils/config.py).
+    """Configures FGFI, which imitates the teacher's features near objects alone.
 
-    Attributes:
-        scales: side of an anchor in cells; every level has its own anchors, where the released detector has one level.
-        ratios: height by width.
-        threshold: a cell imitates when one of its anchors has more than this share of the best IoU that any anchor has with a target
-            (psi).
+    Weight 0.01 and the anchors are those of the released code (twangnh/Distilling-Object-Detectors@c6583f3, trainval_net_sup.py --ilw and
+    lib/model/utils/config.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 0.01}
     method: Literal["fgfi"] = "fgfi"
+    """Selects the method."""
     scales: tuple[float, ...] = Field((8.0, 16.0, 32.0), min_length=1)
+    """Sides of the anchors in cells. Every level has anchors of all sizes; the released detector has a single level."""
     ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    """Height of the anchors divided by their width."""
     threshold: float = Field(0.5, ge=0, lt=1)
+    """Share of the best IoU that any anchor has with a target (psi). A cell imitates the teacher if one of its anchors exceeds it."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

@@ -12,12 +12,15 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class FitNetConfig(MapConfig, frozen=True):
-    """FitNet as detection papers compare with it: mean squared error of adapted features, weight 1 on every level (released by
-    LutingWang/HEAD@1179b78, configs/kd/fitnet.py).
+    """Configures FitNet, which makes the student's feature map regress the teacher's.
+
+    The loss is the mean squared error of adapted features, as detection papers compare with it. The weight of 1 on every level is that of
+    LutingWang/HEAD@1179b78, configs/kd/fitnet.py.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 1.0}
     method: Literal["fitnet"] = "fitnet"
+    """Selects the method."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

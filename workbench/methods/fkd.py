@@ -16,18 +16,19 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class FKDConfig(MapConfig, frozen=True):
-    """Weights and temperature of one-stage detectors in the authors' code, mmdet/models/detectors/single_stage.py of the
+    """Configures FKD, which distils features weighted by attention, and the relations that a non-local block finds.
+
+    Weights and temperature are those of one-stage detectors in the authors' code, mmdet/models/detectors/single_stage.py of the
     supplementary material (openreview.net, uKhGRvM8QNH, which the repository
     ArchipLab-LinfengZhang/Object-Detection-Knowledge-Distillation-ICLR2021@3e2bb66 points to): 6 times those of two-stage detectors.
     The paper rounds them to 4e-4, 2e-2, 4e-4 and states temperature 0.5.
-
-    Attributes:
-        temperature: of the attention masks.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 4.2e-4, "channel": 2.4e-2, "spatial": 2.4e-2, "non_local": 4.2e-4}
     method: Literal["fkd"] = "fkd"
+    """Selects the method."""
     temperature: float = Field(0.1, gt=0)
+    """Temperature of the softmax in the attention masks. A lower one concentrates them."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

@@ -17,23 +17,24 @@ from workbench.methods.method import BaseMethodConfig, Method
 
 
 class KDDETRConfig(BaseMethodConfig, frozen=True):
-    """As released: Myleswork/KD-DETR@e7dfccb (the authors' repository is empty and the paper points to it), models/DAB_DETR/kd_loss.py and
-    tools/train.sh.
+    """Configures KD-DETR, which asks both decoders about the same distillation points.
 
-    Attributes:
-        general: points drawn anew in every step; 0: none.
-        specific: the teacher's own queries as points.
-        foreground: weight each point by the teacher's best class score.
-        temperature: of the class distributions.
-        prediction_weights: of class, L1 and GIoU.
+    The values are those of Myleswork/KD-DETR@e7dfccb (the authors' repository is empty and the paper points to it),
+    models/DAB_DETR/kd_loss.py and tools/train.sh.
     """
 
     method: Literal["kd_detr"] = "kd_detr"
+    """Selects the method."""
     general: int = Field(300, ge=0)
+    """Number of random distillation points, drawn anew in every step. 0 leaves this term out."""
     specific: bool = True
+    """Uses the teacher's own queries as distillation points too."""
     foreground: bool = True
+    """Weights each point by the teacher's best class score."""
     temperature: float = Field(10.0, gt=0)
+    """Temperature of the class distributions."""
     prediction_weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+    """Weights of the class, L1 and GIoU part of a term."""
 
     @model_validator(mode="after")
     def _some_points(self) -> "KDDETRConfig":

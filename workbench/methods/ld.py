@@ -18,22 +18,23 @@ from workbench.methods.method import BaseMethodConfig, Method
 
 
 class LDConfig(BaseMethodConfig, frozen=True):
-    """As released for GFL: HikariTJU/LD@4287990, configs/ld/ld_r18_gflv1_r101_fpn_coco_1x.py with the defaults of
-    mmdet/models/dense_heads/ld_head.py (ld 0.25 and ld_vlr 0.25 at T 10, kd 10 at T 2; kd outside the main region 0).
+    """Configures LD, which distils the distributions of box edges.
 
-    Attributes:
-        temperature: of the distributions over distances.
-        class_temperature: of the class distributions.
-        candidates: queries nearest to a target whose IoUs set its threshold (ATSS).
-        lower: share of that threshold at which the valuable localization region begins.
+    The values are those released for GFL: HikariTJU/LD@4287990, configs/ld/ld_r18_gflv1_r101_fpn_coco_1x.py with the defaults of
+    mmdet/models/dense_heads/ld_head.py (ld 0.25 and ld_vlr 0.25 at T 10, kd 10 at T 2; kd outside the main region 0).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"main": 0.25, "valuable": 0.25, "classes": 10.0}
     method: Literal["ld"] = "ld"
+    """Selects the method."""
     temperature: float = Field(10.0, gt=0)
+    """Temperature of the distributions over edge distances."""
     class_temperature: float = Field(2.0, gt=0)
+    """Temperature of the class distributions."""
     candidates: int = Field(9, ge=2)
+    """Number of queries nearest to a target whose IoUs set its threshold (ATSS)."""
     lower: float = Field(0.25, ge=0, lt=1)
+    """Share of that threshold at which the valuable localization region begins."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

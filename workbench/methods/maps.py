@@ -15,14 +15,15 @@ from workbench.methods.method import BaseMethodConfig, Method
 
 
 class MapConfig(BaseMethodConfig, frozen=True):
-    """Fields of a method that compares feature maps.
+    """Holds the fields of a method that compares feature maps.
 
-    Attributes:
-        feature: memory (encoder output), neck, backbone, or auto: memory where both have it, else neck. The published methods compare
-            the feature pyramid that the detection head reads; in a DETR the decoder reads the memory.
+    The published methods compare the feature pyramid that the detection head reads; in a DETR the decoder reads the memory.
     """
 
     feature: Feature = "auto"
+    """Which feature maps are compared. ``memory`` is the encoder's output, ``neck`` is the backbone's levels projected to the detector's
+    width, and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors have one, else the neck.
+    """
 
     @property
     def needs(self) -> frozenset[str]:

@@ -16,24 +16,25 @@ from workbench.methods.context import MethodContext, Pairing
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class BaseMethodConfig(BaseModel, extra="forbid", frozen=True):
-    """Fields every method has. A method's own configuration (``class MyConfig(BaseMethodConfig, frozen=True)``) narrows ``method`` to
-    ``Literal["its name"] = "its name"``, adds its switches, each with a default, and says which terms it trains and what it needs.
+class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Holds the fields that every method has.
 
-    Attributes:
-        method: registry name.
-        weight: factor on every term of the method.
-        weights: by term, in place of the published weights.
-        balance: share of the detection loss's gradient norm that a term starts with (one number for all, or by term); the term's
-            weight is measured before the first step, and ``weights`` do not count. Not given: the published weights as they are.
+    A method's own configuration (``class MyConfig(BaseMethodConfig, frozen=True)``) narrows ``method`` to ``Literal["its name"] = "its
+    name"``, adds its switches, each with a default and a line of documentation below it, and says which terms it trains and what it needs.
     """
 
     published_weights: ClassVar[dict[str, float]] = {}
 
     method: str
+    """Selects the method by its registered name."""
     weight: NotNegative = 1.0
+    """Factor on every term of the method."""
     weights: dict[str, NotNegative] = {}
+    """Weights of single terms by name, in place of the published ones."""
     balance: NotNegative | dict[str, NotNegative] | None = None
+    """Gradient norm that a term starts with, as a share of the detection loss's: one number for all terms, or one by name. Each weight is
+    measured before the first step, and ``weights`` does not count. Null uses the weights as they are.
+    """
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -71,14 +72,12 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class ClassTeachingConfig(BaseMethodConfig, frozen=True):
-    """Fields of a method that compares class predictions.
-
-    Attributes:
-        no_object: how a softmax student learns from a sigmoid teacher, which has no no-object: 1-max gives no-object what the best
-            class leaves, and the classes share the rest in proportion. Not given: such a pair is refused.
-    """
+    """Holds the fields of a method that compares class predictions."""
 
     no_object: Literal["1-max"] | None = None
+    """How a softmax student learns from a sigmoid teacher, which has no no-object class. ``1-max`` gives no-object what the best class
+    leaves, and the classes share the rest in proportion. Null refuses such a pair.
+    """
 
     @property
     def teaches_classes(self) -> bool:

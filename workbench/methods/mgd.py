@@ -14,16 +14,17 @@ from workbench.methods.maps import MapConfig, MapMethod
 
 
 class MGDConfig(MapConfig, frozen=True):
-    """Weight 2e-5 and mask ratio 0.65 of one-stage detectors (yzd-v/MGD@2c9da0b,
-    det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
+    """Configures MGD, which generates the teacher's feature map from the student's, of which random cells are hidden.
 
-    Attributes:
-        mask_ratio: share of the student's cells that are hidden from the generator (lambda).
+    Weight 2e-5 and mask ratio 0.65 are those of one-stage detectors (yzd-v/MGD@2c9da0b,
+    det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 2e-5}
     method: Literal["mgd"] = "mgd"
+    """Selects the method."""
     mask_ratio: float = Field(0.65, ge=0, lt=1)
+    """Share of the student's cells that are hidden from the generator (lambda)."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

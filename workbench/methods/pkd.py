@@ -14,12 +14,15 @@ EPS = 1e-6
 
 
 class PKDConfig(MapConfig, frozen=True):
-    """Weight 10 for one-stage detectors, on four levels (open-mmlab/mmrazor@90c7af1,
+    """Configures PKD, which raises the Pearson correlation of the student's feature maps with the teacher's.
+
+    Weight 10 is that of one-stage detectors, on four levels (open-mmlab/mmrazor@90c7af1,
     configs/distill/mmdet/pkd/pkd_fpn_retina_x101_retina_r50_2x_coco.py; two-stage detectors there take 6).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 10.0}
     method: Literal["pkd"] = "pkd"
+    """Selects the method."""
 
     @property
     def term_names(self) -> tuple[str, ...]:

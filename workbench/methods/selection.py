@@ -16,26 +16,27 @@ Quality = Literal["paper", "official_code"]
 QUALITY_GAMMA = 0.5
 
 
-class SelectionConfig(BaseModel, extra="forbid", frozen=True):
-    """A choice among the teacher's queries, per layer and image; the others teach nothing.
-
-    Attributes:
-        rule: all; positives: those the teacher's own matching ties to a target; top_k and lowest_k by quality; threshold: quality at
-            least ``threshold``; random_k: drawn anew each step.
-        k: of the rules that count.
-        threshold: of ``threshold``.
-        quality: see ``query_quality``. The released code's by default, because the paper's is 0 for every query without a target and
-            would rank these by nothing.
-        gamma: of the paper's quality.
-        seed: of ``random_k``; the draw is a function of it and the step.
-    """
+class SelectionConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Chooses among the teacher's queries, per layer and image; the others teach nothing."""
 
     rule: Literal["all", "positives", "top_k", "threshold", "random_k", "lowest_k"] = "all"
+    """Which teacher queries teach. ``all`` takes every query; ``positives`` those that the teacher's own matching ties to a target;
+    ``top_k`` and ``lowest_k`` the best and the worst by quality; ``threshold`` those of at least this quality; ``random_k`` a new draw
+    in each step.
+    """
     k: Annotated[int, Field(ge=1)] = 10
+    """Number of queries that ``top_k``, ``lowest_k`` and ``random_k`` take."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Smallest quality that the rule ``threshold`` accepts."""
     quality: Quality = "official_code"
+    """How quality is measured. ``paper`` is score^gamma IoU^(1-gamma) with the matched target, and 0 without one, so that it cannot rank
+    unmatched queries; ``official_code`` is the best class score times the largest IoU with any target, and the score alone in images
+    without targets.
+    """
     gamma: Annotated[float, Field(ge=0, le=1)] = QUALITY_GAMMA
+    """Exponent of the score in the paper's quality."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of ``random_k``. The draw depends on it and on the step alone."""
 
 
 @torch.no_grad()

@@ -1,67 +1,75 @@
-"""A recipe: the one YAML that describes an experiment. Unknown keys are errors that name the nearest valid key."""
+"""The models of a recipe, the one YAML that describes an experiment."""
 
 import difflib
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.datasets.issues import Policy
 from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.registry import FAMILIES
-from workbench.errors import ConfigError
 from workbench.files import hash_json
-from workbench.methods.registry import MethodConfig, find_method
+from workbench.methods.registry import MethodConfig
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataConfig(BaseModel):
-    """Where images come from and how they enter the detector.
-
-    Attributes:
-        path: a dataset folder, or ``shapes`` for the embedded generator.
-        format: coco, voc, kitti, yolo, shapes, or auto.
-        train: split trained on; ``val``: choices are made on it; ``test``: reported once at the end, if given.
-        options: of the dataset reader (for ``shapes``: its configuration).
-        policy: what to do with each kind of bad annotation, see ``workbench.datasets``.
-    """
+    """Says where the images come from and how they are prepared."""
 
     model_config = STRICT
     path: str | None = None
+    """Dataset folder or file, or ``shapes`` for the embedded generator. Null means that ``--data`` names it when the recipe is run."""
     format: Literal["auto", "shapes", "coco", "voc", "kitti", "yolo"] = "auto"
+    """Format of the annotations: ``coco``, ``voc``, ``kitti`` or ``yolo``. ``auto`` recognises it from the files at ``path``; ``shapes`` is
+    the embedded generator.
+    """
     train: str = "train"
+    """Name of the split that the student is trained on."""
     val: str = "val"
+    """Name of the split that is evaluated during training. Choices such as the best checkpoint are made on it."""
     test: str | None = "test"
+    """Name of the split that is evaluated once, when training has ended. Null skips this evaluation."""
     options: dict[str, Any] = {}
+    """Options of the format: ``images`` (another folder of images) for coco, ``classes`` (their names and order) for voc, kitti and yolo,
+    and what to draw for shapes.
+    """
     policy: Policy = Policy()
+    """What to do about each kind of problem in the files. ``fix`` mends it, ``drop`` leaves the image or annotation out and counts it, and
+    ``refuse`` stops with a list of what was found.
+    """
     transform: TransformConfig = TransformConfig()
+    """How images are prepared: augmentation (in training only), size and normalisation."""
     evaluation_transform: TransformConfig | None = None
+    """How images are prepared where a model is evaluated or exported. Null uses ``transform`` without its augmentation."""
 
 
 class CheckpointConfig(BaseModel):
-    """A detector that is there already.
-
-    Attributes:
-        checkpoint: a folder, a run's name, an embedded one (``shapes_teacher``), or a hub name where there is a network.
-        head: keep: classes must be the data's; reset: the class head is made anew for the data's classes.
-    """
+    """Names a detector that already exists."""
 
     model_config = STRICT
     checkpoint: str
+    """A detector folder, the name of a run, an embedded detector such as ``shapes_teacher``, or a name on the Hugging Face hub, which needs
+    a network.
+    """
     head: Literal["keep", "reset"] = "keep"
+    """What happens to a student's class head. ``keep`` leaves it as it is, and its classes must be those of the data; ``reset`` draws a new
+    head for the classes of the data. A teacher always keeps its head.
+    """
 
 
 class TeacherRecipeConfig(BaseModel):
-    """A teacher trained by another recipe; its run is made first unless it is there."""
+    """Names the recipe that trains the teacher. The teacher's run is made first if it does not exist yet."""
 
     model_config = STRICT
     recipe: str
+    """Recipe file, relative to the student's, or the name of a shipped recipe."""
     seed: int = 0
+    """Seed that the teacher is trained with."""
 
 
 def _of_family(values: Any) -> Any:
@@ -98,47 +106,51 @@ Teacher = Annotated[
 
 
 class TrainConfig(BaseModel):
-    """The schedule.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: images a step over all processes and accumulated parts.
-        accumulate: parts a batch is split into.
-        learning_rate: peak of AdamW.
-        backbone_factor: times the learning rate for the backbone; ``sampling_factor``: for sampling offsets and reference points.
-        warmup: steps of linear warm-up.
-        schedule: cosine to zero; step: times 0.1 at each of ``drops`` (shares of ``steps``); constant.
-        clip_norm: of the gradient, 0 = off.
-        ema: decay of averaged weights, 0 = off; the averaged weights are evaluated and exported.
-        precision: mixed precision mode.
-        class_weight: of the detection loss's class terms; None: as published for the family.
-        evaluate_every: steps between evaluations on ``val``; the spacing of stability.
-        checkpoint_every: steps between checkpoints.
-        keep: last, or best: the checkpoint with the best AP on ``val`` is the run's result.
-        log_every: steps between lines of metrics.jsonl; every tenth of them also measures the gradient of each term.
-        workers: data loading processes.
-    """
+    """Describes the training schedule and the optimiser."""
 
     model_config = STRICT
     steps: int = Field(gt=0)
+    """Number of optimiser steps."""
     batch_size: int = Field(16, gt=0)
+    """Images per step, summed over all processes and accumulated parts."""
     accumulate: int = Field(1, ge=1)
+    """Number of parts that a batch is split into to save memory. Their gradients are averaged before the optimiser's step."""
     learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate of AdamW."""
     backbone_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the backbone."""
     sampling_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Weight decay of AdamW. Biases and normalisation layers are not decayed."""
     warmup: int = Field(0, ge=0)
+    """Number of first steps in which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Learning rate after the warm-up: ``cosine`` falls to zero, ``step`` multiplies it by 0.1 at each of ``drops``, and ``constant`` keeps
+    the peak.
+    """
     drops: tuple[float, ...] = (0.8,)
+    """When the schedule ``step`` lowers the learning rate, as shares of ``steps``. Other schedules ignore it."""
     clip_norm: float = Field(0.1, ge=0)
+    """Largest norm of the gradient; a longer gradient is scaled down to it. 0 turns clipping off."""
     ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the averaged weights; 0 turns averaging off. The averaged weights are the ones evaluated and exported."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward and backward pass. ``fp32`` is full precision; ``bf16`` and ``fp16`` are mixed precision."""
     class_weight: float | None = Field(None, gt=0)
+    """Weight of the class terms in the detection loss. Null uses the weight published for the family."""
     evaluate_every: int = Field(500, gt=0)
+    """Steps between evaluations on the validation split. Stability is measured from one evaluation to the next."""
     checkpoint_every: int = Field(500, gt=0)
+    """Steps between checkpoints. A run that was stopped is resumed from the last one."""
     keep: Literal["last", "best"] = "last"
+    """Which weights are the result of the run. ``last`` takes the final ones; ``best`` takes those with the highest AP on the validation
+    split.
+    """
     log_every: int = Field(10, gt=0)
+    """Steps between lines of metrics.jsonl. Every tenth line also holds the gradient norm of each distillation term."""
     workers: int = Field(0, ge=0)
+    """Number of processes that load data. 0 loads it in the training process."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "TrainConfig":
@@ -148,45 +160,51 @@ class TrainConfig(BaseModel):
 
 
 class CacheConfig(BaseModel):
-    """The teacher's answers from a cache (``workbench cache build``), to a fixed number of augmentations of every image.
-
-    Attributes:
-        variants: augmentations of each image; an epoch draws one of them, in turn. Arms without methods draw the same.
-        precision: of logits, states and maps; boxes are float32 always.
-        top_k: classes kept of each query, for terms that do not need all; None: all.
-        name: of the cache; None: the recipe's.
+    """Takes the teacher's answers from a cache on disk (``workbench cache build``) that holds a fixed number of augmentations of every
+    image.
     """
 
     model_config = STRICT
     variants: int = Field(gt=0)
+    """Number of augmentations of each image. Each epoch uses the next one; arms without methods see the same ones."""
     precision: Literal["fp16", "fp32"] = "fp16"
+    """Precision of the stored logits, states and maps: ``fp16`` or ``fp32``. Boxes are always stored in 32 bits."""
     top_k: int | None = Field(None, gt=0)
+    """Number of classes stored per query, those with the best scores. Null stores all of them, which methods that read every class need."""
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+    """Name of the cache. Null uses the name of the recipe."""
 
 
 class Recipe(BaseModel):
-    """One experiment.
-
-    Attributes:
-        cache: where the teacher's answers come from; None: from the live teacher, to ever new augmentations.
-        layer_map: for each student layer the teacher layers that teach it; not needed where the depths have a whole ratio.
-        class_map: teacher class to class of the data, where their names differ; equal names need no entry.
-        arms: named changes to the recipe (undistilled, another mask, ...), each a run of its own.
-    """
+    """Describes one experiment: data, student, teacher, methods and schedule."""
 
     model_config = STRICT
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+    """Name of the experiment, which the names of its runs begin with. It has at most 61 letters, digits, dots, dashes and underscores."""
     note: str = ""
+    """Free text that is stored with the run and changes nothing."""
     seed: int = Field(0, ge=0)
+    """Seed of the student's first weights, the order of the images and their augmentation."""
     data: DataConfig
+    """Where the images come from and how they are prepared."""
     student: Student
+    """The detector that is trained: an architecture of one of the families, or a checkpoint to start from."""
     teacher: Teacher | None = None
+    """The detector that the student learns from: a checkpoint, or another recipe that trains it. Null trains without a teacher."""
     layer_map: tuple[tuple[int, ...], ...] | None = None
+    """For each decoder layer of the student, the 0-based decoder layers of the teacher that teach it. Null divides the teacher's layers
+    evenly, which needs a whole ratio of the two depths.
+    """
     class_map: dict[str, str] = {}
+    """Maps class names of the teacher to class names of the data where they differ. Equal names need no entry."""
     methods: tuple[MethodConfig, ...] = ()
+    """Distillation methods whose terms are added to the detection loss. An empty list trains the student undistilled."""
     train: TrainConfig
+    """The training schedule and the optimiser's settings."""
     cache: CacheConfig | None = None
+    """Takes the teacher's answers from a cache on disk. Null asks the teacher itself in every step, about newly drawn augmentations."""
     arms: dict[str, dict[str, Any]] = {}
+    """Named variants of the recipe, such as an undistilled one. Each lists the keys that it changes and becomes a run of its own."""
 
     @model_validator(mode="after")
     def _methods_need_a_teacher(self) -> "Recipe":
@@ -201,10 +219,10 @@ class Recipe(BaseModel):
     @property
     def own_arm(self) -> str:
         """Name of the arm that the recipe itself is, without any of ``arms``."""
-        return _own_arm(bool(self.methods))
+        return own_arm_name(bool(self.methods))
 
     def hash(self) -> str:
-        """Hash of what decides a result but for the seed and the place of the data; the key of a committed table.
+        """Hash of every setting that affects the result, except the seed and the dataset path; the key of a committed table.
 
         ``arms`` are left out: they are other recipes. So is every switch at its default: a new one leaves old tables valid, and who
         changes a default makes the tables anew.
@@ -226,7 +244,7 @@ def _decisive(value: Any) -> Any:
         return {
             name: _decisive(getattr(value, name))
             for name, field in fields.items()
-            if _is_tag(field.annotation) or getattr(value, name) != field.get_default(call_default_factory=True)
+            if is_tag(field.annotation) or getattr(value, name) != field.get_default(call_default_factory=True)
         }
     if isinstance(value, tuple | list):
         return [_decisive(item) for item in value]
@@ -235,148 +253,26 @@ def _decisive(value: Any) -> Any:
     return value
 
 
-def _is_tag(annotation: Any) -> bool:
+def is_tag(annotation: Any) -> bool:
+    """True if a field has one possible value, which names its model: ``family``, ``method`` or ``op``."""
     return typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
 
 
-def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
-    """Reads a recipe, applies an arm and ``key=value`` overrides, and validates the whole.
-
-    Args:
-        path: a YAML file.
-        overrides: like ``train.steps=100``; the value is YAML.
-        arm: name below ``arms:``; None, or the recipe's own arm, for the recipe as written.
-
-    Raises:
-        ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
-    arms = values.get("arms") or {}
-    own_arm = _own_arm(bool(values.get("methods")))
-    if arm in arms:
-        values = merge(values, arms[arm] or {})
-    elif arm not in (None, own_arm):
-        raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join([own_arm, *arms])}.")
-    for override in overrides:
-        values = _changed(values, _override(override))
-    return parse_recipe(values, str(path))
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Lists the fields of a model in the order to be read in: the one that names the model comes first."""
+    return dict(sorted(model.model_fields.items(), key=lambda item: not is_tag(item[1].annotation)))
 
 
-def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Validates ``values``; ``where`` is named in errors."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_explain(item, values)}" for item in error.errors())) from error
-
-
-def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Reads the recipe that a run keeps, by what its words meant when it was made; ``where`` is named in errors.
-
-    It was written with every setting there was. A setting that it lacks came later, and held its default until then, but for a part
-    that a method can be without (``null``): the run was made without it, whether or not the method has it by default today.
-    """
-    methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
-    return parse_recipe({**values, "methods": methods}, where)
-
-
-def _absent_parts(method: str) -> dict[str, None]:
-    fields = find_method(method).Config.model_fields
-    return {name: None for name, field in fields.items() if type(None) in typing.get_args(field.annotation)}
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
-    result = dict(base)
-    for key, value in changes.items():
-        old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
-
-
-def _own_arm(has_methods: bool) -> str:
-    return "distilled" if has_methods else "undistilled"
-
-
-def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """``merge``, but a checkpoint takes the place of a model or a recipe that was described there."""
-    replaced = {
-        side: {}
-        for side in ("student", "teacher")
-        if isinstance(change.get(side), dict) and "checkpoint" in change[side] and "checkpoint" not in (values.get(side) or {})
-    }
-    return merge({**values, **replaced}, change)
-
-
-def _override(text: str) -> dict[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"--set {text!r} must look like train.steps=100")
-    try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    # YAML 1.1 reads 2e-3 as text
-    if isinstance(parsed, str):
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            pass
-    nested: dict[str, Any] = {}
-    *outer, last = key.strip().split(".")
-    inner = nested
-    for part in outer:
-        inner[part] = {}
-        inner = inner[part]
-    inner[last] = parsed
-    return nested
-
-
-def _explain(item: Any, values: dict[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
-    tags = {"checkpoint", "recipe"}
-    where = ".".join(part for part in location if part not in tags or part == location[-1]) or "recipe"
-    if item["type"] in (NO_FAMILY, UNKNOWN_FAMILY):
-        return f"{where}{': ' if item['type'] == NO_FAMILY else '.family: '}{item['msg']}"
-    if item["type"] == "extra_forbidden":
-        names = _valid_names(location[:-1], values)
-        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
-        return f"{where}: unknown key; {hint}"
-    got = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
-
-
-def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
-    """Field names of the models at a place of the recipe."""
-    models: list[type[BaseModel]] = [Recipe]
-    if location[:1] == ["methods"]:
-        models = [find_method(values["methods"][int(location[1])]["method"]).Config]
-        location = location[2:]
-    student = values.get("student")
-    if location[:1] == ["student"] and isinstance(student, dict):
-        models = [CheckpointConfig if "checkpoint" in student else FAMILIES[student["family"]].config]
-        location = location[1:]
-    for part in location:
-        following: list[type[BaseModel]] = []
-        for model in models:
-            if part in model.model_fields:
-                following += _models_in(model.model_fields[part].annotation)
-        models = following or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Finds the models that a field's annotation mentions, in lists and unions too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
+
+
+def own_arm_name(has_methods: bool) -> str:
+    """Names the arm that a recipe itself is, without any of its ``arms``."""
+    return "distilled" if has_methods else "undistilled"
 
 
 def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -68,10 +68,22 @@ class FrozenTeacher(nn.Module):
 
 @dataclass
 class Setup:
-    """Everything one run needs, built in a fixed order from the seed.
+    """Holds everything that one run needs, built in a fixed order from the seed.
 
     Attributes:
-        variants: that training draws in turn, where the recipe says ``cache:``.
+        recipe: that all of this was built from.
+        train: the split that is trained on.
+        val: the split that is evaluated during training.
+        test: the split that is evaluated at the end; None if the recipe leaves it out.
+        transform: of training images.
+        evaluation_transform: of images that are evaluated on.
+        student: the detector that is trained.
+        teacher: frozen; None if there is none, or no method and no recording needs it.
+        teacher_hash: SHA-256 of the teacher's weights; None without a teacher.
+        pairing: layers and classes of teacher and student; None without a teacher.
+        methods: with their adapters, in the order of the recipe.
+        notes: what a person should know about the data and the models, one sentence each.
+        variants: the augmentations of each image that training draws in turn, where the recipe says ``cache:``; None: new ones each time.
     """
 
     recipe: Recipe

@@ -13,7 +13,7 @@ import pandas as pd
 from workbench.analysis.report.summary import TEACHER, table
 from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import METHODS, find_method
-from workbench.recipe.schema import load_recipe
+from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import open_split
 from workbench.store.run import Run, runs_root
 from workbench.training.launch import changes_since, teacher_of

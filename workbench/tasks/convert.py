@@ -19,18 +19,15 @@ from workbench.resources import share_path
 
 
 class CheckpointDescription(BaseModel):
-    """What a public checkpoint does not say about itself.
+    """Says what a public checkpoint does not say about itself."""
 
-    Attributes:
-        model: the configuration of its family, as below ``student:`` of a recipe.
-        classes: names, in the order of the class head.
-        transform: normalisation and size of the images it was trained on.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     model: dict[str, object]
+    """Configuration of the checkpoint's family, as below ``student:`` of a recipe."""
     classes: tuple[str, ...]
+    """Names of the classes, in the order of the class head."""
     transform: TransformConfig = TransformConfig()
+    """Size and normalisation of the images that the checkpoint was trained on."""
 
 
 def convert(source: Path, out: Path) -> int:

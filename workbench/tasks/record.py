@@ -13,7 +13,7 @@ from workbench.detectors.registry import load_detector
 from workbench.device import resolve_device
 from workbench.errors import ConfigError, RunError
 from workbench.methods.recorded import sending_method
-from workbench.recipe.schema import stored_recipe
+from workbench.recipe.loading import stored_recipe
 from workbench.recipe.setup import Setup, build
 from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts

@@ -14,7 +14,8 @@ from accelerate import PartialState
 
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
-from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat, load_recipe, stored_recipe
+from workbench.recipe.loading import load_recipe, stored_recipe
+from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat
 from workbench.recipe.setup import Setup, build
 from workbench.resources import code_commit, share_path
 from workbench.store.run import Run, free_path, runs_root

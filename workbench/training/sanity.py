@@ -17,7 +17,7 @@ from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, Tr
 from workbench.detectors.output import DetectorOutput, probability
 from workbench.errors import IncompatibleError
 from workbench.files import write_json
-from workbench.recipe.schema import stored_recipe
+from workbench.recipe.loading import stored_recipe
 from workbench.recipe.setup import FrozenTeacher, Setup, build
 from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections

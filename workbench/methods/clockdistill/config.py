@@ -8,54 +8,60 @@ from workbench.methods.levels import Feature, feature_needs
 from workbench.methods.method import ClassTeachingConfig
 
 
-class MemoryConfig(BaseModel, extra="forbid", frozen=True):
-    """Location-and-context-aware memory distillation (section 3.1).
-
-    Attributes:
-        feature: memory (the paper); auto: memory where both have it, else neck.
-        channel_reduce: how squared errors of a cell add up over channels. A second-hand source averages; with the sum the published
-            weights have the size of FGD's.
-        batch_reduce: over images; not stated, FGD divides by their number.
-        adaptor: a 1x1 convolution where widths differ, or always.
-    """
+class MemoryConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the location-and-context-aware distillation of the memory (section 3.1)."""
 
     feature: Feature = "auto"
+    """Which feature maps are compared. ``memory`` is the encoder's output (paper), ``neck`` is the backbone's levels projected to the
+    detector's width, and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors have one, else the
+    neck.
+    """
     channel_reduce: Literal["sum", "mean"] = "sum"
+    """How the squared errors of a cell are combined over channels. ``mean`` is what a second-hand source does; ``sum`` gives the published
+    weights the size of FGD's.
+    """
     batch_reduce: Literal["mean", "sum"] = "mean"
+    """How the errors are combined over images. ``mean`` averages them, as FGD does; ``sum`` adds them up. The paper does not say."""
     adaptor: Literal["auto", "always"] = "auto"
-
-
-class LogitsConfig(BaseModel, extra="forbid", frozen=True):
-    """Target-aware consistent logit distillation (section 3.2).
-
-    Attributes:
-        weights: of class, L1 and GIoU.
-        kl_form: bernoulli: K divergences of the head as it is (one of the whole distribution where both heads are softmax); softmax:
-            over the classes' logits, whatever the head.
-        kl_temperature: logits are divided by it, the divergence multiplied by its square.
-        norm: sum_w: by the sum of the teacher's confidences; count: by the number of targets.
-        layers: all student layers, or the last only.
-        box_noise: targets are moved by up to this share of half their sides and scaled by up to this share (DN-DETR's noise).
-        seed: of the noise and of the table of contents.
+    """When a 1x1 convolution takes the student's maps to the teacher's width. ``auto`` adds it where widths differ, ``always`` adds it
+    everywhere.
     """
 
+
+class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the target-aware consistent distillation of logits (section 3.2)."""
+
     weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+    """Weights of the class, L1 and GIoU part of the loss."""
     kl_form: Literal["bernoulli", "softmax"] = "bernoulli"
+    """Form of the class divergence. ``bernoulli`` compares what the head predicts: one divergence per class, or one of the whole
+    distribution where both heads have a no-object class; ``softmax`` compares distributions over the classes' logits, whatever the head.
+    """
     kl_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature that logits are divided by. The divergence is multiplied by its square."""
     norm: Literal["sum_w", "count"] = "sum_w"
+    """What the sum over targets is divided by. ``sum_w`` is the sum of the teacher's confidences, ``count`` is the number of targets."""
     layers: Literal["all", "last"] = "all"
+    """Which decoder layers of the student are taught. ``all`` teaches every layer, ``last`` the last one alone."""
     box_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of the noise on the targets' boxes (DN-DETR's). A box moves by up to this share of half its sides and is scaled by up to
+    this share.
+    """
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the box noise and of the table of query contents."""
 
 
 class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
-    """Switches of CLoCKDistill; ``memory: null`` or ``logits: null`` leaves a part out."""
+    """Configures CLoCKDistill, which distils the encoder's memory around the targets, and the answers to queries made from targets."""
 
     published_weights = {"memory_foreground": 5e-5, "memory_background": 1e-7}  # noqa: RUF012
 
     method: Literal["clockdistill"] = "clockdistill"
+    """Selects the method."""
     memory: MemoryConfig | None = MemoryConfig()
+    """Distillation of the memory. Null leaves it out."""
     logits: LogitsConfig | None = LogitsConfig()
+    """Distillation of the logits. Null leaves it out."""
 
     @model_validator(mode="after")
     def _something(self) -> "CLoCKDistillConfig":

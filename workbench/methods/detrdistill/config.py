@@ -10,25 +10,23 @@ from workbench.methods.query_masks import QueryMask
 from workbench.methods.selection import QUALITY_GAMMA, Quality, SelectionConfig
 
 
-class LogitsConfig(BaseModel, extra="forbid", frozen=True):
-    """Hungarian-matching logits distillation (equations 3 and 4).
-
-    Attributes:
-        split: match teacher queries with an object and the others apart (paper) or all together (released code).
-        negatives: what teacher queries without an object teach: box only (paper), class and box (released code), the box of the
-            ``k`` with the best scores, which bounds the matching, or nothing.
-        k: of ``negatives: top_k``.
-        weights: of class, L1 and GIoU (released code; the paper gives none).
-        layers: all student layers, or the last only.
-        clamp_boxes: cut teacher boxes to the image before matching and regression (released code; the paper does not say).
-    """
+class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the Hungarian-matching distillation of logits (equations 3 and 4)."""
 
     split: bool = True
+    """Matches teacher queries with an object and those without one separately (paper) instead of all together (released code)."""
     negatives: Literal["box", "class_and_box", "top_k", "off"] = "box"
+    """What teacher queries without an object teach. ``box`` teaches the box alone (paper), ``class_and_box`` both (released code),
+    ``top_k`` the boxes of the ``k`` queries with the best scores, and ``off`` nothing.
+    """
     k: Annotated[int, Field(ge=1)] = 50
+    """Number of queries that ``negatives: top_k`` keeps, which bounds the cost of the matching."""
     weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+    """Weights of the class, L1 and GIoU part of a term (released code; the paper gives none)."""
     layers: Literal["all", "last"] = "all"
+    """Which decoder layers of the student are taught. ``all`` teaches every layer, ``last`` the last one alone."""
     clamp_boxes: bool = True
+    """Cuts the teacher's boxes to the image before matching and regression (released code; the paper does not say)."""
 
     @model_validator(mode="after")
     def _joint_keeps_negatives(self) -> "LogitsConfig":
@@ -37,29 +35,35 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class FeaturesConfig(BaseModel, extra="forbid", frozen=True):
-    """Target-aware feature distillation (equations 6 to 9).
-
-    Attributes:
-        feature: memory (encoder output; paper, Fig. 3), neck (released code), or auto: memory where both have it, else neck.
-        mask: product: equation 9, un-normalised F Q^T squared, weighted by quality; cosine: released code, one mixture of cosines over
-            the 100 best (query, class) pairs, floor 0.01, divided by its maximum; uniform: every cell counts 1 (FitNet).
-        quality: paper: score^gamma IoU^(1-gamma) with the matched target, 0 if unmatched (equation 8); official_code: score times
-            the largest IoU with any target, the score alone where there is none.
-        gamma: of equation 8; the paper gives no value.
-        layers: teacher layers whose queries make the mask: all taught ones (released code), or the last (the paper does not say).
-        mask_padding: leave padded cells out (the released code counts them).
-        adaptor: auto: a 1x1 convolution where widths differ (the paper names no layer; the released pair has equal widths);
-            always: a convolution even where they are equal.
-    """
+class FeaturesConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the target-aware distillation of features (equations 6 to 9)."""
 
     feature: Feature = "auto"
+    """Which feature maps are compared. ``memory`` is the encoder's output (paper, Fig. 3), ``neck`` is the backbone's levels projected to
+    the detector's width (released code), and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors
+    have one, else the neck.
+    """
     mask: Literal["product", "cosine", "uniform"] = "product"
+    """How cells are weighted. ``product`` is equation 9: F Q^T, not normalised, squared and weighted by quality; ``cosine`` is the released
+    code: one mixture of cosines over the 100 best pairs of query and class, at least 0.01, divided by its maximum; ``uniform`` counts
+    every cell as 1 (FitNet).
+    """
     quality: Quality = "paper"
+    """How the quality of a teacher query is measured. ``paper`` is score^gamma IoU^(1-gamma) with the matched target, and 0 without one
+    (equation 8); ``official_code`` is the score times the largest IoU with any target, and the score alone in images without targets.
+    """
     gamma: Annotated[float, Field(ge=0, le=1)] = QUALITY_GAMMA
+    """Exponent of the score in equation 8. The paper gives no value."""
     layers: Literal["all", "last"] = "last"
+    """Whose queries make the mask. ``all`` takes those of every teacher layer that teaches (released code), ``last`` those of the last one
+    (the paper does not say).
+    """
     mask_padding: bool = True
+    """Leaves padded cells out; the released code counts them."""
     adaptor: Literal["auto", "always"] = "auto"
+    """When a 1x1 convolution takes the student's maps to the teacher's width. ``auto`` adds it where widths differ (the paper names no
+    layer, and the released pair has equal widths); ``always`` adds it everywhere.
+    """
 
     @property
     def query_mask(self) -> QueryMask:
@@ -73,33 +77,30 @@ class FeaturesConfig(BaseModel, extra="forbid", frozen=True):
         return QueryMask(mask=self.mask, quality=self.quality, gamma=self.gamma, mask_padding=self.mask_padding)
 
 
-class AssignmentConfig(BaseModel, extra="forbid", frozen=True):
-    """Query-prior assignment distillation (equation 10): the teacher's queries as an extra group through the student's decoder.
+class AssignmentConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the query-prior assignment (equation 10): the teacher's queries as an extra group through the student's decoder.
 
     The group is a second call of the decoder on the student's own memory. The released code runs the encoder a second time for it,
     which gives the same numbers but for another draw of dropout.
-
-    Attributes:
-        assign_source: whose matching with the targets the group is trained on: the teacher's own (paper), or the student's of the
-            group (released code, where the teacher's matching is computed and then lost).
-        reference: where the group's reference points come from: the teacher's, or the student's own layer on the teacher's position
-            embeddings (released code).
     """
 
     assign_source: Literal["teacher", "student"] = "teacher"
+    """Whose matching with the targets the group is trained on. ``teacher`` takes the teacher's own (paper); ``student`` matches the group's
+    predictions (released code, where the teacher's matching is computed and then lost).
+    """
     reference: Literal["teacher", "student"] = "teacher"
-
-
-class ContrastiveConfig(BaseModel, extra="forbid", frozen=True):
-    """Contrastive term between matched queries, which only the released code has; its published weight is 0.2.
-
-    Attributes:
-        width: of the projections.
-        temperature: of the InfoNCE loss.
+    """Where the group's reference points come from. ``teacher`` takes the teacher's; ``student`` takes the student's own layer on the
+    teacher's position embeddings (released code).
     """
 
+
+class ContrastiveConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Configures the contrastive term between matched queries, which only the released code has; its published weight is 0.2."""
+
     width: Annotated[int, Field(gt=0)] = 512
+    """Channels of the projections that are compared."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Temperature of the InfoNCE loss."""
 
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -115,27 +116,32 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 class DETRDistillConfig(ClassTeachingConfig, frozen=True):
-    """Switches of DETRDistill; ``logits: null``, ``features: null`` or ``assignment: null`` leaves a part out.
-
-    Attributes:
-        profile: sets every switch that is not given: the equations as printed, or the released code.
-        selection: which teacher queries teach, in every part.
-        depth: which teacher layers teach a student layer: groups: the run's layer map, r teacher layers each (paper, Fig. 5); first:
-            the teacher layer of the same index (released code).
-        depth_reduce: how the teacher layers of one student layer add up (the paper does not say).
-    """
+    """Configures DETRDistill, which distils predictions, target-aware features and the matching of the teacher's queries."""
 
     published_weights = {"contrastive": 0.2}  # noqa: RUF012
 
     method: Literal["detrdistill"] = "detrdistill"
+    """Selects the method."""
     profile: Literal["paper", "official_code"] = "paper"
+    """Sets every switch that is not given. ``paper`` follows the equations as printed, ``official_code`` the released code."""
     logits: LogitsConfig | None = LogitsConfig()
+    """Distillation of class and box predictions. Null leaves it out."""
     features: FeaturesConfig | None = FeaturesConfig()
+    """Distillation of feature maps. Null leaves it out."""
     assignment: AssignmentConfig | None = AssignmentConfig()
+    """Training of the teacher's queries in the student's decoder. Null leaves it out."""
     contrastive: ContrastiveConfig | None = None
+    """Contrastive term between matched queries, which needs ``logits``. Null leaves it out."""
     selection: SelectionConfig = SelectionConfig()
+    """Which of the teacher's queries teach, in every part."""
     depth: Literal["groups", "first"] = "groups"
+    """Which teacher layers teach a student layer. ``groups`` follows the layer map of the run (paper, Fig. 5); ``first`` takes the teacher
+    layer of the same index (released code).
+    """
     depth_reduce: Literal["mean", "sum"] = "mean"
+    """How the terms of several teacher layers of one student layer are combined. ``mean`` averages them, ``sum`` adds them up (the paper
+    does not say).
+    """
 
     @model_validator(mode="before")
     @classmethod

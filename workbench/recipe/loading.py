@@ -1,0 +1,144 @@
+"""Recipes are read here: files, arms, overrides, and messages that name the nearest valid key."""
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from workbench.detectors.registry import FAMILIES
+from workbench.errors import ConfigError
+from workbench.methods.registry import find_method
+from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in, own_arm_name
+
+
+def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
+    """Reads a recipe, applies an arm and ``key=value`` overrides, and validates the whole.
+
+    Args:
+        path: a YAML file.
+        overrides: like ``train.steps=100``; the value is YAML.
+        arm: name below ``arms:``; None, or the recipe's own arm, for the recipe as written.
+
+    Raises:
+        ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
+    arms = values.get("arms") or {}
+    own_arm = own_arm_name(bool(values.get("methods")))
+    if arm in arms:
+        values = merge(values, arms[arm] or {})
+    elif arm not in (None, own_arm):
+        raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join([own_arm, *arms])}.")
+    for override in overrides:
+        values = _changed(values, _override(override))
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validates ``values``; ``where`` is named in errors."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {_message(item, values)}" for item in error.errors())) from error
+
+
+def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Reads the recipe that a run keeps, by what its words meant when it was made; ``where`` is named in errors.
+
+    It was written with every setting there was. A setting that it lacks came later, and held its default until then, but for a part
+    that a method can be without (``null``): the run was made without it, whether or not the method has it by default today.
+    """
+    methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
+    return parse_recipe({**values, "methods": methods}, where)
+
+
+def _absent_parts(method: str) -> dict[str, None]:
+    fields = find_method(method).Config.model_fields
+    return {name: None for name, field in fields.items() if type(None) in typing.get_args(field.annotation)}
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """``merge``, but a checkpoint takes the place of a model or a recipe that was described there."""
+    replaced = {
+        side: {}
+        for side in ("student", "teacher")
+        if isinstance(change.get(side), dict) and "checkpoint" in change[side] and "checkpoint" not in (values.get(side) or {})
+    }
+    return merge({**values, **replaced}, change)
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {text!r} must look like train.steps=100")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+    # YAML 1.1 reads 2e-3 as text
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    nested: dict[str, Any] = {}
+    *outer, last = key.strip().split(".")
+    inner = nested
+    for part in outer:
+        inner[part] = {}
+        inner = inner[part]
+    inner[last] = parsed
+    return nested
+
+
+def _message(item: Any, values: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    tags = {"checkpoint", "recipe"}
+    where = ".".join(part for part in location if part not in tags or part == location[-1]) or "recipe"
+    if item["type"] in (NO_FAMILY, UNKNOWN_FAMILY):
+        return f"{where}{': ' if item['type'] == NO_FAMILY else '.family: '}{item['msg']}"
+    if item["type"] == "extra_forbidden":
+        names = _valid_names(location[:-1], values)
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}"
+    got = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
+    """Field names of the models at a place of the recipe."""
+    models: list[type[BaseModel]] = [Recipe]
+    if location[:1] == ["methods"]:
+        models = [find_method(values["methods"][int(location[1])]["method"]).Config]
+        location = location[2:]
+    student = values.get("student")
+    if location[:1] == ["student"] and isinstance(student, dict):
+        models = [CheckpointConfig if "checkpoint" in student else FAMILIES[student["family"]].config]
+        location = location[1:]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for model in models:
+            if part in model.model_fields:
+                following += models_in(model.model_fields[part].annotation)
+        models = following or models
+    return sorted({name for model in models for name in model.model_fields})
