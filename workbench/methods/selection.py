@@ -21,8 +21,8 @@ class SelectionConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
 
     rule: Literal["all", "positives", "top_k", "threshold", "random_k", "lowest_k"] = "all"
     """Which teacher queries teach. ``all`` takes every query; ``positives`` those that the teacher's own matching ties to a target;
-    ``top_k`` and ``lowest_k`` the best and the worst by quality; ``threshold`` those of at least this quality; ``random_k`` a new draw
-    in each step.
+    ``top_k`` and ``lowest_k`` the ``k`` best and the ``k`` worst by quality; ``threshold`` those whose quality reaches the key of that
+    name; ``random_k`` draws ``k`` anew in each step.
     """
     k: Annotated[int, Field(ge=1)] = 10
     """Number of queries that ``top_k``, ``lowest_k`` and ``random_k`` take."""

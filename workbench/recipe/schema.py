@@ -124,7 +124,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of AdamW. Biases and normalisation layers are not decayed."""
     warmup: int = Field(0, ge=0)
-    """Number of first steps in which the learning rate rises linearly to its peak."""
+    """Number of steps at the start over which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """Learning rate after the warm-up: ``cosine`` falls to zero, ``step`` multiplies it by 0.1 at each of ``drops``, and ``constant`` keeps
     the peak.

@@ -17,7 +17,7 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Matches teacher queries with an object and those without one separately (paper) instead of all together (released code)."""
     negatives: Literal["box", "class_and_box", "top_k", "off"] = "box"
     """What teacher queries without an object teach. ``box`` teaches the box alone (paper), ``class_and_box`` both (released code),
-    ``top_k`` the boxes of the ``k`` queries with the best scores, and ``off`` nothing.
+    ``top_k`` the boxes of the ``k`` queries with the best scores, and ``off`` nothing (write ``"off"``: without quotes YAML reads false).
     """
     k: Annotated[int, Field(ge=1)] = 50
     """Number of queries that ``negatives: top_k`` keeps, which bounds the cost of the matching."""
