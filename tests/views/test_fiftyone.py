@@ -310,7 +310,7 @@ def test_without_fiftyone_the_verb_says_how_to_add_it(runs, monkeypatch):
 
     monkeypatch.setattr(room, "find_spec", lambda name: None)
     code, _, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
-    assert code == 9 and "pip install 'workbench[inspect]'" in err
+    assert code == 9 and "pip install 'distillation-workbench[inspect]'" in err
 
 
 def test_umap_lays_out_the_same_states_and_keeps_neighbours_together(comparison, runs, data):

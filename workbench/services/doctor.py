@@ -1,5 +1,7 @@
 """What this machine has, and what is missing for which feature, with the command that adds it."""
 
+import base64
+import hashlib
 import os
 import platform
 import shutil
@@ -13,7 +15,8 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from workbench import __version__
+import workbench
+from workbench.errors import DISTRIBUTION, pip_install
 from workbench.resources import checkout_root
 from workbench.services import mongo
 
@@ -21,6 +24,7 @@ HOW_TO_GET_A_BROWSER = (
     "the browser tests need Chromium and none was found. Install it ('apt-get install chromium' on Debian, "
     "'brew install --cask chromium' on macOS), or run '.venv/bin/playwright install chromium', or set CHROMIUM to the path of one."
 )
+PACKAGE, CONSOLE_SCRIPT = "workbench", "workbench.cli:main"  # what is imported, and the script by which a copy of ours is known
 # Feature as the user knows it -> extra of pyproject.toml; None is what every installation has.
 FEATURES: dict[str, str | None] = {
     "train": None,
@@ -42,6 +46,14 @@ class Feature:
     name: str
     missing: tuple[str, ...]
     remedy: str | None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Another installation that writes to the folder ``workbench`` of this environment, or has done so, and how to mend it."""
+
+    what: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class Report:
     folder: str
     browser: str | None
     features: tuple[Feature, ...]
+    conflict: Conflict | None
 
     def rows(self) -> list[dict[str, str | None]]:
         """The report as a table of text: what, value, and the remedy where something is missing."""
@@ -79,6 +92,8 @@ class Report:
         facts += [("cores", str(self.cores)), ("memory", f"{self.memory / gib:.1f} GiB")]
         facts += [("free disk", f"{self.free_disk / gib:.1f} GiB at {self.folder}"), ("browser", self.browser or "none found")]
         rows: list[dict[str, str | None]] = [{"what": what, "value": value, "remedy": None} for what, value in facts]
+        installation = self.conflict or Conflict(f"nothing else installs a package called {PACKAGE}", "")
+        rows.append({"what": "installation", "value": installation.what, "remedy": installation.remedy or None})
         for feature in self.features:
             value = "missing: " + ", ".join(feature.missing) if feature.missing else "ready"
             rows.append({"what": feature.name, "value": value, "remedy": feature.remedy})
@@ -95,7 +110,8 @@ def report(folder: Path | None = None) -> Report:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     browser = find_browser()
     return Report(
-        workbench=__version__,
+        # after an overwriting the package may be another's
+        workbench=getattr(workbench, "__version__", "unknown"),
         python=platform.python_version(),
         system=platform.platform(),
         versions={requirement.name: installed_version(requirement.name) for requirement in requirements(None)},
@@ -106,7 +122,31 @@ def report(folder: Path | None = None) -> Report:
         folder=str(folder),
         browser=str(browser) if browser else None,
         features=tuple(_feature(name, extra, browser) for name, extra in FEATURES.items()),
+        conflict=find_conflict(),
     )
+
+
+def find_conflict() -> Conflict | None:
+    """Returns what makes ``import workbench`` doubtful in this environment, the most serious first; None where nothing does.
+
+    Our own distribution used to be called ``workbench`` too. Its console script tells such an old copy from the other product.
+    """
+    named = list(metadata.distributions(name=PACKAGE))
+    foreign = [distribution for distribution in named if not _is_ours(distribution)]
+    root = checkout_root()
+    reinstall = f"pip install --force-reinstall --no-deps {f'--editable {root}' if root else DISTRIBUTION}"
+    replace = f"pip uninstall {PACKAGE}, then {reinstall}"
+    if foreign:
+        what = f"conflict: another product called '{PACKAGE}' is installed ({PACKAGE} {foreign[0].version}). "
+        return Conflict(what + "Both install the same package and overwrite each other's files.", replace)
+    if changed := _changed_files():
+        differ = f"{changed[0]} and {len(changed) - 1} more files differ" if changed[1:] else f"{changed[0]} differs"
+        what = f"conflict: {differ} from what was installed. "
+        return Conflict(what + f"Another distribution, such as the product called '{PACKAGE}', may have overwritten them.", reinstall)
+    if named:
+        what = f"conflict: the workbench is installed under its old name, '{PACKAGE}'; it is now called '{DISTRIBUTION}'."
+        return Conflict(what, replace)
+    return None
 
 
 def requirements(extra: str | None) -> list[Requirement]:
@@ -116,7 +156,7 @@ def requirements(extra: str | None) -> list[Requirement]:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines: Iterable[str] = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
         return [Requirement(line) for line in lines]
-    found = [Requirement(line) for line in metadata.requires("workbench") or []]
+    found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
     if extra is None:
         return [requirement for requirement in found if requirement.marker is None]
     return [r for r in found if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})]
@@ -170,6 +210,25 @@ def devices() -> tuple[Device, ...]:
     return (*found, processor)
 
 
+def _is_ours(distribution: metadata.Distribution) -> bool:
+    return any(point.group == "console_scripts" and point.value == CONSOLE_SCRIPT for point in distribution.entry_points)
+
+
+def _changed_files() -> list[str]:
+    """Returns the modules that differ from what was installed; an editable installation lists none."""
+    try:
+        files = metadata.files(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    changed = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.parts[0] == PACKAGE and file.suffix == ".py" and file.hash and path.is_file():
+            digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, path.read_bytes()).digest()).decode().rstrip("=")
+            changed += [str(file)] if digest != file.hash.value else []
+    return changed
+
+
 def _starts(browser: str) -> bool:
     """True when the program answers to --version: Ubuntu's chromium, for one, may be a stub that only asks for snap."""
     try:
@@ -193,7 +252,7 @@ def _playwright_browser() -> str | None:
 
 def _feature(name: str, extra: str | None, browser: Path | None) -> Feature:
     missing = unmet(requirements(extra))
-    remedy = ("pip install --upgrade workbench" if extra is None else f"pip install 'workbench[{extra}]'") if missing else None
+    remedy = (f"pip install --upgrade {DISTRIBUTION}" if extra is None else pip_install(extra)) if missing else None
     if name == "train" and not missing and (broken := _broken_torchvision()):
         missing, remedy = [broken], "install torch and torchvision together from one index, so that they belong together"
     if name == "inspect" and not missing and not mongo.is_available():
