@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,18 @@ def test_detectors_know_nothing_of_methods_and_analysis_nothing_of_training():
             modules = [node.module for node in nodes if node.module]
             wrong += [f"{path} imports {name}" for name in modules if name.startswith("workbench.") and name.split(".")[1] in forbidden]
     assert wrong == []
+
+
+TAGS = re.compile(r"</?(html|head|body|div|span|table|t[rhd]|p|h[1-6]|[uod]l|li|details|summary|small|script)\b[^<]*>")
+
+
+def test_html_is_written_in_templates_alone():
+    found = {}
+    for path in sources("workbench"):
+        strings = [node.value for node in ast.walk(parsed((ROOT / path).read_text())) if isinstance(node, ast.Constant)]
+        found[str(path)] = [text for text in strings if isinstance(text, str) and TAGS.search(text)]
+    assert {path: texts for path, texts in found.items() if texts} == {}
+    assert TAGS.search("<td>") and TAGS.search("</div>") and TAGS.search("<p class=note>") and not TAGS.search("a<br>b<extra>c</extra>")
 
 
 def test_no_file_has_more_than_500_lines():

@@ -306,9 +306,9 @@ def test_the_verb_without_a_run_says_what_to_give_and_setup_names_the_program(mo
 
 
 def test_without_fiftyone_the_verb_says_how_to_add_it(runs, monkeypatch):
-    from workbench.views import fiftyone as room
+    from workbench.views.fiftyone import connection
 
-    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
     code, _, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
     assert code == 9 and "pip install 'distillation-workbench[inspect]'" in err
 
