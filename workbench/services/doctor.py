@@ -1,4 +1,4 @@
-"""What this machine has, and what is missing for which feature, with the command that adds it."""
+"""Reports what this machine has and what is missing for which feature, with the command that adds it."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ HOW_TO_GET_A_BROWSER = (
     "the browser tests need Chromium and none was found. Install it ('apt-get install chromium' on Debian, "
     "'brew install --cask chromium' on macOS), or run '.venv/bin/playwright install chromium', or set CHROMIUM to the path of one."
 )
-PACKAGE, CONSOLE_SCRIPT = "workbench", "workbench.cli:main"  # what is imported, and the script by which a copy of ours is known
+PACKAGE, CONSOLE_SCRIPT = "workbench", "workbench.cli:main"  # what is imported; the script that every copy of ours installs
 # Feature as the user knows it -> extra of pyproject.toml; None is what every installation has.
 FEATURES: dict[str, str | None] = {
     "train": None,
@@ -41,7 +41,7 @@ _SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chr
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature and what stands in its way; nothing missing means that it works."""
+    """A feature of the workbench and what it lacks here. It works if nothing is missing."""
 
     name: str
     missing: tuple[str, ...]
@@ -50,7 +50,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Another installation that writes to the folder ``workbench`` of this environment, or has done so, and how to mend it."""
+    """Says that another distribution installs the package ``workbench`` into this environment, and how to repair it."""
 
     what: str
     remedy: str
@@ -58,7 +58,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Device:
-    """A device that torch can compute on; ``memory`` in bytes, None where torch does not tell."""
+    """A device that torch can compute on. ``memory`` is in bytes, or None if torch does not say."""
 
     name: str
     description: str
@@ -67,7 +67,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Report:
-    """The machine as the workbench sees it; sizes in bytes."""
+    """Everything that ``workbench doctor`` says about a machine. Sizes are in bytes."""
 
     workbench: str
     python: str
@@ -83,7 +83,7 @@ class Report:
     conflict: Conflict | None
 
     def rows(self) -> list[dict[str, str | None]]:
-        """The report as a table of text: what, value, and the remedy where something is missing."""
+        """Returns the report as rows of text: ``what``, ``value``, and a ``remedy`` where something is missing or in conflict."""
         gib = 2**30
         facts = [("workbench", self.workbench), ("python", self.python), ("system", self.system)]
         facts += [(name, version or "not installed") for name, version in self.versions.items()]
@@ -101,16 +101,16 @@ class Report:
 
 
 def report(folder: Path | None = None) -> Report:
-    """Looks at the machine.
+    """Returns what this machine has and what is missing.
 
     Args:
-        folder: where runs would be written, for the free disk space; the current folder by default.
+        folder: where runs would be written, to report the free disk space. The current folder by default.
     """
     folder = (folder or Path.cwd()).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     browser = find_browser()
     return Report(
-        # after an overwriting the package may be another's
+        # the package may have been overwritten by another product
         workbench=getattr(workbench, "__version__", "unknown"),
         python=platform.python_version(),
         system=platform.platform(),
@@ -127,7 +127,7 @@ def report(folder: Path | None = None) -> Report:
 
 
 def find_conflict() -> Conflict | None:
-    """Returns what makes ``import workbench`` doubtful in this environment, the most serious first; None where nothing does.
+    """Returns the most serious reason why ``import workbench`` may load files that are not ours, or None if there is none.
 
     Our own distribution used to be called ``workbench`` too. Its console script tells such an old copy from the other product.
     """
@@ -150,7 +150,7 @@ def find_conflict() -> Conflict | None:
 
 
 def requirements(extra: str | None) -> list[Requirement]:
-    """What pyproject.toml asks for: the core for None, else what the extra adds to it."""
+    """Returns what pyproject.toml requires: the core for None, otherwise what the extra adds to it."""
     root = checkout_root()
     if root and (root / "pyproject.toml").is_file():
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -163,7 +163,7 @@ def requirements(extra: str | None) -> list[Requirement]:
 
 
 def installed_version(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not there."""
+    """Returns the version of an installed distribution, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -171,7 +171,7 @@ def installed_version(name: str) -> str | None:
 
 
 def unmet(wanted: Iterable[Requirement]) -> list[str]:
-    """One phrase for each requirement that is absent or of a version outside its range."""
+    """Returns one phrase for each requirement that is not installed, or whose version is outside the required range."""
     missing = []
     for requirement in wanted:
         version = installed_version(requirement.name)
@@ -183,7 +183,7 @@ def unmet(wanted: Iterable[Requirement]) -> list[str]:
 
 
 def find_browser() -> Path | None:
-    """A Chromium that starts: $CHROMIUM, then the system's, then playwright's own; None when there is none."""
+    """Returns the first Chromium that starts: $CHROMIUM, else the system's, else playwright's own. None if there is none."""
     named = os.environ.get("CHROMIUM")
     candidates = [named] if named else [found for name in _SYSTEM_BROWSERS if (found := shutil.which(name))]
     for candidate in candidates:
@@ -194,7 +194,7 @@ def find_browser() -> Path | None:
 
 
 def devices() -> tuple[Device, ...]:
-    """What torch can compute on, the processor last."""
+    """Returns the devices that torch can compute on, the CPU last."""
     processor = Device("cpu", platform.processor() or platform.machine(), psutil.virtual_memory().total)
     try:
         import torch

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
+from workbench.analysis.diagnosis.diagnose import MEANINGS
 from workbench.analysis.report.collect import collect
 from workbench.analysis.report.summary import table as summary_table
 from workbench.files import write_json, write_text
@@ -34,15 +35,17 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     Raises:
         RunError: a file cannot be written.
     """
-    numbers = collect(runs)
+    numbers, summary = collect(runs), _summary(runs)
     page = render(
         "report.html.j2",
         runs=[run.name for run in runs],
         plotly=Markup(get_plotlyjs()),
         numbers=numbers,
-        summary=_summary(runs),
+        summary=summary,
+        columns=[(column.title, column.meaning) for column in summary.columns],
         least_seeds=LEAST_SEEDS,
         seeds=[_seeds(side) for side in numbers["seeds"]],
+        causes=list(MEANINGS.items()),
         diagnoses={name: _diagnosis(diagnosis) for name, diagnosis in numbers["diagnoses"].items()},
         progress=list(_progress(runs)),
         training=dict(_training(runs)),
@@ -84,8 +87,10 @@ _PARTS = {
     ),
     "errors": _Part(
         "Errors",
-        "Errors are sorted into the types of TIDE at IoU 0.5. The cost of a type is the AP50 that would be gained if all errors of that "
-        "type, and no others, were corrected.",
+        "Errors are sorted into the types of TIDE. A classification error overlaps a target of another class by IoU 0.5 or more, a "
+        "localisation error one of its own class by 0.1 to 0.5. A duplicate overlaps a target that another detection has taken. Background "
+        "overlaps no target by more than 0.1. The cost of a type is the AP50 that would be gained if all errors of that type, and no "
+        "others, were corrected.",
         errors_part,
     ),
 }
@@ -115,6 +120,9 @@ def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
             yield run.name, figure(training_figure(shown), panel_meanings(shown) + means)
 
 
+_MEASURES = {"churn": "churn (0 to 1)", "instability": "IS", "instability_normalised": "normalised IS (0 to 1)"}
+
+
 def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
     spread = [
         Column("step", "step"), Column("measure", "measure"), Column("mean", "mean", 1, 3, "low", "high"), Column("minimum", "minimum"),
@@ -125,7 +133,8 @@ def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
         Column("by the first only", "only_first"), Column("by the second only", "only_second"), Column("by neither", "neither"),
         Column("targets", "n"), Column("images", "images"),
     ]  # fmt: skip
-    return {"runs": side["runs"], "spread": Table(side["spread"], spread), "found": Table(side["found"], found)}
+    rows = [{**row, "measure": _MEASURES[row["measure"]]} for row in side["spread"]]
+    return {"runs": side["runs"], "spread": Table(rows, spread), "found": Table(side["found"], found)}
 
 
 def _summary(runs: Sequence[Run]) -> Table:
@@ -141,7 +150,7 @@ def _diagnosis(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
     unchecked: dict[str, list[str]] = {}  # causes by the reason that they have in common
     for check in diagnosis["checks"]:
         if check["outcome"] == "not judged":
-            unchecked.setdefault(check["why"], []).append(check["cause"])
+            unchecked.setdefault(check["why"].rstrip("."), []).append(check["cause"])
     return {
         "baseline": diagnosis["baseline"],
         "findings": [{**finding, "table": Table(finding["evidence"], evidence)} for finding in diagnosis["findings"]],
