@@ -92,8 +92,9 @@ class Report:
         facts += [("cores", str(self.cores)), ("memory", f"{self.memory / gib:.1f} GiB")]
         facts += [("free disk", f"{self.free_disk / gib:.1f} GiB at {self.folder}"), ("browser", self.browser or "none found")]
         rows: list[dict[str, str | None]] = [{"what": what, "value": value, "remedy": None} for what, value in facts]
-        installation = self.conflict or Conflict(f"nothing else installs a package called {PACKAGE}", "")
-        rows.append({"what": "installation", "value": installation.what, "remedy": installation.remedy or None})
+        no_conflict = f"nothing else installs a package called {PACKAGE}"
+        what, remedy = (self.conflict.what, self.conflict.remedy) if self.conflict else (no_conflict, None)
+        rows.append({"what": "installation", "value": what, "remedy": remedy})
         for feature in self.features:
             value = "missing: " + ", ".join(feature.missing) if feature.missing else "ready"
             rows.append({"what": feature.name, "value": value, "remedy": feature.remedy})
