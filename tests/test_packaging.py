@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
+from workbench.errors import DISTRIBUTION, pip_install
 from workbench.services import doctor
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,8 +39,15 @@ def test_the_conda_environment_names_the_dependencies_of_pyproject_and_all_its_e
 
 def test_the_extra_all_holds_every_other_extra():
     (line,) = PROJECT["optional-dependencies"]["all"]
+    assert Requirement(line).name == PROJECT["name"]
     assert Requirement(line).extras == set(EXTRAS)
     assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "docs", "dev"}
+
+
+def test_the_name_that_messages_tell_people_to_install_is_the_declared_one():
+    assert PROJECT["name"] == DISTRIBUTION
+    assert {extra for extra in doctor.FEATURES.values() if extra} == set(EXTRAS)
+    assert Requirement(pip_install("inspect").removeprefix("pip install ").strip("'")).extras == {"inspect"}
 
 
 def test_everything_declared_is_installed_in_its_range_where_the_tests_run():
@@ -66,29 +74,50 @@ def test_a_wheel_holds_every_tracked_file_of_the_package_and_of_its_folders_and_
     assert {name.split("/")[0] for name in names} == {"workbench"}
 
 
-def test_an_installed_wheel_works_far_from_the_checkout(wheel, tmp_path):
-    venv.create(tmp_path / "venv", with_pip=False)
-    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+def installed(wheel: Path, folder: Path) -> Path:
+    """The site-packages of a fresh environment with the wheel; its dependencies are those of the environment the tests run in."""
+    venv.create(folder / "venv", with_pip=False)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    # The dependencies are those of the environment the tests run in; only the package comes from the wheel.
     dependencies = [path for path in sys.path if path.endswith("-packages")]
     (site / "dependencies.pth").write_text("\n".join(dependencies))
+    return site
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the environment's Python inside ``folder``, far from the checkout."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(folder / "venv" / "bin" / "python"), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_an_installed_wheel_works_far_from_the_checkout(wheel, tmp_path):
+    site = installed(wheel, tmp_path)
     script = (
         "import importlib.util, json, sys, workbench\n"
-        "from importlib.metadata import entry_points\n"
+        "from importlib.metadata import distribution\n"
         "from workbench.resources import share_path\n"
         "print(json.dumps([str(share_path(kind)) for kind in ('app', 'recipes', 'data')] + [workbench.__file__]))\n"
         "assert importlib.util.find_spec('app') is None, 'a top-level package called app'\n"
         "sys.argv = ['workbench', *sys.argv[1:]]\n"
-        "(command,) = entry_points(group='console_scripts', name='workbench')\n"
+        "(command,) = distribution('distillation-workbench').entry_points.select(group='console_scripts', name='workbench')\n"
         "command.load()()\n"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [str(tmp_path / "venv" / "bin" / "python"), "-c", script, "doctor", "--json", "doctor.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = python(tmp_path, "-c", script, "doctor", "--json", "doctor.json")
     paths = json.loads(done.stdout.splitlines()[0])
     assert paths == [str(site / "workbench" / "_share" / kind) for kind in SHARED] + [str(site / "workbench" / "__init__.py")]
     rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "doctor.json").read_text())}
     assert rows["train"] == rows["app"] == "ready"
+    assert "from what was installed" not in rows["installation"] and "another product" not in rows["installation"]
+
+
+def test_a_wheel_whose_files_another_product_has_overwritten_says_so(wheel, tmp_path):
+    site = installed(wheel, tmp_path)
+    (site / "workbench" / "__init__.py").write_text('"""Another workbench."""\n')
+    python(tmp_path, "-m", "workbench", "doctor", "--json", "doctor.json")
+    rows = {row["what"]: row for row in json.loads((tmp_path / "doctor.json").read_text())}
+    assert "workbench/__init__.py differs from what was installed" in rows["installation"]["value"]
+    assert rows["installation"]["remedy"] == "pip install --force-reinstall --no-deps distillation-workbench"

@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,18 @@ def test_a_python_that_the_workbench_starts_takes_no_module_from_the_current_fol
     assert not unsafe_children("[sys.executable, '-P', '-m', 'x']")
     found = {str(path): unsafe_children((ROOT / path).read_text()) for path in sources("workbench")}
     assert {path: what for path, what in found.items() if what} == {}
+
+
+TAGS = re.compile(r"</?(html|head|body|div|span|table|t[rhd]|p|h[1-6]|[uod]l|li|details|summary|small|script)\b[^<]*>")
+
+
+def test_html_is_written_in_templates_alone():
+    found = {}
+    for path in sources("workbench"):
+        strings = [node.value for node in ast.walk(parsed((ROOT / path).read_text())) if isinstance(node, ast.Constant)]
+        found[str(path)] = [text for text in strings if isinstance(text, str) and TAGS.search(text)]
+    assert {path: texts for path, texts in found.items() if texts} == {}
+    assert TAGS.search("<td>") and TAGS.search("</div>") and TAGS.search("<p class=note>") and not TAGS.search("a<br>b<extra>c</extra>")
 
 
 def test_no_file_has_more_than_500_lines():

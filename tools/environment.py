@@ -64,6 +64,10 @@ def install(extra: str, torch: str | None) -> bool:
     if VENV.exists() and not (VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}").is_dir():
         say(".venv was made with another Python: making it anew")
         shutil.rmtree(VENV)
+    if any(VENV.glob("lib/python*/site-packages/workbench-*.dist-info")):
+        # our own name of before, or another product's: either would take files of ours along when it is removed
+        say(".venv holds a distribution called workbench, and this one is called distillation-workbench: making it anew")
+        shutil.rmtree(VENV)
     requirements = ["--editable", f".[{extra}]", *([torch] if torch else [])]
     if uv := find_uv():
         if run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(VENV)]) and run(
@@ -84,7 +88,7 @@ def main(extra: str) -> int:
     # `all` holds every extra, so an environment made for the tests serves the demo too.
     if any(stamp.exists() and stamp.read_text() == wanted for stamp in (VENV / f"stamp-{extra}", VENV / "stamp-all")):
         return 0
-    say(f"making .venv with Python {platform.python_version()}, workbench[{extra}]" + (f" and {torch}" if torch else ""))
+    say(f"making .venv with Python {platform.python_version()}, distillation-workbench[{extra}]" + (f" and {torch}" if torch else ""))
     say("about 7 GB with the libraries for CUDA that torch brings; 1-2 minutes with uv, up to 10 with pip")
     if not install(extra, torch):
         say("the environment could not be made; the messages above say why. Mend that and run the same command again.")

@@ -4,6 +4,13 @@ The command line prints the message alone and exits with the class's ``exit_code
 ``WorkbenchError`` is a defect of ours and keeps its traceback.
 """
 
+DISTRIBUTION = "distillation-workbench"  # `workbench` in the public registry is another product that installs the same import name
+
+
+def pip_install(extra: str) -> str:
+    """Returns the command that installs the workbench with one of its extras."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
 
 class WorkbenchError(Exception):
     """Base of every error that a user can mend."""
@@ -54,7 +61,7 @@ class IncompatibleError(WorkbenchError):
 
 
 class MissingExtraError(WorkbenchError):
-    """An optional dependency is not installed; the message says how to add it."""
+    """An optional dependency is not installed; the message says how to add it, as ``pip_install`` does."""
 
     exit_code = 9
 

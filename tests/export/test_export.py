@@ -190,7 +190,7 @@ def test_a_missing_package_is_named_with_how_to_add_it(tmp_path: Path, data: Pat
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"onnxruntime.*pip install 'workbench\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"onnxruntime.*pip install 'distillation-workbench\[export\]'"):
         export_onnx("shapes_teacher", tmp_path / "model.onnx", str(data))
 
 

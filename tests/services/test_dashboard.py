@@ -12,7 +12,7 @@ from workbench.services import dashboard as serve
 
 def test_without_streamlit_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"workbench\[app\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'distillation-workbench\[app\]'"):
         serve.serve(8700, lambda address: None)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from tests.conftest import ROOT
 from workbench.services import doctor, mongo
 
 
@@ -33,13 +34,48 @@ def test_the_report_holds_versions_devices_and_sizes_of_this_machine(tmp_path):
 def test_the_table_shows_every_version_device_and_feature_and_a_remedy_for_each_gap(monkeypatch):
     installed = doctor.installed_version
     monkeypatch.setattr(doctor, "installed_version", lambda name: None if name in ("torch", "optuna") else installed(name))
+    monkeypatch.setattr(doctor, "find_conflict", lambda: None)
     report = doctor.report()
     rows = {row["what"]: row for row in report.rows()}
     assert len(rows) == len(report.rows())
     assert {*report.versions, *doctor.FEATURES, *(device.name for device in report.devices)} <= rows.keys()
     assert rows["torch"]["value"] == "not installed"
-    assert rows["search"] == {"what": "search", "value": "missing: optuna is not installed", "remedy": "pip install 'workbench[search]'"}
+    assert rows["search"] == {
+        "what": "search",
+        "value": "missing: optuna is not installed",
+        "remedy": "pip install 'distillation-workbench[search]'",
+    }
     assert all((row["remedy"] is not None) == str(row["value"]).startswith("missing") for row in report.rows())
+
+
+def fake_distribution(folder: Path, script: str, version: str = "0.8") -> None:
+    """What an installer leaves of a distribution called workbench."""
+    kept = folder / f"workbench-{version}.dist-info"
+    kept.mkdir()
+    (kept / "METADATA").write_text(f"Metadata-Version: 2.4\nName: workbench\nVersion: {version}\n")
+    (kept / "entry_points.txt").write_text(f"[console_scripts]\nworkbench = {script}\n")
+
+
+def test_another_product_called_workbench_is_told_with_how_to_be_rid_of_it(tmp_path, monkeypatch):
+    fake_distribution(tmp_path, "workbench.repl.shell:main")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = {row["what"]: row for row in doctor.report().rows()}
+    assert "another product called 'workbench' is installed (workbench 0.8)" in str(rows["installation"]["value"])
+    remedy = str(rows["installation"]["remedy"])
+    assert remedy.startswith("pip uninstall workbench, then pip install ") and remedy.endswith(f"--editable {ROOT}")
+
+
+def test_our_own_copy_of_before_the_new_name_is_not_taken_for_the_other_product(tmp_path, monkeypatch):
+    fake_distribution(tmp_path, doctor.CONSOLE_SCRIPT)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    conflict = doctor.find_conflict()
+    assert conflict is not None and "under its old name, 'workbench'; it is now called 'distillation-workbench'" in conflict.what
+    assert conflict.remedy.startswith("pip uninstall workbench, then ")
+
+
+def test_where_nothing_else_is_called_workbench_there_is_no_conflict(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert doctor.find_conflict() is None
 
 
 def test_training_misses_nothing_where_the_tests_run():
@@ -58,7 +94,7 @@ def test_a_missing_extra_is_named_with_the_command_that_adds_it(monkeypatch):
     monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "streamlit" else installed(name))
     app = feature("app")
     assert app.missing == ("streamlit is not installed",)
-    assert app.remedy == "pip install 'workbench[app]'"
+    assert app.remedy == "pip install 'distillation-workbench[app]'"
 
 
 def test_fiftyone_without_a_database_is_reported_and_a_given_one_is_accepted(monkeypatch):

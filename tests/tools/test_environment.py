@@ -71,6 +71,14 @@ def test_an_environment_of_another_python_is_made_anew(project):
     assert not other.exists()
 
 
+def test_an_environment_with_a_distribution_called_workbench_is_made_anew(project):
+    other = environment.VENV / "lib" / "python3.11" / "site-packages" / "workbench-0.1.0.dist-info"
+    (environment.VENV / "lib" / f"python{environment.sys.version_info.major}.{environment.sys.version_info.minor}").mkdir(parents=True)
+    other.mkdir(parents=True)
+    assert environment.main("app") == 0
+    assert not other.exists() and len(project) == 2
+
+
 def test_a_python_that_is_too_old_is_refused_before_anything_is_made(project, monkeypatch, capsys):
     monkeypatch.setattr(environment.sys, "version_info", (3, 10, 4))
     assert environment.main("app") == 1

@@ -306,11 +306,11 @@ def test_the_verb_without_a_run_says_what_to_give_and_setup_names_the_program(mo
 
 
 def test_without_fiftyone_the_verb_says_how_to_add_it(runs, monkeypatch):
-    from workbench.views import fiftyone as room
+    from workbench.views.fiftyone import connection
 
-    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
     code, _, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
-    assert code == 9 and "pip install 'workbench[inspect]'" in err
+    assert code == 9 and "pip install 'distillation-workbench[inspect]'" in err
 
 
 def test_umap_lays_out_the_same_states_and_keeps_neighbours_together(comparison, runs, data):
@@ -338,11 +338,11 @@ def test_umap_that_is_not_installed_is_named(comparison, runs, data, monkeypatch
 
 
 def test_a_named_database_that_does_not_answer_is_reported_without_its_address(monkeypatch):
-    from workbench.views import fiftyone as room
+    from workbench.views.fiftyone import connection
 
     monkeypatch.setenv(mongo.URI, "mongodb://user:secret@127.0.0.1:9")
-    monkeypatch.setattr(room, "PING_MS", 200)
-    with pytest.raises(WorkbenchError, match="no MongoDB answers") as caught, room.connected():
+    monkeypatch.setattr(connection, "PING_MS", 200)
+    with pytest.raises(WorkbenchError, match="no MongoDB answers") as caught, connection.connected():
         pass
     assert "secret" not in str(caught.value) and os.environ[mongo.URI].endswith(":9")
 

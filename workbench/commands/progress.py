@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -93,9 +92,10 @@ class _Cell:
         return "\n".join([f"{self.title}: step {self.step} of {self.steps}, {spent:.0f} s", *self.lines])
 
     def _repr_html_(self) -> str:
+        from workbench.views.rendering import render  # jinja2 is needed in notebooks alone
+
         heading, *rest = repr(self).split("\n")
-        lines = "".join(f"<div style='opacity:0.7'>{escape(line)}</div>" for line in rest)
-        return f"<div><progress value='{self.step}' max='{self.steps}'></progress> {escape(heading)}{lines}</div>"
+        return render("progress.html.j2", step=self.step, steps=self.steps, heading=heading, lines=rest)
 
 
 def cell_listener(title: str) -> "Listener":

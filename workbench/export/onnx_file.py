@@ -19,7 +19,7 @@ from workbench.datasets.batches import Batch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import probability
 from workbench.detectors.registry import load_detector
-from workbench.errors import ExportError, MissingExtraError
+from workbench.errors import ExportError, MissingExtraError, pip_install
 from workbench.export.comparison import Agreement, Progress, compare, evaluation_split, refuse
 from workbench.export.interface import Interface, interface_of
 from workbench.files import replacing
@@ -178,7 +178,7 @@ def _need_onnx() -> None:
         import onnxruntime
         import onnxscript
     except ImportError as error:
-        raise MissingExtraError(f"export as ONNX needs {error.name}: pip install 'workbench[export]'.") from error
+        raise MissingExtraError(f"export as ONNX needs {error.name}: {pip_install('export')}.") from error
     del onnx, onnxruntime, onnxscript
 
 

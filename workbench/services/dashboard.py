@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.errors import MissingExtraError, WorkbenchError, pip_install
 from workbench.resources import share_path
 from workbench.services.servers import ADDRESS, lookup_server, registered, reserved_port, server_file, stopped_by_signals, wait_until_ready
 
@@ -43,7 +43,7 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
         WorkbenchError: the server did not start, or ended by itself.
     """
     if find_spec("streamlit") is None:
-        raise MissingExtraError("the dashboard needs streamlit: pip install 'workbench[app]'.")
+        raise MissingExtraError(f"the dashboard needs streamlit: {pip_install('app')}.")
     with stopped_by_signals(), reserved_port(port) as port:
         options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
         command = [sys.executable, "-P", "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]

@@ -1,5 +1,7 @@
-"""What this machine has, and what is missing for which feature, with the command that adds it."""
+"""Reports what this machine has and what is missing for which feature, with the command that adds it."""
 
+import base64
+import hashlib
 import os
 import platform
 import shutil
@@ -13,7 +15,8 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from workbench import __version__
+import workbench
+from workbench.errors import DISTRIBUTION, pip_install
 from workbench.resources import checkout_root
 from workbench.services import mongo
 
@@ -21,6 +24,7 @@ HOW_TO_GET_A_BROWSER = (
     "the browser tests need Chromium and none was found. Install it ('apt-get install chromium' on Debian, "
     "'brew install --cask chromium' on macOS), or run '.venv/bin/playwright install chromium', or set CHROMIUM to the path of one."
 )
+PACKAGE, CONSOLE_SCRIPT = "workbench", "workbench.cli:main"  # what is imported; the script that every copy of ours installs
 # Feature as the user knows it -> extra of pyproject.toml; None is what every installation has.
 FEATURES: dict[str, str | None] = {
     "train": None,
@@ -37,7 +41,7 @@ _SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chr
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature and what stands in its way; nothing missing means that it works."""
+    """A feature of the workbench and what it lacks here. It works if nothing is missing."""
 
     name: str
     missing: tuple[str, ...]
@@ -45,8 +49,16 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """Says that another distribution installs the package ``workbench`` into this environment, and how to repair it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Device:
-    """A device that torch can compute on; ``memory`` in bytes, None where torch does not tell."""
+    """A device that torch can compute on. ``memory`` is in bytes, or None if torch does not say."""
 
     name: str
     description: str
@@ -55,7 +67,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Report:
-    """The machine as the workbench sees it; sizes in bytes."""
+    """Everything that ``workbench doctor`` says about a machine. Sizes are in bytes."""
 
     workbench: str
     python: str
@@ -68,9 +80,10 @@ class Report:
     folder: str
     browser: str | None
     features: tuple[Feature, ...]
+    conflict: Conflict | None
 
     def rows(self) -> list[dict[str, str | None]]:
-        """The report as a table of text: what, value, and the remedy where something is missing."""
+        """Returns the report as rows of text: ``what``, ``value``, and a ``remedy`` where something is missing or in conflict."""
         gib = 2**30
         facts = [("workbench", self.workbench), ("python", self.python), ("system", self.system)]
         facts += [(name, version or "not installed") for name, version in self.versions.items()]
@@ -79,6 +92,9 @@ class Report:
         facts += [("cores", str(self.cores)), ("memory", f"{self.memory / gib:.1f} GiB")]
         facts += [("free disk", f"{self.free_disk / gib:.1f} GiB at {self.folder}"), ("browser", self.browser or "none found")]
         rows: list[dict[str, str | None]] = [{"what": what, "value": value, "remedy": None} for what, value in facts]
+        no_conflict = f"nothing else installs a package called {PACKAGE}"
+        what, remedy = (self.conflict.what, self.conflict.remedy) if self.conflict else (no_conflict, None)
+        rows.append({"what": "installation", "value": what, "remedy": remedy})
         for feature in self.features:
             value = "missing: " + ", ".join(feature.missing) if feature.missing else "ready"
             rows.append({"what": feature.name, "value": value, "remedy": feature.remedy})
@@ -86,16 +102,17 @@ class Report:
 
 
 def report(folder: Path | None = None) -> Report:
-    """Looks at the machine.
+    """Returns what this machine has and what is missing.
 
     Args:
-        folder: where runs would be written, for the free disk space; the current folder by default.
+        folder: where runs would be written, to report the free disk space. The current folder by default.
     """
     folder = (folder or Path.cwd()).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     browser = find_browser()
     return Report(
-        workbench=__version__,
+        # the package may have been overwritten by another product
+        workbench=getattr(workbench, "__version__", "unknown"),
         python=platform.python_version(),
         system=platform.platform(),
         versions={requirement.name: installed_version(requirement.name) for requirement in requirements(None)},
@@ -106,24 +123,48 @@ def report(folder: Path | None = None) -> Report:
         folder=str(folder),
         browser=str(browser) if browser else None,
         features=tuple(_feature(name, extra, browser) for name, extra in FEATURES.items()),
+        conflict=find_conflict(),
     )
 
 
+def find_conflict() -> Conflict | None:
+    """Returns the most serious reason why ``import workbench`` may load files that are not ours, or None if there is none.
+
+    Our own distribution used to be called ``workbench`` too. Its console script tells such an old copy from the other product.
+    """
+    named = list(metadata.distributions(name=PACKAGE))
+    foreign = [distribution for distribution in named if not _is_ours(distribution)]
+    root = checkout_root()
+    reinstall = f"pip install --force-reinstall --no-deps {f'--editable {root}' if root else DISTRIBUTION}"
+    replace = f"pip uninstall {PACKAGE}, then {reinstall}"
+    if foreign:
+        what = f"conflict: another product called '{PACKAGE}' is installed ({PACKAGE} {foreign[0].version}). "
+        return Conflict(what + "Both install the same package and overwrite each other's files.", replace)
+    if changed := _changed_files():
+        differ = f"{changed[0]} and {len(changed) - 1} more files differ" if changed[1:] else f"{changed[0]} differs"
+        what = f"conflict: {differ} from what was installed. "
+        return Conflict(what + f"Another distribution, such as the product called '{PACKAGE}', may have overwritten them.", reinstall)
+    if named:
+        what = f"conflict: the workbench is installed under its old name, '{PACKAGE}'; it is now called '{DISTRIBUTION}'."
+        return Conflict(what, replace)
+    return None
+
+
 def requirements(extra: str | None) -> list[Requirement]:
-    """What pyproject.toml asks for: the core for None, else what the extra adds to it."""
+    """Returns what pyproject.toml requires: the core for None, otherwise what the extra adds to it."""
     root = checkout_root()
     if root and (root / "pyproject.toml").is_file():
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines: Iterable[str] = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
         return [Requirement(line) for line in lines]
-    found = [Requirement(line) for line in metadata.requires("workbench") or []]
+    found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
     if extra is None:
         return [requirement for requirement in found if requirement.marker is None]
     return [r for r in found if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})]
 
 
 def installed_version(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not there."""
+    """Returns the version of an installed distribution, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -131,7 +172,7 @@ def installed_version(name: str) -> str | None:
 
 
 def unmet(wanted: Iterable[Requirement]) -> list[str]:
-    """One phrase for each requirement that is absent or of a version outside its range."""
+    """Returns one phrase for each requirement that is not installed, or whose version is outside the required range."""
     missing = []
     for requirement in wanted:
         version = installed_version(requirement.name)
@@ -143,7 +184,7 @@ def unmet(wanted: Iterable[Requirement]) -> list[str]:
 
 
 def find_browser() -> Path | None:
-    """A Chromium that starts: $CHROMIUM, then the system's, then playwright's own; None when there is none."""
+    """Returns the first Chromium that starts: $CHROMIUM, else the system's, else playwright's own. None if there is none."""
     named = os.environ.get("CHROMIUM")
     candidates = [named] if named else [found for name in _SYSTEM_BROWSERS if (found := shutil.which(name))]
     for candidate in candidates:
@@ -154,7 +195,7 @@ def find_browser() -> Path | None:
 
 
 def devices() -> tuple[Device, ...]:
-    """What torch can compute on, the processor last."""
+    """Returns the devices that torch can compute on, the CPU last."""
     processor = Device("cpu", platform.processor() or platform.machine(), psutil.virtual_memory().total)
     try:
         import torch
@@ -168,6 +209,25 @@ def devices() -> tuple[Device, ...]:
     if torch.backends.mps.is_available():
         found.append(Device("mps", "Apple GPU", None))
     return (*found, processor)
+
+
+def _is_ours(distribution: metadata.Distribution) -> bool:
+    return any(point.group == "console_scripts" and point.value == CONSOLE_SCRIPT for point in distribution.entry_points)
+
+
+def _changed_files() -> list[str]:
+    """Returns the modules that differ from what was installed; an editable installation lists none."""
+    try:
+        files = metadata.files(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    changed = []
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.parts[0] == PACKAGE and file.suffix == ".py" and file.hash and path.is_file():
+            digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, path.read_bytes()).digest()).decode().rstrip("=")
+            changed += [str(file)] if digest != file.hash.value else []
+    return changed
 
 
 def _starts(browser: str) -> bool:
@@ -193,7 +253,7 @@ def _playwright_browser() -> str | None:
 
 def _feature(name: str, extra: str | None, browser: Path | None) -> Feature:
     missing = unmet(requirements(extra))
-    remedy = ("pip install --upgrade workbench" if extra is None else f"pip install 'workbench[{extra}]'") if missing else None
+    remedy = (f"pip install --upgrade {DISTRIBUTION}" if extra is None else pip_install(extra)) if missing else None
     if name == "train" and not missing and (broken := _broken_torchvision()):
         missing, remedy = [broken], "install torch and torchvision together from one index, so that they belong together"
     if name == "inspect" and not missing and not mongo.is_available():

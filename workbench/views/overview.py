@@ -13,14 +13,15 @@ from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 PROGRESS_CAPTION = (
-    "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
-    "Instability: mean over images of the number of queries whose target changed. Last decoder layer, un-augmented images."
+    "AP is measured on the validation split. Churn: of the targets matched at this evaluation and the one before, the share whose query "
+    "changed. Instability: mean number of queries per image whose target changed. Both use the last decoder layer, on images without "
+    "augmentation."
 )
 RESULTS_CAPTION = (
     "One mark per run (seed), with its 95 % interval over resampled images. Equal steps: as many optimiser steps as the undistilled run. "
     "Equal compute: shortened to the undistilled run's process seconds, the teacher's forward pass counted, evaluation not."
 )
-LAYERS_CAPTION = "Of the targets matched at layer l-1 and at layer l of the last evaluation, the share whose query changed in between."
+LAYERS_CAPTION = "Of the targets matched at decoder layer l-1 and at layer l of the last evaluation, the share whose query differs."
 
 
 class Panel(NamedTuple):

@@ -1,39 +1,39 @@
-"""Pieces of a page that needs nothing else: style, tables of estimates, figures. Names from data are shown as text."""
+"""The pieces of a page that needs nothing else: tables of estimates, figures, and blocks that put a heading and a remark above a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --soft: #555; --line: #ddd; --ground: #fff; --error: #a83200; --warning: #8a6100 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #aaa; --line: #3a3a3a; --ground: #141414; --error: #ff8a5c;
-  --warning: #e6b34d } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 1200px; margin: 2rem auto;
-  padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-size: 1rem; margin-bottom: .2rem }
-h4 { font-size: .9rem; margin: .8rem 0 .1rem } summary { cursor: pointer; font-weight: 600; margin: .5rem 0 }
-div.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } th, td { padding: .25rem .6rem; text-align: right }
-th, td { border-bottom: 1px solid var(--line); white-space: nowrap } td.text, th.text { text-align: left; white-space: normal }
-p.note, small { color: var(--soft); font-size: 13px } li { margin: .3rem 0 }
-.error { color: var(--error) } .warning { color: var(--warning) }
-.js-plotly-plot .main-svg > g:not(.hoverlayer) text, .js-plotly-plot .infolayer text { fill: var(--ink) !important }
-"""
+
+class Cell(NamedTuple):
+    """The text of one cell of a table.
+
+    Attributes:
+        text: the number or the words.
+        interval: the ends of its interval, such as ``[0.1, 0.3]``; empty without one.
+        is_words: True for words, which are aligned to the left.
+    """
+
+    text: str
+    interval: str = ""
+    is_words: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """Describes a column of a table.
 
     Attributes:
-        title: as shown.
+        title: heading.
         value: key of the rows.
         scale: factor; 100 for shares.
-        digits: behind the point.
-        low: key of the lower end of its interval, "" without.
-        high: of the upper end.
+        digits: after the point.
+        low: key of the lower end of its interval, "" without one.
+        high: key of the upper end.
+        meaning: definition, shown when the pointer rests on the heading.
     """
 
     title: str
@@ -42,46 +42,50 @@ class Column:
     digits: int = 3
     low: str = ""
     high: str = ""
+    meaning: str = ""
+
+    def cell(self, row: Mapping[str, Any]) -> Cell:
+        """Returns the cell of a row: an estimate with its interval, whole numbers and words as they are, ``-`` for an unknown value."""
+        value, low, high = (row.get(name) if name else None for name in (self.value, self.low, self.high))
+        if value is None or value != value:
+            return Cell("-")
+        if not isinstance(value, float):
+            return Cell(str(value), is_words=isinstance(value, str))
+        ends = [self._number(end) for end in (low, high) if end is not None]
+        return Cell(self._number(value), f"[{ends[0]}, {ends[1]}]" if len(ends) == 2 else "")
+
+    def _number(self, value: float) -> str:
+        return f"{value * self.scale:,.{self.digits}f}"
+
+
+class Table(NamedTuple):
+    """Rows and the columns in which they are shown."""
+
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[Column]
+
+
+class Block(NamedTuple):
+    """A table with a heading and a remark above it, each left out where it is empty."""
+
+    table: Table | None = None
+    heading: str = ""
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    """A figure as HTML, and what it shows."""
+
+    html: Markup
+    caption: str
 
 
 def share(title: str, value: str, low: str = "low", high: str = "high") -> Column:
-    """A column of shares or AP with their intervals, in percent."""
+    """Returns a column of shares or AP with their intervals, in percent."""
     return Column(title, value, 100, 1, low, high)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    """Rows as a table; whole numbers and text as they are, an estimate with its interval in one cell."""
-    if not rows:
-        return "<p class=note>nothing to show</p>"
-    heads = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(_cell(row, column) for column in columns) + "</tr>" for row in rows)
-    return f"<div class=wide><table><tr>{heads}</tr>{body}</table></div>"
-
-
-def figure(drawn: go.Figure, caption: str) -> str:
-    """A figure and what it shows; plotly itself is to be on the page once."""
+def figure(drawn: go.Figure, caption: str) -> Figure:
+    """Returns a figure for a page that holds plotly's script once; plotly writes ``<`` in names as an escape of JSON."""
     html = drawn.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-    return f"{html}<p class=note>{escape(caption)}</p>"
-
-
-def names(runs: Sequence[str]) -> str:
-    """Names of runs as text."""
-    return escape(", ".join(runs))
-
-
-def cell(value: Any, digits: int | None) -> str:
-    """One cell: a number with so many digits, or a whole number or text where ``digits`` is None; ``-`` for what is not known."""
-    if value is None or value != value:
-        return "<td>-</td>"
-    if isinstance(value, str):
-        return f"<td class=text>{escape(value)}</td>"
-    return f"<td>{value:,.{digits}f}</td>" if digits is not None else f"<td>{escape(str(value))}</td>"
-
-
-def _cell(row: Mapping[str, Any], column: Column) -> str:
-    value, low, high = (row.get(name) if name else None for name in (column.value, column.low, column.high))
-    if not isinstance(value, float) or value != value:
-        return cell(value, None)
-    ends = [f"{end * column.scale:,.{column.digits}f}" for end in (low, high) if end is not None]
-    between = f" <small>[{ends[0]}, {ends[1]}]</small>" if len(ends) == 2 else ""
-    return f"<td>{value * column.scale:,.{column.digits}f}{between}</td>"
+    return Figure(Markup(html), caption)

@@ -1,141 +1,159 @@
-"""A report as one HTML page that needs nothing else: numbers, verdicts, diagnoses and figures of one run or several."""
+"""Writes a report on one run or several as one HTML page that needs nothing else: numbers, verdicts, diagnoses and figures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from workbench.analysis.detection.ap_tests import LEAST_SEEDS
+from workbench.analysis.diagnosis.diagnose import MEANINGS
 from workbench.analysis.report.collect import collect
 from workbench.analysis.report.summary import table as summary_table
 from workbench.files import write_json, write_text
 from workbench.store.run import Run
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
-from workbench.views.page import STYLE, Column, cell, figure, names, share, table
+from workbench.views.page import Block, Column, Figure, Table, figure, share
+from workbench.views.rendering import render
 from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
-    """Writes the page, and beside it all numbers as JSON.
+    """Writes the page, and beside it all its numbers as JSON.
 
     Args:
-        runs: in the order they are shown.
-        out: the page; the numbers get its name with ``.json``.
+        runs: in the order in which they are shown.
+        out: path of the page. The numbers are written under the same name with ``.json``.
 
     Returns:
-        The file of the numbers.
+        The path of the numbers.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: a file cannot be written.
     """
-    numbers = collect(runs)
-    write_text(out, "".join(_page(runs, numbers)))
+    numbers, summary = collect(runs), _summary(runs)
+    page = render(
+        "report.html.j2",
+        runs=[run.name for run in runs],
+        plotly=Markup(get_plotlyjs()),
+        numbers=numbers,
+        summary=summary,
+        columns=[(column.title, column.meaning) for column in summary.columns],
+        least_seeds=LEAST_SEEDS,
+        seeds=[_seeds(side) for side in numbers["seeds"]],
+        causes=list(MEANINGS.items()),
+        diagnoses={name: _diagnosis(diagnosis) for name, diagnosis in numbers["diagnoses"].items()},
+        progress=list(_progress(runs)),
+        training=dict(_training(runs)),
+        parts=[_part(part, numbers[key]) for key, part in _PARTS.items() if numbers[key]],
+    )
+    write_text(out, page + "\n")
     beside = out.with_suffix(".json")
     write_json(beside, numbers)
     return beside
 
 
-def _page(runs: Sequence[Run], numbers: Mapping[str, Any]) -> Iterable[str]:
-    title = escape("Report: " + ", ".join(run.name for run in runs))
-    yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    yield f"<script>{get_plotlyjs()}</script></head><body><h1>{title}</h1>"
-    yield "<h2>Results</h2>" + _summary(runs)
-    if numbers["comparisons"]:
-        yield "<h2>Verdicts</h2>"
-    for found in numbers["comparisons"]:
-        yield f"<h3>{names(found['other'])} against {names(found['baseline'])}</h3><ul>"
-        yield "".join(f"<li>{escape(verdict['sentence'])}</li>" for verdict in found["verdicts"])
-        yield "".join(f"<li>{escape(row['sentence'])}</li>" for row in found["errors"]) + "</ul>"
-    yield from _seeds(numbers["seeds"])
-    yield "<h2>Diagnosis</h2>"
-    for name, diagnosis in numbers["diagnoses"].items():
-        yield from _diagnosis(name, diagnosis)
-    yield "<h2>Training</h2>"
-    shown_runs = [run.name for run in runs]
-    yield figure(progress_figure(pd.concat([progress_points(run) for run in runs]), shown_runs), PROGRESS_CAPTION)
+class _Part(NamedTuple):
+    """A chapter of the page that has the same blocks for every run."""
+
+    heading: str
+    meaning: str
+    blocks: Callable[[Mapping[str, Any]], Iterable[Block]]
+
+
+_PARTS = {
+    "stability": _Part(
+        "Match stability",
+        "Churn is the share of targets whose matched query changes between two moments, counted over the targets matched at both. The "
+        "instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Brackets hold 95 % "
+        "intervals over resampled images.",
+        stability_part,
+    ),
+    "gain": _Part(
+        "Gain",
+        "The gain of a target is the score x IoU of its matched query in this run, minus the same product in the undistilled run. It is "
+        "positive where distillation helped. Brackets hold 95 % intervals over resampled images.",
+        gain_part,
+    ),
+    "slots": _Part(
+        "Query value",
+        "The AP drop of a query slot is the AP of all detections minus the AP without those of the slot. The drops of several slots do not "
+        "add up.",
+        slots_part,
+    ),
+    "errors": _Part(
+        "Errors",
+        "Errors are sorted into the types of TIDE. A classification error overlaps a target of another class by IoU 0.5 or more, a "
+        "localisation error one of its own class by 0.1 to 0.5. A duplicate overlaps a target that another detection has taken. Background "
+        "overlaps no target by more than 0.1. The cost of a type is the AP50 that would be gained if all errors of that type, and no "
+        "others, were corrected.",
+        errors_part,
+    ),
+}
+
+
+def _part(part: _Part, found: Mapping[str, Any]) -> dict[str, Any]:
+    runs = {name: (numbers["split"], list(part.blocks(numbers))) for name, numbers in found.items()}
+    return {"heading": part.heading, "meaning": part.meaning, "runs": runs}
+
+
+def _progress(runs: Sequence[Run]) -> Iterator[Figure]:
+    """Yields the figures that show all runs together."""
+    names = [run.name for run in runs]
+    yield figure(progress_figure(pd.concat([progress_points(run) for run in runs]), names), PROGRESS_CAPTION)
     layers = pd.concat([layer_points(run) for run in runs])
-    yield figure(layers_figure(layers, shown_runs), LAYERS_CAPTION) if len(layers) else ""
+    if len(layers):
+        yield figure(layers_figure(layers, names), LAYERS_CAPTION)
+
+
+def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
+    """Yields the name of each run that logged something, with the curves of what it logged."""
     for run in runs:
         lines = training_lines(run)
         if len(lines):
             shown, together = thinned(lines)
             means = f" Each point is the mean of {together} logged lines." if together > 1 else ""
-            yield f"<h3>{escape(run.name)}</h3>" + figure(training_figure(shown), panel_meanings(shown) + means)
-    for key, (head, meaning, part) in _PARTS.items():
-        if numbers[key]:
-            yield f"<h2>{head}</h2><p class=note>{escape(meaning)}</p>"
-        for place, (name, found) in enumerate(numbers[key].items()):
-            # the first run is open, the others are a click away
-            yield f"<details{' open' * (place == 0)}><summary>{escape(name)}, {escape(found['split'])} split</summary>"
-            yield from part(found)
-            yield "</details>"
-    for note in numbers["notes"]:
-        yield f"<p class=note>{escape(note)}</p>"
-    yield "</body></html>\n"
+            yield run.name, figure(training_figure(shown), panel_meanings(shown) + means)
 
 
-_PARTS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Iterable[str]]]] = {
-    "stability": (
-        "Match stability",
-        "Churn: of the targets matched at both of two moments, the share whose query changed. IS: mean over images of the number of "
-        "queries whose target changed. Intervals of 95 % over resampled images.",
-        stability_part,
-    ),
-    "gain": (
-        "Gain",
-        "Score x IoU of the query matched to a target in this run minus the same in the undistilled run. Intervals of 95 % over resampled "
-        "images.",
-        gain_part,
-    ),
-    "slots": ("Query value", "ap_drop: AP with all detections minus AP without any of the slot; drops do not add up.", slots_part),
-    "errors": ("Errors", "TIDE's types at IoU 0.5; cost: AP50 gained if the errors of a type alone were mended.", errors_part),
-}
+_MEASURES = {"churn": "churn (0 to 1)", "instability": "IS", "instability_normalised": "normalised IS (0 to 1)"}
 
 
-def _seeds(sides: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    if sides:
-        yield "<h2>Seeds</h2><p class=note>Slots of different seeds share no identity: shown are the spread of churn and IS over seeds "
-        yield "(mean with Student's interval), and the targets that two runs both find (right class, IoU 0.5).</p>"
-    for side in sides:
-        yield f"<h3>{names(side['runs'])}</h3>" + table(side["spread"], [
-            Column("step", "step"), Column("measure", "measure"), Column("mean", "mean", 1, 3, "low", "high"),
-            Column("least", "minimum"), Column("most", "maximum"), Column("deviation", "deviation"), Column("runs", "n"),
-        ]) + table(side["found"], [
-            Column("first", "first"), Column("second", "second"), share("found by both %", "share"), Column("both", "both"),
-            Column("only the first", "only_first"), Column("only the second", "only_second"), Column("neither", "neither"),
-            Column("targets", "n"), Column("images", "images"),
-        ])  # fmt: skip
+def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
+    spread = [
+        Column("step", "step"), Column("measure", "measure"), Column("mean", "mean", 1, 3, "low", "high"), Column("minimum", "minimum"),
+        Column("maximum", "maximum"), Column("standard deviation", "deviation"), Column("runs", "n"),
+    ]  # fmt: skip
+    found = [
+        Column("first run", "first"), Column("second run", "second"), share("detected by both %", "share"), Column("by both", "both"),
+        Column("by the first only", "only_first"), Column("by the second only", "only_second"), Column("by neither", "neither"),
+        Column("targets", "n"), Column("images", "images"),
+    ]  # fmt: skip
+    rows = [{**row, "measure": _MEASURES[row["measure"]]} for row in side["spread"]]
+    return {"runs": side["runs"], "spread": Table(rows, spread), "found": Table(side["found"], found)}
 
 
-def _summary(runs: Sequence[Run]) -> str:
-    frame, columns = readable(summary_table(runs, with_teacher=True))
-    heads = "".join(f'<th title="{escape(column.meaning)}">{escape(column.title)}</th>' for column in columns.values())
-    rows = []
-    for record in frame.to_dict("records"):
-        cells = [cell(record[name], columns[str(name)].digits) for name in frame.columns]
-        rows.append("<tr>" + "".join(cells) + "</tr>")
-    meanings = "; ".join(f"{column.title}: {column.meaning}" for column in columns.values())
-    return f"<div class=wide><table><tr>{heads}</tr>{''.join(rows)}</table></div><p class=note>{escape(meanings)}</p>"
+def _summary(runs: Sequence[Run]) -> Table:
+    frame, shown = readable(summary_table(runs, with_teacher=True))
+    # whole numbers have the digits of their column too
+    frame = frame.astype({name: float for name, column in shown.items() if column.digits is not None})
+    columns = [Column(column.title, name, 1, column.digits or 0, meaning=column.meaning) for name, column in shown.items()]
+    return Table([{str(name): value for name, value in row.items()} for row in frame.to_dict("records")], columns)
 
 
-def _diagnosis(name: str, diagnosis: Mapping[str, Any]) -> Iterable[str]:
-    against = f" against {escape(diagnosis['baseline'])}" if diagnosis["baseline"] else ""
-    yield f"<h3>{escape(name)}{against}</h3>"
-    if not diagnosis["findings"]:
-        yield "<p>No cause was found.</p>"
-    for finding in diagnosis["findings"]:
-        yield f"<p><b class={escape(finding['severity'])}>{escape(finding['severity'])}: {escape(finding['cause'])}</b>. "
-        yield f"{escape(finding['statement'])} <i>{escape(finding['advice'])}</i></p>"
-        yield table(finding["evidence"], [Column("evidence", "what"), Column("value", "value", 1, 3, "low", "high"), Column("n", "n"),
-                                          Column("of", "of")])  # fmt: skip
-    yield "<ul>"
-    clear = [check["cause"] for check in diagnosis["checks"] if check["outcome"] == "clear"]
-    yield f"<li><small>looked for and not found: {escape(', '.join(clear) or 'nothing')}</small></li>"
+def _diagnosis(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    evidence = [Column("evidence", "what"), Column("value", "value", 1, 3, "low", "high"), Column("n", "n"), Column("n counts", "of")]
+    unchecked: dict[str, list[str]] = {}  # causes by the reason that they have in common
     for check in diagnosis["checks"]:
         if check["outcome"] == "not judged":
-            yield f"<li><small>not judged: {escape(check['cause'])}, because {escape(check['why'])}</small></li>"
-    yield "</ul>"
+            unchecked.setdefault(check["why"].rstrip("."), []).append(check["cause"])
+    return {
+        "baseline": diagnosis["baseline"],
+        "findings": [{**finding, "table": Table(finding["evidence"], evidence)} for finding in diagnosis["findings"]],
+        "not_found": [check["cause"] for check in diagnosis["checks"] if check["outcome"] == "clear"],
+        "unchecked": unchecked,
+    }

@@ -1,98 +1,123 @@
-"""What ``analysis.run_report`` found of one run, as parts of a page."""
+"""Turns what ``analysis.report.one_run`` found in one run into blocks of a page."""
 
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from workbench.analysis.detection.tide import LABELS
-from workbench.views.page import Column, share, table
+from workbench.views.page import Block, Column, Table, share
+from workbench.views.value import PROPERTIES
 
-_N = (Column("n", "n"), Column("images", "images"))
+_N = (
+    Column("n", "n", meaning="How many targets the number is computed from, each counted once per comparison."),
+    Column("images", "images"),
+)
 _CHURN = (
     share("churn %", "churn"),
     Column("IS", "instability", 1, 2, "instability_low", "instability_high"),
-    Column("normalised IS %", "instability_normalised", 100, 1),
+    Column("normalised IS %", "instability_normalised", 100, 1, meaning="IS as a share of its largest possible value."),
     *_N,
 )
 _AGREEMENT = (share("agreement %", "agreement"), *_N)
 _BY = {"label": "class", "size": "size"}
 
 
-def errors_part(found: Mapping[str, Any]) -> Iterable[str]:
-    """Error types with the images behind them, confused classes, calibration, slices, KITTI's AP."""
+def errors_part(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yields error types with the images behind them, AP by slice, calibration, confused classes, and KITTI's AP on KITTI data."""
     rows = [{**row, "type": LABELS[row["error"]], "worst": _images(found["images"][row["error"]])} for row in found["rows"]]
-    columns = [Column("type", "type"), Column("count", "count"), share("cost, AP50", "cost"), Column("images with most", "worst")]
-    yield table(rows, columns)
-    error = found["calibration_error"]
-    yield "<h4>By size, crowding and overlap</h4>"
+    columns = [Column("type", "type"), Column("errors", "count"), share("cost, AP50", "cost"), Column("images with most (errors)", "worst")]
+    yield Block(Table(rows, columns))
     slices = [Column("by", "by"), Column("slice", "slice"), Column("targets", "targets"), Column("images", "images"),
               share("AP", "ap", "ap_low", "ap_high"), share("recall at IoU 0.5", "recall", "recall_low", "recall_high")]  # fmt: skip
-    yield table(found["slices"], slices)
-    yield "<h4>Calibration</h4>" + table([error], [share("expected calibration error %", "value"), Column("images", "images")])
-    bins = [Column("score from", "from", 1, 1), Column("to", "to", 1, 1), Column("n", "n"), share("mean score %", "score", "", ""),
-            share("right %", "precision")]  # fmt: skip
-    yield table(found["calibration"], bins)
-    yield "<h4>Classes taken for each other</h4>"
-    yield table(found["confused"], [Column("target", "truth"), Column("detection", "predicted"), Column("n", "n")])
+    yield Block(Table(found["slices"], slices), "By size, crowding and overlap of the targets")
+    error = [share("expected calibration error %", "value"), Column("images", "images")]
+    note = "A detector is calibrated if the share of right detections (precision) equals the mean score in every range of scores."
+    yield Block(Table([found["calibration_error"]], error), "Calibration", note)
+    bins = [Column("score from", "from", 1, 1), Column("to", "to", 1, 1), Column("detections", "n"), share("mean score %", "score", "", ""),
+            share("precision %", "precision")]  # fmt: skip
+    yield Block(Table(found["calibration"], bins))
+    confused = [Column("class of the target", "truth"), Column("class of the detection", "predicted"), Column("pairs", "n")]
+    yield Block(Table(found["confused"], confused), "Classes taken for each other")
     if found["kitti"] is not None:
-        yield "<h4>KITTI's 2D AP, 40 recall points</h4>"
-        yield table(found["kitti"], [Column("class", "class"), Column("difficulty", "difficulty"), share("AP", "ap"),
-                                     Column("targets", "targets"), Column("images", "images")])  # fmt: skip
+        kitti = [Column("class", "class"), Column("difficulty", "difficulty"), share("AP", "ap"), Column("targets", "targets"),
+                 Column("images", "images")]  # fmt: skip
+        yield Block(Table(found["kitti"], kitti), "2D AP as KITTI defines it, at 40 recall points")
 
 
-def slots_part(found: Mapping[str, Any]) -> Iterable[str]:
-    """The slots whose loss costs most AP."""
-    dead = "" if found["dead"] is None else f"; {found['dead']} of the slots never hold a target (split {escape(found['traced'])})"
-    yield f"<p class=note>The {len(found['rows'])} of {found['slots']} slots with the largest ap_drop{dead}.</p>"
-    yield table(found["rows"], [
-        Column("slot", "query"), Column("detections", "n"), share("ap_drop, AP", "ap_drop"),
-        share("has a target, % of images", "served", "", ""), Column("quality", "quality"), Column("serves most", "serves"),
-        share("of its targets %", "share", "", ""),
-        Column("looks at x", "cx", 1, 2), Column("y", "cy", 1, 2), Column("spread", "spread", 1, 2),
-    ])  # fmt: skip
+def slots_part(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yields the slots whose removal costs most AP."""
+    note = f"Shown are the {len(found['rows'])} of {found['slots']} slots with the largest AP drop."
+    if found["dead"] is not None:
+        note += f" On the {found['traced']} split, {found['dead']} slots are never matched to a target."
+    columns = [
+        Column("slot", "query"), Column("detections", "n"), share("AP drop", "ap_drop"), share("matched, % of images", "served", "", ""),
+        Column("quality", "quality", meaning="Mean of sqrt(score x IoU) over the targets matched to the slot."),
+        Column("most frequent class", "serves"), share("share of its targets %", "share", "", ""),
+        Column("mean x", "cx", 1, 2, meaning="Mean centre of its boxes; the image is 1 wide."),
+        Column("mean y", "cy", 1, 2, meaning="Mean centre of its boxes; the image is 1 high."),
+        Column("spread", "spread", 1, 2, meaning="Root mean square distance of its boxes from their mean centre, in image sides."),
+    ]  # fmt: skip
+    yield Block(Table(found["rows"], columns), note=note)
 
 
-def stability_part(found: Mapping[str, Any]) -> Iterable[str]:
-    """Churn and IS over steps, by layer, class, size and target; agreement; quality."""
-    how = "encoder cell or slot" if found["identity"] == "source" else "box (IoU 0.7 or more), for the size of the input differs"
-    yield f"<p class=note>Between evaluations a query is recognised by its {how}; split {escape(found['split'])}.</p>"
-    yield "<h4>Between evaluations, last layer</h4>" + table(found["steps"], [Column("step", "step"), *_CHURN])
-    yield "<h4>By layer, all evaluations together</h4>" + table(found["by_layer"], [Column("layer", "layer"), *_CHURN])
+def stability_part(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yields churn and IS over steps, by layer, class, size and target; then agreement and quality."""
+    same = "have the same encoder cell, or the same slot where the detector selects none"
+    if found["identity"] == "box":
+        same = "have boxes with an IoU of 0.7 or more, because the size of the input differs"
+    yield Block(note=f"Two queries of different evaluations count as the same if they {same}.")
+    yield Block(Table(found["steps"], [Column("step", "step"), *_CHURN]), "From one evaluation to the next, last decoder layer")
+    yield Block(Table(found["by_layer"], [Column("layer", "layer"), *_CHURN]), "By decoder layer, all evaluations together")
     for by, name in _BY.items():
-        yield f"<h4>By {name}, all evaluations together, last layer</h4>" + table(found[f"by_{by}"], [Column(name, by), *_CHURN])
-    yield "<h4>From layer to layer, last evaluation</h4>" + table(found["between_layers"], [Column("layer", "layer"), *_CHURN])
+        yield Block(Table(found[f"by_{by}"], [Column(name, by), *_CHURN]), f"By {name}, all evaluations together, last decoder layer")
+    layers = [Column("layer", "layer"), *_CHURN]
+    yield Block(Table(found["between_layers"], layers), "From one decoder layer to the next, last evaluation")
     if found["teacher"]:
-        yield "<h4>From layer to layer, teacher</h4>" + table(found["teacher"], [Column("layer", "layer"), *_CHURN])
-    yield "<h4>Targets that change their query most often</h4>" + table(found["targets"], [
-        Column("image", "image_id"), Column("target", "target"), Column("changes", "changes"), Column("of", "n"),
-        Column("queries", "queries"), Column("first matched at", "first"), Column("last change at", "last_change"),
-    ])  # fmt: skip
-    for key, name in (("agreement", "Agreement with the teacher"), ("group", "Agreement with the teacher's queries in this decoder")):
-        if found[key]["steps"]:
-            yield f"<h4>{name}, last layer</h4>" + table(found[key]["steps"], [Column("step", "step"), *_AGREEMENT])
-            for by, title in _BY.items():
-                yield table(found[key][f"by_{by}"], [Column(title, by), *_AGREEMENT])
+        yield Block(Table(found["teacher"], layers), "From one decoder layer to the next, teacher")
+    targets = [
+        Column("image", "image_id"), Column("target", "target"), Column("changes", "changes"), Column("possible changes", "n"),
+        Column("different queries", "queries"), Column("first matched at step", "first"), Column("last change at step", "last_change"),
+    ]  # fmt: skip
+    yield Block(Table(found["targets"], targets), "Targets that change their query most often")
+    yield from _agreement(found["agreement"], "Agreement with the teacher", "Each query of the student is paired with one of the teacher.")
+    note = "The teacher's queries also pass through the student's decoder, beside the student's own."
+    yield from _agreement(found["group"], "Agreement with the teacher's queries in the student's decoder", note)
     for model in ("student", "teacher"):
-        if found[f"{model}_quality"]["by_label"]:
-            yield f"<h4>Quality of the {model}'s matched queries, last layer</h4>"
-            for by, title in _BY.items():
-                columns = [Column(title, by), Column("quality", "quality", 1, 3, "low", "high"), *_N]
-                yield table(found[f"{model}_quality"][f"by_{by}"], columns)
+        yield from _quality(found[f"{model}_quality"], f"Quality of the {model}'s matched queries, last decoder layer")
 
 
-def gain_part(found: Mapping[str, Any]) -> Iterable[str]:
-    """Gain by class and size, and what predicts it."""
-    gain = Column("gain", "gain", 1, 3, "low", "high")
-    yield f"<p class=note>Against {escape(found['baseline'])} at step {found['step']}, split {escape(found['split'])}.</p>"
-    yield table([{**row, "all": "all targets"} for row in found["mean"]], [Column("", "all"), gain, *_N])
+def _agreement(found: Mapping[str, Any], heading: str, pairing: str) -> Iterator[Block]:
+    if not found["steps"]:
+        return
+    note = f"{pairing} Agreement is the share of targets, of those matched in both, that both give to corresponding queries."
+    yield Block(Table(found["steps"], [Column("step", "step"), *_AGREEMENT]), f"{heading}, last decoder layer", note)
     for by, title in _BY.items():
-        yield table(found[f"by_{by}"], [Column(title, by), gain, *_N])
+        yield Block(Table(found[f"by_{by}"], [Column(title, by), *_AGREEMENT]))
+
+
+def _quality(found: Mapping[str, Any], heading: str) -> Iterator[Block]:
+    if not found["by_label"]:
+        return
+    quality = (Column("quality", "quality", 1, 3, "low", "high"), *_N)
+    yield Block(Table(found["by_label"], [Column("class", "label"), *quality]), heading, "Quality is sqrt(score x IoU) with the target.")
+    yield Block(Table(found["by_size"], [Column("size", "size"), *quality]))
+
+
+def gain_part(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yields gain by class and size, and what predicts it."""
+    gain = (Column("gain", "gain", 1, 3, "low", "high"), *_N)
+    note = f"Compared with {found['baseline']} at step {found['step']}."
+    yield Block(Table([{**row, "all": "all targets"} for row in found["mean"]], [Column("", "all"), *gain]), note=note)
+    for by, title in _BY.items():
+        yield Block(Table(found[f"by_{by}"], [Column(title, by), *gain]))
     if found["correlations"]:
-        yield "<h4>What predicts it: rank correlation with gain</h4>" + table(found["correlations"], [
-            Column("known before training", "property"), Column("plain", "correlation", 1, 2, "low", "high"),
-            Column("baseline held fixed", "partial", 1, 2, "partial_low", "partial_high"),
-            Column("size over quality's", "over_quality", 1, 2, "over_quality_low", "over_quality_high"), *_N,
-        ])  # fmt: skip
+        rows = [{**row, "property": PROPERTIES[row["property"]]} for row in found["correlations"]]
+        columns = [
+            Column("property of the target", "property"), Column("rank correlation", "correlation", 1, 2, "low", "high"),
+            Column("with the baseline held fixed", "partial", 1, 2, "partial_low", "partial_high"),
+            Column("absolute value, minus that of teacher quality", "over_quality", 1, 2, "over_quality_low", "over_quality_high"), *_N,
+        ]  # fmt: skip
+        note = "Each property is known from the teacher and the baseline. 'Baseline' is the baseline's score x IoU of the target."
+        yield Block(Table(rows, columns), "What predicts the gain of a target", note)
 
 
 def _images(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from workbench.analysis.of_run import open_data
-from workbench.errors import MissingExtraError
+from workbench.errors import MissingExtraError, pip_install
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.views.box_drawing import PAIR, STUDENT, TARGET, TEACHER, class_name, photograph, target_rows
@@ -24,7 +24,7 @@ try:
     import anywidget
     import traitlets
 except ImportError as error:
-    raise MissingExtraError(f"stepping through an image needs {error.name}: pip install 'workbench[notebooks]'.") from error
+    raise MissingExtraError(f"stepping through an image needs {error.name}: {pip_install('notebooks')}.") from error
 
 MOST = 60
 LEAST_SCORE = 0.3

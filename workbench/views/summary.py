@@ -1,4 +1,4 @@
-"""The summary table as people read it: which columns, in what units, and what each means."""
+"""Makes the summary table readable: which columns are shown, in what units, and what each means."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 class Column(NamedTuple):
-    """How one column of ``analysis.summary.table`` is shown.
+    """Says how one column of ``analysis.report.summary.table`` is shown.
 
     Attributes:
         title: heading.
@@ -21,54 +21,76 @@ class Column(NamedTuple):
     digits: int | None = None
 
 
-_CHURN = "Churn: of the targets matched at both of two {}, the share whose query changed (%)"
-_IS = "Instability IS (DN-DETR): mean over images of the number of queries whose target changed between two {} (queries per image)"
-_EVALUATIONS = "consecutive evaluations, all pairs pooled, last layer"
-_LAYERS = "consecutive decoder layers, at the step of the result"
+_CHURN = "Churn: of the targets matched at both of two consecutive {}, the share whose query changes (%)"
+_IS = "Instability score IS of DN-DETR: mean number of queries per image whose target changes between two consecutive {}"
+_EVALUATIONS = "evaluations (last decoder layer, all pairs of evaluations together)"
+_LAYERS = "decoder layers (at the step of the result)"
 CLASSES = "ap of classes"
 COLUMNS: dict[str, Column] = {
-    "run": Column("run", "Name of the run's folder."),
-    "arm": Column("arm", "Which arm of the recipe; 'teacher' is the model learned from."),
-    "seed": Column("seed", "Of initialisation and data order.", digits=0),
-    "schedule": Column("schedule", "Equal steps: as many as the undistilled run. Equal compute: shortened to its process seconds."),
-    "steps": Column("steps", "Optimiser steps of the schedule.", digits=0),
-    "ap": Column("AP", "COCO AP, mean over IoU 0.50 to 0.95 (%), on the test split where the run was tested, else on validation.", 100, 1),
-    "ap_low": Column("AP from", "Lower end of AP's 95 % interval over resampled images; it tells about these weights.", 100, 1),
+    "run": Column("run", "Name of the run."),
+    "arm": Column("arm", "Arm of the recipe. The arm 'teacher' is the model that the students learn from."),
+    "seed": Column("seed", "Seed of the initial weights and of the order of the data.", digits=0),
+    "schedule": Column(
+        "schedule",
+        "Equal steps: as many optimiser steps as the undistilled run. Equal compute: shortened to that run's process seconds.",
+    ),
+    "steps": Column("steps", "Number of optimiser steps.", digits=0),
+    "ap": Column(
+        "AP",
+        "COCO AP, the mean over IoU thresholds from 0.50 to 0.95 (%). Measured on the test split if the run was tested, otherwise on the "
+        "validation split.",
+        100,
+        1,
+    ),
+    "ap_low": Column("AP from", "Lower end of AP's 95 % interval over resampled images. It tells about these weights alone.", 100, 1),
     "ap_high": Column("AP to", "Upper end of AP's 95 % interval over resampled images.", 100, 1),
     "ap50": Column("AP50", "COCO AP at IoU 0.50 (%).", 100, 1),
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
     "churn": Column("churn", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
     "instability": Column("IS", _IS.format(_EVALUATIONS) + ".", digits=2),
-    "agreement": Column("agreement", "Of the targets matched in both models, the share whose queries are mates (%). Last layer.", 100, 1),
-    "quality": Column("quality", "Mean of sqrt(score x IoU) with the matched target, over matched queries (0 to 1). Last layer.", digits=3),
-    "gain": Column("gain", "Mean over targets of score x IoU minus that of the undistilled run of the same seed and step.", digits=3),
+    "agreement": Column(
+        "agreement",
+        "Of the targets matched in both student and teacher, the share that both give to corresponding queries (%). Last decoder layer.",
+        100,
+        1,
+    ),
+    "quality": Column(
+        "quality", "Mean of sqrt(score x IoU) with the matched target over all matched queries, from 0 to 1. Last decoder layer.", digits=3
+    ),
+    "gain": Column(
+        "gain",
+        "Mean over targets: score x IoU of the matched query, minus the same in the undistilled run of this seed at this step.",
+        digits=3,
+    ),
     "gain_low": Column("gain from", "Lower end of the mean gain's 95 % interval over resampled images.", digits=3),
     "gain_high": Column("gain to", "Upper end of the mean gain's 95 % interval over resampled images.", digits=3),
-    "parameters": Column("params (k)", "Parameters, thousands.", 1e-3, 1),
-    "flops": Column("GFLOPs", "Floating-point operations of one image, 10^9.", 1e-9, 3),
-    "ms_per_image": Column("ms/image", "Time of one image at batch 1 on the machine of the run (milliseconds).", digits=1),
-    "compute_seconds": Column("compute (s)", "Seconds of training without evaluation: process seconds on a CPU, else wall.", digits=0),
-    CLASSES: Column("AP {}", "COCO AP of one class (%).", 100, 1),
+    "parameters": Column("params (k)", "Number of parameters, in thousands.", 1e-3, 1),
+    "flops": Column("GFLOPs", "Floating-point operations for one image, in billions.", 1e-9, 3),
+    "ms_per_image": Column("ms/image", "Time for one image at batch size 1, in milliseconds, on the machine of the run.", digits=1),
+    "compute_seconds": Column(
+        "compute (s)", "Seconds of training without evaluation: process time on a CPU, otherwise wall-clock time.", digits=0
+    ),
+    CLASSES: Column("AP {}", "COCO AP of this class (%).", 100, 1),
     "layers_churn": Column("churn, layers", _CHURN.format(_LAYERS) + ".", 100, 1),
     "layers_instability": Column("IS, layers", _IS.format(_LAYERS) + ".", digits=2),
-    "churn_n": Column("n churn", "Targets behind churn.", digits=0),
-    "layers_churn_n": Column("n layers", "Targets behind churn between layers.", digits=0),
-    "agreement_n": Column("n agreement", "Targets behind agreement.", digits=0),
-    "quality_n": Column("n quality", "Queries behind quality.", digits=0),
-    "gain_n": Column("n gain", "Targets behind gain.", digits=0),
-    "split": Column("split", "The split AP is of."),
-    "state": Column("state", "Of the run."),
+    "churn_n": Column("n churn", "Number of targets that churn is computed from.", digits=0),
+    "layers_churn_n": Column("n layers", "Number of targets that churn between layers is computed from.", digits=0),
+    "agreement_n": Column("n agreement", "Number of targets that agreement is computed from.", digits=0),
+    "quality_n": Column("n quality", "Number of queries that quality is computed from.", digits=0),
+    "gain_n": Column("n gain", "Number of targets that gain is computed from.", digits=0),
+    "split": Column("split", "Split on which AP was measured."),
+    "state": Column("state", "State of the run: running, done, interrupted or failed."),
 }
 
 
 def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
-    """The columns of ``COLUMNS``, the AP of every class in the place of ``CLASSES``, in the units of their headings.
+    """Returns the table in the units of its headings, with the AP of every class in the place of ``CLASSES``.
 
     Args:
-        table: of ``analysis.summary.table``.
+        table: of ``analysis.report.summary.table``.
 
     Returns:
-        The frame, nulls kept, without columns in which nothing is known; and how each of its columns is shown.
+        The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown.
     """
     shown: dict[str, Column] = {}
     for name, column in COLUMNS.items():

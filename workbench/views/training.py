@@ -27,17 +27,20 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("loss", "Loss", "loss", "What is minimised: the sum of all weighted terms."),
-    Panel("detection/", "Detection terms, raw", "loss", "Before their weights, summed over decoder layers."),
-    Panel("raw/", "Distillation terms, raw", "loss", "Before their weights.", True),
-    Panel("weighted/", "Weighted terms", "loss", "What each adds to the loss; detection is all of its terms.", True),
-    Panel("share/", "Gradient shares", "% of detection", "Gradient norm of a weighted term on the student's parameters over that of the "
-          "weighted detection loss.", scale=100),
-    Panel("cosine/", "Cosine with detection", "cosine", "Between the two gradients; below 0 the term works against detection."),
-    Panel("gradient_norm", "Gradient norm", "norm", "Of the whole loss, before clipping.", True),
-    Panel("learning_rate", "Learning rate", "rate", "Of the step; groups with factors of their own follow it."),
-    Panel("steps_per_second", "Speed", "steps/s", "Steps per second between two logged lines, evaluation and checkpoints left out; wall is "
-          "the clock, cpu the process's own seconds."),
+    Panel("loss", "Loss", "loss", "The sum of all weighted terms, which training minimises."),
+    Panel("detection/", "Detection terms, raw", "loss", "The terms of the detection loss without their weights, summed over "
+          "decoder layers."),
+    Panel("raw/", "Distillation terms, raw", "loss", "The terms of the method without their weights.", True),
+    Panel("weighted/", "Weighted terms", "loss", "What each term adds to the loss. All terms of the detection loss are one curve.", True),
+    Panel("share/", "Gradient shares", "% of detection", "The gradient norm of a weighted term, divided by that of the weighted detection "
+          "loss. Both are taken on the student's parameters.", scale=100),
+    Panel("cosine/", "Cosine with detection", "cosine", "The cosine between the gradients of a term and of the detection "
+          "loss. Below 0 the term works against detection."),
+    Panel("gradient_norm", "Gradient norm", "norm", "The norm of the gradient of the whole loss, before clipping.", True),
+    Panel("learning_rate", "Learning rate", "rate", "The learning rate of the step. Parameter groups with a factor of their own "
+          "multiply it."),
+    Panel("steps_per_second", "Speed", "steps/s", "Optimiser steps per second between two logged lines, without evaluation and "
+          "checkpoints. 'wall' counts seconds of the clock, 'cpu' seconds of the process."),
 )  # fmt: skip
 
 
@@ -63,10 +66,13 @@ def training_lines(run: Run) -> pd.DataFrame:
 
 
 def thinned(lines: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Means of so many consecutive lines that a page of curves stays light, and how many each mean is of.
+    """Averages consecutive lines so that all curves together have a bounded number of points.
 
     Args:
         lines: of ``training_lines``, numbers in every column.
+
+    Returns:
+        The averaged lines, and how many lines each average is made of.
     """
     rows = max(50, _MOST_POINTS // max(lines.shape[1], 1))
     together = -(-len(lines) // rows)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import MissingExtraError, WorkbenchError
+from workbench.errors import MissingExtraError, WorkbenchError, pip_install
 from workbench.services import mongo
 from workbench.store.run import Run
 
@@ -77,7 +77,7 @@ def using(uri: str) -> Iterator[None]:
 
 def _need_fiftyone() -> None:
     if find_spec("fiftyone") is None:
-        raise MissingExtraError("looking into errors needs fiftyone: pip install 'workbench[inspect]'.")
+        raise MissingExtraError(f"looking at errors in FiftyOne needs fiftyone: {pip_install('inspect')}.")
 
 
 def _check(uri: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from fiftyone import ViewField as F
 
 from workbench.analysis.report.inspection import Inspection, Role
-from workbench.errors import MissingExtraError
+from workbench.errors import MissingExtraError, pip_install
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.store.states import images_with_states, read_states
@@ -35,7 +35,7 @@ def save_states(dataset: FoDataset, inspection: Inspection, run: Run, split: str
         MissingExtraError: UMAP is not installed.
     """
     if method == "umap" and find_spec("umap") is None:
-        raise MissingExtraError("UMAP needs umap-learn: pip install 'workbench[inspect]'.")
+        raise MissingExtraError(f"UMAP needs umap-learn: {pip_install('inspect')}.")
     keys = []
     for role in ("student", "teacher"):
         own = dict(_states(inspection, run, split, role)) if role in inspection.boxes else {}
