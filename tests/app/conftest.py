@@ -12,8 +12,10 @@ import pytest
 
 from tests.app.example_runs import make_hostile_runs, make_runs
 from tests.conftest import ROOT
+from tests.patience import patience
+from tests.shared_runs import shared_copy
 
-PATIENCE_MS = 60_000
+PAGE_SECONDS = 60  # what a quiet machine takes at most for anything on a page
 
 
 @contextmanager
@@ -37,21 +39,17 @@ def serving(root: Path) -> Iterator[str]:
         yield lines[-1].split()[1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=patience(30))
 
 
 @pytest.fixture(scope="session")
 def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("dashboard") / "runs"
-    make_runs(root)
-    return root
+    return shared_copy(tmp_path_factory, "dashboard", lambda folder: make_runs(folder / "runs")) / "runs"
 
 
 @pytest.fixture(scope="session")
 def hostile_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    make_hostile_runs(folder / "runs", folder / "data")
-    return folder / "runs"
+    return shared_copy(tmp_path_factory, "hostile", lambda folder: make_hostile_runs(folder / "runs", folder / "data")) / "runs"
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +74,7 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
             context = chromium.new_context(viewport={"width": 1900, "height": 1000})
             stack.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(1000 * patience(PAGE_SECONDS))
             page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
             page.goto(url)
             settle(page)

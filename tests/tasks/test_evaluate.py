@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from tests.analysis.test_kitti_ap import oracle
 
+from tests.analysis.detection.test_kitti_ap import oracle
 from tests.analysis.kitti_examples import random_kitti
 from tests.examples import small_detector
 from tests.flows import command

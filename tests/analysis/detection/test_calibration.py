@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tests.analysis.test_bootstrap import resampled
 
 from tests.analysis.coco_examples import random_coco
+from tests.analysis.detection.test_bootstrap import resampled
 from workbench.analysis.detection.ap import evaluate, light_ground_truth
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.calibration import calibration_error, calibration_errors, reliability

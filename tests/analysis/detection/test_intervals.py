@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.analysis.test_bootstrap import resampled
 
 from tests.analysis.coco_examples import random_coco
+from tests.analysis.detection.test_bootstrap import resampled
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.intervals import coco_intervals

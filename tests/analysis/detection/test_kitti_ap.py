@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.analysis.test_matches import iou
 
+from tests.analysis.detection.test_matches import iou
 from tests.analysis.kitti_examples import Row, kitti_dataset, random_kitti, record
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap

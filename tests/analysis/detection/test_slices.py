@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.analysis.test_matches import greedy, iou, xyxy
 
 from tests.analysis.coco_examples import random_coco
+from tests.analysis.detection.test_matches import greedy, iou, xyxy
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.bootstrap import draws, weighted_ap
 from workbench.analysis.detection.matches import match_detections

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tests.analysis.test_bootstrap import resampled
-from tests.analysis.test_matches import greedy, iou, xyxy
 
 from tests.analysis.coco_examples import random_coco
+from tests.analysis.detection.test_bootstrap import resampled
+from tests.analysis.detection.test_matches import greedy, iou, xyxy
 from workbench.analysis.detection import tide
 from workbench.analysis.detection.ap import coco_ap, evaluate, light_ground_truth
 from workbench.analysis.detection.bootstrap import draws

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.analysis.test_agreement import with_group
 
 from tests.analysis.answer_examples import random_answers
 from tests.analysis.coco_examples import random_coco
 from tests.analysis.query_examples import random_queries
+from tests.analysis.stability.test_agreement import with_group
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.ap_tests import CHURN, compare_totals
 from workbench.analysis.detection.bootstrap import draws, weighted_ap
