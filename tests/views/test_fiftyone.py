@@ -339,11 +339,11 @@ def test_umap_that_is_not_installed_is_named(comparison, runs, data, monkeypatch
 
 
 def test_a_named_database_that_does_not_answer_is_reported_without_its_address(monkeypatch):
-    from workbench.views import fiftyone as room
+    from workbench.views.fiftyone import connection
 
     monkeypatch.setenv(mongo.URI, "mongodb://user:secret@127.0.0.1:9")
-    monkeypatch.setattr(room, "PING_MS", 200)
-    with pytest.raises(WorkbenchError, match="no MongoDB answers") as caught, room.connected():
+    monkeypatch.setattr(connection, "PING_MS", 200)
+    with pytest.raises(WorkbenchError, match="no MongoDB answers") as caught, connection.connected():
         pass
     assert "secret" not in str(caught.value) and os.environ[mongo.URI].endswith(":9")
 

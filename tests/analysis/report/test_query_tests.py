@@ -27,8 +27,8 @@ from workbench.analysis.report.query_tests import (
     quality_totals,
     worth_totals,
 )
+from workbench.analysis.stability import churn as stability
 from workbench.analysis.stability.agreement import agreement_by, group_agreement
-from workbench.analysis.stability.churn import churn as stability
 
 QUERIES = random_queries(3, steps=4, images=6, teacher_layers=4)
 
