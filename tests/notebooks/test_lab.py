@@ -14,9 +14,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.app.example_runs import train
+from tests.app.example_runs import make_stepped_run
 from tests.conftest import ROOT
 from tests.patience import patience, wait_until
+from tests.shared_runs import shared_copy
 
 LAB_SECONDS = 120  # what a quiet machine takes at most for anything in the Lab
 CELLS = ["import workbench.notebook as wb\nwb.stepper(wb.Run.open('stepped'), 2)"]
@@ -26,8 +27,7 @@ CELLS = ["import workbench.notebook as wb\nwb.stepper(wb.Run.open('stepped'), 2)
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address of a Lab with one notebook, and the file of that, on a free port of this machine; stopped afterwards."""
     folder = tmp_path_factory.mktemp("lab")
-    train(folder / "runs", "shapes", "stepped", "data.options.train=16", "data.options.val=6", "data.options.test=6", "train.steps=12",
-          "train.evaluate_every=6", "train.checkpoint_every=12")  # fmt: skip
+    runs = shared_copy(tmp_path_factory, "stepped", make_stepped_run)
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     (folder / "one.ipynb").write_text(nbformat.writes(notebook))
@@ -35,7 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    environment = {**os.environ, **home, "WORKBENCH_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **home, "WORKBENCH_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=once",
         "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
