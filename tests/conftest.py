@@ -56,7 +56,7 @@ def chromium(browser_path: Path) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"], timeout=1000 * patience(30))
         yield browser
         browser.close()
 

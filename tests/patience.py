@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,12 @@ def patience(seconds: float) -> float:
     measure()
     waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
     return seconds * ROOM * max(1.0, float(os.environ[_SLOWNESS]), waiting)
+
+
+def patient(context: Any, seconds: float = 60) -> Any:
+    """Returns a context or page of playwright whose waits are all ``patience(seconds)``."""
+    context.set_default_timeout(1000 * patience(seconds))
+    return context
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 60, what: Callable[[], str] = lambda: "what was waited for") -> None:

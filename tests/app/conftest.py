@@ -12,10 +12,8 @@ import pytest
 
 from tests.app.example_runs import make_hostile_runs, make_runs
 from tests.conftest import ROOT
-from tests.patience import patience
+from tests.patience import patience, patient
 from tests.shared_runs import shared_copy
-
-PAGE_SECONDS = 60  # what a quiet machine takes at most for anything on a page
 
 
 @contextmanager
@@ -71,10 +69,9 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
     with ExitStack() as stack:
 
         def open_at(url: str) -> Any:
-            context = chromium.new_context(viewport={"width": 1900, "height": 1000})
+            context = patient(chromium.new_context(viewport={"width": 1900, "height": 1000}))
             stack.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(1000 * patience(PAGE_SECONDS))
             page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
             page.goto(url)
             settle(page)

@@ -5,8 +5,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from tests.app.conftest import PAGE_SECONDS, serving, settle
-from tests.patience import patience, wait_until
+from tests.app.conftest import serving, settle
+from tests.patience import patient, wait_until
 from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.states import masked_images, read_masks
@@ -35,8 +35,7 @@ def take(browser: Any, root: Path, folder: Path, image: int = 1) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with serving(root) as address:
         for name, path in paths.items():
-            page: Any = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light")
-            page.set_default_timeout(1000 * patience(PAGE_SECONDS))
+            page = patient(browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light"))
             page.goto(address + path)
             settle(page)
             page.wait_for_selector(".js-plotly-plot .main-svg")

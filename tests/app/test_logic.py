@@ -14,8 +14,6 @@ from tests.conftest import ROOT
 from tests.patience import patience
 from workbench.remote import as_path
 
-PAGE_SECONDS = 60
-
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch, runs_root: Path):
@@ -24,7 +22,7 @@ def page(monkeypatch: pytest.MonkeyPatch, runs_root: Path):
 
     def run(name: str, root: Path = runs_root, **address) -> AppTest:
         monkeypatch.setenv("WORKBENCH_RUNS", str(root))
-        test = AppTest.from_file(str(ROOT / "app" / f"{name}.py"), default_timeout=patience(PAGE_SECONDS))
+        test = AppTest.from_file(str(ROOT / "app" / f"{name}.py"), default_timeout=patience(60))
         for key, value in address.items():
             test.query_params[key] = value
         return test.run()
@@ -109,7 +107,7 @@ def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
 def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
     first = page("training", run="undistilled")
     chosen = first.session_state["chosen"]
-    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=patience(PAGE_SECONDS))
+    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=patience(60))
     following.session_state["chosen"] = chosen
     assert following.run().selectbox[0].value == "undistilled"
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.app.example_runs import make_stepped_run
 from tests.conftest import ROOT
-from tests.patience import patience, wait_until
+from tests.patience import patience, patient, wait_until
 from tests.shared_runs import shared_copy
 
 LAB_SECONDS = 120  # what a quiet machine takes at most for anything in the Lab
@@ -64,9 +64,8 @@ def test_the_widget_draws_in_lab_follows_its_sliders_and_leaves_no_state_in_the_
     from playwright.sync_api import expect
 
     address, notebook = lab
-    context = chromium.new_context(viewport={"width": 1200, "height": 1100})
+    context = patient(chromium.new_context(viewport={"width": 1200, "height": 1100}), LAB_SECONDS)
     page = context.new_page()
-    page.set_default_timeout(1000 * patience(LAB_SECONDS))
     page.goto(address)
     page.get_by_text("| Idle").wait_for()  # a kernel that is not there yet is not asked
     page.locator(".jp-CodeCell").first.click()
