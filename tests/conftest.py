@@ -14,6 +14,8 @@ os.environ["FIFTYONE_DO_NOT_TRACK"] = "1"
 import pytest
 from hypothesis import settings
 
+from tests.patience import measure, patience
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("WORKBENCH_SHARED_DATA") or ROOT.parent / "shared" / "data")
 NO_SKIPS = os.environ.get("WORKBENCH_NO_SKIPS") == "1"
@@ -54,7 +56,7 @@ def chromium(browser_path: Path) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=str(browser_path), args=["--no-sandbox"], timeout=1000 * patience(30))
         yield browser
         browser.close()
 
@@ -65,6 +67,14 @@ def mongod() -> Path:
     from workbench.services.mongo import set_up
 
     return set_up()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Measures the machine before any worker starts; a test may take longer where that is slow or busy."""
+    measure()
+    if config.getoption("timeout") is None:
+        config.option.timeout = patience(float(config.getini("timeout")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.app.example_runs import make_hostile_runs, make_runs
 from tests.conftest import ROOT
-
-PATIENCE_MS = 60_000
+from tests.patience import patience, patient
+from tests.shared_runs import shared_copy
 
 
 @contextmanager
@@ -37,21 +37,17 @@ def serving(root: Path) -> Iterator[str]:
         yield lines[-1].split()[1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=patience(30))
 
 
 @pytest.fixture(scope="session")
 def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("dashboard") / "runs"
-    make_runs(root)
-    return root
+    return shared_copy(tmp_path_factory, "dashboard", lambda folder: make_runs(folder / "runs")) / "runs"
 
 
 @pytest.fixture(scope="session")
 def hostile_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    make_hostile_runs(folder / "runs", folder / "data")
-    return folder / "runs"
+    return shared_copy(tmp_path_factory, "hostile", lambda folder: make_hostile_runs(folder / "runs", folder / "data")) / "runs"
 
 
 @pytest.fixture(scope="session")
@@ -73,10 +69,9 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
     with ExitStack() as stack:
 
         def open_at(url: str) -> Any:
-            context = chromium.new_context(viewport={"width": 1900, "height": 1000})
+            context = patient(chromium.new_context(viewport={"width": 1900, "height": 1000}))
             stack.callback(context.close)
             page = context.new_page()
-            page.set_default_timeout(PATIENCE_MS)
             page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
             page.goto(url)
             settle(page)

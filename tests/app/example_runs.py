@@ -18,6 +18,7 @@ from workbench.training.launch import Launch, recipe_path, start
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "**bold** $x^2$", ":red[red] %{x} _a_")
 HOSTILE_RUN = "<img src=x onerror=alert(3)> **bold** $x$ :red[r]"
 SMALL = ("train.steps=30", "train.evaluate_every=10", "train.checkpoint_every=30", "train.batch_size=4")
+FEW_IMAGES = ("data.options.train=16", "data.options.val=6", "data.options.test=6")
 
 
 class Silent:
@@ -49,10 +50,14 @@ def train(root: Path, recipe: str, name: str, *overrides: str, arm: str | None =
 
 def make_runs(root: Path) -> None:
     """Two students of the embedded teacher, and one run without a teacher, on six validation images of the embedded data."""
-    data = ("data.options.train=16", "data.options.val=6", "data.options.test=6")
-    train(root, "shapes", "undistilled", *data, arm="undistilled")
-    train(root, "shapes", "distilled", *data)
-    train(root, "shapes_teacher", "tiny-teacher", *data, "data.test=null", "train.steps=10")
+    train(root, "shapes", "undistilled", *FEW_IMAGES, arm="undistilled")
+    train(root, "shapes", "distilled", *FEW_IMAGES)
+    train(root, "shapes_teacher", "tiny-teacher", *FEW_IMAGES, "data.test=null", "train.steps=10")
+
+
+def make_stepped_run(root: Path) -> None:
+    """The run ``stepped``: a distilled student of a dozen steps, evaluated twice."""
+    train(root, "shapes", "stepped", *FEW_IMAGES, "train.steps=12", "train.evaluate_every=6", "train.checkpoint_every=12")
 
 
 def make_hostile_runs(root: Path, data: Path) -> None:

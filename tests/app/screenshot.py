@@ -5,7 +5,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from tests.app.conftest import PATIENCE_MS, serving, settle
+from tests.app.conftest import serving, settle
+from tests.patience import patient, wait_until
 from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.states import masked_images, read_masks
@@ -34,15 +35,25 @@ def take(browser: Any, root: Path, folder: Path, image: int = 1) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with serving(root) as address:
         for name, path in paths.items():
-            page: Any = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light")
-            page.set_default_timeout(PATIENCE_MS)
+            page = patient(browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[name]}, color_scheme="light"))
             page.goto(address + path)
             settle(page)
             page.wait_for_selector(".js-plotly-plot .main-svg")
-            page.wait_for_timeout(1500)  # animations end
-            page.screenshot(path=folder / f"{name}.png")
+            (folder / f"{name}.png").write_bytes(still(page))
             page.close()
     return [folder / f"{name}.png" for name in paths]
+
+
+def still(page: Any) -> bytes:
+    """Takes pictures of a page until two in a row are the same: its charts are drawn and its animations have ended."""
+    taken = [b"", page.screenshot()]
+
+    def same() -> bool:
+        taken[:] = [taken[1], page.screenshot()]
+        return taken[0] == taken[1]
+
+    wait_until(same, what=lambda: "a picture that stands still")
+    return taken[1]
 
 
 def main() -> None:

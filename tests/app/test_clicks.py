@@ -10,6 +10,7 @@ import pytest
 
 from tests.app.conftest import settle
 from tests.app.test_pages import OpenPage, query, shown_table
+from tests.patience import wait_until
 from workbench.analysis.detection.confusion import confusion_pairs
 from workbench.analysis.of_run import open_data
 from workbench.store.detections import read_detections
@@ -41,13 +42,15 @@ def click_mark(page: Any, key: str, trace: int, index: int) -> list[int]:
     return [int(number) for number in mark["carried"]]
 
 
-def eventually(page: Any, read: Callable[[], Any], wanted: Any) -> bool:
-    """Whether ``read`` gives ``wanted`` before long: a part of a page is drawn anew after its link has changed."""
-    for _ in range(100):
-        if (found := read()) == wanted:
-            return True
-        page.wait_for_timeout(200)
-    pytest.fail(f"shown is {found}, not {wanted}")
+def wait_to_see(read: Callable[[], Any], wanted: Any) -> None:
+    """Waits until ``read`` gives ``wanted``: a part of a page is drawn anew after its link has changed."""
+    shown: list[Any] = []
+
+    def seen() -> bool:
+        shown[:] = [read()]
+        return shown == [wanted]
+
+    wait_until(seen, 20, what=lambda: f"{wanted}, while {shown[0]} is shown,")
 
 
 def test_a_click_on_a_cell_of_the_matrix_shows_its_image_and_the_queries_that_held_the_target(
@@ -66,7 +69,7 @@ def test_a_click_on_a_cell_of_the_matrix_shows_its_image_and_the_queries_that_he
         _, *shown = shown_table(page, "step")
         return [[int(cell) for cell in row[:2]] for row in shown[: len(own)]]
 
-    assert eventually(page, holders, own[["step", "query"]].to_numpy().tolist())
+    wait_to_see(holders, own[["step", "query"]].to_numpy().tolist())
 
 
 def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path, open_page: OpenPage):
@@ -83,7 +86,7 @@ def test_a_click_on_a_slot_shows_that_slots_images(address: str, runs_root: Path
         header, *shown = shown_table(page, "image")
         return sorted(int(row[header.index("image id")]) for row in shown[: len(own)])
 
-    assert eventually(page, images, sorted(own["image_id"]))
+    wait_to_see(images, sorted(own["image_id"]))
 
 
 def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_root: Path, open_page: OpenPage):

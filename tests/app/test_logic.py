@@ -11,9 +11,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.conftest import ROOT
+from tests.patience import patience
 from workbench.remote import as_path
-
-PATIENCE = 60
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def page(monkeypatch: pytest.MonkeyPatch, runs_root: Path):
 
     def run(name: str, root: Path = runs_root, **address) -> AppTest:
         monkeypatch.setenv("WORKBENCH_RUNS", str(root))
-        test = AppTest.from_file(str(ROOT / "app" / f"{name}.py"), default_timeout=PATIENCE)
+        test = AppTest.from_file(str(ROOT / "app" / f"{name}.py"), default_timeout=patience(60))
         for key, value in address.items():
             test.query_params[key] = value
         return test.run()
@@ -108,7 +107,7 @@ def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
 def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
     first = page("training", run="undistilled")
     chosen = first.session_state["chosen"]
-    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=PATIENCE)
+    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=patience(60))
     following.session_state["chosen"] = chosen
     assert following.run().selectbox[0].value == "undistilled"
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.app.test_logic import copied, page  # noqa: F401 - a fixture
 from tests.app.test_pages import OpenPage, exceptions
+from tests.patience import patience
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 
@@ -19,7 +20,7 @@ SECRET = "root:x:0:0"
 def get(address: str, path: str) -> bytes:
     """The answer to a path as it is, which no client has tidied."""
     place = urllib.parse.urlparse(address)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=patience(20))
     connection.putrequest("GET", path, skip_host=False)
     connection.endheaders()
     return connection.getresponse().read()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.services import dashboard as serve
 
@@ -63,11 +64,11 @@ def test_two_dashboards_started_at_one_moment_answer_at_addresses_of_their_own(t
             process.stdin.write("\n")
             process.stdin.flush()
         addresses = [process.stdout.readline().strip() for process in processes if process.stdout is not None]
-        served = [urllib.request.urlopen(address, timeout=10).read().decode() for address in addresses]
+        served = [urllib.request.urlopen(address, timeout=patience(10)).read().decode() for address in addresses]
     finally:
         for process in processes:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=patience(30))
     assert len(set(addresses)) == 2 and served == ["mine", "yours"]
     assert [process.returncode for process in processes] == [0, 0]
 
@@ -94,4 +95,4 @@ def test_a_dashboard_that_ends_by_itself_is_an_error(tmp_path: Path, monkeypatch
     for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path)), ("WORKBENCH_RUNS", "mine")):
         monkeypatch.setenv(name, value)
     with pytest.raises(WorkbenchError, match="has ended with status 3"):
-        serve.serve(8700, lambda address: urllib.request.urlopen(f"{address}/end", timeout=10).close())
+        serve.serve(8700, lambda address: urllib.request.urlopen(f"{address}/end", timeout=patience(10)).close())

@@ -4,13 +4,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.patience import patience, wait_until
 from workbench.errors import WorkbenchError
 from workbench.files import read_json
 from workbench.services import mongo
@@ -37,7 +37,7 @@ def answers(uri: str) -> bool:
 def use_until_told(folder: str, ready, leave) -> None:
     with mongo.database(Path(folder)) as uri:
         ready.put(uri)
-        leave.wait(60)
+        leave.wait(patience(60))
 
 
 def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_out_stops_it(folder):
@@ -52,13 +52,13 @@ def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_o
         assert command[command.index("--wiredTigerCacheSizeGB") + 1] == "1"
         other = spawn.Process(target=use_until_told, args=(str(folder), ready, leave))
         other.start()
-        assert ready.get(timeout=60) == uri
+        assert ready.get(timeout=patience(60)) == uri
         with mongo.database(folder) as again:
             assert again == uri
         assert answers(uri)
     assert answers(uri), "the other process still uses it"
     leave.set()
-    other.join(60)
+    other.join(patience(60))
     assert other.exitcode == 0 and not answers(uri)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert not (folder / "server.json").exists()
@@ -69,24 +69,22 @@ def test_a_database_that_died_is_noticed_and_started_anew_with_its_data_and_a_ki
     ready, leave = spawn.Queue(), spawn.Event()
     user = spawn.Process(target=use_until_told, args=(str(folder), ready, leave))
     user.start()
-    first = ready.get(timeout=60)
+    first = ready.get(timeout=patience(60))
     assert user.pid is not None
     os.kill(user.pid, signal.SIGKILL)
-    user.join(60)
+    user.join(patience(60))
     assert answers(first), "nobody was there to stop it"
     with mongo.database(folder) as uri:
         assert uri == first
         process_of(folder).kill()
-        deadline = time.monotonic() + 30
-        while answers(uri) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: not answers(uri))
         with mongo.database(folder) as anew:
             assert answers(anew)
     assert not answers(anew)
 
 
 def test_a_number_that_is_another_process_by_now_is_not_stopped(folder):
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen(["sleep", str(patience(60))])
     folder.mkdir()
     (folder / "server.json").write_text(f'{{"pid": {sleeper.pid}, "started": 1.0, "port": 1, "facts": {{}}}}')
     with mongo.database(folder):

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import patience
 from workbench.errors import WorkbenchError
 from workbench.services import servers
 from workbench.services.servers import ADDRESS, first_to_end, listens, reserved_port, wait_until_ready
@@ -65,7 +66,7 @@ def test_threads_that_choose_at_one_moment_get_different_ports_and_give_them_bac
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(patience(30))
     assert len(set(chosen)) == 4 and min(chosen) >= WISHED
     with reserved_port(WISHED) as port:
         assert port == min(chosen)
@@ -93,13 +94,14 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_block_and_what_belongs_to_it(number):
     code = """
-import time
+import signal
 from workbench.services.servers import stopped_by_signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background without it
 try:
     with stopped_by_signals():
         try:
             print("in", flush=True)
-            time.sleep(60)
+            signal.pause()
         finally:
             print("left", flush=True)
 except KeyboardInterrupt:
@@ -124,7 +126,8 @@ def test_a_server_is_waited_for_until_it_answers_ends_or_takes_too_long():
 
 def test_the_process_that_ends_is_named_whether_or_not_it_is_waited_for(monkeypatch):
     monkeypatch.setattr(servers, "LOOK_SECONDS", 0.02)
-    with subprocess.Popen(["sleep", "60"]) as lives, subprocess.Popen(["sleep", "60"]) as ends, subprocess.Popen(["sleep", "0"]) as reaped:
+    long = ["sleep", str(patience(60))]
+    with subprocess.Popen(long) as lives, subprocess.Popen(long) as ends, subprocess.Popen(["sleep", "0"]) as reaped:
         gone = psutil.Process(reaped.pid)
         reaped.wait()
         processes = {"lives": psutil.Process(lives.pid), "ends": psutil.Process(ends.pid)}

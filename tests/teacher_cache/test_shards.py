@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tests.patience import patience
 from workbench.errors import CacheError
 from workbench.teacher_cache.shards import (
     CONSTANTS,
@@ -155,7 +156,7 @@ def test_a_second_writer_is_refused_while_the_first_writes_and_served_after_it(t
         assert is_locked(tmp_path)
         process = context.Process(target=_refused, args=(str(tmp_path), told))
         process.start()
-        assert "being written by another process" in told.get(timeout=20)
+        assert "being written by another process" in told.get(timeout=patience(20))
         process.join()
     assert not is_locked(tmp_path) and not is_locked(tmp_path / "elsewhere")
     with locked(tmp_path):

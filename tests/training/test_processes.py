@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.flows import DISTILLED, command, write_recipe
+from tests.patience import patience
 from workbench.store.run import Run
 
 # without batch statistics and dropout a process's part of a batch is seen as in the whole
@@ -23,7 +24,7 @@ def together(processes: int, root: Path, *arguments: str) -> str:
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     environment = {**os.environ, "WORKBENCH_RUNS": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command_line = [sys.executable, *launch, "-m", "workbench", *arguments, "--device", "cpu", "--plain"]
-    done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=patience(300))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

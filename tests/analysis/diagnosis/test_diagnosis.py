@@ -1,6 +1,7 @@
 """Nothing is found where nothing is wrong, and a run that cannot be judged is not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
 from workbench.analysis.diagnosis.diagnose import CAUSES, MEANINGS, diagnose
 from workbench.analysis.diagnosis.findings import Diagnosis
 from workbench.store.run import Run
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one step; only read."""
+    return small_run(tmp_path_factory.mktemp("runs"), "short", TEACHER_ONLY)
 
 
 def outcomes(diagnosis: Diagnosis) -> dict[str, str]:
@@ -35,15 +42,15 @@ def test_causes_of_distillation_are_not_judged_in_a_run_without_one(healthy_runs
     assert checks["weak term"].why == checks["opposing term"].why == "the run is not distilled"
 
 
-def test_a_run_too_short_to_be_judged_raises_no_alarm_and_says_what_it_lacks(tmp_path: Path):
-    diagnosis = diagnose(small_run(tmp_path, "short", TEACHER_ONLY))
+def test_a_run_too_short_to_be_judged_raises_no_alarm_and_says_what_it_lacks(short_run: Run):
+    diagnosis = diagnose(short_run)
     assert diagnosis.findings == ()
     assert outcomes(diagnosis)["weak term"] == "not judged"
 
 
 @pytest.mark.parametrize("missing", ["queries", "metrics.jsonl"])
-def test_a_run_with_files_missing_is_diagnosed_by_those_that_are_there(tmp_path: Path, missing: str):
-    run = small_run(tmp_path, "broken", TEACHER_ONLY)
+def test_a_run_with_files_missing_is_diagnosed_by_those_that_are_there(short_run: Run, tmp_path: Path, missing: str):
+    run = Run(Path(shutil.copytree(short_run.path, tmp_path / "broken")))
     (run.path / missing).rename(tmp_path / "away")
     assert diagnose(run).findings == ()
 

@@ -20,8 +20,9 @@ GOOD: dict[str, Any] = {"train": {"learning_rate": 1e-7, "warmup": 0}, "data": {
 CLASSES = ["circle", "square", "triangle", "cross"]
 
 
-def spoiled_run(root: Path, classes: list[int]) -> Run:
-    """The teacher hardly ever says ``classes``."""
+@pytest.fixture(scope="module")
+def spoiled_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose teacher hardly ever says square; only read."""
 
     def spoil(setup: Setup) -> None:
         assert setup.teacher is not None
@@ -29,12 +30,12 @@ def spoiled_run(root: Path, classes: list[int]) -> Run:
 
         def forward(*arguments: Any) -> Any:
             output = inner(*arguments)
-            output.logits[..., classes] -= 4.0
+            output.logits[..., CLASSES.index("square")] -= 4.0
             return output
 
         setup.teacher.detector.forward = forward
 
-    return small_run(root, "spoiled", GOOD, TEACHER_ONLY, spoil=spoil, student="shapes_teacher")
+    return small_run(tmp_path_factory.mktemp("runs"), "spoiled", GOOD, TEACHER_ONLY, spoil=spoil, student="shapes_teacher")
 
 
 def found(run: Run, baseline: Run | None = None) -> list[Finding]:
@@ -56,17 +57,16 @@ def ap_by_pycocotools(run: Run, model: str, step: int, name: str) -> float:
     return coco_ap(data.coco(), pd.DataFrame(rows), backend="pycocotools").per_class[name].ap
 
 
-def test_a_teacher_worse_on_one_class_is_named_with_it_and_the_difference_in_ap(tmp_path: Path):
-    run = spoiled_run(tmp_path, [1])
-    (finding,) = found(run)
+def test_a_teacher_worse_on_one_class_is_named_with_it_and_the_difference_in_ap(spoiled_run: Run):
+    (finding,) = found(spoiled_run)
     assert finding.severity == "warning" or "all targets" in finding.statement
     assert "class square" in finding.statement
     assert not any(f"class {name}" in finding.statement for name in ("circle", "triangle", "cross"))
     evidence = next(evidence for evidence in finding.evidence if evidence.what.endswith("class square"))
-    difference = ap_by_pycocotools(run, "teacher", -1, "square") - ap_by_pycocotools(run, "student", 1, "square")
+    difference = ap_by_pycocotools(spoiled_run, "teacher", -1, "square") - ap_by_pycocotools(spoiled_run, "student", 1, "square")
     assert evidence.value == pytest.approx(difference, abs=1e-4)
     assert evidence.low is not None and evidence.high is not None and evidence.low < evidence.value < evidence.high < 0
-    assert evidence.n == sum(int((record.labels == 1).sum()) for record in open_data(run.info()).records)
+    assert evidence.n == sum(int((record.labels == 1).sum()) for record in open_data(spoiled_run.info()).records)
 
 
 def test_a_teacher_worse_on_every_class_is_an_error(tmp_path: Path):
@@ -89,8 +89,7 @@ def test_a_teacher_equal_to_the_student_is_not_worse(tmp_path: Path):
     assert found(small_run(tmp_path, "equal", GOOD, TEACHER_ONLY, student="shapes_teacher")) == []
 
 
-def test_against_a_baseline_it_is_the_baselines_student_that_the_teacher_is_compared_with(tmp_path: Path, healthy_runs: list[Run]):
-    run = spoiled_run(tmp_path, [1])
+def test_against_a_baseline_it_is_the_baselines_student_that_the_teacher_is_compared_with(spoiled_run: Run, tmp_path: Path):
     # the baseline is a student of sixty steps, which even the spoiled teacher beats, on the same images
     weak = small_run(tmp_path, "weak", GOOD, TEACHER_ONLY)
-    assert found(run, weak) == []
+    assert found(spoiled_run, weak) == []

@@ -29,10 +29,16 @@ def with_teacher(folder: Path, **changes: Any) -> dict[str, Any]:
     return {"teacher": {"checkpoint": str(teacher_copy(folder, **changes))}}
 
 
-def test_a_permuted_class_map_is_named_with_the_classes_that_moved(tmp_path: Path):
-    teacher = with_teacher(tmp_path, classes=["square", "circle", "triangle", "cross"])
-    run = small_run(tmp_path, "permuted", TEACHER_ONLY, VAL, teacher, guarded=False)
-    finding = only(run)
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose teacher calls a circle a square and a square a circle; only read."""
+    folder = tmp_path_factory.mktemp("runs")
+    teacher = with_teacher(folder, classes=["square", "circle", "triangle", "cross"])
+    return small_run(folder, "permuted", TEACHER_ONLY, VAL, teacher, guarded=False)
+
+
+def test_a_permuted_class_map_is_named_with_the_classes_that_moved(permuted: Run):
+    finding = only(permuted)
     assert (finding.cause, finding.severity) == ("class map", "error")
     assert "circle is called square; square is called circle" in finding.statement and "triangle" not in finding.statement
     assert "square, circle, triangle, cross" in finding.advice
@@ -47,21 +53,19 @@ def test_a_cycle_of_three_classes_is_undone_by_the_order_that_is_proposed(tmp_pa
     assert finding.advice.endswith("circle, square, triangle, cross get from the teacher is triangle, circle, square, cross.")
 
 
-def test_the_share_behind_a_class_map_agrees_with_a_count_by_hand(tmp_path: Path):
-    teacher = with_teacher(tmp_path, classes=["square", "circle", "triangle", "cross"])
-    run = small_run(tmp_path, "permuted", TEACHER_ONLY, VAL, teacher, guarded=False)
-    rows = read_queries(run, "val", [-1], where="layer = 3")
+def test_the_share_behind_a_class_map_agrees_with_a_count_by_hand(permuted: Run):
+    rows = read_queries(permuted, "val", [-1], where="layer = 3")
     from workbench.analysis.of_run import open_data
 
     hits = seen = 0
-    for record in open_data(run.info()).records:
+    for record in open_data(permuted.info()).records:
         own = rows[(rows["image_id"] == record.image_id) & (rows["best_iou"] >= 0.5)]
         for target in np.flatnonzero(record.labels == 0):
             near = own[own["best_target"] == target]
             if len(near):
                 best = near.loc[(near["score"] * near["best_iou"]).idxmax()]
                 seen, hits = seen + 1, hits + (best["label"] == 1)
-    circle = next(evidence for evidence in only(run).evidence if evidence.what.startswith("share of circle"))
+    circle = next(evidence for evidence in only(permuted).evidence if evidence.what.startswith("share of circle"))
     assert (circle.value, circle.n) == (pytest.approx(hits / seen), seen)
     assert circle.low is not None and circle.high is not None and 0.5 < circle.low < circle.value < circle.high
 

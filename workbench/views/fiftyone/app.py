@@ -17,7 +17,7 @@ from workbench.services.servers import ADDRESS, Server, listens, lookup_server, 
 from workbench.views.fiftyone.connection import FoDataset, using
 
 APP = "fiftyone"
-START_SECONDS, ANSWER_SECONDS = 180, 60
+START_SECONDS, ANSWER_SECONDS = 300, 60
 # FiftyOne's server passes on what it is told every 0.2 s, and of two things told meanwhile the newer first: the older would be shown
 PASSED_ON_SECONDS = 0.3
 _SET_VIEW = """mutation ($subscription: String!, $dataset: String!, $view: BSONArray, $saved: String) {
