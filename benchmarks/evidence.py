@@ -25,8 +25,9 @@ from workbench.files import read_json, write_json, write_text
 from workbench.recipe.loading import load_recipe, merge, stored_recipe
 from workbench.recipe.setup import open_split
 from workbench.store.detections import read_detections
+from workbench.store.groups import DISTILLED, UNDISTILLED
 from workbench.store.run import Run
-from workbench.tasks.compare import BASELINE, Row, compare_rows, execute, notes, plan, seed_table
+from workbench.tasks.compare import Row, compare_rows, execute, notes, plan, seed_table
 from workbench.training.launch import recipe_path
 
 DISTILLED = "distilled"
@@ -63,19 +64,19 @@ FAMILY_RECIPES = (
 METHODS = ("detrdistill", "clockdistill", "fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "kd_detr", "d3etr")
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
-    "families": EvidenceTable(FAMILY_RECIPES, (BASELINE,), (), (0,)),
-    "shapes_teacher": EvidenceTable(("shapes_teacher",), (BASELINE,), (), (0, 1)),
-    "shapes": EvidenceTable(("shapes",), (BASELINE, DISTILLED, "uniform"), (DISTILLED,)),
-    "shapes_components": EvidenceTable(("shapes",), (BASELINE, "features", "logits"), ()),
-    "shapes_parts": EvidenceTable(("shapes",), (BASELINE, "logits", "assignment", "no_negatives", "last_layer"), ()),
+    "families": EvidenceTable(FAMILY_RECIPES, (UNDISTILLED,), (), (0,)),
+    "shapes_teacher": EvidenceTable(("shapes_teacher",), (UNDISTILLED,), (), (0, 1)),
+    "shapes": EvidenceTable(("shapes",), (UNDISTILLED, DISTILLED, "uniform"), (DISTILLED,)),
+    "shapes_components": EvidenceTable(("shapes",), (UNDISTILLED, "features", "logits"), ()),
+    "shapes_parts": EvidenceTable(("shapes",), (UNDISTILLED, "logits", "assignment", "no_negatives", "last_layer"), ()),
     "shapes_longer": EvidenceTable(("shapes",), ("longer",), (), (0,)),
-    "shapes_cached": EvidenceTable(("shapes_cached",), (BASELINE, DISTILLED, "unlimited", "live"), (DISTILLED,)),
-    "methods": EvidenceTable(("compare/deformable_detr",), (BASELINE, *METHODS), METHODS),
-    "clockdistill_parts": EvidenceTable(("compare/deformable_detr",), (BASELINE, "clockdistill", "clock_memory", "clock_queries"), ()),
-    "methods_second_family": EvidenceTable(("compare/d_fine",), (BASELINE, *SECOND_FAMILY), ("detrdistill", "cwd")),
-    "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (BASELINE, DISTILLED), ()),
-    "bccd_teacher": EvidenceTable(("bccd_teacher",), (BASELINE,), (), needs_data=True),
-    "bccd": EvidenceTable(("bccd",), (BASELINE, DISTILLED), (DISTILLED,), needs_data=True),
+    "shapes_cached": EvidenceTable(("shapes_cached",), (UNDISTILLED, DISTILLED, "unlimited", "live"), (DISTILLED,)),
+    "methods": EvidenceTable(("compare/deformable_detr",), (UNDISTILLED, *METHODS), METHODS),
+    "clockdistill_parts": EvidenceTable(("compare/deformable_detr",), (UNDISTILLED, "clockdistill", "clock_memory", "clock_queries"), ()),
+    "methods_second_family": EvidenceTable(("compare/d_fine",), (UNDISTILLED, *SECOND_FAMILY), ("detrdistill", "cwd")),
+    "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (UNDISTILLED, DISTILLED), ()),
+    "bccd_teacher": EvidenceTable(("bccd_teacher",), (UNDISTILLED,), (), needs_data=True),
+    "bccd": EvidenceTable(("bccd",), (UNDISTILLED, DISTILLED), (DISTILLED,), needs_data=True),
 }
 
 

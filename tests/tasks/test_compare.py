@@ -12,9 +12,10 @@ import pytest
 from tests.flows import DISTILLED, InProcess, write_recipe
 from workbench.errors import ConfigError, RunError
 from workbench.recipe.loading import load_recipe
+from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS
 from workbench.store.run import Run, append_line
 from workbench.tasks import compare as comparison
-from workbench.tasks.compare import EQUAL_COMPUTE, EQUAL_STEPS, Row, compare_rows, execute, notes, plan, seed_table, state
+from workbench.tasks.compare import Row, compare_rows, execute, notes, plan, seed_table, state
 
 
 def replace_processes(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:

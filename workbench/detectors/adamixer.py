@@ -11,7 +11,6 @@ width = 2^(z - r/2) and height = 2^(z + r/2) (section 3.1; the released code hal
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,11 +20,10 @@ from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.backbone import Backbone, BackboneConfig
-from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DetectorOutput, Level, Queries
-from workbench.detectors.pretrained import load_backbone_weights
+from workbench.detectors.own_model import OwnModel
 from workbench.detectors.transformers_adapter import CLASS_PRIOR
-from workbench.detectors.weights import load_weights, read_own, save_own
 
 NORM_GROUPS = 32
 LEVEL_TEMPERATURE = 2.0
@@ -298,7 +296,7 @@ class Neck(nn.Module):
         return [self.norm(projection(level)) for projection, level in zip(self.projections, features, strict=True)]
 
 
-class AdaMixer(Detector):
+class AdaMixer(OwnModel):
     """AdaMixer behind the common interface.
 
     References are the family's own: ``Queries.reference [B, N, 4]`` is xyzr, with x and y in pixels of the input (see
@@ -310,14 +308,14 @@ class AdaMixer(Detector):
         spec: what the model is trained to see.
     """
 
+    config_class = AdaMixerModelConfig
     family = "adamixer"
     provides = frozenset({"neck", "backbone", "states", "decode", "references", "learned_queries"})
     reference_form = "xyzr"
     initial_boxes: Tensor
 
     def __init__(self, config: AdaMixerModelConfig, spec: InputSpec):
-        super().__init__()
-        self.config, self.spec = config, spec
+        super().__init__(config, spec)
         self.num_layers, self.num_queries, self.width = config.decoder_layers, config.queries, config.width
         self.backbone = Backbone(config.backbone)
         self.neck = Neck(self.backbone.channels, config.width)
@@ -337,13 +335,6 @@ class AdaMixer(Detector):
             )
             for _ in range(config.decoder_layers)
         )
-
-    @classmethod
-    def build(cls, config: AdaMixerModelConfig, spec: InputSpec) -> "AdaMixer":
-        """A model with random weights from torch's global generator, initialised as the released code does."""
-        detector = cls(config, spec)
-        load_backbone_weights(detector.backbone, config.backbone)
-        return detector
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """See ``Detector.reset_classes``."""
@@ -408,15 +399,3 @@ class AdaMixer(Detector):
             Level(level, stride, F.interpolate(padding[:, None].float(), size=level.shape[-2:])[:, 0].bool())
             for level, stride in zip(features, self.backbone.strides, strict=True)
         )
-
-    def save(self, folder: Path) -> None:
-        """See ``Detector.save``; transformers has no such model, only the workbench loads the folder."""
-        save_own(folder, self, self.family, self.spec, self.config)
-
-    @classmethod
-    def load(cls, folder: Path) -> "AdaMixer":
-        """See ``Detector.load``."""
-        config, spec = read_own(folder, AdaMixerModelConfig)
-        model = cls(config, spec)
-        load_weights(folder, model)
-        return model

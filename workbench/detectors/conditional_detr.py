@@ -11,7 +11,7 @@ from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetectio
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Queries
 from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig, normed_states
-from workbench.detectors.transformers_adapter import fresh_class_head, label_names
+from workbench.detectors.transformers_adapter import fresh_box_head, fresh_class_head, label_names
 
 
 class ConditionalDetrModelConfig(SingleLevelModelConfig):
@@ -45,11 +45,7 @@ class ConditionalDetr(SingleLevelDetector):
     def reset_heads(self) -> None:
         """Class prior of the focal loss on the bias, and boxes that start at their reference (official code)."""
         fresh_class_head(self.model.class_labels_classifier)
-        *first, last = self.model.bbox_predictor.layers
-        for layer in first:
-            layer.reset_parameters()
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        fresh_box_head(self.model.bbox_predictor)
 
     def class_heads(self) -> list[tuple[nn.Module, str]]:
         """See ``TransformersDetector.class_heads``."""

@@ -10,7 +10,7 @@ from transformers import DabDetrConfig, DabDetrForObjectDetection
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Queries
 from workbench.detectors.single_level import SingleLevelDetector, SingleLevelModelConfig
-from workbench.detectors.transformers_adapter import fresh_class_head, label_names
+from workbench.detectors.transformers_adapter import fresh_box_head, fresh_class_head, label_names
 
 
 class DabDetrModelConfig(SingleLevelModelConfig):
@@ -62,11 +62,7 @@ class DabDetr(SingleLevelDetector):
     def reset_heads(self) -> None:
         """Class prior of the focal loss on the bias, and boxes that start at their anchor (official code)."""
         fresh_class_head(self.model.class_embed)
-        *first, last = self.model.bbox_predictor.layers
-        for layer in first:
-            layer.reset_parameters()
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        fresh_box_head(self.model.bbox_predictor)
 
     def class_heads(self) -> list[tuple[nn.Module, str]]:
         """See ``TransformersDetector.class_heads``."""

@@ -6,7 +6,6 @@ noise 1.0). What is left out is what that configuration switches off.
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,11 +24,10 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import deformable_map, recording
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
-from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.own_model import OwnModel
 from workbench.detectors.position import sine_embedding
-from workbench.detectors.pretrained import load_backbone_weights
-from workbench.detectors.weights import load_weights, read_own, save_own
 from workbench.errors import ConfigError, IncompatibleError
 
 CLASS_PRIOR = 0.01
@@ -191,16 +189,15 @@ class _Decoded:
         )
 
 
-class Dino(Detector):
+class Dino(OwnModel):
     """DINO with mixed query selection, contrastive denoising and look forward twice."""
 
+    config_class = DinoModelConfig
     family = "dino"
     provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "attentions"})
 
     def __init__(self, config: DinoModelConfig, spec: InputSpec):
-        super().__init__()
-        self.config = config
-        self.spec = spec
+        super().__init__(config, spec)
         self.num_layers, self.num_queries, self.width = config.decoder_layers, config.queries, config.width
         width, classes = config.width, len(spec.classes)
         self.backbone = Backbone(config.backbone)
@@ -227,18 +224,6 @@ class Dino(Detector):
             self.class_heads.append(nn.Linear(width, classes) if new else self.class_heads[0])
             self.box_heads.append(DeformableDetrMLPPredictionHead(width, width, 4, 3) if new else self.box_heads[0])
         self._initialise()
-
-    @classmethod
-    def build(cls, config: DinoModelConfig, spec: InputSpec) -> "Dino":
-        """A model with random weights from torch's global generator, initialised as the published code does.
-
-        Raises:
-            ConfigError: the backbone is unknown.
-            CheckpointError: its weights are not there, or do not fit.
-        """
-        detector = cls(config, spec)
-        load_backbone_weights(detector.backbone, config.backbone)
-        return detector
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -411,18 +396,6 @@ class Dino(Detector):
                 start = (box_head(state).float() + _inverse_sigmoid(reference)).sigmoid()
                 reference = start.detach()
         return _Decoded(torch.stack(logits).float(), torch.stack(boxes), torch.stack(states), recorded.attentions())
-
-    def save(self, folder: Path) -> None:
-        """See ``Detector.save``; transformers has no class for this family, so the folder loads only here."""
-        save_own(folder, self, self.family, self.spec, self.config)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Dino":
-        """See ``Detector.load``."""
-        config, spec = read_own(folder, DinoModelConfig)
-        detector = cls(config, spec)
-        load_weights(folder, detector)
-        return detector
 
 
 def _shrunk(padding: Tensor, map_: Tensor) -> Tensor:

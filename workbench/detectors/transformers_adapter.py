@@ -149,6 +149,15 @@ def fresh_class_head(head: Any, sigmoid: bool = True) -> None:
     nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR) if sigmoid else 0.0)
 
 
+def fresh_box_head(head: Any) -> None:
+    """Initialises a box head whose last layer answers 0, so that boxes start at their reference (official code of several families)."""
+    *first, last = head.layers
+    for layer in first:
+        layer.reset_parameters()
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
 def label_names(classes: tuple[str, ...]) -> dict[str, Any]:
     """The classes in the words of a transformers configuration."""
     return {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}

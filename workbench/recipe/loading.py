@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError
 from workbench.methods.registry import find_method
-from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in, own_arm_name
+from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
+from workbench.store.groups import own_arm_name
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:

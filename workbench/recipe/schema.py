@@ -270,11 +270,6 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in models_in(part)]
 
 
-def own_arm_name(has_methods: bool) -> str:
-    """Names the arm that a recipe itself is, without any of its ``arms``."""
-    return "distilled" if has_methods else "undistilled"
-
-
 def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """Nested mappings as one, keyed like ``train.steps``; an empty mapping is a value."""
     leaves: dict[str, Any] = {}

@@ -15,12 +15,10 @@ from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import METHODS, find_method
 from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import open_split
+from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run, runs_root
 from workbench.training.launch import changes_since, teacher_of
 
-BASELINE = "undistilled"
-EQUAL_STEPS = "equal steps"
-EQUAL_COMPUTE = "equal compute"
 # the cost of a step is read from a run once it has made this share of its steps
 ENOUGH = 0.25
 
@@ -49,8 +47,10 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
         ConfigError: the recipe or an arm is wrong, or equal compute lacks what it is measured from.
     """
     for arm in equal_compute:
-        if not {BASELINE, arm} <= set(arms):
-            raise ConfigError(f"equal compute for '{arm}' needs the arms '{BASELINE}' and '{arm}' at equal steps in the same comparison.")
+        if not {UNDISTILLED, arm} <= set(arms):
+            raise ConfigError(
+                f"equal compute for '{arm}' needs the arms '{UNDISTILLED}' and '{arm}' at equal steps in the same comparison."
+            )
     rows: list[Row] = []
     for seed in seeds:
         for arm in arms:
@@ -164,7 +164,7 @@ def _steps(row: Row, rows: Sequence[Row]) -> int | None:
     if path.exists():
         return int(Run(path.parent).info()["recipe"]["train"]["steps"])
     names = {(r.arm, r.schedule): r.name for r in rows if r.recipe == row.recipe and r.seed == row.seed}
-    baseline, arm = (Run(runs_root() / names[key, EQUAL_STEPS]) for key in (BASELINE, row.arm))
+    baseline, arm = (Run(runs_root() / names[key, EQUAL_STEPS]) for key in (UNDISTILLED, row.arm))
     if state(next(r for r in rows if r.name == baseline.name)) != "done" or not arm.info_path.exists():
         return None
     spent = baseline.timings()[-1]
@@ -195,7 +195,7 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
 
 def distilled_arms(arms: Sequence[str]) -> list[str]:
     """What a comparison also shows at equal compute: every arm but the baseline, none where that is not there."""
-    return [arm for arm in arms if arm != BASELINE] if BASELINE in arms else []
+    return [arm for arm in arms if arm != UNDISTILLED] if UNDISTILLED in arms else []
 
 
 def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
@@ -221,7 +221,7 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
     """
     students = frame[frame["arm"] != TEACHER]
     seeds = sorted(students["seed"].unique())
-    baseline = students[(students["arm"] == BASELINE) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
+    baseline = students[(students["arm"] == UNDISTILLED) & (students["schedule"] == EQUAL_STEPS)].set_index("seed")["ap"]
     seed_headings = [f"seed {seed}" for seed in seeds]
     lines = [["arm", "schedule", "steps", *seed_headings, "mean AP", "range", "difference to undistilled", "compute"]]
     for (arm, schedule), group in students.groupby(["arm", "schedule"], sort=False):
@@ -236,7 +236,7 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
             *("-" if ap is None else _estimate(by_seed.loc[seed]) for seed, ap in zip(seeds, aps, strict=True)),
             f"{100 * sum(known) / len(known):.1f}" if known else "-",
             f"{100 * min(known):.1f} to {100 * max(known):.1f}" if known else "-",
-            "-" if arm == BASELINE and schedule == EQUAL_STEPS else gain,
+            "-" if arm == UNDISTILLED and schedule == EQUAL_STEPS else gain,
             _span([round(value) for value in by_seed["compute_seconds"]]) + " s",
         ]  # fmt: skip
         lines.append(cells)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
-from workbench.tasks.compare import BASELINE, EQUAL_STEPS, compare_rows, execute, plan
+from workbench.tasks.compare import compare_rows, execute, plan
 from workbench.training.launch import recipe_path
 
-DISTILLED = "distilled"
 QUICK = ("train.steps=240", "train.evaluate_every=60", "train.checkpoint_every=120", "data.options.val=100", "data.options.test=100")
 
 
@@ -21,7 +21,7 @@ def run_demo(seed: int, quick: bool, jobs: int, watch: Callable[[list[Run]], Non
         jobs: processes at a time.
         watch: shown the runs in progress.
     """
-    rows = plan(recipe_path("shapes"), [BASELINE, DISTILLED], [seed], [DISTILLED], prefix="quick-" if quick else "")
+    rows = plan(recipe_path("shapes"), [UNDISTILLED, DISTILLED], [seed], [DISTILLED], prefix="quick-" if quick else "")
     # the distilled run is the longest; starting it first lets the two short ones run beside it
     by_length = sorted(rows, key=lambda row: (row.schedule != EQUAL_STEPS, row.arm != DISTILLED))
     execute(by_length, jobs, QUICK if quick else (), watch=watch)

@@ -18,6 +18,7 @@ from workbench.recipe.loading import load_recipe, stored_recipe
 from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat
 from workbench.recipe.setup import Setup, build
 from workbench.resources import code_commit, share_path
+from workbench.store.groups import EQUAL_STEPS
 from workbench.store.run import Run, free_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Trainer
@@ -44,7 +45,7 @@ class Launch:
 
     name: str | None = None
     arm: str | None = None
-    group: str = "equal steps"
+    group: str = EQUAL_STEPS
     device: str = "auto"
     trackers: tuple[str, ...] = ()
 
@@ -203,7 +204,7 @@ def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | 
             resume(run, dataclasses.replace(launch, name=None, arm=None), listener)
         return run
     listener.on_message(f"training the teacher first: run '{name}'")
-    return start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group="equal steps"), listener, beside)
+    return start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group=EQUAL_STEPS), listener, beside)
 
 
 def _train_again(name: str) -> str:

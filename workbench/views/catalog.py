@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json
 from workbench.remote import is_remote
+from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import FORMAT_VERSION, Run
 
 # what reading a damaged file of a run raises: tables, states, anything
@@ -74,14 +75,14 @@ def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
 
 def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """The undistilled run of the same recipe and seed, of as many steps where there is one, then the newest; None where there is none."""
-    same = [other for other in entries if (other.recipe, other.seed, other.arm) == (entry.recipe, entry.seed, "undistilled")]
+    same = [other for other in entries if (other.recipe, other.seed, other.arm) == (entry.recipe, entry.seed, UNDISTILLED)]
     same = [other for other in same if other.run.name != entry.run.name]
     return max(same, key=lambda other: (other.steps == entry.steps, other.created), default=None)
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:
-    schedule = ("equal steps", "equal compute").index(entry.schedule) if entry.schedule in ("equal steps", "equal compute") else 2
-    return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != "undistilled", entry.arm, entry.run.name
+    schedule = (EQUAL_STEPS, EQUAL_COMPUTE).index(entry.schedule) if entry.schedule in (EQUAL_STEPS, EQUAL_COMPUTE) else 2
+    return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != UNDISTILLED, entry.arm, entry.run.name
 
 
 def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> None:

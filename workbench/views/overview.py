@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.derived import match_frame
+from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS
 from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
@@ -109,7 +110,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
         runs: order of the colours, as in ``progress_figure``, where other figures beside this one have them; else all have one.
     """
     colours = {run: run_style(position)[0] for position, run in enumerate(runs)}
-    schedules = [schedule for schedule in ("equal steps", "equal compute") if (table["schedule"] == schedule).any()]
+    schedules = [schedule for schedule in (EQUAL_STEPS, EQUAL_COMPUTE) if (table["schedule"] == schedule).any()]
     figure = make_subplots(1, max(len(schedules), 1), subplot_titles=schedules, shared_yaxes=True, horizontal_spacing=0.03,
                            figure=Chart())  # fmt: skip
     several = table["recipe"].nunique() > 1

@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.detection.ap_tests import Verdict
+from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.views.catalog import Entry
 from workbench.views.error_types import VERDICT_COLOURS
 from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
-BASELINE = "undistilled"
 CAPTION = (
     "Mean over the seeds of an arm minus that of the undistilled arm of the same recipe, at the last evaluation, validation split; 95 % "
     "intervals over resampled images. Better and worse are said only where the interval leaves out 0."
@@ -33,12 +33,12 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
     for entry in sorted((entry for entry in entries if entry.state == "done"), key=lambda entry: entry.created):
         newest[entry.recipe, entry.arm, entry.schedule, entry.seed] = entry
     found: list[tuple[str, list[Entry], list[Entry]]] = []
-    for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != BASELINE):
+    for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED):
         other = [entry for key, entry in newest.items() if key[:3] == (recipe, arm, schedule)]
         # a shortened run is compared with the undistilled one of full length, where that was not shortened too
-        same = {key[2] for key in newest if key[:2] == (recipe, BASELINE)} & {schedule, "equal steps"}
-        against = schedule if schedule in same else "equal steps"
-        baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, BASELINE, against)]
+        same = {key[2] for key in newest if key[:2] == (recipe, UNDISTILLED)} & {schedule, EQUAL_STEPS}
+        against = schedule if schedule in same else EQUAL_STEPS
+        baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, UNDISTILLED, against)]
         if other and baseline:
             found.append((f"{recipe} · {arm} · {schedule}", baseline, other))
     return found

@@ -20,6 +20,7 @@ from workbench.analysis.stability.seeds import found_by_both, seed_spread
 from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.store.detections import read_detections
+from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
 
 FORMAT = 2
@@ -83,7 +84,7 @@ def _comparisons(
     sides = _sides([run for run in runs if results[run.name] is not None])
     found: list[dict[str, Any]] = []
     for side, own in sides.items():
-        baseline = sides.get((side[0], "undistilled", "equal steps"))
+        baseline = sides.get((side[0], UNDISTILLED, EQUAL_STEPS))
         if baseline is None or baseline is own:
             continue
         everyone = [*baseline, *own]
@@ -155,7 +156,7 @@ def _result(run: Run, notes: list[str]) -> _Result | None:
 
 def _baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
     """The undistilled run of the same recipe, of the same seed where there is one."""
-    same = [other for other in runs if _side(other) == (_side(run)[0], "undistilled", "equal steps") and other.name != run.name]
+    same = [other for other in runs if _side(other) == (_side(run)[0], UNDISTILLED, EQUAL_STEPS) and other.name != run.name]
     return next((other for other in same if _seed(other) == _seed(run)), same[0] if same else None)
 
 

@@ -1,0 +1,52 @@
+"""What families share that transformers has no model for: their configuration and weights lie in a folder that only the workbench loads."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel
+
+from workbench.detectors.backbone import Backbone
+from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.pretrained import load_backbone_weights
+from workbench.detectors.weights import load_weights, read_own, save_own
+
+
+class OwnModel(Detector):
+    """A detector whose model is written here.
+
+    Args:
+        config: its architecture, of the class in ``config_class``.
+        spec: what the model is trained to see.
+    """
+
+    config_class: ClassVar[type[BaseModel]]
+    config: Any
+    backbone: Backbone
+
+    def __init__(self, config: Any, spec: InputSpec):
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @classmethod
+    def build(cls, config: Any, spec: InputSpec) -> Self:
+        """Builds a model with random weights from torch's global generator, initialised as the published code does.
+
+        Raises:
+            ConfigError: the backbone is unknown.
+            CheckpointError: the backbone's weights are not there, or do not fit.
+        """
+        detector = cls(config, spec)
+        load_backbone_weights(detector.backbone, config.backbone)
+        return detector
+
+    def save(self, folder: Path) -> None:
+        """See ``Detector.save``; transformers has no class for this family, so the folder loads only here."""
+        save_own(folder, self, self.family, self.spec, self.config)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """See ``Detector.load``."""
+        detector = cls(*read_own(folder, cls.config_class))
+        load_weights(folder, detector)
+        return detector
