@@ -14,6 +14,7 @@ from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.files import hash_json
 from workbench.methods.registry import MethodConfig
+from workbench.store.groups import own_arm_name
 
 STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
