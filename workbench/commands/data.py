@@ -19,7 +19,8 @@ def data_check(
 ) -> None:
     """Say what is wrong with a dataset.
 
-    It also says what training would do about it. Every image is opened; nothing is changed. The exit status is 1 if annotations or images would be lost.
+    It also says what training would do about it. Every image is opened; nothing is changed. The exit status is 1 if annotations or
+    images would be lost.
 
     Example: workbench data check ~/bccd
     """
