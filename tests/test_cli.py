@@ -281,6 +281,9 @@ def test_help_lists_every_verb_in_one_whole_line_below_a_heading():
         assert shown[name].endswith(".") and not shown[name].endswith("..."), shown[name]
         assert command(name, "--help")[0] == 0
     assert max(map(len, out.splitlines())) <= 80
+    for name in ("cache", "data", "recipe", "runs"):
+        lines = command(name, "--help")[1].split("Commands:\n")[1].splitlines()
+        assert lines and all(line.endswith(".") and not line.endswith("...") for line in lines), lines
 
 
 def test_help_of_a_verb_says_what_it_does_what_it_takes_and_an_example():

@@ -17,9 +17,10 @@ def data_check(
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="auto, coco, voc, kitti or yolo.")] = "auto",
     json_path: Json = None,
 ) -> None:
-    """Say what is wrong with a dataset, and what training would do about it.
+    """Say what is wrong with a dataset.
 
-    Every image is opened; nothing is changed. The exit status is 1 if annotations or images would be lost.
+    It also says what training would do about it. Every image is opened; nothing is changed. The exit status is 1 if annotations or
+    images would be lost.
 
     Example: workbench data check ~/bccd
     """

@@ -6,7 +6,7 @@ import typer
 
 from workbench.commands.options import Arm, Data, Json, Recipe, Set, Verb, sub_app
 
-recipe_app = sub_app("Explain the keys of a recipe, or show one as a run would read it.")
+recipe_app = sub_app("Explain the keys of a recipe, or show one with every default.")
 
 
 @recipe_app.command("explain", cls=Verb)
@@ -44,7 +44,12 @@ def recipe_show(
     overrides: Set = None,
     json_path: Json = None,
 ) -> None:
-    """Show a recipe with an arm and overrides applied, and every default filled in."""
+    """Show a recipe as a run would read it, with every default.
+
+    The arm and the overrides are applied.
+
+    Example: workbench recipe show shapes --arm undistilled
+    """
     from rich.text import Text
 
     from workbench.commands.console import console
