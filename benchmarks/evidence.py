@@ -30,7 +30,6 @@ from workbench.store.run import Run
 from workbench.tasks.compare import Row, compare_rows, execute, notes, plan, seed_table
 from workbench.training.launch import recipe_path
 
-DISTILLED = "distilled"
 RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -103,6 +103,6 @@ def test_a_stored_cache_serves_the_recipe_it_was_built_for(root: Path):
 
 
 def test_a_stored_run_that_was_interrupted_goes_on_to_its_end(root: Path):
-    run = resume("interrupted", Launch(device="cpu"), Silent())
+    run = resume(Run.open("interrupted"), Launch(device="cpu"), Silent())
     assert run.info()["state"] == "done" and run.checkpoint_steps()[-1] == 6
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5, 6]
