@@ -8,7 +8,7 @@ import streamlit as st
 
 from workbench.analysis.derived import diagnosis_inputs, identity_over_steps, kept_frame
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS, Verdict, compare_ap
-from workbench.analysis.report.query_tests import compare_queries
+from workbench.analysis.results.query_tests import compare_queries
 from workbench.analysis.stability.churn import NEEDED
 from workbench.analysis.stability.same_box import BOX
 from workbench.remote import as_path

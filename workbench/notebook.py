@@ -72,7 +72,7 @@ def summary(*runs: Run) -> Any:
     return table(runs, with_teacher=True).set_index("run")
 
 
-def stepper(run: Run, number: int = 1) -> Any:
+def stepper(run: Run, number: int = 1, split: str = "val") -> Any:
     """A widget that steps through the evaluations and decoder layers of one image; see ``views.stepper``.
 
     Raises:
@@ -80,7 +80,7 @@ def stepper(run: Run, number: int = 1) -> Any:
     """
     from workbench.views.stepper import stepper as make
 
-    return make(run, number)
+    return make(run, number, split)
 
 
 def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = "val") -> Verdict:

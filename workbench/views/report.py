@@ -19,12 +19,13 @@ from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
 
 
-def write_report(runs: Sequence[Run], out: Path) -> Path:
+def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
     """Writes the page, and beside it all numbers as JSON.
 
     Args:
         runs: in the order they are shown.
         out: the page; the numbers get its name with ``.json``.
+        split: whose queries are looked at.
 
     Returns:
         The file of the numbers.
@@ -32,18 +33,19 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    numbers = collect(runs)
-    write_text(out, "".join(_page(runs, numbers)))
+    numbers = collect(runs, split)
+    write_text(out, "".join(_page(runs, numbers, split)))
     beside = out.with_suffix(".json")
     write_json(beside, numbers)
     return beside
 
 
-def _page(runs: Sequence[Run], numbers: Mapping[str, Any]) -> Iterable[str]:
+def _page(runs: Sequence[Run], numbers: Mapping[str, Any], split: str) -> Iterable[str]:
     title = escape("Report: " + ", ".join(run.name for run in runs))
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     yield f"<script>{get_plotlyjs()}</script></head><body><h1>{title}</h1>"
-    yield "<h2>Results</h2>" + _summary(runs)
+    yield f"<p class=note>Queries, matchings and diagnoses are of split {escape(split)}.</p>"
+    yield "<h2>Results</h2>" + _summary(runs, split)
     if numbers["comparisons"]:
         yield "<h2>Verdicts</h2>"
     for found in numbers["comparisons"]:
@@ -56,8 +58,8 @@ def _page(runs: Sequence[Run], numbers: Mapping[str, Any]) -> Iterable[str]:
         yield from _diagnosis(name, diagnosis)
     yield "<h2>Training</h2>"
     shown_runs = [run.name for run in runs]
-    yield figure(progress_figure(pd.concat([progress_points(run) for run in runs]), shown_runs), PROGRESS_CAPTION)
-    layers = pd.concat([layer_points(run) for run in runs])
+    yield figure(progress_figure(pd.concat([progress_points(run, split) for run in runs]), shown_runs), PROGRESS_CAPTION)
+    layers = pd.concat([layer_points(run, split) for run in runs])
     yield figure(layers_figure(layers, shown_runs), LAYERS_CAPTION) if len(layers) else ""
     for run in runs:
         lines = training_lines(run)
@@ -111,8 +113,8 @@ def _seeds(sides: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         ])  # fmt: skip
 
 
-def _summary(runs: Sequence[Run]) -> str:
-    frame, columns = readable(summary_table(runs, with_teacher=True))
+def _summary(runs: Sequence[Run], split: str) -> str:
+    frame, columns = readable(summary_table(runs, split, with_teacher=True))
     heads = "".join(f'<th title="{escape(column.meaning)}">{escape(column.title)}</th>' for column in columns.values())
     rows = []
     for record in frame.to_dict("records"):

@@ -11,7 +11,7 @@ from workbench.analysis.detection.tide import find_errors
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
 from workbench.analysis.queries.value import ap_drops
-from workbench.analysis.report.collect import inspection
+from workbench.analysis.report import inspection
 from workbench.analysis.report.inspection import inspect
 from workbench.errors import RunError
 from workbench.store.queries import read_queries

@@ -110,7 +110,7 @@ def side_by_side(
         models: by name, rows of the query table of one run. Where it has student rows they are meant, else the teacher's.
         over: layers, or evaluations, of which a teacher has none.
         layers: between evaluations, the last layer or every one.
-        identity: between evaluations, of ``derived.identity_over_steps`` by name; slot or encoder cell where it is not named.
+        identity: between evaluations, of ``rows_of_run.identity_over_steps`` by name; slot or encoder cell where it is not named.
         targets: of ``targets.target_frame``, where ``by`` is given.
         by: its column, ``label`` or ``size``.
         samples: resamples of the images.

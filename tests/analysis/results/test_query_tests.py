@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.analysis.test_agreement import with_group
 
 from tests.analysis.answer_examples import random_answers
 from tests.analysis.coco_examples import random_coco
 from tests.analysis.query_examples import random_queries
+from tests.analysis.stability.test_agreement import with_group
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.detection.ap_tests import CHURN, compare_totals
 from workbench.analysis.detection.bootstrap import draws, weighted_ap
@@ -14,7 +14,7 @@ from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.detection.tide import error_counts, find_errors
 from workbench.analysis.queries.gain import mean_gain, target_gain
-from workbench.analysis.report.query_tests import (
+from workbench.analysis.results.query_tests import (
     agreement_totals,
     churn_totals,
     compare_detections,
@@ -27,8 +27,8 @@ from workbench.analysis.report.query_tests import (
     quality_totals,
     worth_totals,
 )
+from workbench.analysis.stability import churn as stability
 from workbench.analysis.stability.agreement import agreement_by, group_agreement
-from workbench.analysis.stability.churn import churn as stability
 
 QUERIES = random_queries(3, steps=4, images=6, teacher_layers=4)
 
