@@ -3,6 +3,7 @@
 Every number about a run starts here, whether the dashboard, a notebook, a report, FiftyOne or the command line shows it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,16 @@ class RunAt(RunData):
 
     Attributes:
         step: of the student's weights.
-        files: stamp of its detections, query table and tensors.
+        files: stamp of its detections, its query table and the teacher's, and its tensors.
     """
 
     step: int
     files: Stamp
+
+    @property
+    def teacher(self) -> "RunAt":
+        """What the teacher says of the same images, whatever the step."""
+        return one_evaluation(self.run, self.split, TEACHER_STEP)
 
 
 def all_evaluations(run: Run, split: str = "val") -> RunSplit:
@@ -77,7 +83,8 @@ def all_evaluations(run: Run, split: str = "val") -> RunSplit:
 
 def one_evaluation(run: Run, split: str, step: int) -> RunAt:
     """Names one evaluation as its files are now."""
-    files = stamp(*(path(split, step) for path in (run.detections_path, run.queries_path, run.states_path)))
+    tables = [run.queries_path(split, one) for one in (TEACHER_STEP, step)]
+    files = stamp(run.detections_path(split, step), *tables, run.states_path(split, step))
     return RunAt(str(run.path), split, stamp(run.info_path), step, files)
 
 
@@ -86,19 +93,19 @@ def stamp(*paths: Path) -> Stamp:
     return tuple((str(path), *time_of(path)) for path in paths)
 
 
-def splits_with_queries(run: Run) -> list[str]:
-    """Splits of which the run keeps queries."""
-    return [split for split in SPLITS if run.query_steps(split)]
+def splits_with_queries(run: Run) -> Iterator[str]:
+    """Yields the splits of which the run keeps queries."""
+    return (split for split in SPLITS if run.query_steps(split))
 
 
-def splits_with_detections(run: Run) -> list[str]:
-    """Splits of which the run keeps detections."""
-    return [split for split in SPLITS if run.detection_steps(split)]
+def splits_with_detections(run: Run) -> Iterator[str]:
+    """Yields the splits of which the run keeps detections."""
+    return (split for split in SPLITS if run.detection_steps(split))
 
 
-def splits_with_masks(run: Run) -> list[str]:
-    """Splits of which the run keeps queries and the teacher's selection masks."""
-    return [split for split in splits_with_queries(run) if images_with_masks(run, split)]
+def splits_with_masks(run: Run) -> Iterator[str]:
+    """Yields the splits of which the run keeps queries and the teacher's selection masks."""
+    return (split for split in splits_with_queries(run) if images_with_masks(run, split))
 
 
 def images_with_masks(run: Run, split: str) -> list[int]:
@@ -114,9 +121,9 @@ def last_with_queries(run: Run, split: str = "val", step: int | None = None) -> 
     """
     steps = run.query_steps(split)
     if not steps or step not in (None, *steps):
-        wanted = "" if step is None else f", not of {step}"
+        there, wanted = ", ".join(map(str, steps)) or "none", "" if step is None else f", not of {step}"
         raise RunError(
-            f"run '{run.name}' keeps queries of split '{split}' at the steps {', '.join(map(str, steps)) or 'none'}{wanted}. "
+            f"split '{split}' of run '{run.name}' keeps queries of the steps {there}{wanted}. "
             f"Record them: workbench trace {run.name} --split {split}"
         )
     return one_evaluation(run, split, steps[-1] if step is None else step)

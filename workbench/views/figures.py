@@ -109,7 +109,7 @@ def image(
     record = data.records[number - 1]
     student, teacher = image_rows(run, record.image_id, step, split)
     student, teacher = paired_layer(student, teacher, layer)
-    seen = RESULTS.image_masks(last_with_queries(run, split, step), record.image_id)["teacher"] if mask else {}
+    seen = RESULTS.image_masks(last_with_queries(run, split, step).teacher, record.image_id) if mask else {}
     drawn = seen[max(seen)] if seen else None
     return image_views.image_figure(data.image(number - 1), record, data.classes, student, teacher, score, drawn)
 
@@ -131,7 +131,7 @@ def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val"
     teacher = read_masks(run, split, TEACHER_STEP, record.image_id)
     place = max(teacher)
     shown = {"teacher": teacher[place]}
-    if student := RESULTS.image_masks(last_with_queries(run, split, step), record.image_id)["student"]:
+    if student := RESULTS.image_masks(last_with_queries(run, split, step), record.image_id):
         own = max(student)
         shown |= {"student": student[own], "difference": mask_views.difference(teacher[place], student[own])}
     return mask_views.masks_figure(data.image(number - 1), record, shown, 0.7)

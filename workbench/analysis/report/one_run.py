@@ -9,7 +9,6 @@ import pandas as pd
 
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.confusion import BACKGROUND
-from workbench.analysis.detection.kitti_ap import is_kitti
 from workbench.analysis.detection.targets import target_frame
 from workbench.analysis.of_run import RunAt
 from workbench.analysis.queries.quality import quality_by
@@ -31,7 +30,7 @@ def error_numbers(results: Results, at: RunAt) -> dict[str, Any]:
     """``rows`` of ``tide.error_table``, ``images`` with the most errors of each type, pairs of classes most often ``confused``,
     ``calibration_error`` with the bins of ``reliability`` as ``calibration``, ``slices``, and ``kitti`` on KITTI data, else None.
     """
-    table, found, dataset = results.error_costs(at), calibration_error(results.matches(at)), results.dataset(at.data)
+    table, found, kitti = results.error_costs(at), calibration_error(results.matches(at)), results.kitti(at)
     pairs, names = results.class_pairs(at), results.errors(at).classes
     wrong = pairs[(pairs["truth"] != pairs["predicted"]) & (pairs["truth"] != BACKGROUND) & (pairs["predicted"] != BACKGROUND)]
     confused = wrong.groupby(["truth", "predicted"]).size().rename("n").reset_index().sort_values("n", ascending=False)
@@ -42,7 +41,7 @@ def error_numbers(results: Results, at: RunAt) -> dict[str, Any]:
         "calibration_error": _plain({"value": found.value, "low": found.low, "high": found.high, "images": found.images}),
         "calibration": records(results.calibration(at)),
         "slices": records(results.slices(at)),
-        "kitti": records(results.kitti(at)) if is_kitti(dataset) else None,
+        "kitti": records(kitti) if kitti is not None else None,
     }
 
 

@@ -11,7 +11,7 @@ from workbench.analysis.detection.ap_tests import changed_targets, compare_error
 from workbench.analysis.detection.bootstrap import bootstrap_ap
 from workbench.analysis.detection.calibration import reliability
 from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
-from workbench.analysis.detection.kitti_ap import kitti_ap
+from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
 from workbench.analysis.detection.matches import Matches
 from workbench.analysis.detection.slices import slices
 from workbench.analysis.detection.targets import target_frame
@@ -112,8 +112,10 @@ class DetectionResults:
         """AP and recall by size, crowding and overlap."""
         return self._kept(at, "slices", lambda: slices(self.truth(at.data), self.detections(at)))
 
-    def kitti(self, at: RunAt) -> pd.DataFrame:
-        """KITTI's AP by class and difficulty."""
+    def kitti(self, at: RunAt) -> pd.DataFrame | None:
+        """KITTI's AP by class and difficulty; None where the data is not KITTI's."""
+        if not is_kitti(self.dataset(at.data)):
+            return None
         return self._kept(at, "kitti", lambda: kitti_ap(self.dataset(at.data), self.detections(at), samples=KITTI_SAMPLES))
 
     def calibration(self, at: RunAt) -> pd.DataFrame:

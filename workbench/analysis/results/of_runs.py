@@ -1,7 +1,5 @@
 """All results: those about detections, queries and stability, and those about whole runs: causes, verdicts, the summary."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -17,7 +15,6 @@ from workbench.analysis.rows_of_run import common_identity, image_rows, matched_
 from workbench.analysis.stability.churn import NEEDED
 from workbench.analysis.stability.same_box import BOX
 from workbench.errors import RunError
-from workbench.store.queries import TEACHER_STEP
 from workbench.store.states import read_masks
 
 Side = tuple[tuple[int, RunAt], ...]  # seeds, and the run of each at its last evaluation
@@ -56,13 +53,10 @@ class Results(QueryResults, StabilityResults):
         """All rows of one image, of the student at one evaluation and of the teacher: ``rows_of_run.image_rows``."""
         return image_rows(at.run, at.split, [at.step], image_id)
 
-    def image_masks(self, at: RunAt, image_id: int) -> Mapping[str, Mapping[tuple[int, int], np.ndarray]]:
-        """Selection masks of one image by model, layer and level; none where they were not kept."""
-        return {model: self._masks(at, step, image_id) for model, step in (("teacher", TEACHER_STEP), ("student", at.step))}
-
-    def _masks(self, at: RunAt, step: int, image_id: int) -> dict[tuple[int, int], np.ndarray]:
+    def image_masks(self, at: RunAt, image_id: int) -> dict[tuple[int, int], np.ndarray]:
+        """Selection masks of one image by layer and level, of the student or of ``at.teacher``; none where they were not kept."""
         try:
-            return read_masks(at.run, at.split, step, image_id)
+            return read_masks(at.run, at.split, at.step, image_id)
         except RunError:
             return {}
 
