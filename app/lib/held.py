@@ -1,5 +1,6 @@
 """Results that the pages hold in memory until the files they came from change; the library makes them and says what each means."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any
 
 _analysed = partial(_copied, 32, ANALYSING, True)
 RESULTS = Results({
-    "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
+    "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
     "errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
     "compared_errors": _copied(32, "Comparing the errors ...", True),
@@ -58,7 +59,7 @@ def pixels(data: RunData, number: int) -> np.ndarray:
     Raises:
         DataError: its file is a link that leads out of the folder of the data.
     """
-    dataset, folder = RESULTS.dataset(data), Path(data.run.info()["recipe"]["data"]["path"])
+    dataset, folder = RESULTS.dataset(data), Path(json.loads(RESULTS.described(data))["recipe"]["data"]["path"])
     if dataset.paths is not None and not lies_below(dataset.paths[number], folder):
         name = dataset.records[number].file_name
         raise DataError(f"{name} is a link that leads out of {folder}. Only files below it are shown: copy it there.")

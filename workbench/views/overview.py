@@ -13,7 +13,7 @@ from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 PROGRESS_CAPTION = (
-    "AP on the validation split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
+    "AP on the split. Churn: of the targets matched at this and the previous evaluation, the share whose query changed. "
     "Instability: mean over images of the number of queries whose target changed. Last decoder layer, un-augmented images."
 )
 RESULTS_CAPTION = (

@@ -45,18 +45,24 @@ class DetectionResults:
 
     def dataset(self, data: RunData) -> Dataset:
         """The split of the data; the same for all runs on the same data."""
-        return self.opened(_described(data.run), data.split)
+        return self.opened(self.described(data), data.split)
 
     def truth(self, data: RunData) -> dict[str, Any]:
         """COCO ground truth of the split."""
-        return self.opened_truth(_described(data.run), data.split)
+        return self.opened_truth(self.described(data), data.split)
 
     def targets(self, data: RunData) -> pd.DataFrame:
         """Columns of ``targets.target_frame``."""
         return target_frame(self.truth(data))
 
+    def described(self, data: RunData) -> str:
+        """What decides the data of a run, as JSON; equal for all runs on the same data."""
+        info = data.run.info()
+        what = {"recipe": {"data": info["recipe"]["data"]}, "classes": info["classes"], "dataset_hash": info.get("dataset_hash")}
+        return json.dumps(what, sort_keys=True)
+
     def opened(self, described: str, split: str) -> Dataset:
-        """The data that a run's ``run.json`` describes, as ``dataset`` asks for it."""
+        """The data that ``described`` tells of."""
         return open_data(json.loads(described), split)
 
     def opened_truth(self, described: str, split: str) -> dict[str, Any]:
@@ -145,10 +151,3 @@ def seed_of(run: Run) -> int:
     """The seed that names a run among the runs of its arm."""
     info = run.info()
     return int((info.get("group") or {}).get("seed", info.get("seed") or 0))
-
-
-def _described(run: Run) -> str:
-    """What decides the data of a run, equal for all runs on the same data."""
-    info = run.info()
-    what = {"recipe": {"data": info["recipe"]["data"]}, "classes": info["classes"], "dataset_hash": info.get("dataset_hash")}
-    return json.dumps(what, sort_keys=True)
