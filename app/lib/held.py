@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.analysis.of_run import RunData, RunSplit, Stamp, stamp
+from workbench.analysis.of_run import RunData, RunSplit, stamp
 from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.errors import DataError
@@ -102,7 +102,7 @@ def training_lines(run: Run) -> tuple[pd.DataFrame, int]:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _training_lines(path: str, key: Stamp, _run: Run) -> tuple[pd.DataFrame, int]:
+def _training_lines(path: str, key: str, _run: Run) -> tuple[pd.DataFrame, int]:
     return training.thinned(training.training_lines(_run))
 
 

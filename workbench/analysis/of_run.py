@@ -12,14 +12,13 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.issues import Policy
 from workbench.datasets.opening import open_dataset
 from workbench.errors import RunError
-from workbench.files import time_of
+from workbench.files import hash_json, time_of
 from workbench.remote import as_path
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.store.states import masked_images
 
 SPLITS = ("val", "test", "train")  # as the files of a run call them, whatever the data calls them; the first that there is is shown
-Stamp = tuple[tuple[str, float, int], ...]  # path, time and size of files
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class RunData:
 
     path: str
     split: str
-    info: Stamp
+    info: str
 
     @property
     def run(self) -> Run:
@@ -54,7 +53,7 @@ class RunSplit(RunData):
         evaluations: stamp of their results and query tables.
     """
 
-    evaluations: Stamp
+    evaluations: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class RunAt(RunData):
     """
 
     step: int
-    files: Stamp
+    files: str
 
     @property
     def teacher(self) -> "RunAt":
@@ -88,9 +87,9 @@ def one_evaluation(run: Run, split: str, step: int) -> RunAt:
     return RunAt(str(run.path), split, stamp(run.info_path), step, files)
 
 
-def stamp(*paths: Path) -> Stamp:
-    """Returns path, time and size of files, zeros where there is none."""
-    return tuple((str(path), *time_of(path)) for path in paths)
+def stamp(*paths: Path) -> str:
+    """Returns a hash of the paths, times and sizes of files, short because it is part of a key."""
+    return hash_json([[str(path), *time_of(path)] for path in paths])
 
 
 def splits_with_queries(run: Run) -> Iterator[str]:
