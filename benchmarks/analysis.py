@@ -19,7 +19,7 @@ from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.predictors import rank_correlations, target_properties
 from workbench.analysis.queries.slots import slot_table
 from workbench.analysis.queries.value import ap_drops, slot_interval
-from workbench.analysis.report.query_tests import compare_detections
+from workbench.analysis.results.query_tests import compare_detections
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
 from workbench.analysis.stability.grouped import image_counts, stability_by, target_changes, target_histories
 

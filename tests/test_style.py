@@ -98,6 +98,41 @@ def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
     assert {path: what for path, what in found.items() if what} == {}
 
 
+# what a page may ask: which evaluation is meant, results about it, figures, and which runs there are; nothing that computes besides
+ASKED = {
+    "workbench.analysis.of_run", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
+    "workbench.analysis.report.summary", "workbench.store.run", "workbench.teacher_cache.folders", "workbench.errors",
+}  # fmt: skip
+
+
+def unasked(text: str) -> list[str]:
+    """Modules of the library that a page imports and must not."""
+    nodes = list(ast.walk(parsed(text)))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    library = [name for name in modules if name.split(".")[0] == "workbench"]
+    return [name for name in library if name not in ASKED and not name.startswith("workbench.views")]
+
+
+@pytest.mark.parametrize("text", ["from workbench.store.queries import read_queries", "def f():\n    import workbench.analysis.derived"])
+def test_a_page_that_computes_is_seen(text: str):
+    assert len(unasked(text)) == 1
+
+
+def test_pages_ask_for_results_and_compute_none():
+    found = {str(path): unasked((ROOT / path).read_text()) for path in sources("app")}
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+def test_which_layer_is_the_last_is_asked_of_the_table_in_one_place():
+    found = [str(path) for path in sources("workbench", "app") if "query = 0" in (ROOT / path).read_text()]
+    assert found == ["workbench/analysis/rows_of_run.py"]
+
+
+def test_no_folder_of_the_app_is_called_pages_which_streamlit_would_run_without_the_entry():
+    assert not (ROOT / "app" / "pages").exists()
+
+
 def test_detectors_know_nothing_of_methods_and_analysis_nothing_of_training():
     above = {"training", "analysis", "views"}
     arrows = {"detectors": {"methods", *above}, "methods": above, "analysis": {"training", "views"}}

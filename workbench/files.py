@@ -143,6 +143,15 @@ def try_lock(file: IO[Any], shared: bool = False) -> bool:
     return True
 
 
+def time_of(path: Path) -> tuple[float, int]:
+    """Returns when a file was last changed and its size, zeros where there is none; a remote file has only its time in seconds."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return getattr(status, "st_mtime_ns", status.st_mtime), status.st_size
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:

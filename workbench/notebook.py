@@ -9,8 +9,9 @@ from typing import Any
 
 from workbench.analysis.detection.ap_tests import Verdict, compare_ap
 from workbench.analysis.diagnosis.diagnose import diagnose
-from workbench.analysis.of_run import open_data
+from workbench.analysis.of_run import last_with_detections, open_data
 from workbench.analysis.report.summary import table
+from workbench.analysis.results.of_runs import Results
 from workbench.commands.progress import cell_listener
 from workbench.datasets.check import check
 from workbench.datasets.opening import open_dataset
@@ -19,7 +20,6 @@ from workbench.export.onnx_file import export_onnx
 from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
 from workbench.recipe.loading import load_recipe
-from workbench.store.detections import read_detections
 from workbench.store.run import Run
 from workbench.tasks.evaluate import evaluate
 from workbench.tasks.predict import predict
@@ -73,7 +73,7 @@ def summary(*runs: Run) -> Any:
     return table(runs, with_teacher=True).set_index("run")
 
 
-def stepper(run: Run, number: int = 1) -> Any:
+def stepper(run: Run, number: int = 1, split: str = "val") -> Any:
     """A widget that steps through the evaluations and decoder layers of one image; see ``views.stepper``.
 
     Raises:
@@ -81,7 +81,7 @@ def stepper(run: Run, number: int = 1) -> Any:
     """
     from workbench.views.stepper import stepper as make
 
-    return make(run, number)
+    return make(run, number, split)
 
 
 def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = "val") -> Verdict:
@@ -92,13 +92,12 @@ def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = 
         other: likewise.
         split: whose detections are compared, each at the run's last evaluation of it.
     """
-    truth = open_data(next(iter(baseline.values())).info(), split).coco()
-    first, second = ({seed: read_detections(run, split, _last(run, split)) for seed, run in runs.items()} for runs in (baseline, other))
+    results = Results()
+    truth = results.truth(last_with_detections(next(iter(baseline.values())), split).data)
+    first, second = (
+        {seed: results.detections(last_with_detections(run, split)) for seed, run in runs.items()} for runs in (baseline, other)
+    )
     return compare_ap(truth, first, second)
-
-
-def _last(run: Run, split: str) -> int:
-    return max(line["step"] for line in run.evaluations() if line["split"] == split)
 
 
 __all__ = [

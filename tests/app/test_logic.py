@@ -14,6 +14,9 @@ from tests.conftest import ROOT
 from tests.patience import patience
 from workbench.remote import as_path
 
+SCREENS = ROOT / "app" / "screens"
+FILES = {"errors": "error_types", "storage": "caches_and_runs"}  # of pages whose address is another
+
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch, runs_root: Path):
@@ -22,7 +25,7 @@ def page(monkeypatch: pytest.MonkeyPatch, runs_root: Path):
 
     def run(name: str, root: Path = runs_root, **address) -> AppTest:
         monkeypatch.setenv("WORKBENCH_RUNS", str(root))
-        test = AppTest.from_file(str(ROOT / "app" / f"{name}.py"), default_timeout=patience(60))
+        test = AppTest.from_file(str(SCREENS / f"{FILES.get(name, name)}.py"), default_timeout=patience(60))
         for key, value in address.items():
             test.query_params[key] = value
         return test.run()
@@ -107,7 +110,7 @@ def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
 def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
     first = page("training", run="undistilled")
     chosen = first.session_state["chosen"]
-    following = AppTest.from_file(str(ROOT / "app" / "image.py"), default_timeout=patience(60))
+    following = AppTest.from_file(str(SCREENS / "image.py"), default_timeout=patience(60))
     following.session_state["chosen"] = chosen
     assert following.run().selectbox[0].value == "undistilled"
 
@@ -144,11 +147,11 @@ def test_choosing_nothing_asks_for_a_choice(page):
 
 def test_the_address_wins_over_the_defaults_and_nonsense_in_it_does_not(page):
     test = page("image", run="distilled", step="10", image="3", layer="0", score="0.5")
-    assert [box.value for box in test.selectbox[:3]] == ["distilled", 10, 0]
+    assert [box.value for box in test.selectbox[:4]] == ["distilled", "val", 10, 0]
     assert test.number_input[0].value == 3
     nonsense = page("image", run="/etc/passwd", step="-1", image="1e9", layer="?", score="inf", opacity="nan", mask="<b>")
     assert not nonsense.exception
-    assert [box.value for box in nonsense.selectbox[1:]] == [30, 1, "off"]
+    assert [box.value for box in nonsense.selectbox[1:]] == ["val", 30, 1, "off"]
     assert (nonsense.number_input[0].value, nonsense.slider[0].value, nonsense.slider[1].value) == (1, 0.3, 0.7)
 
 
@@ -158,7 +161,7 @@ def test_another_run_keeps_what_it_has_too_and_replaces_what_it_lacks(page, runs
     test = page("image", root, run="undistilled", step="20", image="4")
     test.selectbox[0].set_value("distilled").run()
     assert not test.exception
-    assert test.selectbox[1].value == 30
+    assert test.selectbox[2].value == 30
     assert test.number_input[0].value == 4
 
 
@@ -202,6 +205,6 @@ def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_pa
 
 
 def test_no_page_loads_torch():
-    modules = "shared, reads, analyses, workbench.views.image, workbench.views.value, workbench.views.error_types, workbench.views.masks"
+    modules = "lib.held, lib.page, lib.choices, lib.arm_verdicts, lib.open_in_fiftyone, lib.all_queries"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

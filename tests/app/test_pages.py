@@ -133,7 +133,7 @@ def test_another_layer_changes_the_mates_and_the_address(address: str, open_page
 
 
 def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
-    link = f"{address}/image?run=distilled&step=20&image=4&layer=0&score=0.05&mask=layer+3%2C+level+0&opacity=0.5"
+    link = f"{address}/image?run=distilled&split=val&step=20&image=4&layer=0&score=0.05&mask=layer+3%2C+level+0&opacity=0.5"
     first, second = open_page(link), open_page(link)
     assert query(first.url) == query(second.url) == query(link)
     assert picture(first) == picture(second)

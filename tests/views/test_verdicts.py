@@ -4,9 +4,10 @@ import numpy as np
 
 from tests.views.ticks import names_at
 from workbench.analysis.detection.ap_tests import AP, CHURN, judge
+from workbench.analysis.results.of_runs import verdict_table
 from workbench.store.run import Run
 from workbench.views.catalog import Entry
-from workbench.views.verdicts import arms_against_baseline, verdict_table, verdicts_figure
+from workbench.views.verdicts import arms_against_baseline, verdicts_figure
 
 
 def entry(arm: str, seed: int, schedule: str = "equal steps", created: str = "1", state: str = "done") -> Entry:

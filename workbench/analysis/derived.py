@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.analysis.stability.churn import CHURN_NEEDED, Identity, agreement, churn_over_layers, churn_over_steps, mean_quality
-from workbench.analysis.stability.same_box import BOX
+from workbench.analysis.rows_of_run import identity_over_steps, step_columns
+from workbench.analysis.stability.churn import CHURN_NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.errors import WorkbenchError
 from workbench.files import hash_file, hash_json, read_json, replacing, write_json
 from workbench.store.manifest import content_hash, is_complete
-from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
 from workbench.store.run import Run
 
 logger = logging.getLogger(__name__)
@@ -114,24 +114,3 @@ def _kept(
     except WorkbenchError as error:
         logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
     return found
-
-
-def step_columns(run: Run, split: str) -> tuple[str, ...]:
-    """Columns of the query table that recognise a query from one evaluation to the next."""
-    return (*CHURN_NEEDED, *BOX) if _inputs_differ(run, split) else CHURN_NEEDED
-
-
-def identity_over_steps(run: Run, split: str, rows: pd.DataFrame) -> Identity:
-    """What makes a query the same at two evaluations: slot or encoder cell, or the box where cells of two evaluations are other places.
-
-    Args:
-        run: whose rows.
-        split: of the data.
-        rows: of the query table, with ``step_columns``.
-    """
-    return "box" if (rows["source"] >= 0).any() and _inputs_differ(run, split) else "source"
-
-
-def _inputs_differ(run: Run, split: str) -> bool:
-    """Whether encoder cells of two evaluations are other places of the image."""
-    return len({read_facts(run, split, step)["input"] for step in run.query_steps(split)} - {None}) > 1

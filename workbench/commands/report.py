@@ -13,6 +13,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write; its numbers go beside it as .json.")] = Path(
         "report.html"
     ),
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split whose queries are looked at: val or test.")] = "val",
     runs: Root = None,
 ) -> None:
     """Write one HTML page about runs, and its numbers as JSON.
@@ -28,5 +29,5 @@ def report(
     from workbench.views.report import write_report
 
     use_root(runs)
-    numbers = write_report([Run.open(name) for name in dict.fromkeys(names)], out)
+    numbers = write_report([Run.open(name) for name in dict.fromkeys(names)], out, split)
     console.print(Text(f"written: {out} and {numbers}"), soft_wrap=True)

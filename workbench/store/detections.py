@@ -35,9 +35,7 @@ def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
     """
     path = run.detections_path(split, step)
     if not path.is_file():
-        there = sorted(int(p.stem.removeprefix("step=")) for p in path.parent.glob("step=*.parquet"))
-        raise RunError(
-            f"run '{run.name}' has no detections of split '{split}' at step {step}; steps there: {', '.join(map(str, there)) or 'none'}."
-        )
+        there = ", ".join(map(str, run.detection_steps(split))) or "none"
+        raise RunError(f"run '{run.name}' has no detections of split '{split}' at step {step}; steps there: {there}.")
     with path.open("rb") as file:
         return pq.ParquetFile(file).read().to_pandas()

@@ -157,6 +157,11 @@ class Run:
         steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
         return sorted(step for step in steps if step >= 0)
 
+    def detection_steps(self, split: str) -> list[int]:
+        """Steps whose detections were kept, ascending."""
+        folder = self.path / "detections" / f"split={split}"
+        return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
+
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""
         return read_json(self.info_path)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from safetensors import SafetensorError
 
 from workbench.errors import RunError, WorkbenchError
-from workbench.files import read_json
+from workbench.files import read_json, time_of
 from workbench.remote import is_remote
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import FORMAT_VERSION, Run
@@ -97,15 +97,6 @@ def _entry(run: Run) -> Entry:
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
     entry = _read(run.path, tuple(time_of(path) for path in files))
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
-
-
-def time_of(path: Path) -> tuple[float, int]:
-    """When a file was last changed and its size, zeros where there is none; a remote file has only its time in seconds."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return getattr(status, "st_mtime_ns", status.st_mtime), status.st_size
 
 
 def lies_below(path: Path, folder: Path) -> bool:

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.detection.confusion import BACKGROUND
+from workbench.analysis.detection.tide import MAIN, SPECIAL, Error
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
 from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
@@ -26,6 +28,7 @@ CALIBRATION_CAPTION = (
     "Precision: the share of detections of a range of scores that found a target at IoU 0.5. On the dotted line scores mean what they say. "
     "Bars: 95 % intervals over resampled images."
 )
+KINDS: tuple[Error, ...] = (*MAIN, *SPECIAL)
 CLICKABLE = 400  # cells of the confusion matrix
 _MANY = 40  # classes, whose names are laid out here: measuring each takes the browser seconds
 VERDICT_COLOURS = {"better": COLOURS[0], "worse": COLOURS[1], "not distinguishable": GREY}
@@ -115,6 +118,11 @@ def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
     order = np.argsort(-values[row, column], kind="stable")
     truth, predicted = np.asarray(counts.index, int)[row[order]], np.asarray(counts.columns, int)[column[order]]
     return list(zip(truth.tolist(), predicted.tolist(), strict=True))
+
+
+def telling_cell(cells: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Picks of ``fullest_cells`` the fullest of two classes taken for each other, which tells more than a class found as itself or not."""
+    return next((cell for cell in cells if cell[0] != cell[1] and BACKGROUND not in cell), cells[0])
 
 
 def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:

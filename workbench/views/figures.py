@@ -1,38 +1,31 @@
 """Figures straight from runs, as notebooks show them: each reads what it needs and draws it with the other modules of this package.
 
-Images are counted from 1, in the order of the validation split; a step that is not named is the run's last evaluation.
+Images are counted from 1, in the order of the split, which is validation unless another is named; a step that is not named is the run's
+last evaluation.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.detection.ap_tests import compare_errors
-from workbench.analysis.detection.bootstrap import bootstrap_ap
-from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.detection.tide import error_table, find_errors
-from workbench.analysis.of_run import open_data
-from workbench.analysis.queries.gain import target_gain
-from workbench.analysis.queries.predictors import rank_correlations, target_properties
-from workbench.analysis.queries.value import ap_drops
-from workbench.analysis.stability.grouped import image_counts, stability_by
+from workbench.analysis.of_run import all_evaluations, last_with_detections, last_with_queries, one_evaluation, open_data
+from workbench.analysis.results.of_runs import Results
+from workbench.analysis.rows_of_run import paired_layer
 from workbench.errors import RunError
-from workbench.store.detections import read_detections
-from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
-from workbench.store.states import masked_images, read_masks
+from workbench.store.states import read_masks
 from workbench.views import error_types as error_views
 from workbench.views import image as image_views
 from workbench.views import masks as mask_views
 from workbench.views import overview, stability, training, value
-from workbench.views.catalog import VALIDATION, catalog
+from workbench.views.catalog import catalog
+
+RESULTS = Results()
 
 
-def progress(*runs: Run) -> go.Figure:
+def progress(*runs: Run, split: str = "val") -> go.Figure:
     """AP, churn and instability of the runs over training."""
-    points = pd.concat([overview.progress_points(run) for run in runs], ignore_index=True)
+    points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
     return overview.progress_figure(points, [run.name for run in runs])
 
 
@@ -49,52 +42,57 @@ def results(*runs: Run) -> go.Figure:
     ends = []
     for row in points.to_dict("records"):
         run = next(run for run in runs if run.name == row["run"])
-        found = bootstrap_ap(_truth(run, row["split"]), read_detections(run, row["split"], int(row["step"])))
-        ends.append({"ap_low": found.low, "ap_high": found.high})
+        low, high = RESULTS.ap_interval(one_evaluation(run, row["split"], int(row["step"])))
+        ends.append({"ap_low": low, "ap_high": high})
     return overview.results_figure(pd.concat([points.reset_index(drop=True), pd.DataFrame(ends)], axis=1))
 
 
-def seeds(*runs: Run) -> go.Figure:
+def seeds(*runs: Run, split: str = "val") -> go.Figure:
     """AP, churn and instability over training, a mean and a band over seeds for each arm."""
     names = {run.name for run in runs}
     entries = [entry for entry in catalog(runs[0].path.parent) if entry.run.name in names]
-    points = pd.concat([overview.progress_points(run) for run in runs], ignore_index=True)
+    points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
     return stability.arm_figure(stability.arm_points(points, entries))
 
 
-def layers(*runs: Run) -> go.Figure:
+def layers(*runs: Run, split: str = "val") -> go.Figure:
     """How many targets change their query from one decoder layer to the next, students and their teacher."""
-    points = pd.concat([overview.layer_points(run) for run in runs], ignore_index=True)
+    points = pd.concat([overview.layer_points(run, split) for run in runs], ignore_index=True)
     return overview.layers_figure(points, [run.name for run in runs])
 
 
-def agreement(*runs: Run) -> go.Figure:
+def agreement(*runs: Run, split: str = "val") -> go.Figure:
     """How many of the targets are held by mates, teacher's query and student's, over training."""
-    points = pd.concat([stability.agreement_points(run) for run in runs], ignore_index=True)
+    points = pd.concat([stability.agreement_points(run, split) for run in runs], ignore_index=True)
     return stability.agreement_figure(points, [run.name for run in runs])
 
 
-def churn_by_layer(run: Run) -> go.Figure:
+def churn_by_layer(run: Run, split: str = "val") -> go.Figure:
     """Churn from one evaluation to the next, a line a decoder layer, with intervals over resampled images."""
-    rows = read_queries(run, VALIDATION, run.query_steps(VALIDATION), None, "model = 'student'", matched=True)
-    return stability.by_layer_figure(stability_by(image_counts(rows, layers="all")))
+    return stability.by_layer_figure(RESULTS.churn_by_layer(all_evaluations(run, split)))
 
 
-def holders(run: Run, targets: int = 20) -> go.Figure:
+def holders(run: Run, targets: int = 20, split: str = "val") -> go.Figure:
     """Which query held which target at which evaluation, the targets that changed most often first.
 
     Args:
         run: with at least two evaluations.
         targets: drawn.
+        split: of the data.
     """
-    steps = run.query_steps(VALIDATION)
-    rows = read_queries(run, VALIDATION, steps, None, "model = 'student'", matched=True)
-    held = stability.held(rows[rows["layer"] == rows["layer"].max()])
-    return stability.matrix_figure(stability.target_rows_of(held, 0, targets), steps)
+    evaluations = all_evaluations(run, split)
+    held = stability.held(RESULTS.held_rows(evaluations, RESULTS.student_layers(evaluations)[-1]))
+    return stability.matrix_figure(stability.target_rows_of(held, 0, targets), run.query_steps(split))
 
 
 def image(
-    run: Run, number: int = 1, step: int | None = None, layer: int | None = None, score: float = 0.3, mask: bool = False
+    run: Run,
+    number: int = 1,
+    step: int | None = None,
+    layer: int | None = None,
+    score: float = 0.3,
+    mask: bool = False,
+    split: str = "val",
 ) -> go.Figure:
     """One image: targets, boxes of teacher and student, and lines between mates.
 
@@ -105,106 +103,73 @@ def image(
         layer: of the student; the last by default.
         score: boxes below it are left out.
         mask: lay the teacher's selection mask over the image.
+        split: of the data.
     """
-    data = open_data(run.info(), VALIDATION)
+    data = open_data(run.info(), split)
     record = data.records[number - 1]
-    student, teacher = image_rows(run, record.image_id, step)
-    student, teacher = of_layer(student, teacher, layer)
-    seen = read_masks(run, VALIDATION, TEACHER_STEP, record.image_id) if mask else {}
+    student, teacher = image_rows(run, record.image_id, step, split)
+    student, teacher = paired_layer(student, teacher, layer)
+    seen = RESULTS.image_masks(last_with_queries(run, split, step).teacher, record.image_id) if mask else {}
     drawn = seen[max(seen)] if seen else None
     return image_views.image_figure(data.image(number - 1), record, data.classes, student, teacher, score, drawn)
 
 
-def masks(run: Run, number: int = 1, step: int | None = None) -> go.Figure:
+def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val") -> go.Figure:
     """The selection mask of the teacher's queries over an image, the student's, and their difference.
 
     Args:
         run: of a method with a selection mask.
         number: of the image.
         step: of the student.
+        split: of the data.
 
     Raises:
         RunError: no masks of this image were kept.
     """
-    data = open_data(run.info(), VALIDATION)
+    data = open_data(run.info(), split)
     record = data.records[number - 1]
-    teacher = read_masks(run, VALIDATION, TEACHER_STEP, record.image_id)
+    teacher = read_masks(run, split, TEACHER_STEP, record.image_id)
     place = max(teacher)
     shown = {"teacher": teacher[place]}
-    at = _step(run, step)
-    if record.image_id in masked_images(run, VALIDATION, at):
-        student = read_masks(run, VALIDATION, at, record.image_id)
+    if student := RESULTS.image_masks(last_with_queries(run, split, step), record.image_id):
         own = max(student)
         shown |= {"student": student[own], "difference": mask_views.difference(teacher[place], student[own])}
     return mask_views.masks_figure(data.image(number - 1), record, shown, 0.7)
 
 
-def slot_values(run: Run) -> go.Figure:
+def slot_values(run: Run, split: str = "val") -> go.Figure:
     """AP drop of every query slot, exact, with a jackknife over image blocks."""
-    drops = ap_drops(_truth(run), read_detections(run, VALIDATION, _step(run)))
-    return value.slots_figure(drops, "ap_drop", None)
+    return value.slots_figure(RESULTS.slot_drops(last_with_queries(run, split)), "ap_drop", None)
 
 
-def predictors(run: Run, baseline: Run) -> go.Figure:
+def predictors(run: Run, baseline: Run, split: str = "val") -> go.Figure:
     """What predicts where distillation gains: rank correlations of each property of a target with its gain over the baseline."""
-    at = _step(run)
-    taught, alone = last_layer(run, "student", at), last_layer(baseline, "student", at)
-    gains = target_gain(taught, alone, at)
-    properties = target_properties(gains, last_layer(run, "teacher", at), alone, target_frame(_truth(run)))
-    return value.correlation_figure(rank_correlations(properties))
+    at = last_with_queries(run, split)
+    return value.correlation_figure(RESULTS.correlations(at, last_with_queries(baseline, split, at.step)))
 
 
-def costs(*runs: Run) -> go.Figure:
+def costs(*runs: Run, split: str = "val") -> go.Figure:
     """What each type of error costs, with intervals over resampled images."""
-    return error_views.costs_figure({run.name: error_table(_errors(run)) for run in runs})
+    return error_views.costs_figure({run.name: RESULTS.error_costs(last_with_detections(run, split)) for run in runs})
 
 
-def cost_differences(run: Run, baseline: Run) -> go.Figure:
+def cost_differences(run: Run, baseline: Run, split: str = "val") -> go.Figure:
     """By how much each type of error costs less, or more, than in the baseline, with intervals and verdicts."""
-    return error_views.difference_figure(compare_errors({0: _errors(baseline)}, {0: _errors(run)}))
+    pair = [last_with_detections(one, split) for one in (baseline, run)]
+    return error_views.difference_figure(RESULTS.compared_errors(*pair)[0])
 
 
-def image_rows(run: Run, image_id: int, step: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def image_rows(run: Run, image_id: int, step: int | None = None, split: str = "val") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Query rows of one image, of the student at a step and of the teacher.
 
     Raises:
         RunError: the image was not traced at this step.
     """
-    steps = [_step(run, step), *([TEACHER_STEP] if run.queries_path(VALIDATION, TEACHER_STEP).exists() else [])]
-    rows = read_queries(run, VALIDATION, steps, where="image_id = $image", parameters={"image": image_id})
-    student = rows[rows["model"] == "student"]
+    at = last_with_queries(run, split, step)
+    student, teacher = RESULTS.image_queries(at, image_id)
     if student.empty:
         raise RunError(
-            f"run '{run.name}' keeps no queries of image {image_id} at step {steps[0]}; choose another, or trace it with "
-            f"'workbench record {run.name}'."
+            f"run '{run.name}' keeps no queries of image {image_id} at step {at.step}; choose another, or record it with "
+            f"'workbench record {run.name} --split {split}'."
         )
-    return student, rows[rows["model"] == "teacher"]
-
-
-def of_layer(student: pd.DataFrame, teacher: pd.DataFrame, layer: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of one layer of the student, the last by default, and of the teacher's layer that its mates are in."""
-    student = student[student["layer"] == (student["layer"].max() if layer is None else layer)]
-    paired = student["mate_layer"].dropna()
-    return student, teacher[teacher["layer"] == (int(paired.iloc[0]) if len(paired) else -1)]
-
-
-def last_layer(run: Run, model: str, step: int) -> pd.DataFrame:
-    """Query rows of the last decoder layer of a model."""
-    rows = read_queries(run, VALIDATION, [TEACHER_STEP if model == "teacher" else step], None, "model = $model", {"model": model})
-    return rows[rows["layer"] == rows["layer"].max()]
-
-
-def _step(run: Run, step: int | None = None) -> int:
-    """The step that is asked for, or the last with queries."""
-    steps = [number for number in run.query_steps(VALIDATION) if number != TEACHER_STEP]
-    if not steps or step not in (None, *steps):
-        raise RunError(f"run '{run.name}' keeps queries of the steps {', '.join(map(str, steps)) or 'none'}, not of {step}.")
-    return steps[-1] if step is None else step
-
-
-def _truth(run: Run, split: str = VALIDATION) -> Mapping[str, Any]:
-    return open_data(run.info(), split).coco()
-
-
-def _errors(run: Run) -> Any:
-    return find_errors(_truth(run), read_detections(run, VALIDATION, _step(run)))
+    return student, teacher

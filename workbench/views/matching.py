@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.rows_of_run import image_rows, in_last_layer
 from workbench.datasets.base import Dataset
-from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
+from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.store.states import masked_images, read_masks
 from workbench.views.image import cost_figure, image_figure, mate_table
@@ -31,12 +32,10 @@ def image_figures(run: Run, split: str, step: int, data: Dataset, index: int, th
     """
     record = data.records[index]
     evaluations = run.query_steps(split)
-    steps = [*evaluations, *([TEACHER_STEP] if TEACHER_STEP in complete_steps(run, split) else [])]
-    rows = read_queries(run, split, steps, where="image_id = $image", parameters={"image": record.image_id})
-    student, teacher = (rows[rows["model"] == model] for model in ("student", "teacher"))
+    student, teacher = image_rows(run, split, evaluations, record.image_id)
     last = student["layer"].max()
     now = student[(student["step"] == step) & (student["layer"] == last)]
-    teacher = teacher[teacher["layer"] == teacher["layer"].max()]
+    teacher = in_last_layer(teacher)
     found: dict[str, go.Figure] = {}
     mask, title = None, "boxes and mates"
     if record.image_id in masked_images(run, split, TEACHER_STEP):

@@ -14,7 +14,7 @@ from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 PROGRESS_CAPTION = (
-    "AP is measured on the validation split. Churn: of the targets matched at this evaluation and the one before, the share whose query "
+    "AP is measured on the split that is shown. Churn: of the targets matched at this evaluation and the one before, the share whose query "
     "changed. Instability: mean number of queries per image whose target changed. Both use the last decoder layer, on images without "
     "augmentation."
 )
@@ -42,17 +42,17 @@ PROGRESS = (
 )
 
 
-def progress_points(run: Run) -> pd.DataFrame:
-    """What ``progress_figure`` draws of one run; churn and instability are null where the run kept no queries."""
-    lines = [line for line in run.evaluations() if line["split"] == VALIDATION]
+def progress_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
+    """What ``progress_figure`` draws of one run and split; churn and instability are null where the run kept no queries."""
+    lines = [line for line in run.evaluations() if line["split"] == split]
     points = pd.DataFrame({"step": [line["step"] for line in lines], "ap": [line["coco"]["ap"] for line in lines]}).astype(float)
-    changes = match_frame(run, "churn_steps").reindex(columns=["step", "churn", "instability", "n"])
+    changes = match_frame(run, "churn_steps", split).reindex(columns=["step", "churn", "instability", "n"])
     return points.merge(changes.astype(float), on="step", how="left").assign(run=run.name)
 
 
-def layer_points(run: Run) -> pd.DataFrame:
-    """What ``layers_figure`` draws of one run, of its last evaluation, and of its teacher; empty where it kept no queries."""
-    students, teachers = match_frame(run, "churn_layers"), match_frame(run, "teacher_churn_layers")
+def layer_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
+    """What ``layers_figure`` draws of one run and split, of its last evaluation, and of its teacher; empty where it kept no queries."""
+    students, teachers = match_frame(run, "churn_layers", split), match_frame(run, "teacher_churn_layers", split)
     frames: list[pd.DataFrame] = []
     for changes, model, title in ((students, "student", run.name), (teachers, "teacher", str(run.info().get("teacher")))):
         changes = changes.reindex(columns=["step", "layer", "churn", "n"])

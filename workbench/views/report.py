@@ -22,12 +22,13 @@ from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
 
 
-def write_report(runs: Sequence[Run], out: Path) -> Path:
+def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
     """Writes the page, and beside it all its numbers as JSON.
 
     Args:
         runs: in the order in which they are shown.
         out: path of the page. The numbers are written under the same name with ``.json``.
+        split: whose queries are looked at, val or test.
 
     Returns:
         The path of the numbers.
@@ -35,9 +36,10 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     Raises:
         RunError: a file cannot be written.
     """
-    numbers, summary = collect(runs), _summary(runs)
+    numbers, summary = collect(runs, split), _summary(runs, split)
     page = render(
         "report.html.j2",
+        split=split,
         runs=[run.name for run in runs],
         plotly=Markup(get_plotlyjs()),
         numbers=numbers,
@@ -47,7 +49,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         seeds=[_seeds(side) for side in numbers["seeds"]],
         causes=list(MEANINGS.items()),
         diagnoses={name: _diagnosis(diagnosis) for name, diagnosis in numbers["diagnoses"].items()},
-        progress=list(_progress(runs)),
+        progress=list(_progress(runs, split)),
         training=dict(_training(runs)),
         parts=[_part(part, numbers[key]) for key, part in _PARTS.items() if numbers[key]],
     )
@@ -101,11 +103,11 @@ def _part(part: _Part, found: Mapping[str, Any]) -> dict[str, Any]:
     return {"heading": part.heading, "meaning": part.meaning, "runs": runs}
 
 
-def _progress(runs: Sequence[Run]) -> Iterator[Figure]:
+def _progress(runs: Sequence[Run], split: str) -> Iterator[Figure]:
     """Yields the figures that show all runs together."""
     names = [run.name for run in runs]
-    yield figure(progress_figure(pd.concat([progress_points(run) for run in runs]), names), PROGRESS_CAPTION)
-    layers = pd.concat([layer_points(run) for run in runs])
+    yield figure(progress_figure(pd.concat([progress_points(run, split) for run in runs]), names), PROGRESS_CAPTION)
+    layers = pd.concat([layer_points(run, split) for run in runs])
     if len(layers):
         yield figure(layers_figure(layers, names), LAYERS_CAPTION)
 
@@ -137,8 +139,8 @@ def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
     return {"runs": side["runs"], "spread": Table(rows, spread), "found": Table(side["found"], found)}
 
 
-def _summary(runs: Sequence[Run]) -> Table:
-    frame, shown = readable(summary_table(runs, with_teacher=True))
+def _summary(runs: Sequence[Run], split: str) -> Table:
+    frame, shown = readable(summary_table(runs, split, with_teacher=True))
     # whole numbers have the digits of their column too
     frame = frame.astype({name: float for name, column in shown.items() if column.digits is not None})
     columns = [Column(column.title, name, 1, column.digits or 0, meaning=column.meaning) for name, column in shown.items()]

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.derived import match_frame
+from workbench.analysis.rows_of_run import in_last_layer
 from workbench.datasets.base import Record
 from workbench.store.run import Run
 from workbench.views.box_drawing import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
@@ -77,10 +78,10 @@ def arm_figure(points: pd.DataFrame) -> go.Figure:
     return quiet(figure, 320)
 
 
-def agreement_points(run: Run) -> pd.DataFrame:
+def agreement_points(run: Run, split: str = "val") -> pd.DataFrame:
     """Agreement of a run with its teacher over its evaluations: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher."""
-    frame = match_frame(run, "agreement").reindex(columns=["step", "layer", "agreement", "n"])
-    return frame[frame["layer"] == frame["layer"].max()].drop(columns="layer").dropna().assign(run=run.name)
+    frame = match_frame(run, "agreement", split).reindex(columns=["step", "layer", "agreement", "n"])
+    return in_last_layer(frame).drop(columns="layer").dropna().assign(run=run.name)
 
 
 def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:

@@ -13,12 +13,11 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from workbench.analysis.of_run import open_data
+from workbench.analysis.rows_of_run import paired_layer
 from workbench.errors import MissingExtraError, pip_install
-from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.views.box_drawing import PAIR, STUDENT, TARGET, TEACHER, class_name, photograph, target_rows
-from workbench.views.catalog import VALIDATION
-from workbench.views.figures import image_rows, of_layer
+from workbench.views.figures import image_rows
 
 try:
     import anywidget
@@ -47,18 +46,19 @@ class Stepper(anywidget.AnyWidget):
         return {**data, "image/jpeg": still(self.scene)}, metadata
 
 
-def stepper(run: Run, number: int = 1) -> Stepper:
+def stepper(run: Run, number: int = 1, split: str = "val") -> Stepper:
     """Sliders over evaluations, decoder layers and least score of one image.
 
     Args:
         run: with queries of this image.
-        number: of the image, counted from 1 in the order of the validation split.
+        number: of the image, counted from 1 in the order of the split.
+        split: of the data.
 
     Raises:
         MissingExtraError: anywidget is not installed.
         RunError: no queries of this image were kept.
     """
-    return Stepper(scene=scene_of(run, number))
+    return Stepper(scene=scene_of(run, number, split))
 
 
 def still(scene: dict[str, Any]) -> str:
@@ -78,7 +78,7 @@ def still(scene: dict[str, Any]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def scene_of(run: Run, number: int) -> dict[str, Any]:
+def scene_of(run: Run, number: int, split: str = "val") -> dict[str, Any]:
     """What the widget draws, as plain values.
 
     Returns:
@@ -86,15 +86,14 @@ def scene_of(run: Run, number: int) -> dict[str, Any]:
         cxcywh in 0..1, ``words``) and ``steps``: ``step`` and by layer the ``student`` and ``teacher`` queries, the best ``MOST`` of
         each: ``box``, ``score``, ``words``, and of the student ``mate``, the centre of its mate's box or None.
     """
-    data = open_data(run.info(), VALIDATION)
+    data = open_data(run.info(), split)
     record = data.records[number - 1]
-    steps = [step for step in run.query_steps(VALIDATION) if step != TEACHER_STEP]
     moments, layers = [], 0
-    for step in steps:
-        student, teacher = image_rows(run, record.image_id, step)
+    for step in run.query_steps(split):
+        student, teacher = image_rows(run, record.image_id, step, split)
         own = sorted(int(layer) for layer in student["layer"].unique())
         layers = max(layers, len(own))
-        moments.append({"step": step, "layers": [_moment(*of_layer(student, teacher, layer), data.classes) for layer in own]})
+        moments.append({"step": step, "layers": [_moment(*paired_layer(student, teacher, layer), data.classes) for layer in own]})
     size = [record.width, record.height] * 2
     targets = target_rows(record)[["x1", "y1", "x2", "y2"]].to_numpy(float) / size
     return {

@@ -106,7 +106,7 @@ def with_lines(figure: go.Figure) -> go.Figure:
 def reach(*values: np.ndarray, zero: bool = False) -> list[float]:
     """Ends of an axis that shows all these numbers, those that are none left out, with a little room; ``zero`` is shown as well if asked.
 
-    Only a figure whose axes all have ends is drawn once, see ``app/shared.py``.
+    Only a figure whose axes all have ends is drawn once, see ``app/lib/page.py``.
     """
     known = np.concatenate([np.asarray(own, float).ravel() for own in values])
     known = known[np.isfinite(known)]

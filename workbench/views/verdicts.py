@@ -7,15 +7,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.detection.ap_tests import Verdict
+from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.views.catalog import Entry
 from workbench.views.error_types import VERDICT_COLOURS
 from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
 CAPTION = (
-    "Mean over the seeds of an arm minus that of the undistilled arm of the same recipe, at the last evaluation, validation split; 95 % "
-    "intervals over resampled images. Better and worse are said only where the interval leaves out 0."
+    "Mean over the seeds of an arm minus that of the undistilled arm of the same recipe, at the last evaluation; 95 % "
+    "intervals over resampled images. Better and worse are said only where the interval leaves out 0. "
+    f"From {LEAST_SEEDS} pairs of seeds on a verdict tells about the method."
 )
 
 
@@ -42,18 +43,6 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
         if other and baseline:
             found.append((f"{recipe} · {arm} · {schedule}", baseline, other))
     return found
-
-
-def verdict_table(arm: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row per verdict: ``arm``, ``quantity``, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``, ``high``,
-    ``images``, ``sentence``; numbers in the unit that the sentence shows.
-    """
-    rows = [verdict.to_json() for verdict in verdicts]
-    scales = [verdict.quantity.scale for verdict in verdicts]
-    frame = pd.DataFrame(rows).assign(arm=arm)
-    for name in ("baseline", "other", "difference", "low", "high"):
-        frame[name] = frame[name].astype(float) * scales
-    return frame[["arm", "quantity", "verdict", "about", "baseline", "other", "difference", "low", "high", "images", "sentence"]]
 
 
 def verdicts_figure(table: pd.DataFrame) -> go.Figure:

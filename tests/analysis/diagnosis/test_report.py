@@ -14,7 +14,8 @@ from workbench.analysis.detection.targets import target_frame
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.of_run import open_data
 from workbench.analysis.queries.gain import target_gain
-from workbench.analysis.report.one_run import matched_queries
+from workbench.analysis.report.one_run import QUERIES
+from workbench.analysis.rows_of_run import matched_rows
 from workbench.analysis.stability.churn import agreement, churn_over_steps
 from workbench.files import read_json
 from workbench.store.queries import read_queries
@@ -43,7 +44,7 @@ def test_the_numbers_are_those_of_the_files_of_the_runs(numbers: tuple[dict[str,
 
 def test_stability_gain_and_slots_are_those_of_the_analysis(numbers: tuple[dict[str, Any], str], healthy_runs: list[Run]):
     found, page = numbers
-    undistilled, distilled = (matched_queries(run, "val") for run in healthy_runs[:2])
+    undistilled, distilled = (matched_rows(run, "val", QUERIES) for run in healthy_runs[:2])
     targets = target_frame(open_data(healthy_runs[0].info()).coco())
     own = found["stability"]["detrdistill"]
     names = open_data(healthy_runs[1].info()).classes

@@ -8,9 +8,11 @@ import pandas as pd
 
 from workbench.analysis.diagnosis.findings import NotJudged
 from workbench.analysis.of_run import open_data
+from workbench.analysis.rows_of_run import last_layer, layers, student_over_steps
+from workbench.analysis.stability.grouped import target_changes
 from workbench.errors import WorkbenchError
 from workbench.store.manifest import is_complete
-from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 
 LOCALISED = 0.5  # IoU from which a query is about a target, as in AP50
@@ -90,28 +92,22 @@ class Material:
         """Rows of the teacher's last layer."""
         if not is_complete(self.run.queries_path(self.split, TEACHER_STEP)):
             raise NotJudged("the run keeps no queries of a teacher")
-        return self._last_layer(TEACHER_STEP, "teacher")
+        return last_layer(self.run, self.split, TEACHER_STEP, "teacher", _COLUMNS)
 
     @functools.cached_property
     def student(self) -> pd.DataFrame:
         """Rows of the student's last layer at ``result_step``."""
-        return self._last_layer(self.result_step, "student")
+        return last_layer(self.run, self.split, self.result_step, "student", _COLUMNS)
 
     @functools.cached_property
     def changes(self) -> pd.DataFrame:
-        """Targets matched at an evaluation and at the one before, last layer: ``step``, ``image_id``, ``changed`` (its query is another:
-        another slot or, where queries are selected per image, another encoder cell).
+        """Targets matched at an evaluation and at the one before, last layer: ``step``, ``image_id``, ``changed`` (its query is another,
+        by ``rows_of_run.identity_over_steps``).
         """
-        steps = self.steps
-        columns = ["step", "image_id", "query", "source", "match"]
-        where = "model = 'student' and layer = $layer"
-        rows = read_queries(self.run, self.split, steps, columns, where, {"layer": self._depth(steps[-1]) - 1}, matched=True)
-        # slots count down from -1, so that they never meet an encoder cell
-        rows["identity"] = rows["source"].astype("int64").where(rows["source"] >= 0, -1 - rows["query"].astype("int64"))
-        rows["moment"] = np.searchsorted(steps, rows["step"])
-        before = rows[["moment", "image_id", "match", "identity"]].assign(moment=rows["moment"] + 1)
-        both = rows.merge(before, on=["moment", "image_id", "match"], suffixes=("", "_before"))
-        return both.assign(changed=both["identity"] != both["identity_before"])[["step", "image_id", "changed"]]
+        run, split, steps = self.run, self.split, self.steps
+        rows, identity = student_over_steps(run, split, layer=max(layers(run, split, steps[-1]), default=0))
+        changes = target_changes(rows, identity=identity).dropna(subset=["changed"])
+        return changes[["step", "image_id", "changed"]].astype({"changed": bool})
 
     @functools.cached_property
     def data(self) -> Any:
@@ -136,12 +132,3 @@ class Material:
         if not frames:
             raise NotJudged(f"split '{self.split}' has no targets")
         return pd.concat(frames, ignore_index=True)
-
-    def _last_layer(self, step: int, model: str) -> pd.DataFrame:
-        where = "model = $model and layer = $layer"
-        return read_queries(self.run, self.split, [step], _COLUMNS, where, {"model": model, "layer": self._depth(step) - 1})
-
-    def _depth(self, step: int) -> int:
-        """Number of decoder layers."""
-        first = read_queries(self.run, self.split, [step], ["layer"], "query = 0")
-        return int(first["layer"].max()) + 1 if len(first) else 0

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.detection.ratios import image_ratios
+from workbench.analysis.rows_of_run import in_last_layer
 from workbench.errors import RunError
 
 NEEDED = ("step", "model", "image_id", "layer", "query", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "quality")
@@ -31,7 +32,7 @@ def target_gain(distilled: pd.DataFrame, baseline: pd.DataFrame, step: int | Non
         RunError: the two have no such step in common.
     """
     step = common_step(distilled, baseline) if step is None else step
-    now, before = (_answers(_last_layer(rows, step)) for rows in (distilled, baseline))
+    now, before = (_answers(rows, step) for rows in (distilled, baseline))
     both = now.merge(before, on=_TARGET, suffixes=("", "_baseline"))
     return pd.DataFrame({
         **{name: both[name] for name in _TARGET}, "query": both["query"], "baseline_query": both["query_baseline"],
@@ -96,12 +97,9 @@ def _mean_gain(gains: pd.DataFrame, by: str, samples: int, seed: int) -> pd.Data
     })  # fmt: skip
 
 
-def _last_layer(rows: pd.DataFrame, step: int) -> pd.DataFrame:
-    own = rows[(rows["model"] == "student") & (rows["step"] == step)]
-    return own[(own["layer"] == own["layer"].max()) & (own["match"] >= 0)]
-
-
-def _answers(rows: pd.DataFrame) -> pd.DataFrame:
+def _answers(rows: pd.DataFrame, step: int) -> pd.DataFrame:
+    rows = in_last_layer(rows[(rows["model"] == "student") & (rows["step"] == step)])
+    rows = rows[rows["match"] >= 0]
     worth = rows["score"].astype(np.float64) * rows["match_iou"].astype(np.float64)
     target = rows["match"].astype("int64")
     return pd.DataFrame({"image_id": rows["image_id"], "target": target, "query": rows["query"], "worth": worth})

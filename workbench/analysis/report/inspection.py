@@ -10,15 +10,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.derived import identity_over_steps, step_columns
 from workbench.analysis.detection.contribution import image_contributions
 from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import Matches
 from workbench.analysis.detection.slices import slice_targets
 from workbench.analysis.detection.tide import Errors, find_errors
+from workbench.analysis.of_run import common_step
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
 from workbench.analysis.queries.value import ap_drops
+from workbench.analysis.rows_of_run import Model, last_layer, student_over_steps
 from workbench.analysis.stability.agreement import teacher_agreement
 from workbench.analysis.stability.churn import CHURN_NEEDED
 from workbench.analysis.stability.grouped import image_counts, target_changes, target_histories
@@ -79,9 +80,9 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
     Raises:
         RunError: no evaluation with queries, or none in common; or the runs are of other images.
     """
-    step = _common_step(run, baseline, split)
+    step = common_step(run, baseline, split)
     truth = dataset.coco()
-    sources: dict[Role, tuple[Run, str]] = {"student": (run, "student")}
+    sources: dict[Role, tuple[Run, Model]] = {"student": (run, "student")}
     if TEACHER_STEP in complete_steps(run, split):
         sources = {"teacher": (run, "teacher"), **sources}
     if baseline is not None:
@@ -90,7 +91,7 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
     errors: dict[Role, Errors] = {}
     answers: dict[Role, pd.DataFrame] = {}
     for role, (own, model) in sources.items():
-        rows = _last_layer(own, split, TEACHER_STEP if role == "teacher" else step, model)
+        rows = last_layer(own, split, step, model, _COLUMNS)
         if unknown := set(rows["image_id"]) - {record.image_id for record in dataset.records}:
             raise RunError(
                 f"run '{own.name}' has queries of image {min(unknown)}, which the data does not have. Both runs must be of the same images."
@@ -130,27 +131,6 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
     return Inspection(dataset, step, boxes, targets, images)
 
 
-def _common_step(run: Run, baseline: Run | None, split: str) -> int:
-    steps = set(run.query_steps(split))
-    if not steps:
-        raise RunError(
-            f"run '{run.name}' has no evaluation with queries of split '{split}'. Make one: workbench record {run.name} --split {split}"
-        )
-    common = steps & set(baseline.query_steps(split)) if baseline is not None else steps
-    if not common:
-        names = f"'{run.name}' and '{baseline.name}'" if baseline is not None else ""
-        raise RunError(
-            f"runs {names} have no step with queries of split '{split}' in common. "
-            "Train both with the same evaluation interval, or trace a checkpoint of the same step."
-        )
-    return max(common)
-
-
-def _last_layer(run: Run, split: str, step: int, model: str) -> pd.DataFrame:
-    depth = read_queries(run, split, [step], ["layer"], "model = $model and query = 0", {"model": model})["layer"].max()
-    return read_queries(run, split, [step], _COLUMNS, "model = $model and layer = $layer", {"model": model, "layer": int(depth)})
-
-
 def _best(rows: pd.DataFrame) -> pd.DataFrame:
     """The best of each image by score; of equal scores the earlier slot."""
     ordered = rows.sort_values(["image_id", "score", "query"], ascending=[True, False, True], ignore_index=True)
@@ -188,17 +168,13 @@ def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
 def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Of every target its stability; of every image the mean instability; of every target its changes between layers."""
     here = TEACHER_STEP if role == "teacher" else step
-    parameters = {"model": model}
-    rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", parameters, matched=True)
+    rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", {"model": model}, matched=True)
     changes = target_changes(rows, "layer", model)
     layers = target_histories(changes, "layer")
     if role == "teacher":
         histories, counts = layers, image_counts(rows, "layer", model)
     else:
-        steps = [number for number in run.query_steps(split) if number <= step]
-        last = {**parameters, "layer": int(rows["layer"].max()) if len(rows) else 0}
-        rows = read_queries(run, split, steps, step_columns(run, split), "model = $model and layer = $layer", last, matched=True)
-        identity = identity_over_steps(run, split, rows)
+        rows, identity = student_over_steps(run, split, layer=int(rows["layer"].max()) if len(rows) else 0, until=step)
         histories = target_histories(target_changes(rows, "step", model, identity=identity), "step")
         counts = image_counts(rows, "step", model, identity=identity)
     histories = histories.assign(stability=1 - histories["share"])[[*_TARGET, "stability"]]

@@ -7,25 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.derived import identity_over_steps
-from workbench.analysis.detection.ap import Detections
-from workbench.analysis.detection.calibration import calibration_error, reliability
-from workbench.analysis.detection.confusion import BACKGROUND, confusion_pairs
-from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
-from workbench.analysis.detection.matches import match_detections
-from workbench.analysis.detection.slices import slices
+from workbench.analysis.detection.calibration import calibration_error
+from workbench.analysis.detection.confusion import BACKGROUND
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.detection.tide import error_table, find_errors, images_behind
-from workbench.analysis.queries.gain import common_step, gain_by, mean_gain, target_gain
-from workbench.analysis.queries.predictors import rank_correlations, target_properties
+from workbench.analysis.of_run import RunAt
 from workbench.analysis.queries.quality import quality_by
-from workbench.analysis.queries.slots import slot_serves, slot_table
-from workbench.analysis.queries.value import ap_drops
+from workbench.analysis.results.of_runs import Results
+from workbench.analysis.rows_of_run import at_last_step, identity_over_steps, in_last_layer
 from workbench.analysis.stability.agreement import agreement_by, group_agreement, teacher_agreement
 from workbench.analysis.stability.churn import NEEDED
 from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by, target_changes, target_histories
 from workbench.datasets.base import Dataset
-from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 
 MOST = 10  # rows of a list: slots, targets, images, confused pairs
@@ -33,60 +26,45 @@ QUERIES = (*NEEDED, "label", "score", "match_iou", "cx", "cy", "w", "h")
 _SLICES = ("label", "size")
 
 
-def matched_queries(run: Run, split: str) -> pd.DataFrame:
-    """Matched rows of all evaluations of a run and of its teacher.
-
-    Raises:
-        RunError: the run has no query table of the split.
-    """
-    return read_queries(run, split, columns=QUERIES, matched=True)
-
-
-def error_numbers(dataset: Dataset, detections: Detections) -> dict[str, Any]:
+def error_numbers(results: Results, at: RunAt) -> dict[str, Any]:
     """``rows`` of ``tide.error_table``, ``images`` with the most errors of each type, pairs of classes most often ``confused``,
     ``calibration_error`` with the bins of ``reliability`` as ``calibration``, ``slices``, and ``kitti`` on KITTI data, else None.
     """
-    truth = dataset.coco()
-    errors, matches = find_errors(truth, detections), match_detections(truth, detections)
-    table, found = error_table(errors), calibration_error(matches)
-    pairs = confusion_pairs(truth, detections)
+    table, found, kitti = results.error_costs(at), calibration_error(results.matches(at)), results.kitti(at)
+    pairs, names = results.class_pairs(at), results.errors(at).classes
     wrong = pairs[(pairs["truth"] != pairs["predicted"]) & (pairs["truth"] != BACKGROUND) & (pairs["predicted"] != BACKGROUND)]
     confused = wrong.groupby(["truth", "predicted"]).size().rename("n").reset_index().sort_values("n", ascending=False)
-    names = {category["id"]: category["name"] for category in truth["categories"]}
     return {
         "rows": records(table),
-        "images": {error: records(images_behind(errors, error).head(MOST)) for error in table["error"]},
+        "images": {error: records(results.behind(at, error)[0].head(MOST)) for error in table["error"]},
         "confused": records(confused.head(MOST).assign(truth=confused["truth"].map(names), predicted=confused["predicted"].map(names))),
         "calibration_error": _plain({"value": found.value, "low": found.low, "high": found.high, "images": found.images}),
-        "calibration": records(reliability(matches)),
-        "slices": records(slices(truth, detections)),
-        "kitti": records(kitti_ap(dataset, detections)) if is_kitti(dataset) else None,
+        "calibration": records(results.calibration(at)),
+        "slices": records(results.slices(at)),
+        "kitti": records(kitti) if kitti is not None else None,
     }
 
 
-def slot_numbers(run: Run, dataset: Dataset, detections: pd.DataFrame, traced: Dataset | None, split: str) -> dict[str, Any]:
+def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) -> dict[str, Any]:
     """Slots whose loss costs most AP.
 
     Args:
-        run: whose slots.
-        dataset: that the detections are of.
-        detections: of the run's result.
-        traced: the split whose queries were kept, None for none.
-        split: what it is called.
+        results: that are asked.
+        at: the run's result, whose detections are meant.
+        traced: the last evaluation whose queries were kept, None for none.
+        split: of these queries.
 
     Returns:
-        ``slots`` in all, ``rows`` of ``value.ap_drops`` of the ten with the largest drop; and of the last evaluation of the split
-        ``traced``: how many are ``dead`` (never have a target; None where it is not known), and where the ten look and what they serve.
+        ``slots`` in all, ``rows`` of ``value.ap_drops`` of the ten with the largest drop; and of the evaluation ``traced``: how many are
+        ``dead`` (never have a target; None where it is not known), and where the ten look and what they serve.
     """
-    drops = ap_drops(dataset.coco(), detections).sort_values("ap_drop", ascending=False)
+    drops = results.slot_drops(at).sort_values("ap_drop", ascending=False)
     found: dict[str, Any] = {"slots": len(drops), "dead": None, "traced": split}
     top = drops.head(MOST)
-    steps = run.query_steps(split)
-    if traced is not None and steps:
-        rows = _last_layer(run, split, steps[-1])
-        table = slot_table(rows)
-        serves = slot_serves(rows, target_frame(traced.coco()), "label").sort_values("n", ascending=False).drop_duplicates("query")
-        serves = serves.assign(serves=[traced.classes[label] for label in serves["label"]])[["query", "serves", "share"]]
+    if traced is not None:
+        table, classes = results.slots(traced), results.dataset(traced.data).classes
+        serves = results.slot_serves(traced, "label").sort_values("n", ascending=False).drop_duplicates("query")
+        serves = serves.assign(serves=[classes[label] for label in serves["label"]])[["query", "serves", "share"]]
         columns = ["query", "served", "quality", "cx", "cy", "spread"]
         top = top.merge(table[columns], on="query", how="left").merge(serves, on="query", how="left")
         found |= {"slots": len(table), "dead": int(table["dead"].sum())}
@@ -100,7 +78,7 @@ def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: 
     student and teacher by class. ``identity`` says what made a query the same between evaluations.
     """
     targets, identity = target_frame(dataset.coco()), identity_over_steps(run, split, queries)
-    last = queries[queries["step"] == queries["step"].max()]
+    last = at_last_step(queries)
     changes = target_changes(queries, identity=identity)
     found: dict[str, Any] = {
         "identity": identity,
@@ -114,8 +92,8 @@ def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: 
         counts = image_counts(queries, identity=identity, targets=targets, by=by)
         found[f"by_{by}"] = _named(pooled_by(counts, by), dataset)
     for name, pairs in (("agreement", teacher_agreement(queries)), ("group", group_agreement(queries))):
-        deepest = pairs[pairs["layer"] == pairs["layer"].max()]
-        latest = deepest[deepest["step"] == deepest["step"].max()]
+        deepest = in_last_layer(pairs)
+        latest = at_last_step(deepest)
         found[name] = {
             "steps": records(agreement_by(deepest)),
             **{f"by_{by}": _named(agreement_by(latest, by, targets), dataset) for by in _SLICES},
@@ -127,33 +105,22 @@ def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: 
     return found
 
 
-def gain_numbers(dataset: Dataset, queries: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, Any]:
+def gain_numbers(results: Results, at: RunAt, baseline: RunAt) -> dict[str, Any]:
     """``step`` compared at, ``mean`` gain, the same ``by_label`` and ``by_size``, and ``correlations`` of what was known before training
     with it (none without a teacher).
-
-    Raises:
-        RunError: the two runs have no evaluation at the same step.
     """
-    targets, step = target_frame(dataset.coco()), common_step(queries, baseline)
-    gains = target_gain(queries, baseline, step)
-    teacher = queries[queries["model"] == "teacher"]
+    dataset, taught = results.dataset(at.data), len(results.matched_queries(at, "teacher")) > 0
     return {
-        "step": step,
-        "mean": records(mean_gain(gains)),
-        **{f"by_{by}": _named(gain_by(gains, targets, by), dataset) for by in _SLICES},
-        "correlations": records(rank_correlations(target_properties(gains, teacher, baseline, targets))) if len(teacher) else [],
+        "step": at.step,
+        "mean": records(results.mean_gain(at, baseline)),
+        **{f"by_{by}": _named(results.gain_by(at, baseline, by), dataset) for by in _SLICES},
+        "correlations": records(results.correlations(at, baseline)) if taught else [],
     }
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values, None for what is not a number."""
     return json.loads(frame.to_json(orient="records"))
-
-
-def _last_layer(run: Run, split: str, step: int) -> pd.DataFrame:
-    columns = ["image_id", "layer", "query", "match", "quality", "score", "cx", "cy"]
-    rows = read_queries(run, split, [step], columns, "model = 'student'")
-    return rows[rows["layer"] == rows["layer"].max()]
 
 
 def _named(frame: pd.DataFrame, dataset: Dataset) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.analysis.derived import Name, match_frame
+from workbench.analysis.rows_of_run import in_last_layer
 from workbench.analysis.stability.churn import pooled
 from workbench.store.run import Run
 
@@ -53,8 +54,8 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
         **_stability(steps, ""),
         "churn_spacing": _spacing(steps),
         **_stability(_at(match_frame(run, "churn_layers", trace), at), "layers_"),
-        **_last_layer(run, "agreement", "agreement", trace, at),
-        **_last_layer(run, "quality", "quality", trace, at),
+        **_deepest(run, "agreement", "agreement", trace, at),
+        **_deepest(run, "quality", "quality", trace, at),
         **_cost(evaluations),
         "compute_seconds": seconds,
         "compute_kind": kind,
@@ -80,7 +81,7 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
         **_stability(match_frame(run, "teacher_churn_layers", trace), "layers_"),
         "agreement": None,
         "agreement_n": None,
-        **_last_layer(run, "teacher_quality", "quality", trace, None),
+        **_deepest(run, "teacher_quality", "quality", trace, None),
         **_cost([result]),
         "compute_seconds": None,
         "compute_kind": None,
@@ -151,11 +152,11 @@ def _at(frame: pd.DataFrame, step: int | None) -> pd.DataFrame:
     return frame if step is None else frame[frame["step"] == step]
 
 
-def _last_layer(run: Run, name: Name, column: str, trace: str, step: int | None) -> dict[str, Any]:
+def _deepest(run: Run, name: Name, column: str, trace: str, step: int | None) -> dict[str, Any]:
     frame = _at(match_frame(run, name, trace), step)
     if frame.empty:
         return {column: None, f"{column}_n": None}
-    row = frame.sort_values("layer").iloc[-1]
+    row = in_last_layer(frame).iloc[-1]
     return {column: float(row[column]), f"{column}_n": int(row["n"])}
 
 

@@ -34,7 +34,7 @@ def target_changes(
         model: whose rows.
         layers: between evaluations, the last layer or every one.
         identity: between evaluations, what makes a query the same; "box" needs ``cx``, ``cy``, ``w`` and ``h``; of a run
-            ``derived.identity_over_steps`` knows.
+            ``rows_of_run.identity_over_steps`` knows.
 
     Returns:
         One row per moment and matched target, by image, target, layer and step: ``step``, ``layer``, ``previous`` (the moment

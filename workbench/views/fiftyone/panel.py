@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from workbench.analysis.of_run import open_data
+from workbench.analysis.of_run import SPLITS, open_data
 from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.services.dashboard import dashboard_address
@@ -37,7 +37,8 @@ def image_address(info: dict[str, Any], index: int) -> str:
         info: what the dataset says about where it came from.
         index: of the image in the split.
     """
-    query = {"run": Path(info["run"]).name, "step": info["step"], "image": index + 1}
+    split = {} if info["split"] == SPLITS[0] else {"split": info["split"]}
+    query = {"run": Path(info["run"]).name, **split, "step": info["step"], "image": index + 1}
     return f"{dashboard_address()}/image?{urlencode(query)}"
 
 

@@ -3,17 +3,18 @@
 from typing import Any
 from urllib.parse import quote
 
-import analyses
 import pandas as pd
-import reads
-import shared
 import streamlit as st
-import values
-import verdicts
 
+from lib import choices, held, page
+from lib.arm_verdicts import verdicts
+from lib.held import RESULTS
+from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
 from workbench.views import overview as views
-from workbench.views.catalog import VALIDATION, baseline_of, latest_comparison
+from workbench.views.catalog import baseline_of, latest_comparison
 from workbench.views.summary import Column, readable
+
+GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain, in the summary
 
 
 def column_config(columns: dict[str, Column]) -> dict[str, Any]:
@@ -27,39 +28,41 @@ def column_config(columns: dict[str, Column]) -> dict[str, Any]:
     }
 
 
-entries = shared.usable_runs()
+entries = page.usable_runs()
 names = list(entries)
-shared.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
-st.multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
+choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
+bar = st.columns([8, 1], vertical_alignment="bottom")
+bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
 chosen = [name for name in names if name in st.session_state["run"]]
 if not chosen:
-    shared.write_address(run=chosen)
+    choices.write_address(run=chosen)
     st.caption("Choose at least one run.")
     st.stop()
+splits = choices.splits_of((entries[name] for name in chosen), lambda entry: splits_with_queries(entry.run))
+split = choices.select_split(bar[1], splits or SPLITS[:1])
 
 
-@st.fragment(run_every=shared.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
-@shared.guarded("These runs cannot be compared")
+@st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
+@page.guarded("These runs cannot be compared")
 def body() -> None:
     """Everything below the choice; drawn anew every few seconds while one of the runs is being trained."""
     for name in chosen:
         if entries[name].error:
-            shared.banner("error", "A run failed", f"{name}: {entries[name].error}")
-    runs = [entries[name].run for name in chosen]
-    stamps = tuple(reads.run_stamp(run) for run in runs)
-    table = reads.summary(tuple(str(run.path) for run in runs), stamps)
+            page.banner("error", "A run failed", f"{name}: {entries[name].error}")
+    shown = tuple(all_evaluations(entries[name].run, split) for name in chosen)
+    table = held.runs_table(shown)
     place = st.empty()
-    if st.session_state.get("with_intervals") != stamps:
+    if st.session_state.get("with_intervals") != shown:
         show_table(place, table, "summary-first")
-    points = pd.concat([reads.progress(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
-    meaning = f"{views.PROGRESS_CAPTION} n = {int(points['n'].sum())} pairs of target and evaluation, {len(chosen)} runs."
-    shared.chart(views.progress_figure(points, chosen), "progress", meaning, points)
+    points = pd.concat([held.progress(own) for own in shown])
+    meaning = f"{views.PROGRESS_CAPTION} n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
+    page.chart(views.progress_figure(points, chosen), "progress", meaning, points)
     left, right = st.columns(2, gap="medium")
     with right:
         st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([reads.layers(str(run.path), stamp) for run, stamp in zip(runs, stamps, strict=True)])
-        meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines."
-        shared.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
+        layers = pd.concat([held.layers(own) for own in shown])
+        meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets of split {split} over all lines."
+        page.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
     table = with_intervals(table)
     with left:
         st.markdown("**Results**")
@@ -67,12 +70,12 @@ def body() -> None:
         if len(results):
             known = table.dropna(subset=["ap_low"])[["run", "split", "step", "ap_low", "ap_high"]]
             results = results.merge(known.astype({"ap_low": float, "ap_high": float}), on=["run", "split", "step"], how="left")
-            shared.chart(views.results_figure(results, chosen), "results", f"{views.RESULTS_CAPTION} n = {len(results)} runs.", results)
+            page.chart(views.results_figure(results, chosen), "results", f"{views.RESULTS_CAPTION} n = {len(results)} runs.", results)
         else:
             st.caption("No run of these has finished yet.")
     show_table(place, table, "summary")
-    st.session_state["with_intervals"] = stamps
-    shared.write_address(run=chosen)
+    st.session_state["with_intervals"] = shown
+    choices.write_address(run=chosen, split=split)
 
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
@@ -83,8 +86,8 @@ def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
     with place.container():
         st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
         left, right = st.columns([12, 1], vertical_alignment="center")
-        left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it; "
-                     "from and to are the ends of 95 % intervals.")  # fmt: skip
+        left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it, which "
+                     f"are of split {split}; from and to are the ends of 95 % intervals.")  # fmt: skip
         right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
                               on_click="ignore")  # fmt: skip
 
@@ -97,17 +100,17 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         found.append({"ap_low": None, "ap_high": None, "gain": None})
         if entry is None or row["step"] is None:
             continue
-        with shared.quietly():
-            file = reads.stamp(entry.run.info_path, entry.run.detections_path(row["split"], row["step"]))
-            low, high = analyses.ap_interval(str(entry.run.path), row["split"], row["step"], file)
+        with page.quietly():
+            low, high = RESULTS.ap_interval(one_evaluation(entry.run, row["split"], row["step"]))
             found[-1] |= {"ap_low": low, "ap_high": high}
         baseline = baseline_of(entry, list(entries.values()))
-        steps = set(entry.run.query_steps(VALIDATION)) & set(baseline.run.query_steps(VALIDATION)) if baseline else set()
-        if baseline is not None and steps:
-            with shared.quietly():
-                found[-1] |= values.run_gain(analyses.at(entry.run, max(steps)), analyses.at(baseline.run, max(steps)))
+        if baseline is not None:
+            with page.quietly():
+                step = common_step(entry.run, baseline.run, split)
+                gain = RESULTS.mean_gain(*(one_evaluation(own.run, split, step) for own in (entry, baseline)))
+                found[-1] |= {name: float(gain[column].iloc[0]) for column, name in GAIN.items() if len(gain)}
     return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
 
 
 body()
-verdicts.verdicts([entries[name] for name in chosen], list(entries.values()))
+verdicts([entries[name] for name in chosen], list(entries.values()), split)

@@ -29,6 +29,7 @@ from workbench.analysis.detection.bootstrap import draws, with_all
 from workbench.analysis.detection.calibration import calibration_errors
 from workbench.analysis.detection.intervals import coco_values
 from workbench.analysis.detection.matches import match_detections
+from workbench.analysis.rows_of_run import at_last_step, in_last_layer
 from workbench.analysis.stability.agreement import group_agreement, teacher_agreement
 from workbench.analysis.stability.churn import Identity
 from workbench.analysis.stability.grouped import image_counts
@@ -101,7 +102,7 @@ def group_agreement_totals(queries: pd.DataFrame) -> pd.DataFrame:
 
 def quality_totals(queries: pd.DataFrame) -> pd.DataFrame:
     """Quality of the student's matched queries at the last layer of the last evaluation: ``image_id``, ``total`` (quality), ``n`` (1)."""
-    matched = _last(queries[(queries["model"] == "student") & (queries["match"] >= 0)])
+    matched = in_last_layer(at_last_step(queries[(queries["model"] == "student") & (queries["match"] >= 0)]))
     return matched.assign(total=matched["quality"], n=1)[_COLUMNS]
 
 
@@ -111,7 +112,7 @@ def worth_totals(queries: pd.DataFrame) -> pd.DataFrame:
     """
     if not {"score", "match_iou"} <= set(queries):
         return pd.DataFrame(columns=_COLUMNS)
-    matched = _last(queries[(queries["model"] == "student") & (queries["match"] >= 0)])
+    matched = in_last_layer(at_last_step(queries[(queries["model"] == "student") & (queries["match"] >= 0)]))
     return matched.assign(total=matched["score"].astype(float) * matched["match_iou"].astype(float), n=1)[_COLUMNS]
 
 
@@ -131,7 +132,7 @@ def compare_queries(
             ``stability.NEEDED``, with ``score`` and ``match_iou`` for the last.
         other: likewise.
         images: ids of all images of the split.
-        identity: between evaluations, of all runs; see ``derived.identity_over_steps``.
+        identity: between evaluations, of all runs; see ``rows_of_run.common_identity``.
         samples: resamples of the images.
         seed: of the resamples.
 
@@ -152,11 +153,5 @@ def compare_queries(
 
 
 def _agreeing(pairs: pd.DataFrame) -> pd.DataFrame:
-    last = _last(pairs)
+    last = in_last_layer(at_last_step(pairs))
     return last.assign(total=last["agrees"], n=1)[_COLUMNS]
-
-
-def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the last layer at the last step."""
-    rows = rows[rows["step"] == rows["step"].max()]
-    return rows[rows["layer"] == rows["layer"].max()]

@@ -13,7 +13,7 @@ from workbench.analysis.detection.bootstrap import draws, weighted_ap
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.queries.gain import mean_gain, target_gain
-from workbench.analysis.report.query_tests import (
+from workbench.analysis.results.query_tests import (
     agreement_totals,
     churn_totals,
     compare_detections,

@@ -1,26 +1,28 @@
 """Does the matching settle? Churn, instability and agreement over training, layers and seeds, and every target's queries over time."""
 
-import analyses
 import pandas as pd
-import reads
-import shared
 import streamlit as st
-from columns import COLUMNS
 
-from workbench.store.run import Run
+from lib import choices, held, page
+from lib.headings import COLUMNS
+from lib.held import RESULTS
+from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queries, splits_with_queries
 from workbench.views import overview, stability
-from workbench.views.catalog import VALIDATION, Entry, latest_comparison
+from workbench.views.catalog import Entry, latest_comparison
 
 AT_ONCE = 30  # targets in the matrix
 MOST_RUNS = 15  # at first
-entries = {name: entry for name, entry in shared.usable_runs().items() if entry.run.query_steps(VALIDATION)}
+entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
 if not entries:
-    shared.banner("info", "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
+    page.banner("info", "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
     st.stop()
+split = choices.select_split(st.columns([1, 9])[0], choices.splits_of(entries.values(), lambda entry: splits_with_queries(entry.run)))
+entries = {name: entry for name, entry in entries.items() if entry.run.query_steps(split)}
+choices.write_address(split=split)
 
 
 @st.fragment
-@shared.guarded("These runs cannot be compared")
+@page.guarded("These runs cannot be compared")
 def runs_compared() -> None:
     """Several runs: churn, instability and agreement over steps and layers, and what pairs of seeds find."""
     st.markdown("**Runs over training**")
@@ -29,33 +31,33 @@ def runs_compared() -> None:
     arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}
     same = [name for name, entry in entries.items() if (entry.recipe, entry.arm, entry.schedule) in arms]
     bar = st.columns([6, 1.2], vertical_alignment="bottom")
-    shared.choose_several("compared", names, same[:MOST_RUNS])
+    choices.choose_several("compared", names, same[:MOST_RUNS])
     chosen = bar[0].multiselect("Runs", names, key="compared", format_func=lambda name: entries[name].title, placeholder="Choose runs")
-    by = shared.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of an arm.")
-    shared.write_address(compared=chosen, lines=by)
+    by = choices.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of an arm.")
+    choices.write_address(compared=chosen, lines=by)
     if not chosen:
         st.caption("Choose at least one run.")
         return
-    stamps = {name: reads.run_stamp(entries[name].run) for name in chosen}
-    points = pd.concat([reads.progress(str(entries[name].run.path), stamps[name]) for name in chosen])
-    targets = f" n = {int(points['n'].sum())} pairs of target and evaluation, {len(chosen)} runs."
+    shown = [all_evaluations(entries[name].run, split) for name in chosen]
+    points = pd.concat([held.progress(own) for own in shown])
+    targets = f" n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
     if by == "arms":
         points = stability.arm_points(points, [entries[name] for name in chosen])
-        shared.chart(stability.arm_figure(points), "stability-arms", stability.SEEDS_CAPTION + targets, points)
+        page.chart(stability.arm_figure(points), "stability-arms", stability.SEEDS_CAPTION + targets, points)
     else:
-        shared.chart(overview.progress_figure(points, chosen), "stability-runs", overview.PROGRESS_CAPTION + targets, points)
+        page.chart(overview.progress_figure(points, chosen), "stability-runs", overview.PROGRESS_CAPTION + targets, points)
     left, middle, right = st.columns(3, gap="medium")
     with left:
         st.markdown("**Between decoder layers**")
-        layers = pd.concat([reads.layers(str(entries[name].run.path), stamps[name]) for name in chosen])
+        layers = pd.concat([held.layers(own) for own in shown])
         meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines; grey: the teacher."
-        shared.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
+        page.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
     with middle:
         st.markdown("**Agreement with the teacher**")
-        agreements = pd.concat([reads.agreement(str(entries[name].run.path), stamps[name]) for name in chosen])
+        agreements = pd.concat([held.agreement(own) for own in shown])
         if len(agreements):
             meaning = f"{stability.AGREEMENT_CAPTION} Last layer. n = {int(agreements['n'].sum())} pairs of target and evaluation."
-            shared.chart(stability.agreement_figure(agreements, chosen), "stability-agreement", meaning, agreements)
+            page.chart(stability.agreement_figure(agreements, chosen), "stability-agreement", meaning, agreements)
         else:
             st.caption("None of these runs was traced with a teacher.")
     with right:
@@ -69,65 +71,60 @@ def seeds_compared(chosen: list[Entry]) -> None:
     if not pairs:
         st.caption("No two of these runs differ in their seed alone.")
         return
-    tables = [analyses.found_by_pair(last(first.run), last(second.run)) for first, second in pairs]
+    tables = [RESULTS.found_by_both(*(last_with_queries(own.run, split) for own in (first, second))) for first, second in pairs]
     names = [f"{first.arm} · {first.schedule} · seeds {first.seed} and {second.seed}" for first, second in pairs]
     table = pd.concat([own.assign(pair=name) for name, own in zip(names, tables, strict=True)], ignore_index=True)
     meaning = f"{stability.FOUND_CAPTION} n = {int(table['n'].max())} targets, {len(pairs)} pairs of runs."
-    shared.chart(stability.found_figure(table), "stability-seeds", meaning, table)
-
-
-def last(run: Run) -> tuple[str, int, reads.Stamp]:
-    """A run at its last evaluation."""
-    return analyses.at(run, run.query_steps(VALIDATION)[-1])
+    page.chart(stability.found_figure(table), "stability-seeds", meaning, table)
 
 
 @st.fragment
-@shared.guarded("The matchings of this run cannot be shown")
+@page.guarded("The matchings of this run cannot be shown")
 def one_run() -> None:
     """One run: churn by layer and slice, agreement by slice, and its targets."""
     st.markdown("**One run**")
     head = st.columns([3, 6], vertical_alignment="bottom")
-    run = shared.select_run(head[0], entries).run
-    shared.write_address(run=run.name)
-    by_slice(run)
-    targets_by_evaluations(run)
+    run = choices.select_run(head[0], entries).run
+    choices.write_address(run=run.name)
+    by_slice(all_evaluations(run, split))
+    targets_by_evaluations(all_evaluations(run, split))
 
 
-def by_slice(run: Run) -> None:
+def by_slice(here: RunSplit) -> None:
     """Churn of the run by layer, class and size, and its agreement with the teacher by class and size."""
-    key, path, classes = reads.run_stamp(run), str(run.path), run.info()["classes"]
+    classes = here.run.info()["classes"]
     left, middle, right = st.columns(3, gap="medium")
     with left:
-        table = analyses.churn_by_layer(path, key)
+        table = RESULTS.churn_by_layer(here)
         meaning = "Churn between evaluations by decoder layer; 95 % intervals over resampled images. "
-        meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation."
-        shared.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
+        meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation of split {split}."
+        page.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
     with middle:
-        tables = {by: analyses.churn_by(path, by, key) for by in ("label", "size")}
+        tables = {by: RESULTS.churn_by(here, by) for by in ("label", "size")}
         meaning = "Churn between evaluations of the last layer by class and size (COCO's bounds), all evaluations together; 95 % intervals "
         meaning += f"over resampled images. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
-        shared.chart(stability.slices_figure(tables, classes), "churn-slices", meaning, pd.concat(list(tables.values())))
+        page.chart(stability.slices_figure(tables, classes), "churn-slices", meaning, pd.concat(list(tables.values())))
     with right:
-        tables = {by: analyses.agreement_by_slice(path, by, key) for by in ("label", "size")}
+        tables = {by: RESULTS.agreement_by(here, by) for by in ("label", "size")}
         if len(tables["label"]):
             meaning = f"{stability.AGREEMENT_CAPTION} Last layer and evaluation, by class and size; 95 % intervals over resampled images. "
             meaning += f"n = {int(tables['label']['n'].sum())} targets."
             figure = stability.slices_figure(tables, classes, "agreement", "targets on which both agree (%)")
-            shared.chart(figure, "agreement-slices", meaning, pd.concat(list(tables.values())))
+            page.chart(figure, "agreement-slices", meaning, pd.concat(list(tables.values())))
         else:
             st.caption("This run was traced without a teacher: there is no agreement.")
 
 
 @st.fragment
-@shared.guarded("The targets of this run cannot be shown")
-def targets_by_evaluations(run: Run) -> None:
+@page.guarded("The targets of this run cannot be shown")
+def targets_by_evaluations(here: RunSplit) -> None:
     """The matrix of one layer, and the target chosen in it."""
     head = st.columns([1, 1.3, 6], vertical_alignment="bottom")
-    layers = reads.student_layers(str(run.path), reads.run_stamp(run))
-    layer = shared.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
-    frame = reads.held(str(run.path), layer, reads.run_stamp(run))
+    layers = RESULTS.student_layers(here)
+    layer = choices.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
+    frame = held.held_targets(here, layer)
     targets = len(frame.drop_duplicates(["image_id", "target"]))
-    first = int(shared.choose_number("first", 1, max(targets, 1), 1))
+    first = int(choices.choose_number("first", 1, max(targets, 1), 1))
     st.session_state["first"] = first
     head[1].number_input(f"First of {targets} targets", 1, max(targets, 1), key="first", step=AT_ONCE,
                          help="Those that change most come first.")  # fmt: skip
@@ -139,38 +136,38 @@ def targets_by_evaluations(run: Run) -> None:
             "Each cell is the query (its encoder cell, where queries are selected per image) matched to a target at an evaluation. "
             f"{stable} of {several} targets matched more than once never changed theirs. A click shows the target."
         )
-        figure = stability.matrix_figure(rows, run.query_steps(VALIDATION))
-        shared.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
+        figure = stability.matrix_figure(rows, here.run.query_steps(split))
+        page.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
     known = [f"{image}-{target}" for image, target in rows[["image_id", "target"]].drop_duplicates().itertuples(index=False)]
     asked = str(st.session_state.get("target", st.query_params.get("target", "")))
     image, _, number = asked.partition("-")
     there = image.isdigit() and number.isdigit() and bool(((frame["image_id"] == int(image)) & (frame["target"] == int(number))).any())
     target = asked if there else known[0] if known else ""
-    shared.write_address(layer=layer, first=first, target=target)
+    choices.write_address(layer=layer, first=first, target=target)
     with right:
         if target:
-            show_target(run, layer, *(int(number) for number in target.rsplit("-", 1)))
+            show_target(here, layer, *(int(number) for number in target.rsplit("-", 1)))
 
 
 def select_target() -> None:
     """Keeps the target whose cell was clicked."""
-    found = shared.clicked("matrix")
+    found = choices.clicked("matrix")
     if found:
         st.session_state["target"] = f"{found[0]}-{found[1]}"
 
 
-def show_target(run: Run, layer: int, image_id: int, target: int) -> None:
+def show_target(here: RunSplit, layer: int, image_id: int, target: int) -> None:
     """The image of a target with the boxes of the queries that held it."""
-    data = reads.dataset(run.info())
+    data = RESULTS.dataset(here.data)
     number = data.positions[image_id]
-    rows = reads.holders(str(run.path), image_id, target, layer, reads.run_stamp(run))
-    figure = stability.holders_figure(reads.pixels(run.info(), data, number), data.records[number], data.classes, target, rows)
+    rows = RESULTS.holders(here, image_id, target, layer)
+    figure = stability.holders_figure(held.pixels(here.data, number), data.records[number], data.classes, target, rows)
     table = stability.holder_table(rows, data.classes)
     meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), n = {len(table)} evaluations that matched it; a "
     meaning += "query's box is that of the last step it held it."
-    shared.chart(figure, "holders", meaning, table, scrollZoom=True)
+    page.chart(figure, "holders", meaning, table, scrollZoom=True)
     st.dataframe(table, hide_index=True, row_height=28, key="holders-table", column_config=COLUMNS)
-    st.markdown(f"[This image in the matching explorer]({shared.explorer_link(run.name, number + 1)})")
+    st.markdown(f"[This image in the matching explorer]({page.explorer_link(here, number + 1)})")
 
 
 runs_compared()

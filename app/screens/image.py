@@ -1,13 +1,14 @@
-"""One validation image: targets, boxes of teacher and student, their mates, and the selection mask."""
+"""One image: targets, boxes of teacher and student, their mates, and the selection mask."""
 
-import inspection
-import reads
-import shared
 import streamlit as st
 
+from lib import choices, held, page
+from lib.held import RESULTS
+from lib.open_in_fiftyone import open_selection
+from workbench.analysis.of_run import one_evaluation, splits_with_queries
+from workbench.analysis.rows_of_run import paired_layer
 from workbench.errors import RunError
-from workbench.store.queries import TEACHER_STEP
-from workbench.views.catalog import VALIDATION, baseline_of
+from workbench.views.catalog import baseline_of
 from workbench.views.image import (
     CAPTION,
     COST_CAPTION,
@@ -48,45 +49,44 @@ TARGETS = {
     "teacher_iou": NUMBER("IoU", help="Of the teacher's box with the target.", **SCORE),
 }
 
-entries = {name: entry for name, entry in shared.usable_runs().items() if entry.run.query_steps(VALIDATION)}
+entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
 if not entries:
-    shared.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
+    page.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
     st.stop()
 
 
 @st.fragment
-@shared.guarded("This image cannot be shown")
+@page.guarded("This image cannot be shown")
 def body() -> None:
     """The choices, and all that depends on them."""
-    bar = st.columns([3.4, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
+    bar = st.columns([3.2, 0.9, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
     names = list(entries)
-    name = shared.select(bar[0], "Run", "run", names, names[0], format_func=lambda choice: entries[choice].title)
+    name = choices.select(bar[0], "Run", "run", names, names[0], format_func=lambda choice: entries[choice].title)
     run = entries[name].run
-    steps = run.query_steps(VALIDATION)
-    step = shared.select(bar[1], "Step", "step", steps, steps[-1], help="Evaluations whose queries were kept.")
-    data = reads.dataset(run.info())
-    number = int(shared.choose_number("image", 1, len(data), 1))
+    split = choices.select_split(bar[1], splits_with_queries(run))
+    steps = run.query_steps(split)
+    step = choices.select(bar[2], "Step", "step", steps, steps[-1], help="Evaluations whose queries were kept.")
+    here = one_evaluation(run, split, step)
+    data = RESULTS.dataset(here.data)
+    number = int(choices.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number
-    bar[2].number_input(f"Image of {len(data)}", 1, len(data), key="image", help="Position in the validation split.")
-    record, pixels = data.records[number - 1], reads.pixels(run.info(), data, number - 1)
-    rows = reads.image_queries(str(run.path), step, record.image_id, reads.stamp(run.queries_path(VALIDATION, step)))
-    student, teacher = rows[rows["model"] == "student"], rows[rows["model"] == "teacher"]
+    bar[3].number_input(f"Image of {len(data)}", 1, len(data), key="image", help=f"Position in split {split}.")
+    record, pixels = data.records[number - 1], held.pixels(here.data, number - 1)
+    student, teacher = RESULTS.image_queries(here, record.image_id)
     if student.empty:
         raise RunError(f"step {step} was traced on a sample of the images, and this one is not in it. Choose another image or step.")
     layers = sorted(int(number) for number in student["layer"].unique())
-    layer = shared.choose("layer", layers, layers[-1])
-    bar[3].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
-    student = student[student["layer"] == layer]
-    mate_layers = student["mate_layer"].dropna()
-    teacher = teacher[teacher["layer"] == (int(mate_layers.iloc[0]) if len(mate_layers) else -1)]
-    threshold = shared.choose_number("score", 0.0, 1.0, 0.3)
-    bar[4].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
-    masks = reads.image_masks(str(run.path), TEACHER_STEP, record.image_id, reads.stamp(run.states_path(VALIDATION, TEACHER_STEP)))
+    layer = choices.choose("layer", layers, layers[-1])
+    bar[4].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
+    student, teacher = paired_layer(student, teacher, layer)
+    threshold = choices.choose_number("score", 0.0, 1.0, 0.3)
+    bar[5].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
+    masks = RESULTS.image_masks(here.teacher, record.image_id)
     places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
-    place = shared.choose("mask", ["off", *places], "off")
-    bar[5].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)
-    opacity = shared.choose_number("opacity", 0.0, 1.0, 0.7)
-    bar[6].slider("Mask opacity", 0.0, 1.0, step=0.05, key="opacity", disabled=place == "off")
+    place = choices.choose("mask", ["off", *places], "off")
+    bar[6].selectbox("Selection mask", ["off", *places], key="mask", help=MASK_CAPTION)
+    opacity = choices.choose_number("opacity", 0.0, 1.0, 0.7)
+    bar[7].slider("Mask opacity", 0.0, 1.0, step=0.05, key="opacity", disabled=place == "off")
 
     picture, tables = st.columns([1, 1.12], gap="medium")
     with picture:
@@ -96,24 +96,27 @@ def body() -> None:
             f"n = {len(student)} queries of the student and {len(teacher)} of the teacher; boxes of at least {threshold:.2f} score are "
             f"drawn, the best {MOST_BOXES} of each model."
         )
-        shared.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
+        page.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
     with tables:
-        st.text(f"image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   {len(record.boxes)} targets")
+        st.text(
+            f"split {split}   image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   "
+            f"{len(record.boxes)} targets"
+        )
         if len(teacher):
             mates = mate_table(student, teacher, data.classes, threshold)
             st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
-            shared.note(f"{CAPTION} n = {len(mates)} pairs of which one reaches the least score.")
-            shared.chart(cost_figure(mates), "costs", f"{COST_CAPTION} n = {min(len(mates), MOST_PAIRS)} pairs.", mates)
+            page.note(f"{CAPTION} n = {len(mates)} pairs of which one reaches the least score.")
+            page.chart(cost_figure(mates), "costs", f"{COST_CAPTION} n = {min(len(mates), MOST_PAIRS)} pairs.", mates)
         targets = target_table(record, data.classes, student, teacher)
         if not len(teacher):
             st.caption("This run was traced without a teacher: there are no mates.")
             targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
-        shared.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
+        page.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
 
     baseline = baseline_of(entries[name], list(entries.values()))
-    inspection.open_selection(run, baseline.run if baseline else None, [record.image_id], "inspect-image")
-    shared.write_address(run=name, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
+    open_selection(here.data, baseline, [record.image_id], "inspect-image")
+    choices.write_address(run=name, split=split, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 
 
 body()

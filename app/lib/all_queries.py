@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
-import shared
 import streamlit as st
-import values
-from columns import COLUMNS
-from reads import Stamp
 
+from lib import choices, page
+from lib.headings import COLUMNS
+from lib.held import RESULTS
+from workbench.analysis.of_run import RunAt
+from workbench.analysis.rows_of_run import Model
 from workbench.views.box_drawing import class_name
 from workbench.views.raster import raster_figure
 
@@ -17,20 +18,21 @@ CAPTION = (
     "Every query of the last layer: probability of its best class, and IoU of its box with the target it overlaps most (0 without one). "
     "Colour: how many queries lie there. Draw a box to list them."
 )
+MODELS: tuple[Model, ...] = ("student", "teacher")
 MOST = 500
 
 
 @st.cache_data(max_entries=8, show_spinner="Drawing the queries ...")
-def figure_of(run_path: str, step: int, model: str, key: Stamp) -> go.Figure:
+def figure_of(at: RunAt, model: Model) -> go.Figure:
     """The picture, drawn once."""
-    rows = values.last_layer(run_path, step, model, key)
+    rows = RESULTS.all_queries(at, model)
     return raster_figure(rows["score"].to_numpy(float), rows["best_iou"].to_numpy(float), "score", "best IoU")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, key: Stamp) -> tuple[pd.DataFrame, int]:
+def listed(at: RunAt, model: Model, box: tuple[float, ...] | None) -> tuple[pd.DataFrame, int]:
     """The queries of the highest score in a box ``x0, x1, y0, y1``, or of all, and how many there are."""
-    rows = values.last_layer(run_path, step, model, key)
+    rows = RESULTS.all_queries(at, model)
     if box is not None:
         x0, x1, y0, y1 = box
         rows = rows[rows["score"].between(x0, x1) & rows["best_iou"].between(y0, y1)]
@@ -38,25 +40,25 @@ def listed(run_path: str, step: int, model: str, box: tuple[float, ...] | None, 
 
 
 @st.fragment
-@shared.guarded("The queries of this run cannot be shown")
-def queries(here: tuple[str, int, Stamp], classes: Sequence[str]) -> None:
+@page.guarded("The queries of this run cannot be shown")
+def queries(here: RunAt, classes: Sequence[str]) -> None:
     """The picture of one model's queries, and the list of those in a box."""
     head = st.columns([2, 8], vertical_alignment="bottom")
-    model = shared.select(head[0], "Model", "model", ["student", "teacher"], "student")
-    count = len(values.last_layer(*here[:2], model, here[2]))
+    model: Model = choices.select(head[0], "Model", "model", MODELS, MODELS[0])
+    count = len(RESULTS.all_queries(here, model))
     if not count:
         st.caption(f"This run keeps no queries of its {model}.")
-        shared.write_address(model=model)
+        choices.write_address(model=model)
         return
     left, right = st.columns([1.25, 1], gap="medium")
-    box = shared.chosen_box("area")
-    rows, inside = listed(*here[:2], model, tuple(box) if box else None, here[2])
+    box = choices.chosen_box("area")
+    rows, inside = listed(here, model, tuple(box) if box else None)
     with left:
         chart = f"queries-{model}"
-        meaning = f"{CAPTION} n = {count} queries."
-        shared.chart(figure_of(*here[:2], model, here[2]), chart, meaning, rows, on_select=shared.box_kept(chart, "area"), modes=["box"])
+        meaning = f"{CAPTION} n = {count} queries of split {here.split}."
+        page.chart(figure_of(here, model), chart, meaning, rows, on_select=choices.box_kept(chart, "area"), modes=["box"])
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})
         st.dataframe(shown, hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS)
-        shared.note(f"{inside} queries {'in the box' if box else 'in all'}; the {len(rows)} of the highest score are listed.")
-    shared.write_address(model=model, area=st.session_state["area"])
+        page.note(f"{inside} queries {'in the box' if box else 'in all'}; the {len(rows)} of the highest score are listed.")
+    choices.write_address(model=model, area=st.session_state["area"])

@@ -1,11 +1,10 @@
 """What runs now, with live progress, and what every run holds on disk: sizes and health."""
 
 import pandas as pd
-import reads
-import shared
 import streamlit as st
 
-from workbench.remote import is_remote
+from lib import choices, held, page
+from workbench.errors import CacheError
 from workbench.store.run import runs_root
 from workbench.teacher_cache.folders import list_caches
 from workbench.views import caches_and_runs as views
@@ -23,11 +22,11 @@ CACHE_COLUMNS = {
     "GB": NUMBER("size (GB)", format="%.3f"), "build seconds": NUMBER("build (s)", format="%.0f", help="Wall seconds of building."),
     "variants": NUMBER("variants", help="Augmentations of each image."), "teacher": st.column_config.TextColumn("teacher", help="Hash."),
 }  # fmt: skip
-shared.usable_runs()
+page.usable_runs()
 
 
-@st.fragment(run_every=shared.REFRESH_SECONDS)
-@shared.guarded("What runs now cannot be shown")
+@st.fragment(run_every=page.REFRESH_SECONDS)
+@page.guarded("What runs now cannot be shown")
 def running() -> None:
     """Progress of the runs that are being written."""
     st.markdown("**Running now**")
@@ -43,38 +42,39 @@ def running() -> None:
         st.caption("No run is being written.")
 
 
-@shared.guarded("The teacher caches cannot be listed")
+@page.guarded("The teacher caches cannot be listed")
 def caches() -> None:
     """Sizes and health of the caches of teachers' answers."""
     st.markdown("**Teacher caches**")
-    if is_remote(runs_root()):
+    try:
+        table = pd.DataFrame(list_caches())
+    except CacheError:
         st.caption("Teacher caches lie beside runs on a local disk; these runs are remote.")
         return
-    table = pd.DataFrame(list_caches())
     if table.empty:
         st.caption("No teacher cache. 'workbench cache build RECIPE' makes one: students then learn without running the teacher.")
         return
     st.dataframe(table, hide_index=True, row_height=28, key="caches", placeholder="–", column_config=CACHE_COLUMNS)
     bad = int((~table["state"].str.startswith("complete")).sum())
     meaning = "A cache keeps a teacher's answers to every augmented training image."
-    shared.note(f"{meaning} n = {len(table)} caches, {table['GB'].sum():.2f} GB in all, {bad} not complete.")
+    page.note(f"{meaning} n = {len(table)} caches, {table['GB'].sum():.2f} GB in all, {bad} not complete.")
 
 
-@shared.guarded("The runs cannot be listed")
+@page.guarded("The runs cannot be listed")
 def on_disk() -> None:
     """Sizes and health of all runs."""
     st.markdown("**Runs on disk**")
     entries = catalog(runs_root())
-    table = views.runs_table(entries, {entry.run.name: reads.sizes(str(entry.run.path)) for entry in entries})
+    table = views.runs_table(entries, {entry.run.name: held.sizes(entry.run) for entry in entries})
     st.dataframe(table, hide_index=True, row_height=28, key="runs", column_config=COLUMNS, placeholder="–")
     bad = int((table["health"] != "good").sum())
     total = table["size"].sum() / 1e3
-    shared.note(f"n = {len(table)} runs, {total:.2f} GB in all, {bad} not in good health. Sizes are up to a minute old.")
+    page.note(f"n = {len(table)} runs, {total:.2f} GB in all, {bad} not in good health. Sizes are up to a minute old.")
     meaning = f"{views.SIZES_CAPTION} n = {min(len(table), 25)} largest of {len(table)} runs."
-    shared.chart(views.sizes_figure(table), "sizes", meaning, table)
+    page.chart(views.sizes_figure(table), "sizes", meaning, table)
 
 
 running()
 on_disk()
 caches()
-shared.write_address()
+choices.write_address()

@@ -1,0 +1,116 @@
+"""Results that the pages hold in memory until the files they came from change; the library makes them and says what each means."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from workbench.analysis.of_run import RunData, RunSplit, stamp
+from workbench.analysis.report.summary import table
+from workbench.analysis.results.of_runs import Results
+from workbench.errors import DataError
+from workbench.store.run import Run
+from workbench.views import caches_and_runs, overview, stability, training
+from workbench.views.catalog import lies_below
+
+ANALYSING, READING, COMPARING = "Analysing the detections ...", "Reading the queries ...", "Comparing the answers ..."
+
+
+def _copied(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any]:
+    """Every page gets a copy of its own."""
+    return st.cache_data(max_entries=entries, show_spinner=spinner, show_time=time)
+
+
+def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any]:
+    """All pages read the same object and never change it: a million rows are not copied for each of them."""
+    return st.cache_resource(max_entries=entries, show_spinner=spinner, show_time=time)
+
+
+_analysed = partial(_copied, 32, ANALYSING, True)
+RESULTS = Results({
+    "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
+    "errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
+    "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
+    "compared_errors": _copied(32, "Comparing the errors ...", True),
+    "behind": _copied(64, ANALYSING, True), "wrong": _copied(256, False),
+    "ap_interval": _copied(64, "Resampling the images ...", True),
+    "all_queries": _shared(4, READING), "matched_queries": _shared(8, READING), "slot_heatmaps": _shared(8, READING),
+    "slot_drops": _analysed(), "slots": _analysed(), "slot_serves": _copied(64, False),
+    "slot_drop_interval": _copied(64, "Resampling the images ...", True),
+    "gains": _copied(16, COMPARING), "mean_gain": _copied(64, COMPARING), "slot_gains": _copied(16, COMPARING),
+    "properties": _copied(16, COMPARING), "correlations": _copied(16, "Correlating ...", True),
+    "matched_over_steps": _shared(4, "Reading the matchings ..."),
+    "churn_by_layer": _copied(32, "Counting changes ..."), "churn_by": _copied(32, "Counting changes ..."),
+    "agreement_by": _copied(32, "Comparing with the teacher ..."), "found_by_both": _copied(64, "Comparing the seeds ..."),
+    "student_layers": _copied(256, False), "holders": _copied(256, False),
+    "image_queries": _copied(256, False), "image_masks": _copied(256, False),
+    "diagnosis": _copied(32, "Looking for causes ...", True), "verdicts": _copied(32, "Comparing the arms ...", True),
+})  # fmt: skip
+
+
+def pixels(data: RunData, number: int) -> np.ndarray:
+    """One image of a run's data, ``[H, W, 3]`` uint8, by its position from 0.
+
+    Raises:
+        DataError: its file is a link that leads out of the folder of the data.
+    """
+    dataset, folder = RESULTS.dataset(data), Path(json.loads(RESULTS.described(data))["recipe"]["data"]["path"])
+    if dataset.paths is not None and not lies_below(dataset.paths[number], folder):
+        name = dataset.records[number].file_name
+        raise DataError(f"{name} is a link that leads out of {folder}. Only files below it are shown: copy it there.")
+    return dataset.image(number)
+
+
+@st.cache_data(max_entries=256, show_spinner=READING)
+def progress(split: RunSplit) -> pd.DataFrame:
+    """AP and stability of a run by evaluation."""
+    return overview.progress_points(split.run, split.split)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def agreement(split: RunSplit) -> pd.DataFrame:
+    """Agreement of a run with its teacher by evaluation, at the last layer; empty without a teacher."""
+    return stability.agreement_points(split.run, split.split)
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def layers(split: RunSplit) -> pd.DataFrame:
+    """Stability of a run between decoder layers."""
+    return overview.layer_points(split.run, split.split)
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
+def runs_table(splits: tuple[RunSplit, ...]) -> pd.DataFrame:
+    """The summary table of some runs and their teachers, the queries of one split."""
+    return table([split.run for split in splits], splits[0].split, with_teacher=True)
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")
+def held_targets(split: RunSplit, layer: int) -> pd.DataFrame:
+    """Which query of a layer held each target at each evaluation."""
+    return stability.held(RESULTS.held_rows(split, layer))
+
+
+def training_lines(run: Run) -> tuple[pd.DataFrame, int]:
+    """What a run logged, thinned to what a page can draw, and how many lines each row is the mean of."""
+    return _training_lines(str(run.path), stamp(run.metrics_path, run.timings_path), run)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _training_lines(path: str, key: str, _run: Run) -> tuple[pd.DataFrame, int]:
+    return training.thinned(training.training_lines(_run))
+
+
+def sizes(run: Run) -> dict[str, int]:
+    """Bytes of a run by part."""
+    return _sizes(str(run.path), run)
+
+
+@st.cache_data(max_entries=4096, ttl=60, show_spinner="Measuring the folders ...")
+def _sizes(path: str, _run: Run) -> dict[str, int]:
+    return caches_and_runs.sizes(_run.path)

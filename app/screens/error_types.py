@@ -1,0 +1,175 @@
+"""Where AP is lost: error types and what they cost, against a baseline, by class, size and crowding, with the images behind each number."""
+
+import pandas as pd
+import streamlit as st
+
+from lib import choices, held, page
+from lib.headings import COLUMNS
+from lib.held import RESULTS
+from lib.open_in_fiftyone import open_selection
+from workbench.analysis.of_run import RunAt, one_evaluation, splits_with_detections
+from workbench.views import error_types as views
+from workbench.views.error_types import Error
+from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
+
+DRAWN = 15  # errors of an image
+LISTED = 1000
+entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_detections(entry.run))}
+if not entries:
+    page.banner("info", "No evaluation yet", "Errors appear here after the first evaluation of a run.")
+    st.stop()
+bar = st.columns([3, 1, 1, 3, 1.5], vertical_alignment="bottom")
+entry = choices.select_run(bar[0], entries)
+run = entry.run
+split = choices.select_split(bar[1], splits_with_detections(run))
+steps = run.detection_steps(split)
+step = choices.select(bar[2], "Step", "step", steps, steps[-1])
+evaluated = {name: other for name, other in entries.items() if other.run.detection_steps(split)}
+baseline = choices.select_baseline(bar[3], entry, evaluated, "Compared at its last evaluation up to that step.")
+against = choices.name_of(baseline)
+here = one_evaluation(run, split, step)
+choices.write_address(run=run.name, split=split, step=step, baseline=against)
+
+
+def there() -> RunAt | None:
+    """The baseline at its last evaluation up to the step."""
+    if baseline is None:
+        return None
+    own = baseline.run.detection_steps(split)
+    return one_evaluation(baseline.run, split, max((s for s in own if s <= step), default=own[0]))
+
+
+@page.guarded("The errors of this run cannot be shown")
+def types() -> None:
+    """Costs of the run and the baseline, and their differences."""
+    other = there()
+    tables = ({against: RESULTS.error_costs(other)} if other else {}) | {run.name: RESULTS.error_costs(here)}
+    left, right = st.columns(2, gap="medium")
+    count = int(tables[run.name].loc[~tables[run.name]["special"], "count"].sum())
+    with left:
+        meaning = f"{views.COSTS_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}, {count} errors of this run at "
+        meaning += f"step {step}."
+        together = pd.concat([table.assign(run=name) for name, table in tables.items()])
+        page.chart(views.costs_figure(tables), "error-costs", meaning, together)
+    if other is None:
+        return
+    differences, changed = RESULTS.compared_errors(other, here)
+    with right:
+        meaning = (
+            f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}; it tells about these checkpoints."
+        )
+        page.chart(views.difference_figure(differences), "error-differences", meaning, differences)
+    counts = changed["change"].value_counts()
+    page.note(
+        f"Targets that this run lost: {counts.get('lost', 0)}, gained: {counts.get('gained', 0)}, missed otherwise: "
+        f"{counts.get('other error', 0)}, of {len(RESULTS.errors(here).targets)}, against the baseline at step {other.step}."
+    )
+
+
+@page.guarded("The slices of this run cannot be shown")
+def slices() -> None:
+    """AP and recall by size, crowding and overlap, the calibration of the scores, and KITTI's own AP where the data is KITTI's."""
+    left, right = st.columns([1.4, 1], gap="medium")
+    other = there()
+    with left:
+        tables = ({against: RESULTS.slices(other)} if other else {}) | {run.name: RESULTS.slices(here)}
+        together = pd.concat([table.assign(run=name) for name, table in tables.items()])
+        targets = int(tables[run.name].loc[tables[run.name]["by"] == "size", "targets"].sum())
+        page.chart(slices_figure(tables), "slices", f"{SLICES_CAPTION} n = {targets} targets of split {split}.", together)
+    with right:
+        tables = ({against: RESULTS.calibration(other)} if other else {}) | {run.name: RESULTS.calibration(here)}
+        meaning = f"{views.CALIBRATION_CAPTION} n = {int(tables[run.name]['n'].sum())} detections of this run on split {split}."
+        page.chart(views.calibration_figure(tables), "calibration", meaning, tables[run.name])
+    own, theirs = RESULTS.kitti(here), RESULTS.kitti(other) if other else None
+    if own is not None:
+        tables = ({against: theirs} if theirs is not None else {}) | {run.name: own}
+        together = pd.concat([table.assign(run=name) for name, table in tables.items()])
+        meaning = f"{KITTI_CAPTION} n = {int(tables[run.name]['targets'].sum())} targets over all bars of a run."
+        page.chart(kitti_figure(tables), "kitti", meaning, together)
+
+
+@st.fragment
+@page.guarded("The classes of this run cannot be shown")
+def confusion() -> None:
+    """Confusion between classes, and the pairs behind one of its cells."""
+    found, counts = RESULTS.errors(here), RESULTS.confusion(here)
+    left, right = st.columns([1.2, 1], gap="medium")
+    filled = views.fullest_cells(counts)
+    known = [f"{row}_{column}" for row, column in filled]
+    cell = choices.choose("cell", known, "{}_{}".format(*views.telling_cell(filled))) if known else ""
+    with left:
+        which = "a cell" if len(filled) <= views.CLICKABLE else f"one of the {views.CLICKABLE} fullest cells"
+        meaning = (
+            f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs of split {split}. A click on {which} lists its pairs."
+        )
+        figure = views.confusion_figure(counts, found.classes)
+        page.chart(figure, "confusion", meaning, counts.reset_index(), on_select=select_cell, modes=["points"])
+    if not cell:
+        return
+    truth, predicted = (int(category) for category in cell.split("_"))
+    pairs = RESULTS.class_pairs(here)
+    pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
+    with right:
+        names = [found.classes.get(category, "background") for category in (truth, predicted)]
+        st.text(f"Targets of {names[0]}, detections of {names[1]}")
+        place = RESULTS.dataset(here.data).positions
+        shown = pairs.head(LISTED)
+        shown = shown.assign(open=[page.explorer_link(here, place[image] + 1) for image in shown["image_id"]])
+        columns = ["open", "image_id", "target", "query", "score", "iou"]
+        st.dataframe(shown[columns], hide_index=True, row_height=28, height=330, key="pairs", column_config=COLUMNS, placeholder="–")
+        page.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed; a target or query of -1 is background.")
+    choices.write_address(cell=cell)
+
+
+def select_cell() -> None:
+    """Keeps the cell that was clicked."""
+    found = choices.clicked("confusion")
+    if found:
+        st.session_state["cell"] = f"{found[0]}_{found[1]}"
+
+
+@st.fragment
+@page.guarded("The images behind these errors cannot be shown")
+def behind() -> None:
+    """The images and slots with errors of one type, and one of the images."""
+    head = st.columns([2, 7], vertical_alignment="bottom")
+    found, counts = RESULTS.errors(here), RESULTS.error_costs(here)
+    most = counts[~counts["special"]].sort_values("count")["error"].iloc[-1]
+    first: Error = next(name for name in views.KINDS if name == most)
+    kind: Error = choices.select(
+        head[0], "Errors of the type", "error", views.KINDS, first, format_func=lambda name: name.replace("_", " ")
+    )
+    images, slots = RESULTS.behind(here, kind)
+    if images.empty:
+        st.caption("No image has an error of this type.")
+        choices.write_address(error=kind)
+        return
+    left, middle, right = st.columns([1, 1, 2.4], gap="medium")
+    with left:
+        event = st.dataframe(images, key=f"images-{kind}", on_select="rerun", selection_mode="single-row", hide_index=True, row_height=28,
+                             height=480, column_config=COLUMNS)  # fmt: skip
+        page.note(f"n = {len(images)} images with errors of this type, most first. A click on the left of a row shows the image.")
+    with middle:
+        st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480, column_config=COLUMNS)
+        page.note(f"n = {len(slots)} query slots whose detections these are, and in how many images; a missed target has none.")
+    chosen = event["selection"]["rows"]
+    known = images["image_id"].tolist()
+    asked = known[chosen[0]] if chosen else choices.choose("image_id", known, known[0])
+    st.session_state["image_id"] = asked
+    data = RESULTS.dataset(here.data)
+    number = data.positions[asked]
+    wrong = RESULTS.wrong(here, kind, asked)
+    with right:
+        pixels = held.pixels(here.data, number)
+        figure = views.wrong_figure(pixels, data.records[number], data.classes, wrong.head(DRAWN), found.classes)
+        meaning = f"Image {asked}: n = {len(wrong)} errors of this type at step {step} of split {split}; at most "
+        meaning += f"{DRAWN} are drawn, the best scores first."
+        page.chart(figure, "wrong", meaning, wrong, scrollZoom=True)
+        st.markdown(f"[This image in the matching explorer]({page.explorer_link(here, number + 1)})")
+    open_selection(here.data, baseline, images["image_id"].tolist(), "inspect-errors")
+    choices.write_address(error=kind, image_id=asked)
+
+
+shown = {"types": ("Types of error", types), "classes": ("Confusion between classes", confusion),
+         "images": ("Images behind the errors", behind), "slices": ("Parts of the split, and what scores mean", slices)}  # fmt: skip
+shown[choices.part({name: title for name, (title, _) in shown.items()})][1]()

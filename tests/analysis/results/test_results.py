@@ -1,0 +1,151 @@
+"""Results about a run: equal to a computation on its files, kept under names that stay, made once where a caller holds them."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests import inspection_examples as examples
+from workbench.analysis import derived
+from workbench.analysis.derived import evaluation_hash
+from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.detection.calibration import reliability
+from workbench.analysis.detection.matches import match_detections
+from workbench.analysis.detection.slices import slices
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.detection.tide import error_table, find_errors
+from workbench.analysis.of_run import RunAt, all_evaluations, one_evaluation
+from workbench.analysis.queries.gain import slot_gain, target_gain
+from workbench.analysis.queries.predictors import rank_correlations, target_properties
+from workbench.analysis.queries.query_detections import query_detections
+from workbench.analysis.queries.slots import slot_serves, slot_table
+from workbench.analysis.queries.value import ap_drops
+from workbench.analysis.results import detections
+from workbench.analysis.results.of_runs import Results
+from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
+from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
+from workbench.files import hash_json
+from workbench.store.detections import DETECTION_SCHEMA, read_detections, write_detections
+from workbench.store.queries import read_queries
+from workbench.store.run import Run
+
+STEP = 30
+RESULTS = Results()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """A distilled and an undistilled run with queries and detections."""
+    data = examples.make_data()
+    root: Path = tmp_path_factory.mktemp("results")
+    pair = examples.make_runs(root, data)
+    for run in pair:
+        for step in examples.STEPS:
+            rows = read_queries(run, "val", [step], where="model = 'student' and layer = 1")
+            table = pa.Table.from_pandas(query_detections(rows, data)[DETECTION_SCHEMA.names], preserve_index=False)
+            write_detections(run, "val", step, table)
+    return pair
+
+
+@pytest.fixture
+def pair(runs: tuple[Run, Run]) -> tuple[RunAt, RunAt]:
+    distilled, undistilled = (one_evaluation(run, "val", STEP) for run in runs)
+    return distilled, undistilled
+
+
+def equal(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), wanted.reset_index(drop=True), check_dtype=False)
+
+
+def test_what_is_said_of_detections_is_what_a_computation_on_the_files_gives(pair: tuple[RunAt, RunAt]):
+    at, _ = pair
+    data = examples.make_data()
+    truth, found = data.coco(), read_detections(at.run, "val", STEP)
+    for _ in ("computed", "read back"):
+        equal(RESULTS.error_costs(at), error_table(find_errors(truth, found)))
+        equal(RESULTS.slices(at), slices(truth, found))
+        equal(RESULTS.slot_drops(at), ap_drops(truth, found))
+    equal(RESULTS.calibration(at), reliability(match_detections(truth, found)))
+    interval = bootstrap_ap(truth, found)
+    assert RESULTS.ap_interval(at) == pytest.approx((interval.low, interval.high))
+    assert RESULTS.kitti(at) is None
+
+
+def test_what_is_said_of_queries_is_what_a_computation_on_the_rows_gives(pair: tuple[RunAt, RunAt]):
+    at, baseline = pair
+    targets = target_frame(examples.make_data().coco())
+    rows, before, teacher = (read_queries(one.run, "val", [step], where="layer = 1") for one, step in
+                             ((at, STEP), (baseline, STEP), (at, -1)))  # fmt: skip
+    equal(RESULTS.slots(at), slot_table(rows))
+    for by in ("label", "size"):
+        equal(RESULTS.slot_serves(at, by), slot_serves(rows, targets, by))
+    assert sum(int(counts.sum()) for counts in RESULTS.slot_heatmaps(at).values()) == len(rows)
+    gains = target_gain(rows, before, STEP)
+    equal(RESULTS.gains(at, baseline), gains)
+    equal(RESULTS.slot_gains(at, baseline), slot_gain(gains))
+    assert RESULTS.mean_gain(at, baseline)["gain"].item() == pytest.approx(gains["gain"].mean())
+    order = ["image_id", "target"]
+    properties = target_properties(gains, teacher, before, targets)
+    equal(RESULTS.properties(at, baseline).sort_values(order), properties.sort_values(order))
+    equal(RESULTS.correlations(at, baseline), rank_correlations(RESULTS.properties(at, baseline)))
+    assert RESULTS.correlations(at, baseline)["correlation"].to_numpy() == pytest.approx(
+        rank_correlations(properties)["correlation"].to_numpy(), nan_ok=True
+    )
+    matched = RESULTS.matched_queries(at, "teacher")
+    assert len(matched) == (teacher["match"] >= 0).sum() and (np.diff(matched["quality"]) <= 0).all()
+
+
+def test_what_is_said_of_the_matching_is_what_a_computation_on_the_rows_gives(runs: tuple[Run, Run]):
+    run, _ = runs
+    split, targets = all_evaluations(run, "val"), target_frame(examples.make_data().coco())
+    rows = read_queries(run, "val", matched=True)
+    equal(RESULTS.churn_by_layer(split), stability_by(image_counts(rows, layers="all")))
+    equal(RESULTS.churn_by(split, "label"), pooled_by(image_counts(rows, targets=targets, by="label"), "label"))
+    pairs = teacher_agreement(rows[rows["step"].isin([-1, STEP])])
+    equal(RESULTS.agreement_by(split, "size"), agreement_by(pairs[pairs["layer"] == 1], "size", targets))
+    assert RESULTS.agreement_by(all_evaluations(runs[1], "val"), "label").empty
+    assert RESULTS.student_layers(split) == [0, 1]
+
+
+def test_results_are_kept_under_the_names_and_keys_that_runs_of_today_have(pair: tuple[RunAt, RunAt]):
+    at, baseline = pair
+    own, theirs = ([examples.make_data().hash(), evaluation_hash(one.run, "val", STEP)] for one in pair)
+    made = {
+        f"errors-val-{STEP}": (RESULTS.error_costs, (at,), own), f"slices-val-{STEP}": (RESULTS.slices, (at,), own),
+        f"ap-drops-val-{STEP}": (RESULTS.slot_drops, (at,), own), f"slots-val-{STEP}": (RESULTS.slots, (at,), own),
+        f"ap-interval-val-{STEP}": (RESULTS.ap_interval, (at,), own),
+        f"errors-against-val-{STEP}": (RESULTS.compared_errors, (baseline, at), [[0, 0], theirs, own]),
+    }  # fmt: skip
+    for name, (ask, what, inputs) in made.items():
+        ask(*what)
+        assert at.run.derived_path(name, hash_json([1, *inputs])[:16], "parquet").is_file(), name
+
+
+def test_a_result_that_is_held_is_made_once_for_all_that_are_made_of_it(pair: tuple[RunAt, RunAt], monkeypatch: pytest.MonkeyPatch):
+    at, baseline = pair
+    found: list[int] = []
+
+    def counted(*arguments):
+        found.append(len(found))
+        return find_errors(*arguments)
+
+    monkeypatch.setattr(detections, "find_errors", counted)
+    monkeypatch.setattr(derived, "DEFINITIONS", 99)  # nothing is kept on disk yet
+    held = Results({"errors": functools.lru_cache(maxsize=2)})
+    costs = held.error_costs(at)
+    equal(held.calibration(at), RESULTS.calibration(at))
+    assert found == [0, 1]  # the second for the results that hold nothing
+    verdicts, changed = held.compared_errors(baseline, at)
+    assert found == [0, 1, 2] and len(verdicts) == len(costs) and len(changed)
+
+
+def test_verdicts_and_causes_are_of_the_runs_that_are_named(runs: tuple[Run, Run], pair: tuple[RunAt, RunAt]):
+    at, baseline = pair
+    table = RESULTS.verdicts(((0, baseline),), ((0, at),))
+    assert table.loc[table["quantity"] == "AP", "images"].tolist() == [examples.IMAGES]
+    assert {"AP", "churn", "IS", "quality"} <= set(table["quantity"])
+    found = RESULTS.diagnosis(all_evaluations(runs[0]), all_evaluations(runs[1]))
+    assert (found.run, found.baseline) == ("distilled", "undistilled")

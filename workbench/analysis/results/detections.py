@@ -1,0 +1,153 @@
+"""Results about the detections of an evaluation: errors, their cost, confusion, slices, calibration, the interval of AP."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from workbench.analysis.derived import evaluation_hash, kept_frame
+from workbench.analysis.detection.ap_tests import changed_targets, compare_errors
+from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.detection.calibration import reliability
+from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
+from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
+from workbench.analysis.detection.matches import Matches
+from workbench.analysis.detection.slices import slices
+from workbench.analysis.detection.targets import target_frame
+from workbench.analysis.detection.tide import Error, Errors, error_table, find_errors, images_behind, queries_behind, rows_behind
+from workbench.analysis.of_run import RunAt, RunData, open_data
+from workbench.datasets.base import Dataset
+from workbench.store.detections import read_detections
+from workbench.store.run import Run
+
+Hold = Callable[[Callable[..., Any]], Callable[..., Any]]
+KITTI_SAMPLES = 300  # resamples of the images for the intervals of KITTI's AP
+
+
+class DetectionResults:
+    """Results about detections, each a function of what ``of_run`` names.
+
+    Results are made of each other: what an error costs is made of the errors. A caller that asks for several holds those in memory that
+    others are made of.
+
+    Example:
+        >>> results = Results({"errors": functools.lru_cache(maxsize=4)})
+        >>> results.error_costs(one_evaluation(run, "val", 300))
+
+    Args:
+        hold: by name of a method, what makes it remember its results, such as ``functools.lru_cache``; all arguments are hashable.
+    """
+
+    def __init__(self, hold: Mapping[str, Hold] | None = None):
+        for name, remembering in (hold or {}).items():
+            setattr(self, name, remembering(getattr(self, name)))
+
+    def dataset(self, data: RunData) -> Dataset:
+        """The split of the data; the same for all runs on the same data."""
+        return self.opened(self.described(data), data.split)
+
+    def truth(self, data: RunData) -> dict[str, Any]:
+        """COCO ground truth of the split."""
+        return self.opened_truth(self.described(data), data.split)
+
+    def targets(self, data: RunData) -> pd.DataFrame:
+        """Columns of ``targets.target_frame``."""
+        return target_frame(self.truth(data))
+
+    def described(self, data: RunData) -> str:
+        """What decides the data of a run, as JSON; equal for all runs on the same data."""
+        info = data.run.info()
+        what = {"recipe": {"data": info["recipe"]["data"]}, "classes": info["classes"], "dataset_hash": info.get("dataset_hash")}
+        return json.dumps(what, sort_keys=True)
+
+    def opened(self, described: str, split: str) -> Dataset:
+        """The data that ``described`` tells of."""
+        return open_data(json.loads(described), split)
+
+    def opened_truth(self, described: str, split: str) -> dict[str, Any]:
+        """Its COCO ground truth."""
+        return self.opened(described, split).coco()
+
+    def inputs(self, at: RunAt) -> list[str]:
+        """Hashes of everything that results about an evaluation are made of: the data and what the run wrote."""
+        return [self.dataset(at.data).hash(), evaluation_hash(at.run, at.split, at.step)]
+
+    def detections(self, at: RunAt) -> pd.DataFrame:
+        """What ``store.detections`` keeps of the evaluation."""
+        return read_detections(at.run, at.split, at.step)
+
+    def errors(self, at: RunAt) -> Errors:
+        """Detections and targets with their error types."""
+        return find_errors(self.truth(at.data), self.detections(at))
+
+    def error_costs(self, at: RunAt) -> pd.DataFrame:
+        """What each error type costs: ``tide.error_table``."""
+        return self._kept(at, "errors", lambda: error_table(self.errors(at)))
+
+    def compared_errors(self, baseline: RunAt, other: RunAt) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Verdicts on every error type (``ap_tests.compare_errors``), and the targets that became something else."""
+        first, second = self.errors(baseline), self.errors(other)
+        # one run a side: the seeds only name them
+        seeds = (seed_of(baseline.run), seed_of(other.run))
+        verdicts = kept_frame(
+            other.run, f"errors-against-{other.split}-{other.step}", [seeds, self.inputs(baseline), self.inputs(other)],
+            lambda: compare_errors({seeds[0]: first}, {seeds[1]: second}),
+        )  # fmt: skip
+        return verdicts, changed_targets(first, second)
+
+    def behind(self, at: RunAt, error: Error) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The images, and the query slots, with errors of a type, most first."""
+        found = self.errors(at)
+        return images_behind(found, error), queries_behind(found, error)
+
+    def wrong(self, at: RunAt, error: Error, image_id: int) -> pd.DataFrame:
+        """The errors of a type in one image, the best scores first."""
+        return rows_behind(self.errors(at), error, image_id)
+
+    def class_pairs(self, at: RunAt) -> pd.DataFrame:
+        """Pairs of target and detection (``confusion.confusion_pairs``), the best scores first."""
+        pairs = confusion_pairs(self.truth(at.data), self.detections(at))
+        return pairs.sort_values("score", ascending=False, ignore_index=True)
+
+    def confusion(self, at: RunAt) -> pd.DataFrame:
+        """Counts by class of the target and of the detection."""
+        return confusion_matrix(self.class_pairs(at), self.errors(at).classes)
+
+    def slices(self, at: RunAt) -> pd.DataFrame:
+        """AP and recall by size, crowding and overlap."""
+        return self._kept(at, "slices", lambda: slices(self.truth(at.data), self.detections(at)))
+
+    def kitti(self, at: RunAt) -> pd.DataFrame | None:
+        """KITTI's AP by class and difficulty; None where the data is not KITTI's."""
+        if not is_kitti(self.dataset(at.data)):
+            return None
+        return self._kept(at, "kitti", lambda: kitti_ap(self.dataset(at.data), self.detections(at), samples=KITTI_SAMPLES))
+
+    def calibration(self, at: RunAt) -> pd.DataFrame:
+        """Score against precision: ``calibration.reliability``."""
+        return reliability(self.matches(at))
+
+    def matches(self, at: RunAt) -> Matches:
+        """Detections matched to targets."""
+        found = self.errors(at)
+        return Matches(found.detections, found.targets, found.images, found.classes)
+
+    def ap_interval(self, at: RunAt) -> tuple[float, float]:
+        """Ends of the 95 % interval of AP, 0..1."""
+
+        def made() -> pd.DataFrame:
+            found = bootstrap_ap(self.truth(at.data), self.detections(at))
+            return pd.DataFrame({"low": [found.low], "high": [found.high]})
+
+        low, high = self._kept(at, "ap-interval", made).iloc[0]
+        return float(low), float(high)
+
+    def _kept(self, at: RunAt, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return kept_frame(at.run, f"{name}-{at.split}-{at.step}", self.inputs(at), make)
+
+
+def seed_of(run: Run) -> int:
+    """The seed that names a run among the runs of its arm."""
+    info = run.info()
+    return int((info.get("group") or {}).get("seed", info.get("seed") or 0))
