@@ -64,7 +64,7 @@ def found() -> dict[str, set[str]]:
 
 def test_every_room_of_the_code_is_in_the_table_and_nothing_else(found: dict[str, set[str]]):
     folders = {path.name if path.is_dir() else path.stem for path in (ROOT / "workbench").iterdir() if path.name[0] not in "_."}
-    assert folders | {"app.pages", "app.lib"} == set(NAMES)
+    assert folders | {"app.screens", "app.lib"} == set(NAMES)
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room["name"])
