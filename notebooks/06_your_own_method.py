@@ -49,7 +49,7 @@ class Direction(MapMethod):
     name = "direction"
     Config = DirectionConfig
     terms = "features"
-    source = "an idea of this notebook"
+    citation = "an idea of this notebook"
 
     def forward(self, student, teacher, targets, context):
         parts = []

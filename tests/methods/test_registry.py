@@ -25,7 +25,7 @@ class OwnConfig(BaseMethodConfig, frozen=True):
 
 
 class Own(Method):
-    name, Config, source, terms = "own", OwnConfig, "a notebook", "all"
+    name, Config, citation, terms = "own", OwnConfig, "a notebook", "all"
 
     def forward(self, student: Any, teacher: Any, targets: Any, context: Any) -> dict[str, Any]:
         return {}
@@ -46,7 +46,7 @@ def test_every_method_is_listed_under_its_own_name_with_terms_and_source_and_has
     method = find_method(name)
     config: Any = method.Config  # as published: without an argument
     assert method.name == name == config().method
-    assert config().term_names and method.terms and method.source
+    assert config().term_names and method.terms and method.citation
     assert all(term in method.terms for term in config().term_names)
     assert all(term in method.terms for term in config().published_weights)
 

@@ -34,7 +34,7 @@ class EvenConfig(BaseMethodConfig, frozen=True):
 class Even(Method):
     """Every second query teaches; the mask is the row of the cell."""
 
-    name, Config, source, terms = "even", EvenConfig, "a notebook", "memory"
+    name, Config, citation, terms = "even", EvenConfig, "a notebook", "memory"
 
     def __init__(self, config: Any, student: Detector, teacher: Detector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)

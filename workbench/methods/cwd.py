@@ -40,7 +40,7 @@ class CWD(MapMethod):
     name = "cwd"
     Config = CWDConfig
     terms = "channels"
-    source = "CWD, ICCV 2021; released code pppppM/mmdetection-distiller@7a8a130"
+    citation = "CWD, ICCV 2021; released code pppppM/mmdetection-distiller@7a8a130"
     config: CWDConfig
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class D3ETR(Method):
     name = "d3etr"
     Config = D3ETRConfig
     terms = ", ".join(D3ETRConfig.published_weights)
-    source = "D3ETR, IJCAI 2024; re-implementation, no code released by the authors; weights of xingyitong1/TPRD@bb8ed01"
+    citation = "D3ETR, IJCAI 2024; re-implementation, no code released by the authors; weights of xingyitong1/TPRD@bb8ed01"
     config: D3ETRConfig
 
     def __init__(self, config: D3ETRConfig, student: Detector, teacher: Detector, pairing: Pairing):

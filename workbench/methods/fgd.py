@@ -48,7 +48,7 @@ class FGD(MapMethod):
     name = "fgd"
     Config = FGDConfig
     terms = "foreground, background, attention, relation"
-    source = "FGD, CVPR 2022; released code yzd-v/FGD@c03a6cf"
+    citation = "FGD, CVPR 2022; released code yzd-v/FGD@c03a6cf"
     config: FGDConfig
 
     def __init__(self, config: FGDConfig, student: Detector, teacher: Detector, pairing: Pairing):

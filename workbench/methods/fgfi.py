@@ -49,7 +49,7 @@ class FGFI(MapMethod):
     name = "fgfi"
     Config = FGFIConfig
     terms = "features"
-    source = "FGFI, CVPR 2019; released code twangnh/Distilling-Object-Detectors@c6583f3"
+    citation = "FGFI, CVPR 2019; released code twangnh/Distilling-Object-Detectors@c6583f3"
     config: FGFIConfig
 
     def make_adaptor(self, student: Detector, teacher: Detector) -> nn.Module:

@@ -38,7 +38,7 @@ class FitNet(MapMethod):
     name = "fitnet"
     Config = FitNetConfig
     terms = "features"
-    source = "FitNets, ICLR 2015, hint loss; weight of LutingWang/HEAD@1179b78 configs/kd/fitnet.py"
+    citation = "FitNets, ICLR 2015, hint loss; weight of LutingWang/HEAD@1179b78 configs/kd/fitnet.py"
     config: FitNetConfig
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class FKD(MapMethod):
     name = "fkd"
     Config = FKDConfig
     terms = "features, channel, spatial, non_local"
-    source = "FKD, ICLR 2021; released code in its supplementary material"
+    citation = "FKD, ICLR 2021; released code in its supplementary material"
     config: FKDConfig
 
     def __init__(self, config: FKDConfig, student: Detector, teacher: Detector, pairing: Pairing):

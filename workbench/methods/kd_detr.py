@@ -74,7 +74,7 @@ class KDDETR(Method):
     without_live_teacher = "Say 'general: 0', which leaves the drawn points out, or leave 'cache:' out."
     Config = KDDETRConfig
     terms = "general, specific"
-    source = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
+    citation = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
     config: KDDETRConfig
 
     def __init__(self, config: KDDETRConfig, student: Detector, teacher: Detector, pairing: Pairing):

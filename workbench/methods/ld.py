@@ -72,7 +72,7 @@ class LD(Method):
     name = "ld"
     Config = LDConfig
     terms = "main, valuable, classes"
-    source = "LD, CVPR 2022, on queries in place of locations; released code HikariTJU/LD@4287990"
+    citation = "LD, CVPR 2022, on queries in place of locations; released code HikariTJU/LD@4287990"
     config: LDConfig
 
     def __init__(self, config: LDConfig, student: Detector, teacher: Detector, pairing: Pairing):

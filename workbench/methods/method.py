@@ -97,7 +97,7 @@ class Method(nn.Module, ABC):
     Attributes:
         name: registry name.
         Config: its configuration class; ``Config()`` is the method as published.
-        source: paper and equations, and whether it is a re-implementation.
+        citation: paper and equations, and whether it is a re-implementation.
         terms: every term it can return, for people.
         without_live_teacher: what to change where the method asks the live teacher and the recipe has a cache; a sentence for a message.
 
@@ -108,7 +108,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     without_live_teacher: ClassVar[str] = "Leave 'cache:' out of the recipe."
     Config: ClassVar[type[BaseMethodConfig]]
-    source: ClassVar[str]
+    citation: ClassVar[str]
     terms: ClassVar[str]
 
     def __init__(self, config: BaseMethodConfig, student: Detector, teacher: Detector, pairing: Pairing):

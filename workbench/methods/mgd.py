@@ -40,7 +40,7 @@ class MGD(MapMethod):
     name = "mgd"
     Config = MGDConfig
     terms = "features"
-    source = "MGD, ECCV 2022; released code yzd-v/MGD@2c9da0b"
+    citation = "MGD, ECCV 2022; released code yzd-v/MGD@2c9da0b"
     config: MGDConfig
 
     def __init__(self, config: MGDConfig, student: Detector, teacher: Detector, pairing: Pairing):

@@ -38,7 +38,7 @@ class PKD(MapMethod):
     name = "pkd"
     Config = PKDConfig
     terms = "features"
-    source = "PKD, NeurIPS 2022; released code open-mmlab/mmrazor@90c7af1"
+    citation = "PKD, NeurIPS 2022; released code open-mmlab/mmrazor@90c7af1"
     config: PKDConfig
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:

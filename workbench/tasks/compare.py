@@ -247,7 +247,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
     """What a reader of the rows has to know of their methods: which of them are re-implementations, and of what."""
     runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
     names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
-    sources = {name: find_method(name).source for name in names if name in METHODS}
+    sources = {name: find_method(name).citation for name in names if name in METHODS}
     return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
 
 

@@ -91,7 +91,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     if isinstance(teacher, Run) and teacher.info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher.name}' was trained on other data. {_train_again(teacher.name)}")
     cache = open_cache(setup)
-    for note in (*setup.notes, *(f"{method.name}: {method.source}" for method in setup.methods)):
+    for note in (*setup.notes, *(f"{method.name}: {method.citation}" for method in setup.methods)):
         listener.on_message(note)
     teacher_ap = None
     if setup.teacher is not None and setup.methods:

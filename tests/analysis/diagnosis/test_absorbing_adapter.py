@@ -31,7 +31,7 @@ class Deep(Method):
 
     name = "deep"
     Config = DeepConfig
-    source = "none"
+    citation = "none"
     terms = "features"
 
     def __init__(self, config: DeepConfig, student: Detector, teacher: Detector, pairing: Pairing):

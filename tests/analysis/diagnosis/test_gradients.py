@@ -32,7 +32,7 @@ class Contrary(Method):
 
     name = "contrary"
     Config = ContraryConfig
-    source = "none"
+    citation = "none"
     terms = "scores"
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:

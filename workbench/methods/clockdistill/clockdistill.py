@@ -25,7 +25,7 @@ class CLoCKDistill(Method):
     without_live_teacher = "Say 'logits: null', which leaves the queries made from targets out, or leave 'cache:' out."
     Config = CLoCKDistillConfig
     terms = "memory_foreground, memory_background; logits"
-    source = "re-implementation of CLoCKDistill, arXiv 2502.10683 (WACV 2026), sections 3.1 and 3.2"
+    citation = "re-implementation of CLoCKDistill, arXiv 2502.10683 (WACV 2026), sections 3.1 and 3.2"
     config: CLoCKDistillConfig
 
     def __init__(self, config: CLoCKDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):

@@ -32,7 +32,7 @@ class DETRDistill(Method):
     name = "detrdistill"
     Config = DETRDistillConfig
     terms = "logits, or logits_positive and logits_negative; features; assignment; contrastive"
-    source = "DETRDistill, ICCV 2023, equations 3-10; released code BIVLab-USTC/DETRDistill"
+    citation = "DETRDistill, ICCV 2023, equations 3-10; released code BIVLab-USTC/DETRDistill"
     config: DETRDistillConfig
 
     def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
