@@ -1,7 +1,7 @@
 """Distillation methods by name: the table below, methods registered in a notebook, and plug-ins.
 
-A method of your own is a subclass of ``Method`` with ``name``, ``Config``, ``citation`` and ``terms``. In a notebook, ``register(MyMethod)``
-makes its name known to recipes; a package names it under the entry point group ``workbench.methods``.
+A method of your own is a subclass of ``Method`` with ``name``, ``Config``, ``citation`` and ``terms``. In a notebook,
+``register(MyMethod)`` makes its name known to recipes; a package names it under the entry point group ``workbench.methods``.
 """
 
 import difflib
