@@ -172,6 +172,27 @@ def test_html_is_written_in_templates_alone():
     assert TAGS.search("<td>") and TAGS.search("</div>") and TAGS.search("<p class=note>") and not TAGS.search("a<br>b<extra>c</extra>")
 
 
+# one thing seen from several rooms has one name in all of them
+SAME_THING = {
+    "verb and its job": ("compare", "convert", "dashboard", "demo", "diagnose", "doctor", "evaluate", "predict", "record", "report", "run"),
+    "page, figures and numbers": (
+        "caches_and_runs", "error_types", "image", "masks", "overview", "slices", "stability", "summary", "training", "value",
+    ),
+    "what is stored and what is made of it": ("detections", "masks", "queries", "states", "targets"),
+    "family and its public checkpoints": ("adamixer", "deformable_detr", "dino"),
+    "part of a method": ("config", "logits"),
+    "table of names": ("registry",),
+    "measured in training, read in analysis": ("alignment",),
+    "assignment and its figures": ("matching",),
+}  # fmt: skip
+
+
+def test_files_of_one_name_are_the_same_thing_seen_from_several_rooms():
+    stems = [path.stem for path in sources("workbench", "app") if path.stem != "__init__"]
+    twice = {stem for stem in stems if stems.count(stem) > 1}
+    assert twice == {stem for names in SAME_THING.values() for stem in names}
+
+
 def test_no_file_has_more_than_500_lines():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources(*ROOMS)}
     assert {path: lines for path, lines in lengths.items() if lines > 500} == {}

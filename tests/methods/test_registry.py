@@ -87,13 +87,21 @@ def test_a_method_of_ones_own_is_known_once_it_is_registered_and_survives_the_ro
     assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
 
 
-def test_a_name_that_is_taken_is_refused():
+def test_the_name_of_a_built_in_method_is_refused():
     class Other(Own):
         name = "detrdistill"
 
-    with pytest.raises(ConfigError, match=r"there is a method 'detrdistill' already \(workbench\.methods\.detrdistill"):
+    with pytest.raises(ConfigError, match=r"'detrdistill' is a built-in method \(workbench\.methods\.detrdistill"):
         register(Other)
-    assert register(Own) is register(Own)
+
+
+def test_a_cell_that_registers_a_method_can_be_run_again():
+    register(Own)
+
+    class Again(Own):
+        pass
+
+    assert register(Again) is Again and find_method("own") is Again
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from tests.flows import DISTILLED, Silent, tiny_recipe
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
+from workbench.methods import registry
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.method import BaseMethodConfig, Method
-from workbench.methods.registry import register, unregister
+from workbench.methods.registry import register
 from workbench.store.queries import TEACHER_STEP, read_queries
 from workbench.store.states import read_masks
 from workbench.training.launch import Launch, start
@@ -64,7 +65,7 @@ class Even(Method):
 def even() -> Iterator[None]:
     register(Even)
     yield
-    unregister("even")
+    registry._registered.pop("even")
 
 
 def test_the_selection_and_the_masks_of_a_method_from_a_notebook_are_recorded(even: None):

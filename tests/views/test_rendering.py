@@ -6,8 +6,8 @@ from jinja2 import DictLoader, UndefinedError
 
 from workbench.commands.progress import _Cell
 from workbench.views import rendering
-from workbench.views.page import Cell, Column, figure, share
 from workbench.views.rendering import render
+from workbench.views.report_blocks import Cell, Column, figure, share
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

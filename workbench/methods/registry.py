@@ -43,19 +43,15 @@ def register(method: type[Method]) -> type[Method]:
     Example:
         ``@register`` above ``class Mine(Method)`` with ``name = "mine"`` lets a recipe say ``methods: [{method: mine}]``.
 
+    A method that was registered earlier under this name is replaced, so that a cell of a notebook can be run again.
+
     Raises:
-        ConfigError: another method has this name.
+        ConfigError: a built-in method has this name.
     """
-    taken = _registered.get(method.name) or (find_method(method.name) if method.name in METHODS else method)
-    if taken is not method:
-        raise ConfigError(f"there is a method '{method.name}' already ({taken.__module__}); give yours another name.")
+    if method.name in METHODS and find_method(method.name) is not method:
+        raise ConfigError(f"'{method.name}' is a built-in method ({find_method(method.name).__module__}); give yours another name.")
     _registered[method.name] = method
     return method
-
-
-def unregister(name: str) -> None:
-    """Removes a method that ``register`` added; the built-in methods stay."""
-    _registered.pop(name, None)
 
 
 def method_names() -> list[str]:

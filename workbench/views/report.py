@@ -15,8 +15,8 @@ from workbench.analysis.report.summary import table as summary_table
 from workbench.files import write_json, write_text
 from workbench.store.run import Run
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
-from workbench.views.page import Block, Column, Figure, Table, figure, share
 from workbench.views.rendering import render
+from workbench.views.report_blocks import Block, Column, Figure, Table, figure, share
 from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from workbench.analysis.detection.tide import LABELS
-from workbench.views.page import Block, Column, Table, share
+from workbench.views.report_blocks import Block, Column, Table, share
 from workbench.views.value import PROPERTIES
 
 _N = (

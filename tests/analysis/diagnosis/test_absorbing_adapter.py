@@ -11,9 +11,10 @@ from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
+from workbench.methods import registry
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.method import BaseMethodConfig, Method
-from workbench.methods.registry import register, unregister
+from workbench.methods.registry import register
 from workbench.store.run import Run
 
 
@@ -52,7 +53,7 @@ def deep_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     try:
         yield small_run(tmp_path_factory.mktemp("runs"), "deep", {"methods": [{"method": "deep", "balance": 0.01}]})
     finally:
-        unregister("deep")
+        registry._registered.pop("deep")
 
 
 def test_a_deep_adapter_that_leaves_the_student_where_it_was_is_named_against_the_undistilled_run(deep_run: Run, healthy_runs: list[Run]):

@@ -13,9 +13,10 @@ from tests.analysis.diagnosis.small_runs import small_run
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
+from workbench.methods import registry
 from workbench.methods.context import MethodContext
 from workbench.methods.method import BaseMethodConfig, Method
-from workbench.methods.registry import register, unregister
+from workbench.methods.registry import register
 from workbench.store.run import Run
 
 
@@ -48,7 +49,7 @@ def contrary_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         both = [{"method": "detrdistill", "balance": terms}, {"method": "contrary", "balance": 0.3}]
         yield small_run(tmp_path_factory.mktemp("runs"), "contrary", {"methods": both})
     finally:
-        unregister("contrary")
+        registry._registered.pop("contrary")
 
 
 def test_a_term_with_less_than_a_hundredth_of_the_gradient_and_one_that_opposes_are_named_and_no_other(contrary_run: Run):
