@@ -1,7 +1,7 @@
-"""Cost terms and Hungarian assignment: queries to targets, and student queries to teacher queries.
+"""Computes matching costs and Hungarian assignments, of queries to targets and of student queries to teacher queries.
 
-Everything here runs without gradient, for all layers of a batch at once, with one copy from the device to the host.
-A matching is a tensor ``[..., N]`` of column indices, -1 = unmatched: the same form in training, cache and analysis.
+Everything here runs without gradient, for all layers of a batch at once, with one copy from the device to the host. A matching is a
+tensor ``[..., N]`` of column indices, -1 for unmatched. Training, stored tables and analysis all use this form.
 """
 
 import math
@@ -25,8 +25,9 @@ FOCAL_GAMMA = 2.0
 
 @dataclass(frozen=True)
 class CostWeights:
-    """Weights of the three cost terms; 2 / 5 / 2 for targets (Deformable DETR), 1 / 5 / 2 between queries (DETRDistill) and for targets
-    of softmax heads (DETR).
+    """Weights of the three cost terms.
+
+    They are 2 / 5 / 2 for targets (Deformable DETR), and 1 / 5 / 2 between queries (DETRDistill) and for targets of softmax heads (DETR).
     """
 
     class_: float = 2.0
@@ -39,7 +40,7 @@ QUERY_COST = CostWeights(class_=1.0)
 
 
 class NonFiniteCostError(NonFiniteError):
-    """A cost is NaN or infinite; ``positions`` are its leading indices, (layer, image in the batch) for a batch."""
+    """A cost is NaN or infinite. ``positions`` holds its leading indices, which are (layer, image in the batch) for a batch."""
 
     def __init__(self, positions: list[tuple[int, ...]]):
         super().__init__(f"matching cost is not finite at (layer, image) {positions[:5]}")
@@ -47,15 +48,15 @@ class NonFiniteCostError(NonFiniteError):
 
 
 def class_cost(logits: Tensor, labels: Tensor, activation: Activation) -> Tensor:
-    """Class part of the cost of every query for every target.
+    """Returns the class part of the cost of every query for every target.
 
-    Sigmoid heads: focal cost (Deformable DETR, appendix A.4): alpha (1-p)^gamma (-log p) - (1-alpha) p^gamma (-log(1-p)).
-    Softmax heads: -p (DETR, equation 1).
+    Sigmoid heads use the focal cost (Deformable DETR, appendix A.4): alpha (1-p)^gamma (-log p) - (1-alpha) p^gamma (-log(1-p)).
+    Softmax heads use -p (DETR, equation 1).
 
     Args:
         logits: ``[L, B, N, C]``.
         labels: ``[B, G]``.
-        activation: of the class head.
+        activation: activation of the class head.
 
     Returns:
         ``[L, B, N, G]``.
@@ -72,7 +73,7 @@ def class_cost(logits: Tensor, labels: Tensor, activation: Activation) -> Tensor
 
 
 def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 and negative GIoU of all pairs of cxcywh boxes: ``[..., N, 4]``, ``[..., M, 4]`` to two ``[..., N, M]``."""
+    """Returns L1 and negative GIoU of all pairs of cxcywh boxes: ``[..., N, 4]`` and ``[..., M, 4]`` give two ``[..., N, M]``."""
     x, y, width, height = ((own - other).abs() for own, other in zip(*pair_coordinates(a, b), strict=True))
     l1 = x + y + width + height
     _, giou = pairwise_iou_and_giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
@@ -83,17 +84,17 @@ def box_costs(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def match_targets(
     logits: Tensor, boxes: Tensor, targets: TargetBatch, activation: Activation = "sigmoid", weights: CostWeights | None = None
 ) -> Tensor:
-    """Hungarian matching of queries with targets, per layer and image (DETR, equation 1).
+    """Matches queries with targets by the Hungarian algorithm, per layer and image (DETR, equation 1).
 
     Args:
         logits: ``[L, B, N, C]``.
         boxes: ``[L, B, N, 4]`` cxcywh.
-        targets: of the B images.
-        activation: of the class head.
-        weights: of the cost terms; None: as published for this activation.
+        targets: targets of the B images.
+        activation: activation of the class head.
+        weights: weights of the cost terms; None takes those published for this activation.
 
     Returns:
-        ``[L, B, N]`` int64 on the CPU: target index, -1 = unmatched.
+        ``[L, B, N]`` int64 on the CPU: target index, -1 for unmatched.
 
     Raises:
         NonFiniteCostError: a logit or box is NaN or infinite.
@@ -106,7 +107,7 @@ def match_targets(
 
 
 def soft_class_cost(student_logits: Tensor, teacher_probability: Tensor) -> Tensor:
-    """Summed binary cross-entropy of every student query with every teacher query (DETRDistill's released code).
+    """Returns the summed binary cross-entropy of every student query with every teacher query (DETRDistill's released code).
 
     Args:
         student_logits: ``[..., N_S, C]``.
@@ -123,7 +124,7 @@ def soft_class_cost(student_logits: Tensor, teacher_probability: Tensor) -> Tens
 def query_cost(
     student_logits: Tensor, student_boxes: Tensor, teacher_probability: Tensor, teacher_boxes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The three unweighted cost terms between all student and all teacher queries.
+    """Computes the three unweighted cost terms between all student and all teacher queries.
 
     Returns:
         Class, L1 and negative GIoU, each ``[..., N_S, N_T]``.
@@ -133,15 +134,15 @@ def query_cost(
 
 
 def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-    """Minimum-cost one-to-one assignment of every trailing matrix.
+    """Computes the minimum-cost one-to-one assignment of every trailing matrix.
 
     Args:
-        cost: ``[..., N, M]``, on any device; copied to the host once.
-        columns: bool, broadcast to ``[..., M]``: columns that may be used.
-        rows: bool, broadcast to ``[..., N]``: rows that may be used.
+        cost: ``[..., N, M]``, on any device. It is copied to the host once.
+        columns: bool, broadcast to ``[..., M]``, True for columns that may be used.
+        rows: bool, broadcast to ``[..., N]``, True for rows that may be used.
 
     Returns:
-        ``[..., N]`` int64 on the CPU: column of each row, -1 = none.
+        ``[..., N]`` int64 on the CPU: column of each row, -1 for none.
 
     Raises:
         NonFiniteCostError: a usable entry is NaN or infinite.
@@ -161,7 +162,7 @@ def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = No
             raise NonFiniteCostError([tuple(int(v) for v in np.unravel_index(i, lead)) if lead else () for i in flat])
     result = np.full((len(table), count), -1, dtype=np.int64)
     for index, matrix in enumerate(table):
-        # methods of arrays: the functions of the same names take as long again as the assignment of a small matrix
+        # array methods, because numpy's functions of the same names take as long as the assignment of a small matrix itself
         columns_at = None if usable_columns is None else usable_columns[index].nonzero()[0]
         rows_at = None if usable_rows is None else usable_rows[index].nonzero()[0]
         if columns_at is not None:

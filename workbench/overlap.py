@@ -1,4 +1,4 @@
-"""Overlap of boxes in numpy arrays; ``boxes`` is the same for tensors, and would bring torch into the dashboard."""
+"""Computes overlaps of boxes in numpy arrays. ``boxes`` does the same for tensors, but would load torch in the dashboard."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def shared_area(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divides two areas of one shape; 0 where the whole is 0."""
+    """Divides two areas of one shape; the result is 0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 

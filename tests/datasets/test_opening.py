@@ -87,7 +87,7 @@ def test_an_image_that_breaks_after_opening_gives_an_error_that_names_it(tmp_pat
     with pytest.raises(DataError, match=r"000000\.png cannot be decoded"):
         dataset.image(0)
     make_image(tmp_path / "image_2" / "000000.png", 30, 30)
-    with pytest.raises(DataError, match="is now 30x30 and was 20x10"):
+    with pytest.raises(DataError, match="is now 30x30 but was 20x10"):
         dataset.image(0)
 
 

@@ -464,7 +464,7 @@ def test_a_folder_that_does_not_fit_its_configuration_names_every_key(tmp_path: 
     assert "shape: initial_content is [6, 32] in the file, [7, 32] in the model" in text
     assert "missing: layers.3.attention.iof_scale" in text and "nothing was loaded" in text
     write_json(tmp_path / "config.json", values | {"depth": 4, "heads": 5})
-    with pytest.raises(CheckpointError, match=r"no usable configuration.*depth"):
+    with pytest.raises(CheckpointError, match=r"not a usable configuration.*depth"):
         load_detector(tmp_path)
     write_json(tmp_path / "config.json", values)
     (tmp_path / "workbench.json").unlink()

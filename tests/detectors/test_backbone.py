@@ -68,7 +68,7 @@ def test_a_backbone_that_makes_no_sense_is_refused(values: dict[str, Any], messa
     [
         ("timm/resnet19", "timm has no backbone 'resnet19'.*resnet18"),
         ("timm/vit_tiny_patch16_224", "strides"),
-        ("transformers/resmet", "no backbone 'resmet'; it has .*resnet"),
+        ("transformers/resmet", r"no backbone 'resmet'\. It has .*resnet"),
     ],
 )
 def test_a_backbone_that_a_library_lacks_is_refused_by_name(name: str, message: str):

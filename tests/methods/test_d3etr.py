@@ -183,7 +183,7 @@ def test_pairs_that_lack_something_are_refused_by_name():
         (stub(student), stub(teacher, provides=everything - {"attentions"}), r"needs attentions, which the teacher \(stub\)"),
         (stub(student, provides=everything - {"decode"}), stub(teacher), "needs decode, which the student"),
         (stub(student, activation="softmax"), stub(teacher), "no_object: 1-max"),
-        (stub(student), stub(other), r"levels of stride \[8\], the teacher \(stub\) \[32\]"),
+        (stub(student), stub(other), r"levels of stride \[8\] and the teacher \(stub\) of stride \[32\]"),
     ]
     for own, theirs, message in pairs:
         with pytest.raises(IncompatibleError, match=message):

@@ -528,7 +528,7 @@ def test_levels_pair_by_stride_and_a_pair_without_a_common_one_is_refused():
     term = terms_of(config, student, teacher, targets)["features"]
     own, other = student.memory[1].features[..., :-1], teacher.memory[0].features[..., :-1]
     assert term.item() == pytest.approx(F.mse_loss(own, other).item(), rel=1e-5)
-    with pytest.raises(IncompatibleError, match=r"strides \[8, 16\].*\[32\].*none in common"):
+    with pytest.raises(IncompatibleError, match=r"strides \[8, 16\].*\[32\].*share none"):
         terms_of(config, student, replace(teacher, memory=teacher.memory[1:]), targets)
     taller = random_output(1, (1, 4), levels=((16, 3, 3),))
     with pytest.raises(IncompatibleError, match=r"stride 16.*\(2, 3\).*\(3, 3\)"):

@@ -270,7 +270,7 @@ def test_layers_pair_by_index_or_in_groups_and_add_up_or_are_averaged():
 
 def test_a_student_deeper_than_its_teacher_cannot_pair_by_index():
     student, teacher = tiny("deformable_detr", 1, decoder_layers=3), tiny("deformable_detr", 2)
-    with pytest.raises(ConfigError, match=r"the student has 3 decoder layers, the teacher 2.*layer_map"):
+    with pytest.raises(ConfigError, match=r"the student has 3 decoder layers and the teacher 2.*layer_map"):
         term_of({"depth": "first"}, student, teacher, batch_of([1, 1], 3), layer_map=((0,), (0,), (1,)))
 
 

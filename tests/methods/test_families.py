@@ -233,9 +233,9 @@ def test_a_pair_that_lacks_what_a_method_needs_is_refused_before_training(method
 
 def test_a_teacher_without_what_the_students_decoder_takes_is_refused_by_what_is_missing():
     student, teacher = tiny("adamixer"), tiny("deformable_detr")
-    with pytest.raises(IncompatibleError, match=r"\(adamixer\) wants references as xyzr, which the teacher's queries \(deformable_detr\)"):
+    with pytest.raises(IncompatibleError, match=r"\(adamixer\) needs references as xyzr, which the teacher's queries \(deformable_detr\)"):
         built("detrdistill", student, teacher)
-    with pytest.raises(IncompatibleError, match=r"\(deformable_detr\) wants position embeddings.*\(adamixer\)"):
+    with pytest.raises(IncompatibleError, match=r"\(deformable_detr\) needs position embeddings.*\(adamixer\)"):
         built("detrdistill", teacher, student)
     assert built("detrdistill", student, teacher, assignment=None).term_names
     assert built("clockdistill", student, teacher).term_names

@@ -174,10 +174,10 @@ def test_softmax_heads_compare_no_object_too_and_weigh_by_the_best_real_class():
 def test_pairs_that_cannot_be_asked_the_same_are_refused():
     answer, teacher = outputs()
     pairs = [
-        (stub(answer, activation="softmax"), stub(teacher), r"softmax head, the teacher \(stub\) a sigmoid head"),
+        (stub(answer, activation="softmax"), stub(teacher), r"softmax head and the teacher \(stub\) a sigmoid head"),
         (stub(answer, provides=frozenset()), stub(teacher), "needs decode, which the student"),
         (stub(answer), stub(teacher, provides=frozenset()), "needs decode, which the teacher"),
-        (stub(answer, reference_form="xyzr"), stub(teacher, reference_form="xyzr"), "references are xyzr. Say 'general: 0'"),
+        (stub(answer, reference_form="xyzr"), stub(teacher, reference_form="xyzr"), "references are xyzr. Set 'general: 0'"),
     ]
     for own, other, message in pairs:
         with pytest.raises(IncompatibleError, match=message):

@@ -150,7 +150,7 @@ def test_other_bins_or_another_kind_of_head_are_refused():
     answer, teacher, _ = outputs()
     for own, other, message in (
         (stub(answer), stub(distributed(teacher, bins=7)), r"has 5 bins .*the teacher \(stub\) 7"),
-        (stub(answer, activation="softmax"), stub(teacher), "a softmax head, the teacher"),
+        (stub(answer, activation="softmax"), stub(teacher), "a softmax head and the teacher"),
     ):
         with pytest.raises(IncompatibleError, match=message):
             build_method(LDConfig(), own, other, make_pairing(own, other, None))  # pyright: ignore

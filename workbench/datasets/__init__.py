@@ -1,1 +1,1 @@
-"""Datasets of every supported format as one ``Dataset``, replayable augmentation, and batches."""
+"""Reads datasets of every supported format as one ``Dataset``, augments them repeatably, and makes batches."""

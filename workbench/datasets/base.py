@@ -1,4 +1,4 @@
-"""One ``Dataset`` whatever the format on disk: images, targets in file order, classes with their original ids."""
+"""Defines ``Dataset``, the same for every format on disk: images, targets in file order, classes with their original ids."""
 
 import hashlib
 import json
@@ -16,23 +16,23 @@ from workbench.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image and its G targets, in file order, never re-ordered.
+    """One image and its G targets, in file order and never re-ordered.
 
     Boxes are continuous pixel coordinates: an object that covers the whole image is (0, 0, width, height).
 
     Attributes:
-        image_id: unique in the dataset.
-        file_name: relative to the image folder; text, never trusted as a path.
-        width: pixels.
-        height: pixels.
+        image_id: Id of the image, unique in the dataset.
+        file_name: Name relative to the image folder. It is text and never trusted as a path.
+        width: Width in pixels.
+        height: Height in pixels.
         boxes: ``[G, 4]`` float64 xyxy in pixels, inside the image.
         labels: ``[G]`` int64, contiguous 0..C-1; -1 for ignore regions, which have no class.
-        crowd: ``[G]`` bool, a region of many objects of one class: never trained on, matched by any number of detections.
-        ignore: ``[G]`` bool, a region without class (KITTI's DontCare): never trained on, detections of every class in it
-            are not counted.
+        crowd: ``[G]`` bool, True for a region of many objects of one class. It is never trained on and any number of detections match it.
+        ignore: ``[G]`` bool, True for a region without class (KITTI's DontCare). It is never trained on, and detections of every class
+            in it are not counted.
         annotation_ids: ``[G]`` int64, unique in the dataset.
-        areas: ``[G]`` float64 square pixels, the file's own area where it has one (COCO's size buckets), else the box's.
-        attributes: what else a format says of every box and its own evaluation asks for, each ``[G]`` float64: KITTI's ``truncation``
+        areas: ``[G]`` float64 square pixels: the file's own area if it has one (for COCO's size buckets), else the box's.
+        attributes: Further values of every box that the format's own evaluation needs, each ``[G]`` float64: KITTI's ``truncation``
             and ``occlusion``.
     """
 
@@ -50,12 +50,12 @@ class Record:
 
     @property
     def trainable(self) -> np.ndarray:
-        """``[G]`` bool: neither crowd nor ignore region."""
+        """Returns ``[G]`` bool, True for targets that are neither crowd nor ignore region."""
         return ~(self.crowd | self.ignore)
 
 
 class Images(Protocol):
-    """Where pixels come from: a list in memory, or files decoded when asked for."""
+    """Source of pixels: a list in memory, or files that are decoded when asked for."""
 
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
@@ -64,13 +64,13 @@ class Dataset:
     """Images and targets of one split.
 
     Attributes:
-        name: of the dataset, for messages and tables.
-        split: its name.
-        classes: contiguous label -> name.
-        category_ids: contiguous label -> id in the files.
-        records: one per image.
-        issues: what was fixed, converted, kept or dropped while reading.
-        paths: the image files, one per record, or None where images are made in memory.
+        name: Name of the dataset, for messages and tables.
+        split: Name of the split.
+        classes: Class name of each contiguous label.
+        category_ids: Id in the files of each contiguous label.
+        records: One record per image.
+        issues: Problems that were fixed, converted, kept or dropped while reading.
+        paths: Image files, one per record, or None if images are made in memory.
     """
 
     def __init__(
@@ -102,26 +102,26 @@ class Dataset:
 
     @cached_property
     def positions(self) -> dict[int, int]:
-        """Position of every image in ``records``, by its id."""
+        """Returns the position of every image in ``records``, by its id."""
         return {record.image_id: position for position, record in enumerate(self.records)}
 
     def image(self, index: int) -> np.ndarray:
-        """``[H, W, 3]`` uint8 RGB of ``records[index]``; not to be written to.
+        """Returns ``[H, W, 3]`` uint8 RGB of ``records[index]``. The array must not be written to.
 
         Raises:
-            DataError: the file cannot be decoded, or changed size since the dataset was opened.
+            DataError: the file cannot be decoded, or its size changed since the dataset was opened.
         """
         image = self._images[index]
         record = self.records[index]
         if image.shape != (record.height, record.width, 3):
             raise DataError(
-                f"{record.file_name} of {self.name} is now {image.shape[1]}x{image.shape[0]} and was "
+                f"{record.file_name} of {self.name} is now {image.shape[1]}x{image.shape[0]} but was "
                 f"{record.width}x{record.height} when the dataset was opened. Open it again."
             )
         return image
 
     def hash(self) -> str:
-        """SHA-256 of the classes, file names, sizes, boxes, labels and flags; not of the pixels."""
+        """Returns the SHA-256 of classes, file names, sizes, boxes, labels and flags. Pixels are not included."""
         return self._hash
 
     @cached_property
@@ -134,12 +134,12 @@ class Dataset:
         return digest.hexdigest()
 
     def coco(self) -> dict[str, Any]:
-        """COCO ground truth with the original category ids, for evaluation and export.
+        """Returns COCO ground truth with the original category ids, for evaluation and export.
 
         A crowd region becomes one annotation with ``iscrowd`` 1. An ignore region becomes one such annotation for every
-        class, so that a detection of any class inside it counts neither for nor against: COCO's overlap with a crowd box
-        is intersection / detection area. The copies get new ids. Ids are raised so that the smallest is 1, because
-        pycocotools takes a match with id 0 for no match. ``target`` is the index of an annotation's box in its record.
+        class, so that a detection of any class inside it counts neither as right nor as wrong, because COCO's overlap with a
+        crowd box is intersection / detection area. The copies get new ids. Ids are raised so that the smallest is 1, because
+        pycocotools treats a match with id 0 as no match. ``target`` is the index of an annotation's box in its record.
         """
         lowest = min((int(r.annotation_ids.min()) for r in self.records if len(r.boxes)), default=1)
         shift = max(0, 1 - lowest)

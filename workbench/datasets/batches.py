@@ -1,4 +1,4 @@
-"""Batches of images and targets: collated from samples, in order for evaluation, or in given variants."""
+"""Makes batches of images and targets: collated from samples, in order for evaluation, or in given variants."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,15 @@ from workbench.datasets.variants import Variants
 
 @dataclass(frozen=True)
 class Batch:
-    """B images and their targets.
+    """A batch of B images and their targets.
 
     Attributes:
-        images: ``[B, 3, H, W]`` float32, normalised; 0 where there is padding, which is at the right and bottom.
-        padding: ``[B, H, W]`` bool, True = padding.
-        targets: of all images, padded to the largest count.
-        image_ids: of the dataset's records.
+        images: ``[B, 3, H, W]`` float32, normalised; 0 in the padding at the right and bottom.
+        padding: ``[B, H, W]`` bool, True for padding.
+        targets: Targets of all images, padded to the largest number.
+        image_ids: Ids of the dataset's records.
         sizes: ``[B, 2]`` int64, height and width in pixels before any transform; always on the CPU.
-        ops: what the transform did to each image.
+        ops: Operations that the transform applied to each image.
     """
 
     images: Tensor
@@ -53,12 +53,12 @@ class Batch:
 
 
 def variant_batch(variants: Variants, indices: Sequence[int], numbers: Sequence[int]) -> Batch:
-    """Images in given variants, padded to the size that all variants share.
+    """Makes a batch of images in given variants, padded to the size that all variants share.
 
     Args:
-        variants: of a dataset.
-        indices: images by position.
-        numbers: the variant of each.
+        variants: variants of a dataset.
+        indices: positions of the images.
+        numbers: variant of each image.
 
     Raises:
         DataError: an image cannot be decoded; the message names the file.
@@ -72,13 +72,13 @@ def variant_batch(variants: Variants, indices: Sequence[int], numbers: Sequence[
 
 
 def evaluation_batches(dataset: Dataset, transform: Transform, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
-    """Un-augmented batches in order; the last may be smaller.
+    """Yields batches without augmentation, in order. The last one may be smaller.
 
     Args:
-        dataset: what to load.
-        transform: only its resizing is used.
+        dataset: dataset to load.
+        transform: transform of which only the resizing is used.
         batch_size: images per batch.
-        indices: which records; None means all.
+        indices: positions of the records; None takes all.
 
     Raises:
         DataError: an image cannot be decoded; the message names the file.
@@ -99,11 +99,11 @@ def collate(
     """Puts transformed images into one batch, padded at the right and bottom, and normalises them.
 
     Args:
-        dataset: the images are of.
-        indices: of its records, one per sample.
-        samples: what the transform made of them.
-        config: of the transform, with mean and std.
-        canvas: (height, width) to pad to; None: those of the largest image.
+        dataset: dataset that the images belong to.
+        indices: positions of its records, one per sample.
+        samples: results of the transform.
+        config: configuration of the transform, with mean and std.
+        canvas: (height, width) to pad to; None takes those of the largest image.
     """
     height, width = canvas or (max(s.image.shape[axis] for s in samples) for axis in (0, 1))
     pixels = np.zeros((len(samples), height, width, 3), np.uint8)

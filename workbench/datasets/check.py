@@ -1,4 +1,4 @@
-"""``workbench data check``: everything that is wrong with a dataset, every image decoded, nothing changed."""
+"""Finds everything that is wrong with a dataset (``workbench data check``). It decodes every image and changes nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from workbench.errors import DataError
 
 @dataclass
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        path: the root of the dataset.
-        format: its name.
-        splits: name -> number of images and boxes that training would see.
-        issues: every kind of problem with its count, action under the policy, severity and first examples. A problem that
-            shows in several lists of the same images counts once.
+        path: Root of the dataset.
+        format: Name of its format.
+        splits: Number of images and boxes that training would see, by split.
+        issues: Every kind of problem with its count, action under the policy, severity and first examples. A problem that
+            occurs in several lists of the same images counts once.
     """
 
     path: Path
@@ -31,11 +31,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """True where no image or annotation is lost and nothing refused."""
+        """True if no image or annotation is lost and nothing is refused."""
         return all(issue.severity == "warning" for issue in self.issues)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per kind of problem and action, errors first."""
+        """Returns one row per kind of problem and action, errors first."""
         return [
             {"severity": issue.severity, "kind": issue.kind, "action": issue.action, "count": issue.count, "examples": issue.examples}
             for issue in self.issues
@@ -54,15 +54,15 @@ def check(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Report:
-    """Reads annotations as training would and decodes every image.
+    """Reads the annotations as training would, and decodes every image.
 
     Args:
-        path: a folder or file.
-        split: its name; None checks all of them.
-        format: as for ``open_dataset``.
-        policy: decides what an issue's action, hence its severity, is.
-        progress: called with (images decoded, images in all).
-        options: of the format, as for ``open_dataset``.
+        path: folder or file.
+        split: name of the split; None checks all of them.
+        format: as in ``open_dataset``.
+        policy: policy that decides on the action for an issue, and so on its severity.
+        progress: called with (number of decoded images, number of all images).
+        options: options of the format, as in ``open_dataset``.
 
     Raises:
         DataError: there is no dataset of a known format at ``path``.

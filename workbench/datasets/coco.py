@@ -1,6 +1,6 @@
-"""COCO JSON, read; any dataset, written as COCO.
+"""Reads COCO JSON, and writes any dataset as COCO.
 
-Category ids may have gaps; labels are their ranks. Boxes are [x, y, width, height] in continuous pixels.
+Category ids may have gaps; labels are the ranks of the ids. Boxes are [x, y, width, height] in continuous pixels.
 """
 
 import json
@@ -28,12 +28,12 @@ _SNIFFED = re.compile(r'"(images|annotations|categories|licenses)"\s*:\s*\[|"inf
 
 
 def roots(path: Path) -> list[Path]:
-    """``path`` itself where it is or holds an annotation file."""
+    """Returns ``path`` itself if it is or holds an annotation file."""
     return [path] if _files(path) else []
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """Names of the splits; a single file is the split ``all``."""
+    """Returns the names of the splits. A single file is the split ``all``."""
     return tuple(_files(root))
 
 
@@ -41,14 +41,14 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, images: str | N
     """Reads one split.
 
     Args:
-        root: as found by ``roots``.
-        split: its name.
+        root: a root found by ``roots``.
+        split: name of the split.
         policy: what to do about problems.
-        issues: where they are counted.
-        images: the image folder, relative to ``root``; None looks in images/SPLIT, SPLIT, images and beside the file.
+        issues: object that counts them.
+        images: image folder, relative to ``root``; None looks in images/SPLIT, SPLIT, images and beside the file.
 
     Raises:
-        DataError: no such split, or the file is not COCO JSON.
+        DataError: there is no such split, or the file is not COCO JSON.
     """
     files = _files(root)
     found = match_split(split, list(files))
@@ -82,10 +82,10 @@ FORMAT = Format("coco", EXPECTS, roots, splits, read, frozenset({"images"}))
 
 
 def write_coco(dataset: Dataset, folder: Path) -> Path:
-    """Writes images (PNG) and annotations of one split as a COCO folder, beside splits that are there already.
+    """Writes images (PNG) and annotations of one split as a COCO folder, beside any splits that exist there.
 
     Returns:
-        The annotation file, ``annotations/instances_SPLIT.json``; it is written last.
+        The annotation file, ``annotations/instances_SPLIT.json``, which is written last.
     """
     images = folder / "images" / dataset.split
     ground_truth = dataset.coco()
@@ -93,19 +93,19 @@ def write_coco(dataset: Dataset, folder: Path) -> Path:
         name = str(Path(record["file_name"]).with_suffix(".png"))
         path = inside(images, name)
         if path is None:
-            raise DataError(f"image {record['id']} of {dataset.name} has a file name that leaves its folder: {name!r}.")
+            raise DataError(f"image {record['id']} of {dataset.name} has a file name that leaves its folder: {name!r}. Rename it.")
         record["file_name"] = name
         with replacing(path) as temporary:
             Image.fromarray(dataset.image(index)).save(temporary, format="PNG")
     if len({record["file_name"] for record in ground_truth["images"]}) < len(dataset):
-        raise DataError(f"{dataset.name} has images whose names differ only in their ending; as PNG they would be one file.")
+        raise DataError(f"{dataset.name} has images whose names differ only in their ending. As PNG they would be one file. Rename them.")
     target = folder / "annotations" / f"instances_{dataset.split}.json"
     write_json(target, ground_truth)
     return target
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """Split -> annotation file."""
+    """Returns the annotation file of each split."""
     if root.is_file():
         return {"all": root} if root.suffix == ".json" and _looks_right(root) else {}
     found: dict[str, Path] = {}
@@ -124,7 +124,7 @@ def _files(root: Path) -> dict[str, Path]:
 
 
 def _looks_right(file: Path) -> bool:
-    """True for the usual name, and where the first kilobytes show a key of COCO: full parsing would take seconds."""
+    """True for the usual name, or if the first kilobytes show a key of COCO. Parsing the whole file would take seconds."""
     if file.stem.startswith("instances"):
         return True
     try:
@@ -159,7 +159,7 @@ def _categories(categories: list[Any], file: Path) -> tuple[tuple[int, ...], tup
 
 
 def _image(image: Any, file: Path, policy: Policy, issues: Issues) -> tuple[int, str, tuple[int, int]] | None:
-    """Id, file name and declared size; None after counting an entry that lacks id or name."""
+    """Returns id, file name and declared size. Returns None and counts a problem for an entry that lacks id or name."""
     try:
         size = (_whole(image.get("width") or 0), _whole(image.get("height") or 0))
         return _whole(image["id"]), str(image["file_name"]), size if all(size) else (0, 0)
@@ -176,7 +176,7 @@ def _rows(
     policy: Policy,
     issues: Issues,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Pairs of image id and row, in file order."""
+    """Yields pairs of image id and row, in file order."""
     used: set[int] = set()
     fresh = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)
     for position, annotation in enumerate(annotations):
@@ -214,7 +214,7 @@ def _whole(value: Any) -> int:
 
 
 def _image_folder(base: Path, file: Path, split: str, entries: list[Entry]) -> Path:
-    """The first of the usual folders that holds one of the first images."""
+    """Returns the first of the usual folders that holds one of the first images."""
     candidates = [base / "images" / split, base / split, base / "images", file.parent, base]
     for folder in candidates:
         paths = (inside(folder, entry.file_name) for entry in entries[:20])

@@ -1,4 +1,4 @@
-"""Image files: what their header says, and their pixels as 8-bit RGB."""
+"""Reads image files: what their header says, and their pixels as 8-bit RGB."""
 
 import warnings
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says about itself.
+    """The header of an image file.
 
     Attributes:
-        stored: width and height of the stored pixels.
-        turned: True when the EXIF orientation asks a viewer to flip or rotate the stored pixels.
-        transposed: True when that exchanges width and height.
-        conversions: issue kinds of what decoding will have to convert.
+        stored: Width and height of the stored pixels.
+        turned: True if the EXIF orientation asks a viewer to flip or rotate the stored pixels.
+        transposed: True if this exchanges width and height.
+        conversions: Issue kinds of the conversions that decoding will make.
     """
 
     stored: tuple[int, int]
@@ -43,19 +43,19 @@ class Header:
 
     @property
     def displayed(self) -> tuple[int, int]:
-        """Width and height after the EXIF orientation."""
+        """Returns width and height after the EXIF orientation."""
         return (self.stored[1], self.stored[0]) if self.transposed else self.stored
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header, and all pixels where the file's end looks cut off.
+    """Reads the header, and all pixels if the file seems to be cut off.
 
     Raises:
-        DataError: it is no image, or is cut off.
+        DataError: the file is not an image, or is cut off.
     """
     try:
         with _opened(path) as image:
-            # Pillow decodes a whole PNG to look for EXIF behind the pixels; only what stands before them counts here.
+            # Pillow decodes a whole PNG to look for EXIF after the pixels; only what stands before them counts here.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             header = Header(image.size, orientation in range(2, 9), orientation in range(5, 9), _conversions(image))
@@ -67,16 +67,16 @@ def read_header(path: Path) -> Header:
 
 
 def decode(path: Path, upright: bool) -> np.ndarray:
-    """Decodes to ``[H, W, 3]`` uint8 RGB.
+    """Decodes a file to ``[H, W, 3]`` uint8 RGB.
 
-    Palette, CMYK and grey images are converted, transparency is left out, 16-bit channels keep their high byte.
+    Palette, CMYK and grey images are converted, transparency is dropped, and 16-bit channels keep their high byte.
 
     Args:
         path: the file.
-        upright: apply the EXIF orientation, which the caller knows to be there from ``read_header``.
+        upright: True applies the EXIF orientation, which the caller knows from ``read_header``.
 
     Raises:
-        DataError: it cannot be decoded; the message names the file.
+        DataError: the file cannot be decoded; the message names it.
     """
     try:
         with _opened(path) as image:
@@ -92,7 +92,7 @@ def decode(path: Path, upright: bool) -> np.ndarray:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """``folder / name``, or None where ``name`` is absolute, climbs with '..', or is no file name at all."""
+    """Returns ``folder / name``, or None if ``name`` is absolute, climbs with '..', or is not a file name."""
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.is_absolute() or pure.drive or pure.root or ".." in pure.parts:
             return None
@@ -103,8 +103,8 @@ class FolderImages:
     """Decodes files when asked for and keeps the first 256 MiB, so that small datasets are decoded once.
 
     Args:
-        files: one per record.
-        upright: one per record: apply the EXIF orientation.
+        files: one file per record.
+        upright: for each record, whether to apply the EXIF orientation.
     """
 
     def __init__(self, files: list[Path], upright: list[bool]):
@@ -126,7 +126,7 @@ class FolderImages:
 
 def _opened(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF blocks and large images are no concern of the reader
+        warnings.simplefilter("ignore")  # odd EXIF blocks and large images do not concern the reader
         return Image.open(path)
 
 
@@ -136,7 +136,7 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
         kinds.append("palette_image")
     if image.mode in ("CMYK", "YCCK"):
         kinds.append("cmyk_image")
-    # Pillow shows 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
+    # Pillow reports 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
     tiles = getattr(image, "tile", [])
     raw = [tile[3] if isinstance(tile[3], str) else str((tile[3] or ("",))[0]) for tile in tiles]
     if image.mode in _SIXTEEN_BIT or any(";16" in mode for mode in raw):
@@ -145,7 +145,7 @@ def _conversions(image: Image.Image) -> tuple[str, ...]:
 
 
 def _ends_well(path: Path, format: str | None) -> bool:
-    """False where a JPEG or PNG lacks its end marker in the last kilobytes; other formats always end well."""
+    """False if a JPEG or PNG lacks its end marker in the last kilobytes. Other formats are not checked."""
     marker = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(format or "")
     if marker is None:
         return True

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, and what is done about it."""
+"""Describes what can be wrong with a dataset, and what is done about it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,13 +54,13 @@ class Policy(BaseModel):
     """A box reaches more than 0.05 pixels over the border of the image. ``fix`` clips it."""
 
     def action(self, kind: str) -> Action:
-        """What is done about ``kind``, one of this model's fields."""
+        """Returns what is done about ``kind``, one of this model's fields."""
         return _DONE[getattr(self, kind)]
 
 
 @dataclass
 class Issue:
-    """One kind of problem: what was done, how often, and the first few places as text."""
+    """One kind of problem: what was done, how often, and the first places as text."""
 
     kind: str
     action: Action
@@ -69,7 +69,7 @@ class Issue:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """``error`` when an image or annotation is lost or the dataset refused, ``warning`` when nothing is lost."""
+        """Returns ``error`` if an image or annotation is lost or the dataset is refused, ``warning`` if nothing is lost."""
         return "error" if self.action in ("dropped", "refused") else "warning"
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Issue:
 
 
 class Issues:
-    """Counts and first examples of every kind of problem met while reading."""
+    """Counts and first examples of every kind of problem found while reading."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, Action], Issue] = {}
@@ -88,9 +88,9 @@ class Issues:
         """Counts one problem, once for each place.
 
         Args:
-            kind: a field of ``Policy``, or the name of a conversion.
+            kind: field of ``Policy``, or name of a conversion.
             action: what was done.
-            where: names the file and the box for a person to find.
+            where: text that names the file and the box, so that the user can find them.
         """
         if (kind, where) in self._places:
             return
@@ -107,14 +107,17 @@ class Issues:
         return len(self._found)
 
     def count(self, kind: str) -> int:
-        """How often ``kind`` was met, whatever was done about it."""
+        """Returns how often ``kind`` was found, whatever was done about it."""
         return sum(issue.count for issue in self._found.values() if issue.kind == kind)
 
     def raise_refused(self, what: str) -> None:
-        """Raises ``DataError`` that lists every refused kind, if there is one.
+        """Raises an error that lists every refused kind, if there is one.
 
         Args:
-            what: names the dataset in the message.
+            what: name of the dataset in the message.
+
+        Raises:
+            DataError: a problem was refused.
         """
         refused = [issue for issue in self if issue.action == "refused"]
         if refused:
@@ -122,5 +125,5 @@ class Issues:
             raise DataError(
                 f"{what} cannot be used as it is. "
                 + ". ".join(str(issue) for issue in refused)
-                + f". Mend the files, or choose what to do in the data policy, for example {first}: drop."
+                + f". Correct the files, or choose what to do in the data policy, for example {first}: drop."
             )

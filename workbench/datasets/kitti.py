@@ -1,8 +1,8 @@
-"""KITTI object detection: image_2/*.png and label_2/*.txt, one row an object.
+"""Reads KITTI object detection: image_2/*.png and label_2/*.txt with one row per object.
 
-Columns 5-8 of a row are left, top, right, bottom in pixels counted from 0, taken as continuous coordinates; columns 2 and 3 are kept as
+Columns 5-8 of a row are left, top, right, bottom in pixels counted from 0, taken as continuous coordinates. Columns 2 and 3 are kept as
 ``truncation`` (0..1) and ``occlusion`` (0 visible, 1 partly, 2 largely hidden, 3 unknown), both -1 for DontCare. DontCare rows become
-ignore regions. There is no split in the files: lists in ImageSets/SPLIT.txt (one number a line) make them, ``all`` takes every image.
+ignore regions. The files define no split. Lists in ImageSets/SPLIT.txt (one number per line) make them, and ``all`` takes every image.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ATTRIBUTES = ("truncation", "occlusion")
 
 
 def roots(path: Path) -> list[Path]:
-    """``path`` or its folders."""
+    """Returns ``path`` or the folders below it that look like KITTI."""
     for folders in ([path], path.glob("*")):
         found = [folder for folder in sorted(folders) if (folder / "image_2").is_dir() and (folder / "label_2").is_dir()]
         if found:
@@ -29,7 +29,7 @@ def roots(path: Path) -> list[Path]:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The lists in ImageSets, in the folder or above it, and ``all``."""
+    """Returns the lists in ImageSets, in the folder or above it, and ``all``."""
     return (*sorted(_lists(root)), "all")
 
 
@@ -37,14 +37,14 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     """Reads one split.
 
     Args:
-        root: as found by ``roots``.
-        split: its name.
+        root: a root found by ``roots``.
+        split: name of the split.
         policy: what to do about problems.
-        issues: where they are counted.
-        classes: their names in label order; objects of other classes are counted as ``dangling_reference``.
+        issues: object that counts them.
+        classes: class names in label order; objects of other classes are counted as ``dangling_reference``.
 
     Raises:
-        DataError: no such split.
+        DataError: there is no such split.
     """
     label_of = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
@@ -96,7 +96,7 @@ def _stems(root: Path, split: str) -> list[str]:
 
 
 def _parse_row(line: str) -> tuple[str, dict[str, Any]]:
-    """The class, and the box with its attributes."""
+    """Returns the class, and the box with its attributes."""
     fields = line.split()
     if len(fields) not in (15, 16):
         raise ValueError(line)

@@ -1,4 +1,4 @@
-"""From a path to a ``Dataset``: which format it is, and what to say when it is none."""
+"""Opens the dataset at a path: finds its format, or says what was seen and what was expected."""
 
 import logging
 from pathlib import Path
@@ -21,16 +21,23 @@ FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FOR
 def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, **options: Any) -> Dataset:
     """Opens one split.
 
+    Example:
+        >>> dataset = open_dataset("shapes", "val", val=20)
+        >>> len(dataset), dataset.classes
+        (20, ('circle', 'square', 'triangle', 'cross'))
+        >>> dataset.image(0).shape, dataset.records[0].boxes.shape
+        ((96, 96, 3), (6, 4))
+
     Args:
-        path: a folder or file, or ``shapes`` for the embedded generator.
-        split: its name; ``all`` where the files make no splits.
-        format: auto, shapes, coco, voc, kitti, yolo.
+        path: folder or file, or ``shapes`` for the built-in generator.
+        split: name of the split; ``all`` if the files define no splits.
+        format: ``auto``, ``shapes``, ``coco``, ``voc``, ``kitti`` or ``yolo``.
         policy: what to do about problems in the files.
-        options: of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
+        options: options of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
 
     Raises:
         DataError: the dataset cannot be used; the message says what was seen and what was expected.
-        ConfigError: an unknown format or option.
+        ConfigError: the format or an option is unknown.
     """
     if format == "shapes" or (format == "auto" and str(path) == "shapes"):
         return generate_shapes(_shapes_config(options), split)
@@ -51,14 +58,14 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
 
 
 def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
-    """The format of what lies at ``path``, and its root, which may be a folder below.
+    """Returns the format of the dataset at ``path``, and its root, which may be a folder below.
 
     Raises:
-        DataError: there is nothing, no known format, or more than one.
-        ConfigError: an unknown format name.
+        DataError: there is no dataset, none of a known format, or more than one.
+        ConfigError: the name of the format is unknown.
     """
     if format != "auto" and format not in FORMATS:
-        raise ConfigError(f"unknown dataset format '{format}'; known: auto, shapes, {', '.join(FORMATS)}.")
+        raise ConfigError(f"unknown dataset format '{format}'. Choose auto, shapes, {', '.join(FORMATS)}.")
     if not path.exists():
         raise DataError(f"no dataset at {path}: there is no such file or folder.")
     candidates = [FORMATS[format]] if format != "auto" else list(FORMATS.values())
@@ -67,9 +74,9 @@ def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
         return found[0]
     if found:
         several = "; ".join(f"{candidate.name} at {root}" for candidate, root in found)
-        raise DataError(f"{path} holds more than one dataset: {several}. Give the path of one, and its format.")
+        raise DataError(f"{path} holds more than one dataset: {several}. Give the path of one of them, and its format.")
     expected = "; ".join(f"{candidate.name}: {candidate.expects}" for candidate in candidates)
-    raise DataError(f"{path} is no dataset of a known format. Seen: {_seen(path)}. Expected one of: {expected}.")
+    raise DataError(f"{path} is not a dataset of a known format. Seen: {_seen(path)}. Expected one of: {expected}.")
 
 
 def _seen(path: Path) -> str:
@@ -84,4 +91,4 @@ def _shapes_config(options: dict[str, Any]) -> ShapesConfig:
         return ShapesConfig(**options)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'shapes'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"options of the dataset shapes: {problems}. It has {', '.join(ShapesConfig.model_fields)}.") from error
+        raise ConfigError(f"the dataset shapes refuses an option: {problems}. It has {', '.join(ShapesConfig.model_fields)}.") from error

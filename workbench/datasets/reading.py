@@ -1,4 +1,4 @@
-"""What every format reader hands over, and the one place where the policy turns it into records."""
+"""Defines what every format reader returns, and applies the policy that turns it into records."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,18 +23,18 @@ class Entry:
     """One image as its annotation file describes it, boxes unchecked.
 
     Attributes:
-        image_id: unique in the split.
-        file_name: relative to ``Contents.folder``; not yet known to be safe or there.
-        size: declared width and height; (0, 0) where the file should declare them and does not, None where the format has none.
+        image_id: Id of the image, unique in the split.
+        file_name: Name relative to ``Contents.folder``; not yet known to be safe or to exist.
+        size: Declared width and height; (0, 0) if the file should declare them and does not, None if the format has none.
         boxes: ``[G, 4]`` float64 xyxy in continuous pixels.
         labels: ``[G]`` int64.
         crowd: ``[G]`` bool.
         ignore: ``[G]`` bool.
         annotation_ids: ``[G]`` int64.
-        areas: ``[G]`` float64, NaN where the file has none.
-        own_ids: the annotation ids are the file's own, so messages name them; else they are running numbers.
-        relative: boxes are shares of the image's width and height.
-        attributes: of every box, as in ``Record``.
+        areas: ``[G]`` float64, NaN if the file has none.
+        own_ids: True if the annotation ids are the file's own, so that messages name them; else they are running numbers.
+        relative: True if boxes are shares of the image's width and height.
+        attributes: Attributes of every box, as in ``Record``.
     """
 
     image_id: int
@@ -64,15 +64,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class Format:
-    """How one format is recognised and read.
+    """A dataset format: how it is recognised and read.
 
     Attributes:
-        name: as in recipes.
-        expects: one line on what has to be there.
-        roots: folders (or files) at or below a path that look like this format.
-        splits: names of the splits at a root.
-        read: ``read(root, split, policy, issues, **options)``; raises ``DataError`` only where nothing can be read.
-        options: names of the options ``read`` takes.
+        name: Name in recipes.
+        expects: One line on the files that must be there.
+        roots: Returns the folders (or files) at or below a path that look like this format.
+        splits: Returns the names of the splits at a root.
+        read: ``read(root, split, policy, issues, **options)``; raises ``DataError`` only if nothing can be read.
+        options: Names of the options that ``read`` takes.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Usable:
-    """An entry that passed, its file, and whether decoding applies the EXIF orientation."""
+    """An entry that passed the checks, its file, and whether decoding applies the EXIF orientation."""
 
     record: Record
     path: Path
@@ -93,7 +93,7 @@ class Usable:
 
 
 def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usable]:
-    """Checks every entry against its image's header and the policy; what is left out is counted in ``issues``."""
+    """Checks every entry against its image's header and the policy. Entries that are left out are counted in ``issues``."""
     for entry in contents.entries:
         found = _image_of(entry, contents.folder, policy, issues)
         if found is None:
@@ -110,7 +110,7 @@ def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usabl
 
 
 def match_split(wanted: str, available: Sequence[str]) -> str | None:
-    """The name under which a split is there: itself, with a year (val2017), or a usual other name (valid)."""
+    """Returns the name under which a split exists: itself, with a year (val2017), or a usual other name (valid)."""
     if wanted in available:
         return wanted
     names = (wanted, *_SPLIT_ALIASES.get(wanted, ()))
@@ -119,7 +119,7 @@ def match_split(wanted: str, available: Sequence[str]) -> str | None:
 
 
 def required_split(wanted: str, available: Sequence[str], where: Path) -> str:
-    """As ``match_split``; raises ``DataError`` that lists the splits where there is none."""
+    """Does what ``match_split`` does, but raises ``DataError`` that lists the splits if there is none of this name."""
     found = match_split(wanted, available)
     if found is None:
         raise DataError(f"{where} has no split '{wanted}'. Splits there: {', '.join(available) or 'none'}.")
@@ -127,10 +127,10 @@ def required_split(wanted: str, available: Sequence[str], where: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of an annotation file.
+    """Returns the UTF-8 text of an annotation file.
 
     Raises:
-        DataError: it cannot be read or is not UTF-8.
+        DataError: the file cannot be read or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -147,7 +147,7 @@ def entry_from_rows(
     relative: bool = False,
     attributes: Sequence[str] = (),
 ) -> Entry:
-    """An ``Entry`` of boxes given as dicts with ``box``, ``label``, ``id``, perhaps ``crowd``, ``ignore``, ``area``, and ``attributes``."""
+    """Makes an ``Entry`` from dicts with ``box``, ``label``, ``id``, and optional ``crowd``, ``ignore``, ``area`` and ``attributes``."""
     return Entry(
         image_id,
         file_name,
@@ -183,10 +183,10 @@ def _image_of(entry: Entry, folder: Path, policy: Policy, issues: Issues) -> tup
 
 
 def _size_of(entry: Entry, header: Header, policy: Policy, issues: Issues) -> tuple[int, int, bool] | None:
-    """Width, height and whether to apply the EXIF orientation.
+    """Returns width, height and whether to apply the EXIF orientation.
 
-    The declared size decides what the boxes refer to: the displayed image where it fits (or where nothing is declared),
-    the stored pixels where only those fit.
+    The declared size decides what the boxes refer to. It is the displayed image if that fits or if nothing is declared, and the
+    stored pixels if only those fit.
     """
     upright = header.turned
     size = header.displayed

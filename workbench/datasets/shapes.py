@@ -1,8 +1,8 @@
-"""The embedded dataset: shapes over each other on textured ground, made from a seed, the same bytes on every machine.
+"""Generates the built-in dataset: overlapping shapes on textured ground, made from a seed, the same bytes on every machine.
 
-All arithmetic is on integers, and all randomness is the raw output of PCG64 seeded by (seed, split, index): numpy keeps
-both stable between versions, and an image does not depend on how many are made. Lengths are in half pixels where
-a name ends in ``2`` (shapes are drawn on a grid of 2x2 samples per pixel).
+All arithmetic is on integers, and all randomness is the raw output of PCG64 seeded by (seed, split, index). numpy keeps
+both stable between versions, and an image does not depend on how many are made. Lengths are in half pixels if a name
+ends in ``2``, because shapes are drawn on a grid of 2x2 samples per pixel.
 """
 
 from typing import Annotated, Literal
@@ -60,16 +60,16 @@ class ShapesConfig(BaseModel):
 
 
 def generate_shapes(config: ShapesConfig, split: str) -> Dataset:
-    """Draws one split; boxes are tight around what of a shape lies in the image, parts hidden by other shapes included.
+    """Draws one split. Boxes are tight around the part of a shape that lies in the image, including what other shapes hide.
 
-    A shape of which less than 30 % would be seen, or that would leave less than 30 % of an earlier one, is drawn anew
-    elsewhere, at most twelve times, then left out.
+    A shape is redrawn elsewhere if less than 30 % of it would be visible, or if it would leave less than 30 % of an earlier one
+    visible. After twelve attempts it is left out.
 
     Raises:
         DataError: the split is not train, val or test, or has no images.
     """
     if split not in SPLITS:
-        raise DataError(f"shapes has no split '{split}'; it has {', '.join(SPLITS)}.")
+        raise DataError(f"shapes has no split '{split}'. Choose {', '.join(SPLITS)}.")
     records: list[Record] = []
     images: list[np.ndarray] = []
     first_id = 1
@@ -122,22 +122,22 @@ def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray
 
 
 class _Random:
-    """Integers from the raw 64-bit output of PCG64, whose stream numpy never changes."""
+    """Random integers from the raw 64-bit output of PCG64, whose stream numpy never changes."""
 
     def __init__(self, entropy: tuple[int, ...]):
         self._bits = np.random.PCG64(np.random.SeedSequence(entropy))
 
     def between(self, low: int, high: int) -> int:
-        """An integer of low..high inclusive; the bias of the multiplication is below 2^-20 here."""
+        """Returns an integer in low..high, both included. The bias of the multiplication is below 2^-20 here."""
         return low + ((int(self._bits.random_raw()) >> 32) * (high - low + 1) >> 32)
 
     def bytes(self, count: int) -> np.ndarray:
-        """``[count]`` uint8."""
+        """Returns ``[count]`` random uint8."""
         return self._bits.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
 
 
 def _texture(random: _Random, size: int, bits: int, amplitude: int) -> np.ndarray:
-    """``[S, S, 3]`` int32 in -amplitude/2..amplitude/2: random colours on a grid of 2^bits pixels, interpolated."""
+    """Returns ``[S, S, 3]`` int32 in -amplitude/2..amplitude/2: random colours on a grid of 2^bits pixels, interpolated."""
     cell = 1 << bits
     knots = size // cell + 2
     grid = random.bytes(knots * knots * 3).reshape(knots, knots, 3).astype(np.int32) - 128
@@ -149,7 +149,7 @@ def _texture(random: _Random, size: int, bits: int, amplitude: int) -> np.ndarra
 
 
 def _shape(random: _Random, name: str, low: int, high: int, size: int) -> tuple[np.ndarray, int, int]:
-    """A rotated shape: coverage ``[h, w]`` 0..4 samples per pixel, and the pixel its window starts at (may be negative)."""
+    """Returns a rotated shape: coverage ``[h, w]`` of 0..4 samples per pixel, and its window's first pixel (may be negative)."""
     half2 = random.between(low, high)  # half the side in half pixels = the side in pixels
     stretch = random.between(_UNIT, _UNIT * 4 // 3)  # the shape is this much narrower along v
     cosine, sine = _direction(random)
@@ -168,7 +168,7 @@ def _shape(random: _Random, name: str, low: int, high: int, size: int) -> tuple[
 
 
 def _direction(random: _Random) -> tuple[int, int]:
-    """Cosine and sine times ``_UNIT`` of a random angle, from the rational points of the circle: no library sine."""
+    """Returns cosine and sine times ``_UNIT`` of a random angle, from rational points of the circle, without a library sine."""
     k = random.between(0, 63)
     scale = 64 * 64 + k * k
     cosine, sine = _UNIT * (64 * 64 - k * k) // scale, _UNIT * 2 * 64 * k // scale
@@ -178,7 +178,7 @@ def _direction(random: _Random) -> tuple[int, int]:
 
 
 def _inside(name: str, u: np.ndarray, v: np.ndarray, r: int) -> np.ndarray:
-    """``[h, w]`` bool: which samples (u, v) lie in the shape whose bounding square is -r..r."""
+    """Returns ``[h, w]`` bool: which samples (u, v) lie in the shape whose bounding square is -r..r."""
     if name == "square":
         return (abs(u) <= r) & (abs(v) <= r)
     if name == "circle":
@@ -195,7 +195,7 @@ def _inside(name: str, u: np.ndarray, v: np.ndarray, r: int) -> np.ndarray:
 
 
 def _paint(random: _Random, canvas: np.ndarray, texture: np.ndarray, coverage: np.ndarray) -> None:
-    """Blends a random colour, distinct from what it covers, into ``canvas`` in place; texture alone tells nothing."""
+    """Blends a random colour, distinct from what it covers, into ``canvas`` in place. Texture alone reveals no object."""
     mask = coverage >= 2
     under = canvas[mask].sum(0) // max(1, int(mask.sum()))
     while True:

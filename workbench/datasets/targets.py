@@ -1,4 +1,4 @@
-"""Targets: of one image as a transform leaves them, and of a batch, padded to one tensor."""
+"""Holds targets: of one image after a transform, and of a batch, padded to one tensor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Targets:
     Attributes:
         boxes: ``[G, 4]`` float32 cxcywh in 0..1 of the un-padded image.
         labels: ``[G]`` int64; -1 where an ignore region has no class.
-        valid: ``[G]`` bool: may be matched (not crowd, not ignore, not cropped away).
+        valid: ``[G]`` bool, True for targets that may be matched (not crowd, not ignore, not cropped away).
     """
 
     boxes: Tensor
@@ -29,7 +29,7 @@ class TargetBatch:
     Attributes:
         boxes: ``[B, G, 4]`` cxcywh 0..1; padded slots hold a centred unit box so that costs stay finite.
         labels: ``[B, G]`` int64, 0 in padded slots.
-        valid: ``[B, G]`` bool: may be matched. Crowd, ignored and absent targets keep their index and are False.
+        valid: ``[B, G]`` bool, True for targets that may be matched. Crowd, ignored and absent targets keep their index and are False.
     """
 
     boxes: Tensor
@@ -48,14 +48,14 @@ class TargetBatch:
             count = len(target.labels)
             usable = target.valid[:, None]
             boxes[row, :count] = torch.where(usable, target.boxes, boxes[row, :count])
-            # ignore regions have no class (-1); they are never matched, 0 keeps look-ups in range
+            # ignore regions have no class (-1); they are never matched, and 0 keeps look-ups in range
             labels[row, :count] = target.labels.clamp(min=0)
             valid[row, :count] = target.valid
         return cls(boxes, labels, valid)
 
     @classmethod
     def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
-        """One slot an image that holds no target, for code that indexes targets."""
+        """Returns one slot per image that holds no target, for code that indexes targets."""
         box = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(images, 1, 1)
         empty = torch.zeros(images, 1, dtype=torch.int64, device=device)
         return cls(box, empty, empty.bool())
@@ -67,5 +67,5 @@ class TargetBatch:
         return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used])
 
     def to(self, device: torch.device | str) -> "TargetBatch":
-        """The same targets on ``device``."""
+        """Returns the same targets on ``device``."""
         return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))

@@ -1,7 +1,7 @@
-"""Augmentation that can be replayed: ``draw`` chooses numbers, ``apply`` only computes, equal numbers give equal bytes.
+"""Augments images repeatably: ``draw`` chooses numbers, ``apply`` only computes, and equal numbers give equal bytes.
 
-Numbers are values, not a seed, so that a run can write them down and another program can show the same picture.
-Pixels stay uint8 throughout. Boxes are continuous pixel coordinates: a flip maps x to W - x.
+The numbers are values and not a seed, so that a run can store them and another program can show the same image. Pixels stay uint8
+throughout. Boxes are continuous pixel coordinates: a flip maps x to W - x.
 """
 
 from collections.abc import Iterable
@@ -122,8 +122,8 @@ class Sample:
         image: ``[H, W, 3]`` uint8; may be a view with any strides.
         boxes: ``[G, 4]`` float32 cxcywh in 0..1 of this image.
         labels: ``[G]`` int64.
-        valid: ``[G]`` bool: may be matched (not crowd, not ignore, not cropped away).
-        ops: what was done; ``Transform.apply`` with them gives this sample again.
+        valid: ``[G]`` bool, True for targets that may be matched (not crowd, not ignore, not cropped away).
+        ops: Operations that were applied. ``Transform.apply`` gives this sample again for them.
     """
 
     image: np.ndarray
@@ -140,7 +140,7 @@ class Transform:
         self.config = config or TransformConfig()
 
     def draw(self, rng: np.random.Generator, width: int, height: int) -> list[Op]:
-        """Chooses the operations for one training image of ``width`` x ``height`` pixels, as JSON-able dicts."""
+        """Chooses the operations for one training image of ``width`` x ``height`` pixels, as JSON-compatible dicts."""
         ops: list[Op] = []
         for augmentation in self.config.augment:
             op = _draw(augmentation, rng, width, height)
@@ -151,20 +151,20 @@ class Transform:
         return ops + self._resize(width, height, choice)
 
     def evaluation_ops(self, width: int, height: int) -> list[Op]:
-        """Resizing only."""
+        """Returns the operations for evaluation, which only resize."""
         resize = self.config.resize
         return self._resize(width, height, resize.shortest.index(max(resize.shortest)) if isinstance(resize, ShortestSide) else 0)
 
     def apply(self, image: np.ndarray, record: Record, ops: list[Op]) -> Sample:
-        """Carries out ``ops``.
+        """Applies ``ops``.
 
-        Every target keeps its index. One of which a crop leaves less than one pixel in width or height is marked
+        Every target keeps its index. A target of which a crop leaves less than one pixel in width or height is marked as
         absent; its box is meaningless but finite.
 
         Args:
             image: ``[H, W, 3]`` uint8 of ``record``.
-            record: its targets.
-            ops: from ``draw`` or ``evaluation_ops``.
+            record: record with the image's targets.
+            ops: result of ``draw`` or ``evaluation_ops``.
         """
         boxes = record.boxes.copy()
         valid = record.trainable
@@ -194,12 +194,12 @@ class Transform:
 
 
 def fixed_size(config: TransformConfig, sizes: Iterable[tuple[int, int]], training: bool) -> tuple[int, int] | None:
-    """(width, height) of every prepared image, or None where it can differ from image to image, so that batches are padded.
+    """Returns (width, height) of every prepared image, or None if it can differ between images, so that batches are padded.
 
     Args:
-        config: of the transform.
+        config: configuration of the transform.
         sizes: (width, height) of the images before it.
-        training: whether it augments and draws a size.
+        training: True if the transform augments and draws a size.
     """
     if isinstance(config.resize, FixedSize):
         return config.resize.width, config.resize.height
@@ -239,7 +239,7 @@ def _draw(config: Flip | Dihedral | Crop | Color, rng: np.random.Generator, widt
 
 
 def size_after(op: Op, width: int, height: int) -> tuple[int, int]:
-    """(width, height) of an image of that size after ``op``."""
+    """Returns (width, height) after ``op`` of an image of this size."""
     if op["op"] in ("crop", "resize"):
         return op["width"], op["height"]
     return (height, width) if op["op"] == "dihedral" and op["move"] & 4 else (width, height)
@@ -257,7 +257,7 @@ def _apply_to_image(op: Op, image: np.ndarray) -> np.ndarray:
         case "crop":
             return image[op["y"] : op["y"] + op["height"], op["x"] : op["x"] + op["width"]]
         case "resize":
-            # Pillow's resampling is integer arithmetic: the same bytes on every machine. It widens the filter when shrinking.
+            # Pillow's resampling is integer arithmetic, which gives the same bytes on every machine. It widens the filter when shrinking.
             picture = Image.fromarray(np.ascontiguousarray(image))
             return np.asarray(picture.resize((op["width"], op["height"]), Image.Resampling.BILINEAR))
         case "color":

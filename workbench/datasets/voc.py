@@ -1,12 +1,12 @@
-"""Pascal VOC: Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt.
+"""Reads Pascal VOC: Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt.
 
-Corners are taken as the VOC development kit defines them: pixels counted from 1, both ends inside the box. A box (1, 1, W, H) covers
-the image, and in continuous coordinates x1 = xmin - 1, x2 = xmax. Many tools write 0-based corners and only raise 0 to 1
-at the border; nothing in the file tells, and such boxes come out one pixel too wide at the left and top. A corner of 0
-is clipped silently, for it says no more than that. A box whose corners coincide in x or y is a point or line,
-never a one-pixel object, and counts as ``zero_size_box``.
+Corners are read as the VOC development kit defines them: pixels counted from 1, with both ends inside the box. A box (1, 1, W, H)
+covers the image, and in continuous coordinates x1 = xmin - 1, x2 = xmax. Many tools write 0-based corners and only raise 0 to 1 at the
+border. Nothing in the file reveals this, and such boxes come out one pixel too wide at the left and top. A corner of 0 is clipped
+silently, because it says no more than that. A box whose corners coincide in x or y is a point or line, never a one-pixel object, and
+counts as ``zero_size_box``.
 
-Objects marked difficult are kept as crowd: never trained on, and detections of their class on them do not count.
+Objects marked difficult are kept as crowd: they are never trained on, and detections of their class on them do not count.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -32,7 +32,7 @@ class _Object:
 
 
 def roots(path: Path) -> list[Path]:
-    """``path`` or folders up to two levels below it (VOCdevkit/VOC2007)."""
+    """Returns ``path`` or folders up to two levels below it (VOCdevkit/VOC2007)."""
     for folders in ([path], path.glob("*"), path.glob("*/*")):
         found = [folder for folder in sorted(folders) if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()]
         if found:
@@ -41,7 +41,7 @@ def roots(path: Path) -> list[Path]:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The lists in ImageSets/Main, and ``all``."""
+    """Returns the lists in ImageSets/Main, and ``all``."""
     return (*sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt")), "all")
 
 
@@ -49,14 +49,14 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     """Reads one split.
 
     Args:
-        root: as found by ``roots``.
-        split: its name.
+        root: a root found by ``roots``.
+        split: name of the split.
         policy: what to do about problems.
-        issues: where they are counted.
-        classes: their names in label order; None takes all names in Annotations, of any split, sorted.
+        issues: object that counts them.
+        classes: class names in label order; None takes all names in Annotations, of any split, sorted.
 
     Raises:
-        DataError: no such split.
+        DataError: there is no such split.
     """
     split = required_split(split, splits(root), root)
     stems = _stems(root, split)
@@ -108,12 +108,12 @@ def _all_classes(root: Path) -> list[str]:
         except DataError:
             continue  # counted when its own split is read
     if not names:
-        raise DataError(f"{root}/Annotations names no class.")
+        raise DataError(f"the files in {root}/Annotations name no class, so there is nothing to detect. Check their <object> elements.")
     return sorted(names)
 
 
 def _parse(file: Path) -> tuple[tuple[int, int], list[_Object]]:
-    """Declared size, (0, 0) where there is none, and the objects."""
+    """Returns the declared size, (0, 0) if there is none, and the objects."""
     tree = _parse_xml(file)
     objects = []
     for node in tree.iter("object"):
@@ -131,10 +131,10 @@ def _parse(file: Path) -> tuple[tuple[int, int], list[_Object]]:
 
 
 def _parse_xml(file: Path) -> ElementTree.Element:
-    """Parses without document types, hence without entities: neither expansion bombs nor files pulled in from elsewhere."""
+    """Parses without document types and hence without entities, which prevents expansion bombs and reading other files."""
 
     def refuse(*_: Any) -> None:
-        raise DataError(f"{file} declares a document type; that is refused. Remove the DOCTYPE.")
+        raise DataError(f"{file} declares a document type, which is refused for safety. Remove the DOCTYPE.")
 
     try:
         data = file.read_bytes()
@@ -149,7 +149,7 @@ def _parse_xml(file: Path) -> ElementTree.Element:
 
 
 def _continuous(corners: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Corners counted from 1, both inside, to edges; corners that coincide stay a point or line, inverted ones inverted."""
+    """Converts corners counted from 1, both inside, to edges. Coinciding corners stay a point or line, inverted ones stay inverted."""
     x1, y1, x2, y2 = corners
     left, right = _edges(x1, x2)
     top, bottom = _edges(y1, y2)
@@ -165,7 +165,7 @@ def _edges(low: float, high: float) -> tuple[float, float]:
 
 
 def _image_name(root: Path, stem: str) -> str:
-    """The image beside the annotation; the file name inside the XML is often that of another machine and is not used."""
+    """Finds the image beside the annotation. The file name inside the XML is often that of another machine and is not used."""
     folder = root / "JPEGImages"
     for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
         if (folder / f"{stem}{suffix}").is_file():

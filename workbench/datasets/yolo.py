@@ -1,7 +1,7 @@
-"""YOLO: a txt file per image, rows of class and centre, width, height in 0..1 of the displayed image.
+"""Reads YOLO: one txt file per image, with rows of class and centre, width, height in 0..1 of the displayed image.
 
-Either data.yaml says where the images are and what the classes are called, or images/SPLIT and labels/SPLIT lie beside classes.txt.
-Labels are found by exchanging the last folder called images for labels. An image without a label file has no objects.
+Either data.yaml names the image folders and the classes, or images/SPLIT and labels/SPLIT lie beside classes.txt. The path of a label
+file is that of the image with the last folder named images replaced by labels. An image without a label file has no objects.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _KEYS = ("train", "val", "test")
 
 
 def roots(path: Path) -> list[Path]:
-    """``path`` itself, or the folder of a data.yaml."""
+    """Returns ``path`` itself, or the folder of a data.yaml."""
     if path.is_file():
         return [path.parent] if path.name in ("data.yaml", "data.yml") else []
     has_both = (path / "images").is_dir() and (path / "labels").is_dir()
@@ -28,7 +28,7 @@ def roots(path: Path) -> list[Path]:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The keys of data.yaml, else the folders below images/, else ``all``."""
+    """Returns the keys of data.yaml, or else the folders below images/, or else ``all``."""
     file = _yaml_file(root)
     if file is not None:
         config = _parse_yaml(file)
@@ -41,14 +41,14 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     """Reads one split.
 
     Args:
-        root: as found by ``roots``.
-        split: its name.
+        root: a root found by ``roots``.
+        split: name of the split.
         policy: what to do about problems.
-        issues: where they are counted.
-        classes: their names in order; None reads them from data.yaml or classes.txt.
+        issues: object that counts them.
+        classes: class names in label order; None reads them from data.yaml or classes.txt.
 
     Raises:
-        DataError: no such split, or no class names.
+        DataError: there is no such split, or there are no class names.
     """
     split = required_split(split, splits(root), root)
     names = dict(enumerate(classes)) if classes is not None else _names(root)
@@ -105,12 +105,12 @@ def _parse_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise DataError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
-        raise DataError(f"{file} should hold train, val and names.")
+        raise DataError(f"{file} must hold a mapping with train, val and names.")
     return config
 
 
 def _names(root: Path) -> dict[int, str]:
-    """Class number in the files -> name, ascending."""
+    """Returns the class name of each class number in the files, ascending."""
     file = _yaml_file(root)
     if file is not None:
         names = _parse_yaml(file).get("names")
@@ -118,15 +118,15 @@ def _names(root: Path) -> dict[int, str]:
             return {index: str(name) for index, name in enumerate(names)}
         if isinstance(names, dict) and names and all(isinstance(key, int) for key in names):
             return {key: str(names[key]) for key in sorted(names)}
-        raise DataError(f"{file}: names should be a list of class names, or number: name.")
+        raise DataError(f"{file}: names must be a list of class names, or a mapping of number to name.")
     file = _names_file(root)
     if file is None:
-        raise DataError(f"{root} has no data.yaml or classes.txt, so its classes have no names.")
+        raise DataError(f"{root} has no data.yaml or classes.txt, so its classes have no names. Add one of these files.")
     return {index: line.strip() for index, line in enumerate(read_text(file).splitlines()) if line.strip()}
 
 
 def _image_names(root: Path, split: str) -> list[str]:
-    """Paths relative to ``root``, as text that may still be unsafe."""
+    """Returns paths relative to ``root``, as text that may still be unsafe."""
     file = _yaml_file(root)
     if file is None:
         folder = "images" if split == "all" else f"images/{split}"
@@ -144,12 +144,12 @@ def _image_names(root: Path, split: str) -> list[str]:
 
 
 def _place(root: Path, base: str, source: str, file: Path) -> str:
-    """Where data.yaml points, relative to ``root``; it may name the folder it lies in, and one '../' too many is usual."""
+    """Returns where data.yaml points, relative to ``root``. It may name the folder that it lies in; one '../' too many is usual."""
     for candidate in (f"{base}/{source}" if base else source, source, source.removeprefix("../")):
         path = inside(root, candidate)
         if path is not None and path.exists():
             return candidate
-    raise DataError(f"{file}: '{source}' is no folder or list inside {root}. Paths must lie in the dataset's folder.")
+    raise DataError(f"{file}: '{source}' is not a folder or list inside {root}. Paths must lie in the dataset's folder.")
 
 
 def _files_below(root: Path, folder: str) -> list[str]:

@@ -1,11 +1,11 @@
-"""AdaMixer (Gao et al., CVPR 2022): queries that sample and mix backbone features themselves; there is no encoder.
+"""Implements AdaMixer (Gao et al., CVPR 2022), whose queries sample and mix the backbone's features directly, without an encoder.
 
 The defaults are those of the released R50 1x model (github.com/MCG-NJU/AdaMixer at a50e33d,
 configs/adamixer/adamixer_r50_1x_coco.py).
 
-Shapes: B images, N queries, D width, G groups, P points sampled for a group, K points mixed out of them. A query's place is
-``xyzr``: centre in pixels of the input, z = log2 of the geometric mean of its sides, r = log2 of height over width, so that
-width = 2^(z - r/2) and height = 2^(z + r/2) (section 3.1; the released code halves r where the paper does not).
+Shapes: B images, N queries, D width, G groups, P points sampled for a group, K points mixed out of them. A query's position is
+``xyzr``: centre in pixels of the input, z = log2 of the geometric mean of its sides, r = log2 of height over width. Hence
+width = 2^(z - r/2) and height = 2^(z + r/2) (section 3.1; the released code halves r, the paper does not).
 """
 
 import math
@@ -31,25 +31,25 @@ IOF_EPSILON = 1e-7
 
 
 def xyzr_to_box(xyzr: Tensor) -> Tensor:
-    """``[..., 4]`` xyzr to cxcywh in pixels."""
+    """Converts xyzr to cxcywh in pixels, both ``[..., 4]``."""
     x, y, z, r = xyzr.unbind(-1)
     return torch.stack([x, y, torch.exp2(z - r / 2), torch.exp2(z + r / 2)], dim=-1)
 
 
 def box_to_xyzr(box: Tensor) -> Tensor:
-    """``[..., 4]`` cxcywh in pixels to xyzr; a side below a hundredth of a pixel counts as that."""
+    """Converts cxcywh in pixels to xyzr, both ``[..., 4]``. Sides are clamped to at least a hundredth of a pixel."""
     x, y = box[..., 0], box[..., 1]
     w, h = box[..., 2:].clamp(min=0.01).unbind(-1)
     return torch.stack([x, y, (w.log2() + h.log2()) / 2, h.log2() - w.log2()], dim=-1)
 
 
 def refine(xyzr: Tensor, delta: Tensor) -> Tensor:
-    """Moves places by what a box head says: the centre in units of 2^z pixels, z and r by addition (section 3.4)."""
+    """Moves positions by the box head's output: the centre in units of 2^z pixels, z and r by addition (section 3.4)."""
     return torch.cat([xyzr[..., :2] + delta[..., :2] * torch.exp2(xyzr[..., 2:3]), xyzr[..., 2:] + delta[..., 2:]], dim=-1)
 
 
 def position_embedding(xyzr: Tensor, width: int) -> Tensor:
-    """Sine embedding of places, a quarter of the channels for each of x / 1000, y / 1000, z and r: ``[B, N, width]``."""
+    """Returns a sine embedding ``[B, N, width]``, with a quarter of the channels each for x / 1000, y / 1000, z and r."""
     quarter = width // 4
     index = torch.arange(quarter, dtype=torch.float32, device=xyzr.device)
     wavelength = 10000 ** (2 * (index // 2) / quarter)
@@ -58,7 +58,7 @@ def position_embedding(xyzr: Tensor, width: int) -> Tensor:
 
 
 def intersection_over_foreground(xyzr: Tensor) -> Tensor:
-    """Share of each query's box that each other query's box covers: ``[B, N, N]`` (section 3.4)."""
+    """Returns ``[B, N, N]``, the share of each query's box that each other query's box covers (section 3.4)."""
     box = xyzr_to_box(xyzr)
     low, high = box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2
     overlap = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])
@@ -68,11 +68,11 @@ def intersection_over_foreground(xyzr: Tensor) -> Tensor:
 def sample_3d(levels: Sequence[Level], points: Tensor) -> Tensor:
     """Reads features at points of the three-dimensional space (x, y, z) (section 3.2, adaptive location sampling).
 
-    Bilinear within each level, zero outside of it; over levels a mean with the weights
+    Sampling is bilinear within each level and reads 0 outside it. Levels are then averaged with the weights
     softmax_j(-(z - log2 stride_j)^2 / tau), tau = 2 (equation 6).
 
     Args:
-        levels: of D channels each; group g reads channels g D/G to (g + 1) D/G.
+        levels: feature levels of D channels each; group g reads channels g D/G to (g + 1) D/G.
         points: ``[B, N, G, P, 3]``; x and y in pixels of the input, z = log2 of a size in pixels.
 
     Returns:
@@ -91,15 +91,15 @@ def sample_3d(levels: Sequence[Level], points: Tensor) -> Tensor:
         read = read * weight[..., index].transpose(1, 2).reshape(batch * groups, 1, queries, count)
         total = read if total is None else total + read
     if total is None:
-        raise ValueError("sample_3d needs a feature level")
+        raise ValueError("sample_3d needs at least one feature level")
     return total.view(batch, groups, -1, queries, count).permute(0, 3, 1, 4, 2)
 
 
 class AdaptiveMixing(nn.Module):
-    """Mixes sampled features with matrices that the query makes (section 3.3, adaptive content decoding).
+    """Mixes sampled features with matrices that are computed from the query (section 3.3, adaptive content decoding).
 
-    Per group: x <- ReLU(LN(x M)) over channels, M ``[D/G, D/G]``; x <- ReLU(LN(S x)) over points, S ``[K, P]``; then all groups
-    together are projected to the query's width and added to it. LN has no parameters and spans points and channels.
+    Per group: x <- ReLU(LN(x M)) over channels, M ``[D/G, D/G]``; x <- ReLU(LN(S x)) over points, S ``[K, P]``. All groups together
+    are then projected to the query's width and added to it. LN has no parameters and spans points and channels.
     """
 
     def __init__(self, width: int, groups: int, in_points: int, out_points: int):
@@ -110,7 +110,7 @@ class AdaptiveMixing(nn.Module):
         self.projection = nn.Linear(groups * out_points * self.channels, width)
 
     def forward(self, sampled: Tensor, content: Tensor) -> Tensor:
-        """``sampled [B, N, G, P, D / G]`` and ``content [B, N, D]`` to ``[B, N, D]``."""
+        """Mixes ``sampled [B, N, G, P, D / G]`` into ``content [B, N, D]`` and returns ``[B, N, D]``."""
         made = self.matrices(content).unflatten(-1, (self.groups, -1))
         channel, spatial = made.split([self.channels**2, self.out_points * self.in_points], dim=-1)
         mixed = sampled @ channel.unflatten(-1, (self.channels, self.channels))
@@ -121,10 +121,10 @@ class AdaptiveMixing(nn.Module):
 
 
 class PlacedSelfAttention(nn.Module):
-    """Self-attention of queries that know where they are (section 3.4).
+    """Self-attention that is biased by how much the queries' boxes overlap (section 3.4).
 
-    softmax(Q K^T / sqrt(d) + tau_h log(IoF + 1e-7)) V, one learned tau_h for a head. As in the released code the position
-    embedding is added to the values and to the residual branch as well.
+    It computes softmax(Q K^T / sqrt(d) + tau_h log(IoF + 1e-7)) V with one learned tau_h for each head. As in the released code, the
+    position embedding is also added to the values and to the residual branch.
     """
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -135,7 +135,7 @@ class PlacedSelfAttention(nn.Module):
         self.iof_scale = nn.Parameter(torch.ones(heads))
 
     def forward(self, content: Tensor, xyzr: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``content [B, N, D]`` and ``xyzr [B, N, 4]`` to ``[B, N, D]``; queries that ``valid [B, N]`` marks False are not seen."""
+        """Maps ``content [B, N, D]`` and ``xyzr [B, N, 4]`` to ``[B, N, D]``. Queries that are False in ``valid [B, N]`` are hidden."""
         place = xyzr.detach()
         bias = (intersection_over_foreground(place) + IOF_EPSILON).log()[:, None] * self.iof_scale[:, None, None]
         if valid is not None:
@@ -149,7 +149,7 @@ class PlacedSelfAttention(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear, LN, ReLU, linear: what a layer says about each query."""
+    """A prediction head: linear, LN, ReLU, linear."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
@@ -158,17 +158,17 @@ class Head(nn.Module):
         self.out = nn.Linear(width, outputs)
 
     def reset_to_prior(self) -> None:
-        """Random last weights, and a bias at which every class has the prior probability of the focal loss."""
+        """Draws random weights for the last layer and sets its bias so that every class starts at the prior of the focal loss."""
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.constant_(self.out.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
 
     def forward(self, states: Tensor) -> Tensor:
-        """``[B, N, D]`` to ``[B, N, outputs]``."""
+        """Maps ``[B, N, D]`` to ``[B, N, outputs]``."""
         return self.out(self.norm(self.hidden(states)).relu())
 
 
 class DecoderLayer(nn.Module):
-    """Attention, sampling and mixing, feed-forward network, and the heads of one layer; nothing is shared between layers."""
+    """A decoder layer of attention, sampling, mixing and feed-forward network, with its own heads. Layers share no weights."""
 
     def __init__(self, width: int, heads: int, ffn: int, groups: int, in_points: int, out_points: int, classes: int, dropout: float):
         super().__init__()
@@ -186,11 +186,11 @@ class DecoderLayer(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Random weights as the released code draws them; boxes stay at their reference, mixing starts equal for all queries."""
+        """Draws weights as the released code does: boxes start at their reference, and all queries mix alike at first."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-        # query, key and value are drawn as one matrix, their biases start at zero
+        # query, key and value are drawn as one matrix; their biases start at zero
         nn.init.zeros_(self.attention.in_projection.bias)
         nn.init.uniform_(self.attention.iof_scale, 0.0, 4.0)
         nn.init.zeros_(self.mixing.matrices.weight)
@@ -208,16 +208,16 @@ class DecoderLayer(nn.Module):
         nn.init.zeros_(self.box_head.out.bias)
 
     def forward(self, levels: Sequence[Level], content: Tensor, xyzr: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer.
+        """Runs the layer.
 
         Args:
             levels: feature levels of D channels.
             content: ``[B, N, D]``.
             xyzr: ``[B, N, 4]``.
-            valid: ``[B, N]`` bool, queries that the others see; all by default.
+            valid: ``[B, N]`` bool, True for queries that the others may attend to. Defaults to all.
 
         Returns:
-            The state ``[B, N, D]`` that the heads see, class logits ``[B, N, C]``, and the change of place ``[B, N, 4]``.
+            The state ``[B, N, D]`` that the heads read, class logits ``[B, N, C]``, and the change of position ``[B, N, 4]``.
         """
         content = self.attention_norm(self.attention(content, xyzr, valid))
         sampled = sample_3d(levels, self.sampling_points(content, xyzr))
@@ -226,7 +226,7 @@ class DecoderLayer(nn.Module):
         return content, self.class_head(content), self.box_head(content)
 
     def sampling_points(self, content: Tensor, xyzr: Tensor) -> Tensor:
-        """Points around each query's place, offsets in units of its sides and in octaves (section 3.2): ``[B, N, G, P, 3]``."""
+        """Returns ``[B, N, G, P, 3]``: points around each query, at offsets in units of its sides and in octaves (section 3.2)."""
         offset = self.sampling_offsets(content).unflatten(-1, (self.groups, self.in_points, 3))
         place = xyzr[:, :, None, None]
         sides = xyzr_to_box(place)[..., 2:]
@@ -271,7 +271,7 @@ class AdaMixerModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Context:
-    """What ``decode`` needs again; ``sides [B, 1, 4]``: width, height, width, height of each un-padded image in pixels."""
+    """Inputs that ``decode`` reuses; ``sides [B, 1, 4]``: width, height, width, height of each un-padded image in pixels."""
 
     neck: tuple[Level, ...]
     backbone: tuple[Level, ...]
@@ -279,7 +279,7 @@ class _Context:
 
 
 class Neck(nn.Module):
-    """A 1x1 convolution a level, then one GroupNorm that all levels share."""
+    """A 1x1 convolution for each level, followed by one GroupNorm that all levels share."""
 
     def __init__(self, channels: tuple[int, ...], width: int):
         super().__init__()
@@ -292,16 +292,16 @@ class Neck(nn.Module):
                 nn.init.zeros_(projection.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """``[B, channels, H, W]`` a level to ``[B, width, H, W]``."""
+        """Maps one ``[B, channels, H, W]`` per level to one ``[B, width, H, W]`` per level."""
         return [self.norm(projection(level)) for projection, level in zip(self.projections, features, strict=True)]
 
 
 class AdaMixer(OwnModel):
     """AdaMixer behind the common interface.
 
-    References are the family's own: ``Queries.reference [B, N, 4]`` is xyzr, with x and y in pixels of the input (see
-    the head of this file). Boxes are not bounded: one may reach out of the image. Padding is read like any other pixels, as the
-    released code does; only the size of the un-padded image enters, in the boxes and in the first reference.
+    References have the family's own form: ``Queries.reference [B, N, 4]`` is xyzr, with x and y in pixels of the input (see the
+    docstring of this module). Boxes are not bounded and may reach out of the image. As in the released code, padding is read like any
+    other pixels; only the boxes and the first reference use the size of the un-padded image.
 
     Args:
         config: architecture.
@@ -320,7 +320,7 @@ class AdaMixer(OwnModel):
         self.backbone = Backbone(config.backbone)
         self.neck = Neck(self.backbone.channels, config.width)
         self.initial_content = nn.Parameter(torch.randn(config.queries, config.width))
-        # not trained: every query starts with the whole image
+        # not trained: every query starts with the whole image as its box
         self.register_buffer("initial_boxes", torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(config.queries, 1))
         self.layers: Any = nn.ModuleList(
             DecoderLayer(
@@ -345,7 +345,7 @@ class AdaMixer(OwnModel):
         return [name for name, _ in self.named_parameters() if ".class_head.out." in name]
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
+        """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         features = self.backbone(images)
         backbone = self._levels(features, padding)
         neck = self._levels(self.neck(features), padding)
@@ -357,18 +357,18 @@ class AdaMixer(OwnModel):
         return self.decode(Queries(content, None, reference, source), _Context(neck, backbone, sides))
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Decoder and heads, of the own queries and of an extra group alike.
+        """Runs decoder and heads on the model's own queries or on an extra group.
 
         Args:
             queries: ``reference [B, N, 4]`` is xyzr; ``position`` is not used.
-            context: of a forward.
+            context: the ``context`` of an earlier forward.
 
         Raises:
-            ValueError: the queries have no such reference.
+            ValueError: the queries have no xyzr reference.
         """
         content, xyzr = queries.content, queries.reference
         if xyzr is None or xyzr.shape[-1] != 4:
-            raise ValueError("AdaMixer decodes queries whose reference is xyzr")
+            raise ValueError("AdaMixer can only decode queries whose reference is xyzr, of four numbers")
         logits, boxes, states = [], [], []
         for layer in self.layers:
             content, scores, delta = layer(context.neck, content, xyzr, queries.valid)
@@ -376,7 +376,7 @@ class AdaMixer(OwnModel):
             logits.append(scores)
             boxes.append(xyzr_to_box(place) / context.sides)
             states.append(content)
-            # as in the released code a layer is not trained through the places that it hands on
+            # as in the released code, a layer gets no gradient through the positions that it passes on
             xyzr = place.detach()
         return DetectorOutput(
             logits=torch.stack(logits).float(),

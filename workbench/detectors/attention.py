@@ -1,4 +1,4 @@
-"""Attention maps of a decoder, recorded only while they are asked for."""
+"""Records a decoder's attention maps, only while they are asked for, and hides queries from its attention."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,21 +14,21 @@ CrossMap = Callable[[nn.Module, dict[str, Any], Any], Tensor]
 
 
 class Recorded:
-    """Maps of the layers seen so far, in the order in which they were computed."""
+    """The maps of the layers seen so far, in the order in which they were computed."""
 
     def __init__(self) -> None:
         self.self_maps: list[Tensor] = []
         self.cross_maps: list[Tensor] = []
 
     def attentions(self) -> Attentions | None:
-        """The layers stacked; None where nothing was recorded."""
+        """Returns the maps of all layers, stacked; None if nothing was recorded."""
         if not self.self_maps:
             return None
         return Attentions(torch.stack(self.self_maps), torch.stack(self.cross_maps))
 
 
 def second_output(module: nn.Module, arguments: dict[str, Any], output: Any) -> Tensor:
-    """The map ``[B, H, N, S]`` that a dense attention module of transformers returns beside its values."""
+    """Returns the map ``[B, H, N, S]`` that a dense attention module of transformers returns beside its values."""
     return output[1]
 
 
@@ -43,11 +43,11 @@ def recording(
     """Records the attention of a model while a ``with`` block runs it.
 
     Args:
-        wanted: if not, nothing is done at all.
-        config: of the model; its attention is computed eagerly meanwhile, because fused kernels return no maps.
-        self_attention: one module a decoder layer.
-        cross_attention: likewise.
-        cross_map: makes a map ``[B, H, N, S]`` of a cross-attention module, its keyword arguments and its output.
+        wanted: False records nothing and changes nothing.
+        config: the model's configuration. Attention is computed eagerly during the block, because fused kernels return no maps.
+        self_attention: the self-attention module of each decoder layer.
+        cross_attention: the cross-attention module of each decoder layer.
+        cross_map: computes a map ``[B, H, N, S]`` from a cross-attention module, its keyword arguments and its output.
     """
     recorded = Recorded()
     if not wanted:
@@ -74,16 +74,16 @@ def recording(
 
 @contextlib.contextmanager
 def hiding(valid: Tensor | None, self_attention: Sequence[nn.Module]) -> Iterator[None]:
-    """Queries that are not valid are hidden from all others while a ``with`` block runs a decoder.
+    """Hides invalid queries from all others while a ``with`` block runs a decoder.
 
     Args:
-        valid: ``[B, N]`` bool, or None: nothing is hidden.
-        self_attention: the modules of all decoder layers; they take an additive ``attention_mask``.
+        valid: ``[B, N]`` bool, False for queries to hide; None hides nothing.
+        self_attention: the self-attention modules of all decoder layers. They must take an additive ``attention_mask``.
     """
     if valid is None:
         yield
         return
-    # not minus infinity: a row in which nothing is valid would become NaN
+    # not minus infinity: a row without a valid query would become NaN
     mask = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, torch.finfo(torch.float16).min)[:, None, None, :]
 
     def add(module: nn.Module, args: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -100,17 +100,17 @@ def hiding(valid: Tensor | None, self_attention: Sequence[nn.Module]) -> Iterato
 
 
 def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Deformable attention as a map over cells: the weight of each sampling point goes to the four cells it is interpolated from.
+    """Returns deformable attention as a map over cells: each sampling point's weight is shared by the four cells around it.
 
     Args:
         locations: ``[B, N, H, L, P, 2]`` x and y in 0..1 of the level, for H heads, L levels and P points.
-        weights: ``[B, N, H, L, P]``, sum over L and P 1.
+        weights: ``[B, N, H, L, P]``; they sum to 1 over L and P.
         shapes: (height, width) of each level.
 
     Returns:
-        ``[B, 1, N, S]``, mean over heads; what falls outside the image is lost, as the attention reads 0 there.
+        ``[B, 1, N, S]``, the mean over heads. Weight outside the image is dropped, because the attention reads 0 there.
     """
-    # in mixed precision a cell number above 256 would be rounded to a neighbour's
+    # in mixed precision a cell number above 256 would be rounded to another cell's
     locations, weights = locations.float(), weights.float()
     images, queries, heads = weights.shape[:3]
     maps: list[Tensor] = []
@@ -131,7 +131,7 @@ def sampled_map(locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, 
 
 
 def deformable_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
-    """Where a deformable cross-attention of transformers reads, ``[B, 1, N, S]``, from its own linear layer for the sampling points."""
+    """Returns where a deformable cross-attention reads, ``[B, 1, N, S]``, from its own linear layer for the sampling points."""
     hidden, weights, reference = arguments["hidden_states"], output[1], arguments["reference_points"]
     if arguments["position_embeddings"] is not None:
         hidden = hidden + arguments["position_embeddings"]

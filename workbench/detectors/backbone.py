@@ -1,4 +1,4 @@
-"""Backbones by name, and the normalisation that lets detectors trained from scratch be saved as plain transformers folders."""
+"""Builds backbones by name, with normalisation that lets detectors trained from scratch be saved as plain transformers folders."""
 
 import difflib
 import functools
@@ -87,21 +87,21 @@ class BackboneConfig(BaseModel):
 
     @property
     def library(self) -> Literal["timm", "transformers"] | None:
-        """Whose backbone it is; None for a ResNet described here."""
+        """Returns the library that provides the backbone; None for a ResNet described by this configuration."""
         if self.name in _TIMM_NAMES or (self.name or "").startswith("timm/"):
             return "timm"
         return "transformers" if (self.name or "").startswith("transformers/") else None
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Input pixels per cell of each level."""
+        """Returns the stride of each level: input pixels per cell."""
         return tuple(2 ** (level + 1) for level in self.levels)
 
     def transformers_config(self) -> Any:
-        """The same backbone in transformers' words; stages behind the last level of a ResNet are not built.
+        """Returns the transformers configuration of this backbone. It omits the stages after the last level of a ResNet.
 
         Raises:
-            ConfigError: the library has no such backbone, or it has no level of a wanted stride.
+            ConfigError: the library has no such backbone, or the backbone has no level of a wanted stride.
         """
         short = (self.name or "").partition("/")[2]
         if self.library == "timm":
@@ -128,33 +128,33 @@ def _timm_indices(model: str, strides: tuple[int, ...]) -> list[int]:
         near = ", ".join(difflib.get_close_matches(model, timm.list_models(), n=5))
         raise ConfigError(f"timm has no backbone '{model}' with feature maps ({error}). Similar names: {near or 'none'}.") from error
     if missing := [stride for stride in strides if stride not in found]:
-        raise ConfigError(f"timm's '{model}' has maps of strides {found}, not {missing}: choose other levels.")
-    # the deepest map of a stride, where a model has several
+        raise ConfigError(f"timm's '{model}' has feature maps of strides {found}, but not {missing}. Choose other levels.")
+    # the deepest map of each stride, because some models have several
     return [len(found) - 1 - found[::-1].index(stride) for stride in strides]
 
 
 def _by_model_type(model_type: str, options: dict[str, Any], levels: tuple[int, ...]) -> Any:
     known = sorted(kind.model_type for kind in MODEL_FOR_BACKBONE_MAPPING if kind.model_type != "timm_backbone")
     if model_type not in known:
-        raise ConfigError(f"transformers has no backbone '{model_type}'; it has {', '.join(known)}.")
+        raise ConfigError(f"transformers has no backbone '{model_type}'. It has {', '.join(known)}.")
     try:
         config = CONFIG_MAPPING[model_type](**options)
-        # some models of transformers add lists to these and fail on the tuples of their own defaults
+        # some models of transformers add lists to these values and fail on the tuples of their own defaults
         for key, value in list(vars(config).items()):
             if isinstance(value, tuple):
                 setattr(config, key, list(value))
         config.out_features = [f"stage{level}" for level in levels]
-    except Exception as error:  # whatever transformers' validation raises, a user can only mend the recipe
+    except Exception as error:  # transformers' validation may raise anything, and the user can only fix the recipe
         raise ConfigError(f"backbone 'transformers/{model_type}': {' '.join(str(error).split())[:300]}") from error
     return config
 
 
 class Backbone(nn.Module):
-    """Any backbone as a list of maps, for the families that transformers has no model for.
+    """Any backbone as a list of feature maps, for the families that transformers has no model for.
 
     Attributes:
-        channels: of each level.
-        strides: of each level.
+        channels: Number of channels of each level.
+        strides: Stride of each level.
     """
 
     def __init__(self, config: BackboneConfig):
@@ -162,19 +162,19 @@ class Backbone(nn.Module):
         model: Any = AutoBackbone.from_config(config.transformers_config())
         self.channels: tuple[int, ...] = tuple(model.channels)
         self.strides = config.strides
-        # as transformers' own detectors do, so that weights carry the library's names
+        # named as in transformers' own detectors, so that weights carry the library's names
         self.model = getattr(model, "_backbone", model)
         if config.norm == "frozen":
             _freeze(self.model)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``[B, 3, H, W]`` to one ``[B, C, h, w]`` per level."""
+        """Maps ``[B, 3, H, W]`` to one ``[B, C, h, w]`` per level."""
         maps = self.model(images)
         return list(maps) if isinstance(maps, list) else list(maps.feature_maps)
 
 
 def _freeze(model: nn.Module) -> None:
-    """Frozen BatchNorm everywhere, and no gradient in stem and first stage."""
+    """Freezes every BatchNorm, and switches off gradients in the stem and the first stage."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -185,15 +185,15 @@ def _freeze(model: nn.Module) -> None:
 
 
 def bare_backbone(conv_encoder: Any) -> nn.Module:
-    """The backbone in a conv encoder, out of the wrapper that some families leave around one of timm's."""
+    """Returns the backbone inside a conv encoder, without the wrapper that some families put around timm's backbones."""
     return getattr(conv_encoder.model, "_backbone", conv_encoder.model)
 
 
 def freeze_early_stages(model: nn.Module) -> None:
-    """No gradient in a ResNet's stem and first stage, and gradient in all others, as in DETR's published recipe.
+    """Switches gradients off in a ResNet's stem and first stage and on in all others, as in DETR's published recipe.
 
-    transformers means to do the same and, in 5.x, freezes every stage of its own ResNet: it looks for ``stage.1`` in names that say
-    ``stages.1``. Backbones of other kinds are left as they are.
+    transformers intends the same, but in 5.x it freezes every stage of its own ResNet: it looks for ``stage.1`` in names that read
+    ``stages.1``. Backbones of other kinds are left unchanged.
     """
     names = [name for name, _ in model.named_parameters()]
     if not any(name.startswith(("encoder.stages.", "layer1.")) for name in names):
@@ -206,8 +206,8 @@ def freeze_early_stages(model: nn.Module) -> None:
 def make_trainable(backbone: nn.Module) -> None:
     """Replaces transformers' frozen BatchNorm by ``nn.BatchNorm2d`` with the same values and unfreezes everything.
 
-    The stored names stay those of the frozen layer (weight, bias, running_mean, running_var, epsilon 1e-5), so in eval mode the
-    saved model equals the one that plain transformers builds with frozen layers.
+    The stored names stay those of the frozen layer (weight, bias, running_mean, running_var, epsilon 1e-5). In eval mode the saved
+    model therefore equals the one that plain transformers builds with frozen layers.
     """
     for module in list(backbone.modules()):
         for name, child in list(module.named_children()):
@@ -220,7 +220,7 @@ def make_trainable(backbone: nn.Module) -> None:
 def _trainable_norm(frozen: nn.Module) -> nn.BatchNorm2d:
     values: dict[str, Tensor] = dict(frozen.named_buffers())
     norm = nn.BatchNorm2d(values["weight"].numel(), eps=1e-5)
-    # counts nothing here, and the frozen layer has no such key
+    # the counter is not used here, and the frozen layer has no such key
     norm.num_batches_tracked = None
     with torch.no_grad():
         norm.weight.copy_(values["weight"])

@@ -1,4 +1,4 @@
-"""Conditional DETR (Meng et al., ICCV 2021) through transformers."""
+"""Adapts Conditional DETR (Meng et al., ICCV 2021) from transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ class ConditionalDetrModelConfig(SingleLevelModelConfig):
     """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> ConditionalDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return ConditionalDetrConfig(**self.common_fields(), **label_names(classes), d_model=self.width)
 
 
 class ConditionalDetr(SingleLevelDetector):
-    """Adapter around ``ConditionalDetrForObjectDetection``: queries are position embeddings, their points are read from them."""
+    """Adapter around ``ConditionalDetrForObjectDetection``. Queries are position embeddings, and their points are computed from them."""
 
     family = "conditional_detr"
     model_class: ClassVar[type] = ConditionalDetrForObjectDetection
@@ -36,14 +36,14 @@ class ConditionalDetr(SingleLevelDetector):
 
     def __init__(self, model: ConditionalDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
-        # published models leave out no layer, and every layer is shown
+        # published models use no layer dropout, and hooks must see every layer
         model.model.decoder.layerdrop = 0.0
         self._points: Tensor | None = None
         model.model.decoder.ref_point_head.register_forward_hook(self._replace_points)
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Class prior of the focal loss on the bias, and boxes that start at their reference (official code)."""
+        """Sets the class bias to the prior of the focal loss and lets boxes start at their reference (official code)."""
         fresh_class_head(self.model.class_labels_classifier)
         fresh_box_head(self.model.bbox_predictor)
 
@@ -60,9 +60,9 @@ class ConditionalDetr(SingleLevelDetector):
         return decoded.reference_points.transpose(0, 1)
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
-        """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, ``queries.reference`` is read from it if it is None.
+        """See ``SingleLevelDetector.call_decoder``. ``queries.position`` is required; a missing ``queries.reference`` is computed from it.
 
-        Of a reference with four numbers only the centre is used.
+        Only the centre of a reference with four numbers is used.
         """
         arguments |= {"inputs_embeds": queries.content, "object_queries_position_embeddings": queries.position}
         given = queries.reference if queries.reference is not own.reference else None
@@ -85,7 +85,7 @@ class ConditionalDetr(SingleLevelDetector):
 
     @contextmanager
     def _points_given(self, points: Tensor | None) -> Iterator[None]:
-        """While the block runs the decoder takes these points ``[B, N, 2 or 4]`` instead of those it reads from the positions."""
+        """Makes the decoder use these points ``[B, N, 2 or 4]`` during the block, instead of those it computes from the positions."""
         self._points = points
         try:
             yield

@@ -1,4 +1,4 @@
-"""The set loss of DETR (Carion et al., ECCV 2020, equation 2) with the focal class term of Deformable DETR."""
+"""Computes the set loss of DETR (Carion et al., ECCV 2020, equation 2) with the focal class term of Deformable DETR."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, Activation
 SET_LOSS_WEIGHTS = {"class": 2.0, "bbox": 5.0, "giou": 2.0}
 NO_OBJECT_WEIGHT = 0.1
 
-# from logits, what is 1 at the matched class, and the IoU there, all [L, B, N, C], to the loss summed over all of them
+# maps logits, an indicator that is 1 at the matched class, and the IoU there, all [L, B, N, C], to the loss summed over all of them
 QualityLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -27,20 +27,20 @@ def set_loss(
     activation: Activation = "sigmoid",
     quality_loss: QualityLoss | None = None,
 ) -> dict[str, Tensor]:
-    """Class, L1 and GIoU loss of a matching, unweighted, summed over layers.
+    """Returns the class, L1 and GIoU losses of a matching, unweighted and summed over layers.
 
     Args:
         logits: ``[L, B, N, C]``.
         boxes: ``[L, B, N, 4]`` cxcywh.
         match: ``[L, B, N]`` int64, target index or -1.
         targets: of the B images.
-        num_boxes: normaliser: matchable targets of the batch, averaged over processes, at least 1.
-        activation: sigmoid: focal loss over all queries and classes divided by ``num_boxes``; softmax: cross-entropy with
-            no-object at weight 0.1, averaged by weight per layer, as DETR does.
-        quality_loss: takes the place of the focal loss of a sigmoid head.
+        num_boxes: normaliser, the number of matchable targets in the batch averaged over processes, at least 1.
+        activation: ``sigmoid`` gives the focal loss over all queries and classes divided by ``num_boxes``. ``softmax`` gives the
+            cross-entropy with no-object at weight 0.1, averaged by weight in each layer, as in DETR.
+        quality_loss: replaces the focal loss of a sigmoid head.
 
     Returns:
-        ``class``, ``bbox``, ``giou``: scalars.
+        ``class``, ``bbox`` and ``giou``, each a scalar.
     """
     layer, image, query = (match >= 0).nonzero(as_tuple=True)
     column = match[layer, image, query]
@@ -73,9 +73,9 @@ def set_loss(
 
 @torch.no_grad()
 def pair_losses(logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch, activation: Activation = "sigmoid") -> Tensor:
-    """Unweighted class, L1 and GIoU loss of every query, not divided by anything: ``[L, B, N, 3]``; boxes of unmatched queries cost 0.
+    """Returns ``[L, B, N, 3]``: class, L1 and GIoU loss of every query, unweighted and not normalised.
 
-    Args: as of ``set_loss``.
+    Boxes of unmatched queries cost 0. The arguments are those of ``set_loss``.
     """
     matched = (match >= 0).to(logits.device)
     column = match.clamp(min=0).to(logits.device)

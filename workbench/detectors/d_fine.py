@@ -1,4 +1,4 @@
-"""D-FINE (Peng et al., ICLR 2025) through transformers: RT-DETR whose boxes are distributions that every layer refines."""
+"""Adapts D-FINE (Peng et al., ICLR 2025) from transformers: an RT-DETR whose boxes are distributions that every layer refines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ DISTRIBUTION_WEIGHTS = {"fgl": 0.15, "ddf": 1.5}
 class RefinedModelConfig(HybridModelConfig):
     """Describes the architecture of a detector that refines box distributions; the defaults are D-FINE-L's."""
 
-    # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
+    # transformers ties the heads of later layers to the first layer's, and finds nothing to tie in a decoder of one layer
     decoder_layers: int = Field(6, ge=2)
     """Number of decoder layers. Each of them predicts classes and boxes."""
     points: int | tuple[int, ...] = 4
@@ -39,7 +39,7 @@ class RefinedModelConfig(HybridModelConfig):
     """Curvature of the bins' positions, which lie closer together near zero."""
 
     def refined_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """What the configurations of these models call alike."""
+        """Returns the arguments that the configurations of these models have in common."""
         return {
             **self.shared_arguments(classes),
             "decoder_n_points": self.points if isinstance(self.points, int) else list(self.points),
@@ -56,18 +56,18 @@ class DFineModelConfig(RefinedModelConfig):
     """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DFineConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return DFineConfig(**self.refined_arguments(classes))
 
 
 @dataclass(frozen=True)
 class RefinedLayers(Layers):
-    """Holds the distributions too, and the first guess that they are measured from, which has a class as well.
+    """Decoder predictions that include the box distributions and the initial prediction that they are measured from.
 
     Attributes:
         distribution: ``[L, B, M, 4, bins + 1]`` logits of the distance of each edge.
-        first_logits: ``[1, B, M, C]`` of the first guess.
-        first_boxes: ``[1, B, M, 4]`` of the first guess.
+        first_logits: ``[1, B, M, C]`` class logits of the initial prediction.
+        first_boxes: ``[1, B, M, 4]`` boxes of the initial prediction.
     """
 
     distribution: Tensor
@@ -78,8 +78,8 @@ class RefinedLayers(Layers):
 class DFine(RtDetr):
     """Adapter around ``DFineForObjectDetection``.
 
-    transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and leaves the classes of the last but one
-    layer out, because its lists start at different layers; here every layer is trained with its own, as in the published code.
+    transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and omits the classes of the last layer
+    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code.
     """
 
     family = "d_fine"
@@ -89,8 +89,8 @@ class DFine(RtDetr):
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
         if model.config.eval_idx not in (-1, model.config.decoder_layers - 1):
             raise CheckpointError(
-                f"{self.family}: eval_idx {model.config.eval_idx} is not the last decoder layer; only models that answer "
-                "with their last layer are supported."
+                f"{self.family}: eval_idx {model.config.eval_idx} is not the last decoder layer. Only models whose final predictions come "
+                "from the last layer are supported."
             )
         super().__init__(model, spec, trainable_norm)
         if model.config.decoder_method != "default":
@@ -98,7 +98,7 @@ class DFine(RtDetr):
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """See ``RtDetr.reset_heads``; gates and quality estimators start neutral."""
+        """See ``RtDetr.reset_heads``. Gates and quality estimators start neutral."""
         super().reset_heads()
         decoder = self.model.model.decoder
         gates = [layer.gateway.gate for layer in decoder.layers if layer.gateway is not None]
@@ -109,7 +109,7 @@ class DFine(RtDetr):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``; the first guess weighs as much as a decoder layer."""
+        """See ``Detector.loss_weights``. The initial prediction has the weight of a decoder layer."""
         ends = ["", *(["_denoising"] if self.model.config.num_denoising > 0 else [])]
         first = {f"{name}{end}_first": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
         return super().loss_weights | first | {f"{name}{end}": weight for end in ends for name, weight in DISTRIBUTION_WEIGHTS.items()}
@@ -117,7 +117,7 @@ class DFine(RtDetr):
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See ``Detector.losses``; adds ``fgl`` and ``ddf``."""
+        """See ``Detector.losses``. Adds ``fgl`` and ``ddf``."""
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
         terms = super().losses(output, targets, num_boxes, match)
@@ -139,13 +139,13 @@ class DFine(RtDetr):
         return terms
 
     def bin_positions(self) -> Tensor:
-        """Distance from the reference box, in its sides over the scale, that each bin of ``box_distribution`` stands for."""
+        """Returns the distance from the reference box, in its sides over the scale, of each bin of ``box_distribution``."""
         decoder = self.model.model.decoder
         return bin_positions(decoder.max_num_bins, decoder.up, decoder.reg_scale)
 
     @contextmanager
     def every_layer(self) -> Iterator[None]:
-        """In eval mode the decoder answers for its last layer only, unless it believes that it trains; its layers keep their mode."""
+        """Makes the decoder return all layers in eval mode too, by setting its training flag. Its submodules keep their mode."""
         decoder = self.model.model.decoder
         before, decoder.training = decoder.training, True
         try:
@@ -154,7 +154,7 @@ class DFine(RtDetr):
             decoder.training = before
 
     def layers_of(self, found: Any) -> RefinedLayers:
-        """See ``RtDetr.layers_of``; boxes beyond the image, or with a negative side, are cut as in transformers' loss."""
+        """See ``RtDetr.layers_of``. Boxes that exceed the image or have a negative side are clipped, as in transformers' loss."""
         logits = found.intermediate_logits.transpose(0, 1).float()
         boxes = found.intermediate_reference_points.transpose(0, 1).float().clamp(0, 1)
         distribution = found.intermediate_predicted_corners.transpose(0, 1).float().unflatten(-1, (4, -1))
@@ -174,7 +174,7 @@ class DFine(RtDetr):
         return replace(output, box_distribution=layers.distribution[:, :, noisy:])
 
     def denoising_groups(self, layers: Layers, meta: dict[str, Any] | None, targets: TargetBatch) -> tuple[AuxGroup, ...]:
-        """See ``RtDetr.denoising_groups``; the first guess is a group of its own."""
+        """See ``RtDetr.denoising_groups``. The initial prediction is a group of its own."""
         assert isinstance(layers, RefinedLayers)
         (group,) = super().denoising_groups(layers, meta, targets)
         assert group.match is not None

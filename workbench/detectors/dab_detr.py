@@ -1,4 +1,4 @@
-"""DAB-DETR (Liu et al., ICLR 2022) through transformers."""
+"""Adapts DAB-DETR (Liu et al., ICLR 2022) from transformers."""
 
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ class DabDetrModelConfig(SingleLevelModelConfig):
     """Temperature of the sine embedding of positions in the image."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DabDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return DabDetrConfig(
             **self.common_fields(),
             **label_names(classes),
@@ -38,7 +38,7 @@ class DabDetrModelConfig(SingleLevelModelConfig):
 
 
 class DabDetr(SingleLevelDetector):
-    """Adapter around ``DabDetrForObjectDetection``: queries are anchor boxes, refined from layer to layer."""
+    """Adapter around ``DabDetrForObjectDetection``. Queries are anchor boxes that every layer refines."""
 
     family = "dab_detr"
     model_class: ClassVar[type] = DabDetrForObjectDetection
@@ -50,7 +50,7 @@ class DabDetr(SingleLevelDetector):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``: 1 / 5 / 2 (official code; the costs of its matching are 2 / 5 / 2)."""
+        """See ``Detector.loss_weights``: 1 / 5 / 2 (official code, whose matching costs are 2 / 5 / 2)."""
         return {"class": 1.0, "bbox": 5.0, "giou": 2.0}
 
     @staticmethod
@@ -60,7 +60,7 @@ class DabDetr(SingleLevelDetector):
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Class prior of the focal loss on the bias, and boxes that start at their anchor (official code)."""
+        """Sets the class bias to the prior of the focal loss and lets boxes start at their anchor (official code)."""
         fresh_class_head(self.model.class_embed)
         fresh_box_head(self.model.bbox_predictor)
 
@@ -69,7 +69,7 @@ class DabDetr(SingleLevelDetector):
         return [(self.model, "class_embed")]
 
     def query_table(self) -> nn.Embedding:
-        """See ``SingleLevelDetector.query_table``: anchors before the sigmoid."""
+        """See ``SingleLevelDetector.query_table``. The table holds anchors before the sigmoid."""
         return self.model.model.query_refpoint_embeddings
 
     def reference_of(self, decoded: Any) -> Tensor:
@@ -77,7 +77,7 @@ class DabDetr(SingleLevelDetector):
         return decoded.reference_points[0]
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
-        """See ``SingleLevelDetector.call_decoder``; ``queries.reference`` is needed, with four numbers."""
+        """See ``SingleLevelDetector.call_decoder``. ``queries.reference`` is required, with four numbers."""
         arguments["inputs_embeds"] = queries.content
         if queries.reference is not own.reference:
             assert queries.reference is not None

@@ -1,4 +1,4 @@
-"""Deformable DETR (Zhu et al., ICLR 2021) through transformers, one- or two-stage, with or without box refinement."""
+"""Adapts Deformable DETR (Zhu et al., ICLR 2021) from transformers, one- or two-stage, with or without box refinement."""
 
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -61,7 +61,7 @@ class DeformableDetrModelConfig(BaseModel):
         return self
 
     def transformers_config(self, classes: tuple[str, ...]) -> DeformableDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return DeformableDetrConfig(
             backbone_config=self.backbone.transformers_config(),
             **label_names(classes),
@@ -85,7 +85,7 @@ class DeformableDetrModelConfig(BaseModel):
 
 
 class _Model(DeformableDetrForObjectDetection):
-    """Transformers' model, which ties the heads of later layers to the first's and cannot be built where there is one layer only."""
+    """Transformers' model, made buildable with a single decoder layer, for which tying the heads of later layers fails."""
 
     def __init__(self, config: DeformableDetrConfig):
         if config.decoder_layers == 1 and not config.two_stage:
@@ -93,12 +93,12 @@ class _Model(DeformableDetrForObjectDetection):
         super().__init__(config)
 
 
-# what config.json says: the weights are those of transformers' own class
+# the name that config.json gets: the weights are those of transformers' own class
 _Model.__name__ = DeformableDetrForObjectDetection.__name__
 
 
 class DeformableDetr(TransformersDetector):
-    """Adapter around ``DeformableDetrForObjectDetection``; hooks read what transformers does not return."""
+    """Adapter around ``DeformableDetrForObjectDetection``. Hooks read what transformers does not return."""
 
     family = "deformable_detr"
     model_class: ClassVar[type] = _Model
@@ -123,7 +123,7 @@ class DeformableDetr(TransformersDetector):
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Class prior of the focal loss on the bias, and boxes that start small and at their reference (official code)."""
+        """Sets the class bias to the prior of the focal loss and lets boxes start small and at their reference (official code)."""
         for head in unique([*self.model.class_embed, *(self.model.model.decoder.class_embed or [])]):
             fresh_class_head(head)
         for head in unique([*self.model.bbox_embed, *(self.model.model.decoder.bbox_embed or [])]):
@@ -139,12 +139,12 @@ class DeformableDetr(TransformersDetector):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``; proposals of the encoder weigh as much as a decoder layer (official code)."""
+        """See ``Detector.loss_weights``. The encoder's proposals have the weight of a decoder layer (official code)."""
         proposals = {f"{name}_encoder": weight for name, weight in SET_LOSS_WEIGHTS.items()} if self.two_stage else {}
         return SET_LOSS_WEIGHTS | proposals
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
+        """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         with self.watching() as seen, self._recording() as recorded:
             inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True)
         arguments = seen["decoder"]
@@ -163,8 +163,9 @@ class DeformableDetr(TransformersDetector):
         return self._heads(inner, queries, context, aux, recorded)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.position`` is needed. Without ``queries.reference`` the model's own layer makes
-        it from the position, which two-stage models have none for.
+        """Runs decoder and heads again; ``queries.position`` is required.
+
+        Without ``queries.reference``, the model's own layer computes it from the position. Two-stage models have no such layer.
         """
         if queries.reference is None:
             queries = replace(queries, reference=self.model.model.reference_points(queries.position).sigmoid())
@@ -178,7 +179,7 @@ class DeformableDetr(TransformersDetector):
         return self._heads(inner, queries, context, (), recorded)
 
     def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
-        """See ``Detector.queries_of_boxes``; a two-stage model makes positions of boxes itself, as it does of its proposals."""
+        """See ``Detector.queries_of_boxes``. A two-stage model computes positions from boxes, as it does for its own proposals."""
         queries = super().queries_of_boxes(output, boxes, content)
         if not self.two_stage:
             return queries
@@ -192,7 +193,7 @@ class DeformableDetr(TransformersDetector):
         return recording(self.wants_attentions, self.model.config, own, cross, deformable_map)
 
     def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...], recorded: Recorded) -> DetectorOutput:
-        """Class and box heads of every layer: box l = sigmoid(head(state l) + inverse sigmoid of reference l-1)."""
+        """Applies class and box heads of every layer: box l = sigmoid(head(state l) + inverse sigmoid of reference l-1)."""
         states = inner.intermediate_hidden_states.transpose(0, 1)
         references = [inner.init_reference_points, *inner.intermediate_reference_points.unbind(1)[:-1]]
         logits, boxes = [], []
@@ -217,7 +218,7 @@ class DeformableDetr(TransformersDetector):
         )
 
     def _selection(self, inner: Any, arguments: dict[str, Any]) -> tuple[Tensor, tuple[AuxGroup, ...]]:
-        """Where two-stage queries came from, and the encoder's proposals as a training-only group."""
+        """Returns the encoder cell of each two-stage query, and the encoder's proposals as a training-only group."""
         shape = arguments["reference_points"].shape[:2]
         if not self.two_stage:
             return torch.full(shape, -1, dtype=torch.int64, device=arguments["reference_points"].device), ()

@@ -1,4 +1,7 @@
-"""DEIMv2 (Huang et al., 2025) through transformers: D-FINE with a matchability-aware class loss and boxes matched across layers."""
+"""Adapts DEIMv2 (Huang et al., 2025) from transformers.
+
+It is D-FINE with a matchability-aware class loss and with boxes matched across layers.
+"""
 
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -21,15 +24,15 @@ from workbench.matching import match_targets
 class Deimv2ModelConfig(RefinedModelConfig):
     """Describes the architecture of a DEIMv2 with the hybrid encoder.
 
-    The backbone ``transformers/dinov3_vit`` gets the published adapter that makes levels of strides 8, 16 and 32 of it; every other
-    one is used as it is.
+    The backbone ``transformers/dinov3_vit`` gets the published adapter, which makes levels of strides 8, 16 and 32 from it. Every
+    other backbone is used as it is.
     """
 
     family: Literal["deimv2"] = "deimv2"
     """Selects the family."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> Deimv2Config:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return Deimv2Config(**self.refined_arguments(classes), focal_loss_gamma=MATCHABILITY_GAMMA)
 
 
@@ -44,7 +47,7 @@ class Deimv2(DFine):
         super().__init__(model, spec, trainable_norm)
         for name, parameter in model.named_parameters():
             if name.endswith("mask_token"):
-                # of a ViT's pre-training; it gets no gradient here, which processes that train together trip over
+                # used only in a ViT's pre-training; it gets no gradient here, and distributed training fails on such parameters
                 parameter.requires_grad_(False)
 
     @staticmethod
@@ -64,7 +67,7 @@ class Deimv2(DFine):
             self.keep_output(f"neck{index}", projection)
 
     def features(self, seen: dict[str, Any], images: Tensor, padding: Tensor) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
-        """See ``RtDetr.features``; of the layers of a ViT, which all have one size, the last stands for the backbone."""
+        """See ``RtDetr.features``. All layers of a ViT have one size, so the last one is returned as the backbone level."""
         maps = seen["backbone"].feature_maps
         if not hasattr(self.model.model.conv_encoder, "model"):
             maps = maps[-1:]
@@ -76,7 +79,7 @@ class Deimv2(DFine):
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """See ``RtDetr.reset_heads``; gated feed-forward layers start as published."""
+        """See ``RtDetr.reset_heads``. Gated feed-forward layers start as published."""
         super().reset_heads()
         for layer in self.model.model.decoder.layers:
             for linear in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj):
@@ -86,7 +89,7 @@ class Deimv2(DFine):
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See ``Detector.losses``; all box terms but denoising's use one matching, the union of all layers' (D-FINE, section 4.2)."""
+        """See ``Detector.losses``. All box terms except denoising's use the union of all layers' matchings (D-FINE, section 4.2)."""
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
         if not self.model.config.use_dense_one_to_one:
@@ -106,14 +109,14 @@ class Deimv2(DFine):
 
 
 def united(match: Tensor, targets: int) -> Tensor:
-    """One matching out of several: every query that any of them matches, with the target that most of them give it.
+    """Merges several matchings: every query that any of them matches gets the target that most of them give it.
 
     Args:
         match: ``[K, B, N]`` int64, target index or -1.
-        targets: number of columns.
+        targets: number of targets.
 
     Returns:
-        ``[B, N]`` int64; of targets with as many votes, the first.
+        ``[B, N]`` int64. Among targets with equally many votes the first wins.
     """
     if targets == 0:
         return match[0]
@@ -123,12 +126,12 @@ def united(match: Tensor, targets: int) -> Tensor:
 
 
 def _spread(match: Tensor, logits: Tensor) -> Tensor:
-    """A matching of all layers of ``logits``."""
+    """Repeats a matching for every layer of ``logits``."""
     return match.expand(len(logits), -1, -1)
 
 
 def _mean_over_processes(count: Tensor) -> Tensor:
-    """A count averaged over the processes that train together, at least 1."""
+    """Averages a count over the processes that train together; the result is at least 1."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
         count = count / dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The one interface of every detector family."""
+"""Defines the interface that every detector family implements."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from workbench.matching import Activation, match_targets
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a detector was trained to see; saved beside its weights.
+    """Describes the images and classes a detector was trained on; saved beside its weights.
 
     Attributes:
-        classes: names, in the order of the class head.
-        mean: per channel, of pixels in 0..1.
-        std: likewise.
-        resize: the transform's resize rule, as a plain dict, or None.
+        classes: Class names, in the order of the class head.
+        mean: Mean of each channel, for pixels in 0..1.
+        std: Standard deviation of each channel, for pixels in 0..1.
+        resize: The transform's resize rule as a plain dict, or None.
     """
 
     classes: tuple[str, ...]
@@ -37,10 +37,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Detections:
-    """The best (query, class) pairs of one image.
+    """The (query, class) pairs of one image with the highest scores.
 
     Attributes:
-        queries: ``[K]`` int64.
+        queries: ``[K]`` int64 query indices.
         labels: ``[K]`` int64, contiguous class indices.
         scores: ``[K]`` float32, descending.
         boxes: ``[K, 4]`` float32, xyxy in pixels of the original image.
@@ -53,20 +53,31 @@ class Detections:
 
 
 class Detector(nn.Module, ABC):
-    """A DETR-family detector behind one output.
+    """A DETR-family detector behind one common output.
+
+    Example:
+        >>> detector = load_detector(Path("runs/shapes-distilled-seed0/checkpoints/0000600"))
+        >>> with torch.inference_mode():
+        ...     output = detector.eval()(images, padding)           # images [1, 3, 256, 256], padding [1, 256, 256]
+        >>> output.boxes.shape                                      # decoder layers, images, queries, 4
+        torch.Size([6, 1, 20, 4])
+        >>> best = detector.detections(output, torch.tensor([[480, 640]]), k=5)[0]
+        >>> best.boxes.shape                                        # xyxy in pixels of the 640 x 480 image
+        torch.Size([5, 4])
 
     Attributes:
-        family: registry name.
-        provides: what methods may ask for: ``memory``, ``neck``, ``backbone``, ``states``, ``decode``, ``learned_queries``,
-            ``references``, ``box_distribution``, ``reference_from_position`` (``decode`` makes a missing reference from the position).
-        reference_form: what the numbers of ``Queries.reference`` are; boxes: centre or box in 0..1 of the un-padded image.
-        activation: of the class head.
-        spec: what it was trained to see.
-        wants_attentions: whether outputs hold attention maps now.
-        probe_side: of the blank image, in pixels; larger where fewer cells than queries would come of it.
-        reads_padding: whether the mask of padded pixels reaches the model; one that ignores it needs images of one size.
-        side_multiple: sides of images must be multiples of it.
-        quality_loss: class loss of a family that does not use the focal loss.
+        family: Name in the registry.
+        provides: What methods may ask for: ``memory``, ``neck``, ``backbone``, ``states``, ``decode``, ``learned_queries``,
+            ``references``, ``box_distribution``, ``attentions``, ``reference_from_position`` (``decode`` computes a missing reference
+            from the position).
+        reference_form: What the numbers of ``Queries.reference`` mean; ``boxes`` is a centre or box in 0..1 of the un-padded image.
+        activation: Activation of the class head.
+        spec: The images and classes that the model was trained on.
+        wants_attentions: True while outputs hold attention maps.
+        probe_side: Side in pixels of the blank image; larger where the default would give fewer cells than queries.
+        reads_padding: True if the mask of padded pixels reaches the model. A model that ignores it needs images of one size.
+        side_multiple: Sides of images must be multiples of it.
+        quality_loss: Class loss of a family that does not use the focal loss.
     """
 
     family: ClassVar[str]
@@ -87,7 +98,7 @@ class Detector(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, spec: InputSpec) -> Self:
-        """A detector with random weights from torch's global generator.
+        """Builds a detector with random weights from torch's global generator.
 
         Args:
             config: the family's model configuration.
@@ -100,28 +111,28 @@ class Detector(nn.Module, ABC):
 
         Args:
             images: ``[B, 3, H, W]``, normalised.
-            padding: ``[B, H, W]`` bool, True = padding.
-            targets: for families that denoise in training.
+            padding: ``[B, H, W]`` bool, True for padding.
+            targets: targets of the images; only families that denoise in training use them.
         """
 
     @abstractmethod
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of the same decoder and heads for an extra group of queries, on the memory in ``context``.
+        """Runs the decoder and heads again, for an extra group of queries, on the memory in ``context``.
 
-        Queries that ``queries.valid`` marks False are seen by no other query; what comes out for them means nothing.
+        Queries that are False in ``queries.valid`` are seen by no other query, and their outputs are meaningless.
         """
 
     def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
-        """Queries that look at given boxes, in the form that ``decode`` takes; nothing of them is learned here.
+        """Makes queries that look at given boxes, in the form that ``decode`` takes. They hold nothing learned but ``content``.
 
         Args:
-            output: of ``forward``, whose ``context`` they will be decoded with.
+            output: result of ``forward`` whose ``context`` will decode the queries.
             boxes: ``[B, N, 4]`` cxcywh in 0..1.
-            content: ``[B, N, D]``.
+            content: ``[B, N, D]`` initial decoder states.
 
         Returns:
-            References of as many numbers as the family's own: the boxes or their centres. A family that wants a position embedding
-            gets the sine embedding of the centre, as DETR's memory carries it.
+            Queries whose references have as many numbers as the family's own: the boxes or their centres. A family that uses position
+            embeddings gets the sine embedding of the centre, as in DETR's memory.
         """
         own = output.queries
         position = sine_embedding(boxes[..., [1, 0]], own.position.shape[-1] // 2) if own.position is not None else None
@@ -129,12 +140,12 @@ class Detector(nn.Module, ABC):
         return Queries(content, position, reference, torch.full(boxes.shape[:2], -1, dtype=torch.int64, device=boxes.device))
 
     def label_table(self) -> Tensor | None:
-        """``[C, D]`` content of a query that stands for a class, where the family trains one (denoising); else None."""
+        """Returns ``[C, D]``, the query content that stands for each class, if the family trains one for denoising; else None."""
         return None
 
     @abstractmethod
     def reset_classes(self, spec: InputSpec) -> list[str]:
-        """Gives the detector a fresh class head for ``spec.classes``; returns the names of the re-initialised weights."""
+        """Gives the detector a fresh class head for ``spec.classes`` and returns the names of the re-initialised weights."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -143,15 +154,15 @@ class Detector(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def load(cls, folder: Path) -> "Detector":
-        """Reads what ``save`` wrote.
+        """Loads what ``save`` wrote.
 
         Raises:
-            CheckpointError: files missing, not safetensors, or keys that do not fit, each named.
+            CheckpointError: a file is missing or not safetensors, or keys do not fit; the message names each of them.
         """
 
     @contextmanager
     def collecting_attentions(self, wanted: bool = True) -> Iterator[None]:
-        """Outputs made inside hold ``attentions``, of a family that provides them; outside nothing is computed for them."""
+        """Makes outputs hold ``attentions`` inside the block, if the family provides them. Outside, no maps are computed."""
         self.wants_attentions, before = wanted, self.wants_attentions
         try:
             yield
@@ -160,22 +171,22 @@ class Detector(nn.Module, ABC):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Published weight of each term of ``losses``."""
+        """Returns the published weight of each term of ``losses``."""
         return SET_LOSS_WEIGHTS
 
     @torch.no_grad()
     def blank_output(self) -> DetectorOutput:
-        """The answer to one blank image: what methods learn widths and the form of queries from, before the first step."""
+        """Returns the output for one blank image, from which methods read widths and the form of queries before the first step."""
         training, device = self.training, next(self.parameters()).device
         side = self.probe_side
         blank = torch.zeros(1, 3, side, side, device=device)
-        # eval mode, because a blank image must not enter the statistics of norms
+        # eval mode, because a blank image must not enter the running statistics of norms
         output = self.eval()(blank, torch.zeros(1, side, side, dtype=torch.bool, device=device))
         self.train(training)
         return output
 
     def level_channels(self, feature: Literal["memory", "neck", "backbone"]) -> dict[int, int]:
-        """Channels of each feature level by stride."""
+        """Returns the number of channels of each feature level, by stride."""
         output = self.blank_output()
         levels = {"memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
         return {level.stride: level.features.shape[1] for level in levels}
@@ -183,16 +194,16 @@ class Detector(nn.Module, ABC):
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The family's own criterion, unweighted, summed over decoder layers.
+        """Computes the family's own training losses, unweighted and summed over decoder layers.
 
         Args:
-            output: of ``forward`` on the same images.
-            targets: of those images.
-            num_boxes: matchable targets of the batch, averaged over processes, at least 1.
-            match: ``[L, B, N]``; computed here when not given.
+            output: result of ``forward`` on the same images.
+            targets: targets of those images.
+            num_boxes: number of matchable targets in the batch, averaged over processes, at least 1.
+            match: ``[L, B, N]`` target indices; computed here if None.
 
         Returns:
-            ``class``, ``bbox`` and ``giou``; the same of each training-only group, as ``class_<group>`` and so on.
+            ``class``, ``bbox`` and ``giou``, and the same terms of each training-only group, named ``class_<group>`` and so on.
         """
         loss = type(self).quality_loss
         if match is None:
@@ -207,24 +218,24 @@ class Detector(nn.Module, ABC):
 
     @torch.no_grad()
     def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:
-        """The k best (query, class) pairs of the last layer, per image, in pixels of the original image.
+        """Returns the k (query, class) pairs of the last layer with the highest scores, per image, in pixels of the original image.
 
         Args:
-            output: of ``forward``.
+            output: result of ``forward``.
             sizes: ``[B, 2]`` original height and width.
-            k: at most this many; all of ``N * C`` when fewer.
+            k: number of pairs per image; all ``N * C`` pairs if there are fewer.
         """
         return best_detections(probability(output, -1), output.boxes[-1].float(), sizes, k)
 
 
 def best_detections(scores: Tensor, boxes: Tensor, sizes: Tensor, k: int) -> list[Detections]:
-    """See ``Detector.detections``.
+    """Returns the k (query, class) pairs of each image with the highest scores; see ``Detector.detections``.
 
     Args:
         scores: ``[B, N, C]``, without a no-object column.
         boxes: ``[B, N, 4]`` cxcywh in 0..1.
         sizes: ``[B, 2]`` original height and width.
-        k: at most this many an image.
+        k: highest number of pairs per image.
     """
     batch, _, classes = scores.shape
     best, index = scores.flatten(1).sort(dim=1, descending=True, stable=True)

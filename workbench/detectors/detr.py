@@ -1,4 +1,4 @@
-"""DETR (Carion et al., ECCV 2020) through transformers."""
+"""Adapts DETR (Carion et al., ECCV 2020) from transformers."""
 
 from typing import Any, ClassVar, Literal
 
@@ -21,12 +21,12 @@ class DetrModelConfig(SingleLevelModelConfig):
     """Number of queries, each of which predicts at most one object of an image."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> DetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return DetrConfig(**self.common_fields(), **label_names(classes), d_model=self.width)
 
 
 class Detr(SingleLevelDetector):
-    """Adapter around ``DetrForObjectDetection``: a softmax head with no-object, queries that are position embeddings."""
+    """Adapter around ``DetrForObjectDetection``. It has a softmax head with no-object, and its queries are position embeddings."""
 
     family = "detr"
     model_class: ClassVar[type] = DetrForObjectDetection
@@ -40,7 +40,7 @@ class Detr(SingleLevelDetector):
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Every layer as torch draws it (official code)."""
+        """Re-initialises every layer with torch's defaults (official code)."""
         for layer in [self.model.class_labels_classifier, *self.model.bbox_predictor.layers]:
             layer.reset_parameters()
 
@@ -57,7 +57,7 @@ class Detr(SingleLevelDetector):
         return None
 
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
-        """See ``SingleLevelDetector.call_decoder``; ``queries.position`` is needed, a reference is not used."""
+        """See ``SingleLevelDetector.call_decoder``. ``queries.position`` is required; a reference is not used."""
         arguments |= {"inputs_embeds": queries.content, "object_queries_position_embeddings": queries.position}
         return self.model.model.decoder(**arguments)
 

@@ -1,7 +1,7 @@
-"""DINO (Zhang et al., ICLR 2023) on the layers of transformers' Deformable DETR.
+"""Implements DINO (Zhang et al., ICLR 2023) on the layers of transformers' Deformable DETR.
 
-Reference: github.com/IDEA-Research/DINO at faa8520, config/DINO/DINO_4scale.py (its training script sets embed_init_tgt and box
-noise 1.0). What is left out is what that configuration switches off.
+The reference is github.com/IDEA-Research/DINO at faa8520, config/DINO/DINO_4scale.py, whose training script sets embed_init_tgt and box
+noise 1.0. Parts that this configuration switches off are not implemented.
 """
 
 import math
@@ -39,13 +39,13 @@ PROPOSAL_SIZE = 0.05
 
 @dataclass(frozen=True)
 class Memory:
-    """Encoder cells of all levels in a row, and what deformable attention needs to find them again.
+    """Encoder cells of all levels in a row, with what deformable attention needs to locate them.
 
     Attributes:
         cells: ``[B, S, D]``.
-        inside: ``[B, S]`` bool, False = padding.
-        shapes: height and width of each level.
-        ratios: ``[B, levels, 2]`` share of the width and height that is not padding.
+        inside: ``[B, S]`` bool, False for padding.
+        shapes: Height and width of each level.
+        ratios: ``[B, levels, 2]``, the share of the width and height that is not padding.
     """
 
     cells: Tensor
@@ -54,7 +54,7 @@ class Memory:
     ratios: Tensor
 
     def centres(self) -> Tensor:
-        """``[B, S, 2]``: x and y of each cell's centre in 0..1 of the un-padded image."""
+        """Returns ``[B, S, 2]``: x and y of each cell's centre in 0..1 of the un-padded image."""
         device, centres = self.cells.device, []
         for (height, width), ratio in zip(self.shapes, self.ratios.unbind(1), strict=True):
             y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
@@ -63,27 +63,27 @@ class Memory:
         return torch.cat(centres, dim=1)
 
     def anchors(self) -> Tensor:
-        """``[B, S, 4]``: a box of ``PROPOSAL_SIZE`` around each centre, twice as large on each further level."""
+        """Returns ``[B, S, 4]``: a box of ``PROPOSAL_SIZE`` around each centre, twice as large on each further level."""
         sizes = [torch.full((height * width, 2), PROPOSAL_SIZE * 2.0**level) for level, (height, width) in enumerate(self.shapes)]
         centres = self.centres()
         return torch.cat([centres, torch.cat(sizes).to(centres.device).expand(centres.shape[0], -1, -1)], dim=-1)
 
     def arguments(self) -> dict[str, Any]:
-        """Shapes in the three forms that the layers want."""
+        """Returns the shapes in the three forms that the layers need."""
         sizes = torch.tensor(self.shapes, device=self.cells.device)
         starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
         return {"spatial_shapes": sizes, "spatial_shapes_list": self.shapes, "level_start_index": starts}
 
 
 def relative_positions(padding: Tensor) -> Tensor:
-    """``[B, H, W, 2]``: y and x of each cell, 1 at the last one that is not padding."""
+    """Returns ``[B, H, W, 2]``: y and x of each cell, 1 at the last one that is not padding."""
     inside = ~padding
     y, x = inside.cumsum(1, dtype=torch.float32), inside.cumsum(2, dtype=torch.float32)
     return torch.stack([y / (y[:, -1:] + 1e-6), x / (x[:, :, -1:] + 1e-6)], dim=-1)
 
 
 def valid_ratio(padding: Tensor) -> Tensor:
-    """``[B, 2]``: share of the width and of the height that is not padding."""
+    """Returns ``[B, 2]``: the share of the width and of the height that is not padding."""
     return torch.stack([(~padding[:, 0]).float().mean(1), (~padding[:, :, 0]).float().mean(1)], dim=-1)
 
 
@@ -132,7 +132,7 @@ class DinoModelConfig(BaseModel):
         return self
 
     def layer_config(self) -> DeformableDetrConfig:
-        """What transformers' encoder and decoder layers read."""
+        """Returns the configuration that transformers' encoder and decoder layers read."""
         config = DeformableDetrConfig(
             d_model=self.width,
             encoder_attention_heads=self.heads,
@@ -152,7 +152,7 @@ class DinoModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Context:
-    """For ``Dino.decode``."""
+    """Inputs that ``Dino.decode`` reuses."""
 
     encoded: Memory
     memory: tuple[Level, ...]
@@ -162,7 +162,7 @@ class _Context:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Logits, boxes and states of every layer, ``[L, B, Q, ...]``, and attention maps where they were asked for."""
+    """Logits, boxes and states of every layer, ``[L, B, Q, ...]``, with attention maps if they were asked for."""
 
     logits: Tensor
     boxes: Tensor
@@ -170,7 +170,7 @@ class _Decoded:
     attentions: Attentions | None
 
     def output(self, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...] = ()) -> DetectorOutput:
-        """The last N queries as the detector's output; those before them belong to denoising groups."""
+        """Returns the last N queries as the detector's output. Those before them belong to denoising groups."""
         first = self.logits.shape[2] - queries.content.shape[1]
         maps = self.attentions
         if maps is not None and first:
@@ -213,7 +213,7 @@ class Dino(OwnModel):
         self.proposal_class = nn.Linear(width, classes)
         self.proposal_box = DeformableDetrMLPPredictionHead(width, width, 4, 3)
         self.content = nn.Embedding(config.queries, width)
-        # one row more than classes, as published: nothing reads it
+        # one row more than there are classes, as published; nothing reads it
         self.label_embedding = nn.Embedding(classes + 1, width)
         self.decoder = nn.ModuleList(DeformableDetrDecoderLayer(layers) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
@@ -245,7 +245,7 @@ class Dino(OwnModel):
             nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))  # pyright: ignore
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
-        """See ``Detector.reset_classes``: class heads of decoder and encoder, and the label embedding of the denoising queries."""
+        """See ``Detector.reset_classes``. Resets the class heads of decoder and encoder, and the denoising queries' label embedding."""
         fresh = type(self)(self.config, spec)
         self.class_heads, self.proposal_class, self.label_embedding = fresh.class_heads, fresh.proposal_class, fresh.label_embedding
         self.spec = spec
@@ -253,12 +253,12 @@ class Dino(OwnModel):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``; every group weighs as much as a decoder layer (``interm_loss_coef`` and the ``_dn`` terms)."""
+        """See ``Detector.loss_weights``. Every group has the weight of a decoder layer (``interm_loss_coef`` and the ``_dn`` terms)."""
         groups = ("", "_encoder", "_denoising") if self.config.denoising else ("", "_encoder")
         return {f"{name}{group}": weight for group in groups for name, weight in LOSS_WEIGHTS.items()}
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; in training mode with ``targets`` the decoder also restores noised targets.
+        """See ``Detector.forward``. In training mode with ``targets``, the decoder also restores noisy targets.
 
         Raises:
             ConfigError: the images have fewer encoder cells than the model has queries.
@@ -274,7 +274,7 @@ class Dino(OwnModel):
         )
         context = _Context(encoded, memory, neck, backbone)
         source, proposed_logits, proposed = self._select(encoded)
-        # mixed query selection (section 3.3): boxes from the encoder, without its gradient; content learned
+        # mixed query selection (section 3.3): boxes come from the encoder, without its gradient; contents are learned
         start = proposed.detach()
         queries = Queries(self.content.weight[None].expand(images.shape[0], -1, -1), None, start, source)
         aux = (AuxGroup("encoder", proposed_logits[None], proposed[None], match=None),) if self.training else ()
@@ -294,23 +294,23 @@ class Dino(OwnModel):
         return decoded.output(queries, context, (denoising, *aux))
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.reference`` is needed, ``queries.position`` is made from it.
+        """Runs decoder and heads again. ``queries.reference`` is required; ``queries.position`` is computed from it.
 
         Raises:
-            IncompatibleError: no reference boxes of four numbers.
+            IncompatibleError: the queries have no reference boxes of four numbers.
         """
         if queries.reference is None or queries.reference.shape[-1] != 4:
-            raise IncompatibleError("dino decodes queries with reference boxes (cx, cy, w, h); these have none.")
+            raise IncompatibleError("dino can only decode queries with reference boxes (cx, cy, w, h), and these queries have none.")
         # every query sees the valid ones
         seen = None if queries.valid is None else queries.valid[:, None].expand(-1, queries.valid.shape[1], -1)
         return self._run_decoder(queries.content, queries.reference, context.encoded, seen).output(queries, context)
 
     def label_table(self) -> Tensor:
-        """See ``Detector.label_table``; the last row of the embedding, which no class has, is left out."""
+        """See ``Detector.label_table``. The last row of the embedding belongs to no class and is left out."""
         return self.label_embedding.weight[:-1]
 
     def _project(self, backbone: tuple[Level, ...], padding: Tensor) -> tuple[Level, ...]:
-        """Neck: 1x1 convolutions, then stride-2 convolutions, the first of them on the last backbone level."""
+        """Applies the neck: 1x1 convolutions, then stride-2 convolutions, the first of them on the last backbone level."""
         levels: list[Level] = []
         for index, projection in enumerate(self.neck):
             if index < len(backbone):
@@ -321,7 +321,7 @@ class Dino(OwnModel):
         return tuple(levels)
 
     def _encode(self, neck: tuple[Level, ...]) -> Memory:
-        """Deformable encoder over all levels."""
+        """Runs the deformable encoder over all levels."""
         positions = [
             sine_embedding(relative_positions(level.padding), self.width // 2, POSITION_TEMPERATURE).flatten(1, 2) + embedding
             for level, embedding in zip(neck, self.level_embedding, strict=True)
@@ -342,7 +342,7 @@ class Dino(OwnModel):
         return replace(memory, cells=cells)
 
     def _select(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """The N cells whose best class scores highest: their indices ``[B, N]``, logits ``[B, N, C]`` and boxes ``[B, N, 4]``."""
+        """Selects the N cells with the best class scores: indices ``[B, N]``, logits ``[B, N, C]`` and boxes ``[B, N, 4]``."""
         cells, count = memory.cells, memory.cells.shape[1]
         if count < self.num_queries:
             raise ConfigError(
@@ -355,24 +355,24 @@ class Dino(OwnModel):
         logits = self.proposal_class(cells)
         source = logits.amax(-1).topk(self.num_queries, dim=1).indices
         at = source[..., None]
-        # a cell that is no place for a box proposes the corner, as published
+        # as published, a cell that cannot hold a box proposes the corner
         start = torch.logit(anchors).masked_fill(~usable[..., None], math.inf).gather(1, at.expand(-1, -1, 4))
         delta = self.proposal_box(cells.gather(1, at.expand(-1, -1, self.width)))
         return source, logits.gather(1, at.expand(-1, -1, logits.shape[-1])).float(), (delta.float() + start).sigmoid()
 
     def _denoising_queries(self, noised: NoisedTargets) -> tuple[Tensor, Tensor]:
-        """Content ``[B, M, D]`` and reference ``[B, M, 4]``; empty slots are 0 before the sigmoid, as published."""
+        """Returns content ``[B, M, D]`` and reference ``[B, M, 4]``. Empty slots are 0 before the sigmoid, as published."""
         real = noised.real[..., None]
         return self.label_embedding(noised.labels) * real, _inverse_sigmoid(noised.boxes).where(real, 0.0).sigmoid()
 
     def _run_decoder(self, content: Tensor, reference: Tensor, memory: Memory, allowed: Tensor | None = None) -> _Decoded:
-        """Decoder with look forward twice (section 3.4): box l starts at the box of layer l - 1 with its gradient, layer l without.
+        """Runs the decoder with look forward twice (section 3.4): box l keeps the gradient of box l - 1, the input of layer l does not.
 
         Args:
             content: ``[B, Q, D]``.
             reference: ``[B, Q, 4]``, after the sigmoid.
-            memory: of the encoder.
-            allowed: ``[1 or B, Q, Q]`` bool, who (rows) attends to whom (columns); None: all.
+            memory: result of the encoder.
+            allowed: ``[1 or B, Q, Q]`` bool, True where the row may attend to the column. None allows all.
         """
         arguments = memory.arguments() | {
             "encoder_hidden_states": memory.cells,
@@ -399,23 +399,23 @@ class Dino(OwnModel):
 
 
 def _shrunk(padding: Tensor, map_: Tensor) -> Tensor:
-    """``[B, H, W]`` bool at the size of a feature map: a cell is padding where the pixel it starts at is."""
+    """Returns ``[B, H, W]`` bool at the size of a feature map. A cell is padding if its first pixel is."""
     return F.interpolate(padding[None].float(), size=map_.shape[-2:])[0].bool()
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[1 or B, 1, Q, Q]`` to add to attention scores; not minus infinity, which makes NaN of a row in which nothing is allowed."""
+    """Returns ``[1 or B, 1, Q, Q]`` to add to attention scores. It avoids minus infinity, which gives NaN in a row that allows nothing."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float16).min)[:, None]
 
 
 def _inverse_sigmoid(boxes: Tensor) -> Tensor:
-    """Logit of numbers in 0..1, finite at both ends as published (``util/misc.py``)."""
+    """Returns the logit of numbers in 0..1, finite at both ends as published (``util/misc.py``)."""
     boxes = boxes.clamp(0, 1)
     return torch.log(boxes.clamp(min=INVERSE_SIGMOID_EPSILON) / (1 - boxes).clamp(min=INVERSE_SIGMOID_EPSILON))
 
 
 def _neck(channels: tuple[int, ...], width: int, levels: int) -> nn.ModuleList:
-    """One projection per level: 1x1 for those of the backbone, 3x3 with stride 2 for the rest."""
+    """Builds one projection per level: 1x1 for levels of the backbone, 3x3 with stride 2 for the rest."""
     inputs = [*channels, channels[-1], *[width] * levels][:levels]
     return nn.ModuleList(
         nn.Sequential(
@@ -428,7 +428,7 @@ def _neck(channels: tuple[int, ...], width: int, levels: int) -> nn.ModuleList:
 
 @torch.no_grad()
 def _initialise_sampling(attention: Any) -> None:
-    """Deformable DETR, appendix A.4: offsets start on rays, one per head, point k at distance k; equal attention."""
+    """Initialises sampling offsets on rays, one per head, with point k at distance k, and equal attention (Deformable DETR, A.4)."""
     angle = torch.arange(attention.n_heads) * (2 * math.pi / attention.n_heads)
     ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
     ray = ray / ray.abs().amax(-1, keepdim=True)

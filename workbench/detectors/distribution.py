@@ -1,4 +1,4 @@
-"""Boxes as distributions over the distance of each edge from a reference box: D-FINE (Peng et al., ICLR 2025), sections 4.1 and 4.2."""
+"""Treats boxes as distributions over each edge's distance from a reference box (D-FINE, Peng et al., ICLR 2025, sections 4.1 and 4.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,11 @@ TEMPERATURE = 5.0
 
 
 def bin_positions(bins: int, up: Tensor, scale: Tensor) -> Tensor:
-    """Distance that each bin stands for, W(n) of equation 3: ``[bins + 1]``, ascending, denser around 0.
+    """Returns the distance that each bin stands for, W(n) of equation 3: ``[bins + 1]``, ascending, denser around 0.
 
     Args:
         bins: number of intervals, even.
-        up: a in the paper, largest distance of the inner bins.
+        up: a in the paper, the largest distance of the inner bins.
         scale: c in the paper.
     """
     reach = up.abs().reshape(1) * scale.abs().reshape(1)
@@ -25,7 +25,10 @@ def bin_positions(bins: int, up: Tensor, scale: Tensor) -> Tensor:
 
 
 def edge_distances(boxes: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
-    """Left, top, right and bottom of cxcywh ``boxes`` as distances from ``reference``, in its sides over ``scale``; all ``[..., 4]``."""
+    """Returns the distances of the left, top, right and bottom edges of cxcywh ``boxes`` from ``reference``, all ``[..., 4]``.
+
+    Their unit is the reference's side divided by ``scale``.
+    """
     corners, sides = cxcywh_to_xyxy(boxes), reference[..., 2:] / scale.abs() + 1e-16
     near, far = (reference[..., :2] - corners[..., :2]) / sides, (corners[..., 2:] - reference[..., :2]) / sides
     return torch.cat([near, far], -1) - 0.5 * scale.abs()
@@ -42,7 +45,7 @@ def distribution_losses(
     positions: Tensor,
     scale: Tensor,
 ) -> dict[str, Tensor]:
-    """Fine-grained localization and decoupled distillation focal loss, unweighted, summed over layers.
+    """Computes fine-grained localization loss and decoupled distillation focal loss, unweighted and summed over layers.
 
     Args:
         distribution: ``[L, B, N, 4, bins + 1]`` logits.
@@ -56,8 +59,8 @@ def distribution_losses(
         scale: see ``bin_positions``.
 
     Returns:
-        ``fgl`` (equation 6): cross-entropy with the two bins around the true distance, weighted by IoU; ``ddf`` (equation 7):
-        divergence of each layer from the last, matched and unmatched queries averaged apart.
+        ``fgl`` (equation 6) is the cross-entropy with the two bins around the true distance, weighted by IoU. ``ddf`` (equation 7) is
+        the divergence of each layer from the last; matched and unmatched queries are averaged separately.
     """
     match = match.to(logits.device)
     layer, image, query = (match >= 0).nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""LW-DETR (Chen et al., 2024) through transformers, and what RF-DETR shares with it: a ViT, a projector, groups of queries."""
+"""Adapts LW-DETR (Chen et al., 2024) from transformers, and holds what RF-DETR shares with it: ViT, projector and query groups."""
 
 import math
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ class ViTConfig(BaseModel):
 
     @property
     def local(self) -> list[int]:
-        """0-based layers with attention inside windows."""
+        """Returns the 0-based indices of the layers whose attention stays inside windows."""
         if self.windowed is not None:
             return list(self.windowed)
         return [layer for layer in range(self.depth) if layer + 1 not in self.levels]
@@ -95,7 +95,7 @@ class GroupedModelConfig(BaseModel):
         return self
 
     def shared_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """What the configurations of both models call alike."""
+        """Returns the arguments that the configurations of both models have in common."""
         return {
             **label_names(classes),
             "d_model": self.width,
@@ -116,7 +116,7 @@ class LwDetrModelConfig(GroupedModelConfig):
 
     family: Literal["lw_detr"] = "lw_detr"
     """Selects the family."""
-    # transformers' own default has no scales, and its model then fails on joining no levels
+    # transformers' own default has no scales, and its model then fails because it has no levels to concatenate
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     """Size of each feature level relative to the grid of patches: 0.5, 1 or 2."""
 
@@ -127,7 +127,7 @@ class LwDetrModelConfig(GroupedModelConfig):
         return self
 
     def transformers_config(self, classes: tuple[str, ...]) -> LwDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         vit = self.backbone
         backbone = LwDetrViTConfig(
             image_size=vit.side,
@@ -144,9 +144,9 @@ class LwDetrModelConfig(GroupedModelConfig):
 
 
 class LwDetr(TransformersDetector):
-    """Adapter around ``LwDetrForObjectDetection``; the groups beyond the first train the shared weights and end in ``aux``.
+    """Adapter around ``LwDetrForObjectDetection``. Groups after the first train the shared weights and are returned in ``aux``.
 
-    The projector's output, which the decoder reads, is ``neck``: there is no encoder behind it.
+    The decoder reads the projector's output, which is ``neck`` because no encoder follows it.
     """
 
     family = "lw_detr"
@@ -163,7 +163,7 @@ class LwDetr(TransformersDetector):
         self.width = config.d_model
         patch = config.backbone_config.patch_size
         self.side_multiple = patch * self.windows(config.backbone_config)
-        # enough cells even of a level at half the patches' resolution, whose border yields no proposals
+        # enough cells even in a level at half the patches' resolution, whose border yields no proposals
         needed = 2 * patch * (math.isqrt(self.num_queries) + 3)
         self.probe_side = -(-max(self.probe_side, needed) // self.side_multiple) * self.side_multiple
         inner = model.model
@@ -173,23 +173,23 @@ class LwDetr(TransformersDetector):
 
     @staticmethod
     def windows(backbone: Any) -> int:
-        """Windows along each side of an image, from the configuration of the ViT."""
+        """Returns the number of windows along each side of an image, from the configuration of the ViT."""
         return math.isqrt(backbone.num_windows)
 
     def scales(self) -> tuple[float, ...]:
-        """Resolution of each level against the patches."""
+        """Returns the resolution of each level relative to the grid of patches."""
         return tuple(self.model.config.projector_scale_factors)
 
     @classmethod
     def build(cls, config: Any, spec: InputSpec) -> Self:
-        """See ``Detector.build``; there are no ImageNet weights to load."""
+        """See ``Detector.build``. This family has no ImageNet weights to load."""
         detector = cls(cls.model_class(config.transformers_config(spec.classes)), spec)
         detector.reset_heads()
         return detector
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Class prior of the focal loss on the bias, and boxes that start at their reference (official code)."""
+        """Sets the class bias to the prior of the focal loss and lets boxes start at their reference (official code)."""
         inner = self.model.model
         for head in [self.model.class_embed, *inner.enc_out_class_embed]:
             fresh_class_head(head)
@@ -210,30 +210,30 @@ class LwDetr(TransformersDetector):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``; proposals and further groups weigh as much as the first group."""
+        """See ``Detector.loss_weights``. Proposals and further groups have the weight of the first group."""
         ends = ["", "_encoder", *(["_groups"] if self.model.config.group_detr > 1 else [])]
         return {f"{name}{end}": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
 
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See ``Detector.losses``; every target counts once in each group, so that all terms are divided by the number of groups."""
+        """See ``Detector.losses``. All terms are divided by the number of groups, because every target counts once in each group."""
         groups = self.model.config.group_detr if output.aux else 1
         return super().losses(output, targets, num_boxes * groups, match)
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; this family has no denoising, ``targets`` is not used."""
+        """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         with self.watching() as seen, self._recording() as recorded:
             inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64))
         arguments, count = seen["decoder"], self.num_queries
         shapes = [(int(height), int(width)) for height, width in arguments["spatial_shapes_list"]]
         masked = ~arguments["encoder_attention_mask"].bool()
         levels = split_levels(arguments["encoder_hidden_states"], shapes, masked, images)
-        # patches may have sides that are no power of two
+        # the side of a patch need not be a power of two
         patch = self.model.config.backbone_config.patch_size
         neck = tuple(replace(level, stride=round(patch / scale)) for level, scale in zip(levels, self.scales(), strict=True))
         last = seen["backbone"].feature_maps[-1]
-        # of the layers of a ViT, which all have one size, the last
+        # all layers of a ViT have one size, so the last one is the backbone level
         backbone = (Level(last, patch, padding_at(padding, last.shape[-2:])),)
         _, _, invalid = self.model.model.gen_encoder_output_proposals(arguments["encoder_hidden_states"], masked, shapes)
         scores = seen["scores"].masked_fill(invalid, float("-inf")).amax(-1)
@@ -249,7 +249,7 @@ class LwDetr(TransformersDetector):
         return self._output(inner, logits, boxes, queries, context, recorded, aux)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.reference`` is needed."""
+        """Runs decoder and heads again; ``queries.reference`` is required."""
         arguments = dict(context["arguments"])
         arguments["inputs_embeds"] = queries.content
         arguments["reference_points"] = queries.reference
@@ -259,7 +259,7 @@ class LwDetr(TransformersDetector):
         return self._output(found, *self._heads(found), queries, context, recorded)
 
     def _heads(self, found: Any) -> tuple[Tensor, Tensor]:
-        """Class and box of every layer; all of them answer with shifts of the first reference."""
+        """Returns class logits and boxes of every layer. All layers predict offsets from the first reference."""
         states, reference = found.intermediate_hidden_states, found.intermediate_reference_points
         shift = self.model.bbox_embed(states).float()
         centre, sides = reference[..., :2], reference[..., 2:]
@@ -267,7 +267,7 @@ class LwDetr(TransformersDetector):
         return self.model.class_embed(states).float(), boxes
 
     def _groups(self, inner: Any, logits: Tensor, boxes: Tensor) -> tuple[AuxGroup, ...]:
-        """The encoder's proposals of every group, and the groups beyond the first; groups lie along the first axis."""
+        """Returns the encoder's proposals of every group, and the groups after the first. Groups lie along the first axis."""
         count, heads = self.num_queries, self.model.model.enc_out_class_embed
         features = inner.enc_outputs_class.split(count, dim=1)
         proposed = torch.stack([head(part) for head, part in zip(heads, features, strict=True)]).float()
@@ -282,7 +282,7 @@ class LwDetr(TransformersDetector):
         self, found: Any, logits: Tensor, boxes: Tensor, queries: Queries, context: Any, recorded: Recorded,
         aux: tuple[AuxGroup, ...] = (),
     ) -> DetectorOutput:  # fmt: skip
-        """The first group."""
+        """Returns the predictions of the first group."""
         count = queries.content.shape[1]
         return DetectorOutput(
             logits=logits[:, :, :count],
@@ -305,7 +305,7 @@ class LwDetr(TransformersDetector):
 
 @contextmanager
 def _one_group(config: Any) -> Iterator[None]:
-    """The decoder's self-attention, which parts its queries in training by this number, takes them as one group."""
+    """Makes the decoder's self-attention treat its queries as one group; in training it splits them by ``group_detr``."""
     before, config.group_detr = config.group_detr, 1
     try:
         yield

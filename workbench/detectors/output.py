@@ -1,4 +1,4 @@
-"""What every detector returns, whatever its family. L layers, B images, N queries, C classes, D width."""
+"""Defines what every detector returns, whatever its family. L layers, B images, N queries, C classes, D width."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +25,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Queries:
-    """What goes into a decoder.
+    """The queries that a decoder starts from.
 
     Attributes:
         content: ``[B, N, D]`` initial decoder states.
         position: ``[B, N, D]`` position embeddings, or None where the family makes them from ``reference``.
         reference: ``[B, N, 2 or 4]`` after the sigmoid (0..1 of the un-padded image), or None.
-        source: ``[B, N]`` int64, encoder cell a query was selected from, -1 for a learned query.
-        valid: ``[B, N]`` bool, False where a query only fills up a batch: no other query sees it. None: all are valid.
+        source: ``[B, N]`` int64, the encoder cell that a query was selected from; -1 for a learned query.
+        valid: ``[B, N]`` bool, False for a query that only fills up a batch and is seen by no other query. None if all are valid.
     """
 
     content: Tensor
@@ -44,17 +44,17 @@ class Queries:
 
 @dataclass(frozen=True)
 class AuxGroup:
-    """A training-only group of predictions (denoising, encoder proposals, group k); methods never see it.
+    """A training-only group of predictions (denoising, encoder proposals, group k). Methods never see it.
 
     Attributes:
-        name: names its loss terms.
-        logits: ``[L, B, M, C]``; queries that are matched in several groups apart lie one group after the other along the first axis.
+        name: Suffix of the names of its loss terms.
+        logits: ``[L, B, M, C]``. Groups that are matched separately lie one after the other along the first axis.
         boxes: ``[L, B, M, 4]`` cxcywh.
-        match: ``[L, B, M]`` int64 fixed target indices (-1 = none), or None when matched like the main group.
-        any_class: the group tells objects from background: every target counts as class 0.
-        copies: how many times the group holds each target; its losses are divided by it.
-        distribution: see ``DetectorOutput.box_distribution``.
-        reference: ``[B, M, 4]`` cxcywh, box that ``distribution`` is measured from.
+        match: ``[L, B, M]`` int64 fixed target indices (-1 for no target), or None if the group is matched like the main one.
+        any_class: True if the group only tells objects from background, so that every target counts as class 0.
+        copies: Number of times that the group holds each target. Its losses are divided by it.
+        distribution: See ``DetectorOutput.box_distribution``.
+        reference: ``[B, M, 4]`` cxcywh, the box that ``distribution`` is measured from.
     """
 
     name: str
@@ -69,12 +69,13 @@ class AuxGroup:
 
 @dataclass(frozen=True)
 class Attentions:
-    """Attention of every decoder layer; H heads, S cells of all memory levels, level after level, row by row. Rows sum to 1, less what
-    sampling points put outside the image.
+    """Attention maps of every decoder layer, with H heads and the S cells of all memory levels, level after level, row by row.
+
+    Each row sums to 1, minus the weight of sampling points outside the image.
 
     Attributes:
         self_attention: ``[L, B, H, N, N]``, from the query in a row to the queries in the columns.
-        cross_attention: ``[L, B, H, N, S]``; deformable attention as a map averaged over heads (H = 1).
+        cross_attention: ``[L, B, H, N, S]``. For deformable attention it is a map averaged over heads (H = 1).
     """
 
     self_attention: Tensor
@@ -83,22 +84,22 @@ class Attentions:
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """Predictions of every decoder layer and the features behind them.
+    """Predictions of every decoder layer, with the features that they were made from.
 
     Attributes:
         logits: ``[L, B, N, C]`` (softmax heads: C includes no-object, last).
         boxes: ``[L, B, N, 4]`` cxcywh in 0..1 of the un-padded image.
         states: ``[L, B, N, D]`` decoder states as the heads see them.
-        queries: the inference queries that went in.
-        memory: encoder output by level; empty for families without an encoder.
-        neck: projected backbone features by level, before the encoder.
-        backbone: backbone features by level.
-        context: whatever ``Detector.decode`` needs again; opaque to callers.
-        aux: training-only groups.
-        activation: sigmoid (C classes) or softmax (C + 1, no-object last).
-        attentions: where the family has them and they were asked for (``Detector.collecting_attentions``).
-        box_distribution: ``[L, B, N, 4, bins]`` logits over the distance of each edge from the query's reference box, where the family
-            regresses boxes so.
+        queries: The queries of inference that the decoder started from.
+        memory: Encoder output by level; empty for families without an encoder.
+        neck: Projected backbone features by level, before the encoder.
+        backbone: Backbone features by level.
+        context: Data that ``Detector.decode`` reuses; opaque to callers.
+        aux: Training-only groups.
+        activation: ``sigmoid`` (C classes) or ``softmax`` (C + 1, no-object last).
+        attentions: Attention maps, if the family has them and they were asked for (``Detector.collecting_attentions``).
+        box_distribution: ``[L, B, N, 4, bins]`` logits over the distance of each edge from the query's reference box, if the family
+            regresses boxes this way.
     """
 
     logits: Tensor
@@ -116,6 +117,6 @@ class DetectorOutput:
 
 
 def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:
-    """Class probabilities without the no-object column: ``[..., B, N, C]``."""
+    """Returns class probabilities ``[..., B, N, C]`` without the no-object column."""
     logits = output.logits[layer].float()
     return logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]

@@ -1,4 +1,4 @@
-"""What families share that transformers has no model for: their configuration and weights lie in a folder that only the workbench loads."""
+"""Saves and loads the families that transformers has no model for. Only the workbench can load their folders."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,10 +12,10 @@ from workbench.detectors.weights import load_weights, read_own, save_own
 
 
 class OwnModel(Detector):
-    """A detector whose model is written here.
+    """A detector whose model is implemented in this package.
 
     Args:
-        config: its architecture, of the class in ``config_class``.
+        config: the model's architecture, an instance of ``config_class``.
         spec: what the model is trained to see.
     """
 
@@ -34,14 +34,14 @@ class OwnModel(Detector):
 
         Raises:
             ConfigError: the backbone is unknown.
-            CheckpointError: the backbone's weights are not there, or do not fit.
+            CheckpointError: the backbone's weights are missing or do not fit.
         """
         detector = cls(config, spec)
         load_backbone_weights(detector.backbone, config.backbone)
         return detector
 
     def save(self, folder: Path) -> None:
-        """See ``Detector.save``; transformers has no class for this family, so the folder loads only here."""
+        """See ``Detector.save``. transformers has no class for this family, so only the workbench can load the folder."""
         save_own(folder, self, self.family, self.spec, self.config)
 
     @classmethod

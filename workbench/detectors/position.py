@@ -1,4 +1,4 @@
-"""Position embeddings that several families share."""
+"""Computes position embeddings that several families share."""
 
 import math
 
@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 def sine_embedding(coordinates: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
-    """Embeds numbers in 0..1 as sines and cosines in turn (DETR, Carion et al., ECCV 2020, appendix A.4; DAB-DETR, Liu et al., ICLR
-    2022, equation 4 and section 4.4).
+    """Embeds numbers in 0..1 as alternating sines and cosines.
+
+    See DETR (Carion et al., ECCV 2020, appendix A.4) and DAB-DETR (Liu et al., ICLR 2022, equation 4 and section 4.4).
 
     Args:
         coordinates: ``[..., K]``.
-        features: of each coordinate, even.
+        features: number of features of each coordinate, even.
         temperature: longest wavelength, in units of 2 pi.
 
     Returns:

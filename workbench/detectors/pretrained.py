@@ -1,4 +1,7 @@
-"""ImageNet weights for a backbone: a local file in transformers', timm's or torchvision's names, or the library's own from the hub."""
+"""Loads ImageNet weights for a backbone.
+
+They come from a local file in the names of transformers, timm or torchvision, or from the library's own published weights.
+"""
 
 import re
 from pathlib import Path
@@ -15,15 +18,15 @@ _HEADS = ("fc.", "classifier.", "head.", "conv_head.", "bn2.")
 
 
 def load_backbone_weights(backbone: nn.Module, config: BackboneConfig) -> None:
-    """Loads what ``config.weights`` names into a backbone that was just built; None leaves it as it is.
+    """Loads the weights that ``config.weights`` names into a newly built backbone. None leaves the backbone as it is.
 
     Args:
-        backbone: transformers' ``...ConvEncoder`` or our ``Backbone``: its ``model`` holds the weights.
-        config: names the weights.
+        backbone: transformers' ``...ConvEncoder`` or our ``Backbone``, whose ``model`` holds the weights.
+        config: the configuration that names the weights.
 
     Raises:
-        ConfigError: ``imagenet`` for a backbone that has none under a known name.
-        CheckpointError: missing, or keys that do not fit, each named.
+        ConfigError: ``imagenet`` is set, but no ImageNet weights are known for this backbone.
+        CheckpointError: the weights are missing, or keys do not fit; the message names each of them.
     """
     if config.weights is None:
         return
@@ -43,11 +46,11 @@ def load_backbone_weights(backbone: nn.Module, config: BackboneConfig) -> None:
 
 
 def _published(config: BackboneConfig) -> dict[str, Tensor]:
-    """State of the library's own ImageNet model.
+    """Returns the state dict of the library's own ImageNet model.
 
     Raises:
-        ConfigError: nothing is published under this name.
-        CheckpointError: not in the cache, and no network.
+        ConfigError: no weights are published under this name.
+        CheckpointError: the weights are not in the cache and cannot be fetched.
     """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from transformers import AutoBackbone
@@ -63,19 +66,20 @@ def _published(config: BackboneConfig) -> dict[str, Tensor]:
             return AutoBackbone.from_pretrained(_HUB[config.name], out_features=features).state_dict()
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"ImageNet weights of '{config.name}' are not in the cache and cannot be fetched ({type(error).__name__}). Give a safetensors "
-            "file: backbone.weights: PATH, or train from random weights: backbone.weights: null."
+            f"ImageNet weights of '{config.name}' are not in the cache and cannot be fetched ({type(error).__name__}). Set "
+            "'backbone.weights: PATH' to use a safetensors file, or 'backbone.weights: null' to start from random weights."
         ) from error
     raise ConfigError(
-        f"backbone '{config.name}' has no published ImageNet weights that are known here; give a safetensors file as "
-        f"backbone.weights. Known: {', '.join([*_HUB, 'mobilenet_v2', 'timm/<model>'])}."
+        f"backbone '{config.name}' has no published ImageNet weights that the workbench knows. Name a safetensors file in "
+        f"backbone.weights. ImageNet weights are known for {', '.join([*_HUB, 'mobilenet_v2', 'timm/<model>'])}."
     )
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` in the names of the model: a common prefix dropped, torchvision's ResNet names translated, heads and counters left out.
+    """Returns ``state`` in the names of the model.
 
-    Stages that the model does not build are left out too.
+    A common prefix is dropped and torchvision's ResNet names are translated. Heads, counters and stages that the model does not build are
+    left out.
     """
     kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     for prefix in ("backbone.", "resnet.", "model.", "_backbone."):
@@ -93,7 +97,7 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tens
 
 
 def resnet_name(name: str) -> str:
-    """A ResNet name of torchvision and timm in transformers' words: layer2.0.conv1.* becomes encoder.stages.1.layers.0.layer.0.*."""
+    """Translates a ResNet name of torchvision or timm to transformers': layer2.0.conv1.* becomes encoder.stages.1.layers.0.layer.0.*."""
     if name.startswith("conv1."):
         return name.replace("conv1.", "embedder.embedder.convolution.")
     if name.startswith("bn1."):

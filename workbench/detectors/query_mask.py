@@ -1,4 +1,4 @@
-"""Hiding queries from each other in decoders of transformers whose self-attention takes no mask."""
+"""Hides queries from each other in decoders of transformers whose self-attention takes no mask."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ _NAME = "workbench_hiding"
 
 @contextmanager
 def hiding_by_attention(valid: Tensor | None, config: PretrainedConfig) -> Iterator[None]:
-    """As ``attention.hiding``, by taking the place of the attention function that ``config`` names while a ``with`` block runs.
+    """Does what ``attention.hiding`` does, by replacing the attention function that ``config`` names while a ``with`` block runs.
 
     Args:
-        valid: ``[B, N]`` bool, or None: nothing is hidden.
-        config: of the model.
+        valid: ``[B, N]`` bool, False for queries to hide; None hides nothing.
+        config: the model's configuration.
     """
     if valid is None:
         yield
         return
-    # not minus infinity: a row in which nothing is valid would become NaN
+    # not minus infinity: a row without a valid query would become NaN
     mask = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, torch.finfo(torch.float16).min)[:, None, None, :]
 
     def attend(

@@ -1,4 +1,11 @@
-"""Detector families by name. A family's module, and with it transformers' model, is imported when the family is first used."""
+"""Finds detector families by name. A family's module, and with it transformers' model, is imported when the family is first used.
+
+Example:
+    >>> list(FAMILIES)[:3]
+    ['adamixer', 'conditional_detr', 'dab_detr']
+    >>> model = family("detr").config(backbone={"name": "resnet18", "levels": [4]}, queries=20)
+    >>> detector = family("detr").detector.build(model, InputSpec(("cat", "dog"), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
+"""
 
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,12 +22,12 @@ from workbench.files import read_json
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the registry.
+    """One detector family of the registry.
 
     Attributes:
-        module: of this package.
-        class_name: the detector's; the class of its configuration is called ``<class_name>ModelConfig``.
-        backbone: the smallest description of the backbone that makes a detector of published size; None if the family has a default.
+        module: Name of its module in this package.
+        class_name: Name of the detector class. The class of its configuration is called ``<class_name>ModelConfig``.
+        backbone: Smallest backbone description that makes a detector of published size; None if the family has a default.
     """
 
     module: str
@@ -29,12 +36,12 @@ class Family:
 
     @property
     def detector(self) -> type[Detector]:
-        """The detector class, imported on first use."""
+        """Returns the detector class, which is imported on first use."""
         return getattr(self._imported(), self.class_name)
 
     @property
     def config(self) -> type[BaseModel]:
-        """The pydantic model of the family's architecture, as written below ``student:`` in a recipe."""
+        """Returns the pydantic model of the family's architecture, as written below ``student:`` in a recipe."""
         return getattr(self._imported(), f"{self.class_name}ModelConfig")
 
     def _imported(self) -> Any:
@@ -60,10 +67,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(name: str) -> Family:
-    """Looks a family up.
+    """Returns the family with this name.
 
     Raises:
-        ConfigError: the name is unknown; the message lists the families.
+        ConfigError: no family has this name; the message lists those that exist.
     """
     if name not in FAMILIES:
         raise ConfigError(f"unknown detector family '{name}'. Families: {', '.join(FAMILIES)}.")
@@ -85,7 +92,7 @@ def parameter_count(name: str, classes: int = 80) -> int:
 
 
 def load_detector(folder: Path) -> Detector:
-    """Loads a detector folder: one of ours, or a plain transformers folder.
+    """Loads a detector from a folder of the workbench or a plain transformers folder.
 
     Raises:
         CheckpointError: the folder is missing, its family is unknown, or its weights do not fit.
@@ -93,10 +100,10 @@ def load_detector(folder: Path) -> Detector:
     config = folder / "config.json"
     if not config.exists():
         raise CheckpointError(
-            f"{folder} is no detector: config.json is missing. Give a run, or a folder with config.json and model.safetensors."
+            f"{folder} is not a detector folder: config.json is missing. Give a run, or a folder with config.json and model.safetensors."
         )
     values = read_json(config)
-    # transformers writes dab-detr, and the others with an underscore
+    # transformers writes dab-detr, but all other names with an underscore
     name = str(values.get("model_type", "")).replace("-", "_") if isinstance(values, dict) else ""
     if name not in FAMILIES:
         raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")

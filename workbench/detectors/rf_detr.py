@@ -1,4 +1,4 @@
-"""RF-DETR (Robinson et al., 2025) through transformers: LW-DETR on a DINOv2 backbone, with one feature level."""
+"""Adapts RF-DETR (Robinson et al., 2025) from transformers: an LW-DETR with a DINOv2 backbone and one feature level."""
 
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +25,7 @@ class RfDetrModelConfig(GroupedModelConfig):
         return self
 
     def transformers_config(self, classes: tuple[str, ...]) -> RfDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         vit = self.backbone
         backbone = RfDetrDinov2Config(
             image_size=vit.side,
@@ -47,14 +47,14 @@ class RfDetr(LwDetr):
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool = True):
         super().__init__(model, spec)
-        # of a ViT's pre-training; it gets no gradient here, which processes that train together trip over
+        # used only in a ViT's pre-training; it gets no gradient here, and distributed training fails on such parameters
         model.model.backbone.backbone.embeddings.mask_token.requires_grad_(False)
 
     @staticmethod
     def windows(backbone: Any) -> int:
-        """See ``LwDetr.windows``; here the configuration gives them along a side."""
+        """See ``LwDetr.windows``. This family's configuration holds the number along a side directly."""
         return int(backbone.num_windows)
 
     def scales(self) -> tuple[float, ...]:
-        """See ``LwDetr.scales``; the one level has the patches' own."""
+        """See ``LwDetr.scales``. The one level has the resolution of the patches."""
         return (1.0,)

@@ -1,4 +1,4 @@
-"""RT-DETR (Zhao et al., CVPR 2024) through transformers, and what its successors share with it."""
+"""Adapts RT-DETR (Zhao et al., CVPR 2024) from transformers, and holds what its successors share with it."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from workbench.detectors.transformers_adapter import (
 )
 
 QUALITY_WEIGHTS = {"class": 1.0, "bbox": 5.0, "giou": 2.0}
-# farthest that a reference may be from 0 and 1, so that its inverse sigmoid is finite
+# references are kept this far from 0 and 1, so that their inverse sigmoid is finite
 EDGE = 1e-7
 
 
@@ -60,13 +60,13 @@ class HybridModelConfig(BaseModel):
         return self
 
     def shared_arguments(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """What the configurations of all these models call alike."""
+        """Returns the arguments that the configurations of all these models have in common."""
         levels = len(self.backbone.levels)
         return {
             **label_names(classes),
             "backbone_config": self.backbone.transformers_config(),
             "feat_strides": list(self.backbone.strides),
-            # the number of levels counts; the model takes the channels from the backbone
+            # only the number of levels matters here; the model takes the channels from the backbone
             "encoder_in_channels": [self.width] * levels,
             "decoder_in_channels": [self.width] * levels,
             "encode_proj_layers": [levels - 1],
@@ -96,13 +96,13 @@ class RtDetrModelConfig(HybridModelConfig):
     """Number of points that each head of the deformable attention samples in each level."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrConfig:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         return RTDetrConfig(**self.shared_arguments(classes), decoder_n_points=self.points)
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What the decoder says about all its queries, ``[L, B, denoising + N, ...]``."""
+    """The decoder's predictions for all its queries, ``[L, B, denoising + N, ...]``."""
 
     states: Tensor
     logits: Tensor
@@ -110,7 +110,7 @@ class Layers:
 
 
 class RtDetr(TransformersDetector):
-    """Adapter around ``RTDetrForObjectDetection``; denoising queries come first in training and end in ``aux``."""
+    """Adapter around ``RTDetrForObjectDetection``. In training, denoising queries come first; they are returned in ``aux``."""
 
     family = "rt_detr"
     model_class: ClassVar[type] = RTDetrForObjectDetection
@@ -124,7 +124,7 @@ class RtDetr(TransformersDetector):
         self.num_layers = config.decoder_layers
         self.num_queries = config.num_queries
         self.width = config.d_model
-        # maps are doubled and joined with the next finer ones
+        # the encoder doubles the size of maps and concatenates them with the next finer ones
         self.side_multiple = max(config.feat_strides) if len(config.feat_strides) > 1 else 1
         while sum((self.probe_side // stride) ** 2 for stride in config.feat_strides) < self.num_queries:
             self.probe_side *= 2
@@ -132,7 +132,7 @@ class RtDetr(TransformersDetector):
         self.watch_features()
 
     def watch_features(self) -> None:
-        """Registers what ``features`` reads."""
+        """Registers the hooks that ``features`` reads from."""
         inner = self.model.model
         self.model.config.encoder_in_channels = list(inner.backbone.intermediate_channel_sizes)
         self.keep_output("backbone", inner.backbone)
@@ -140,15 +140,15 @@ class RtDetr(TransformersDetector):
             self.keep_output(f"neck{index}", projection)
 
     def features(self, seen: dict[str, Any], images: Tensor, padding: Tensor) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
-        """Backbone levels, and the same projected."""
+        """Returns the backbone levels and the projected levels."""
         backbone = tuple(Level(f, stride_of(images, f), ~m.bool()) for f, m in seen["backbone"])
         return backbone, tuple(Level(seen[f"neck{index}"], level.stride, level.padding) for index, level in enumerate(backbone))
 
     @torch.no_grad()
     def reset_heads(self) -> None:
-        """Every layer behind the backbone as the published code starts it.
+        """Initialises every layer after the backbone as the published code does.
 
-        transformers draws all of them with a deviation of 0.01, the scales of BatchNorm included, which hardly trains.
+        transformers draws all of them with standard deviation 0.01, even the scales of BatchNorm, and such a model hardly trains.
         """
         inner = self.model.model
         backbone = {id(module) for module in bare_backbone(self.conv_encoder(self.model)).modules()}
@@ -170,7 +170,7 @@ class RtDetr(TransformersDetector):
         return [*heads, (inner, "enc_score_head")]
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
-        """See ``Detector.reset_classes``; noisy labels get a fresh embedding too."""
+        """See ``Detector.reset_classes``. The embedding of noisy labels is reset too."""
         fresh = super().reset_classes(spec)
         if self.model.config.num_denoising > 0:
             classes = len(spec.classes)
@@ -181,17 +181,17 @@ class RtDetr(TransformersDetector):
         return fresh
 
     def label_table(self) -> Tensor | None:
-        """See ``Detector.label_table``; the last row of the embedding stands for no class."""
+        """See ``Detector.label_table``. The last row of the embedding stands for no class and is left out."""
         return self.model.model.denoising_class_embed.weight[:-1] if self.model.config.num_denoising > 0 else None
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """See ``Detector.loss_weights``; proposals of the encoder and denoising queries weigh as much as decoder layers."""
+        """See ``Detector.loss_weights``. The encoder's proposals and denoising queries have the weight of a decoder layer."""
         ends = ["", "_encoder", *(["_denoising"] if self.model.config.num_denoising > 0 else [])]
         return {f"{name}{end}": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; the model itself does not see ``padding``."""
+        """See ``Detector.forward``. The model itself does not see ``padding``."""
         denoises = self.training and targets is not None and self.model.config.num_denoising > 0
         labels = _labels(targets) if denoises and targets is not None else None
         with self.watching() as seen, self._recording() as recorded, self.every_layer():
@@ -218,12 +218,12 @@ class RtDetr(TransformersDetector):
         return self.output_of(layers, queries, context, recorded, aux)
 
     def decode(self, queries: Queries, context: Any) -> DetectorOutput:
-        """Second call of decoder and heads; ``queries.reference`` is needed."""
+        """Runs decoder and heads again; ``queries.reference`` is required."""
         assert queries.reference is not None
         arguments = dict(context["arguments"])
         arguments["inputs_embeds"] = queries.content
         arguments["reference_points"] = torch.logit(queries.reference.clamp(0, 1), eps=EDGE)
-        # it kept denoising queries apart; these queries are one group
+        # this mask keeps denoising queries apart, but the queries here are one group
         arguments["encoder_attention_mask"] = None
         own = [layer.self_attn for layer in self.model.model.decoder.layers]
         with self._recording() as recorded, self.every_layer(), hiding(queries.valid, own):
@@ -231,18 +231,18 @@ class RtDetr(TransformersDetector):
         return self.output_of(self.layers_of(found), queries, context, recorded)
 
     def every_layer(self) -> AbstractContextManager[None]:
-        """Makes the decoder answer for every layer while it runs; this one always does."""
+        """Makes the decoder return all layers while the block runs. This family's decoder always does."""
         return nullcontext()
 
     def layers_of(self, found: Any) -> Layers:
-        """The decoder's predictions; ``found`` is its output, or one of the whole model with the same names."""
+        """Returns the decoder's predictions. ``found`` is its output, or the whole model's output with the same names."""
         states, logits, boxes = found.intermediate_hidden_states, found.intermediate_logits, found.intermediate_reference_points
         return Layers(states.transpose(0, 1), logits.transpose(0, 1).float(), boxes.transpose(0, 1).float())
 
     def output_of(
         self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()
     ) -> DetectorOutput:
-        """The inference queries, which are the last ones."""
+        """Returns the output for the queries of inference, which are the last ones."""
         noisy = layers.states.shape[2] - queries.content.shape[1]
         attentions = recorded.attentions()
         if attentions is not None:
@@ -262,15 +262,15 @@ class RtDetr(TransformersDetector):
         )
 
     def denoising_groups(self, layers: Layers, meta: dict[str, Any] | None, targets: TargetBatch) -> tuple[AuxGroup, ...]:
-        """Noisy copies of targets with the targets they are to find again; an empty group where no image has a target.
+        """Returns the denoising queries with the targets that they must restore. The group is empty if no image has a target.
 
         Args:
-            layers: of the decoder.
-            meta: what transformers says about the groups: ``dn_positive_idx``, ``dn_num_group``; None without targets.
-            targets: of the batch.
+            layers: predictions of the decoder.
+            meta: what transformers returns about the groups, ``dn_positive_idx`` and ``dn_num_group``; None without targets.
+            targets: targets of the batch.
         """
         if meta is None:
-            # every parameter has a gradient in every step, as several processes need
+            # an empty group still gives every parameter a gradient in every step, as distributed training requires
             nothing = layers.logits[:, :, :0] + 0 * self.model.model.denoising_class_embed.weight.sum()
             return (AuxGroup("denoising", nothing, layers.boxes[:, :, :0], nothing.new_zeros(nothing.shape[:3], dtype=torch.int64)),)
         noisy, copies = layers.logits.shape[2] - self.num_queries, int(meta["dn_num_group"])
@@ -287,11 +287,11 @@ class RtDetr(TransformersDetector):
 
     @staticmethod
     def cross_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
-        """Where a cross-attention of the decoder reads, ``[B, 1, N, S]``."""
+        """Returns where a cross-attention of the decoder reads, ``[B, 1, N, S]``."""
         return deformable_map(module, arguments, output)
 
 
 def _labels(targets: TargetBatch) -> list[dict[str, Tensor]]:
-    """The targets that may be matched, in the words of transformers."""
+    """Returns the targets that may be matched, in the format of transformers."""
     rows = zip(targets.labels, targets.boxes, targets.valid, strict=True)
     return [{"class_labels": labels[valid], "boxes": boxes[valid]} for labels, boxes, valid in rows]

@@ -1,4 +1,4 @@
-"""RT-DETRv2 (Lv et al., 2024) through transformers: RT-DETR with sampling points that count apart in every level."""
+"""Adapts RT-DETRv2 (Lv et al., 2024) from transformers: an RT-DETR with its own number of sampling points in each level."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -19,14 +19,14 @@ class RtDetrV2ModelConfig(HybridModelConfig):
 
     family: Literal["rt_detr_v2"] = "rt_detr_v2"
     """Selects the family."""
-    # transformers ties the heads of later layers to the first's, and finds none to tie in a decoder of one
+    # transformers ties the heads of later layers to the first layer's, and finds nothing to tie in a decoder of one layer
     decoder_layers: int = Field(6, ge=2)
     """Number of decoder layers. Each of them predicts classes and boxes."""
     points: int = Field(4, ge=1)
     """Number of points that each head of the deformable attention samples in each level."""
 
     def transformers_config(self, classes: tuple[str, ...]) -> RTDetrV2Config:
-        """The same model in transformers' words."""
+        """Returns the transformers configuration of this model."""
         arguments = self.shared_arguments(classes)
         return RTDetrV2Config(**arguments, decoder_n_points=self.points, decoder_n_levels=len(self.backbone.levels))
 
@@ -50,12 +50,12 @@ class RtDetrV2(RtDetr):
 
 
 def sampled_points_map(module: Any, points: Sequence[int], arguments: dict[str, Any], weights: Tensor) -> Tensor:
-    """Where an attention with its own number of points in every level reads: ``[B, 1, N, S]``.
+    """Returns where an attention with its own number of points in each level reads: ``[B, 1, N, S]``.
 
     Args:
-        module: the attention.
-        points: of each level.
-        arguments: of its call.
+        module: the attention module.
+        points: number of points in each level.
+        arguments: keyword arguments of its call.
         weights: ``[B, N, H, sum of points]``.
     """
     hidden, reference = arguments["hidden_states"], arguments["reference_points"]
@@ -66,7 +66,7 @@ def sampled_points_map(module: Any, points: Sequence[int], arguments: dict[str, 
     offsets = module.sampling_offsets(hidden).view(*weights.shape, 2)
     locations = reference[:, :, None, :, :2] + offsets * scale * reference[:, :, None, :, 2:]
     most, sizes = max(points), list(points)
-    # levels with fewer points get some of weight 0
+    # levels with fewer points are filled up with points of weight 0
     placed = [F.pad(part, (0, 0, 0, most - part.shape[3])) for part in locations.split(sizes, dim=3)]
     weighted = [F.pad(part, (0, most - part.shape[3])) for part in weights.split(sizes, dim=3)]
     return sampled_map(torch.stack(placed, 3), torch.stack(weighted, 3), shapes)

@@ -1,4 +1,4 @@
-"""What DETR, Conditional DETR and DAB-DETR share: one feature level, a dense encoder, and a decoder whose layers share their heads."""
+"""Holds what DETR, Conditional DETR and DAB-DETR share: one feature level, a dense encoder, and heads that all decoder layers share."""
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager
@@ -55,7 +55,7 @@ class SingleLevelModelConfig(BaseModel):
         return self
 
     def common_fields(self) -> dict[str, Any]:
-        """Fields that the three families' configurations share in transformers."""
+        """Returns the fields that the three families' transformers configurations have in common."""
         backbone = self.backbone.transformers_config()
         if self.dilation:
             backbone.output_stride = self.backbone.strides[-1] // 2
@@ -70,13 +70,13 @@ class SingleLevelModelConfig(BaseModel):
             "decoder_ffn_dim": self.ffn,
             "dropout": self.dropout,
             "dilation": self.dilation,
-            # the released weights of DETR and Conditional DETR were trained without the norm between layers that this flag brings
+            # this flag adds a norm between layers; the released weights of DETR and Conditional DETR were trained without it
             "auxiliary_loss": False,
         }
 
 
 class SingleLevelDetector(TransformersDetector):
-    """An adapter around a transformers model with one feature level; layers are read by hooks, whatever ``auxiliary_loss`` says."""
+    """An adapter around a transformers model with one feature level. Hooks read its layers, whatever ``auxiliary_loss`` says."""
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)
@@ -92,11 +92,11 @@ class SingleLevelDetector(TransformersDetector):
 
     @classmethod
     def build(cls, config: Any, spec: InputSpec) -> Self:
-        """See ``TransformersDetector.build``; encoder, decoder and queries start as in the published code too.
+        """See ``TransformersDetector.build``. Encoder, decoder and queries also start as in the published code.
 
-        transformers draws every matrix and the queries with standard deviation 0.02. The published code of all three families draws
-        matrices of encoder and decoder by Xavier's rule and queries from the standard normal distribution; without that, all queries
-        look at the same place and training hardly leaves zero.
+        transformers draws every matrix and the queries with standard deviation 0.02. The published code of all three families draws the
+        matrices of encoder and decoder by Xavier's rule and the queries from the standard normal distribution. Without that, all queries
+        look at the same place and the AP hardly leaves zero.
         """
         detector = super().build(config, spec)
         inner = detector.model.model
@@ -110,37 +110,37 @@ class SingleLevelDetector(TransformersDetector):
 
     @abstractmethod
     def query_table(self) -> nn.Embedding:
-        """The learned queries."""
+        """Returns the learned queries."""
 
     @abstractmethod
     def reference_of(self, decoded: Any) -> Tensor | None:
-        """References ``[B, N, 2 or 4]`` that the decoder started from, read from what it returned."""
+        """Returns the references ``[B, N, 2 or 4]`` that the decoder started from, read from its result ``decoded``."""
 
     @abstractmethod
     def call_decoder(self, arguments: dict[str, Any], queries: Queries, own: Queries) -> Any:
         """Calls the decoder with ``queries``.
 
         Args:
-            arguments: of the call with the ``own`` queries.
+            arguments: keyword arguments of the call with the ``own`` queries.
             queries: the extra group, or the own queries again.
-            own: the inference queries.
+            own: the queries of inference.
         """
 
     @abstractmethod
     def boxes_of(self, states: Tensor, decoded: Any) -> Tensor:
-        """Boxes ``[L, B, N, 4]`` of the states ``[L, B, N, D]`` that the heads see."""
+        """Returns boxes ``[L, B, N, 4]`` from the states ``[L, B, N, D]`` that the heads see."""
 
     @abstractmethod
     def states_of(self, decoded: Any, seen: dict[str, Any]) -> Tensor:
-        """Decoder states ``[L, B, N, D]`` as the heads see them."""
+        """Returns the decoder states ``[L, B, N, D]`` as the heads see them."""
 
     @abstractmethod
     def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
-        """Self- and cross-attention of a decoder layer, which return their maps second."""
+        """Returns the self- and cross-attention modules of a decoder layer, whose second output is the attention map."""
 
     def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
-        """See ``Detector.forward``; these families have no denoising, ``targets`` is not used."""
-        # DAB-DETR returns no maps unless told so; to the others it makes no difference
+        """See ``Detector.forward``. These families have no denoising, so ``targets`` is not used."""
+        # DAB-DETR returns no maps without this flag; the other families ignore it
         options = {"output_attentions": True} if self.wants_attentions else {}
         with self.watching() as seen, self._recording() as recorded:
             decoded = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True, **options)
@@ -188,10 +188,10 @@ class SingleLevelDetector(TransformersDetector):
 
 
 def normed_states(decoder: Any, decoded: Any, seen: dict[str, Any]) -> Tensor:
-    """States ``[L, B, N, D]`` after the decoder's norm, of DETR's and Conditional DETR's decoder.
+    """Returns the states ``[L, B, N, D]`` after the norm, for the decoders of DETR and Conditional DETR.
 
-    With ``auxiliary_loss`` transformers also feeds the normed state into the next layer, and norms the last one twice; the hooks and the
-    last state show either behaviour as it is.
+    With ``auxiliary_loss`` transformers also feeds the normed state into the next layer and applies the norm to the last state twice. The
+    hooks and the last state reproduce either behaviour.
     """
     hidden = [seen[f"layer{index}"] for index in range(len(decoder.layers))]
     return torch.stack([*(decoder.layernorm(state) for state in hidden[:-1]), decoded.last_hidden_state])

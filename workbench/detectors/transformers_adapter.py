@@ -1,4 +1,4 @@
-"""What the adapters around transformers' detection models share: hooks, saving and loading, class heads, levels."""
+"""Holds what the adapters around transformers' detection models share: hooks, saving and loading, class heads, levels."""
 
 import functools
 import math
@@ -24,13 +24,13 @@ CLASS_PRIOR = 0.01
 class TransformersDetector(Detector):
     """An adapter around one of transformers' models, which stays a plain transformers model on disk.
 
-    A subclass names ``model_class``, registers in its constructor what it wants to see (``keep_inputs``, ``keep_output``), and
-    reads it inside ``with self.watching() as seen``. Nothing is kept between two forwards.
+    A subclass sets ``model_class``, registers in its constructor what it wants to see (``keep_inputs``, ``keep_output``), and reads it
+    inside ``with self.watching() as seen``. Nothing is kept between two forwards.
 
     Args:
         model: the transformers model.
-        spec: what it was trained to see.
-        trainable_norm: replace its frozen BatchNorm by trainable ones with the same values, and unfreeze the backbone.
+        spec: what the model was trained to see.
+        trainable_norm: True replaces frozen BatchNorm by trainable layers with the same values, and unfreezes the backbone.
     """
 
     model_class: ClassVar[type]
@@ -48,7 +48,7 @@ class TransformersDetector(Detector):
 
     @classmethod
     def build(cls, config: Any, spec: InputSpec) -> Self:
-        """A model with random weights from torch's global generator, its heads initialised as the published code does.
+        """Builds a model with random weights from torch's global generator, with heads initialised as in the published code.
 
         Args:
             config: the family's model configuration.
@@ -56,7 +56,7 @@ class TransformersDetector(Detector):
 
         Raises:
             ConfigError: the backbone is unknown.
-            CheckpointError: its weights are not there, or do not fit.
+            CheckpointError: the backbone's weights are missing or do not fit.
         """
         model = cls.model_class(config.transformers_config(spec.classes))
         load_backbone_weights(cls.conv_encoder(model), config.backbone)
@@ -66,7 +66,7 @@ class TransformersDetector(Detector):
 
     @staticmethod
     def conv_encoder(model: Any) -> nn.Module:
-        """The part of a transformers model that holds the backbone."""
+        """Returns the part of a transformers model that holds the backbone."""
         return model.model.backbone
 
     @abstractmethod
@@ -75,7 +75,7 @@ class TransformersDetector(Detector):
 
     @abstractmethod
     def class_heads(self) -> Sequence[tuple[nn.Module, int | str]]:
-        """Every place that holds a class head, as its owner and the index or attribute there; a shared head may stand in several."""
+        """Returns every place that holds a class head, as its owner and the index or attribute there. A shared head occurs repeatedly."""
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """See ``Detector.reset_classes``."""
@@ -98,12 +98,12 @@ class TransformersDetector(Detector):
         return [name for name, parameter in self.model.named_parameters() if id(parameter) in made]
 
     def save(self, folder: Path) -> None:
-        """Writes a plain transformers folder (plus our ``workbench.json``)."""
+        """Writes a plain transformers folder, with our ``workbench.json`` beside it."""
         save_weights(folder, self.model, self.family, self.spec, {"trainable_norm": self.trainable_norm})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """See ``Detector.load``; also reads a transformers folder without our ``workbench.json`` (ImageNet mean and std)."""
+        """See ``Detector.load``. It also reads a transformers folder without our ``workbench.json`` (ImageNet mean and std)."""
         kind: Any = cls.model_class
         written_here = read_spec(folder)
         if written_here is None:
@@ -115,17 +115,17 @@ class TransformersDetector(Detector):
         return cls(model, spec, trainable_norm=bool(extra.get("trainable_norm", False)))
 
     def keep_inputs(self, name: str, module: nn.Module) -> None:
-        """Shows the keyword arguments of ``module``'s next call as ``seen[name]``."""
+        """Makes the keyword arguments of ``module``'s next call available as ``seen[name]``."""
         # a partial of a bound method, unlike a closure, follows the module into a deep copy
         module.register_forward_pre_hook(functools.partial(self._see_inputs, name), with_kwargs=True)
 
     def keep_output(self, name: str, module: nn.Module) -> None:
-        """Shows what ``module`` returns as ``seen[name]``."""
+        """Makes the result of ``module`` available as ``seen[name]``."""
         module.register_forward_hook(functools.partial(self._see_output, name))
 
     @contextmanager
     def watching(self) -> Iterator[dict[str, Any]]:
-        """Collects what the hooks see while the block runs; outside of it they see nothing."""
+        """Collects what the hooks see while the block runs. Outside it they record nothing."""
         seen: dict[str, Any] = {}
         self._seen = seen
         try:
@@ -144,13 +144,13 @@ class TransformersDetector(Detector):
 
 @torch.no_grad()
 def fresh_class_head(head: Any, sigmoid: bool = True) -> None:
-    """Small weights; for a sigmoid head a bias at the class prior 0.01 of the focal loss (Lin et al., ICCV 2017, section 4.1)."""
+    """Draws small weights, and sets a sigmoid head's bias to the focal loss's class prior 0.01 (Lin et al., ICCV 2017, section 4.1)."""
     nn.init.normal_(head.weight, std=0.02)
     nn.init.constant_(head.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR) if sigmoid else 0.0)
 
 
 def fresh_box_head(head: Any) -> None:
-    """Initialises a box head whose last layer answers 0, so that boxes start at their reference (official code of several families)."""
+    """Initialises a box head so that its output is 0 and boxes start at their reference (official code of several families)."""
     *first, last = head.layers
     for layer in first:
         layer.reset_parameters()
@@ -159,12 +159,14 @@ def fresh_box_head(head: Any) -> None:
 
 
 def label_names(classes: tuple[str, ...]) -> dict[str, Any]:
-    """The classes in the words of a transformers configuration."""
+    """Returns the classes in the fields of a transformers configuration."""
     return {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
 
 
 def stride_of(images: Tensor, features: Tensor | tuple[int, ...]) -> int:
-    """Input pixels per cell: every halving rounds up, so it is the least power of two that is not below the ratio of the sides.
+    """Returns the input pixels per cell.
+
+    Every halving rounds up, so it is the smallest power of two that is not below the ratio of the sides.
 
     Args:
         images: ``[B, 3, H, W]``.
@@ -175,18 +177,18 @@ def stride_of(images: Tensor, features: Tensor | tuple[int, ...]) -> int:
 
 
 def padding_at(padding: Tensor, shape: Sequence[int]) -> Tensor:
-    """The padding mask ``[B, H, W]`` at the cells of a map of ``shape`` (h, w): ``[B, h, w]`` bool."""
+    """Returns the padding mask ``[B, H, W]`` at the cells of a map of ``shape`` (h, w): ``[B, h, w]`` bool."""
     return F.interpolate(padding[:, None].float(), size=tuple(shape))[:, 0].bool()
 
 
 def split_levels(cells: Tensor, shapes: Sequence[tuple[int, ...]], padding: Tensor, images: Tensor) -> tuple[Level, ...]:
-    """Flattened levels as maps.
+    """Splits flattened levels into maps.
 
     Args:
         cells: ``[B, sum of H W, D]``.
         shapes: (H, W) of each level.
-        padding: ``[B, sum of H W]`` bool, True = padding.
-        images: what the strides are measured against.
+        padding: ``[B, sum of H W]`` bool, True for padding.
+        images: input images, from which the strides are computed.
     """
     sizes = [h * w for h, w in shapes]
     return tuple(
@@ -196,5 +198,5 @@ def split_levels(cells: Tensor, shapes: Sequence[tuple[int, ...]], padding: Tens
 
 
 def unique(modules: Sequence[Any]) -> list[Any]:
-    """Each module once, in order."""
+    """Returns each module once, in order."""
     return list({id(module): module for module in modules}.values())

@@ -1,4 +1,4 @@
-"""Weights on disk: a plain transformers folder, or one of ours, with ``workbench.json`` beside it; every key must fit."""
+"""Reads and writes weights, as a plain transformers folder or one of ours, with ``workbench.json`` beside them. Every key must fit."""
 
 import json
 from pathlib import Path
@@ -25,9 +25,9 @@ ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with each shared tensor once, under the name that transformers reads it from."""
+    """Returns the state dict with each shared tensor once, under the name that transformers reads it from."""
     state = model.state_dict()
-    # transformers fills these names from others; DAB-DETR's box head in the decoder stays random if it is saved under that name alone
+    # transformers fills these names from others; DAB-DETR's box head stays random if it is saved only under the decoder's name
     filled = getattr(model, "all_tied_weights_keys", None) or {}
     groups: dict[int, list[str]] = {}
     for name, value in state.items():
@@ -44,12 +44,12 @@ def save_weights(folder: Path, model: Any, family: str, spec: InputSpec, extra: 
 
 
 def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, config: BaseModel) -> None:
-    """Writes a model that transformers has no class for: as ``save_weights``, but ``config.json`` is ``config``.
+    """Writes a model that transformers has no class for, like ``save_weights`` but with ``config`` as ``config.json``.
 
     Args:
-        folder: exists already.
-        model: whose state is written.
-        family: registry name, kept as ``model_type``.
+        folder: existing folder to write into.
+        model: model whose state is written.
+        family: registry name, stored as ``model_type``.
         spec: what the model was trained to see.
         config: the family's model configuration.
     """
@@ -58,20 +58,20 @@ def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, confi
 
 
 def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputSpec]:
-    """Configuration and input specification that ``save_own`` wrote; ``load_weights`` then fills the model built from them.
+    """Reads the configuration and input specification that ``save_own`` wrote. ``load_weights`` then fills a model built from them.
 
     Raises:
-        CheckpointError: a file is missing or lacks something, or the configuration is none of ``kind``.
+        CheckpointError: a file is missing or incomplete, or the configuration is not a valid ``kind``.
     """
     path = folder / CONFIG_FILE
     values = read_json(path)
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is no usable configuration: it holds no mapping.")
+        raise CheckpointError(f"{path} is not a usable configuration: it must hold a mapping.")
     try:
         config = kind.model_validate({key: value for key, value in values.items() if key != "model_type"})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'model'}: {item['msg']}" for item in error.errors())
-        raise CheckpointError(f"{path} is no usable configuration: {wrong}") from error
+        raise CheckpointError(f"{path} is not a usable configuration: {wrong}") from error
     written_here = read_spec(folder)
     if written_here is None:
         raise CheckpointError(
@@ -89,10 +89,10 @@ def _write_state(folder: Path, model: nn.Module, family: str, spec: InputSpec, e
 
 
 def read_spec(folder: Path) -> tuple[InputSpec, dict[str, Any]] | None:
-    """The input specification beside the weights and what else was saved with it; None in a folder not written here.
+    """Reads the input specification beside the weights and what else was saved with it; None if the workbench did not write the folder.
 
     Raises:
-        CheckpointError: the file lacks something.
+        CheckpointError: the file is incomplete.
     """
     path = folder / SPEC_FILE
     if not path.exists():
@@ -106,27 +106,27 @@ def read_spec(folder: Path) -> tuple[InputSpec, dict[str, Any]] | None:
 
 
 def plain_spec(config: Any) -> InputSpec:
-    """Specification of a plain transformers model: its label names, ImageNet's mean and std."""
+    """Returns the specification of a plain transformers model: its label names, and ImageNet's mean and std."""
     return InputSpec(tuple(str(config.id2label[index]) for index in sorted(config.id2label)), IMAGENET_MEAN, IMAGENET_STD)
 
 
 def read_config(folder: Path, kind: Any) -> Any:
-    """A transformers configuration of class ``kind``.
+    """Reads a transformers configuration of class ``kind``.
 
     Raises:
-        CheckpointError: missing, broken, or with values this version of transformers refuses.
+        CheckpointError: the file is missing or broken, or this version of transformers refuses a value.
     """
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # whatever transformers' validation raises, a user can only mend the file
-        raise CheckpointError(f"{folder / 'config.json'} is no usable configuration: {_one_line(error)}") from error
+    except Exception as error:  # transformers' validation may raise anything, and the user can only fix the file
+        raise CheckpointError(f"{folder / 'config.json'} is not a usable configuration: {_one_line(error)}") from error
 
 
 def load_plain(folder: Path, kind: Any) -> Any:
-    """A model of class ``kind`` from a folder that ``save_pretrained`` of transformers wrote, its renaming of old keys included.
+    """Loads a model of class ``kind`` from a folder that transformers' ``save_pretrained`` wrote, with its renaming of old keys.
 
     Raises:
-        CheckpointError: unreadable, or a key is missing, unexpected or of another shape, each named.
+        CheckpointError: the folder is unreadable, or keys are missing, unexpected or of another shape; the message names each of them.
     """
     read_config(folder, kind.config_class)
     if not (folder / f"{WEIGHTS_FILE}.index.json").exists():
@@ -154,10 +154,10 @@ def load_plain(folder: Path, kind: Any) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: missing, cut short or not safetensors.
+        CheckpointError: the file is missing, cut short or not safetensors.
     """
     if not path.exists():
         found = ", ".join(sorted(p.name for p in path.parent.glob("*"))) if path.parent.is_dir() else "no such folder"
@@ -173,29 +173,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Loads ``model.safetensors``; see ``fill_weights``.
+    """Loads ``model.safetensors`` into the model; see ``fill_weights``.
 
     Raises:
-        CheckpointError: names each missing, unexpected and mismatched key.
+        CheckpointError: keys are missing, unexpected or mismatched; the message names each of them.
     """
     path = folder / WEIGHTS_FILE
     fill_weights(model, read_tensors(path), path)
 
 
 def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies ``tensors`` into the model; every tensor of the model must be there with its shape, and nothing else.
+    """Copies ``tensors`` into the model. They must hold every tensor of the model with its shape, and nothing else.
 
-    One name is enough for a tensor that the model knows under several. Where a transformers model shares a tensor and the file
-    holds different values for its names, the tensor is parted, as transformers itself does: Deformable DETR's class heads are one
-    in the library and one a layer in published checkpoints.
+    One name is enough for a tensor that the model knows under several. If a transformers model shares a tensor but the file holds
+    different values for its names, the tensor is split, as in transformers itself: Deformable DETR's class heads are one tensor in the
+    library, but one per layer in published checkpoints.
 
     Args:
-        model: BatchNorm's counters of batches are no part of what must be there.
-        tensors: by name.
-        path: where they come from, for the message.
+        model: model to fill. BatchNorm's batch counters may be absent from ``tensors``.
+        tensors: tensors by name.
+        path: where the tensors come from, for the message.
 
     Raises:
-        CheckpointError: names each missing, unexpected and mismatched key, and copies of a shared tensor that differ.
+        CheckpointError: keys are missing, unexpected or mismatched, or copies of a shared tensor differ; the message names each of them.
     """
     tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     own = _state(model)
@@ -210,7 +210,7 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
         for first, name in differing
         if not isinstance(model, PreTrainedModel) or _owner(model, first) is _owner(model, name)
     ]
-    # whole modules are parted: one whose weight differs has a bias of its own, even if that is equal
+    # whole modules are split: a layer whose weight differs has a bias of its own, even if the biases are equal
     split = {name for names in groups.values() if any(name in names for _, name in differing) for name in names[1:]}
     owners = {name.rpartition(".")[0] for name in split}
     parted = [name for names in groups.values() for name in names[1:] if name.rpartition(".")[0] in owners]

@@ -1,4 +1,4 @@
-"""Class predictions across heads: what a student of one activation learns from a teacher of another, at what cost and loss."""
+"""Compares class predictions across heads: targets, cost and loss for a student and a teacher of different activations."""
 
 from typing import Literal
 
@@ -16,16 +16,16 @@ from workbench.methods.context import MethodContext
 def class_targets(
     teacher: DetectorOutput, activation: Activation, context: MethodContext, no_object: Literal["1-max"] | None = None
 ) -> Tensor:
-    """Soft targets for a student's class head, in the student's classes.
+    """Returns soft targets for a student's class head, in the student's classes.
 
     Args:
         teacher: any output of the teacher.
-        activation: of the student's head.
-        context: of the step.
-        no_object: rule for a softmax student of a sigmoid teacher, see ``ClassTeachingConfig``; the pair was refused without one.
+        activation: activation of the student's head.
+        context: context of the step.
+        no_object: rule for a softmax student of a sigmoid teacher, see ``ClassTeachingConfig``. Without a rule such a pair was refused.
 
     Returns:
-        ``[L, B, N_T, C]`` probabilities for a sigmoid head, those of a softmax teacher without no-object; ``[L, B, N_T, C + 1]``
+        ``[L, B, N_T, C]`` probabilities for a sigmoid head, without no-object of a softmax teacher; ``[L, B, N_T, C + 1]``
         distributions for a softmax head, in which classes that the student lacks count as no-object.
     """
     classes = context.teacher_probability(teacher)
@@ -39,12 +39,12 @@ def class_targets(
 
 
 def class_divergence(logits: Tensor, target: Tensor, activation: Activation) -> Tensor:
-    """Summed binary cross-entropy (sigmoid) or cross-entropy (softmax) less the target's own entropy: 0 for a perfect copy.
+    """Returns the summed binary cross-entropy (sigmoid) or cross-entropy (softmax), minus the target's entropy: 0 for a perfect copy.
 
     Args:
         logits: ``[..., K]``.
-        target: ``[..., K]`` of ``class_targets``.
-        activation: of the logits.
+        target: ``[..., K]``, result of ``class_targets``.
+        activation: activation of the logits.
 
     Returns:
         ``[...]``: the Kullback-Leibler divergence from student to teacher, of K Bernoulli variables or of one distribution.
@@ -57,15 +57,15 @@ def class_divergence(logits: Tensor, target: Tensor, activation: Activation) -> 
 
 @torch.no_grad()
 def pair_cost(logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tensor, activation: Activation, weights: CostWeights) -> Tensor:
-    """``[..., N_S, N_T]`` cost of every student query with every teacher query: cross-entropy, L1 and GIoU, weighted.
+    """Returns the cost ``[..., N_S, N_T]`` of every student query with every teacher query: weighted cross-entropy, L1 and GIoU.
 
     Args:
         logits: ``[..., N_S, K]``.
         boxes: ``[..., N_S, 4]`` cxcywh.
-        target: ``[..., N_T, K]`` of ``class_targets``.
-        target_boxes: ``[..., N_T, 4]``.
-        activation: of the logits.
-        weights: of the three terms.
+        target: ``[..., N_T, K]``, result of ``class_targets``.
+        target_boxes: ``[..., N_T, 4]`` cxcywh.
+        activation: activation of the logits.
+        weights: weights of the three terms.
     """
     l1, giou = box_costs(boxes.float(), target_boxes.float())
     if activation == "softmax":
@@ -76,6 +76,6 @@ def pair_cost(logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tenso
 
 
 def box_loss(boxes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 and 1 - GIoU of pairs of cxcywh boxes, each ``[...]``."""
+    """Returns L1 and 1 - GIoU of pairs of cxcywh boxes, each ``[...]``."""
     _, giou = iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted))
     return (boxes - wanted).abs().sum(-1), 1 - giou

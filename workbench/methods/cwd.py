@@ -1,4 +1,4 @@
-"""CWD (Shu et al., ICCV 2021): channel-wise knowledge distillation for dense prediction."""
+"""Implements CWD (Shu et al., ICCV 2021), channel-wise knowledge distillation for dense prediction."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ from workbench.methods.maps import MapConfig, MapMethod
 class CWDConfig(MapConfig, frozen=True):
     """Configures CWD, which compares each channel as a distribution over the cells.
 
-    Weight 5 and temperature 1 on every level are those of the released code (pppppM/mmdetection-distiller@7a8a130,
+    The weight of 5 and the temperature of 1 on every level are those of the released code (pppppM/mmdetection-distiller@7a8a130,
     configs/distillers/cwd/cwd_retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 
@@ -32,9 +32,10 @@ class CWDConfig(MapConfig, frozen=True):
 
 
 class CWD(MapMethod):
-    """Term ``channels``: each channel is a distribution over cells; T^2 times the KL divergence of the student's from the
-    teacher's, mean over images and channels, summed over levels. The released code keeps the teacher's entropy, a
-    constant, in the sum.
+    """CWD with the term ``channels``, which treats each channel as a distribution over cells.
+
+    The term is T^2 times the KL divergence of the student's distribution from the teacher's, averaged over images and channels and summed
+    over levels. The released code keeps the teacher's entropy, a constant, in the sum.
     """
 
     name = "cwd"

@@ -1,4 +1,4 @@
-"""D3ETR (Chen et al., IJCAI 2024): decoder distillation with adaptive and fixed matching."""
+"""Implements D3ETR (Chen et al., IJCAI 2024), decoder distillation with adaptive and fixed matching."""
 
 from typing import ClassVar, Literal
 
@@ -46,23 +46,24 @@ class D3ETRConfig(ClassTeachingConfig, frozen=True):
 
     @property
     def needs_student(self) -> frozenset[str]:
-        """See ``BaseMethodConfig``; the teacher's queries go through the student's decoder."""
+        """See ``BaseMethodConfig``. The teacher's queries go through the student's decoder."""
         return self.needs | {"decode"}
 
 
 class D3ETR(Method):
-    """Three terms for each of two matchings, layer by layer. ``adaptive``: Hungarian between all queries, at each layer anew (cost and
-    loss 1 class, 5 L1, 2 GIoU). ``fixed``: the teacher's queries go through the student's decoder as a group of their own, query n
-    answers query n.
+    """D3ETR, with three terms for each of two matchings, computed layer by layer.
 
-    - ``prediction``: class divergence, L1 and GIoU, mean over pairs;
-    - ``self_attention``: squared error of the maps between paired queries, mean over heads and both queries;
-    - ``cross_attention``: squared error of the maps over memory cells, mean over heads and cells, summed over queries.
+    ``adaptive`` is a Hungarian matching between all queries, computed anew at each layer (cost and loss 1 class, 5 L1, 2 GIoU). For
+    ``fixed``, the teacher's queries go through the student's decoder as a group of their own, and query n is compared with query n.
 
-    All are averaged over images and over the teacher layers of a student layer, and summed over layers. Where the numbers of heads
-    differ, maps are averaged over heads first. Deformable cross-attention enters as the map of where it samples
-    (``Attentions.cross_attention``). The public implementation sums cross-attention over queries before it compares; here each query
-    answers for itself, which matching is for.
+    - ``prediction``: class divergence, L1 and GIoU, averaged over pairs.
+    - ``self_attention``: squared error of the maps between paired queries, averaged over heads and both queries.
+    - ``cross_attention``: squared error of the maps over memory cells, averaged over heads and cells, summed over queries.
+
+    All terms are averaged over images and over the teacher layers of a student layer, and summed over layers. If the numbers of heads
+    differ, maps are averaged over heads first. Deformable cross-attention is compared as the map of its sampling points
+    (``Attentions.cross_attention``). The public implementation sums cross-attention over queries before it compares. Here each query is
+    compared on its own, which is the purpose of the matching.
     """
 
     name = "d3etr"
@@ -76,8 +77,8 @@ class D3ETR(Method):
         own, other = sorted(student.level_channels("memory")), sorted(teacher.level_channels("memory"))
         if own != other:
             raise IncompatibleError(
-                f"method '{self.name}' compares attention over memory cells: the student ({student.family}) has "
-                f"levels of stride {own}, the teacher ({teacher.family}) {other}."
+                f"method '{self.name}' compares attention over memory cells, but the student ({student.family}) has "
+                f"levels of stride {own} and the teacher ({teacher.family}) of stride {other}."
             )
         self.group = TeacherQueries(self.name, student, teacher)
         self.layers = LayerPairs.of(pairing.layer_map, "mean")
@@ -94,7 +95,7 @@ class D3ETR(Method):
         return terms | self._terms("fixed", group, teacher, wanted, same, same)
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor:
-        """See ``Method.train_mates``: the adaptive matching."""
+        """See ``Method.train_mates``. Returns the adaptive matching."""
         return self.layers.last_of_each(self._adaptive(student, teacher, context)[1], student.logits.shape[0])
 
     @property
@@ -107,7 +108,7 @@ class D3ETR(Method):
         return self.group(teacher.queries)
 
     def _adaptive(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> tuple[Tensor, Tensor]:
-        """Class targets ``[P, B, N_T, C]`` of P pairs of layers, and ``[P, B, N_S]`` teacher query of each student query, -1 = none."""
+        """Returns class targets ``[P, B, N_T, C]`` of P layer pairs, and ``[P, B, N_S]`` teacher query of each student query or -1."""
         own, other = self.layers.student, self.layers.teacher
         wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
         cost = pair_cost(student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST)
@@ -116,15 +117,15 @@ class D3ETR(Method):
     def _terms(
         self, matching: str, student: DetectorOutput, teacher: DetectorOutput, wanted: Tensor, rows: Tensor, columns: Tensor
     ) -> dict[str, Tensor]:
-        """Terms of one matching.
+        """Computes the terms of one matching.
 
         Args:
-            matching: names them.
-            student: of the group that is matched.
-            teacher: likewise.
+            matching: prefix of the terms' names.
+            student: the student's output for the matched group.
+            teacher: the teacher's output.
             wanted: ``[P, B, N_T, C]`` class targets, for P pairs of layers.
             rows: ``[P, B, M]`` student queries.
-            columns: ``[P, B, M]`` the teacher query of each.
+            columns: ``[P, B, M]`` teacher query of each student query.
         """
         own, other = self.layers.student, self.layers.teacher
         share = torch.tensor(self.layers.share, device=rows.device)
@@ -141,11 +142,11 @@ class D3ETR(Method):
 
 
 def maps_of(attentions: Attentions | None, layers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Self-attention ``[P, B, H, M, M]`` among chosen queries, and their cross-attention ``[P, B, H, M, S]``.
+    """Returns self-attention ``[P, B, H, M, M]`` among chosen queries, and their cross-attention ``[P, B, H, M, S]``.
 
     Args:
-        attentions: of an output that was asked for them.
-        layers: of each of P pairs.
+        attentions: attention maps of an output that collected them.
+        layers: layer of each of P pairs.
         queries: ``[P, B, M]``.
     """
     assert attentions is not None, "the step collects attention maps for methods that need them"
@@ -155,7 +156,7 @@ def maps_of(attentions: Attentions | None, layers: list[int], queries: Tensor) -
 
 
 def _error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference, mean over heads: ``[P, B, H, ...]`` to ``[P, B, ...]``."""
+    """Returns the squared difference, averaged over heads: ``[P, B, H, ...]`` to ``[P, B, ...]``."""
     if student.shape[2] != teacher.shape[2]:
         student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
     return (student.float() - teacher.detach().float()).square().mean(2)

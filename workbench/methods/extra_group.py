@@ -1,4 +1,4 @@
-"""Queries of the teacher, or made from targets, as an extra group through a decoder."""
+"""Sends the teacher's queries, or queries made from targets, through a decoder as an extra group."""
 
 from typing import Literal
 
@@ -10,18 +10,19 @@ from workbench.errors import IncompatibleError
 
 
 class TeacherQueries(nn.Module):
-    """The teacher's queries in the form that the student's decoder takes; trained projections where widths differ.
+    """Converts the teacher's queries to the form that the student's decoder takes, with trained projections if widths differ.
 
-    Queries that the teacher selects per image (two-stage models, DINO, the RT-DETR family) go in as it selected them.
+    Queries that the teacher selects per image (two-stage models, DINO, the RT-DETR family) are passed on as it selected them.
 
     Args:
-        method: named in errors.
-        student: whose decoder is fed.
-        teacher: whose queries are fed.
-        reference: teacher: the teacher's reference points; student: made from the position embeddings by the student's own layer.
+        method: name of the method, for errors.
+        student: detector whose decoder receives the queries.
+        teacher: detector that the queries come from.
+        reference: ``teacher`` keeps the teacher's reference points; ``student`` lets the student's own layer compute them from the
+            position embeddings.
 
     Raises:
-        IncompatibleError: the student's decoder wants what the teacher's queries lack; says what.
+        IncompatibleError: the teacher's queries lack something that the student's decoder needs; the message names it.
     """
 
     def __init__(self, method: str, student: Detector, teacher: Detector, reference: Literal["teacher", "student"] = "teacher"):
@@ -38,7 +39,7 @@ class TeacherQueries(nn.Module):
             lacks = f"references with {self.numbers} numbers"
         if lacks is not None:
             raise IncompatibleError(
-                f"method '{method}': the student's decoder ({student.family}) wants {lacks}, which the teacher's "
+                f"method '{method}': the student's decoder ({student.family}) needs {lacks}, which the teacher's "
                 f"queries ({teacher.family}) do not have."
             )
         # without a bias, because families whose queries start from zeros expect zeros
@@ -48,7 +49,7 @@ class TeacherQueries(nn.Module):
             self.position = _projection(given.position.shape[-1], wanted.position.shape[-1])
 
     def forward(self, queries: Queries, valid: Tensor | None = None) -> Queries:
-        """``queries`` of a teacher output, without a gradient into the teacher; ``valid`` ``[B, N]`` is handed on."""
+        """Converts ``queries`` of a teacher output, without gradient into the teacher. ``valid [B, N]`` is passed on."""
         position = self.position(queries.position.detach()) if self.with_position and queries.position is not None else None
         reference = queries.reference.detach()[..., : self.numbers] if self.numbers and queries.reference is not None else None
         return Queries(self.content(queries.content.detach()), position, reference, queries.source, valid)

@@ -1,4 +1,4 @@
-"""FGD (Yang et al., CVPR 2022): focal and global knowledge distillation for detectors."""
+"""Implements FGD (Yang et al., CVPR 2022), focal and global knowledge distillation for detectors."""
 
 from typing import Any, ClassVar, Literal
 
@@ -34,15 +34,15 @@ class FGDConfig(MapConfig, frozen=True):
 
 
 class FGD(MapMethod):
-    """Terms, each summed over cells and channels, mean over images, summed over levels:
+    """FGD, whose terms are summed over cells and channels, averaged over images and summed over levels.
 
-    - ``foreground``, ``background``: squared error weighted by the teacher's spatial and channel attention; foreground cells weigh 1
-      over the area of the smallest box they lie in, background cells 1 over their number;
-    - ``attention``: L1 between both attentions of teacher and student;
-    - ``relation``: squared error of maps with global context added by a GC block on each side, both trained.
+    - ``foreground``, ``background``: squared error weighted by the teacher's spatial and channel attention. A foreground cell weighs 1
+      over the area of the smallest box that it lies in, a background cell 1 over the number of background cells.
+    - ``attention``: L1 between both attentions of teacher and student.
+    - ``relation``: squared error of maps to which a GC block on each side adds global context; both blocks are trained.
 
-    Boxes are measured in cells of the un-padded image; the released code scales them by the padded map, which misplaces them in
-    padded images. Softmax and means leave padding out.
+    Boxes are measured in cells of the un-padded image. The released code scales them by the padded map, which misplaces them in padded
+    images. Softmax and means exclude padding.
     """
 
     name = "fgd"
@@ -57,7 +57,7 @@ class FGD(MapMethod):
         self.teacher_context = nn.ModuleDict({str(stride): GlobalContext(width) for stride, width in self.widths.items()})
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """See ``Method.forward``; without a target in the batch there is no foreground term."""
+        """See ``Method.forward``. The foreground term is left out if the batch has no target."""
         sums = dict.fromkeys(self.term_names, torch.zeros((), device=student.logits.device))
         for pair in self.map_pairs(student, teacher):
             for name, value in self._level(pair, targets).items():
@@ -85,7 +85,7 @@ class GlobalContext(nn.Module):
     """GC block (Cao et al., ICCVW 2019) as FGD uses it: attention pooling, then a bottleneck whose result is added to every cell.
 
     Args:
-        width: channels.
+        width: number of channels.
     """
 
     def __init__(self, width: int):
@@ -96,20 +96,22 @@ class GlobalContext(nn.Module):
         nn.init.kaiming_normal_(self.weigh.weight, mode="fan_in")
         nn.init.zeros_(self.weigh.bias)  # pyright: ignore[reportArgumentType]
         last: Any = self.transform[-1]
-        # starts as the identity (released code)
+        # the block starts as the identity (released code)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
     def forward(self, features: Tensor, inside: Tensor) -> Tensor:
-        """``[B, D, H, W]`` with its context added; ``inside [B, 1, H, W]`` says which cells are pooled."""
+        """Adds global context to ``[B, D, H, W]``. ``inside [B, 1, H, W]`` marks the cells that are pooled."""
         share = self.weigh(features).float().masked_fill(~inside, -torch.inf).flatten(2).softmax(-1)
         pooled = (features.flatten(2) * share).sum(-1)[..., None, None]
         return features + self.transform(pooled).float()
 
 
 def attention(features: Tensor, inside: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Spatial attention ``[B, 1, H, W]``, mean 1 over the cells inside and 0 elsewhere, and channel attention ``[B, D]``, mean 1:
-    softmax of the mean absolute value over channels and over cells (FGD and FKD).
+    """Returns the spatial attention ``[B, 1, H, W]`` and the channel attention ``[B, D]``.
+
+    Each is a softmax of the mean absolute value over channels or over cells (FGD and FKD), scaled to mean 1. Spatial attention has mean 1
+    over the cells inside and is 0 elsewhere.
     """
     size = features.abs()
     cells = inside.sum((2, 3), keepdim=True)
@@ -120,10 +122,11 @@ def attention(features: Tensor, inside: Tensor, temperature: float) -> tuple[Ten
 
 
 def foreground_and_background(targets: TargetBatch, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight of every cell, two ``[B, 1, H, W]`` (the released code's rounding).
+    """Returns the weight of every cell as foreground and as background, two ``[B, 1, H, W]``, rounded as in the released code.
 
-    A box covers the cells from the floor of its low to the ceiling of its high corner, both included; its cells weigh 1 over their
-    number, the largest weight where boxes overlap. Background cells share 1 per image. Only matchable targets are foreground.
+    A box covers the cells from the floor of its low corner to the ceiling of its high corner, both included. Each of its cells weighs 1
+    over their number; where boxes overlap, the largest weight counts. The background cells of an image share a weight of 1. Only
+    matchable targets are foreground.
     """
     boxes = boxes_in_cells(targets, inside)
     low, high = boxes[..., :2].floor(), boxes[..., 2:].ceil()

@@ -1,4 +1,4 @@
-"""FGFI (Wang et al., CVPR 2019): fine-grained feature imitation near objects."""
+"""Implements FGFI (Wang et al., CVPR 2019), fine-grained feature imitation near objects."""
 
 import math
 from typing import ClassVar, Literal
@@ -17,8 +17,8 @@ from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 class FGFIConfig(MapConfig, frozen=True):
     """Configures FGFI, which imitates the teacher's features near objects alone.
 
-    Weight 0.01 and the anchors are those of the released code (twangnh/Distilling-Object-Detectors@c6583f3, trainval_net_sup.py --ilw and
-    lib/model/utils/config.py).
+    The weight of 0.01 and the anchors are those of the released code (twangnh/Distilling-Object-Detectors@c6583f3,
+    trainval_net_sup.py --ilw and lib/model/utils/config.py).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 0.01}
@@ -38,12 +38,12 @@ class FGFIConfig(MapConfig, frozen=True):
 
 
 class FGFI(MapMethod):
-    """Term ``features``: squared error over cells near objects, summed over channels, divided by twice their number,
-    summed over levels.
+    """FGFI with the term ``features``, a squared error over cells near objects.
 
-    A DETR has no anchors; those of the released detector are laid over each level for the mask alone. The adaptor is a 3x3 convolution
-    even where widths are equal (released code, whose ReLU behind it is left out because memory and neck are signed). The released 400
-    steps of warm-up without imitation are not part of the term.
+    It is summed over channels, divided by twice the number of cells, and summed over levels. A DETR has no anchors, so those of the
+    released detector are laid over each level, only to make the mask. The adaptor is a 3x3 convolution even where widths are equal. The
+    released code has a ReLU after it, which is left out here because memory and neck are signed. The released 400 steps of warm-up
+    without imitation are not part of the term.
     """
 
     name = "fgfi"
@@ -58,7 +58,7 @@ class FGFI(MapMethod):
         return _WideAdaptor({stride: (own[stride], width) for stride, width in self.widths.items()})
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """See ``Method.forward``; without a target in the batch there is no term."""
+        """See ``Method.forward``. The term is left out if the batch has no target."""
         losses: list[Tensor] = []
         cells: list[Tensor] = []
         for pair in self.map_pairs(student, teacher):
@@ -70,7 +70,7 @@ class FGFI(MapMethod):
 
 
 class _WideAdaptor(nn.Module):
-    """A 3x3 convolution per stride."""
+    """A 3x3 convolution for each stride."""
 
     def __init__(self, widths: dict[int, tuple[int, int]]):
         super().__init__()
@@ -81,16 +81,16 @@ class _WideAdaptor(nn.Module):
 
 
 def imitation_mask(config: FGFIConfig, targets: TargetBatch, inside: Tensor) -> Tensor:
-    """``[B, H, W]`` bool: cells with an anchor whose IoU with some target exceeds ``threshold`` times the best one.
+    """Returns ``[B, H, W]`` bool: cells with an anchor whose IoU with a target exceeds ``threshold`` times that target's best IoU.
 
     Args:
-        config: anchors and threshold.
-        targets: of the B images; only matchable ones count.
+        config: configuration of anchors and threshold.
+        targets: targets of the B images; only matchable ones count.
         inside: ``[B, 1, H, W]`` bool.
     """
     box = boxes_in_cells(targets, inside)[..., None, None]
     sides = [(scale / math.sqrt(ratio), scale * math.sqrt(ratio)) for scale in config.scales for ratio in config.ratios]
-    # anchors of one shape differ by whole cells, so their overlap with a box is a product of one number a column and one a row
+    # anchors of one shape differ by whole cells, so their overlap with a box is one number per column times one number per row
     overlaps: list[Tensor] = []
     for axis, cells in enumerate((inside.shape[-1], inside.shape[-2])):
         centre = torch.arange(cells, device=inside.device) + 0.5
@@ -101,7 +101,7 @@ def imitation_mask(config: FGFIConfig, targets: TargetBatch, inside: Tensor) -> 
     areas = torch.tensor([side[0] * side[1] for side in sides], device=inside.device)[:, None, None]
     size = ((box[:, :, 2] - box[:, :, 0]) * (box[:, :, 3] - box[:, :, 1]))[..., None]
     iou = intersection / (areas + size - intersection)
-    # anchors of padded cells are none
+    # a padded cell has no anchors
     iou = iou.amax(2).masked_fill(~inside, 0.0)
     near = (iou > config.threshold * iou.amax((2, 3), keepdim=True)) & targets.valid[..., None, None]
     return near.any(1)

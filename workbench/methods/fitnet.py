@@ -1,4 +1,4 @@
-"""FitNet (Romero et al., ICLR 2015): the student's feature map regresses the teacher's."""
+"""Implements FitNet (Romero et al., ICLR 2015), in which the student's feature map regresses the teacher's."""
 
 from typing import ClassVar, Literal
 
@@ -14,8 +14,8 @@ from workbench.methods.maps import MapConfig, MapMethod
 class FitNetConfig(MapConfig, frozen=True):
     """Configures FitNet, which makes the student's feature map regress the teacher's.
 
-    The loss is the mean squared error of adapted features, as detection papers compare with it. The weight of 1 on every level is that of
-    LutingWang/HEAD@1179b78, configs/kd/fitnet.py.
+    The loss is the mean squared error of adapted features, the form in which detection papers compare with FitNet. The weight of 1 on every
+    level is that of LutingWang/HEAD@1179b78, configs/kd/fitnet.py.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 1.0}
@@ -29,10 +29,10 @@ class FitNetConfig(MapConfig, frozen=True):
 
 
 class FitNet(MapMethod):
-    """Term ``features``: mean squared error over cells and channels (the hint loss), summed over levels.
+    """FitNet with the term ``features``: mean squared error over cells and channels (the hint loss), summed over levels.
 
-    The hint loss is what FitNet means for a detector; the second stage of the paper, softened class outputs of a classifier, has no
-    part in it, and the hint is trained along with the detection loss instead of before it.
+    Only the hint loss applies to a detector. The second stage of the paper, which softens the class outputs of a classifier, is left out,
+    and the hint is trained together with the detection loss instead of before it.
     """
 
     name = "fitnet"

@@ -1,4 +1,4 @@
-"""FKD (Zhang and Ma, ICLR 2021): attention-guided and non-local distillation for detectors."""
+"""Implements FKD (Zhang and Ma, ICLR 2021), attention-guided and non-local distillation for detectors."""
 
 from typing import Any, ClassVar, Literal
 
@@ -19,9 +19,9 @@ class FKDConfig(MapConfig, frozen=True):
     """Configures FKD, which distils features weighted by attention, and the relations that a non-local block finds.
 
     Weights and temperature are those of one-stage detectors in the authors' code, mmdet/models/detectors/single_stage.py of the
-    supplementary material (openreview.net, uKhGRvM8QNH, which the repository
-    ArchipLab-LinfengZhang/Object-Detection-Knowledge-Distillation-ICLR2021@3e2bb66 points to): 6 times those of two-stage detectors.
-    The paper rounds them to 4e-4, 2e-2, 4e-4 and states temperature 0.5.
+    supplementary material (openreview.net, uKhGRvM8QNH). The repository
+    ArchipLab-LinfengZhang/Object-Detection-Knowledge-Distillation-ICLR2021@3e2bb66 points to it. The weights are 6 times those of
+    two-stage detectors. The paper rounds them to 4e-4, 2e-2, 4e-4 and states temperature 0.5.
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 4.2e-4, "channel": 2.4e-2, "spatial": 2.4e-2, "non_local": 4.2e-4}
@@ -37,15 +37,15 @@ class FKDConfig(MapConfig, frozen=True):
 
 
 class FKD(MapMethod):
-    """Terms, Euclidean norms over the whole batch (not squared, not divided), summed over levels:
+    """FKD, whose terms are Euclidean norms over the whole batch (not squared, not divided), summed over levels.
 
-    - ``features``: adapted features against the teacher's, squared errors weighted by the mean of both spatial and of both channel
-      attention masks;
-    - ``channel``, ``spatial``: the means over cells and over channels, each through an adaptor;
-    - ``non_local``: outputs of a non-local block on each side, both trained, the student's through an adaptor.
+    - ``features``: squared errors of adapted features, weighted by the mean of both spatial and of both channel attention masks.
+    - ``channel``, ``spatial``: errors of the means over cells and over channels, each through an adaptor.
+    - ``non_local``: error between the outputs of a non-local block on each side. Both blocks are trained, and the student's output goes
+      through an adaptor.
 
-    The adaptors are there even where widths are equal. Where they differ, a 1x1 convolution takes the student into the teacher's width
-    first; the paper knows only equal ones.
+    The adaptors exist even where widths are equal. If widths differ, a 1x1 convolution first maps the student to the teacher's width; the
+    paper has only equal widths.
     """
 
     name = "fkd"
@@ -81,7 +81,7 @@ class FKD(MapMethod):
 
 
 class _LevelModules(nn.Module):
-    """Adaptors and non-local blocks of one level; fine levels pool their cells more (released code)."""
+    """Adaptors and non-local blocks of one level. Fine levels pool more cells (released code)."""
 
     def __init__(self, stride: int, width: int):
         super().__init__()
@@ -93,14 +93,14 @@ class _LevelModules(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Non-local block with dot products and pooled keys (Wang et al., CVPR 2018), residual; starts as the identity.
+    """Non-local block with dot products and pooled keys (Wang et al., CVPR 2018), residual. It starts as the identity.
 
-    Padding takes part in nothing: pooled windows hold what is inside, the statistics of the norm are those of cells inside. Windows at
-    the border may be smaller than the others; the released code drops such cells.
+    Padding is excluded everywhere: pooled windows hold only cells inside, and the norm's statistics are those of cells inside. Windows at
+    the border may be smaller than the others; the released code drops their cells.
 
     Args:
-        width: channels.
-        inner: channels of queries, keys and values.
+        width: number of channels.
+        inner: number of channels of queries, keys and values.
         pooling: side of the window over which keys and values are pooled.
     """
 
@@ -112,10 +112,10 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, features: Tensor, inside: Tensor) -> Tensor:
-        """``[B, D, H, W]`` to the same; ``inside [B, 1, H, W]``."""
+        """Maps ``[B, D, H, W]`` to the same shape, with ``inside [B, 1, H, W]`` True where a cell is not padding."""
         keys, values = (self._pooled(layer(features), inside) for layer in (self.key, self.value))
         windows = self._pooled(torch.zeros_like(features[:, :1]), inside, empty=1.0).eq(0).sum((1, 2))
-        # associative: keys with values first costs cells times channels squared instead of cells squared
+        # matrix products are associative: keys with values first costs cells times channels squared instead of cells squared
         mixed = keys @ values.transpose(1, 2) / windows[:, None, None]
         answer = self.query(features).float().flatten(2).transpose(1, 2) @ mixed
         cells = inside.flatten(1)
@@ -124,6 +124,6 @@ class NonLocal(nn.Module):
         return features + added.transpose(1, 2).view_as(features)
 
     def _pooled(self, values: Tensor, inside: Tensor, empty: float = 0.0) -> Tensor:
-        """Largest value of each window ``[B, D, windows]``; ``empty`` in windows of padding alone."""
+        """Returns the largest value of each window, ``[B, D, windows]``; ``empty`` in windows that hold only padding."""
         pooled = F.max_pool2d(values.float().masked_fill(~inside, -torch.inf), self.pooling, ceil_mode=True)
         return pooled.masked_fill(pooled.isinf(), empty).flatten(2)

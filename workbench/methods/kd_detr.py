@@ -1,4 +1,4 @@
-"""KD-DETR (Wang et al., CVPR 2024): distillation points that both decoders are asked about."""
+"""Implements KD-DETR (Wang et al., CVPR 2024), which asks both decoders about the same distillation points."""
 
 from typing import Literal
 
@@ -59,19 +59,19 @@ class KDDETRConfig(BaseMethodConfig, frozen=True):
 
 
 class KDDETR(Method):
-    """Terms ``general`` (random points) and ``specific`` (the teacher's queries); each decoder reads its own memory.
+    """KD-DETR with the terms ``general`` (random points) and ``specific`` (the teacher's queries). Each decoder reads its own memory.
 
-    Every student layer learns from the teacher's last layer, summed over layers: T^2 times the KL divergence of the class
-    distributions, mean over classes and summed over the points of the batch; L1 (mean over the four numbers) and 1 - GIoU, averaged
-    over points; all with the foreground weight w of a point, the teacher's best class probability. The released code takes a softmax
-    over the logits of a sigmoid head, and does not divide the class part by the sum of weights; both are kept.
+    Every student layer learns from the teacher's last layer; layers are summed. The class part is T^2 times the KL divergence of the class
+    distributions, averaged over classes and summed over the points of the batch. L1 (mean over the four numbers) and 1 - GIoU are averaged
+    over points. All parts are weighted by a point's foreground weight w, the teacher's best class probability. The released code takes
+    a softmax over the logits of a sigmoid head and does not divide the class part by the sum of weights; both are kept.
 
-    Random points are standard normal where the teacher's queries are embeddings, and the sigmoid of that where they are references;
-    what the family starts at zero stays zero. They are the same for all images of a batch.
+    Random points are drawn from the standard normal distribution if the teacher's queries are embeddings; references are the sigmoid of
+    such numbers. Parts that the family starts at zero stay zero. All images of a batch have the same points.
     """
 
     name = "kd_detr"
-    without_live_teacher = "Say 'general: 0', which leaves the drawn points out, or leave 'cache:' out."
+    without_live_teacher = "Set 'general: 0' to train without random points, or remove 'cache:' from the recipe."
     Config = KDDETRConfig
     terms = "general, specific"
     citation = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
@@ -81,21 +81,21 @@ class KDDETR(Method):
         super().__init__(config, student, teacher, pairing)
         self.group = TeacherQueries(self.name, student, teacher)
         self.with_content = bool(teacher.blank_output().queries.content.any())
-        # points are a pure function of (run's seed, step), so that a resumed run draws them again and other draws stay as they are
+        # points are a pure function of (run's seed, step), so that a resumed run repeats them and no other random stream is disturbed
         self.seed = int(torch.randint(2**31, ()))
 
     def check(self, student: Detector, teacher: Detector) -> None:
-        """See ``Method.check``; class distributions need heads of one kind, and random references must mean boxes."""
+        """See ``Method.check``. Class distributions need heads of one kind, and random references must mean boxes."""
         super().check(student, teacher)
         if student.activation != teacher.activation:
             raise IncompatibleError(
-                f"method '{self.name}' compares softened logits: the student ({student.family}) has a "
-                f"{student.activation} head, the teacher ({teacher.family}) a {teacher.activation} head."
+                f"method '{self.name}' compares softened logits, but the student ({student.family}) has a "
+                f"{student.activation} head and the teacher ({teacher.family}) a {teacher.activation} head."
             )
         if self.config.general and teacher.reference_form != "boxes":
             raise IncompatibleError(
-                f"method '{self.name}': random points are boxes in 0..1, the teacher's ({teacher.family}) references "
-                f"are {teacher.reference_form}. Say 'general: 0'."
+                f"method '{self.name}': random points are boxes in 0..1, but the teacher's ({teacher.family}) references "
+                f"are {teacher.reference_form}. Set 'general: 0'."
             )
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class KDDETR(Method):
         return self.group(teacher.queries)
 
     def general_points(self, like: Queries, step: int) -> Queries:
-        """Random queries in the form of the teacher's, for ``B`` images; a function of the seed and the step."""
+        """Returns random queries in the form of the teacher's, for ``B`` images, as a function of the seed and the step."""
         generator = torch.Generator().manual_seed(self.seed + step)
         images, count = len(like.content), self.config.general
 
@@ -137,7 +137,7 @@ class KDDETR(Method):
         return Queries(content, position, None if reference is None else reference.sigmoid(), source)
 
     def _loss(self, student: DetectorOutput, teacher: DetectorOutput) -> Tensor:
-        """Sum over student layers; layer and point of ``student`` are ``[L, B, N]``, of ``teacher`` the last layer's ``[B, N]``."""
+        """Returns the loss summed over layers. The queries ``[L, B, N]`` of ``student`` learn from ``teacher``'s last layer, ``[B, N]``."""
         config, boxes = self.config, teacher.boxes[-1]
         logits = self.pairing.in_student_classes(teacher.logits[-1], teacher.activation).float()
         score = logits.sigmoid() if teacher.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
@@ -149,6 +149,6 @@ class KDDETR(Method):
 
 
 def softened_divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """T^2 times the KL divergence of softmax(z/T) from ``wanted``'s, mean over classes instead of summed (KD-DETR and LD): ``[...]``."""
+    """Returns T^2 times the KL divergence of softmax(z/T) from ``wanted``'s, ``[...]``, averaged over classes (KD-DETR and LD)."""
     own, other = (values.float().div(temperature).log_softmax(-1) for values in (logits, wanted.detach()))
     return temperature**2 * (other.exp() * (other - own)).mean(-1)

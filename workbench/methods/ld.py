@@ -1,4 +1,4 @@
-"""LD (Zheng et al., CVPR 2022): localization distillation of box distributions."""
+"""Implements LD (Zheng et al., CVPR 2022), localization distillation of box distributions."""
 
 from typing import ClassVar, Literal
 
@@ -48,25 +48,25 @@ class LDConfig(BaseMethodConfig, frozen=True):
 
     @property
     def needs_student(self) -> frozenset[str]:
-        """See ``BaseMethodConfig``; the teacher's queries go through the student's decoder."""
+        """See ``BaseMethodConfig``. The teacher's queries go through the student's decoder."""
         return self.needs | {"decode"}
 
 
 class LD(Method):
-    """Localization distillation on a DETR that regresses boxes as distributions (D-FINE and its kin).
+    """LD on a DETR that regresses boxes as distributions (D-FINE and its relatives).
 
-    A location of the dense detectors of the paper becomes a query: the teacher's queries go through the student's decoder too, so that
-    both distributions are measured from the same query. The main region are the teacher's queries with a target (its own matching),
-    the valuable localization region (VLR) those without one whose box lies between ``lower`` and 1 times the ATSS threshold of a
-    target, measured in DIoU. Terms, summed over paired layers, with the released normalisers:
+    Queries take the place of the paper's dense locations. The teacher's queries also go through the student's decoder, so that both
+    distributions are measured from the same query. The main region consists of the teacher's queries with a target (its own matching).
+    The valuable localization region (VLR) consists of queries without a target whose box lies between ``lower`` and 1 times the ATSS
+    threshold of a target, measured in DIoU. The terms are summed over paired layers and have the released normalisers:
 
-    - ``main``: T^2 KL of every edge's distribution, mean over bins, times the student's best class score (no gradient through it),
-      summed over edges and queries, divided by 4;
-    - ``valuable``: the same over the VLR, times the IoU with the target, divided by 16;
-    - ``classes``: T^2 KL of the class distributions over the main region, mean over classes and queries.
+    - ``main``: T^2 KL of every edge's distribution, averaged over bins, times the student's best class score (no gradient through it),
+      summed over edges and queries, divided by 4.
+    - ``valuable``: the same over the VLR, times the IoU with the target, divided by 16.
+    - ``classes``: T^2 KL of the class distributions over the main region, averaged over classes and queries.
 
-    Both detectors must share the number of bins. Where a first layer moves the box before distances are measured (D-FINE), each
-    measures from its own.
+    Both detectors must have the same number of bins. If a first layer moves the box before distances are measured (D-FINE), each detector
+    measures from its own box.
     """
 
     name = "ld"
@@ -80,14 +80,14 @@ class LD(Method):
         bins = [_bins(detector) for detector in (student, teacher)]
         if bins[0] != bins[1] or student.activation != teacher.activation:
             raise IncompatibleError(
-                f"method '{self.name}' needs equal box distributions and class heads of one kind: the student "
-                f"({student.family}) has {bins[0]} bins and a {student.activation} head, the teacher "
-                f"({teacher.family}) {bins[1]} and a {teacher.activation} head."
+                f"method '{self.name}' needs equal box distributions and class heads of one kind, but the student "
+                f"({student.family}) has {bins[0]} bins and a {student.activation} head and the teacher "
+                f"({teacher.family}) {bins[1]} bins and a {teacher.activation} head."
             )
         self.group = TeacherQueries(self.name, student, teacher)
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """See ``Method.forward``; a term whose region is empty in this batch is left out."""
+        """See ``Method.forward``. A term is left out if its region is empty in this batch."""
         answer = context.student.decode(self.teacher_group(teacher, context), student.context)
         pairs = LayerPairs.of(self.pairing.layer_map, "mean")
         own, other = pairs.student, pairs.teacher
@@ -127,16 +127,16 @@ def _bins(detector: Detector) -> int:
 
 @torch.no_grad()
 def valuable_region(boxes: Tensor, targets: TargetBatch, candidates: int, lower: float) -> Tensor:
-    """IoU with its target of every box in the valuable localization region, 0 elsewhere: ``[..., B, N]``.
+    """Returns, for every box, the IoU with its target if it lies in the valuable localization region, else 0: ``[..., B, N]``.
 
-    The threshold of a target is mean plus standard deviation of the IoUs of the ``candidates`` boxes with the nearest centres (ATSS);
-    the region is where DIoU lies in [``lower`` times the threshold, threshold).
+    The threshold of a target is the mean plus standard deviation of the IoUs of the ``candidates`` boxes with the nearest centres (ATSS).
+    The region is where DIoU lies in [``lower`` times the threshold, threshold).
 
     Args:
         boxes: ``[..., B, N, 4]`` cxcywh.
-        targets: of the B images; only matchable ones count.
-        candidates: per target.
-        lower: bound.
+        targets: targets of the B images; only matchable ones count.
+        candidates: number of boxes per target.
+        lower: lower bound of the region, as a share of the threshold.
     """
     if not targets.valid.shape[1]:
         return boxes.new_zeros(boxes.shape[:-1])

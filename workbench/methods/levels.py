@@ -1,4 +1,4 @@
-"""Feature levels of a pair: which kind, which of the student's with which of the teacher's, and the adaptor between widths."""
+"""Pairs the feature levels of student and teacher: which kind, which level with which, and the adaptor between widths."""
 
 from typing import Literal
 
@@ -14,57 +14,59 @@ Resolved = Literal["memory", "neck", "backbone"]
 
 
 def feature_needs(feature: Feature) -> str:
-    """The choice as a need: ``auto`` is memory where both have it, else neck."""
+    """Returns the need that a choice of feature implies. ``auto`` is memory if both detectors have it, else neck."""
     return "memory|neck" if feature == "auto" else feature
 
 
 def resolve_feature(feature: Feature, student: Detector, teacher: Detector) -> Resolved:
-    """The kind of level that a checked pair is compared at."""
+    """Returns the kind of level at which a checked pair is compared."""
     if feature != "auto":
         return feature
     return "memory" if "memory" in student.provides & teacher.provides else "neck"
 
 
 def levels_of(output: DetectorOutput, feature: Resolved) -> tuple[Level, ...]:
-    """Levels of one kind."""
+    """Returns the levels of one kind."""
     return {"memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
 
 
 def paired_levels(student: tuple[Level, ...], teacher: tuple[Level, ...]) -> list[tuple[Level, Level]]:
-    """Levels of the same stride and shape.
+    """Returns the pairs of levels with the same stride and shape.
 
     Raises:
-        IncompatibleError: no stride is shared, or shapes differ at one that is.
+        IncompatibleError: no stride is shared, or the shapes at a shared stride differ.
     """
     by_stride = {level.stride: level for level in teacher}
     pairs = [(level, by_stride[level.stride]) for level in student if level.stride in by_stride]
     if not pairs:
         raise IncompatibleError(
-            f"student levels have strides {[v.stride for v in student]}, the teacher's {sorted(by_stride)}: none in common."
+            f"the student's levels have strides {[v.stride for v in student]} and the teacher's have {sorted(by_stride)}. Levels pair by "
+            "stride, and these share none."
         )
     for s, t in pairs:
         if s.features.shape[-2:] != t.features.shape[-2:]:
             raise IncompatibleError(
-                f"at stride {s.stride} the student's level is {tuple(s.features.shape[-2:])}, the teacher's {tuple(t.features.shape[-2:])}."
+                f"at stride {s.stride} the student's level has height and width {tuple(s.features.shape[-2:])}, but the teacher's has "
+                f"{tuple(t.features.shape[-2:])}."
             )
     return pairs
 
 
 class _Pointwise(nn.Conv2d):
-    """A 1x1 convolution as the product of matrices that it is: faster on maps as small as an encoder's."""
+    """A 1x1 convolution computed as a matrix product, which is faster on maps as small as an encoder's."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Adaptor(nn.Module):
-    """Student features in the teacher's width: nothing where widths are equal, else a 1x1 convolution per stride.
+    """Maps student features to the teacher's width: the identity where widths are equal, else a 1x1 convolution per stride.
 
     Args:
-        student: whose levels are adapted.
-        teacher: whose width they get; strides that only one side has are not adapted.
-        feature: resolved.
-        always: a convolution even where widths are equal.
+        student: detector whose levels are adapted.
+        teacher: detector whose width they get. Strides that only one side has are not adapted.
+        feature: kind of level, resolved.
+        always: True uses a convolution even where widths are equal.
     """
 
     def __init__(self, student: Detector, teacher: Detector, feature: Resolved, always: bool = False):
@@ -77,6 +79,6 @@ class Adaptor(nn.Module):
         })  # fmt: skip
 
     def forward(self, level: Level) -> Tensor:
-        """``[B, D_T, H, W]`` of a student level ``[B, D_S, H, W]``."""
+        """Maps a student level ``[B, D_S, H, W]`` to ``[B, D_T, H, W]``."""
         key = str(level.stride)
         return self.convolutions[key](level.features) if key in self.convolutions else level.features

@@ -1,4 +1,4 @@
-"""What the methods that compare feature maps level by level share."""
+"""Holds what the methods that compare feature maps level by level share."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from workbench.methods.method import BaseMethodConfig, Method
 class MapConfig(BaseMethodConfig, frozen=True):
     """Holds the fields of a method that compares feature maps.
 
-    The published methods compare the feature pyramid that the detection head reads; in a DETR the decoder reads the memory.
+    The published methods compare the feature pyramid that the detection head reads. In a DETR the decoder reads the memory instead.
     """
 
     feature: Feature = "auto"
@@ -32,19 +32,19 @@ class MapConfig(BaseMethodConfig, frozen=True):
 
     @property
     def needs_all_classes(self) -> bool:
-        """See ``BaseMethodConfig``; no class score is read."""
+        """See ``BaseMethodConfig``. No class score is read."""
         return False
 
 
 @dataclass(frozen=True)
 class MapPair:
-    """One level of both, float32, 0 where the cell is padding.
+    """One level of student and teacher, float32, 0 where the cell is padding.
 
     Attributes:
         student: ``[B, D, H, W]`` in the teacher's width.
         teacher: ``[B, D, H, W]``.
-        inside: ``[B, 1, H, W]`` bool, False = padding.
-        stride: input pixels per cell.
+        inside: ``[B, 1, H, W]`` bool, False for padding.
+        stride: Input pixels per cell.
     """
 
     student: Tensor
@@ -54,16 +54,16 @@ class MapPair:
 
     @property
     def cells(self) -> Tensor:
-        """``[B]`` cells that are no padding."""
+        """Returns ``[B]``, the number of cells that are not padding."""
         return self.inside.sum((1, 2, 3))
 
 
 class MapMethod(Method):
-    """A method on feature maps: levels pair by stride, widths meet in an adaptor.
+    """A method on feature maps. Levels are paired by stride, and an adaptor equalises their widths.
 
     Attributes:
-        feature: memory, neck or backbone.
-        widths: channels of the teacher's level at each stride that both have.
+        feature: Kind of level: ``memory``, ``neck`` or ``backbone``.
+        widths: Channels of the teacher's level at each stride that both have.
     """
 
     def __init__(self, config: MapConfig, student: Detector, teacher: Detector, pairing: Pairing):
@@ -73,31 +73,32 @@ class MapMethod(Method):
         self.widths = {stride: other[stride] for stride in own if stride in other}
         if not self.widths:
             raise IncompatibleError(
-                f"method '{self.name}': {self.feature} levels of the student ({student.family}) have strides "
-                f"{sorted(own)}, the teacher's ({teacher.family}) {sorted(other)}: none in common."
+                f"method '{self.name}': the student's {self.feature} levels ({student.family}) have strides {sorted(own)} and the "
+                f"teacher's ({teacher.family}) have {sorted(other)}. Levels pair by stride, and these share none. "
+                "Choose another 'feature:'."
             )
         self.adaptor = self.make_adaptor(student, teacher)
 
     def make_adaptor(self, student: Detector, teacher: Detector) -> torch.nn.Module:
-        """Takes a student level into the teacher's width; a 1x1 convolution where widths differ."""
+        """Builds the module that maps a student level to the teacher's width, by a 1x1 convolution where widths differ."""
         return Adaptor(student, teacher, self.feature)
 
     def map_pairs(self, student: DetectorOutput, teacher: DetectorOutput) -> list[MapPair]:
-        """Levels that both have."""
+        """Returns the levels that both have."""
         pairs: list[MapPair] = []
         for own, other in paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature)):
             outside = own.padding[:, None]
-            # before and after the adaptor: what padded cells hold must not reach others through a kernel, nor a bias stay in them
+            # before and after the adaptor: values of padded cells must not reach others through a kernel, and no bias may remain in them
             adapted = self.adaptor(replace(own, features=own.features.masked_fill(outside, 0.0))).float().masked_fill(outside, 0.0)
             pairs.append(MapPair(adapted, other.features.detach().float().masked_fill(outside, 0.0), ~outside, own.stride))
         return pairs
 
 
 def boxes_in_cells(targets: TargetBatch, inside: Tensor) -> Tensor:
-    """Target boxes ``[B, G, 4]`` xyxy in cells of a level; boxes are relative to the un-padded image, so to the cells inside.
+    """Returns target boxes ``[B, G, 4]`` as xyxy in cells of a level. Boxes are relative to the un-padded image, so to the cells inside.
 
     Args:
-        targets: of the B images.
+        targets: targets of the B images.
         inside: ``[B, 1, H, W]`` bool.
     """
     height, width = inside[:, 0].any(2).sum(1), inside[:, 0].any(1).sum(1)

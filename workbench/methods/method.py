@@ -1,4 +1,4 @@
-"""What a distillation method is: a frozen configuration and a module that returns named loss terms."""
+"""Defines what a distillation method is: a frozen configuration and a module that returns named loss terms."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
@@ -38,27 +38,30 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
 
     @property
     def term_names(self) -> tuple[str, ...]:
-        """Terms this configuration trains, in order."""
+        """Returns the names of the terms that this configuration trains, in order."""
         raise NotImplementedError
 
     @property
     def needs(self) -> frozenset[str]:
-        """Of ``Detector.provides``, from both sides; ``memory|neck`` means that one of them, the same on both sides, will do."""
+        """Returns the names from ``Detector.provides`` that both sides must provide.
+
+        ``memory|neck`` means that one of the two is enough, if it is the same on both sides.
+        """
         return frozenset()
 
     @property
     def needs_student(self) -> frozenset[str]:
-        """What the student must provide."""
+        """Returns what the student must provide."""
         return self.needs
 
     @property
     def needs_teacher(self) -> frozenset[str]:
-        """What the teacher must provide; with ``decode`` in it the teacher must be live, a cache of its answers will not do."""
+        """Returns what the teacher must provide. With ``decode`` among it the teacher must be live; a cache is not enough."""
         return self.needs
 
     @property
     def needs_all_classes(self) -> bool:
-        """Whether a term reads the teacher's scores of other classes than the best few; then a cache must hold all of them."""
+        """True if a term reads more of the teacher's class scores than the best few, so that a cache must hold all of them."""
         return True
 
     @model_validator(mode="after")
@@ -81,32 +84,48 @@ class ClassTeachingConfig(BaseMethodConfig, frozen=True):
 
     @property
     def teaches_classes(self) -> bool:
-        """Whether a term compares class predictions."""
+        """True if a term compares class predictions."""
         return True
 
 
 class Method(nn.Module, ABC):
-    """A distillation method; adapters it holds are optimised and checkpointed, never exported.
+    """A distillation method. Its adapters are optimised and checkpointed, but never exported.
+
+    Example:
+        A method that pulls the boxes of the student's last layer towards the teacher's::
+
+            class CopyConfig(BaseMethodConfig, frozen=True):
+                method: Literal["copy"] = "copy"
+
+                @property
+                def term_names(self) -> tuple[str, ...]:
+                    return ("boxes",)
+
+            class Copy(Method):
+                name, Config, terms, citation = "copy", CopyConfig, "boxes", "an example"
+
+                def forward(self, student, teacher, targets, context):
+                    return {"boxes": (student.boxes[-1] - teacher.boxes[-1]).abs().mean()}
 
     Args:
-        config: of the method's own ``Config``.
-        student: as built, for widths and depths; not kept.
-        teacher: likewise.
-        pairing: layers and classes.
+        config: Configuration of the class ``Config``.
+        student: Student as built, for widths and depths. It is not kept.
+        teacher: Teacher as built. It is not kept.
+        pairing: Correspondence of layers and classes.
 
     Attributes:
-        name: registry name.
-        Config: its configuration class; ``Config()`` is the method as published.
-        citation: paper and equations, and whether it is a re-implementation.
-        terms: every term it can return, for people.
-        without_live_teacher: what to change where the method asks the live teacher and the recipe has a cache; a sentence for a message.
+        name: Name in the registry.
+        Config: Class of its configuration; ``Config()`` is the method as published.
+        citation: Paper and equations, and whether it is a re-implementation.
+        terms: Every term that it can return, as text to show.
+        without_live_teacher: Sentence that says what to change if the method needs the live teacher and the recipe has a cache.
 
     Raises:
         IncompatibleError: the method cannot serve this pair.
     """
 
     name: ClassVar[str]
-    without_live_teacher: ClassVar[str] = "Leave 'cache:' out of the recipe."
+    without_live_teacher: ClassVar[str] = "Remove 'cache:' from the recipe."
     Config: ClassVar[type[BaseMethodConfig]]
     citation: ClassVar[str]
     terms: ClassVar[str]
@@ -119,17 +138,17 @@ class Method(nn.Module, ABC):
 
     @property
     def term_names(self) -> tuple[str, ...]:
-        """Terms this configuration trains, in order."""
+        """Returns the names of the terms that this configuration trains, in order."""
         return self.config.term_names
 
     @property
     def state_layers(self) -> tuple[int, ...]:
-        """Teacher layers whose decoder states the terms read: what a cache keeps of them."""
+        """Returns the teacher layers whose decoder states the terms read, which a cache must therefore hold."""
         return tuple(sorted({t for group in self.pairing.layer_map for t in group})) if "states" in self.config.needs_teacher else ()
 
     @classmethod
     def needs_text(cls) -> str:
-        """What the method needs as published, for people."""
+        """Returns what the method needs with its published settings, as text to show."""
         config = cls.Config()  # pyright: ignore[reportCallIssue]
         both = config.needs_student & config.needs_teacher
         parts = [_listed(sorted(both))] if both else []
@@ -138,84 +157,92 @@ class Method(nn.Module, ABC):
         return "; ".join(parts)
 
     def weight_of(self, term: str) -> float:
-        """Factor of an unweighted term where it is not balanced."""
+        """Returns the factor of an unweighted term that is not balanced."""
         own = self.config.weights.get(term, self.config.published_weights.get(term, 1.0))
         return self.config.weight * own
 
     @abstractmethod
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
-        """Unweighted loss terms by name; a term without eligible targets in this batch is left out."""
+        """Computes the unweighted loss terms by name. A term without eligible targets in this batch is left out."""
 
     @property
     def prepared_by(self) -> str | None:
-        """What decides ``prepare`` beside teacher, classes and picture, as a hash; None: nothing is prepared."""
+        """Returns a hash of all settings that affect ``prepare``, besides teacher, classes and image; None if nothing is prepared."""
         return None
 
     def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
-        """What the terms take of the teacher's answer and the targets alone, ``[B, ...]`` by name and without gradient: the same in every
-        step on the same pictures, so that a cache keeps it and a step from the cache need not compute it.
+        """Computes what the terms derive from the teacher's output and the targets alone, ``[B, ...]`` by name and without gradient.
+
+        It is the same in every step on the same images, so a cache can hold it and a step that reads the cache need not compute it.
         """
         return {}
 
     def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
-        """Says which of the teacher's queries teach, for the query table of a run.
+        """Returns which of the teacher's queries teach, for the query table of a run.
 
         Returns:
-            ``[L_T, B, N_T]`` bool; None: the method makes no choice among queries.
+            ``[L_T, B, N_T]`` bool; None if the method makes no choice among queries.
         """
         return None
 
     @property
     def mask_layers(self) -> tuple[int, ...]:
-        """Teacher layers whose queries make the masks that the method weights features with; empty: it has no such masks."""
+        """Returns the teacher layers whose queries make the masks that weight the features; empty if the method has no such masks."""
         return ()
 
     def masks(
         self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
     ) -> list[tuple[Level, Tensor]]:
-        """Draws the masks that weight the features, to be looked at; asked only of a method that has ``mask_layers``.
+        """Computes the masks that weight the features, for display. It is only called for a method that has ``mask_layers``.
 
         Args:
-            teacher: its output.
+            teacher: output of the teacher.
             layers: teacher layers, one mask each.
-            context: with the targets of the batch.
-            selected: as ``selected`` returned it; None: all queries count.
+            context: context that holds the targets of the batch.
+            selected: result of ``selected``; None counts all queries.
 
         Returns:
-            Levels of the teacher's output, each with ``[len(layers), B, H, W]``.
+            Levels of the teacher's output, each with its masks ``[len(layers), B, H, W]``.
         """
         raise NotImplementedError
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
-        """``[L_S, B, N_S]`` int64 on the CPU: the teacher query that each of the student's own queries is trained on, -1 = none; where
-        several teacher layers teach a student layer, of the last. None: the method pairs no queries. For the query table of a run.
+        """Returns the teacher query that each of the student's own queries is trained on, for the query table of a run.
+
+        Returns:
+            ``[L_S, B, N_S]`` int64 on the CPU, -1 for none. If several teacher layers teach a student layer, it is that of the last one.
+            None if the method pairs no queries.
         """
         return None
 
     @property
     def sends_queries(self) -> bool:
-        """Whether the method sends the teacher's queries through the student's decoder."""
+        """True if the method sends the teacher's queries through the student's decoder."""
         return False
 
     def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
-        """What the student's decoder takes of the teacher's queries where the method ``sends_queries``: slot n is the teacher's query n,
-        and those that the method leaves out are not ``valid``.
+        """Converts the teacher's queries for the student's decoder, if the method ``sends_queries``.
+
+        Slot n holds the teacher's query n. Queries that the method leaves out are not ``valid``.
         """
         raise NotImplementedError
 
     @classmethod
     def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:
-        """What two detectors that provide so much lack of what the method needs as published; empty: it serves them."""
+        """Returns the missing requirements of two detectors that provide these properties; empty if the method can serve them.
+
+        The requirements are those of the method with its published settings.
+        """
         config = cls.Config()  # pyright: ignore[reportCallIssue]
         own = {need for need in config.needs_student if not set(need.split("|")) & student}
         other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
         return [need.replace("|", " or ") for need in sorted(own | other)]
 
     def check(self, student: Detector, teacher: Detector) -> None:
-        """Refuses a pair the method cannot serve.
+        """Checks that the method can serve a pair.
 
         Raises:
-            IncompatibleError: names the side and the missing property.
+            IncompatibleError: it cannot; the message names the side and the missing property.
         """
         config = self.config
         for side, detector, needs in (("student", student, config.needs_student), ("teacher", teacher, config.needs_teacher)):
@@ -227,7 +254,7 @@ class Method(nn.Module, ABC):
         for need in sorted(config.needs):
             if not set(need.split("|")) & student.provides & teacher.provides:
                 raise IncompatibleError(
-                    f"method '{self.name}' needs {_listed([need])} from both sides: {student.family} and "
+                    f"method '{self.name}' needs {_listed([need])} from both sides, but {student.family} and "
                     f"{teacher.family} have none of these in common."
                 )
         if (
@@ -238,7 +265,7 @@ class Method(nn.Module, ABC):
         ):
             raise IncompatibleError(
                 f"method '{self.name}': a softmax student ({student.family}) cannot learn class logits from a sigmoid "
-                f"teacher ({teacher.family}), which has no no-object. Say 'no_object: 1-max', or take another teacher."
+                f"teacher ({teacher.family}), which has no no-object class. Set 'no_object: 1-max', or take another teacher."
             )
 
 
@@ -247,5 +274,5 @@ def _listed(needs: list[str]) -> str:
 
 
 def gather_queries(values: Tensor, index: Tensor) -> Tensor:
-    """``values [..., N, D]`` at ``index [..., K]`` to ``[..., K, D]``."""
+    """Gathers ``values [..., N, D]`` at ``index [..., K]`` and returns ``[..., K, D]``."""
     return torch.gather(values, -2, index[..., None].expand(*index.shape, values.shape[-1]))

@@ -1,4 +1,4 @@
-"""MGD (Yang et al., ECCV 2022): masked generative distillation."""
+"""Implements MGD (Yang et al., ECCV 2022), masked generative distillation."""
 
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from workbench.methods.maps import MapConfig, MapMethod
 class MGDConfig(MapConfig, frozen=True):
     """Configures MGD, which generates the teacher's feature map from the student's, of which random cells are hidden.
 
-    Weight 2e-5 and mask ratio 0.65 are those of one-stage detectors (yzd-v/MGD@2c9da0b,
+    The weight of 2e-5 and the mask ratio of 0.65 are those of one-stage detectors (yzd-v/MGD@2c9da0b,
     det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py).
     """
 
@@ -33,8 +33,10 @@ class MGDConfig(MapConfig, frozen=True):
 
 
 class MGD(MapMethod):
-    """Term ``features``: a generator (3x3 convolution, ReLU, 3x3 convolution) makes the teacher's map out of the student's, of which
-    random cells are hidden; squared error summed over cells and channels, mean over images, summed over levels.
+    """MGD with the term ``features``: a generator makes the teacher's map from the student's, in which random cells are hidden.
+
+    The generator is a 3x3 convolution, ReLU and a 3x3 convolution. The squared error is summed over cells and channels, averaged over
+    images and summed over levels.
     """
 
     name = "mgd"
@@ -49,7 +51,7 @@ class MGD(MapMethod):
             str(stride): nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
             for stride, width in self.widths.items()
         })  # fmt: skip
-        # masks are a pure function of (run's seed, step), so that a resumed run draws them again and other draws stay as they are
+        # masks are a pure function of (run's seed, step), so that a resumed run repeats them and no other random stream is disturbed
         self.seed = int(torch.randint(2**31, ()))
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""PKD (Cao et al., NeurIPS 2022): imitation of features by Pearson correlation."""
+"""Implements PKD (Cao et al., NeurIPS 2022), imitation of features by Pearson correlation."""
 
 from typing import ClassVar, Literal
 
@@ -16,8 +16,8 @@ EPS = 1e-6
 class PKDConfig(MapConfig, frozen=True):
     """Configures PKD, which raises the Pearson correlation of the student's feature maps with the teacher's.
 
-    Weight 10 is that of one-stage detectors, on four levels (open-mmlab/mmrazor@90c7af1,
-    configs/distill/mmdet/pkd/pkd_fpn_retina_x101_retina_r50_2x_coco.py; two-stage detectors there take 6).
+    The weight of 10 is that of one-stage detectors, on four levels (open-mmlab/mmrazor@90c7af1,
+    configs/distill/mmdet/pkd/pkd_fpn_retina_x101_retina_r50_2x_coco.py; two-stage detectors use 6 there).
     """
 
     published_weights: ClassVar[dict[str, float]] = {"features": 10.0}
@@ -31,8 +31,9 @@ class PKDConfig(MapConfig, frozen=True):
 
 
 class PKD(MapMethod):
-    """Term ``features``: half the mean squared error of maps that are standardised per channel over the batch
-    (``PKDLoss`` of the released code), which is 1 - r with Pearson's r up to the bias of the variance; summed over levels.
+    """PKD with the term ``features``: half the mean squared error of maps that are standardised per channel over the batch.
+
+    This is ``PKDLoss`` of the released code. It equals 1 - r with Pearson's r, up to the bias of the variance, and is summed over levels.
     """
 
     name = "pkd"
@@ -52,5 +53,5 @@ class PKD(MapMethod):
 
 
 def _standardised(values: Tensor) -> Tensor:
-    """``[cells, D]`` with mean 0 and standard deviation 1 in every channel."""
+    """Standardises ``[cells, D]`` to mean 0 and standard deviation 1 in every channel."""
     return (values - values.mean(0)) / (values.std(0) + EPS)

@@ -1,6 +1,7 @@
-"""Where the teacher's queries look: masks over a feature map (DETRDistill, equations 6 to 9, and the mask of its released code).
+"""Computes where the teacher's queries look, as masks over a feature map.
 
-DETRDistill weights its features term by them; of a run without such a term they are recorded for comparison.
+They follow DETRDistill, equations 6 to 9, or the mask of its released code. DETRDistill weights its features term by them. For a run
+without such a term they are recorded for comparison.
 """
 
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ TOP_PAIRS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class QueryMask:
-    """Settings of a mask; the defaults are the paper's.
+    """Settings of a mask. The defaults are the paper's.
 
     Attributes:
-        mask: product (equation 9) or cosine (the released code).
-        quality: see ``query_quality``.
-        gamma: of the paper's quality.
-        mask_padding: leave padded cells out of a cosine mask.
+        mask: ``product`` (equation 9) or ``cosine`` (released code).
+        quality: See ``query_quality``.
+        gamma: Exponent of the score in the paper's quality.
+        mask_padding: True leaves padded cells out of a cosine mask.
     """
 
     mask: Literal["product", "cosine"] = "product"
@@ -45,18 +46,18 @@ def selection_masks(
     context: MethodContext,
     selected: Tensor | None = None,
 ) -> Tensor:
-    """Where the teacher's queries look: ``[len(layers), B, H, W]``.
+    """Computes masks of where the teacher's queries look: ``[len(layers), B, H, W]``.
 
-    product: sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M queries in all; cosine: psi in (0, 1],
-    largest cell 1.
+    ``product`` is the sum over queries of q_i psi_i^2 / M with psi_i = F Q_i^T (equations 7 and 9), M being the number of all queries.
+    ``cosine`` is psi in (0, 1], scaled so that the largest cell is 1.
 
     Args:
-        config: mask and quality.
-        teacher: whose queries look.
-        level: where.
-        layers: whose queries.
-        context: with the targets of the batch.
-        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach, all by default; the quality of the others counts as 0.
+        config: configuration of mask and quality.
+        teacher: output of the teacher, whose queries look.
+        level: feature level that they look at.
+        layers: decoder layers whose queries are used.
+        context: context that holds the targets of the batch.
+        selected: ``[L_T, B, N_T]`` bool, teacher queries that teach, all by default. The quality of the others counts as 0.
     """
     states = teacher.states[layers].float()
     cells = level.features.float().flatten(2)
@@ -66,9 +67,9 @@ def selection_masks(
         quality = query_quality(config.quality, config.gamma, teacher, layers, context.targets, context)
         if chosen is not None:
             quality = quality * chosen
-        # most queries have no target and so no quality; only the others are worth a map
+        # most queries have no target and so no quality; only the others need a map
         quality, best = quality.topk(int((quality > 0).sum(-1).max()), dim=-1)
-        # the root of the quality goes to the few queries, not to their maps: sum_i q_i (F . Q_i)^2 = sum_i (F . sqrt(q_i) Q_i)^2
+        # the root of the quality scales the few queries, not their maps: sum_i q_i (F . Q_i)^2 = sum_i (F . sqrt(q_i) Q_i)^2
         weighted = gather_queries(states, best) * (quality / states.shape[2]).sqrt()[..., None]
         return torch.einsum("lbnd,bdx->lbnx", weighted, cells).square().sum(2).unflatten(-1, shape)
     query, quality = _best_pairs(config, teacher, layers, context)
@@ -90,14 +91,13 @@ def visible_masks(
     context: MethodContext,
     selected: Tensor | None = None,
 ) -> list[tuple[Level, Tensor]]:
-    """Computes the masks that are recorded: of every level of the memory, else the neck, that is as wide as the queries.
+    """Computes the masks that are recorded, for every level of the memory, or else of the neck, that is as wide as the queries.
 
-    product: the root of ``selection_masks``, for equation 9 weighs the error by the square of the mask.
-
-    Args: as of ``selection_masks``.
+    For ``product`` it takes the root of ``selection_masks``, because equation 9 weights the error by the square of the mask. The arguments
+    are those of ``selection_masks``.
 
     Returns:
-        The levels, each with its ``[len(layers), B, H, W]``.
+        The levels, each with its masks ``[len(layers), B, H, W]``.
     """
     levels = [level for level in teacher.memory or teacher.neck if level.features.shape[1] == teacher.states.shape[-1]]
     masks = [selection_masks(config, teacher, level, layers, context, selected) for level in levels]
@@ -105,7 +105,7 @@ def visible_masks(
 
 
 def _best_pairs(config: QueryMask, teacher: DetectorOutput, layers: list[int], context: MethodContext) -> tuple[Tensor, Tensor]:
-    """Query index and quality ``[len(layers), B, K]`` of the 100 best (query, class) pairs, as the released code picks them."""
+    """Returns query index and quality ``[len(layers), B, K]`` of the 100 best (query, class) pairs, chosen as in the released code."""
     probability = context.teacher_probability(teacher)[layers]
     classes = probability.shape[-1]
     score, index = probability.flatten(2).topk(min(TOP_PAIRS, probability.shape[2] * classes), dim=-1)

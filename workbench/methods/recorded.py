@@ -1,4 +1,4 @@
-"""What of a run's methods is recorded: the queries they select, the masks they draw, the queries they send to the student."""
+"""Gathers what is recorded of a run's methods: queries they select, masks they compute, queries they send to the student."""
 
 from collections.abc import Sequence
 
@@ -23,9 +23,9 @@ def drawing_method(methods: Sequence[Method]) -> Method | None:
 def recorded_masks(
     method: Method | None, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
 ) -> list[tuple[Level, Tensor]]:
-    """Computes the masks of a batch: those of ``method``, or the paper's for comparison where no method has any.
+    """Computes the masks of a batch: those of ``method``, or the paper's for comparison if no method has any.
 
-    Args: as of ``Method.masks``.
+    The arguments are those of ``Method.masks``.
     """
     if method is not None:
         return method.masks(teacher, layers, context, selected)

@@ -1,7 +1,7 @@
-"""Distillation methods by name: the table below, methods registered in a notebook, and plug-ins.
+"""Finds distillation methods by name: those in the table below, methods registered in a notebook, and plug-ins.
 
-A method of your own is a subclass of ``Method`` with ``name``, ``Config``, ``citation`` and ``terms``. In a notebook,
-``register(MyMethod)`` makes its name known to recipes; a package names it under the entry point group ``workbench.methods``.
+To add a method, write a subclass of ``Method`` with ``name``, ``Config``, ``citation`` and ``terms``. In a notebook,
+``register(MyMethod)`` makes its name known to recipes. A package declares it under the entry point group ``workbench.methods``.
 """
 
 import difflib
@@ -41,7 +41,13 @@ def register(method: type[Method]) -> type[Method]:
     """Makes a method known to recipes by its name. It can be used as a decorator.
 
     Example:
-        ``@register`` above ``class Mine(Method)`` with ``name = "mine"`` lets a recipe say ``methods: [{method: mine}]``.
+        >>> @register
+        ... class Copy(Method):  # as in the docstring of ``Method``
+        ...     name, Config, terms, citation = "copy", CopyConfig, "boxes", "an example"
+        >>> find_method("copy")
+        <class '__main__.Copy'>
+
+        A recipe can now say ``methods: [{method: copy}]``.
 
     A method that was registered earlier under this name is replaced, so that a cell of a notebook can be run again.
 
@@ -55,15 +61,15 @@ def register(method: type[Method]) -> type[Method]:
 
 
 def method_names() -> list[str]:
-    """Lists every method that a recipe can name: built-in, registered, plug-ins."""
+    """Lists every method that a recipe can name: built-in, registered and from plug-ins."""
     return list(dict.fromkeys([*METHODS, *_registered, *_plugins()]))
 
 
 def find_method(name: str) -> type[Method]:
-    """Returns the method of a name; imports it on first use.
+    """Returns the method with this name; imports it on first use.
 
     Raises:
-        ConfigError: there is no such method, or the plug-in of that name does not provide one.
+        ConfigError: no method has this name, or the plug-in of that name does not provide one.
     """
     if name in METHODS:
         module, class_name = METHODS[name]
@@ -85,11 +91,11 @@ def find_method(name: str) -> type[Method]:
 
 
 def method_matrix() -> list[list[str]]:
-    """Says which method can serve which family.
+    """Returns a table of which method can serve which family.
 
     Returns:
-        A header row ``["method", *families]``, then one row a method. A cell is ``yes``, or what a teacher and a student of that family
-        do not provide of what the method needs at its published settings.
+        A header row ``["method", *families]``, then one row per method. A cell is ``yes``, or lists what a teacher and a student of
+        that family do not provide although the method needs it with its published settings.
     """
     rows = [["method", *FAMILIES]]
     for name in method_names():

@@ -1,4 +1,4 @@
-"""Which teacher queries teach, and how good each of them is."""
+"""Selects the teacher queries that teach, and measures how good each of them is."""
 
 from typing import Annotated, Literal
 
@@ -41,15 +41,15 @@ class SelectionConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
 
 @torch.no_grad()
 def selected_queries(config: SelectionConfig, teacher: DetectorOutput, context: MethodContext) -> Tensor:
-    """``[L, B, N]`` bool: the teacher queries that teach."""
+    """Returns ``[L, B, N]`` bool, True for the teacher queries that teach."""
     shape, device = teacher.logits.shape[:3], teacher.logits.device
     if config.rule == "all":
         return torch.ones(shape, dtype=torch.bool, device=device)
     if config.rule == "positives":
         return context.teacher_match(teacher).to(device) >= 0
     if config.rule == "random_k":
-        # on the CPU and from its own seed: the same queries on every device, and dropout draws as without it
-        # outside training, where queries are recorded, the draw of the first step is shown
+        # drawn on the CPU and from its own seed, so that every device gets the same queries and dropout draws as without it
+        # outside training, where queries are recorded, the draw of the first step is used
         step = 0 if context.progress is None else context.progress.step
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         rank = torch.rand(shape, generator=generator).to(device)
@@ -66,16 +66,17 @@ def selected_queries(config: SelectionConfig, teacher: DetectorOutput, context: 
 def query_quality(
     quality: Quality, gamma: float, teacher: DetectorOutput, layers: list[int], targets: TargetBatch, context: MethodContext
 ) -> Tensor:
-    """``[len(layers), B, N]`` quality of every teacher query.
+    """Returns the quality of every teacher query, ``[len(layers), B, N]``.
 
-    paper: score^gamma IoU^(1-gamma) with the target that the teacher's own matching ties it to, 0 without one (DETRDistill,
-    equation 8); official_code: best class score times the largest IoU with any target, the score alone where there is none.
+    ``paper`` is score^gamma IoU^(1-gamma) with the target that the teacher's own matching assigns, and 0 without one (DETRDistill,
+    equation 8). ``official_code`` is the best class score times the largest IoU with any target, and the score alone in images without
+    targets.
     """
     probability = context.teacher_probability(teacher)[layers]
     if quality == "official_code":
         return probability.amax(-1) * largest_iou(target_ious(teacher, layers, targets), targets)
     match = context.teacher_match(teacher)[layers]
-    # few queries have a target; only these are looked at
+    # few queries have a target, and only these are computed
     layer, image, query = (match >= 0).nonzero(as_tuple=True)
     target = match[layer, image, query].to(probability.device)
     layer, image, query = (index.to(probability.device) for index in (layer, image, query))
@@ -86,13 +87,13 @@ def query_quality(
 
 
 def target_ious(teacher: DetectorOutput, layers: list[int], targets: TargetBatch) -> Tensor:
-    """``[len(layers), B, N, G]`` IoU with every target, 0 with one that may not be matched."""
+    """Returns the IoU with every target, ``[len(layers), B, N, G]``; 0 for a target that must not be matched."""
     iou, _ = pairwise_iou_and_giou(cxcywh_to_xyxy(teacher.boxes[layers].float()), cxcywh_to_xyxy(targets.boxes))
     return iou.masked_fill(~targets.valid[None, :, None, :], 0.0)
 
 
 def largest_iou(ious: Tensor, targets: TargetBatch) -> Tensor:
-    """Largest IoU with any target; 1 in images without targets, so that quality is the score alone."""
+    """Returns the largest IoU with any target. In images without targets it is 1, so that quality is the score alone."""
     if not targets.labels.shape[1]:
         return ious.new_ones(ious.shape[:-1])
     empty = ~targets.valid.any(1)

@@ -1,1 +1,1 @@
-"""Public checkpoints in the names of the models here: one file a layout."""
+"""Renames the tensors of public checkpoints to the names of the models here: one file per layout."""

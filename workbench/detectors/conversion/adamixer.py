@@ -1,4 +1,4 @@
-"""AdaMixer's released checkpoints (github.com/MCG-NJU/AdaMixer at a50e33d, in mmdet 2) as our ``AdaMixer``."""
+"""Converts AdaMixer's released checkpoints (github.com/MCG-NJU/AdaMixer at a50e33d, in mmdet 2) to our ``AdaMixer``."""
 
 from torch import Tensor
 
@@ -30,5 +30,5 @@ _RULES: list[Rule] = [
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames; no tensor changes. Names that belong to no AdaMixer are kept, so that loading reports them."""
+    """Renames the tensors without changing them. Names that belong to no AdaMixer are kept, so that loading reports them."""
     return rename(state, _RULES)

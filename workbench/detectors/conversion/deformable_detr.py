@@ -1,7 +1,7 @@
-"""Deformable DETR of mmdet and of DETRDistill as transformers' ``DeformableDetrForObjectDetection``.
+"""Converts Deformable DETR of mmdet and of DETRDistill to transformers' ``DeformableDetrForObjectDetection``.
 
-mmdet 2 (github.com/BIVLab-USTC/DETRDistill at b5ee33d carries 2.24.1) keeps the transformer inside ``bbox_head``, mmdet 3
-(github.com/open-mmlab/mmdetection) beside it under other names; both are read.
+mmdet 2 (github.com/BIVLab-USTC/DETRDistill at b5ee33d carries 2.24.1) keeps the transformer inside ``bbox_head``. mmdet 3
+(github.com/open-mmlab/mmdetection) keeps it beside ``bbox_head`` under other names. Both are read.
 """
 
 import re
@@ -24,9 +24,9 @@ _NOT_THE_STUDENT = re.compile(r"teacher[._].*|student_.*|distill_losses\..*|cl_h
 
 
 def convert_mmdet(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames, cuts query, key and value apart, and gives the neck's convolutions the bias of zero that mmdet leaves out.
+    """Renames, splits query, key and value, and gives the neck's convolutions the zero bias that mmdet leaves out.
 
-    Class i of the file is class i here; a two-stage model's last head is the encoder's in both. Names that belong to no Deformable
+    Classes keep their indices. The last head of a two-stage model is the encoder's in both layouts. Names that belong to no Deformable
     DETR are kept, so that loading reports them.
     """
     levels = len([name for name in state if re.fullmatch(r"neck\.convs\.\d+\.conv\.weight", name)])
@@ -37,7 +37,7 @@ def convert_mmdet(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_detrdistill(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The student of a distillation checkpoint of DETRDistill; its plain checkpoints are mmdet's."""
+    """Extracts the student from a distillation checkpoint of DETRDistill. Its plain checkpoints have mmdet's layout."""
     if any(name.startswith("student.") for name in state):
         state = {name.removeprefix("student."): value for name, value in state.items() if not _NOT_THE_STUDENT.fullmatch(name)}
     return convert_mmdet(state)

@@ -1,6 +1,7 @@
-"""DINO's official layout (github.com/IDEA-Research/DINO at faa8520: models/dino/dino.py, deformable_transformer.py) as our ``Dino``.
+"""Converts DINO's official layout (github.com/IDEA-Research/DINO at faa8520) to our ``Dino``.
 
-ResNet backbones only; sharing of heads as the configuration of the checkpoint says (``share_heads``).
+The layout is that of models/dino/dino.py and deformable_transformer.py. Only ResNet backbones are supported. The model must share its
+heads (``share_heads``) as the configuration of the checkpoint says.
 """
 
 import torch
@@ -40,7 +41,7 @@ _RULES: list[Rule] = [
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames, cuts query, key and value apart, and drops the decoder's second copy of the heads.
+    """Renames, splits query, key and value, and drops the decoder's second copy of the heads.
 
     Names that belong to no DINO are kept, so that loading reports them.
 

@@ -1,7 +1,7 @@
-"""Public checkpoints in the names of the models here, one file a layout.
+"""Lists the layouts of public checkpoints and the functions that convert them, one file per layout.
 
-Each layout's function takes a state dict and returns it renamed; names that no rule knows stay as they are, so that loading, which
-is strict, reports them.
+Each function takes a state dict and returns it renamed. Names that no rule matches stay unchanged, so that loading, which is strict,
+reports them.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from workbench.errors import ConfigError
 
 
 class Layout(NamedTuple):
-    """Whose names a checkpoint has, and the family that loads it afterwards."""
+    """A checkpoint layout: how to convert it, and the family that loads the result."""
 
     family: str
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -29,10 +29,10 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layout(name: str) -> Layout:
-    """Looks a layout up.
+    """Returns the layout with this name.
 
     Raises:
-        ConfigError: unknown; lists those there are.
+        ConfigError: no layout has this name; the message lists those that exist.
     """
     if name not in LAYOUTS:
         raise ConfigError(f"unknown layout '{name}'. Layouts: {', '.join(LAYOUTS)}.")

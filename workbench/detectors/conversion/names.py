@@ -1,4 +1,4 @@
-"""Renaming the tensors of a state dict by rules."""
+"""Renames and splits the tensors of a state dict by rules."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,17 +11,17 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """Gives every tensor the name that the first rule makes of it.
+    """Renames every tensor by the first rule that matches its name.
 
-    A name that no rule knows stays as it is, so that loading reports it. The counters of BatchNorm, which no inference uses, are
-    left out.
+    A name that no rule matches stays unchanged, so that loading reports it. BatchNorm's batch counters, which inference does not use,
+    are left out.
 
     Args:
         state: tensors by name.
-        rules: a regular expression for the whole name, and what replaces it, as in ``re.sub``.
+        rules: pairs of a regular expression for the whole name and its replacement, as in ``re.sub``.
 
     Raises:
-        CheckpointError: two tensors get one name.
+        CheckpointError: two tensors get the same name.
     """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
     result: dict[str, Tensor] = {}
@@ -40,12 +40,12 @@ def rename(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tens
 
 
 def split_attention(state: Mapping[str, Tensor], below: str, parts: Iterable[str]) -> dict[str, Tensor]:
-    """Cuts every ``in_proj_weight`` and ``in_proj_bias`` of torch's attention into three tensors of equal height.
+    """Splits every ``in_proj_weight`` and ``in_proj_bias`` of torch's attention into three tensors of equal height.
 
     Args:
         state: tensors by name.
-        below: prefix of the names that are cut; others stay.
-        parts: of query, key and value; takes the place of ``in_proj``, as in ``q_proj.weight``.
+        below: prefix of the names that are split; other tensors stay unchanged.
+        parts: names of query, key and value, which replace ``in_proj``, such as ``q_proj`` in ``q_proj.weight``.
     """
     result: dict[str, Tensor] = {}
     for name, value in state.items():

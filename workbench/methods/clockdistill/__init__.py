@@ -1,1 +1,1 @@
-"""CLoCKDistill (WACV 2026)."""
+"""Implements CLoCKDistill (WACV 2026)."""

@@ -1,8 +1,8 @@
-"""CLoCKDistill (Lan and Tian, arXiv 2502.10683): memory weighted by the places of targets, and logits of queries made from targets.
+"""Implements CLoCKDistill (Lan and Tian, arXiv 2502.10683): memory weighted by target locations, and logits of queries made from targets.
 
-A re-implementation, not checked against the authors' code. From the abstract, first-hand: the encoder's output is distilled rather than
-backbone features; it is enriched by the places of objects; queries made from ground truth go through both decoders. Equations and
-weights are second-hand (``docs/methods.md`` lists each, and what is not known at all).
+This is a re-implementation that was not checked against the authors' code. Three facts are first-hand, from the abstract: the encoder's
+output is distilled rather than backbone features; it is enriched by the locations of objects; queries made from ground truth go through
+both decoders. Equations and weights are second-hand. ``docs/methods.md`` lists each of them, and what is not known at all.
 """
 
 from torch import Tensor
@@ -19,10 +19,10 @@ from workbench.methods.method import Method
 
 
 class CLoCKDistill(Method):
-    """Terms: ``memory_foreground``, ``memory_background`` and ``logits``."""
+    """CLoCKDistill with the terms ``memory_foreground``, ``memory_background`` and ``logits``."""
 
     name = "clockdistill"
-    without_live_teacher = "Say 'logits: null', which leaves the queries made from targets out, or leave 'cache:' out."
+    without_live_teacher = "Set 'logits: null' to train without queries made from targets, or remove 'cache:' from the recipe."
     Config = CLoCKDistillConfig
     terms = "memory_foreground, memory_background; logits"
     citation = "re-implementation of CLoCKDistill, arXiv 2502.10683 (WACV 2026), sections 3.1 and 3.2"

@@ -1,4 +1,4 @@
-"""Switches of CLoCKDistill; each thing that no source states is one of them."""
+"""Defines the switches of CLoCKDistill. Every choice that no source states is one of them."""
 
 from typing import Annotated, Literal
 
@@ -66,7 +66,7 @@ class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
     @model_validator(mode="after")
     def _something(self) -> "CLoCKDistillConfig":
         if self.memory is None and self.logits is None:
-            raise ValueError("memory and logits are both null: nothing to distil")
+            raise ValueError("memory and logits are both null, so there is nothing to distil")
         return self
 
     @property
@@ -77,16 +77,16 @@ class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
 
     @property
     def needs(self) -> frozenset[str]:
-        """See ``BaseMethodConfig``; the same queries go through both decoders."""
+        """See ``BaseMethodConfig``. The same queries go through both decoders."""
         needs = {feature_needs(self.memory.feature)} if self.memory is not None else set()
         return frozenset(needs | ({"decode"} if self.logits is not None else set()))
 
     @property
     def needs_all_classes(self) -> bool:
-        """See ``BaseMethodConfig``; the memory part reads no class score."""
+        """See ``BaseMethodConfig``. The memory part reads no class score."""
         return self.logits is not None
 
     @property
     def teaches_classes(self) -> bool:
-        """See ``ClassTeachingConfig``; over the classes' logits alone no-object is not compared."""
+        """See ``ClassTeachingConfig``. A comparison over the classes' logits alone does not include no-object."""
         return self.logits is not None and self.logits.kl_form == "bernoulli"

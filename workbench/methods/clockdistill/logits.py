@@ -1,4 +1,4 @@
-"""Target-aware consistent logit distillation (CLoCKDistill, section 3.2): queries made from targets, through both decoders."""
+"""Computes target-aware consistent logit distillation (CLoCKDistill, section 3.2): both decoders get queries made from targets."""
 
 from dataclasses import replace
 from typing import Literal
@@ -14,14 +14,14 @@ from workbench.methods.context import LayerPairs, MethodContext
 
 
 class TargetContents(nn.Module):
-    """Content of a query for each class: the teacher's own label table where it has trained one, else a fixed orthogonal one.
+    """Makes the content of a query for each class: the teacher's own label table if it trained one, else a fixed orthogonal one.
 
-    The table is not trained and is saved with the run's checkpoints; only the projection into another width is.
+    The table is not trained and is saved with the run's checkpoints. Only the projection to another width is trained.
 
     Args:
-        student: whose width the student's copy has.
-        teacher: whose classes and table count.
-        seed: of the orthogonal table, whose rows are as long as the teacher's own query contents on average.
+        student: detector whose width the student's copy has.
+        teacher: detector whose classes and label table are used.
+        seed: seed of the orthogonal table, whose rows are as long as the teacher's own query contents on average.
     """
 
     table: Tensor
@@ -31,7 +31,7 @@ class TargetContents(nn.Module):
         table = teacher.label_table()
         if table is None:
             shape = (len(teacher.spec.classes), teacher.width)
-            # orthogonal rows from a QR decomposition, from a generator of its own
+            # orthogonal rows from a QR decomposition of numbers from a generator of its own
             drawn = torch.randn(max(shape), min(shape), generator=torch.Generator().manual_seed(seed))
             rows = torch.linalg.qr(drawn)[0]
             length = float(teacher.blank_output().queries.content.detach().norm(dim=-1).mean())
@@ -49,17 +49,18 @@ def target_logits_term(
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> Tensor | None:
-    """Divergence and box loss between the two answers to each target's query, weighted by the teacher's confidence; no matching.
+    """Compares both detectors' outputs for each target's query by divergence and box loss, weighted by the teacher's confidence.
 
-    The group is filled up to the largest number of targets; queries that fill are hidden from the others and cost nothing.
+    No matching is needed. The group is filled up to the largest number of targets; the filling queries are hidden from the others and cost
+    nothing.
 
     Args:
-        config: switches.
-        contents: of the queries.
-        pairs: of layers.
-        student: whose memory the student's decoder reads.
-        teacher: whose memory the teacher's decoder reads.
-        context: with the live teacher.
+        config: switches of the logits part.
+        contents: module that makes the contents of the queries.
+        pairs: pairs of layers.
+        student: output whose memory the student's decoder reads.
+        teacher: output whose memory the teacher's decoder reads.
+        context: context that holds the live teacher.
         no_object: see ``class_targets``.
 
     Returns:
@@ -98,7 +99,7 @@ def _divergence(
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> Tensor:
-    """``[P, B, G]`` divergence of the student's class prediction from the teacher's, at the temperature."""
+    """Returns the divergence ``[P, B, G]`` of the student's class prediction from the teacher's, at the temperature."""
     heat = config.kl_temperature
     logits = given.logits[pairs.student] / heat
     if config.kl_form == "softmax":
@@ -112,7 +113,7 @@ def _divergence(
 
 
 def noisy_boxes(boxes: Tensor, noise: float, seed: int) -> Tensor:
-    """Boxes ``[B, G, 4]`` cxcywh with DN-DETR's noise, inside the image (Li et al., CVPR 2022, section 4.2)."""
+    """Adds DN-DETR's noise to boxes ``[B, G, 4]`` cxcywh and keeps them inside the image (Li et al., CVPR 2022, section 4.2)."""
     if not noise:
         return boxes
     draw = (2 * torch.rand(boxes.shape, generator=torch.Generator().manual_seed(seed)) - 1).to(boxes.device) * noise

@@ -1,4 +1,4 @@
-"""Location-and-context-aware memory distillation (CLoCKDistill, section 3.1)."""
+"""Computes location-and-context-aware memory distillation (CLoCKDistill, section 3.1)."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from workbench.methods.levels import Adaptor
 
 
 def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level, Level]], targets: TargetBatch) -> dict[str, Tensor]:
-    """``sum_x M S |A_T - phi(A_S)|^2`` inside targets and ``sum_x (1-M) S |...|^2`` outside, summed over levels.
+    """Returns ``sum_x M S |A_T - phi(A_S)|^2`` inside targets and ``sum_x (1-M) S |...|^2`` outside, summed over levels.
 
     Args:
-        config: switches.
-        adaptor: phi.
-        pairs: student and teacher level.
-        targets: of the batch.
+        config: switches of the memory part.
+        adaptor: phi, which maps student levels to the teacher's width.
+        pairs: pairs of student and teacher level.
+        targets: targets of the batch.
 
     Returns:
         ``memory_foreground`` (absent in a batch without targets) and ``memory_background``.
@@ -36,10 +36,11 @@ def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level
 
 @torch.no_grad()
 def location_and_scale(level: Level, targets: TargetBatch) -> tuple[Tensor, Tensor]:
-    """Location mask M and scale mask S of a level.
+    """Returns the location mask M and the scale mask S of a level.
 
-    A target covers the cells floor(x1 W) ... ceil(x2 W) - 1, at least one, W the cells of the un-padded image. S is one over the number
-    of cells of the target (the smallest where several overlap), outside one over the number of background cells, 0 in padding.
+    A target covers the cells floor(x1 W) ... ceil(x2 W) - 1, at least one, with W the cells of the un-padded image. Inside targets S is one
+    over the number of cells of the target (the smallest target where several overlap). Outside it is one over the number of background
+    cells, and in padding 0.
 
     Returns:
         ``[B, H, W]`` bool and ``[B, H, W]`` float.

@@ -1,1 +1,1 @@
-"""DETRDistill (ICCV 2023)."""
+"""Implements DETRDistill (ICCV 2023)."""

@@ -1,4 +1,4 @@
-"""Query-prior assignment distillation (DETRDistill, equation 10): teacher queries as an extra group in the student."""
+"""Computes query-prior assignment distillation (DETRDistill, equation 10): teacher queries as an extra group in the student."""
 
 from dataclasses import replace
 
@@ -23,18 +23,18 @@ def assignment_term(
     selected: Tensor,
     context: MethodContext,
 ) -> Tensor:
-    """The family's whole set loss of the group, with its published weights, on every layer.
+    """Computes the family's whole set loss of the group, with its published weights, on every layer.
 
-    The group goes through the decoder on its own, so neither group sees the other, and the student's own outputs stay as they are.
+    The group goes through the decoder separately. Neither group sees the other, and the student's own outputs do not change.
 
     Args:
-        config: switches.
-        group: makes the student's queries of the teacher's.
-        layers: teacher layer whose matching trains each student layer, ``L_S`` of them.
-        student: whose memory is read.
-        teacher: whose queries go in.
-        selected: ``[L_T, B, N_T]`` bool; those of the last teacher layer in ``layers`` decide which queries go in.
-        context: of the step.
+        config: switches of the assignment part.
+        group: module that converts the teacher's queries for the student.
+        layers: for each of the ``L_S`` student layers, the teacher layer whose matching trains it.
+        student: output whose memory is read.
+        teacher: output whose queries are used.
+        selected: ``[L_T, B, N_T]`` bool. The last teacher layer in ``layers`` decides which queries are used.
+        context: context of the step.
     """
     queries, match = teacher.queries, context.teacher_match(teacher)[layers]
     valid = selected[layers[-1]]
@@ -56,7 +56,7 @@ def assignment_term(
 
 
 def _rows(queries: Queries, index: Tensor) -> Queries:
-    """The queries at ``index [B, K]``."""
+    """Returns the queries at ``index [B, K]``."""
 
     def at(values: Tensor | None) -> Tensor | None:
         return None if values is None else gather_queries(values, index)
@@ -65,7 +65,7 @@ def _rows(queries: Queries, index: Tensor) -> Queries:
 
 
 def _silenced(output: DetectorOutput, valid: Tensor) -> DetectorOutput:
-    """Padded queries as certain background, which costs nothing and sends no gradient."""
+    """Turns padded queries into certain background, which costs nothing and has no gradient."""
     background = torch.full_like(output.logits, -CERTAIN)
     if output.activation == "softmax":
         background[..., -1] = CERTAIN

@@ -1,4 +1,4 @@
-"""Switches of DETRDistill: every difference between the paper and the released code is one of them, and a profile sets them all."""
+"""Defines the switches of DETRDistill. Every difference between paper and released code is one, and a profile sets them all."""
 
 from typing import Annotated, Any, Literal
 
@@ -67,13 +67,13 @@ class FeaturesConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docst
 
     @property
     def query_mask(self) -> QueryMask:
-        """Settings of the mask that weights the cells.
+        """Returns the settings of the mask that weights the cells.
 
         Raises:
-            ValueError: the mask is uniform, so there is none.
+            ValueError: the mask is ``uniform``, which is not made from queries.
         """
         if self.mask == "uniform":
-            raise ValueError("a uniform mask is made of no queries")
+            raise ValueError("a uniform mask is not made from queries")
         return QueryMask(mask=self.mask, quality=self.quality, gamma=self.gamma, mask_padding=self.mask_padding)
 
 
@@ -157,9 +157,9 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     @model_validator(mode="after")
     def _consistent(self) -> "DETRDistillConfig":
         if self.logits is None and self.features is None and self.assignment is None:
-            raise ValueError("logits, features and assignment are all null: nothing to distil")
+            raise ValueError("logits, features and assignment are all null, so there is nothing to distil")
         if self.contrastive is not None and self.logits is None:
-            raise ValueError("contrastive compares the pairs of the logits part; it needs logits")
+            raise ValueError("contrastive compares the pairs of the logits part, so it needs logits")
         return self
 
     @property
@@ -187,7 +187,7 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
 
     @property
     def needs_student(self) -> frozenset[str]:
-        """See ``BaseMethodConfig``; the teacher's queries pass through the student's decoder, not the teacher's."""
+        """See ``BaseMethodConfig``. The teacher's queries pass through the student's decoder, not the teacher's."""
         if self.assignment is None:
             return self.needs
         own = {"reference_from_position"} if self.assignment.reference == "student" else set()
@@ -195,7 +195,7 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
 
     @property
     def needs_all_classes(self) -> bool:
-        """See ``BaseMethodConfig``; the queries that pass through the student's decoder are trained on targets alone."""
+        """See ``BaseMethodConfig``. The queries that pass through the student's decoder are trained on targets alone."""
         masked = self.features is not None and self.features.mask != "uniform"
         return self.logits is not None or masked or self.selection.rule in ("top_k", "lowest_k", "threshold")
 

@@ -1,4 +1,4 @@
-"""The contrastive term between matched queries that the released code of DETRDistill has and the paper has not."""
+"""Computes the contrastive term between matched queries that only the released code of DETRDistill has."""
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,14 @@ from workbench.methods.detrdistill.config import ContrastiveConfig
 
 
 class ContrastiveHead(nn.Module):
-    """InfoNCE between the projected states of matched queries: a teacher query is the anchor, all matched student queries of the
-    batch are candidates.
+    """InfoNCE between the projected states of matched queries.
+
+    A teacher query is the anchor, and all matched student queries of the batch are candidates.
 
     Args:
-        config: width and temperature.
-        student: width of its states.
-        teacher: likewise.
+        config: configuration of width and temperature.
+        student: width of the student's states.
+        teacher: width of the teacher's states.
     """
 
     def __init__(self, config: ContrastiveConfig, student: int, teacher: int):
@@ -24,16 +25,16 @@ class ContrastiveHead(nn.Module):
         self.student, self.teacher = _branch(student, config.width), _branch(teacher, config.width)
 
     def forward(self, student: Tensor, teacher: Tensor, pairs: LayerPairs, mate: Tensor) -> Tensor | None:
-        """Mean over the pairs of a layer, weighted sum over layers.
+        """Computes the mean over the pairs of a layer, as a weighted sum over layers.
 
         Args:
             student: ``[L_S, B, N_S, D_S]`` states.
             teacher: ``[L_T, B, N_T, D_T]`` states.
-            pairs: of layers.
-            mate: ``[P, B, N_S]`` teacher query of each student query, -1 = none.
+            pairs: pairs of layers.
+            mate: ``[P, B, N_S]`` teacher query of each student query, -1 for none.
 
         Returns:
-            A scalar, or None where no layer has two pairs to tell apart.
+            A scalar, or None if no layer has two pairs to tell apart.
         """
         losses: list[Tensor] = []
         for own, other, share, match in zip(pairs.student, pairs.teacher, pairs.share, mate, strict=True):
@@ -48,7 +49,7 @@ class ContrastiveHead(nn.Module):
 
 
 def _branch(width: int, projected: int) -> nn.Sequential:
-    """Linear(d, w), then Linear(w, w), BatchNorm, ReLU, Linear(w, w)."""
+    """Builds Linear(d, w), then Linear(w, w), BatchNorm, ReLU, Linear(w, w)."""
     return nn.Sequential(
         nn.Linear(width, projected), nn.Linear(projected, projected), nn.BatchNorm1d(projected), nn.ReLU(), nn.Linear(projected, projected)
     )

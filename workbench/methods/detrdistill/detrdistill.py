@@ -1,7 +1,7 @@
-"""DETRDistill (Chang et al., ICCV 2023): logits, target-aware features and query-prior assignment, each in a file of its own.
+"""Implements DETRDistill (Chang et al., ICCV 2023): logits, target-aware features and query-prior assignment, each in its own file.
 
-Two profiles: ``paper`` (equations as printed) and ``official_code`` (the released Deformable DETR code). Every difference is one
-switch in ``config``; where the paper is silent the choice is named beside the switch. Layers are 0-based.
+There are two profiles: ``paper`` (equations as printed) and ``official_code`` (the released Deformable DETR code). Every difference is
+one switch in ``config``. Where the paper does not say, the choice is documented with the switch. Layers are counted from 0.
 """
 
 from torch import Tensor
@@ -27,7 +27,9 @@ from workbench.methods.selection import selected_queries
 
 
 class DETRDistill(Method):
-    """Terms: ``logits`` (joint) or ``logits_positive`` and ``logits_negative`` (split); ``contrastive``; ``features``; ``assignment``."""
+    """DETRDistill with the terms ``features``, ``assignment`` and ``contrastive``, and ``logits`` (joint) or ``logits_positive`` and
+    ``logits_negative`` (split).
+    """
 
     name = "detrdistill"
     Config = DETRDistillConfig
@@ -41,8 +43,8 @@ class DETRDistill(Method):
         if config.depth == "first":
             if student.num_layers > teacher.num_layers:
                 raise ConfigError(
-                    f"method 'detrdistill' with depth: first pairs layers by index; the student has {student.num_layers} "
-                    f"decoder layers, the teacher {teacher.num_layers}. Say 'depth: groups' and declare 'layer_map:'."
+                    f"method 'detrdistill' with depth: first pairs layers by index, but the student has {student.num_layers} "
+                    f"decoder layers and the teacher {teacher.num_layers}. Set 'depth: groups' and declare 'layer_map:'."
                 )
             layer_map = tuple((layer,) for layer in range(student.num_layers))
         self.layer_map = layer_map
@@ -58,7 +60,7 @@ class DETRDistill(Method):
             if config.features.mask != "uniform" and widths != {teacher.width}:
                 raise IncompatibleError(
                     f"method 'detrdistill': the teacher's {self.feature} ({teacher.family}) has {sorted(widths)} "
-                    f"channels and its queries {teacher.width}, so no mask can be made of both. Say 'mask: uniform', "
+                    f"channels and its queries have {teacher.width}, so no mask can be made from both. Set 'mask: uniform', "
                     "or take another feature."
                 )
         if config.contrastive is not None:
@@ -68,7 +70,7 @@ class DETRDistill(Method):
 
     @property
     def state_layers(self) -> tuple[int, ...]:
-        """See ``Method.state_layers``; a mask of the last layer reads no other."""
+        """See ``Method.state_layers``. A mask of the last layer reads no other."""
         layers: set[int] = set()
         features = self.config.features
         if features is not None and features.mask != "uniform":
@@ -100,7 +102,7 @@ class DETRDistill(Method):
 
     @property
     def prepared_by(self) -> str | None:
-        """See ``Method.prepared_by``; queries that are drawn anew in every step cannot be prepared for."""
+        """See ``Method.prepared_by``. Nothing can be prepared if queries are drawn anew in every step."""
         features, selection = self.config.features, self.config.selection
         if features is None or features.mask == "uniform" or selection.rule == "random_k":
             return None
@@ -108,7 +110,7 @@ class DETRDistill(Method):
         return hash_json([*decides, self.feature, self.strides])[:16]
 
     def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
-        """See ``Method.prepare``: the weight of every cell, ``weights/STRIDE [B, H, W]``."""
+        """See ``Method.prepare``. Returns the weight of every cell, ``weights/STRIDE [B, H, W]``."""
         if self.prepared_by is None:
             return {}
         levels = [level for level in levels_of(teacher, self.feature) if level.stride in self.strides]
@@ -139,7 +141,7 @@ class DETRDistill(Method):
         return visible_masks(self.config.features.query_mask, teacher, layers, context, selected)
 
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
-        """See ``Method.train_mates``: the matching of the logits terms."""
+        """See ``Method.train_mates``. Returns the matching of the logits terms."""
         if self.config.logits is None:
             return None
         selected = selected_queries(self.config.selection, teacher, context)
@@ -152,6 +154,6 @@ class DETRDistill(Method):
         return self.config.assignment is not None
 
     def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
-        """See ``Method.teacher_group``: as in ``assignment_term``, the last layer's selection."""
+        """See ``Method.teacher_group``. As in ``assignment_term``, the last layer's selection applies."""
         selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
         return self.group(teacher.queries, None if bool(selected.all()) else selected)

@@ -1,4 +1,4 @@
-"""Target-aware feature distillation (DETRDistill, equations 6 to 9) and the mask of the released code."""
+"""Computes target-aware feature distillation (DETRDistill, equations 6 to 9), also with the mask of the released code."""
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,13 @@ def features_term(
     pairs: list[tuple[Level, Level]],
     weights: list[Tensor],
 ) -> Tensor:
-    """Equation 9: error of each cell weighted by the mask, mean over cells, sum over levels.
+    """Computes equation 9: each cell's error weighted by the mask, averaged over cells and summed over levels.
 
     Args:
-        config: switches.
-        adaptor: of student levels.
-        pairs: student and teacher level.
-        weights: ``[B, H, W]`` of each pair's cells, see ``cell_weights``.
+        config: switches of the features part.
+        adaptor: module that maps student levels to the teacher's width.
+        pairs: pairs of student and teacher level.
+        weights: ``[B, H, W]`` weights of each pair's cells, see ``cell_weights``.
     """
     total = pairs[0][0].features.new_zeros(())
     for (own, other), weight in zip(pairs, weights, strict=True):
@@ -37,10 +37,10 @@ def features_term(
 def cell_weights(
     config: FeaturesConfig, teacher: DetectorOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
 ) -> list[Tensor]:
-    """Weight of the squared error of every cell, ``[B, H, W]`` per level; no gradient flows into it.
+    """Returns the weight of every cell's squared error, ``[B, H, W]`` per level, without gradient.
 
-    product: w(x) = 1/M sum_i q_i (F(x) . Q_i)^2, equation 9 with the square of the mask drawn into one sum (the same number without a
-    map per query), mean over layers; cosine: sum over layers of psi(x)^2.
+    For ``product`` it is w(x) = 1/M sum_i q_i (F(x) . Q_i)^2, averaged over layers. This is equation 9 with the square of the mask taken
+    into one sum, which gives the same number without a map per query. For ``cosine`` it is the sum over layers of psi(x)^2.
     """
     if config.mask == "uniform":
         return [level.features.new_ones(level.padding.shape) for level in levels]

@@ -1,4 +1,4 @@
-"""Hungarian-matching logits distillation (DETRDistill, equations 3 and 4) and the joint form of the released code."""
+"""Computes Hungarian-matching logits distillation (DETRDistill, equations 3 and 4) and the joint form of the released code."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,20 +24,20 @@ def logits_terms(
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Terms and the matching they are taken over.
+    """Returns the terms and the matching that they are computed over.
 
     Args:
-        config: switches.
-        pairs: of layers; each is matched on its own.
-        student: with gradient.
-        teacher: without.
+        config: switches of the logits part.
+        pairs: pairs of layers, each of which is matched separately.
+        student: output with gradient.
+        teacher: output without gradient.
         selected: ``[L_T, B, N_T]`` bool, teacher queries that teach.
-        context: of the step.
+        context: context of the step.
         no_object: see ``class_targets``.
 
     Returns:
-        ``logits``, or ``logits_positive`` (absent where no teacher query has a target) and ``logits_negative``; and ``[P, B, N_S]``
-        int64 on the CPU, the teacher query of each student query, -1 = none.
+        ``logits``, or ``logits_positive`` (absent if no teacher query has a target) and ``logits_negative``; and ``[P, B, N_S]``
+        int64 on the CPU, the teacher query of each student query, -1 for none.
     """
     found = _match(config, pairs, student, teacher, selected, context, no_object)
     layers = torch.tensor(pairs.student, device=student.logits.device)
@@ -60,20 +60,20 @@ def logits_mates(
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> Tensor:
-    """The matching alone; arguments and result as of ``logits_terms``."""
+    """Returns only the matching. Arguments and result are those of ``logits_terms``."""
     return _match(config, pairs, student, teacher, selected, context, no_object).teacher_queries()
 
 
 @dataclass(frozen=True)
 class _Matching:
-    """What P pairs of layers are trained on.
+    """The targets that P pairs of layers are trained on.
 
     Attributes:
-        columns: ``[P, B, K]`` teacher queries that may teach; None: column n is teacher query n.
-        wanted: ``[P, B, K, C]`` their class targets.
-        boxes: ``[P, B, K, 4]`` their boxes.
-        mate: ``[P, B, N_S]`` column of each student query, -1 = none; of the teacher queries with an object where these go first.
-        rest: likewise of the other teacher queries; None where they are not apart, or teach nothing.
+        columns: ``[P, B, K]`` teacher queries that may teach. None if column n is teacher query n.
+        wanted: ``[P, B, K, C]`` class targets of these queries.
+        boxes: ``[P, B, K, 4]`` boxes of these queries.
+        mate: ``[P, B, N_S]`` column of each student query, -1 for none. If teacher queries with an object are matched first, only these.
+        rest: The same for the other teacher queries. None if they are not separate, or teach nothing.
     """
 
     columns: Tensor | None
@@ -83,14 +83,14 @@ class _Matching:
     rest: Tensor | None
 
     def teacher_queries(self) -> Tensor:
-        """``[P, B, N_S]`` int64 on the CPU."""
+        """Returns the teacher query of each student query, ``[P, B, N_S]`` int64 on the CPU."""
         mate = self.all_mates()
         if self.columns is None or not self.columns.shape[-1]:
             return mate
         return self.columns.gather(-1, mate.clamp(min=0)).where(mate >= 0, -1)
 
     def all_mates(self) -> Tensor:
-        """``[P, B, N_S]`` column of each student query, with an object or without."""
+        """Returns the column of each student query, with an object or without, ``[P, B, N_S]``."""
         return self.mate if self.rest is None else torch.maximum(self.mate, self.rest)
 
 
@@ -129,24 +129,24 @@ def _match(
     if not config.split:
         return _Matching(columns, wanted, wanted_boxes, assign(cost, columns=taught), None)
     mate = assign(cost, columns=positive)
-    # students taken by the positives are out, which keeps the whole one-to-one
+    # students that the positives took are excluded, which keeps the whole matching one-to-one
     rest = assign(cost, columns=taught & ~positive, rows=mate < 0) if config.negatives != "off" else None
     return _Matching(columns, wanted, wanted_boxes, mate, rest)
 
 
 def _pair_losses(config: LogitsConfig, logits: Tensor, boxes: Tensor, found: _Matching, activation: Activation) -> tuple[Tensor, Tensor]:
-    """Summed loss of matched pairs and their number, each ``[K, P]`` for P pairs of layers and K = 1 or 2 kinds of teacher queries:
-    with an object (or all, where they are matched together), and the rest.
+    """Returns the summed loss of matched pairs and their number, each ``[K, P]`` for P pairs of layers.
 
-    The class term is cross-entropy with the teacher's probability as target, less the teacher's own entropy: a constant that carries
-    no gradient and makes a perfect copy cost 0.
+    The K = 1 or 2 kinds of teacher queries are those with an object (or all, if they are matched together), and the rest. The class term is
+    cross-entropy with the teacher's probability as target, minus the teacher's own entropy. This constant carries no gradient and makes a
+    perfect copy cost 0.
     """
     mate = found.all_mates()
     kinds = [found.mate >= 0, (mate >= 0) & (found.mate < 0)] if config.split else [mate >= 0]
     paired = torch.stack(kinds).to(logits.device)
     if not found.boxes.shape[-2]:
         return boxes.new_zeros(paired.shape[:2]), paired.sum((-1, -2))
-    # every student query beside its mate: where most have one, no index costs less than what it leaves out; those without are masked
+    # every student query with its teacher query: as most have one, masking the others costs less than indexing those that remain
     column = mate.clamp(min=0).to(logits.device)
     l1, giou = box_loss(boxes, gather_queries(found.boxes, column))
     box = config.weights[1] * l1 + config.weights[2] * giou
