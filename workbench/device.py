@@ -1,4 +1,4 @@
-"""Where a model computes: the one place that turns the name of a device into a device."""
+"""The device a model runs on: the only place that turns a device's name into a ``torch.device``."""
 
 import re
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ def resolve_device(name: str) -> "torch.device":
     """Returns the device that a name stands for on this machine.
 
     Args:
-        name: ``auto`` (the first CUDA GPU where there is one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        name: ``auto`` (the first CUDA GPU if there is one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        DeviceError: the name is unknown, this machine has no CUDA GPU, or not one of that number.
+        DeviceError: the name is unknown, this machine has no CUDA GPU, or it has none with that number.
     """
     import torch
 
