@@ -1,4 +1,4 @@
-"""``workbench methods``: the methods of distillation."""
+"""``workbench methods``: lists the distillation methods."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def methods(json_path: Json = None) -> None:
         method = find_method(name)
         able = [family for family, lacks in zip(families[1:], served, strict=True) if lacks == "yes"]
         everywhere = "all" if len(able) == len(served) else ", ".join(able) or "none"
-        rows.append(
-            {"method": name, "terms": method.terms, "needs": method.needs_text(), "families": everywhere, "source": method.citation}
-        )
+        rows.append({
+            "method": name, "terms": method.terms, "needs": method.needs_text(), "families": everywhere, "source": method.citation,
+        })  # fmt: skip
     print_rows(rows, json_path)
