@@ -1,6 +1,13 @@
 """The library under one name, for notebooks: ``import workbench.notebook as wb``.
 
 ``wb.train`` makes runs. ``wb.summary``, ``wb.evaluate``, ``wb.compare`` and ``wb.diagnose`` analyse them. ``wb.figures`` draws them.
+
+Example:
+    >>> import workbench.notebook as wb
+    >>> wb.check("my-images").ok
+    >>> alone, taught = wb.train("shapes", arm="undistilled"), wb.train("shapes", arm="features")
+    >>> wb.diagnose(taught, baseline=alone).findings
+    >>> dataset = wb.open_data(taught.info(), "test")
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +49,7 @@ def train(
 
     Args:
         recipe: path of a recipe file, or name of a shipped one.
-        arm: arm of the recipe; its own method if None.
+        arm: arm of the recipe; None trains the recipe as written.
         seed: seed of initialisation and data order.
         name: name of the run; made from recipe, arm and seed if None.
         overrides: values for keys of the recipe, such as ``train.steps=300``.

@@ -48,7 +48,7 @@ def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: P
         ExportError: the detector cannot be exported, or the export gives other outputs; nothing is written.
 
     Example:
-        >>> print(wb.export_onnx(run, Path("student.onnx")))
+        >>> print(export_onnx(run, Path("student.onnx")))
     """
     _need_onnx()
     found = find_detector(name)

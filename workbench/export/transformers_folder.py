@@ -32,7 +32,7 @@ def export_transformers(name: str | Run, out: Path, data: str | None = None, pro
         ExportError: transformers has no model of this family, or loads another model from the folder; nothing is written.
 
     Example:
-        >>> print(wb.export_transformers(run, Path("student")))
+        >>> print(export_transformers(run, Path("student")))
     """
     found = find_detector(name)
     detector = load_detector(found.folder).eval()

@@ -25,6 +25,9 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
 
     Raises:
         ConfigError: the file is unreadable, a key is unknown (the message names the nearest one), a type is wrong, or the arm is unknown.
+
+    Example:
+        >>> recipe = load_recipe(Path("recipes/shapes.yaml"), ["train.steps=300"], arm="features")
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

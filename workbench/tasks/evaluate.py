@@ -82,7 +82,7 @@ def evaluate(
         RunError: there is no such checkpoint, or the run's data has changed.
 
     Example:
-        >>> wb.evaluate(run, split="test").coco["ap"]
+        >>> evaluate(run, split="test").coco["ap"]
     """
     place = resolve_device(device)
     found = find_detector(name, step)

@@ -59,7 +59,7 @@ def predict(detector: str | Run, images: Path, out: Path, threshold: float, devi
         DeviceError: this machine does not have the device.
 
     Example:
-        >>> wb.predict(run, Path("photos"), Path("predictions"), threshold=0.3, device="auto")
+        >>> predict(run, Path("photos"), Path("predictions"), threshold=0.3, device="auto")
     """
     where = resolve_device(device)
     model = load_detector(find_detector(detector).folder)
