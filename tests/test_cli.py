@@ -217,7 +217,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("code", "arguments", "words"), [
-    (2, ["run"], "give a recipe, or --resume NAME"),
+    (2, ["run"], "name a recipe, or give --resume RUN"),
     (2, ["run", "RECIPE", "--resume", "one"], "leave out a recipe"),
     (2, ["run", "--resume", "one", "--set", "train.steps=5", "--seed", "1"], "leave out --seed, --set"),
     (2, ["run", "RECIPE", "--arm", "uniform"], "has no arm 'uniform'"),

@@ -124,8 +124,8 @@ def test_the_next_run_of_a_process_gets_the_device_that_it_asks_for(monkeypatch:
 
 
 @pytest.mark.parametrize(("device", "words"), [
-    ("cuda:1", "device 'cuda:1' is one GPU, and 3 processes train this run"),
-    ("cuda", "3 processes need a GPU each, and torch finds 2"),
+    ("cuda:1", "device 'cuda:1' is one GPU, but each of the 3 processes of this run needs its own"),
+    ("cuda", "3 processes need a GPU each, but torch finds 2"),
 ])  # fmt: skip
 def test_processes_of_one_run_get_a_gpu_each_or_are_refused(gpus, monkeypatch: pytest.MonkeyPatch, device: str, words: str):
     gpus(2)

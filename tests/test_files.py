@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_message_with_the_path_and_what_to_do(tmp_path: Path)
     with pytest.raises(WorkbenchError) as caught, replacing(path):
         no_space()
     message = str(caught.value)
-    assert str(path) in message and "No space left on device" in message and "Free space" in message
+    assert str(path) in message and "No space left on device" in message and "Free some space" in message
     assert "\n" not in message
     assert not path.exists()
 

@@ -19,7 +19,7 @@ def test_a_run_is_trained_once_then_opened_and_another_recipe_under_its_name_is_
         before = run.metrics_path.stat().st_mtime_ns
         assert wb.train("shapes", arm="undistilled", overrides=TINY, listener=Silent()).path == run.path
         assert run.metrics_path.stat().st_mtime_ns == before
-        with pytest.raises(RunError, match=r"made otherwise: train.batch_size 2, now 3.*name="):
+        with pytest.raises(RunError, match=r"made with other settings: train.batch_size 2, now 3.*name="):
             wb.train("shapes", arm="undistilled", overrides=[*TINY, "train.batch_size=3"], listener=Silent())
         # the verdict of a run against itself
         assert wb.compare({0: run}, {0: run}).difference == 0

@@ -1,6 +1,6 @@
 """The command line ``workbench``: registers the verbs of ``workbench.commands`` and turns an error into one message.
 
-Help must come at once, so a verb's module imports little at its top and the rest inside its function.
+Help must appear at once. A verb's module therefore imports little at its top and the rest inside its function.
 """
 
 import logging
@@ -32,7 +32,7 @@ from workbench.commands.run import run
 from workbench.commands.runs import runs_app
 from workbench.errors import WorkbenchError
 
-# a function is a verb, a Typer a verb that has verbs of its own; both are listed in this order
+# a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
     "Train and compare": {"demo": demo, "run": run, "compare": compare, "cache": cache_app},
     "Look at results": {
@@ -52,13 +52,13 @@ VERBS = {
 
 
 class Headings(Verbs):
-    """Lists each verb in one line, below its heading."""
+    """Lists the verbs below their headings, one verb per line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(name) for verbs in VERBS.values() for name in verbs)
         for heading, verbs in VERBS.items():
             with formatter.section(heading):
-                # names of one width, so that the lines of all headings begin in one column
+                # all names are padded to one width, so that the lines of all headings begin in one column
                 limit = formatter.width - width - 6
                 formatter.write_dl([(f"{name:{width}}", self.commands[name].get_short_help_str(limit)) for name in verbs])
 
@@ -81,12 +81,12 @@ app.command("trace", cls=Verb, hidden=True)(record)  # its former name
 
 
 def main() -> None:
-    """Runs the command line; a ``WorkbenchError`` becomes one message and its exit code."""
+    """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # being asked to end runs the same clean-up as an error: a comparison takes its runs with it
+    # SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        code = app(prog_name="workbench", standalone_mode=False)  # click hands the code of typer.Exit back instead of raising it
+        code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
         if isinstance(code, int) and code:
             sys.exit(code)
     except WorkbenchError as error:
@@ -95,7 +95,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except Exception as error:
-        # usage errors of the command line carry their own message and code
+        # usage errors of the command line carry their own message and exit code
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             typer.echo(f"workbench: {error.format_message()}", err=True)  # pyright: ignore[reportAttributeAccessIssue]
             sys.exit(int(error.exit_code))  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,7 +1,7 @@
-"""Errors a user can act on: what happened, where, and what to do.
+"""Errors that a user can act on: each says what happened, where, and what to do.
 
-The command line prints the message alone and exits with the class's ``exit_code``; anything that is not a
-``WorkbenchError`` is a defect of ours and keeps its traceback.
+The command line prints only the message and exits with the class's ``exit_code``. Any other exception is a defect of the workbench and
+keeps its traceback.
 """
 
 DISTRIBUTION = "distillation-workbench"  # `workbench` in the public registry is another product that installs the same import name
@@ -13,13 +13,13 @@ def pip_install(extra: str) -> str:
 
 
 class WorkbenchError(Exception):
-    """Base of every error that a user can mend."""
+    """Base class of every error that a user can fix."""
 
     exit_code = 1
 
 
 class ConfigError(WorkbenchError):
-    """A recipe or an override is wrong: unknown key, wrong type, impossible combination."""
+    """A recipe or an override is wrong: an unknown key, a wrong type or an impossible combination."""
 
     exit_code = 2
 
@@ -31,7 +31,7 @@ class DataError(WorkbenchError):
 
 
 class CheckpointError(WorkbenchError):
-    """Weights cannot be loaded: not safetensors, keys missing or of another shape, another family."""
+    """Weights cannot be loaded: the file is not safetensors, keys are missing or differ in shape, or the family is another one."""
 
     exit_code = 4
 
@@ -43,19 +43,19 @@ class RunError(WorkbenchError):
 
 
 class NonFiniteError(WorkbenchError):
-    """NaN or infinity in logits, boxes or a loss."""
+    """Logits, boxes or a loss contain NaN or infinity."""
 
     exit_code = 6
 
 
 class SilentTermError(WorkbenchError):
-    """A loss term with weight and eligible targets taught nothing for a whole epoch."""
+    """A loss term with weight and eligible targets had no gradient for a whole epoch."""
 
     exit_code = 7
 
 
 class IncompatibleError(WorkbenchError):
-    """A method cannot serve this teacher and student; the message names the missing property."""
+    """A method cannot be used with this teacher and student; the message names the missing property."""
 
     exit_code = 8
 
@@ -67,13 +67,13 @@ class MissingExtraError(WorkbenchError):
 
 
 class CacheError(WorkbenchError):
-    """A teacher cache is missing, damaged, of something else, or too large."""
+    """A teacher cache is missing, damaged, made for something else, or too large."""
 
     exit_code = 10
 
 
 class ExportError(WorkbenchError):
-    """A detector cannot be exported, or its export does not answer as it does."""
+    """A detector cannot be exported, or the exported model gives other outputs than the detector."""
 
     exit_code = 11
 
@@ -85,6 +85,6 @@ class DeviceError(WorkbenchError):
 
 
 class Interrupted(WorkbenchError):
-    """Ctrl-C: the run was saved once and can be resumed."""
+    """The user pressed Ctrl-C; the run was saved and can be resumed."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: temporary name in the same folder, fsync, rename."""
+"""Writes files whole or not at all: under a temporary name in the same folder, then fsync, then rename."""
 
 import contextlib
 import fcntl
@@ -17,13 +17,13 @@ from workbench.remote import is_remote, uploading, uploading_folder
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on a clean exit it is fsynced and renamed over ``path``, or stored where that is remote.
+    """Yields a temporary path beside ``path``; on a clean exit the file is fsynced and renamed to ``path``, or uploaded if that is remote.
 
     Args:
         path: the file to write; its folder is created.
 
     Raises:
-        WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps what it had.
+        WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps its old content.
     """
     if is_remote(path):
         with uploading(path) as local:
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except OSError as error:
         raise WorkbenchError(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder; nothing was lost."
+            f"cannot write {path}: {error.strerror or error}. Nothing was lost. Free some space or choose another folder."
         ) from error
     finally:
         if temporary is not None:
@@ -50,15 +50,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``path``; on a clean exit its files are fsynced and it takes the place of ``path``, remote or not.
+    """Yields an empty folder beside ``path``; on a clean exit its files are fsynced and it replaces ``path``, which may be remote.
 
-    One writer at a time: what a killed one left behind is removed.
+    Only one process may write at a time, because whatever a killed writer left behind is removed.
 
     Args:
-        path: the folder to write; files lie directly in it.
+        path: the folder to write; its files lie directly in it.
 
     Raises:
-        WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps what it had.
+        WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps its old content.
     """
     if is_remote(path):
         with uploading_folder(path) as local:
@@ -81,14 +81,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise WorkbenchError(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another folder; nothing was lost."
+            f"cannot write {path}: {error.strerror or error}. Nothing was lost. Free some space or choose another folder."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _settle(path: Path) -> None:
-    """Brings a file to the disk with the permissions any new file of this user has; temporary and safetensors files begin as 0600."""
+    """Flushes a file to disk and gives it the permissions of any new file of this user; temporary and safetensors files begin as 0600."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     mask = os.umask(0)
@@ -106,35 +106,35 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, whole or not at all."""
+    """Writes ``text`` as UTF-8, either completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON; NaN is refused because JSON has none."""
+    """Writes ``value`` as indented JSON; refuses NaN, which JSON does not have."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; a broken one gives a ``WorkbenchError`` with its path and position."""
+    """Returns the content of a JSON file; raises a ``WorkbenchError`` with path and position if it is broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WorkbenchError(f"cannot read {path}: {error.strerror or error}") from error
+        raise WorkbenchError(f"cannot read {path}: {error.strerror or error}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorkbenchError(f"{path} is not valid JSON: {error}") from error
+        raise WorkbenchError(f"{path} is not valid JSON: {error}.") from error
 
 
 def try_lock(file: IO[Any], shared: bool = False) -> bool:
-    """Locks an open file, which the system lets go when it is closed, however its process ends.
+    """Locks an open file without waiting; the system releases the lock when the file is closed, however its process ends.
 
     Args:
-        file: whoever opened it once more is somebody else, in this process too.
-        shared: others may hold it so as well.
+        file: the open file; a second handle of the same file is another holder, even in this process.
+        shared: take a shared lock, which several holders can have at once.
 
     Returns:
-        Whether the file is locked now; False where somebody else holds it.
+        True if the file is locked now, False if another holder has it.
     """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -144,7 +144,7 @@ def try_lock(file: IO[Any], shared: bool = False) -> bool:
 
 
 def time_of(path: Path) -> tuple[float, int]:
-    """Returns when a file was last changed and its size, zeros where there is none; a remote file has only its time in seconds."""
+    """Returns a file's time of last change and its size, zeros if it does not exist; a remote file's time is in seconds."""
     try:
         status = path.stat()
     except OSError:
@@ -153,12 +153,12 @@ def time_of(path: Path) -> tuple[float, int]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces)."""
+    """Returns the SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

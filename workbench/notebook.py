@@ -1,7 +1,13 @@
-"""The library from a notebook, under one name: ``import workbench.notebook as wb``.
+"""The library under one name, for notebooks: ``import workbench.notebook as wb``.
 
-``wb.train`` makes runs; ``wb.summary``, ``wb.evaluate``, ``wb.compare`` and ``wb.diagnose`` say what came of them; ``wb.figures`` draws
-them.
+``wb.train`` makes runs. ``wb.summary``, ``wb.evaluate``, ``wb.compare`` and ``wb.diagnose`` analyse them. ``wb.figures`` draws them.
+
+Example:
+    >>> import workbench.notebook as wb
+    >>> wb.check("my-images").ok
+    >>> alone, taught = wb.train("shapes", arm="undistilled"), wb.train("shapes", arm="features")
+    >>> wb.diagnose(taught, baseline=alone).findings
+    >>> dataset = wb.open_data(taught.info(), "test")
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,21 +43,26 @@ def train(
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Run:
-    """Trains a recipe, with a progress bar in the cell; a run that is there already is opened, or finished, instead of made again.
+    """Trains a recipe with a progress bar in the cell and returns the run.
+
+    If a run of this name exists and was made from the same recipe, it is opened instead of made again, and resumed if it is unfinished.
 
     Args:
-        recipe: a recipe file, or the name of a shipped one.
-        arm: of the recipe.
-        seed: of initialisation and data order.
-        name: of the run; made from recipe, arm and seed when None.
-        overrides: of keys of the recipe, like ``train.steps=300``.
+        recipe: path of a recipe file, or name of a shipped one.
+        arm: arm of the recipe; None trains the recipe as written.
+        seed: seed of initialisation and data order.
+        name: name of the run; made from recipe, arm and seed if None.
+        overrides: values for keys of the recipe, such as ``train.steps=300``.
         device: auto, cpu, cuda or cuda:N.
-        listener: shown the progress instead of the cell.
+        listener: receives the progress in place of the cell.
 
     Raises:
         DeviceError: this machine does not have the device.
-        RunError: a run of that name was made from another recipe; it is being trained.
-        WorkbenchError: anything else a user can mend.
+        RunError: a run of that name was made from another recipe, or is being trained by another process.
+        WorkbenchError: any other problem that the user can fix.
+
+    Example:
+        >>> run = wb.train("shapes", arm="features", overrides=["train.steps=300"])
     """
     path = recipe_path(recipe)
     resolved = load_recipe(path, [*overrides, f"seed={seed}"], arm)
@@ -62,22 +73,34 @@ def train(
         return start(resolved, launch, listener or cell_listener(name), path.parent)
     if changes := changes_since(run, resolved):
         raise RunError(
-            f"run '{name}' is there, but was made otherwise: {'; '.join(changes)}. Give this one another name=, or remove the "
-            f"old one with 'workbench runs rm {name}'."
+            f"run '{name}' already exists and was made with other settings: {'; '.join(changes)}. Give this run another name=, or "
+            f"remove the old one with 'workbench runs rm {name}'."
         )
     return run if run.info().get("state") == "done" else resume(run, launch, listener or cell_listener(name))
 
 
 def summary(*runs: Run) -> Any:
-    """One row a run, and one for every teacher: what ``analysis.summary.table`` gives, as a frame."""
+    """Returns a frame with one row per run and one per teacher, indexed by run; ``analysis.report.summary.summarise`` lists the columns.
+
+    Example:
+        >>> wb.summary(alone, taught)[["ap", "ap50", "compute_seconds"]]
+    """
     return table(runs, with_teacher=True).set_index("run")
 
 
 def stepper(run: Run, number: int = 1, split: str = "val") -> Any:
-    """A widget that steps through the evaluations and decoder layers of one image; see ``views.stepper``.
+    """Returns a widget that steps through the evaluations and decoder layers of one image; see ``views.stepper``.
+
+    Args:
+        run: a run with recorded queries.
+        number: which image of the split, counted from 1.
+        split: a recorded split of the run.
 
     Raises:
         MissingExtraError: anywidget is not installed.
+
+    Example:
+        >>> wb.stepper(run, number=3)
     """
     from workbench.views.stepper import stepper as make
 
@@ -85,12 +108,17 @@ def stepper(run: Run, number: int = 1, split: str = "val") -> Any:
 
 
 def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = "val") -> Verdict:
-    """Verdict on the AP of two sides, paired by seed: of these checkpoints, or with five seeds a side of the method.
+    """Compares the AP of two sides, paired by seed, and returns the verdict.
+
+    With five seeds a side the verdict is about the method; with fewer it is about these checkpoints.
 
     Args:
         baseline: runs by seed, all on the same data.
-        other: likewise.
-        split: whose detections are compared, each at the run's last evaluation of it.
+        other: runs of the other side by seed, on the same data.
+        split: split whose detections are compared, each at the run's last evaluation of it.
+
+    Example:
+        >>> wb.compare({0: alone}, {0: taught}).sentence()
     """
     results = Results()
     truth = results.truth(last_with_detections(next(iter(baseline.values())), split).data)

@@ -1,7 +1,7 @@
-"""Runs that lie in no local folder: any address that fsspec knows, such as ``s3://bucket/runs``.
+"""Runs in remote folders: any address that fsspec knows, such as ``s3://bucket/runs``.
 
-What is read there is read in place. Folders of the query store can be written there too; training and its logs, which are appended to,
-need a local folder.
+Remote files are read in place. Folders of the query store can also be written remotely. Training needs a local folder because it
+appends to its logs.
 """
 
 import shutil
@@ -13,16 +13,16 @@ from typing import Any, cast
 
 from workbench.errors import MissingExtraError, RunError
 
-# what completes a folder of several files comes last, so that a reader finds all of it or none
+# these files mark a folder of several files as complete; they are stored last, so that a reader finds all of it or nothing
 _LAST = ("manifest.json", "DONE")
 
 
 def as_path(name: str | Path) -> Path:
-    """A local path, or for an address with ``://`` what stands for one: it reads like a ``Path``.
+    """Returns a local path, or for an address with ``://`` an object that reads like a ``Path``.
 
     Raises:
-        MissingExtraError: the file system of the address is not installed.
-        RunError: no file system is called so.
+        MissingExtraError: the package for the address's file system is not installed.
+        RunError: no file system has that name.
     """
     if not isinstance(name, str):
         return name
@@ -31,29 +31,29 @@ def as_path(name: str | Path) -> Path:
     from upath import UPath
 
     try:
-        # listings of a file system that others write to are not kept
+        # listings are not cached, because other processes write to the same file system
         path = UPath(name, use_listings_cache=False)
-        path.fs  # noqa: B018 - found and imported here
+        path.fs  # noqa: B018 - this access imports the file system
     except ImportError as error:
         raise MissingExtraError(f"{name} cannot be read: {error}") from error
     except (ValueError, OSError) as error:
         raise RunError(f"{name} cannot be read: {error}") from error
-    return cast(Path, path)  # universal_pathlib's has every method of a Path that is used, and is no subclass of it
+    return cast(Path, path)  # a UPath has every method of Path that is used here, but is not a subclass of it
 
 
 def is_remote(path: Any) -> bool:
-    """Whether ``path`` is not of this machine's own file system."""
+    """True if ``path`` is not on this machine's own file system."""
     return not isinstance(path, Path | str)
 
 
 def file_system(path: Path) -> Any:
-    """The fsspec file system of a remote path."""
+    """Returns the fsspec file system of a remote path."""
     return path.fs  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
 def uploading(path: Path) -> Iterator[Path]:
-    """Yields a local temporary file; on a clean exit it is stored at ``path``, whole: object stores have no half-written files."""
+    """Yields a local temporary file; on a clean exit it is stored whole at ``path``, since object stores have no half-written files."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
         local.touch()
@@ -63,9 +63,9 @@ def uploading(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def uploading_folder(path: Path) -> Iterator[Path]:
-    """Yields a local temporary folder; on a clean exit its files take the place of those below ``path``, the manifest last.
+    """Yields a local temporary folder; on a clean exit its files replace those below ``path``, the manifest last.
 
-    A reader finds no complete folder meanwhile.
+    Meanwhile a reader finds no complete folder there.
     """
     local = Path(tempfile.mkdtemp())
     try:
@@ -83,5 +83,5 @@ def uploading_folder(path: Path) -> Iterator[Path]:
 
 
 def _inner(path: Path) -> str:
-    """The path as its file system names it."""
+    """Returns the path as its file system names it."""
     return path.path  # pyright: ignore[reportAttributeAccessIssue]

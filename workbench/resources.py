@@ -1,4 +1,4 @@
-"""Where the app, the recipes and the embedded data lie: beside the package in a checkout, inside it in a wheel."""
+"""Finds the app, the recipes and the embedded data: beside the package in a checkout, inside it in a wheel."""
 
 import subprocess
 from importlib.resources import files
@@ -9,16 +9,16 @@ from workbench.errors import WorkbenchError
 
 
 def checkout_root() -> Path | None:
-    """The root of the checkout this package runs from; None when it was installed from a wheel."""
+    """Returns the root of the checkout this package runs from; None if it was installed from a wheel."""
     package = Path(str(files("workbench")))
     return None if (package / "_share").is_dir() else package.parent
 
 
 def share_path(kind: Literal["app", "recipes", "data"]) -> Path:
-    """The folder of the given kind.
+    """Returns the folder of the given kind.
 
     Raises:
-        WorkbenchError: the folder is missing, so the installation is not whole.
+        WorkbenchError: the folder is missing, so the installation is incomplete.
     """
     root = checkout_root() or Path(str(files("workbench"))) / "_share"
     path = root / kind
@@ -28,9 +28,9 @@ def share_path(kind: Literal["app", "recipes", "data"]) -> Path:
 
 
 def code_commit() -> str | None:
-    """Commit of the checkout this package runs from, with ``+`` where tracked files differ from it; None outside git.
+    """Returns the commit of the checkout this package runs from, with ``+`` if tracked files differ from it; None outside git.
 
-    Results of benchmarks are written by the code and do not make it another one.
+    Changed benchmark results do not count: the code writes them, and they do not change it.
     """
     root = checkout_root()
     if root is None or not (root / ".git").exists():

@@ -94,7 +94,7 @@ def test_transformers_alone_loads_the_folder_and_gives_equal_outputs(family: str
 @pytest.mark.parametrize("family", sorted(set(NAMES) - set(IN_TRANSFORMERS)))
 def test_a_family_that_transformers_has_no_model_for_is_refused_by_name(family: str, tmp_path: Path, data: Path):
     saved(tmp_path / "model", family)
-    with pytest.raises(ExportError, match=f"{family}, which transformers has no model for"):
+    with pytest.raises(ExportError, match=f"{family}, and transformers has no model for it"):
         export_transformers(str(tmp_path / "model"), tmp_path / "plain", str(data))
     assert not (tmp_path / "plain").exists()
 
@@ -196,13 +196,13 @@ def test_a_missing_package_is_named_with_how_to_add_it(tmp_path: Path, data: Pat
 
 def test_a_file_of_another_tool_has_no_interface(tmp_path: Path):
     (tmp_path / "other.onnx").write_bytes(b"\x08\x07")
-    with pytest.raises(ExportError, match="no ONNX file written by 'workbench export'"):
+    with pytest.raises(ExportError, match="not an ONNX file written by 'workbench export'"):
         read_interface(tmp_path / "other.onnx")
 
 
 def test_a_model_that_transformers_cannot_build_is_refused_as_a_folder(tmp_path: Path, data: Path):
     saved(tmp_path / "model", "deformable_detr", decoder_layers=1)
-    with pytest.raises(ExportError, match="transformers does not build this deformable_detr"):
+    with pytest.raises(ExportError, match="transformers cannot build this deformable_detr"):
         export_transformers(str(tmp_path / "model"), tmp_path / "out", str(data))
     assert not (tmp_path / "out").exists()
 

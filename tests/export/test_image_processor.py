@@ -101,5 +101,5 @@ def test_a_processor_that_prepares_images_otherwise_is_refused(name: str, value:
     write_image_processor(tmp_path, detector, transform_of(detector))
     check_image_processor(tmp_path, dataset, transform_of(detector))
     (tmp_path / FILE).write_text(json.dumps({**json.loads((tmp_path / FILE).read_text()), name: value}))
-    with pytest.raises(ExportError, match=r"image 1 of .* otherwise than the detector was trained on"):
+    with pytest.raises(ExportError, match=r"image 1 of .* differently from the detector's training"):
         check_image_processor(tmp_path, dataset, transform_of(detector))

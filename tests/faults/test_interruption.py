@@ -79,7 +79,7 @@ def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(t
     assert code == 130, said
     (step,) = run.checkpoint_steps()
     assert 5 <= step < 40
-    assert f"stopped at step {step}, saved. Go on with: workbench run --resume stopped" in said
+    assert f"stopped at step {step} and saved. Resume with: workbench run --resume stopped" in said
     assert "Traceback" not in said
     assert run.info()["state"] == "interrupted"
     assert [line["step"] for line in read_lines(run.metrics_path)] == list(range(1, step + 1))

@@ -79,7 +79,7 @@ def sized(tmp_path: Path, sizes: list[tuple[int, int]], family: str, **data: Any
 @pytest.mark.parametrize("name", ["rt_detr", "rf_detr"])
 def test_a_detector_that_needs_one_size_is_refused_before_training_where_batches_would_be_padded(name: str, tmp_path: Path):
     recipe = sized(tmp_path, [(64, 64), (64, 80)], name)
-    with pytest.raises(ConfigError, match=rf"student {name} takes images of one size only.*Set data\.transform\.resize: \{{height: H"):
+    with pytest.raises(ConfigError, match=rf"student {name} accepts images of one size only.*Set data\.transform\.resize: \{{height: H"):
         build(recipe, None)
     resized = recipe.model_copy(update={"data": recipe.data.model_copy(update={"transform": FIXED})})
     assert build(resized, None).student.family == name
@@ -91,13 +91,13 @@ def test_a_teacher_that_needs_one_size_is_refused_too(tmp_path: Path):
     teacher.save(tmp_path / "teacher")
     (tmp_path / "data").mkdir()
     recipe = sized(tmp_path / "data", [(64, 64), (64, 80)], "deformable_detr")
-    with pytest.raises(ConfigError, match="teacher rt_detr takes images of one size only"):
+    with pytest.raises(ConfigError, match="teacher rt_detr accepts images of one size only"):
         build(recipe, str(tmp_path / "teacher"))
 
 
 def test_sides_that_do_not_fit_the_levels_are_refused_with_the_number_they_must_divide_by(tmp_path: Path):
     recipe = sized(tmp_path, [(60, 64)], "rt_detr")
-    with pytest.raises(ConfigError, match="multiples of 8; those of 'train' become 60x64"):
+    with pytest.raises(ConfigError, match="multiples of 8, but those of 'train' become 60x64"):
         build(recipe, None)
 
 
@@ -148,15 +148,15 @@ def test_a_declared_class_map_pairs_classes_of_other_names_and_dropped_ones_are_
     words = {"round": "circle"}
     taught = [words.get(names[index], names[index]) for index in setup.pairing.class_map]
     assert taught == list(setup.train.classes)
-    assert any("left out of every term: cat, dog" in note for note in setup.notes)
+    assert any("that the data lacks and every term leaves out: cat, dog" in note for note in setup.notes)
 
 
 @pytest.mark.parametrize(
     ("class_map", "message"),
     [
-        ({"rond": "circle"}, "the teacher has no class 'rond'; near it: round"),
-        ({"round": "circel"}, "the data has no class 'circel'; near it: circle"),
-        ({"round": "circle", "cat": "circle"}, "more than one teacher class would be 'circle'"),
+        ({"rond": "circle"}, "the teacher has no class 'rond'; similar: round"),
+        ({"round": "circel"}, "the data has no class 'circel'; similar: circle"),
+        ({"round": "circle", "cat": "circle"}, "more than one teacher class would become 'circle'"),
     ],
 )
 def test_a_class_map_that_makes_no_sense_is_refused(tmp_path: Path, class_map: dict[str, str], message: str):

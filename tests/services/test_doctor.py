@@ -85,7 +85,7 @@ def test_training_misses_nothing_where_the_tests_run():
 def test_an_absent_and_an_outdated_distribution_are_told_apart():
     missing = doctor.unmet([Requirement("no-such-distribution>=1"), Requirement("numpy<1"), Requirement("numpy>=1")])
     assert missing[0] == "no-such-distribution is not installed"
-    assert missing[1].startswith("numpy is ") and missing[1].endswith("needed is <1")
+    assert missing[1].startswith("numpy is ") and missing[1].endswith("but <1 is needed")
     assert len(missing) == 2
 
 

@@ -27,5 +27,5 @@ def test_detections_come_back_as_they_were_with_the_types_of_the_format():
 def test_a_step_that_is_not_there_is_named_with_those_that_are():
     run = Run.create("absent", {})
     write_detections(run, "val", 40, DETECTION_SCHEMA.empty_table())
-    with pytest.raises(RunError, match=r"'val' at step 50; steps there: 40"):
+    with pytest.raises(RunError, match=r"'val' at step 50. Steps with detections: 40"):
         read_detections(run, "val", 50)

@@ -141,10 +141,10 @@ def test_a_folder_without_its_manifest_is_not_there():
 
 def test_missing_steps_and_columns_are_named():
     run = Run.create("missing", {})
-    with pytest.raises(RunError, match="steps there: none"):
+    with pytest.raises(RunError, match="Steps with a table: none"):
         read_queries(run, "val")
     write(run, 5, [1])
-    with pytest.raises(RunError, match=r"at step 7; steps there: 5"):
+    with pytest.raises(RunError, match=r"at step 7\. Steps with a table: 5"):
         read_queries(run, "val", steps=[7])
     with pytest.raises(ValueError, match="no column scoer"):
         read_queries(run, "val", columns=["scoer"])

@@ -98,7 +98,7 @@ def test_tables_and_tensors_are_written_to_the_store_whole_or_not_at_all(store: 
 
 def test_training_and_removing_are_refused_where_there_is_no_local_folder(store: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORKBENCH_RUNS", ROOT)
-    with pytest.raises(RunError, match="no local folder, which training needs"):
+    with pytest.raises(RunError, match="not a local folder, but training needs one"):
         Run.create("new", {})
     with pytest.raises(RunError, match="only read"):
         Run(as_path(f"{ROOT}/rows")).remove()

@@ -39,7 +39,7 @@ def test_a_name_is_looked_up_in_the_folder_of_runs_alone(tmp_path: Path, monkeyp
     here = tmp_path / "here"
     elsewhere = Run.create("exp", {"seed": 1}, here)
     monkeypatch.chdir(here)
-    with pytest.raises(RunError, match=r"no run 'exp' in .*\. Runs there: none\. The folder of that name .* is opened as \./exp\."):
+    with pytest.raises(RunError, match=r"no run 'exp' in .*\. Runs there: none\. To open the folder of that name .*, write \./exp\."):
         Run.open("exp")
     assert Run.find("exp") is None and Run.find("nothing") is None and Run.find("a b") is None and Run.find("./nothing") is None
     run = Run.create("exp", {"seed": 2})
@@ -65,7 +65,7 @@ def test_a_taken_name_is_refused_and_says_the_three_ways_out():
     Run.create("taken", {"seed": 1})
     with pytest.raises(RunError) as caught:
         Run.create("taken", {"seed": 2})
-    assert all(word in str(caught.value) for word in ("'taken' exists", "--resume taken", "runs rm taken", "--name"))
+    assert all(word in str(caught.value) for word in ("'taken' already exists", "--resume taken", "runs rm taken", "--name"))
     assert Run.open("taken").info()["seed"] == 1
 
 

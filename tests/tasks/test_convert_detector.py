@@ -86,7 +86,7 @@ def test_a_folder_that_is_there_is_not_replaced(tmp_path: Path, state: dict[str,
     (tmp_path / "detector").mkdir()
     (tmp_path / "detector" / "precious").write_text("kept")
     code, _, err = run(tmp_path / "in.pth", "--layout", "adamixer_mmdet", "--config", description, "--out", tmp_path / "detector")
-    assert code == CheckpointError.exit_code and "is there already" in err
+    assert code == CheckpointError.exit_code and "already exists" in err
     assert (tmp_path / "detector" / "precious").read_text() == "kept"
 
 
@@ -96,7 +96,7 @@ def test_a_folder_that_is_there_is_not_replaced(tmp_path: Path, state: dict[str,
     (("--layout", "adamixer_mmdet", "--config", "nowhere", "--out", "x"), "adamixer_r50_coco"),
     (("--layout", "adamixer_mmdet", "--out", "x"), "--layout needs --config"),
     (("--layout", "adamixer_mmdet", "--config", "{config}"), "--layout needs --config"),
-    (("--config", "{config}"), "--config goes with --layout"),
+    (("--config", "{config}"), "--config works only with --layout"),
 ])  # fmt: skip
 def test_a_request_that_cannot_be_honoured_says_why(
     tmp_path: Path, state: dict[str, Tensor], description: Path, arguments: tuple[str, ...], message: str

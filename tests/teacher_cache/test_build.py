@@ -50,7 +50,7 @@ def test_maps_are_written_only_when_their_size_is_accepted():
 def test_a_disk_that_is_too_small_is_found_before_anything_is_written(monkeypatch: pytest.MonkeyPatch):
     setup = setup_of()
     monkeypatch.setattr(build_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with pytest.raises(CacheError, match=r"needs .* more and .* has 1\.0 kB free"):
+    with pytest.raises(CacheError, match=r"needs .* more, but .* has 1\.0 kB free"):
         built(setup)
     assert not cache_folder(setup.recipe).exists()
 
@@ -127,7 +127,7 @@ def test_a_damaged_shard_is_never_served_and_building_again_makes_it_alone_again
 def test_a_cache_of_something_else_is_refused_naming_the_fields_that_differ(change: dict[str, Any], named: str, one: None):
     setup = setup_of(change)
     for refuse in (opened, built):
-        with pytest.raises(CacheError, match=rf"cache 'tiny' is of something else: .*{named}"):
+        with pytest.raises(CacheError, match=rf"cache 'tiny' was made for something else: .*{named}"):
             refuse(setup)
 
 

@@ -18,22 +18,22 @@ def test_a_cache_is_built_listed_checked_mended_trained_from_and_pruned(tmp_path
 
     code, out, err = command("cache", "build", recipe)
     assert code == 10 and "memory maps" in err and "--accept" in err
-    assert "4 images x 2 variants" in out and "GB in all" in out and "GB free" in out and "ms an answer" in out
+    assert "4 images x 2 variants" in out and "GB in all" in out and "GB free" in out and "ms per output" in out
     code, out, err = command("cache", "build", recipe, "--accept")
-    assert code == 0 and "8 answers made, 0 were there" in out, err
+    assert code == 0 and "8 outputs computed, 0 reused" in out, err
 
     code, out, _ = command("cache", "list")
     assert code == 0 and "tiny" in out and "complete" in out and "memory (8,)" not in out and "memory [8]" in out
 
     code, out, err = command("cache", "check", recipe, "--answers", "3")
-    assert code == 0 and "every file is whole" in out and "3 answers asked" in out, err
-    assert "would flip: 0 of 240 queries" in out, "3 answers of 4 layers and 20 queries, kept unrounded"
+    assert code == 0 and "every file is intact" in out and "3 outputs computed again" in out, err
+    assert "would change: 0 of 240 queries" in out, "3 answers of 4 layers and 20 queries, kept unrounded"
     shard = runs_folder / "caches" / "tiny" / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-3])
     code, out, _ = command("cache", "check", recipe, "--answers", "3")
     assert code == 1 and "damaged: shard-00000.safetensors" in out
     code, out, _ = command("cache", "build", recipe, "--accept")
-    assert code == 0 and "shard-00000.safetensors was damaged" in out and "8 answers made" in out
+    assert code == 0 and "shard-00000.safetensors was damaged" in out and "8 outputs computed" in out
 
     code, out, err = command("run", recipe, "--plain")
     assert code == 0, err
@@ -41,7 +41,7 @@ def test_a_cache_is_built_listed_checked_mended_trained_from_and_pruned(tmp_path
     assert info["cache"]["name"] == "tiny" and info["cache"]["build_seconds"]["wall"] > 0
 
     code, out, _ = command("cache", "prune")
-    assert code == 0 and "nothing to remove" in out and shard.exists()
+    assert code == 0 and "so nothing was removed" in out and shard.exists()
     code, _, err = command("cache", "prune", "other")
     assert code == 10 and "Caches there: tiny" in err
     manifest = shard.parent / "manifest.json"

@@ -118,7 +118,7 @@ def test_a_cache_of_another_format_is_refused_with_what_to_do(tmp_path: Path):
     written(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(CacheError, match=r"has format 99; this version reads 1.*prune"):
+    with pytest.raises(CacheError, match=r"has format 99, but this version reads 1.*prune"):
         read_manifest(tmp_path)
     with pytest.raises(CacheError, match="no teacher cache"):
         read_manifest(tmp_path / "elsewhere")

@@ -116,7 +116,7 @@ def watched(teaching: list[dict[str, float]], measured: dict[str, float] | None 
 
 def test_a_term_without_gradient_in_every_measurement_of_an_epoch_stops_the_run_and_is_named():
     monitor = watched([{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0}])
-    with pytest.raises(SilentTermError, match=r"step 40: two\.b was 0 or sent no gradient") as caught:
+    with pytest.raises(SilentTermError, match=r"step 40: two\.b was 0 or had no gradient") as caught:
         monitor.check(40)
     assert "two.a" not in str(caught.value)
 

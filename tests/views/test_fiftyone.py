@@ -577,7 +577,7 @@ def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(mongo.URI)
     code, out, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))
-    assert "Ctrl-C ends it" in out and len(ended) == 1
+    assert "Ctrl-C stops it" in out and len(ended) == 1
     assert code == 1 and re.fullmatch(rf"workbench: {said} has ended\. Run 'workbench inspect' again\.\n", err)
     with using(fiftyone):  # the other tests' database again
         pass

@@ -1,4 +1,4 @@
-"""``workbench cache build|check|list|prune``: the teacher's answers on disk."""
+"""``workbench cache build|check|list|prune``: stores the teacher's outputs on disk."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workbench.teacher_cache.build import Estimate
 
 cache_app = sub_app("Store a teacher's outputs, so that training need not run it.")
-# seconds between lines where the output is no terminal
+# seconds between lines if the output is not a terminal
 SAY_EVERY = 30.0
 
 
@@ -45,7 +45,7 @@ def cache_build(
     estimate = builder.estimate()
     for line in _estimate_lines(estimate):
         console.print(Text(line), soft_wrap=True)
-    with console_count(console, "answers") as count:
+    with console_count(console, "outputs") as count:
         said = start = time.monotonic()
         first: int | None = None
 
@@ -56,12 +56,12 @@ def cache_build(
             if not console.is_terminal and time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 left = (said - start) / max(done - first, 1) * (total - done)
-                console.print(f"{done} of {total} answers, {_time(left)} left", soft_wrap=True)
+                console.print(f"{done} of {total} outputs, {_time(left)} left", soft_wrap=True)
 
         built = builder.build(estimate, accept, progress)
     for name in built.damaged:
-        console.print(Text(f"{name} was damaged and is made again"))
-    summary = f"cache '{builder.folder.name}': {built.rows} answers made, {built.kept} were there ({builder.folder})"
+        console.print(Text(f"{name} was damaged and has been made again"))
+    summary = f"cache '{builder.folder.name}': {built.rows} outputs computed, {built.kept} reused ({builder.folder})"
     console.print(Text(summary), soft_wrap=True)
 
 
@@ -76,7 +76,7 @@ def cache_check(
 ) -> None:
     """Check the files of a cache, and a sample of its outputs.
 
-    Files are compared with their hashes, and the sample with what the teacher says now. The exit status is 1 if a file is damaged.
+    Files are compared with their hashes, and the sample with the teacher's outputs now. The exit status is 1 if a file is damaged.
 
     Example: workbench cache check shapes_cached
     """
@@ -88,18 +88,18 @@ def cache_check(
 
     place = resolve_device(device)
     checked = check_cache(_setup(recipe, arm, data, overrides), place, answers)
-    console.print(f"{checked.rows} answers asked for again; largest differences:")
+    console.print(f"{checked.rows} outputs computed again; largest differences:")
     print_rows([
         {"tensor": d.name, "largest difference": f"{d.largest:.2e}", "largest value": f"{d.scale:.3g}", "entries that differ": d.flips}
         for d in checked.differences
     ])  # fmt: skip
     if checked.flips is not None:
-        console.print(f"matchings that rounding would flip: {checked.flips} of {checked.queries} queries (training takes the kept ones)")
+        console.print(f"matchings that rounding would change: {checked.flips} of {checked.queries} queries (training uses the stored ones)")
     for name in checked.damaged:
-        console.print(Text(f"damaged: {name}. 'workbench cache build {recipe}' makes it again."), soft_wrap=True)
+        console.print(Text(f"damaged: {name}. Run 'workbench cache build {recipe}' to make it again."), soft_wrap=True)
     if checked.damaged:
         raise typer.Exit(1)
-    console.print("every file is whole")
+    console.print("every file is intact")
 
 
 @cache_app.command("list", cls=Verb)
@@ -114,7 +114,7 @@ def cache_list() -> None:
 @cache_app.command("prune", cls=Verb)
 def cache_prune(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="CACHE", help="Names of caches; by default those that can no longer be read.")
+        list[str] | None, typer.Argument(metavar="CACHE", help="Names of caches; by default those that cannot be read any more.")
     ] = None,
 ) -> None:
     """Remove caches.
@@ -130,11 +130,11 @@ def cache_prune(
     for name in removed:
         console.print(Text(f"removed {name}"))
     if not removed:
-        console.print("nothing to remove: every cache can be read. Name the ones that are to go.")
+        console.print("every cache can be read, so nothing was removed. Name the caches to remove.")
 
 
 def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
-    """Teacher, methods and variants of a recipe; a teacher that a recipe makes must be trained already."""
+    """Builds teacher, methods and variants of a recipe; if a recipe makes the teacher, that run must exist already."""
     from workbench.recipe.loading import load_recipe
     from workbench.recipe.setup import build
     from workbench.training.launch import recipe_path
@@ -155,12 +155,12 @@ def _teacher(recipe: "schema.Recipe", folder: Path) -> str | None:
 
 
 def _estimate_lines(estimate: "Estimate") -> list[str]:
-    large = f", {', '.join(estimate.large)} among them" if estimate.large else ""
-    there = f"; {100 * estimate.done:.0f} % of it is there" if estimate.done else ""
+    large = f", including {', '.join(estimate.large)}" if estimate.large else ""
+    there = f", {100 * estimate.done:.0f} % of it done" if estimate.done else ""
     return [
         f"cache '{estimate.name}': {estimate.images} images x {estimate.variants} variants, {estimate.row_bytes / 1e3:.1f} kB each{large}",
         f"{estimate.bytes / 1e9:.3f} GB in all{there}; {estimate.free_bytes / 1e9:.1f} GB free",
-        f"about {_time(estimate.seconds_left)} at {1e3 * estimate.row_seconds:.0f} ms an answer",
+        f"about {_time(estimate.seconds_left)} at {1e3 * estimate.row_seconds:.0f} ms per output",
     ]
 
 

@@ -1,4 +1,4 @@
-"""``workbench compare``: arms times seeds of recipes."""
+"""``workbench compare``: trains arms times seeds of recipes."""
 
 from typing import TYPE_CHECKING, Annotated
 

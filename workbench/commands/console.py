@@ -1,4 +1,4 @@
-"""Prints what verbs find: the console and its tables. Imported where something is printed, because rich takes a while to load."""
+"""Prints the results of verbs. Imported only where something is printed, because rich takes a while to load."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from workbench.store.run import Run
 
-# tables are not folded to 80 columns where the output is a file or a pipe
+# tables are not folded to 80 columns if the output is a file or a pipe
 console = Console(width=None if sys.stdout.isatty() else 200)
 
 
@@ -50,7 +50,7 @@ def print_comparison(frames: list[Any], json_path: Path | None) -> None:
 
     for frame in frames:
         heading, *rows = seed_rows(frame)
-        shown = Table(*heading, header_style="bold", box=None, pad_edge=False)  # headings are ours, names of arms below are not
+        shown = Table(*heading, header_style="bold", box=None, pad_edge=False)  # arm names below are the user's and are escaped
         for row in rows:
             shown.add_row(*map(Text, row))
         console.print(Text(str(frame["recipe"].iloc[-1]), style="bold"))

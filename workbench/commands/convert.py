@@ -37,7 +37,7 @@ def convert(
 
     if layout is None:
         if config is not None:
-            raise ConfigError("--config goes with --layout.")
+            raise ConfigError("--config works only with --layout. Add --layout, or leave --config out.")
         file = out or Path("model.safetensors")
         console.print(Text(f"{convert_file(source, file)} tensors written to {file}"))
         return

@@ -1,4 +1,4 @@
-"""``workbench demo``: the main job from training to dashboard, on the embedded data."""
+"""``workbench demo``: runs the main job on the embedded data, from training to dashboard."""
 
 from typing import Annotated
 

@@ -17,7 +17,7 @@ def diagnose(
 ) -> None:
     """Find out why distillation did nothing, or did harm.
 
-    Every cause that is found comes with its evidence and what to do; causes that were looked for and not found are listed too. A
+    Every cause that is found comes with its evidence and what to do; causes that were ruled out are listed too. A
     teacher that is doubtful on this data is evaluated on it again.
 
     Example: workbench diagnose bccd-distilled-seed0 --against bccd-undistilled-seed0
@@ -38,7 +38,7 @@ def diagnose(
         try:
             keep_readings(found)
         except WorkbenchError as error:
-            console.print(Text(f"the teacher could not be tried again: {error}"), soft_wrap=True)
+            console.print(Text(f"the teacher could not be evaluated again: {error}"), soft_wrap=True)
     diagnosis = find_causes(found, baseline, split)
     for finding in diagnosis.findings:
         console.print(Text.assemble((f"{finding.severity}: {finding.cause}", "bold"), f". {finding.statement}"), soft_wrap=True)
@@ -46,7 +46,7 @@ def diagnose(
             console.print(Text(f"    {evidence}"), soft_wrap=True)
         console.print(Text(f"    What to do: {finding.advice}"), soft_wrap=True)
     clear = [check.cause for check in diagnosis.checks if check.outcome == "clear"]
-    console.print(Text(f"looked for and not found: {', '.join(clear) or 'nothing'}"), soft_wrap=True)
+    console.print(Text(f"ruled out: {', '.join(clear) or 'nothing'}"), soft_wrap=True)
     for check in diagnosis.checks:
         if check.outcome == "not judged":
             console.print(Text(f"not judged: {check.cause}, because {check.why}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``workbench doctor``: what this machine has."""
+"""``workbench doctor``: shows what this machine has and what is missing."""
 
 from workbench.commands.options import Json
 

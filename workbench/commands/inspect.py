@@ -37,7 +37,7 @@ def inspect(
         console.print(Text(f"MongoDB: {mongo.set_up()}"), soft_wrap=True)
     if run is None:
         if not setup:
-            raise ConfigError("give a run, or --setup.")
+            raise ConfigError("name a run, or give --setup.")
         return
     use_root(runs)
     opened, baseline = Run.open(run), Run.open(against) if against is not None else None
@@ -51,9 +51,9 @@ def inspect(
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
         if app:
             with serving(dataset, database, port) as served:
-                console.print(Text(f"FiftyOne: {served.address}\nCtrl-C ends it."), soft_wrap=True)
+                console.print(Text(f"FiftyOne: {served.address}\nCtrl-C stops it."), soft_wrap=True)
                 try:
-                    # the App may end with its database, which is then named as the cause
+                    # the App may have ended because its database did; the message then names the database
                     ended = first_to_end({**stored, "FiftyOne's App (its output is above)": served.process})
                 except KeyboardInterrupt:
                     return

@@ -1,4 +1,4 @@
-"""``workbench methods``: the methods of distillation."""
+"""``workbench methods``: lists the distillation methods."""
 
 from typing import Any
 

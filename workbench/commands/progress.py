@@ -1,4 +1,4 @@
-"""Progress on the terminal: one run, or several at once."""
+"""Shows progress in the terminal or a notebook: of one run, or of several at once."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from workbench.store.run import Run
 
-if TYPE_CHECKING:  # for real it would load the detectors, seconds that counting images does not need
+if TYPE_CHECKING:  # a real import would load the detectors, which takes seconds and counting images does not need
     from workbench.training.loop import Listener
 
 PLAIN_EVERY = 100
@@ -20,7 +20,7 @@ REDRAWN_EVERY = 0.3  # seconds
 
 
 class _Bar:
-    """A progress bar with time left; messages above it."""
+    """A progress bar with the time left; messages appear above it."""
 
     def __init__(self, console: Console, progress: Progress):
         self.console, self.progress = console, progress
@@ -39,7 +39,7 @@ class _Bar:
 
 
 class _Lines:
-    """The same as plain lines, for logs."""
+    """Prints progress as plain lines, for logs."""
 
     def __init__(self, console: Console):
         self.console, self.started, self.first = console, time.monotonic(), 0
@@ -58,7 +58,7 @@ class _Lines:
 
 
 class _Cell:
-    """A progress bar in a notebook's cell; what it says last is what the saved notebook shows."""
+    """A progress bar in a notebook's cell; the saved notebook shows its last state."""
 
     def __init__(self, title: str):
         self.title, self.started, self.drawn = title, time.monotonic(), 0.0
@@ -92,17 +92,17 @@ class _Cell:
         return "\n".join([f"{self.title}: step {self.step} of {self.steps}, {spent:.0f} s", *self.lines])
 
     def _repr_html_(self) -> str:
-        from workbench.views.rendering import render  # jinja2 is needed in notebooks alone
+        from workbench.views.rendering import render  # only notebooks need jinja2
 
         heading, *rest = repr(self).split("\n")
         return render("progress.html.j2", step=self.step, steps=self.steps, heading=heading, lines=rest)
 
 
 def cell_listener(title: str) -> "Listener":
-    """Shows one run in a notebook's cell, or as lines outside of a notebook.
+    """Returns a listener that shows one run in a notebook's cell, or as lines outside of a notebook.
 
     Args:
-        title: in front of the numbers.
+        title: text before the numbers.
     """
     if "ipykernel" in sys.modules:
         return _Cell(title)
@@ -111,7 +111,7 @@ def cell_listener(title: str) -> "Listener":
 
 @contextmanager
 def console_listener(console: Console, plain: bool) -> "Iterator[Listener]":
-    """Shows one run; plain lines where the output is no terminal."""
+    """Yields a listener that shows one run; it prints plain lines if the output is not a terminal."""
     if plain or not console.is_terminal:
         yield _Lines(console)
         return
@@ -121,7 +121,7 @@ def console_listener(console: Console, plain: bool) -> "Iterator[Listener]":
 
 @contextmanager
 def console_watch(console: Console) -> Iterator[Callable[[list[Run]], None]]:
-    """Shows several runs by reading their metrics."""
+    """Yields a function that shows the progress of several runs, read from their metrics."""
     if not console.is_terminal:
         told: dict[str, int] = {}
 
@@ -151,7 +151,7 @@ def console_watch(console: Console) -> Iterator[Callable[[list[Run]], None]]:
 
 @contextmanager
 def console_count(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how many of something are done; nothing where the output is no terminal."""
+    """Yields a function that shows how many of something are done; it shows nothing if the output is not a terminal."""
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
                   disable=not console.is_terminal, transient=True) as progress:  # fmt: skip
         task = progress.add_task(what)

@@ -1,4 +1,4 @@
-"""``workbench recipe explain|show``: what a recipe can hold, and what one holds."""
+"""``workbench recipe explain|show``: explains the keys of a recipe, or shows a recipe with all its values."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``workbench record``: the queries of a checkpoint, written for pages and notebooks to read."""
+"""``workbench record``: records the queries of a checkpoint for the dashboard and notebooks."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ def record(
     """Record queries: what a checkpoint predicts on a split.
 
     Writes the queries, decoder states and selection masks of a run's checkpoint, and of its teacher, for the dashboard, the notebooks
-    and FiftyOne to show. The sizes are printed first. What was recorded before is replaced once all of it is done.
+    and FiftyOne to show. The sizes are printed first. An earlier recording is replaced only when the new one is complete.
 
     Example: workbench record bccd-distilled-seed0 --split test --images 200
     """

@@ -1,4 +1,4 @@
-"""``workbench report``: one page and one file of numbers about runs."""
+"""``workbench report``: writes one page, and one file of numbers, about runs."""
 
 from pathlib import Path
 from typing import Annotated

@@ -34,7 +34,7 @@ def run(
 ) -> None:
     """Train a recipe, with or without a teacher.
 
-    A recipe that says how its teacher is made trains the teacher first, unless that run is there already. Ctrl-C saves the run;
+    A recipe that says how its teacher is made trains the teacher first, unless that run already exists. Ctrl-C saves the run;
     --resume continues it.
 
     Example: workbench run bccd --data ~/bccd --set train.steps=500
@@ -51,7 +51,7 @@ def run(
     given = {"a recipe": recipe, "--arm": arm, "--seed": seed, "--name": name, "--data": data, "--set": overrides}
     ignored = [what for what, value in given.items() if value is not None]
     if resume is not None and ignored:
-        raise ConfigError(f"--resume continues a run as it was started; leave out {', '.join(ignored)}, or start a new run.")
+        raise ConfigError(f"--resume continues a run as it was started. Leave out {', '.join(ignored)}, or start a new run.")
     resolve_device(device)
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
     if dry and recipe is not None:
@@ -67,7 +67,7 @@ def run(
         if resume is not None:
             finished = resume_run(Run.open(resume), launch, listener)
         elif recipe is None:
-            raise ConfigError("give a recipe, or --resume NAME.")
+            raise ConfigError("name a recipe, or give --resume RUN.")
         else:
             path = recipe_path(recipe)
             finished = start(load_recipe(path, changes, arm), launch, listener, path.parent)

@@ -1,4 +1,4 @@
-"""``workbench runs list|show|rm``: the runs that are there."""
+"""``workbench runs list|show|rm``: lists, shows and removes runs."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +40,7 @@ def runs_rm(
 ) -> None:
     """Remove runs and everything in their folders.
 
-    Nothing is removed unless all of them are there.
+    Nothing is removed unless all of them exist.
     """
     from rich.text import Text
 
@@ -58,7 +58,7 @@ def _status(run: "Run") -> dict[str, Any]:
         last = (run.evaluations() or [{}])[-1]
         run.info()
     except WorkbenchError as error:
-        # one damaged run hides no other
+        # one damaged run must not hide the others
         return {"run": run.name, "state": f"unreadable: {error}", "split": None, "step": None, "AP": None}
     state = "running" if run.is_running() else run.info().get("state")
     return {"run": run.name, "state": state, "split": last.get("split"), "step": last.get("step"), "AP": last.get("coco", {}).get("ap")}

@@ -1,4 +1,4 @@
-"""Whether an export answers as the detector it was made from: both on the same images, compared and, where they differ, refused."""
+"""Checks that an exported model gives the detector's outputs: runs both on the same images and refuses an export that differs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from workbench.training.evaluation import DETECTIONS, collect_detections
 
 BATCH = 8
 AP_TOLERANCE = 0.001  # AP is 0..1 here: a tenth of a point
-# two roundings of the same encoder scores may part on who is the last query selected; more than that is another model
+# rounding may change which query is the last one selected by its encoder score; more changes mean a different model
 RESELECTED_SHARE = 0.1
 
 Progress = Callable[[int, int], None]
@@ -29,16 +29,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an export answered next to its detector.
+    """Differences between an export and its detector.
 
     Attributes:
-        images: that both answered.
-        split: that they are of.
-        boxes: largest difference of a box coordinate, in shares of the image's sides.
-        scores: largest difference of a class probability.
-        reselected: images of which rounding selected another query; their boxes and scores are not compared.
-        ap: of the detector, 0..1.
-        exported_ap: of the export.
+        images: Number of images that both were run on.
+        split: Split of these images.
+        boxes: Largest difference of a box coordinate, as a share of the image's side.
+        scores: Largest difference of a class probability.
+        reselected: Number of images for which rounding selected another query; their boxes and scores are not compared.
+        ap: AP of the detector, 0..1.
+        exported_ap: AP of the export, 0..1.
     """
 
     images: int
@@ -50,18 +50,18 @@ class Agreement:
     exported_ap: float
 
     def __str__(self) -> str:
-        apart = f", queries selected otherwise on {self.reselected}" if self.reselected else ""
+        apart = f", other queries selected on {self.reselected}" if self.reselected else ""
         largest = f"boxes differ by up to {self.boxes:.1e} and scores by up to {self.scores:.1e}"
         return f"{self.images} images of {self.split}: {largest}{apart}; AP {100 * self.exported_ap:.2f} against {100 * self.ap:.2f}"
 
     def holds(self, boxes: float, scores: float) -> bool:
-        """Whether the differences are within these tolerances; a difference that is no number never is."""
+        """True if the differences are within these tolerances; a NaN never is."""
         same_ap = abs(self.ap - self.exported_ap) <= AP_TOLERANCE
         return self.boxes <= boxes and self.scores <= scores and same_ap and self.reselected <= RESELECTED_SHARE * self.images
 
 
 def evaluation_split(run: Run | None, data: str | None) -> Dataset:
-    """Opens the images to compare on: test images of a run that has them, else validation images, of shapes where no data is given."""
+    """Opens the images to compare on: the run's test split, or its validation split if it has none; shapes without a run or data."""
     if run is None or data is not None:
         return open_dataset(data or "shapes", "val")
     info = run.info()
@@ -72,16 +72,16 @@ def evaluation_split(run: Run | None, data: str | None) -> Dataset:
 def compare(
     detector: Detector, dataset: Dataset, height: int, width: int, exported: Callable[..., Any], progress: Progress | None
 ) -> Agreement:
-    """Both models on every image of a dataset, on the same pixels.
+    """Runs both models on every image of a dataset, on the same pixels, and returns their differences.
 
     Args:
-        detector: that was exported.
+        detector: the detector that was exported.
         dataset: the images.
-        height: of the export's input, in pixels.
-        width: likewise.
-        exported: the export: of images, uint8 ``[B, H, W, 3]``, and the batch they are of, to scores ``[B, N, C]``, boxes ``[B, N, 4]``
-            and the encoder cells of the queries ``[B, N]``, None where they are not given.
-        progress: called with the images done and the images in all.
+        height: height of the export's input in pixels.
+        width: width of the export's input in pixels.
+        exported: the export; maps images, uint8 ``[B, H, W, 3]``, and their batch to scores ``[B, N, C]``, boxes ``[B, N, 4]`` and
+            the encoder cells of the queries ``[B, N]``, None if the export does not give them.
+        progress: called with the number of images done and the total.
     """
     transform, done, box, score, reselected = transform_of(detector), 0, 0.0, 0.0, 0
     ours, theirs = [], []
@@ -112,16 +112,16 @@ def compare(
 
 
 def refuse(what: str, agreement: Agreement, boxes: float, scores: float) -> None:
-    """Raises ``ExportError`` where an export differs from its detector by more than these tolerances of boxes and scores."""
+    """Raises ``ExportError`` if an export differs from its detector by more than these tolerances of boxes and scores."""
     if not agreement.holds(boxes, scores):
         raise ExportError(
-            f"{what} is not the model it was made from. {agreement}. Allowed are {boxes:g}, {scores:g}, other queries on "
-            f"{RESELECTED_SHARE:.0%} of the images and {100 * AP_TOLERANCE:g} AP. Nothing was written."
+            f"{what} differs from the model it was made from. {agreement}. Allowed are {boxes:g} for boxes, {scores:g} for scores, other "
+            f"queries on {RESELECTED_SHARE:.0%} of the images and {100 * AP_TOLERANCE:g} AP. Nothing was written."
         )
 
 
 def _on_canvas(batch: Batch, height: int, width: int) -> Batch:
-    """The batch padded to the size of the export."""
+    """Returns the batch padded to the input size of the export."""
     right, below = width - batch.images.shape[-1], height - batch.images.shape[-2]
     if not right and not below:
         return batch
@@ -135,5 +135,5 @@ def _reordered(values: Tensor, order: Tensor) -> Tensor:
 
 
 def _largest(difference: Tensor) -> float:
-    """0 of no numbers; infinite where one of them is no number, which ``max`` would pass over."""
+    """Returns 0 for an empty tensor, and infinity if it contains NaN, which ``max`` could pass over."""
     return float(difference.abs().nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0

@@ -1,4 +1,4 @@
-"""The image processor that transformers loads beside an exported model, so that a folder says how its images are prepared."""
+"""Writes the image processor that transformers loads with an exported model, so that the folder says how to prepare images."""
 
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,25 @@ from workbench.files import write_json
 FILE = "preprocessor_config.json"
 CHECKED_IMAGES = 8
 BILINEAR = 2  # Pillow's number
-# transformers resizes by torchvision, we by Pillow: both antialiased, on bytes, and now and then a byte apart; sides that keep their ratio
-# are rounded by each in its own way
+# transformers resizes with torchvision, the workbench with Pillow; both use antialiasing on bytes and sometimes differ by a byte. They also
+# round sides that keep their ratio differently.
 BYTES_APART, PIXELS_APART = 2, 1
 
 
 def write_image_processor(folder: Path, detector: Detector, transform: Transform) -> None:
     """Writes ``preprocessor_config.json``, which ``AutoImageProcessor.from_pretrained(folder)`` loads.
 
-    Images are padded only in a batch of several sizes, to the largest of them, with a mask, and not at all for models that read none.
+    Images are padded only in a batch of several sizes, to the largest of them and with a mask. They are never padded for models that
+    ignore masks.
 
     Args:
-        folder: of the model.
-        detector: decides the kind, whose ``post_process_object_detection`` must read scores as its heads give them.
-        transform: of its evaluation.
+        folder: folder of the model.
+        detector: the detector; it determines the kind of processor, whose ``post_process_object_detection`` must fit its scores.
+        transform: its evaluation transform.
     """
     kind = "RTDetr" if not detector.reads_padding else "Detr" if detector.activation == "softmax" else "DeformableDetr"
     resize = transform.config.resize
-    size: dict[str, int] = {"height": 1, "width": 1}  # not read where nothing is resized, and asked for nevertheless
+    size: dict[str, int] = {"height": 1, "width": 1}  # required, but unused if nothing is resized
     if isinstance(resize, FixedSize):
         size = {"height": resize.height, "width": resize.width}
     elif resize is not None:
@@ -46,10 +47,10 @@ def write_image_processor(folder: Path, detector: Detector, transform: Transform
 
 
 def check_image_processor(folder: Path, dataset: Dataset, transform: Transform) -> None:
-    """Prepares a few images through transformers, as a user of the folder does, and as the detector's evaluation does.
+    """Checks that transformers prepares a few images of the folder's user as the detector's evaluation does.
 
     Raises:
-        ExportError: the images differ.
+        ExportError: the prepared images differ.
     """
     from transformers import AutoImageProcessor
 
@@ -64,6 +65,6 @@ def check_image_processor(folder: Path, dataset: Dataset, transform: Transform) 
             shapes = f"{tuple(theirs.shape[2:])} pixels instead of {tuple(ours.shape[2:])}"
             what = shapes if any(sides) else f"{difference:.1f} of 255 apart"
             raise ExportError(
-                f"transformers prepares image {dataset.records[index].image_id} of '{dataset.name}' otherwise than the "
-                f"detector was trained on: {what}. Nothing was written; export it as ONNX (--onnx)."
+                f"transformers prepares image {dataset.records[index].image_id} of '{dataset.name}' differently from the "
+                f"detector's training: {what}. Nothing was written. Export the detector as ONNX (--onnx)."
             )

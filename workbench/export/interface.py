@@ -1,4 +1,4 @@
-"""What an export takes and gives: the size of its images, whether it is told of padding, its classes."""
+"""Describes the inputs and outputs of an export: image size, padding mask and classes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from workbench.errors import ExportError
 
 @dataclass(frozen=True)
 class Interface:
-    """What an exported file takes and gives; kept in its metadata as JSON.
+    """Inputs and outputs of an exported file; stored in its metadata as JSON.
 
     Attributes:
-        family: of the detector.
-        classes: names by column of the scores.
-        height: of the input, in pixels.
-        width: likewise.
-        padding: whether the file takes a padding mask; without one, images are resized to exactly ``height`` x ``width``.
-        resize: the rule that images are resized by, as in a recipe; None leaves them as they are.
-        source: whether the encoder cell of each query is given as well, of families that select their queries per image.
+        family: Family of the detector.
+        classes: Class names, by column of the scores.
+        height: Input height in pixels.
+        width: Input width in pixels.
+        padding: True if the file takes a padding mask; without one, images are resized to exactly ``height`` x ``width``.
+        resize: Resize rule of images, as in a recipe; None keeps their size.
+        source: True if the file also gives each query's encoder cell, for families that select their queries per image.
     """
 
     family: str
@@ -43,10 +43,10 @@ class Interface:
 
 
 def interface_of(detector: Detector, dataset: Dataset) -> Interface:
-    """What an export of ``detector`` takes for images such as those of ``dataset``.
+    """Returns the inputs and outputs of an export of ``detector``, for images such as those of ``dataset``.
 
     Raises:
-        ExportError: images come in several sizes and the model knows nothing of padding.
+        ExportError: the images come in several sizes and the model ignores padding.
     """
     spec = detector.spec
     transform = transform_of(detector)
@@ -60,7 +60,7 @@ def interface_of(detector: Detector, dataset: Dataset) -> Interface:
     if (padding and not detector.reads_padding) or width % step or height % step:
         sides = f" with sides of multiples of {step}" if step > 1 else ""
         raise ExportError(
-            f"{detector.family} takes images of one size only{sides}, and those of '{dataset.name}' come in "
+            f"{detector.family} takes images of one size only{sides}, but those of '{dataset.name}' come in "
             f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}."
         )
     with torch.no_grad():
@@ -69,7 +69,7 @@ def interface_of(detector: Detector, dataset: Dataset) -> Interface:
 
 
 def transform_of(detector: Detector) -> Transform:
-    """How the images of a detector are prepared."""
+    """Returns the transform that prepares images for a detector."""
     spec = detector.spec
     return Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
 

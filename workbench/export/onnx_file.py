@@ -1,4 +1,4 @@
-"""A detector as one ONNX file, from pixels to scores and boxes."""
+"""Exports a detector as one ONNX file, from pixels to scores and boxes."""
 
 import json
 import logging
@@ -32,20 +32,23 @@ FORMAT_VERSION = 1
 
 
 def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
-    """Writes a detector as one ONNX file for any batch size, after onnxruntime gave the detector's answers on real images.
+    """Writes a detector as one ONNX file for any batch size, after checking onnxruntime's outputs on real images.
 
     The file takes ``images`` uint8 ``[B, H, W, 3]`` RGB (normalisation is inside) and gives ``scores`` ``[B, N, C]`` and ``boxes``
     ``[B, N, 4]``, cxcywh in 0..1 of the un-padded image (``docs/formats.md``).
 
     Args:
-        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
+        name: an open run, the name or path of a run, a detector folder, or an embedded detector.
         out: the file to write.
-        data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
-        progress: called with the images checked and the images in all.
+        data: dataset folder, or shapes, to check on; None uses the run's own data, or shapes without a run.
+        progress: called with the number of images checked and the total.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        ExportError: the detector cannot be exported, or its export answers otherwise; nothing is written.
+        ExportError: the detector cannot be exported, or the export gives other outputs; nothing is written.
+
+    Example:
+        >>> print(export_onnx(run, Path("student.onnx")))
     """
     _need_onnx()
     found = find_detector(name)
@@ -62,10 +65,10 @@ def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: P
 
 
 def read_interface(path: Path) -> Interface:
-    """The interface in the metadata of a file that ``export_onnx`` wrote.
+    """Returns the interface stored in the metadata of a file that ``export_onnx`` wrote.
 
     Raises:
-        ExportError: it is no such file.
+        ExportError: the file was not written by ``export_onnx``.
     """
     _need_onnx()
     import onnx
@@ -74,13 +77,13 @@ def read_interface(path: Path) -> Interface:
         properties = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
         facts = json.loads(properties["workbench"])
         values = {name: facts[name] for name in Interface.__dataclass_fields__}
-    except Exception as error:  # protobuf's errors have no common base class, and a file of another tool has no such key
-        raise ExportError(f"{path} is no ONNX file written by 'workbench export': {type(error).__name__}.") from error
+    except Exception as error:  # protobuf's errors have no common base class, and other tools do not write this key
+        raise ExportError(f"{path} is not an ONNX file written by 'workbench export': {type(error).__name__}. Export it again.") from error
     return Interface(**{**values, "classes": tuple(values["classes"])})
 
 
 class _Deployed(nn.Module):
-    """The detector from pixels to scores and boxes of its last layer."""
+    """The detector as a function from pixels to scores and boxes of its last layer."""
 
     scale: Tensor
     shift: Tensor
@@ -101,7 +104,7 @@ class _Deployed(nn.Module):
 
 
 def onnx_program(detector: Detector, interface: Interface) -> Any:
-    """The detector as an unchecked ``torch.onnx.ONNXProgram``.
+    """Returns the detector as an unchecked ``torch.onnx.ONNXProgram``.
 
     Raises:
         ExportError: torch cannot trace or translate it.
@@ -120,7 +123,7 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
                                         input_names=interface.inputs, output_names=interface.outputs)  # fmt: skip
             _fold(program)
             return program
-    except Exception as error:  # torch raises dozens of kinds here, none of which a user can tell apart
+    except Exception as error:  # torch raises dozens of exception types here, which mean the same to a user
         raise ExportError(
             f"{interface.family} cannot be exported as ONNX by torch {torch.__version__}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}"
@@ -128,9 +131,9 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
 
 
 def _fold(program: Any) -> None:
-    """Plain operators in place of functions, and constants in place of what follows from them.
+    """Replaces functions by plain operators, and folds constants.
 
-    Not by torch's ``optimize=True``: its rewriting (onnxscript 0.7) loses the input of two clamps in a row.
+    It does not use torch's ``optimize=True``, whose rewriting (onnxscript 0.7) loses the input of two clamps in a row.
     """
     from onnxscript import optimizer
 
@@ -140,7 +143,7 @@ def _fold(program: Any) -> None:
 
 
 class _Session:
-    """onnxruntime's answers, in the order and types of the file."""
+    """Runs onnxruntime and returns the file's outputs in their order and types."""
 
     def __init__(self, path: Path, interface: Interface):
         import onnxruntime
@@ -150,9 +153,9 @@ class _Session:
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exceptions share no base class but this one
+        except Exception as error:  # Exception is the only base class that onnxruntime's exceptions share
             raise ExportError(
-                f"onnxruntime {onnxruntime.__version__} does not load the exported {interface.family}: {' '.join(str(error).split())[:300]}"
+                f"onnxruntime {onnxruntime.__version__} cannot load the exported {interface.family}: {' '.join(str(error).split())[:300]}"
             ) from error
         self.interface = interface
 
@@ -163,7 +166,7 @@ class _Session:
 
 
 def _describe(path: Path, interface: Interface, agreement: Agreement) -> None:
-    """Writes the interface and what was measured into the file's metadata."""
+    """Writes the interface and the measured agreement into the file's metadata."""
     import onnx
 
     model = onnx.load(path)
@@ -178,16 +181,16 @@ def _need_onnx() -> None:
         import onnxruntime
         import onnxscript
     except ImportError as error:
-        raise MissingExtraError(f"export as ONNX needs {error.name}: {pip_install('export')}.") from error
+        raise MissingExtraError(f"export as ONNX needs {error.name}, which is not installed. Run: {pip_install('export')}") from error
     del onnx, onnxruntime, onnxscript
 
 
 @contextmanager
 def _traceable(detector: Detector) -> Iterator[None]:
-    """What transformers' models do that no graph can hold, done otherwise.
+    """Replaces, inside the block, what transformers' models do that a graph cannot express.
 
-    They ask tensors for their ``len``, which makes the batch size a constant: here it gets the size itself. Some check the values of
-    shapes while they run: these are fixed, and the check of the export runs every one of them.
+    The models call ``len`` on tensors, which would fix the batch size; here the call returns the symbolic size. Some models check values
+    of shapes at run time. These checks are skipped, because the shapes are fixed and the export's own check runs every one of them.
     """
     module: Any = sys.modules[type(getattr(detector, "model", detector)).__module__]
     with patch.object(module, "len", _length, create=True), patch.object(module, "torch_compilable_check", _nothing, create=True):
@@ -204,7 +207,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No lines about the exporter's own steps."""
+    """Silences the exporter's messages about its own steps."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""A detector as a plain transformers folder, which needs nothing of the workbench to be loaded."""
+"""Exports a detector as a plain transformers folder, which can be loaded without the workbench."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,26 +16,29 @@ from workbench.files import replacing_folder
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
 
-TOLERANCE = 1e-5  # of boxes and scores: transformers freezes BatchNorm, which multiplies in another order: 2e-6 over 300 images
+TOLERANCE = 1e-5  # of boxes and scores; transformers' frozen BatchNorm multiplies in another order, which gives 2e-6 over 300 images
 
 
 def export_transformers(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
-    """Writes a folder that ``AutoModelForObjectDetection`` and ``AutoImageProcessor`` load, after it gave the detector's answers.
+    """Writes a folder for ``AutoModelForObjectDetection`` and ``AutoImageProcessor``, after checking its outputs on real images.
 
     Args:
-        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
-        out: the folder to write; one that is there is replaced.
-        data: dataset folder, or shapes, to check on; None: of a run its own data, else shapes.
-        progress: called with the images checked and the images in all.
+        name: an open run, the name or path of a run, a detector folder, or an embedded detector.
+        out: the folder to write; an existing one is replaced.
+        data: dataset folder, or shapes, to check on; None uses the run's own data, or shapes without a run.
+        progress: called with the number of images checked and the total.
 
     Raises:
         ExportError: transformers has no model of this family, or loads another model from the folder; nothing is written.
+
+    Example:
+        >>> print(export_transformers(run, Path("student")))
     """
     found = find_detector(name)
     detector = load_detector(found.folder).eval()
     if not isinstance(detector, TransformersDetector):
         raise ExportError(
-            f"{found.name} is of the family {detector.family}, which transformers has no model for. Export it as ONNX (--onnx)."
+            f"{found.name} is of the family {detector.family}, and transformers has no model for it. Export it as ONNX (--onnx)."
         )
     dataset = evaluation_split(found.run, data)
     interface = interface_of(detector, dataset)
@@ -51,7 +54,7 @@ def export_transformers(name: str | Run, out: Path, data: str | None = None, pro
 
 
 def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor, None]]:
-    """The answers of what transformers itself makes of a folder."""
+    """Returns a function that gives the outputs of the model that transformers itself loads from a folder."""
     from transformers import AutoModelForObjectDetection
     from transformers import logging as transformers_logging
 
@@ -62,7 +65,7 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
         model, report = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except ValueError as error:
         raise ExportError(
-            f"transformers does not build this {detector.family}: {str(error)[:200]} Nothing was written; export it as ONNX (--onnx)."
+            f"transformers cannot build this {detector.family}: {str(error)[:200]} Nothing was written. Export it as ONNX (--onnx)."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -71,8 +74,8 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *(str(key) for key in report["mismatched_keys"])]
     if unfit := [key for key in unfit if not key.endswith("num_batches_tracked")]:
         raise ExportError(
-            f"transformers does not load this {detector.family} as it is: {len(unfit)} weights do not fit its model, "
-            f"{', '.join(sorted(unfit)[:3])}. Nothing was written; export it as ONNX (--onnx)."
+            f"transformers cannot load this {detector.family} unchanged: {len(unfit)} weights do not fit its model, such as "
+            f"{', '.join(sorted(unfit)[:3])}. Nothing was written. Export it as ONNX (--onnx)."
         )
     model.eval()
 

@@ -1,7 +1,7 @@
 """Explains the keys of a recipe: type, default, bounds and meaning, read from the models themselves.
 
 A place is a dotted key, such as ``train.steps``. Where a recipe chooses one of several models by name (a family, a method, an
-augmentation), the name is a part of the key: ``student.dino.queries``, ``methods.fgd.temperature``.
+augmentation), the name is part of the key: ``student.dino.queries``, ``methods.fgd.temperature``.
 """
 
 import difflib
@@ -34,11 +34,12 @@ class Row:
     """Documents one key of a recipe.
 
     Attributes:
-        key: its place, such as ``train.steps``.
-        type: in plain words.
-        default: as YAML, where ``{}`` is a section with its own defaults; ``required`` if there is none, empty for the name of a model.
-        bounds: of the value; empty if it has none.
-        text: what the key does.
+        key: Place of the key, such as ``train.steps``.
+        type: Type in plain words.
+        default: Default as YAML. ``{}`` is a section with its own defaults. ``required`` if there is no default, empty for the name of
+            a model.
+        bounds: Bounds of the value; empty if there are none.
+        text: What the key does.
     """
 
     key: str
@@ -50,11 +51,11 @@ class Row:
 
 @dataclass(frozen=True)
 class _Below:
-    """What lies below a key.
+    """The models below a key.
 
     Attributes:
-        models: whose fields are the next part of the key.
-        chosen: models that the next part of the key names; each is imported when it is looked at.
+        models: Models whose fields are the next part of the key.
+        chosen: Models that the next part of the key names; each is imported when it is used.
     """
 
     models: tuple[type[BaseModel], ...] = ()
@@ -66,27 +67,27 @@ class _Below:
 
 
 def explain(key: str = "") -> list[Row]:
-    """Explains a key and what lies below it.
+    """Explains a key and the keys below it.
 
     Args:
         key: a place in a recipe; empty for the whole recipe.
 
     Returns:
-        The row of the key itself, unless it is the whole recipe; then one row for each key right below it.
+        The row of the key itself, unless it is the whole recipe, followed by one row for each key directly below it.
 
     Raises:
-        ConfigError: there is no such key; names the nearest one.
+        ConfigError: there is no such key; the message names the nearest one.
     """
     own, below = _find(key)
     return [*([own] if own is not None else []), *(row for row, _ in _steps(key, below))]
 
 
 def sections() -> Iterator[tuple[str, list[Row], dict[str, str]]]:
-    """Walks through everything that a recipe can hold.
+    """Walks through all keys that a recipe can have.
 
     Yields:
-        The place (empty for the recipe itself), the rows below it, and for each of these keys that has more below it the place where
-        that is explained: its own, or an earlier one of the same models.
+        The place (empty for the recipe itself), the rows below it, and for each of these keys that has keys below it the place where
+        those are explained: its own, or an earlier one with the same models.
     """
     places: dict[tuple[type[BaseModel], ...], str] = {}
     pending = [("", _Below((Recipe,)))]
@@ -114,7 +115,7 @@ def _find(key: str) -> tuple[Row | None, _Below]:
 
 
 def _step(place: str, below: _Below, part: str) -> tuple[Row, _Below]:
-    """The row of ``part``, whose place is ``place``, and what lies below it."""
+    """Returns the row of ``part``, whose place is ``place``, and what lies below it."""
     if part in below.chosen:
         model = below.chosen[part]()
         return Row(place, "section", "", "", _paragraph(model)), _Below((model,))
@@ -142,7 +143,7 @@ def _below(owner: type[BaseModel], name: str) -> _Below:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    """The value by which a recipe chooses ``model``, if it is one of several."""
+    """Returns the value by which a recipe chooses ``model``, if it is one of several."""
     return next((typing.get_args(item.annotation)[0] for item in model.model_fields.values() if is_tag(item.annotation)), None)
 
 
@@ -166,7 +167,7 @@ def _row(key: str, info: FieldInfo) -> Row:
 
 
 def _default(info: FieldInfo) -> str:
-    # the name of a model has a default in the class, but is what a recipe chooses the class by
+    # the name of a model has a default in its class, but a recipe must name it to choose the class
     if info.is_required() or is_tag(info.annotation):
         return "required"
     value = info.get_default(call_default_factory=True)
@@ -179,12 +180,12 @@ def as_yaml(value: Any) -> str:
     """Writes a plain value as one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
     text = text.removesuffix("\n").removesuffix("\n...")
-    # a line break inside of a string
+    # a string contains a line break
     return text if "\n" not in text else yaml.safe_dump(value, default_style='"', width=math.inf).strip()
 
 
 def _words(annotation: Any) -> str:
-    """A type in plain words."""
+    """Returns a type in plain words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _words(arguments[0])
@@ -214,7 +215,7 @@ def _either(words: list[str]) -> str:
 
 
 def _bounds(annotation: Any, metadata: typing.Sequence[Any], each: str = "") -> Iterator[str]:
-    """Bounds of a value, then those of its entries."""
+    """Yields the bounds of a value, then those of its entries."""
     for item in metadata:
         match item:
             case FieldInfo():
@@ -232,7 +233,7 @@ def _bounds(annotation: Any, metadata: typing.Sequence[Any], each: str = "") -> 
             case annotated_types.MinLen():
                 yield f"{each}at least {item.min_length} entr{'y' if item.min_length == 1 else 'ies'}"
             case _:
-                pass  # a pattern: the text says it in words
+                pass  # a pattern, which the text explains in words
     if isinstance(annotation, type):
         return
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -244,5 +245,5 @@ def _bounds(annotation: Any, metadata: typing.Sequence[Any], each: str = "") -> 
 
 
 def _paragraph(model: type[BaseModel]) -> str:
-    """The first paragraph of a model's docstring, in one line."""
+    """Returns the first paragraph of a model's docstring in one line."""
     return " ".join(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0].split())

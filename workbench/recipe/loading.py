@@ -1,4 +1,4 @@
-"""Recipes are read here: files, arms, overrides, and messages that name the nearest valid key."""
+"""Reads recipes: files, arms, overrides, and error messages that name the nearest valid key."""
 
 import difflib
 import typing
@@ -20,33 +20,36 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
 
     Args:
         path: a YAML file.
-        overrides: like ``train.steps=100``; the value is YAML.
-        arm: name below ``arms:``; None, or the recipe's own arm, for the recipe as written.
+        overrides: values for keys, such as ``train.steps=100``; the value is YAML.
+        arm: an arm below ``arms:``; None, or the name of the recipe's own arm, loads the recipe as written.
 
     Raises:
-        ConfigError: unreadable, unknown key (with the nearest valid name), wrong type or unknown arm.
+        ConfigError: the file is unreadable, a key is unknown (the message names the nearest one), a type is wrong, or the arm is unknown.
+
+    Example:
+        >>> recipe = load_recipe(Path("recipes/shapes.yaml"), ["train.steps=300"], arm="features")
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a recipe: expected keys such as {', '.join(Recipe.model_fields)}.")
+        raise ConfigError(f"{path} is not a recipe. Expected a mapping with keys such as {', '.join(Recipe.model_fields)}.")
     arms = values.get("arms") or {}
     own_arm = own_arm_name(bool(values.get("methods")))
     if arm in arms:
         values = merge(values, arms[arm] or {})
     elif arm not in (None, own_arm):
-        raise ConfigError(f"{path} has no arm '{arm}'; arms: {', '.join([own_arm, *arms])}.")
+        raise ConfigError(f"{path} has no arm '{arm}'. Its arms are {', '.join([own_arm, *arms])}.")
     for override in overrides:
         values = _changed(values, _override(override))
     return parse_recipe(values, str(path))
 
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Validates ``values``; ``where`` is named in errors."""
+    """Validates ``values``; errors name ``where``."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -54,10 +57,10 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
 
 
 def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Reads the recipe that a run keeps, by what its words meant when it was made; ``where`` is named in errors.
+    """Reads the recipe stored with a run, with the meaning its settings had when the run was made; errors name ``where``.
 
-    It was written with every setting there was. A setting that it lacks came later, and held its default until then, but for a part
-    that a method can be without (``null``): the run was made without it, whether or not the method has it by default today.
+    The stored recipe has every setting that existed then. A setting that is missing was added later, and the run used what is now its
+    default. The exception is an optional part of a method (``null``): the run was made without it, even if it is on by default today.
     """
     methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
     return parse_recipe({**values, "methods": methods}, where)
@@ -69,7 +72,7 @@ def _absent_parts(method: str) -> dict[str, None]:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` merged into it, mappings key by key, everything else replaced."""
+    """Returns ``base`` with ``changes`` merged into it: mappings key by key, everything else replaced."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
@@ -78,7 +81,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """``merge``, but a checkpoint takes the place of a model or a recipe that was described there."""
+    """Works like ``merge``, except that a checkpoint replaces a model or a recipe that was described there."""
     replaced = {
         side: {}
         for side in ("student", "teacher")
@@ -90,12 +93,12 @@ def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def _override(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise ConfigError(f"--set {text!r} must look like train.steps=100")
+        raise ConfigError(f"--set {text!r} must look like train.steps=100.")
     try:
         parsed: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    # YAML 1.1 reads 2e-3 as text
+    # YAML 1.1 reads 2e-3 as a string
     if isinstance(parsed, str):
         try:
             parsed = float(parsed)
@@ -120,14 +123,14 @@ def _message(item: Any, values: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         names = _valid_names(location[:-1], values)
         near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys are {', '.join(names)}."
         return f"{where}: unknown key; {hint}"
     got = "" if item["type"] == "missing" else f" (got {item['input']!r:.80})"
     return f"{where}: {item['msg'].removeprefix('Value error, ')}{got}"
 
 
 def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
-    """Field names of the models at a place of the recipe."""
+    """Returns the field names of the models at a place of the recipe."""
     models: list[type[BaseModel]] = [Recipe]
     if location[:1] == ["methods"]:
         models = [find_method(values["methods"][int(location[1])]["method"]).Config]

@@ -1,4 +1,4 @@
-"""The models of a recipe, the one YAML that describes an experiment."""
+"""The models of a recipe, the YAML file that describes an experiment."""
 
 import difflib
 import typing
@@ -74,19 +74,21 @@ class TeacherRecipeConfig(BaseModel):
 
 
 def _of_family(values: Any) -> Any:
-    """Turns a mapping into the configuration of the family it names, or of a checkpoint; the family is imported only now."""
+    """Turns a mapping into the configuration of the family or checkpoint it names; only now is the family imported."""
     if not isinstance(values, dict):
         return values
     if "checkpoint" in values:
         return CheckpointConfig.model_validate(values)
     name = values.get("family")
     if name is None:
-        raise PydanticCustomError(NO_FAMILY, "says neither 'checkpoint:' nor 'family:'; families: {families}", {"families": _families()})
+        raise PydanticCustomError(NO_FAMILY, "it has no checkpoint and no family. Families are {families}.", {"families": _families()})
     if name not in FAMILIES:
         near = difflib.get_close_matches(str(name), FAMILIES, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'? " if near else ""
+        hint = f"Did you mean '{near[0]}'? " if near else ""
         raise PydanticCustomError(
-            UNKNOWN_FAMILY, "unknown '{name}'; {hint}families: {families}", {"name": str(name), "hint": hint, "families": _families()}
+            UNKNOWN_FAMILY,
+            "there is no family '{name}'. {hint}Families are {families}.",
+            {"name": str(name), "hint": hint, "families": _families()},
         )
     return FAMILIES[name].config.model_validate(values)
 
@@ -214,7 +216,7 @@ class Recipe(BaseModel):
         names = [config.method for config in self.methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"method {', '.join(twice)} is listed twice; its terms could not be told apart")
+            raise ValueError(f"method {', '.join(twice)} is listed twice, so its terms could not be told apart. List it once")
         return self
 
     @property
@@ -225,8 +227,8 @@ class Recipe(BaseModel):
     def hash(self) -> str:
         """Hash of every setting that affects the result, except the seed and the dataset path; the key of a committed table.
 
-        ``arms`` are left out: they are other recipes. So is every switch at its default: a new one leaves old tables valid, and who
-        changes a default makes the tables anew.
+        ``arms`` are left out because they are other recipes. Settings at their default are left out too, so that a new setting keeps old
+        tables valid. Whoever changes a default must therefore make the tables again.
         """
         values = _decisive(self)
         for key in ("seed", "note", "arms"):
@@ -239,7 +241,7 @@ class Recipe(BaseModel):
 
 
 def _decisive(value: Any) -> Any:
-    """A model as plain values without what is at its default; a tag such as ``family`` or ``method`` stays."""
+    """Returns a model as plain values without settings at their default; a tag such as ``family`` or ``method`` stays."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         return {
@@ -272,7 +274,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keyed like ``train.steps``; an empty mapping is a value."""
+    """Flattens nested mappings to keys such as ``train.steps``; an empty mapping counts as a value."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         here = f"{place}.{key}" if place else key

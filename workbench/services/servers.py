@@ -1,4 +1,4 @@
-"""Servers of this user that other processes find: who they are and on which port of the loopback address they listen."""
+"""Registers this user's servers, so that other processes find them, and the ports they use on the loopback address."""
 
 import contextlib
 import os
@@ -18,18 +18,18 @@ from workbench.errors import WorkbenchError
 from workbench.files import read_json, try_lock, write_json
 
 ADDRESS = "127.0.0.1"
-PORTS = 50  # looked at from the one that was wished for
+PORTS = 50  # ports tried, beginning with the preferred one
 LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that lives.
+    """A server that is running.
 
     Attributes:
-        process: of it, or of who started it.
-        port: on the loopback address.
-        facts: what else was registered about it.
+        process: Process of the server, or of the program that started it.
+        port: Port on the loopback address.
+        facts: Other registered values.
     """
 
     process: psutil.Process
@@ -42,17 +42,17 @@ class Server:
 
 
 def cache_folder() -> Path:
-    """Where the workbench keeps what is the user's and no run's: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
+    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
 
 
 def register_server(path: Path, pid: int, port: int, **facts: Any) -> None:
-    """Writes down where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values."""
+    """Writes where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values."""
     write_json(path, {"pid": pid, "started": psutil.Process(pid).create_time(), "port": port, "facts": facts})
 
 
 def lookup_server(path: Path) -> Server | None:
-    """Returns the registered server; None if there is none, it has ended, or another process has its number by now."""
+    """Returns the registered server; None if there is none, it has ended, or its process id now belongs to another process."""
     try:
         entry = read_json(path) if path.is_file() else {}
         process = psutil.Process(int(entry["pid"]))
@@ -65,7 +65,7 @@ def lookup_server(path: Path) -> Server | None:
 
 @contextlib.contextmanager
 def registered(name: str, port: int, **facts: Any) -> Iterator[None]:
-    """Registers this process as the server of a name while the block runs; of several, the last to begin is found."""
+    """Registers this process as the server of a name while the block runs; if several do, the last to begin is found."""
     path = server_file(name)
     register_server(path, os.getpid(), port, **facts)
     try:
@@ -77,12 +77,12 @@ def registered(name: str, port: int, **facts: Any) -> Iterator[None]:
 
 
 def server_file(name: str) -> Path:
-    """The file in which the server of a name is registered."""
+    """Returns the file in which the server of a name is registered."""
     return cache_folder() / "servers" / f"{name}.json"
 
 
 def listens(port: int) -> bool:
-    """Whether something accepts connections there."""
+    """True if a server accepts connections on the port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((ADDRESS, port)) == 0
@@ -90,30 +90,32 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def reserved_port(first: int = 0) -> Iterator[int]:
-    """A port that nothing uses: any, or the next from ``first`` on. While the block runs no other command of this user gets it.
+    """Yields an unused port: any, or the next from ``first`` on. No other command of this user gets it while the block runs.
 
-    A server binds its port seconds after it was chosen, so the block lasts at least until it listens, or has ended. The lock is one of a
-    file in the user's cache, which stays: whoever opened it before it was removed would lock another than who opens it after.
+    A server binds its port seconds after it was chosen, so the block must last until the server listens or has ended. The port is locked
+    by a file in the user's cache, which is never removed: a process that opened it before its removal would lock another file than a
+    process that opens it afterwards.
 
     Raises:
-        WorkbenchError: fifty in a row are taken, or the cache cannot be written.
+        WorkbenchError: fifty ports in a row are taken, or the cache cannot be written.
     """
     for wished in range(first, first + PORTS) if first else [0] * PORTS:
         port = _free(wished)
         if port is None:
             continue
         with open_lock(cache_folder() / "ports" / f"{port}.lock") as file:
-            # asked again: whoever held the lock until now may listen by now
+            # checked again, because the former holder of the lock may listen by now
             if try_lock(file) and _free(port) is not None:
                 yield port
                 return
-    raise WorkbenchError(f"no free port between {first} and {first + PORTS - 1}. Stop one of these servers, or choose another port.")
+    last = first + PORTS - 1
+    raise WorkbenchError(f"there is no free port between {first} and {last}. Stop one of these servers, or choose another port.")
 
 
 def _free(port: int) -> int | None:
-    """The port, or any for 0; None where something uses it."""
+    """Returns the port, or any free one for 0; None if the port is in use."""
     with socket.socket() as probe:
-        # a server that has just gone does not keep its port
+        # the port of a server that has just ended counts as free
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
@@ -123,7 +125,7 @@ def _free(port: int) -> int | None:
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Opens a file of the user's cache to be locked.
+    """Opens a lock file in the user's cache.
 
     Raises:
         WorkbenchError: it cannot be written.
@@ -138,7 +140,7 @@ def open_lock(path: Path) -> IO[bytes]:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM, and a terminal that is closed, end the block as Ctrl-C does, so that no server outlives the process that started it."""
+    """Makes SIGTERM and a closed terminal end the block as Ctrl-C does, so that no server outlives the process that started it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -155,26 +157,26 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def wait_until_ready(process: subprocess.Popen[Any], answers: Callable[[], bool], seconds: float) -> bool:
-    """Waits for a server that was just started.
+    """Waits until a server that was just started is ready.
 
     Args:
         process: the server.
-        answers: whether it does its work by now.
-        seconds: to wait at most.
+        answers: returns True once the server works.
+        seconds: longest time to wait.
 
     Returns:
-        False where the process ended, or took longer; it is left to the caller.
+        False if the process ended or took longer; the caller must stop it.
     """
     deadline = time.monotonic() + seconds
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(0.05)
-    return process.poll() is None  # else another program took the port before it, and answers
+    return process.poll() is None  # otherwise another program took the port first and answers
 
 
 def first_to_end(processes: Mapping[str, psutil.Process]) -> str:
-    """Waits until one of these processes, children or not, has ended; gives its name, of several the first as they are given."""
+    """Waits until one of these processes, children or not, has ended, and returns its name; the first in order if several have."""
     while True:
         for name, process in processes.items():
             if not _lives(process):

@@ -1,4 +1,4 @@
-"""Detections of a run on disk: the last layer's best (query, class) pairs of every image, before AP's cut to 100."""
+"""Detections of a run on disk: the best (query, class) pairs of each image in the last layer, before AP's limit of 100."""
 
 import pandas as pd
 import pyarrow as pa
@@ -18,24 +18,24 @@ def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
     """Writes detections of one split and step.
 
     Args:
-        run: whose detections.
-        split: of the data.
-        step: of the weights.
-        table: of ``DETECTION_SCHEMA``: the data's own category ids, boxes xyxy in pixels of the original image.
+        run: the run they belong to.
+        split: split of the data.
+        step: training step of the weights.
+        table: a table of ``DETECTION_SCHEMA`` with the data's own category ids and boxes xyxy in pixels of the original image.
     """
     with replacing(run.detections_path(split, step)) as path:
         pq.write_table(table.cast(DETECTION_SCHEMA), path, compression="zstd")
 
 
 def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
-    """Reads what ``write_detections`` wrote.
+    """Returns the detections that ``write_detections`` wrote.
 
     Raises:
-        RunError: there are none of that split and step.
+        RunError: this split and step have no detections.
     """
     path = run.detections_path(split, step)
     if not path.is_file():
         there = ", ".join(map(str, run.detection_steps(split))) or "none"
-        raise RunError(f"run '{run.name}' has no detections of split '{split}' at step {step}; steps there: {there}.")
+        raise RunError(f"run '{run.name}' has no detections of split '{split}' at step {step}. Steps with detections: {there}.")
     with path.open("rb") as file:
         return pq.ParquetFile(file).read().to_pandas()

@@ -1,6 +1,6 @@
-"""The words in a run's ``group`` that tie the runs of a comparison: names of its arms and schedules."""
+"""The words in a run's ``group`` that connect the runs of a comparison: names of arms and schedules."""
 
-UNDISTILLED = "undistilled"  # the arm without a teacher, which the others are compared with
+UNDISTILLED = "undistilled"  # the arm without a teacher, the baseline of the others
 DISTILLED = "distilled"  # a recipe with methods, as it is written
 EQUAL_STEPS = "equal steps"
 EQUAL_COMPUTE = "equal compute"  # a distilled run shortened to the undistilled run's seconds

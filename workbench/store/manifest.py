@@ -1,4 +1,4 @@
-"""The manifest of a folder of several files: written last, it names them with their hashes."""
+"""The manifest of a folder with several files: it is written last and lists them with their hashes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,20 +10,20 @@ MANIFEST = "manifest.json"  # written last into a folder of several files
 
 
 def write_manifest(folder: Path, files: Sequence[Path], **facts: Any) -> None:
-    """Completes ``folder`` with the names and SHA-256 of its ``files``, and ``facts``."""
+    """Completes ``folder`` with a manifest of the names and SHA-256 of its ``files``, and of ``facts``."""
     write_json(folder / MANIFEST, {**facts, "files": {file.name: hash_file(file) for file in files}})
 
 
 def is_complete(folder: Path) -> bool:
-    """True when the folder's manifest is there."""
+    """True if the folder has a manifest."""
     return (folder / MANIFEST).is_file()
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """Files that the manifest names, in order of their names."""
+    """Returns the files that the manifest lists, ordered by name."""
     return [folder / name for name in sorted(read_json(folder / MANIFEST)["files"])]
 
 
 def content_hash(folders: Sequence[Path]) -> str:
-    """One hash of what lies in complete folders, from their manifests."""
+    """Returns one hash of the content of complete folders, computed from their manifests."""
     return hash_json([read_json(folder / MANIFEST) for folder in folders])

@@ -1,13 +1,13 @@
-"""Selection masks as they are kept: a byte a cell, with a scale and an offset for each mask."""
+"""Stores selection masks with one byte per cell, and a scale and an offset per mask."""
 
 import numpy as np
 
 
 def quantise(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks ``[..., H, W]`` as uint8, and the scale and offset ``[...]`` float64 of each: ``value = offset + scale * stored``.
+    """Returns masks ``[..., H, W]`` as uint8, and float64 scale and offset ``[...]`` of each: ``value = offset + scale * stored``.
 
-    What ``restore`` gives is off by half a 255th of a mask's range at most. NaN and infinity are the caller's to find: in the masks, or
-    in scale and offset.
+    The error of ``restore`` is at most half a 255th of a mask's range. The caller must look for NaN and infinity, in the masks or in scale
+    and offset.
     """
     values = np.asarray(masks, np.float64)
     with np.errstate(invalid="ignore"):
@@ -18,5 +18,5 @@ def quantise(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def restore(stored: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """``[..., H, W]`` float32 of what ``quantise`` gave."""
+    """Returns the float32 ``[..., H, W]`` masks that ``quantise`` stored."""
     return np.asarray(offset, np.float32)[..., None, None] + np.asarray(scale, np.float32)[..., None, None] * stored

@@ -22,15 +22,15 @@ from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
 TEACHER_STEP = -1
-_ROW_GROUP = 1 << 16  # small enough that the rows of one image are found by the statistics of their group
-# a dictionary of floats, hardly two of them equal, takes three times as long and half as much space again
+_ROW_GROUP = 1 << 16  # small enough to find the rows of one image by the statistics of their group
+# dictionary encoding of floats, which hardly ever repeat, takes three times as long and 1.5 times the space
 _REPEATING = [field.name for field in QUERY_SCHEMA if not pa.types.is_floating(field.type)]
-_PART, _MATCHED = "part", "matched"  # all rows; once more those with a target, a few in a hundred, which most of analysis reads
-_COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast, for a tenth more space
+_PART, _MATCHED = "part", "matched"  # all rows, and a copy of those with a target: a few per cent, which most analyses read
+_COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast, with 10 % more space
 
 
 class QueryWriter:
-    """Collects rows and writes them in parts; made by ``query_writer``."""
+    """Collects rows and writes them in parts; use ``query_writer`` to make one."""
 
     def __init__(self, folder: Path, rows_per_part: int, facts: Mapping[str, Any]):
         self._folder = folder
@@ -50,7 +50,7 @@ class QueryWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Writes what is held, puts everything in order and adds the manifest."""
+        """Writes the pending rows, sorts everything and adds the manifest."""
         if self._pending_rows or not self._files[_PART]:
             self._flush()
         if not self._in_order:
@@ -79,17 +79,17 @@ class QueryWriter:
 def query_writer(
     run: Run, split: str, step: int, rows_per_part: int = 1_000_000, facts: Mapping[str, Any] | None = None
 ) -> Iterator[QueryWriter]:
-    """Streams rows of one split and step to disk; they appear, all at once, when the block ends without an error.
+    """Streams rows of one split and step to disk; they all appear at once when the block ends without an error.
 
-    In the folder rows are sorted by image_id, model, layer and query, in whatever order they came. Rows of the same split and step
-    that were there before are replaced.
+    The stored rows are sorted by image_id, model, layer and query, in whatever order they came. They replace earlier rows of the same split
+    and step.
 
     Args:
-        run: whose table.
-        split: of the data.
-        step: of the weights; ``TEACHER_STEP`` for teacher rows, which are written once.
-        rows_per_part: rows held in memory before they are written.
-        facts: of ``query_facts``, kept in the manifest.
+        run: the run they belong to.
+        split: split of the data.
+        step: training step of the weights; ``TEACHER_STEP`` for teacher rows, which are written once.
+        rows_per_part: number of rows held in memory before they are written.
+        facts: result of ``query_facts``, stored in the manifest.
     """
     with replacing_folder(run.queries_path(split, step)) as folder:
         writer = QueryWriter(folder, rows_per_part, facts or {})
@@ -106,38 +106,39 @@ def read_queries(
     parameters: Mapping[str, Any] | None = None,
     matched: bool = False,
 ) -> pd.DataFrame:
-    """Rows of the query table in order of step, image, model, layer and query.
+    """Returns rows of the query table, ordered by step, image, model, layer and query.
 
-    Example: ``read_queries(run, "val", where="image_id = $image and layer = $layer", parameters={"image": 7, "layer": 2})``
+    Example:
+        >>> read_queries(run, "val", where="image_id = $image and layer = $layer", parameters={"image": 7, "layer": 2})
 
     Args:
-        run: whose table.
-        split: of the data.
-        steps: all that are there by default, ``TEACHER_STEP`` included.
-        columns: of ``QUERY_SCHEMA``, and ``step``; all by default.
-        where: a condition in SQL, written by the programmer; values belong into ``parameters``.
+        run: the run to read.
+        split: split of the data.
+        steps: steps to read; None reads all that exist, including ``TEACHER_STEP``.
+        columns: columns of ``QUERY_SCHEMA``, or ``step``; None reads all.
+        where: a condition in SQL, written by the programmer; values belong in ``parameters``.
         parameters: values of the ``$names`` in ``where``.
-        matched: only queries with a target, many times faster than the same condition in ``where``.
+        matched: read only queries with a target, which is many times faster than the same condition in ``where``.
 
     Returns:
-        A frame with the column ``step`` and those asked for.
+        A frame with the column ``step`` and the requested ones.
 
     Raises:
         RunError: the run has no such rows.
-        ValueError: a column that does not exist.
+        ValueError: a column does not exist.
     """
     there = complete_steps(run, split)
     wanted = there if steps is None else sorted(set(steps))
     if not wanted or set(wanted) - set(there):
         raise RunError(
-            f"run '{run.name}' has no query table of split '{split}' at step {', '.join(map(str, wanted)) or 'any'}; "
-            f"steps there: {', '.join(map(str, there)) or 'none'}."
+            f"run '{run.name}' has no query table of split '{split}' at step {', '.join(map(str, wanted)) or 'any'}. "
+            f"Steps with a table: {', '.join(map(str, there)) or 'none'}."
         )
     known = ["step", *QUERY_SCHEMA.names]
     chosen = known if columns is None else list(columns)
     if unknown := sorted(set(chosen) - set(known)):
-        raise ValueError(f"no column {', '.join(unknown)} in the query table; it has {', '.join(known)}")
-    # names of columns are of the list above, steps are numbers and `where` is the programmer's; file names and values are bound
+        raise ValueError(f"the query table has no column {', '.join(unknown)}; its columns are {', '.join(known)}")
+    # column names come from the list above, steps are numbers and `where` is the programmer's; file names and values are bound
     source = ", ".join(f'"{name}"' for name in QUERY_SCHEMA.names)
     tables = [f"SELECT {step}::INTEGER AS step, {source} FROM read_parquet($files_{index})" for index, step in enumerate(wanted)]
     condition = f"({where or 'true'}) AND {'match >= 0' if matched else 'true'}"
@@ -148,7 +149,7 @@ def read_queries(
 
 
 def _files(folder: Path, matched: bool) -> list[Path]:
-    """Files with all rows, or with those of matched queries where there are such; tables of earlier versions have none."""
+    """Returns the files with all rows, or those with only matched queries if they exist; tables of earlier versions have none."""
     kinds: dict[str, list[Path]] = {_PART: [], _MATCHED: []}
     for file in manifest_files(folder):
         kinds[file.name.split("-")[0]].append(file)
@@ -156,46 +157,46 @@ def _files(folder: Path, matched: bool) -> list[Path]:
 
 
 def query_facts(images: int, sampled: bool, input_key: str) -> dict[str, Any]:
-    """What the manifest of a query table says besides rows and files.
+    """Returns what the manifest of a query table holds besides rows and files.
 
     Args:
-        images: of which there are rows.
-        sampled: whether the split has more.
-        input_key: equal where encoder cells of two tables mean the same places.
+        images: number of images with rows.
+        sampled: True if the split has more images.
+        input_key: equal for two tables whose encoder cells are the same places.
     """
     return {"images": images, "sampled": sampled, "input": input_key}
 
 
 def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
-    """The facts of a complete table; tables of earlier versions have none, they hold every image."""
+    """Returns the facts of a complete table; tables of earlier versions have no facts and hold every image."""
     manifest = read_json(run.queries_path(split, step) / MANIFEST)
     return {"images": None, "sampled": False, "input": None, **{k: v for k, v in manifest.items() if k in ("images", "sampled", "input")}}
 
 
 def complete_steps(run: Run, split: str) -> list[int]:
-    """Steps whose rows are there, ascending, ``TEACHER_STEP`` first where there is a teacher."""
+    """Lists the steps whose rows are complete, ascending; ``TEACHER_STEP`` comes first if there is a teacher."""
     return [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
 
 
 def _connection(path: Path) -> duckdb.DuckDBPyConnection:
-    """A database that can read below ``path``; every read takes a cursor of its own, which threads may do."""
+    """Returns a database that can read below ``path``; every read uses its own cursor, which makes it safe for threads."""
     return _database(file_system(path) if is_remote(path) else None)
 
 
 @functools.cache
 def _database(remote: Any) -> duckdb.DuckDBPyConnection:
-    """One in-memory database for the process, and one for each remote file system, which it reads in place."""
+    """Returns one in-memory database for the process, and one for each remote file system, which it reads in place."""
     database = duckdb.connect()
     if remote is not None:
         database.register_filesystem(remote)
     else:
-        # the system keeps what was read of local files; a second copy would fill the memory of a page
+        # the system already caches local files; a second copy would fill the memory of a page
         database.execute("SET enable_external_file_cache = false")
     return database
 
 
 def _in_order(table: pa.Table) -> pa.Table:
-    """Rows by image, model, layer and query."""
+    """Returns the rows sorted by image, model, layer and query."""
     model = table["model"].combine_chunks().dictionary_encode()
     rank = np.argsort(np.argsort(np.asarray(model.dictionary.to_pylist(), dtype=str)))
     keys = [table["image_id"].to_numpy(), rank[model.indices], table["layer"].to_numpy(), table["query"].to_numpy()]
@@ -203,7 +204,7 @@ def _in_order(table: pa.Table) -> pa.Table:
 
 
 def _ascending(keys: Sequence[np.ndarray]) -> bool:
-    """Whether rows are in order of the first key, among equals of the second, and so on."""
+    """True if rows are ordered by the first key, equal ones by the second, and so on."""
     undecided = np.ones(max(len(keys[0]) - 1, 0), dtype=bool)
     for key in keys:
         if (undecided & (key[1:] < key[:-1])).any():

@@ -1,4 +1,4 @@
-"""Columns of the query table, in a file of their own so that a reader need not import torch (meaning: docs/formats.md)."""
+"""Columns of the query table; their file does not import torch, so that a reader need not (meanings: docs/formats.md)."""
 
 import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""The run directory: create, open, list, lock, remove. Every path inside a run is made here."""
+"""The run directory: creates, opens, lists, locks and removes it. Every path inside a run is made here."""
 
 import contextlib
 import json
@@ -18,18 +18,18 @@ from workbench.store.manifest import MANIFEST
 
 FORMAT_VERSION = 1
 DEFAULT_ROOT = Path("runs")
-# a process that only asks whether a run is being written holds its lock for microseconds
+# another process that only checks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def runs_root() -> Path:
-    """Where runs live: ``$WORKBENCH_RUNS``, a folder or an address such as s3://bucket/runs, or ``./runs``."""
+    """Returns the folder of runs: ``$WORKBENCH_RUNS``, a folder or an address such as s3://bucket/runs, or else ``./runs``."""
     return as_path(os.environ.get("WORKBENCH_RUNS") or DEFAULT_ROOT)
 
 
 def is_path(name: str | Path) -> bool:
-    """Tells a path or an address (``runs/a``, ``./a``, ``/data/a``, ``s3://bucket/a``) from the name of a run or a detector (``a``)."""
+    """True for a path or an address (``runs/a``, ``./a``, ``/data/a``, ``s3://bucket/a``), False for a name (``a``)."""
     return not isinstance(name, str) or "/" in name or os.sep in name
 
 
@@ -48,7 +48,7 @@ class Run:
         """Makes a new run directory with its ``run.json``.
 
         Raises:
-            RunError: the name is not a plain file name, is taken, or the folder cannot be written.
+            RunError: the name is not a plain file name or is taken, or the folder cannot be written.
         """
         path = free_path(name, root)
         try:
@@ -65,28 +65,28 @@ class Run:
         """Opens a run.
 
         Args:
-            name: of a run in the folder of runs; or a path, which has a separator in it, or the address of a remote run.
-            root: the folder of runs; by default ``runs_root()``.
+            name: name of a run in the folder of runs; or a path, which contains a separator; or the address of a remote run.
+            root: the folder of runs; None uses ``runs_root()``.
 
         Raises:
-            RunError: there is no such run; the message lists those that are there.
+            RunError: there is no such run; the message lists the existing ones.
         """
         root = root or runs_root()
         if is_path(name):
             path = as_path(name)
             if not (path / "run.json").exists():
-                raise RunError(f"no run at {path}: it has no run.json. A run in {root} is opened by its name alone.")
+                raise RunError(f"there is no run at {path}: it has no run.json. To open a run in {root}, give only its name.")
             return cls(path)
         path = _checked(str(name), root)
         if not (path / "run.json").exists():
             known = ", ".join(run.name for run in list_runs(root)) or "none"
-            here = f" The folder of that name in the current directory is opened as ./{name}." if Path(name, "run.json").exists() else ""
-            raise RunError(f"no run '{name}' in {root}. Runs there: {known}.{here}")
+            here = f" To open the folder of that name in the current directory, write ./{name}." if Path(name, "run.json").exists() else ""
+            raise RunError(f"there is no run '{name}' in {root}. Runs there: {known}.{here}")
         return cls(path)
 
     @classmethod
     def find(cls, name: str | Path) -> "Run | None":
-        """Opens a run as ``open`` does; None where there is none of that name or path."""
+        """Opens a run as ``open`` does; returns None if no run has that name or path."""
         path = as_path(name) if is_path(name) else runs_root() / name if _NAME.fullmatch(str(name)) else None
         return cls(path) if path is not None and (path / "run.json").exists() else None
 
@@ -111,46 +111,47 @@ class Run:
         return self.path / "checkpoints"
 
     def checkpoint_path(self, step: int) -> Path:
-        """Folder of one checkpoint; it counts only when its DONE file is there."""
+        """Returns the folder of one checkpoint, which counts only once its DONE file exists."""
         return self.checkpoints_path / f"{step:07d}"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending."""
+        """Lists the steps of the complete checkpoints, ascending."""
         if not self.checkpoints_path.is_dir():
             return []
         return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
 
     def complete_checkpoint(self, step: int) -> Path:
-        """Folder of the checkpoint of a step.
+        """Returns the folder of a complete checkpoint.
 
         Raises:
-            RunError: there is none; the message lists those that are there.
+            RunError: the run has no checkpoint of this step; the message lists the existing ones.
         """
         steps = self.checkpoint_steps()
         if step not in steps:
-            raise RunError(f"run '{self.name}' has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}.")
+            there = ", ".join(map(str, steps)) or "none"
+            raise RunError(f"run '{self.name}' has no checkpoint of step {step}. Steps with a checkpoint: {there}.")
         return self.checkpoint_path(step)
 
     def detections_path(self, split: str, step: int) -> Path:
         return self.path / "detections" / f"split={split}" / f"step={step}.parquet"
 
     def queries_path(self, split: str, step: int) -> Path:
-        """Folder of the query table of one split and step; teacher rows are at step -1."""
+        """Returns the folder of the query table of one split and step; teacher rows are at step -1."""
         return self.path / "queries" / f"split={split}" / f"step={step}"
 
     def derived_path(self, name: str, key: str, suffix: str) -> Path:
-        """A result of analysis; ``key`` is the hash of what it was made from."""
+        """Returns the file of an analysis result; ``key`` is the hash of what it was made from."""
         return self.path / "derived" / f"{name}-{key}.{suffix}"
 
     def pictures_path(self, split: str, key: str) -> Path:
-        """Folder of PNG files of a split whose images exist in memory only; ``key`` is the hash of the data."""
+        """Returns the folder of PNG files of a split whose images exist only in memory; ``key`` is the hash of the data."""
         return self.path / "pictures" / f"{split}-{key}"
 
     def states_path(self, split: str, step: int) -> Path:
         return self.path / "states" / f"split={split}" / f"step={step}"
 
     def query_steps(self, split: str) -> list[int]:
-        """Steps with complete student rows in the query table, ascending."""
+        """Lists the steps with complete student rows in the query table, ascending."""
         folder = self.path / "queries" / f"split={split}"
         if not folder.is_dir():
             return []
@@ -158,33 +159,33 @@ class Run:
         return sorted(step for step in steps if step >= 0)
 
     def detection_steps(self, split: str) -> list[int]:
-        """Steps whose detections were kept, ascending."""
+        """Lists the steps with stored detections, ascending."""
         folder = self.path / "detections" / f"split={split}"
         return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
 
     def info(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
+        """Returns the content of ``run.json``."""
         return read_json(self.info_path)
 
     def update_info(self, **changes: Any) -> None:
-        """Writes ``run.json`` anew with ``changes``; only the training process calls this."""
+        """Rewrites ``run.json`` with ``changes``; only the training process calls this."""
         write_json(self.info_path, {**self.info(), **changes})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per logged step."""
+        """Returns one dict per logged step."""
         return read_lines(self.metrics_path)
 
     def timings(self) -> list[dict[str, Any]]:
-        """Wall and process seconds, one dict per logged step."""
+        """Returns wall and process seconds, one dict per logged step."""
         return read_lines(self.timings_path)
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """One dict per evaluation."""
+        """Returns one dict per evaluation."""
         return read_lines(self.evaluations_path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for writing; a remote one has no lock.
+        """Locks the run for writing; a remote run has no lock.
 
         Raises:
             RunError: another process is writing to it.
@@ -201,7 +202,7 @@ class Run:
             yield
 
     def is_running(self) -> bool:
-        """True while a process holds the lock; writes nothing. A remote run is never known to be."""
+        """True while a process holds the lock; this check writes nothing. A remote run always gives False."""
         if is_remote(self.path):
             return False
         try:
@@ -217,13 +218,13 @@ class Run:
             RunError: a process is writing to it, or it is remote.
         """
         if is_remote(self.path):
-            raise RunError(f"{self.path} is remote and is only read. Remove it with the tool of its store.")
+            raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
         with self.locked():
             shutil.rmtree(self.path)
 
 
 def free_path(name: str, root: Path | None = None) -> Path:
-    """Where a new run of this name goes; makes the folder of runs, so that one which cannot be written shows before training.
+    """Returns the path for a new run of this name and makes the folder of runs, so that a folder problem shows before training.
 
     Raises:
         RunError: the name is not a plain file name or is taken, or the folder cannot be made or written.
@@ -231,7 +232,7 @@ def free_path(name: str, root: Path | None = None) -> Path:
     root = root or runs_root()
     path = _checked(name, root)
     if is_remote(root):
-        raise RunError(f"{root} is no local folder, which training needs. Choose one with --runs and copy the run when it is done.")
+        raise RunError(f"{root} is not a local folder, but training needs one. Choose one with --runs and copy the run when it is done.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         taken = (path / "run.json").exists()
@@ -239,7 +240,7 @@ def free_path(name: str, root: Path | None = None) -> Path:
         raise RunError(f"cannot create {root}: {error.strerror}. Choose a writable folder with --runs.") from error
     if taken:
         raise RunError(
-            f"run '{name}' exists in {root}. Go on with 'workbench run --resume {name}', remove it with "
+            f"run '{name}' already exists in {root}. Resume it with 'workbench run --resume {name}', remove it with "
             f"'workbench runs rm {name}', or choose another --name."
         )
     if not os.access(root, os.W_OK):
@@ -248,7 +249,7 @@ def free_path(name: str, root: Path | None = None) -> Path:
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
-    """All runs below ``root``, oldest first."""
+    """Lists all runs below ``root``, oldest first."""
     root = root or runs_root()
     if not root.is_dir():
         return []
@@ -257,26 +258,26 @@ def list_runs(root: Path | None = None) -> list[Run]:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Adds one line of JSON; a kill in between leaves at most a broken last line, which ``read_lines`` leaves out.
+    """Appends one line of JSON; a kill meanwhile leaves at most a broken last line, which ``read_lines`` skips.
 
     Raises:
-        RunError: no space left, or not writable.
+        RunError: the disk is full or the file cannot be written.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}. Free space, then go on with 'workbench run --resume "
+            f"cannot write {path}: {error.strerror or error}. Free some space, then resume with 'workbench run --resume "
             f"{path.parent.name}'; the last checkpoint is kept."
         ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads JSON lines; a last line cut off by a kill is left out.
+    """Returns the JSON lines of a file; a last line that was cut off by a kill is skipped.
 
     Raises:
-        RunError: another line is broken; names it.
+        RunError: another line is broken; the message names it.
     """
     if not path.exists():
         return []
@@ -296,7 +297,7 @@ def _checked(name: str, root: Path) -> Path:
 
 
 def result_folder(run: Run) -> Path:
-    """Detector folder of the run's result: the best checkpoint where the recipe keeps it, else the last.
+    """Returns the detector folder of the run's result: the best checkpoint if the recipe keeps it, else the last.
 
     Raises:
         RunError: the run has no checkpoint yet.

@@ -1,7 +1,7 @@
-"""Tensors of a run that are no rows: decoder states as float16, selection masks as uint8 with a scale and an offset each.
+"""Stores the tensors of a run that are not rows: decoder states as float16, selection masks as uint8 with scale and offset.
 
-A mask is called ``<image_id>/psi/<layer>/<level>``, ``value = offset + scale * stored``, both in the metadata of its shard; the states of
-all layers of an image are ``<image_id>/states``, ``[L, N, D]``.
+A mask has the name ``<image_id>/psi/<layer>/<level>`` and ``value = offset + scale * stored``; scale and offset are in the metadata of its
+shard. The states of all layers of an image are ``<image_id>/states``, ``[L, N, D]``.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from workbench.store.masks import quantise, restore
 from workbench.store.run import Run
 
 Masks = Mapping[tuple[int, int], np.ndarray]
-_IMAGES_PER_SHARD = 128  # so that reading one image parses a short header
+_IMAGES_PER_SHARD = 128  # few, so that reading one image parses a short header
 _MASKS, _STATES = "psi", "states"
-_DTYPES = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}  # those that are written
+_DTYPES = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}  # the types that are written
 
 
 class StatesWriter:
-    """Collects tensors and writes them in shards; made by ``states_writer``."""
+    """Collects tensors and writes them in shards; use ``states_writer`` to make one."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -39,12 +39,12 @@ class StatesWriter:
         """Adds the tensors of one image.
 
         Args:
-            image_id: written once.
+            image_id: id of the image; each is written once.
             masks: ``{(layer, level): [H, W]}``.
-            states: ``[L, N, D]``; kept as float16, or float32 where a value is beyond its range.
+            states: ``[L, N, D]``; stored as float16, or as float32 if a value exceeds the range of float16.
 
         Raises:
-            NonFiniteError: NaN or infinity; nothing of the split and step is written.
+            NonFiniteError: a value is NaN or infinite; then nothing of the split and step is written.
         """
         for (layer, level), values in (masks or {}).items():
             _check(values, f"selection mask of image {image_id}, layer {layer}, level {level}")
@@ -61,7 +61,7 @@ class StatesWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Writes what is held and adds the manifest."""
+        """Writes the pending tensors and adds the manifest."""
         if self._tensors or not self._shards:
             self._flush()
         write_manifest(self._folder, self._shards, images=self._images, kinds=sorted(self._kinds))
@@ -76,12 +76,12 @@ class StatesWriter:
 
 @contextlib.contextmanager
 def states_writer(run: Run, split: str, step: int) -> Iterator[StatesWriter]:
-    """Streams tensors of one split and step to disk; they take the place of what was there when the block ends without an error.
+    """Streams tensors of one split and step to disk; they replace earlier ones when the block ends without an error.
 
     Args:
-        run: whose tensors.
-        split: of the data.
-        step: of the weights; ``TEACHER_STEP`` for the teacher.
+        run: the run they belong to.
+        split: split of the data.
+        step: training step of the weights; ``TEACHER_STEP`` for the teacher.
     """
     with replacing_folder(run.states_path(split, step)) as folder:
         writer = StatesWriter(folder)
@@ -90,10 +90,10 @@ def states_writer(run: Run, split: str, step: int) -> Iterator[StatesWriter]:
 
 
 def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int, int], np.ndarray]:
-    """Selection masks of one image, ``{(layer, level): [H, W] float32}``, within half a 255th of each mask's range.
+    """Returns the selection masks of one image, ``{(layer, level): [H, W] float32}``, exact to half a 255th of each mask's range.
 
     Raises:
-        RunError: no masks were kept for this split, step or image.
+        RunError: this split, step or image has no stored masks.
     """
     masks = {}
     metadata, tensors = _read(_shard(run, split, step, image_id, _MASKS, "selection masks"), f"{image_id}/{_MASKS}/")
@@ -105,22 +105,22 @@ def read_masks(run: Run, split: str, step: int, image_id: int) -> dict[tuple[int
 
 
 def read_states(run: Run, split: str, step: int, image_id: int) -> np.ndarray:
-    """Decoder states of one image, ``[L, N, D]`` float32 of float16 precision, layers and queries as in the query table.
+    """Returns the decoder states of one image, ``[L, N, D]`` float32 of float16 precision; layers and queries as in the query table.
 
     Raises:
-        RunError: no states were kept for this split, step or image.
+        RunError: this split, step or image has no stored states.
     """
     name = f"{image_id}/{_STATES}"
     return _read(_shard(run, split, step, image_id, _STATES, "decoder states"), name)[1][name].astype(np.float32)
 
 
 def masked_images(run: Run, split: str, step: int) -> list[int]:
-    """Images whose masks were kept, ascending; none when the step has no masks."""
+    """Lists the images with stored masks, ascending; empty if the step has none."""
     return _images(run, split, step, _MASKS)
 
 
 def images_with_states(run: Run, split: str, step: int) -> list[int]:
-    """Images whose decoder states were kept, ascending; none when the step has none."""
+    """Lists the images with stored decoder states, ascending; empty if the step has none."""
     return _images(run, split, step, _STATES)
 
 
@@ -134,13 +134,13 @@ def _images(run: Run, split: str, step: int, kind: str) -> list[int]:
 
 def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str) -> Path:
     if image_id not in _images(run, split, step, kind):
-        raise RunError(f"run '{run.name}' keeps no {what} of image {image_id} of split '{split}' at step {step}.")
+        raise RunError(f"run '{run.name}' has no {what} of image {image_id} of split '{split}' at step {step}.")
     folder = run.states_path(split, step)
     return folder / read_json(folder / MANIFEST)["images"][str(image_id)]
 
 
 def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata of a safetensors file and the tensors whose names begin so; of a remote file only these bytes are fetched.
+    """Returns a safetensors file's metadata and its tensors with that name prefix; of a remote file only these bytes are fetched.
 
     Raises:
         RunError: the file is damaged.

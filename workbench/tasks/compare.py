@@ -1,4 +1,4 @@
-"""Arms times seeds of a recipe, several processes at a time; every finished run is a row that is not made again."""
+"""Trains arms times seeds of a recipe, several processes at a time; a finished run is a row that is not made again."""
 
 import os
 import subprocess
@@ -28,9 +28,11 @@ class Row:
     """One run of a comparison.
 
     Attributes:
-        arm: of the recipe, or what the recipe itself is: distilled, or undistilled where it has no methods.
-        seed: of initialisation and data order.
-        schedule: equal steps, or equal compute: shortened to the baseline's process seconds, with its own full schedule.
+        recipe: Recipe file.
+        arm: Arm of the recipe, or the recipe's own arm: distilled, or undistilled if it has no methods.
+        seed: Seed of initialisation and data order.
+        schedule: Equal steps; or equal compute: shortened to the baseline's process seconds, with its own full schedule.
+        name: Name of the run.
     """
 
     recipe: Path
@@ -41,15 +43,15 @@ class Row:
 
 
 def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_compute: Sequence[str], prefix: str = "") -> list[Row]:
-    """Rows in the order they should start: baselines first, equal-compute rows after what they depend on.
+    """Returns the rows in the order they should start: baselines first, equal-compute rows after those they depend on.
 
     Raises:
-        ConfigError: the recipe or an arm is wrong, or equal compute lacks what it is measured from.
+        ConfigError: the recipe or an arm is wrong, or an equal-compute row lacks the rows it is measured from.
     """
     for arm in equal_compute:
         if not {UNDISTILLED, arm} <= set(arms):
             raise ConfigError(
-                f"equal compute for '{arm}' needs the arms '{UNDISTILLED}' and '{arm}' at equal steps in the same comparison."
+                f"equal compute for '{arm}' needs the arms '{UNDISTILLED}' and '{arm}' at equal steps in the same comparison. Add them."
             )
     rows: list[Row] = []
     for seed in seeds:
@@ -64,7 +66,7 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
 
 
 def state(row: Row, root: Path | None = None) -> str:
-    """``done``, ``partial`` or ``missing``."""
+    """Returns ``done``, ``partial`` or ``missing``."""
     path = (root or runs_root()) / row.name
     if not (path / "run.json").exists():
         return "missing"
@@ -79,20 +81,20 @@ def execute(
     device: str = "cpu",
     watch: Callable[[list[Run]], None] | None = None,
 ) -> None:
-    """Runs every row that is not done, ``jobs`` processes at a time; the first row alone where its recipe makes the teacher.
+    """Runs every row that is not done, ``jobs`` processes at a time; a first row whose recipe makes the teacher runs alone.
 
     Args:
-        rows: of ``plan``.
-        jobs: processes.
+        rows: result of ``plan``.
+        jobs: number of processes.
         overrides: ``key=value`` for every run.
         data: dataset path for every run.
-        device: of every run.
+        device: device of every run.
         watch: called about twice a second with the runs in progress.
 
     Raises:
         ConfigError: an override is wrong.
-        RunError: a row is there but was made otherwise, or a run failed; the others are stopped (they resume) and its last lines are
-            in the message.
+        RunError: an existing row was made with other settings, or a run failed. The other runs are then stopped and can be resumed; the
+            message ends with the last lines of the failed run.
     """
     teachers = {row.name: _checked(row, overrides, data) for row in rows}
     waiting = [row for row in rows if state(row) != "done"]
@@ -114,7 +116,7 @@ def execute(
                 log = logs / f"{row.name}.log"
                 running[row.name] = (row, _start(row, steps, overrides, data, device, log), log)
             if not running:
-                raise RunError("equal-compute rows need the baseline and the arm at equal steps in the same comparison.")
+                raise RunError("equal-compute rows need the baseline and the arm at equal steps in the same comparison. Add both.")
             for name, (row, process, log) in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
@@ -132,7 +134,7 @@ def execute(
 
 
 def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
-    """Refuses a row that is there from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
+    """Refuses an existing row made from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
     recipe = load_recipe(row.recipe, overrides, row.arm)
     path = runs_root() / row.name
     if (path / "run.json").exists():
@@ -144,7 +146,7 @@ def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None
             changes = [] if open_split(moved, moved.data.train).hash() == run.info().get("dataset_hash") else [f"data {before}, now {now}"]
         if changes:
             raise RunError(
-                f"run '{row.name}' is there, but was made otherwise: {'; '.join(changes)}. Remove it with "
+                f"run '{row.name}' already exists and was made with other settings: {'; '.join(changes)}. Remove it with "
                 f"'workbench runs rm {row.name}', or use another folder with --runs."
             )
     made = teacher_of(recipe, row.recipe.parent)
@@ -157,7 +159,7 @@ def _done(name: str | None) -> bool:
 
 
 def _steps(row: Row, rows: Sequence[Row]) -> int | None:
-    """0: as the recipe says; a number: of an equal-compute row; None: not known yet."""
+    """Returns the row's number of steps: 0 for that of the recipe, None if an equal-compute row's number is not known yet."""
     if row.schedule == EQUAL_STEPS:
         return 0
     path = runs_root() / row.name / "run.json"
@@ -194,30 +196,31 @@ def _start(row: Row, steps: int, overrides: Sequence[str], data: str | None, dev
 
 
 def distilled_arms(arms: Sequence[str]) -> list[str]:
-    """What a comparison also shows at equal compute: every arm but the baseline, none where that is not there."""
+    """Returns the arms that a comparison also shows at equal compute: all but the baseline, none if there is no baseline."""
     return [arm for arm in arms if arm != UNDISTILLED] if UNDISTILLED in arms else []
 
 
 def compare_rows(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a finished run, and one for the teacher, with everything ``analysis.summary`` knows of it."""
+    """Returns one line per finished run and one for the teacher, with the columns of ``analysis.report.summary``."""
     runs = [Run(runs_root() / row.name) for row in rows if state(row) == "done"]
     return table(runs, with_teacher=True)
 
 
 def seed_table(frame: pd.DataFrame) -> str:
-    """``seed_rows`` as Markdown."""
+    """Returns ``seed_rows`` as Markdown."""
     heading, *rows = seed_rows(frame)
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, *rows]).replace("\n", "\n|" + "---|" * len(heading) + "\n", 1)
 
 
 def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
-    """Arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
+    """Returns arms by seeds: test AP of each seed, mean, range, and the paired difference to the undistilled run of the same seed.
 
     Args:
-        frame: of ``compare_rows``, of one recipe; with columns ``ap_low`` and ``ap_high`` each AP is followed by its interval.
+        frame: result of ``compare_rows`` for one recipe. If it has the columns ``ap_low`` and ``ap_high``, each AP is followed by its
+            interval.
 
     Returns:
-        Cells as a person reads them, headings first; the teacher has no line.
+        Cells as text, headings first; the teacher has no line.
     """
     students = frame[frame["arm"] != TEACHER]
     seeds = sorted(students["seed"].unique())
@@ -244,7 +247,7 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
-    """What a reader of the rows has to know of their methods: which of them are re-implementations, and of what."""
+    """Returns what a reader must know about the methods of the rows: which of them are re-implementations, and of what."""
     runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
     names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
     sources = {name: find_method(name).citation for name in names if name in METHODS}

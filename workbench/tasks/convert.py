@@ -1,4 +1,7 @@
-"""Foreign checkpoints: the one place that reads a pickle-based file, restricted to tensors, and public layouts as detector folders."""
+"""Converts foreign checkpoints: reads pickle-based files as tensors only, and turns public layouts into detector folders.
+
+No other part of the workbench reads pickle-based files.
+"""
 
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from workbench.resources import share_path
 
 
 class CheckpointDescription(BaseModel):
-    """Says what a public checkpoint does not say about itself."""
+    """Describes what a public checkpoint's file does not say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     model: dict[str, object]
@@ -31,10 +34,10 @@ class CheckpointDescription(BaseModel):
 
 
 def convert(source: Path, out: Path) -> int:
-    """Writes the tensors of a ``.pth`` as safetensors; returns how many.
+    """Writes the tensors of a ``.pth`` file as safetensors and returns their number.
 
     Raises:
-        CheckpointError: no such file, it holds something other than tensors, or is damaged.
+        CheckpointError: the file does not exist, is damaged, or holds something other than tensors.
     """
     tensors = read_checkpoint(source)
     with replacing(out) as temporary:
@@ -43,21 +46,21 @@ def convert(source: Path, out: Path) -> int:
 
 
 def convert_detector(source: Path, layout_name: str, description: Path, out: Path) -> int:
-    """Writes a public checkpoint as a folder that ``load_detector`` loads; returns the number of its parameters.
+    """Writes a public checkpoint as a folder for ``load_detector`` and returns the number of its parameters.
 
     Args:
-        source: a ``.pth`` of tensors or a safetensors file.
-        layout_name: whose names the file has, see ``workbench.detectors.conversion``.
+        source: a ``.pth`` file of tensors, or a safetensors file.
+        layout_name: the layout whose names the file uses; see ``workbench.detectors.conversion``.
         description: YAML of a ``CheckpointDescription``, or the name of one that ships in ``recipes/checkpoints``.
         out: the folder to make.
 
     Raises:
-        ConfigError: unknown layout, or a description that is wrong or of another family.
-        CheckpointError: no such file, ``out`` is there already, or keys that do not fit, each named.
+        ConfigError: the layout is unknown, or the description is wrong or names another family.
+        CheckpointError: the file does not exist, ``out`` exists already, or keys do not fit; the message names each.
     """
     found = layout(layout_name)
     if out.exists():
-        raise CheckpointError(f"{out} is there already. Choose another folder, or remove it.")
+        raise CheckpointError(f"{out} already exists. Choose another folder, or remove it.")
     described, config = _describe(description, found.family)
     tensors = found.convert(read_tensors(source) if source.suffix == ".safetensors" else read_checkpoint(source))
     transform = described.transform.model_dump(mode="json")
@@ -74,28 +77,27 @@ def convert_detector(source: Path, layout_name: str, description: Path, out: Pat
 
 
 def read_checkpoint(source: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth``, of its ``state_dict`` or ``model`` where it has one.
+    """Returns the tensors of a ``.pth`` file, or of its ``state_dict`` or ``model`` if it has one.
 
     Raises:
-        CheckpointError: no such file, it holds something other than tensors, or is damaged.
+        CheckpointError: the file does not exist, is damaged, or holds something other than tensors.
     """
     if not source.is_file():
-        raise CheckpointError(f"there is no file {source}.")
+        raise CheckpointError(f"there is no file {source}. Check the path.")
     try:
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{source} cannot be read as tensors only: {_first_line(error)} Files with other objects are "
-            "refused; save the state dict alone."
+            f"{source} cannot be read as tensors only: {_first_line(error)} Files with other objects are refused. Save only the state dict."
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a state dict.")
+        raise CheckpointError(f"{source} contains a {type(loaded).__name__}, not a state dict. Save only the state dict.")
     tensors = {str(k): v.clone().contiguous() for k, v in loaded.items() if isinstance(v, torch.Tensor)}
     if not tensors:
-        raise CheckpointError(f"{source} holds no tensors.")
+        raise CheckpointError(f"{source} contains no tensors. Save the state dict of the model.")
     return tensors
 
 
@@ -106,11 +108,13 @@ def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel
         described = CheckpointDescription.model_validate(yaml.safe_load(place.read_text(encoding="utf-8")))
         name = described.model.get("family")
         if name != wanted:
-            raise ConfigError(f"{place}: model.family is '{name}', the layout is one of '{wanted}'.")
+            raise ConfigError(
+                f"{place}: model.family is '{name}', but the layout belongs to '{wanted}'. Choose a description of that family."
+            )
         return described, family(wanted).config.model_validate(described.model)
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
-        raise ConfigError(f"no description '{path}': it is no file, and the shipped ones are {known}.") from error
+        raise ConfigError(f"there is no description '{path}': no such file exists, and the shipped ones are {known}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{place} is not valid YAML: {error}") from error
     except ValidationError as error:
@@ -119,6 +123,6 @@ def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel
 
 
 def _first_line(error: Exception) -> str:
-    """Without the hints for code that loads anyway."""
+    """Returns the first sentence of an error, without torch's advice on how to load the file anyway."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return line.partition(". ")[0].rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""The main job on the embedded data: undistilled and distilled students of one seed, measured and laid side by side."""
+"""Runs the main job on the embedded data: trains undistilled and distilled students of one seed and compares them."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ QUICK = ("train.steps=240", "train.evaluate_every=60", "train.checkpoint_every=1
 
 
 def run_demo(seed: int, quick: bool, jobs: int, watch: Callable[[list[Run]], None]) -> pd.DataFrame:
-    """Trains what is missing and returns the table.
+    """Trains the missing runs and returns the table.
 
     Args:
-        seed: of the students.
-        quick: short schedules and fewer images; numbers not to be quoted.
-        jobs: processes at a time.
-        watch: shown the runs in progress.
+        seed: seed of the students.
+        quick: use short schedules and fewer images; do not quote the numbers.
+        jobs: number of processes at a time.
+        watch: called with the runs in progress.
     """
     rows = plan(recipe_path("shapes"), [UNDISTILLED, DISTILLED], [seed], [DISTILLED], prefix="quick-" if quick else "")
     # the distilled run is the longest; starting it first lets the two short ones run beside it

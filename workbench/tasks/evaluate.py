@@ -1,4 +1,4 @@
-"""A detector on a split: the twelve COCO numbers with their intervals, what its errors cost, and on KITTI data KITTI's own AP."""
+"""Evaluates a detector on a split: the twelve COCO numbers with intervals, the cost of its errors, and on KITTI data KITTI's AP."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +26,16 @@ from workbench.training.evaluation import detect
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector is on a split.
+    """Numbers of a detector on a split.
 
     Attributes:
-        images: of the split.
-        detections: rows of ``cache.detections``.
-        coco: the twelve numbers by name.
-        per_class: AP by name of the class.
-        errors: of ``tide.error_table``.
-        calibration: the expected calibration error.
-        kitti: of ``kitti_ap``, None where the data is not KITTI's.
+        images: Number of images of the split.
+        detections: Rows of ``store.detections``.
+        coco: The twelve COCO numbers by name.
+        per_class: AP by class name.
+        errors: Result of ``tide.error_table``.
+        calibration: The expected calibration error.
+        kitti: Result of ``kitti_ap``; None if the data is not KITTI's.
     """
 
     images: int
@@ -47,7 +47,7 @@ class Evaluation:
     kitti: pd.DataFrame | None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per number: ``what``, ``value``, ``low``, ``high`` (None where there is none), ``n`` and ``of`` (what n counts)."""
+        """Returns one row per number: ``what``, ``value``, ``low``, ``high`` (may be None), ``n`` and ``of`` (what n counts)."""
         rows = [_row(name, one.value, one.low, one.high, self.images, "images") for name, one in self.coco.items()]
         rows += [_row(f"AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.per_class.items()]
         for error in self.errors.to_dict("records"):
@@ -64,22 +64,25 @@ class Evaluation:
 def evaluate(
     name: str | Run, data: str | None = None, split: str = "val", step: int | None = None, device: str = "auto", samples: int = 300
 ) -> Evaluation:
-    """Evaluates any detector on any dataset; classes go by name.
+    """Evaluates any detector on any dataset; classes are matched by name.
 
     Args:
-        name: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
-        data: dataset folder, or shapes; None: of a run its own data, as its recipe reads it, of a detector shapes.
-        split: of the data.
-        step: checkpoint of a run; None: its result.
+        name: an open run, the name or path of a run, a detector folder, or an embedded detector.
+        data: dataset folder, or shapes. None uses the run's own data as its recipe reads it, or shapes for a detector without a run.
+        split: split of the data.
+        step: checkpoint of a run; None uses the run's result.
         device: auto, cpu, cuda or cuda:N.
-        samples: resamples of the images for the intervals.
+        samples: number of resamples of the images for the intervals.
 
     Raises:
         CheckpointError: there is no such detector.
         DataError: there is no such data.
         DeviceError: this machine does not have the device.
-        IncompatibleError: the detector knows none of the dataset's classes.
-        RunError: there is no such checkpoint, or the run's data changed.
+        IncompatibleError: the detector has none of the dataset's classes.
+        RunError: there is no such checkpoint, or the run's data has changed.
+
+    Example:
+        >>> evaluate(run, split="test").coco["ap"]
     """
     place = resolve_device(device)
     found = find_detector(name, step)
@@ -88,19 +91,20 @@ def evaluate(
     spec = detector.spec
     if not set(spec.classes) & set(dataset.classes):
         raise IncompatibleError(
-            f"'{found.name}' knows {', '.join(spec.classes)}; the data has {', '.join(dataset.classes)}: no class in common."
+            f"'{found.name}' detects {', '.join(spec.classes)}, but the data has {', '.join(dataset.classes)}. They share no class; "
+            "choose data with one of the detector's classes."
         )
     transform = Transform(TransformConfig.model_validate({"resize": spec.resize, "mean": spec.mean, "std": spec.std}))
     return judge_detections(dataset, detect(detector.to(place), dataset, transform, place).to_pandas(), samples)
 
 
 def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 300) -> Evaluation:
-    """The numbers of an ``Evaluation`` from detections.
+    """Returns the numbers of an ``Evaluation`` computed from detections.
 
     Args:
-        dataset: what was looked at.
-        detections: as for ``coco_ap``, with ``query``.
-        samples: resamples of the images.
+        dataset: the images and targets.
+        detections: detections as for ``coco_ap``, with ``query``.
+        samples: number of resamples of the images.
     """
     truth = dataset.coco()
     return Evaluation(

@@ -1,4 +1,4 @@
-"""Detections on images without targets: COCO results and drawn pictures."""
+"""Detects objects in images without targets and writes COCO results and drawn images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,18 @@ from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
 
 DETECTIONS_PER_IMAGE = 100
-# Okabe-Ito, one after the other by class
+# Okabe-Ito, assigned to classes in turn
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was done.
+    """Summary of a prediction.
 
     Attributes:
-        images: number of images predicted.
-        detections: number of detections in results.json.
-        skipped: one line per file that was left out: its name and why.
+        images: Number of images predicted.
+        detections: Number of detections in results.json.
+        skipped: One line per skipped file: its name and the reason.
     """
 
     images: int
@@ -41,22 +41,25 @@ class Predictions:
 
 
 def predict(detector: str | Run, images: Path, out: Path, threshold: float, device: str) -> Predictions:
-    """Runs a detector over an image, or over the images that lie directly in a folder, in order of their names.
+    """Runs a detector on an image, or on the images that lie directly in a folder, ordered by name.
 
     Writes ``results.json`` (COCO results: image_id, category_id, bbox xywh in pixels of the upright image, score; the 100 best per
     image), ``images.json`` (what each image_id and category_id stands for) and ``drawn/<file name>.png``. Ids count from 1.
 
     Args:
-        detector: a run that is open, or the name or path of one; a detector folder; or an embedded detector.
+        detector: an open run, the name or path of a run, a detector folder, or an embedded detector.
         images: file or folder.
         out: folder to write to.
-        threshold: least score that is drawn; results.json holds every detection.
+        threshold: lowest score that is drawn; results.json holds every detection.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
         CheckpointError: there is no such detector.
         DataError: there is no image to predict.
         DeviceError: this machine does not have the device.
+
+    Example:
+        >>> predict(run, Path("photos"), Path("predictions"), threshold=0.3, device="auto")
     """
     where = resolve_device(device)
     model = load_detector(find_detector(detector).folder)
@@ -82,13 +85,13 @@ def predict(detector: str | Run, images: Path, out: Path, threshold: float, devi
 
 
 def _open_images(images: Path, model: Detector) -> tuple[Dataset, list[str]]:
-    """The readable images as a dataset without targets, and a line for each file that is none."""
+    """Returns the readable images as a dataset without targets, and a line for each file that is not a readable image."""
     if images.is_dir():
         candidates = sorted((path for path in images.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     elif images.is_file():
         candidates = [images]
     else:
-        raise DataError(f"{images} is neither an image nor a folder.")
+        raise DataError(f"{images} is neither an image nor a folder. Check the path.")
     files: list[Path] = []
     upright: list[bool] = []
     records: list[Record] = []
@@ -96,7 +99,7 @@ def _open_images(images: Path, model: Detector) -> tuple[Dataset, list[str]]:
     nothing = np.zeros(0)
     for path in candidates:
         if path.is_dir():
-            skipped.append(f"{path}: a folder; predict it by itself")
+            skipped.append(f"{path}: it is a folder; predict it separately")
             continue
         try:
             header = read_header(path)
@@ -111,14 +114,14 @@ def _open_images(images: Path, model: Detector) -> tuple[Dataset, list[str]]:
             Record(len(files), path.name, width, height, np.zeros((0, 4)), none, none.astype(bool), none.astype(bool), none, nothing)
         )
     if not records:
-        raise DataError(f"{images} holds no image that can be read. " + " ".join(skipped[:5]))
+        raise DataError(f"{images} contains no readable image. " + " ".join(skipped[:5]))
     classes = model.spec.classes
     return Dataset(images.name, "predict", classes, range(1, len(classes) + 1), records, FolderImages(files, upright)), skipped
 
 
 @torch.no_grad()
 def _detect(model: Detector, dataset: Dataset, index: int, transform: Transform, device: torch.device) -> Detections:
-    """One image at a time, so that no image is padded and none changes another's result."""
+    """Detects objects in one image at a time, so that no image is padded and none affects another's result."""
     batch = next(evaluation_batches(dataset, transform, 1, [index])).to(device)
     return model.detections(model(batch.images, batch.padding), batch.sizes, DETECTIONS_PER_IMAGE)[0]
 
@@ -132,7 +135,7 @@ def _coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
 
 
 def _draw(image: np.ndarray, found: Detections, classes: tuple[str, ...], threshold: float, path: Path) -> None:
-    """Boxes, names and scores over the image, the best on top; small images are enlarged so that the names can be read."""
+    """Draws boxes, names and scores over the image, the best on top; small images are enlarged so that the names can be read."""
     factor = max(1, round(480 / max(image.shape[:2])))
     picture = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)

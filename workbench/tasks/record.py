@@ -1,4 +1,4 @@
-"""Records what a checkpoint of a run says: the query table, states and masks of any checkpoint on any of the run's splits."""
+"""Records the queries of any checkpoint of a run on any of its splits: query table, decoder states and masks."""
 
 import shutil
 from collections.abc import Callable
@@ -22,21 +22,22 @@ from workbench.training.checkpoints import load_methods
 from workbench.training.recording import STATE_IMAGES, Scope, Tracer
 
 SPLITS = ("train", "val", "test")
-_BYTES_PER_ROW = 64  # as Parquet; a little more than random numbers take
+_BYTES_PER_ROW = 64  # as Parquet; slightly more than random numbers take
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a recording will write.
+    """Size of a recording.
 
     Attributes:
-        images: of the split that are recorded.
-        of: images that the split has.
-        student_rows: of the query table.
-        group_rows: of the teacher's queries as the student decodes them, where a method does that; at most, for it may select some.
-        teacher_rows: 0 where the teacher's rows are there already, or there is no teacher.
-        state_images: whose decoder states are kept.
-        bytes: of all that, a little more than it will be; selection masks are not counted.
+        images: Number of images that are recorded.
+        of: Number of images in the split.
+        student_rows: Rows of the student in the query table.
+        group_rows: Rows of the teacher's queries as the student decodes them, if a method does that. This is an upper limit, because the
+            method may select some of them.
+        teacher_rows: Rows of the teacher; 0 if they exist already or there is no teacher.
+        state_images: Number of images whose decoder states are kept.
+        bytes: Slight overestimate of the total size; selection masks are not counted.
     """
 
     images: int
@@ -49,45 +50,46 @@ class Sizes:
 
 
 class QueryRecording:
-    """Records the queries of a checkpoint; everything it is given is checked when it is created, before anything is written.
+    """Records the queries of a checkpoint; creating it checks all arguments before anything is written.
 
     Args:
-        run: whose checkpoint it is.
-        checkpoint: step of one of its checkpoints; its result (best or last) by default.
+        run: the run that the checkpoint belongs to.
+        checkpoint: step of one of its checkpoints; None uses its result (best or last).
         split: train, val or test of its recipe.
-        images: how many to record, stratified by class; all by default.
+        images: number of images to record, stratified by class; None records all.
         device: auto, cpu, cuda or cuda:N.
 
     Attributes:
-        step: of the weights that are recorded.
-        sizes: what will be written.
+        step: Training step of the recorded weights.
+        sizes: Size of what will be written.
 
     Raises:
-        RunError: no such checkpoint; other data or another teacher than the run was made with; too little space; a sample
-            would take the place of a whole table.
-        ConfigError: no such split; fewer than one image.
+        RunError: there is no such checkpoint, the data or teacher differ from the run's, the disk is too small, or a sample would
+            replace a whole table.
+        ConfigError: there is no such split, or ``images`` is below one.
         DeviceError: this machine does not have the device.
     """
 
     def __init__(self, run: Run, checkpoint: int | None = None, split: str = "val", images: int | None = None, device: str = "auto"):
         self._device = resolve_device(device)
         if split not in SPLITS:
-            raise ConfigError(f"--split {split}: choose from {', '.join(SPLITS)}.")
+            raise ConfigError(f"--split {split}: there is no such split. Choose from {', '.join(SPLITS)}.")
         if images is not None and images < 1:
-            raise ConfigError(f"--images {images}: give at least 1, or leave it out for all images.")
+            raise ConfigError(f"--images {images}: the number must be at least 1. Leave it out to record all images.")
         self.run, self.split = run, split
         if is_remote(self.run.path):
             raise RunError(
-                f"{self.run.path} is no local folder, which a checkpoint is read from. Copy the run, record it, and copy it back."
+                f"{self.run.path} is not a local folder, and checkpoints can only be read locally. Copy the run, record it, and copy "
+                "it back."
             )
         self.step = int((result_folder(run) if checkpoint is None else run.complete_checkpoint(checkpoint)).name)
         if self._device.type == "cpu":
-            torch.set_num_threads(1)  # as training evaluates: sums in another order end in other last digits
+            torch.set_num_threads(1)  # as in training: sums in another order differ in their last digits
         self._setup = _setup_of(self.run)
         self._dataset = self._data()
         self.scope = Scope.of(self._dataset, None if images is None else stratified(self._dataset, images))
         self._setup.student = load_detector(self.run.checkpoint_path(self.step)).to(self._device).eval()
-        self._setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - likewise
+        self._setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - as in training
         if self._setup.teacher is not None:
             self._setup.teacher.to(self._device)
             methods = nn.ModuleList(self._setup.methods)
@@ -98,14 +100,14 @@ class QueryRecording:
         self._check()
 
     def write(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Writes the tables; each appears whole when it is done.
+        """Writes the tables; each appears as a whole when it is done.
 
         Args:
-            progress: called with the images done and the images in all, the teacher's counted as well.
+            progress: called with the number of images done and the total; the teacher's images count too.
 
         Raises:
             RunError: the run is being trained.
-            WorkbenchError: it cannot be written.
+            WorkbenchError: a file cannot be written.
         """
         total, done = self.sizes.images * (1 + self._teacher_wanted), 0
 
@@ -127,7 +129,7 @@ class QueryRecording:
     def _data(self) -> Dataset:
         found = {"train": self._setup.train, "val": self._setup.val, "test": self._setup.test}[self.split]
         if found is None:
-            raise ConfigError(f"run '{self.run.name}' has no test split.")
+            raise ConfigError(f"run '{self.run.name}' has no test split. Choose another --split.")
         return found
 
     def _needs_teacher_rows(self) -> bool:
@@ -155,22 +157,22 @@ class QueryRecording:
         whole = self.step in complete_steps(self.run, self.split) and not read_facts(self.run, self.split, self.step)["sampled"]
         if self.scope.sampled and whole:
             raise RunError(
-                f"run '{self.run.name}' has the queries of all images of split '{self.split}' at step {self.step}; a sample "
-                "would take their place. Leave --images out to record it again."
+                f"run '{self.run.name}' already has the queries of all images of split '{self.split}' at step {self.step}, and a sample "
+                "would replace them. Leave --images out to record all images again."
             )
         free = shutil.disk_usage(self.run.path).free
         if free < 1.1 * self.sizes.bytes:
             raise RunError(
-                f"recording needs {self.sizes.bytes / 1e9:.1f} GB, {self.run.path} has {free / 1e9:.1f} GB free. Free space, or "
+                f"recording needs {self.sizes.bytes / 1e9:.1f} GB, but {self.run.path} has {free / 1e9:.1f} GB free. Free some space, or "
                 "record fewer images with --images."
             )
 
 
 def stratified(dataset: Dataset, count: int) -> list[int]:
-    """Indices of ``count`` records, spread over classes as the dataset is.
+    """Returns the indices of ``count`` records whose classes are distributed as in the dataset.
 
-    An image belongs to the rarest of its classes (of those with an object that may be matched), or to none; every such group gives its
-    share by largest remainder, one image at least where ``count`` allows it, evenly spread over the group in file order.
+    An image belongs to the rarest of its classes (of those with an object that may be matched), or to the group without classes. Each
+    group gives its share by largest remainder, at least one image if ``count`` allows it, evenly spread over the group in file order.
     """
     if count >= len(dataset):
         return list(range(len(dataset)))
@@ -185,7 +187,7 @@ def stratified(dataset: Dataset, count: int) -> list[int]:
 
 
 def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Whole numbers near ``count * sizes / sum``, together ``count``, at least 1 each where there are so many."""
+    """Returns integers near ``count * sizes / sum`` with the sum ``count``; each is at least 1 if ``count`` is large enough."""
     exact = sizes * count / sizes.sum()
     share = np.floor(exact).astype(int)
     if count >= len(sizes):
@@ -200,16 +202,19 @@ def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _setup_of(run: Run) -> Setup:
-    """What the run was made of.
+    """Builds the objects that a run was made of.
 
     Raises:
-        RunError: its data or its teacher is another now.
+        RunError: the data or the teacher has changed.
     """
     info = run.info()
     setup = build(stored_recipe(info["recipe"], str(run.info_path)), info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
-            raise RunError(f"run '{run.name}' was made with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back.")
+            raise RunError(
+                f"run '{run.name}' was made with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Restore it to "
+                "record the run."
+            )
     return setup
 
 

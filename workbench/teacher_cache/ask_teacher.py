@@ -1,4 +1,4 @@
-"""Rows of a teacher cache, computed: one per image and variant, numbered variant by variant."""
+"""Computes the rows of a teacher cache: one per image and variant, numbered variant by variant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Rows:
     """Some rows of a cache.
 
     Attributes:
-        tensors: ``[B, ...]`` by name.
-        constants: ``[1, ...]``, the same for all rows.
-        ops: what was done to each image.
-        image_ids: of the dataset's records.
+        tensors: ``[B, ...]`` tensors by name.
+        constants: ``[1, ...]`` tensors that are the same for all rows.
+        ops: Augmentation of each image.
+        image_ids: Image ids in the dataset's records.
     """
 
     tensors: dict[str, Tensor]
@@ -38,12 +38,12 @@ class Rows:
 
 
 class RowMaker:
-    """Asks the teacher.
+    """Runs the teacher and returns its outputs as rows.
 
     Args:
-        setup: with teacher, methods and variants.
-        contents: what is kept.
-        device: to run on.
+        setup: models and data, with teacher, methods and variants.
+        contents: the fields to keep.
+        device: device to run on.
     """
 
     def __init__(self, setup: Setup, contents: CacheFields, device: torch.device):
@@ -57,18 +57,18 @@ class RowMaker:
 
     @property
     def form(self) -> dict[str, object]:
-        """See ``Manifest``."""
+        """Activation and number of columns of the class head; see ``Manifest``."""
         detector = self.teacher.detector
         softmax = detector.activation == "softmax"
         return {"activation": detector.activation, "columns": len(detector.spec.classes) + softmax}
 
     @torch.no_grad()
     def rows(self, numbers: Sequence[int]) -> Rows:
-        """The teacher's answers to some rows, with its matching to the targets, its quality and where its queries look.
+        """Returns the teacher's outputs for some rows, with its matching to the targets, its quality and its selection masks.
 
         Raises:
             DataError: an image cannot be decoded.
-            NonFiniteError: NaN or infinity, or a number that a half cannot hold.
+            NonFiniteError: a value is NaN, infinite, or too large for half precision.
         """
         images = len(self.setup.train)
         batch = variant_batch(self.variants, [row % images for row in numbers], [row // images for row in numbers])
@@ -88,14 +88,14 @@ class RowMaker:
             if value.is_floating_point() and not torch.isfinite(value).all():
                 bad = [i for i, row in zip(batch.image_ids, value, strict=True) if not torch.isfinite(row).all()]
                 raise NonFiniteError(
-                    f"the teacher's {name} of images {bad[:5]} is NaN, infinite or more than {self.contents.precision} "
-                    "can hold. Say cache.precision: fp32, or check these images."
+                    f"the teacher's {name} of images {bad[:5]} is NaN, infinite or too large for {self.contents.precision}. "
+                    "Set cache.precision: fp32, or check these images."
                 )
         tensors, constants = split_constants(packed, learned_queries(self.teacher.detector))
         return Rows(tensors, constants, batch.ops, batch.image_ids)
 
     def _masks(self, output: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
-        """Selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``, see ``store.masks``."""
+        """Returns selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``; see ``store.masks``."""
         packed: dict[str, Tensor] = {}
         kind = "memory" if output.memory else "neck"
         for level, masks in recorded_masks(self.drawing, output, self.mask_layers, context, None):

@@ -1,4 +1,4 @@
-"""Building a teacher cache: what it will cost, then shard after shard, from where an earlier build was killed."""
+"""Builds a teacher cache: estimates its cost, then writes shard after shard and continues a build that was killed."""
 
 import json
 import shutil
@@ -18,26 +18,26 @@ from workbench.teacher_cache.key import cache_folder, cache_key, differences, wa
 from workbench.teacher_cache.shards import CONSTANTS, Manifest, locked, read_manifest, without_damaged, write_file
 
 BATCH = 16
-# a shard is held in memory until it is written, and lost if the process is killed before
+# a shard is held in memory until it is written, and is lost if the process is killed before that
 SHARD_BYTES, SHARD_ROWS = 64 << 20, 512
-# headers, manifest, and what the file system rounds up to
+# factor for headers, the manifest, and rounding by the file system
 SPARE = 1.05
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cache will take.
+    """Expected cost of a cache.
 
     Attributes:
-        name: of the cache.
-        images: of the training split.
-        variants: of each.
-        row_bytes: of one image and variant.
-        row_seconds: of the teacher's answer to it, measured here.
-        free_bytes: on the disk.
-        done: share that is there already.
-        large: kept fields whose size is to be accepted.
-        large_bytes: their part of ``row_bytes``.
+        name: Name of the cache.
+        images: Number of images of the training split.
+        variants: Number of variants of each image.
+        row_bytes: Bytes of one image and variant.
+        row_seconds: Seconds of the teacher's forward pass for it, measured on this machine.
+        free_bytes: Free bytes on the disk.
+        done: Share of the cache that exists already.
+        large: Kept fields whose size the user must accept.
+        large_bytes: Their part of ``row_bytes``.
     """
 
     name: str
@@ -52,28 +52,28 @@ class Estimate:
 
     @property
     def bytes(self) -> int:
-        """Of the whole cache."""
+        """Bytes of the whole cache."""
         return self.images * self.variants * self.row_bytes
 
     @property
     def bytes_left(self) -> int:
-        """Still to be written."""
+        """Bytes that are still to be written."""
         return round(self.bytes * (1 - self.done))
 
     @property
     def seconds_left(self) -> float:
-        """Still to be spent."""
+        """Seconds that the rest of the build takes."""
         return self.images * self.variants * self.row_seconds * (1 - self.done)
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did.
+    """Result of a build.
 
     Attributes:
-        rows: answers that were made now.
-        kept: answers that were there.
-        damaged: files that were there and had to be made again.
+        rows: Number of rows that were computed now.
+        kept: Number of rows that existed already.
+        damaged: Files that existed but were damaged, and were made again.
     """
 
     rows: int
@@ -85,13 +85,13 @@ class Builder:
     """Builds the cache of a setup.
 
     Args:
-        setup: with teacher, methods and variants.
-        device: to run on.
+        setup: models and data, with teacher, methods and variants.
+        device: device to run on.
 
     Raises:
         ConfigError: the recipe has no cache, or no methods.
-        IncompatibleError: a method needs the live teacher, or all classes.
-        CacheError: a cache of that name is of something else; names what differs.
+        IncompatibleError: a method needs the live teacher, or the scores of all classes.
+        CacheError: a cache of that name was made for something else; the message names the differences.
     """
 
     def __init__(self, setup: Setup, device: torch.device | str = "cpu"):
@@ -102,18 +102,18 @@ class Builder:
         self.before = read_manifest(self.folder) if (self.folder / MANIFEST).is_file() else None
         if self.before is not None and (changes := differences(self.before.key, self.key)):
             raise CacheError(
-                f"teacher cache '{self.folder.name}' is of something else: {'; '.join(changes)}. Build one of another name "
+                f"teacher cache '{self.folder.name}' was made for something else: {'; '.join(changes)}. Build one with another name "
                 f"(--set cache.name=NAME), or remove it with 'workbench cache prune {self.folder.name}'."
             )
         if self.before is not None:
-            # a cache that keeps more is gone on with as it is
+            # a cache that already holds more than this recipe needs is reused unchanged
             self.key, self.contents = self.before.key, CacheFields.model_validate(self.before.key["contents"])
             self.maker.contents = self.contents
 
     def estimate(self) -> Estimate:
-        """Sizes and time, from the answers to one batch."""
+        """Estimates size and time from the teacher's outputs for one batch."""
         sample = list(range(min(BATCH, self.maker.count)))
-        self.maker.rows(sample[:1])  # the first answer of a process takes longer
+        self.maker.rows(sample[:1])  # the first forward pass of a process takes longer
         start = time.perf_counter()
         rows = self.maker.rows(sample)
         seconds = (time.perf_counter() - start) / len(sample)
@@ -129,24 +129,24 @@ class Builder:
         """Makes every shard that is missing or damaged.
 
         Args:
-            estimate: of this builder.
-            accept: feature and attention maps of that size.
-            progress: called with the rows that are there, and all.
+            estimate: the estimate of this builder.
+            accept: write feature and attention maps of the estimated size.
+            progress: called with the number of rows that exist and the total.
 
         Raises:
-            CacheError: the disk is too small, maps were not accepted, or another process builds.
+            CacheError: the disk is too small, the maps were not accepted, or another process is building the cache.
             NonFiniteError: see ``RowMaker.rows``.
         """
         if self.contents.large and not accept:
             raise CacheError(
-                f"the methods read {' and '.join(self.contents.large)}, {_gigabytes(estimate.large_bytes)} of "
+                f"the methods read {' and '.join(self.contents.large)}, which take {_gigabytes(estimate.large_bytes)} of the "
                 f"{_gigabytes(estimate.row_bytes)} for each of {estimate.images} images x {estimate.variants} variants: "
-                f"{_gigabytes(estimate.bytes)} in all. Say --accept to write them."
+                f"{_gigabytes(estimate.bytes)} in all. Add --accept to write them."
             )
         if estimate.bytes_left * SPARE > estimate.free_bytes:
             raise CacheError(
-                f"teacher cache '{self.folder.name}' needs {_gigabytes(round(estimate.bytes_left * SPARE))} more and "
-                f"{self.folder.parent} has {_gigabytes(estimate.free_bytes)} free. Free space, or take fewer variants."
+                f"teacher cache '{self.folder.name}' needs {_gigabytes(round(estimate.bytes_left * SPARE))} more, but "
+                f"{self.folder.parent} has {_gigabytes(estimate.free_bytes)} free. Free some space, or use fewer variants."
             )
         with locked(self.folder):
             manifest, damaged = self._begin(estimate)
@@ -165,7 +165,7 @@ class Builder:
         return Built(manifest.rows - kept, kept, tuple(damaged))
 
     def _begin(self, estimate: Estimate) -> tuple[Manifest, list[str]]:
-        """The manifest to go on from, without what is damaged."""
+        """Returns the manifest to continue from, without damaged files, and the names of those."""
         if (self.folder / MANIFEST).is_file():
             manifest, damaged = without_damaged(self.folder, read_manifest(self.folder))
             manifest.write(self.folder)
@@ -176,7 +176,7 @@ class Builder:
         return manifest, []
 
     def _shard(self, manifest: Manifest, name: str, progress: Callable[[int], None]) -> Manifest:
-        """Computes and writes one shard."""
+        """Computes and writes one shard, and returns the new manifest."""
         wall, cpu = time.perf_counter(), time.process_time()
         numbers = manifest.rows_of(name)
         parts: list[Rows] = []
@@ -184,7 +184,7 @@ class Builder:
             parts.append(self.maker.rows(numbers[first : first + BATCH]))
             progress(min(first + BATCH, len(numbers)))
         tensors = {key: torch.cat([part.tensors[key] for part in parts]) for key in parts[0].tensors}
-        # one entry, because the order of several is not fixed, and a shard that is made again should be the same file
+        # one metadata entry: the order of several is not fixed, and a shard that is made again should be the same file
         facts = {"image_ids": [image for part in parts for image in part.image_ids], "ops": [ops for part in parts for ops in part.ops]}
         spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
         manifest = replace(manifest, seconds={kind: manifest.seconds[kind] + spent[kind] for kind in spent})

@@ -1,4 +1,4 @@
-"""One teacher answer as rows of tensors, and rows as the ``DetectorOutput`` that methods take."""
+"""Converts the teacher's output to rows of tensors, and rows back to the ``DetectorOutput`` that methods take."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,25 +15,25 @@ from workbench.teacher_cache.fields import CacheFields
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _QUERIES = "queries/"
 PREPARED = "prepared/"
-# logit of a class that was not kept: probability 0 in both precisions
+# logit of a class that was not kept; its probability is 0 in both precisions
 _ABSENT = -6e4
 
 
 def learned_queries(detector: Detector) -> bool:
-    """Whether every image gets the same queries, so that they are kept once; references in pixels depend on the image's size."""
+    """True if every image gets the same queries, so that they are stored once; references in pixels depend on the image's size."""
     return "learned_queries" in detector.provides and detector.reference_form == "boxes"
 
 
 def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
-    """What ``contents`` keeps of an answer, ``[B, ...]`` by name, on the CPU and contiguous.
+    """Returns the part of an output that ``contents`` keeps: ``[B, ...]`` by name, contiguous and on the CPU.
 
-    Maps lie with their channels last, as the encoder makes them: the student's do too, and comparing equal layouts is several times
-    faster.
+    Maps are stored with channels last, as the encoder makes them. The student's maps have the same layout, and comparing equal layouts
+    is several times faster.
     """
     kind = _DTYPES[contents.precision]
 
     def rows(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """``[L, B, ...]`` as ``[B, L, ...]``."""
+        """Returns ``[L, B, ...]`` as ``[B, L, ...]``."""
         return value.transpose(0, 1).to("cpu", dtype or kind).contiguous()
 
     packed: dict[str, Tensor] = {"boxes": rows(output.boxes, torch.float32)}
@@ -63,13 +63,13 @@ def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
 
 
 def split_constants(packed: Mapping[str, Tensor], constant: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rows, and the queries as one row for all images where they are ``constant``."""
+    """Returns the rows, and apart from them the queries as one row for all images if they are ``constant``."""
     once = {name: value[:1].clone() for name, value in packed.items() if constant and name.startswith(_QUERIES)}
     return {name: value for name, value in packed.items() if name not in once}, once
 
 
 def names_of(contents: CacheFields, there: Sequence[str]) -> list[str]:
-    """Which of the tensors that are there belong to ``contents``."""
+    """Lists the existing tensors that belong to ``contents``."""
     wanted = {"boxes", "logits", "classes", *(["states"] if contents.states else [])}
     for kind, strides in contents.maps.items():
         wanted |= {f"{kind}/{stride}{ending}" for stride in strides for ending in ("", "/padding")}
@@ -82,13 +82,13 @@ def names_of(contents: CacheFields, there: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class CachedTeacherOutputs:
-    """What a teacher said of B pictures, as it lies on the disk.
+    """The teacher's outputs for B images, as they are stored on disk.
 
     Attributes:
-        rows: ``[B, ...]`` by name.
-        constants: ``[1, ...]``, the same for all pictures.
+        rows: ``[B, ...]`` tensors by name.
+        constants: ``[1, ...]`` tensors that are the same for all images.
         match: ``[B, L, N]`` int16, the teacher's own matching to the targets.
-        states: layer of each of the states that are kept.
+        states: Decoder layer of each of the kept states.
         form: ``activation`` and number of ``columns`` of the class head.
     """
 
@@ -99,26 +99,26 @@ class CachedTeacherOutputs:
     form: dict[str, Any]
 
     def __getitem__(self, part: slice) -> "CachedTeacherOutputs":
-        """Those of some of the pictures."""
+        """Returns the outputs for some of the images."""
         return replace(self, rows={name: value[part] for name, value in self.rows.items()}, match=self.match[part])
 
     def to(self, device: torch.device | str) -> "CachedTeacherOutputs":
-        """The same on ``device``; the matching stays on the CPU, where matchings are."""
+        """Returns the same outputs on ``device``; the matching stays on the CPU, where all matchings are."""
         rows, constants = ({name: value.to(device) for name, value in part.items()} for part in (self.rows, self.constants))
         return replace(self, rows=rows, constants=constants)
 
     def answer(self) -> TeacherAnswer:
-        """Everything a step takes of it: the output, the teacher's own matching, and what methods prepared."""
+        """Returns all that a training step needs: the output, the teacher's own matching, and what methods prepared."""
         return TeacherAnswer(output=self.output(), match=self.teacher_match, prepared=self.prepared)
 
     @property
     def teacher_match(self) -> Tensor:
-        """``[L, B, N]`` int64."""
+        """The teacher's own matching to the targets, ``[L, B, N]`` int64."""
         return self.match.transpose(0, 1).long()
 
     @property
     def prepared(self) -> dict[str, dict[str, Tensor]]:
-        """What methods prepared of the answer, by ``Method.prepared_by``."""
+        """Tensors that methods prepared from the output, by ``Method.prepared_by``."""
         found: dict[str, dict[str, Tensor]] = {}
         for path, value in self.rows.items():
             if path.startswith(PREPARED):
@@ -127,7 +127,7 @@ class CachedTeacherOutputs:
         return found
 
     def output(self) -> DetectorOutput:
-        """The answer as methods take it, float32; fields that are not kept are empty, states of layers that are not kept NaN."""
+        """Returns the output in float32, as methods take it; fields that are not kept are empty, states of missing layers are NaN."""
         boxes = self._layers("boxes")
         layers, batch, queries = boxes.shape[:3]
         return DetectorOutput(
@@ -147,7 +147,7 @@ class CachedTeacherOutputs:
         )
 
     def _layers(self, name: str) -> Tensor:
-        """``[B, L, ...]`` as ``[L, B, ...]`` float32."""
+        """Returns ``[B, L, ...]`` as ``[L, B, ...]`` float32."""
         return self.rows[name].transpose(0, 1).float().contiguous()
 
     def _logits(self) -> Tensor:

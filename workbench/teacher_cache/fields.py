@@ -1,4 +1,4 @@
-"""What of a teacher's answers a cache keeps: what the methods of a recipe read."""
+"""Chooses the fields of the teacher's output that a cache keeps: those that the methods of a recipe read."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,24 +11,24 @@ from workbench.methods.levels import Feature, resolve_feature
 from workbench.methods.method import Method
 
 Precision = Literal["fp16", "fp32"]
-# from a need of a method to the choice of feature that it stands for
+# maps the need of a method to the choice of feature it stands for
 _FEATURES: dict[str, Feature] = {"memory|neck": "auto", "memory": "memory", "neck": "neck", "backbone": "backbone"}
 
 
 class CacheFields(BaseModel, frozen=True, extra="forbid"):
-    """Fields of a ``DetectorOutput`` that are kept, for all images alike. Logits and boxes of all layers always are.
+    """Fields of a ``DetectorOutput`` that are kept for every image; logits and boxes of all layers always are.
 
     Attributes:
-        precision: of logits, states, maps, attentions and distributions. Boxes, references and query vectors are float32: a half has
-            11 bits, which move an edge of a small box by a hundredth of its side.
-        top_k: best classes kept of each query; None: all.
-        states: layers whose decoder states are kept.
-        maps: by kind (memory, neck, backbone), the strides of the levels.
-        queries: what goes into the decoder.
-        attentions: both attention maps.
-        box_distribution: of families that have it.
-        prepared: what methods prepare of an answer (``Method.prepare``), as ``method/hash of its settings``; float32. A cache that has it
-            of other settings serves all the same, and every step prepares it anew.
+        precision: Precision of logits, states, maps, attentions and distributions. Boxes, references and query vectors are float32,
+            because half precision has 11 bits, which move an edge of a small box by a hundredth of its side.
+        top_k: Number of best classes kept per query; None keeps all.
+        states: Layers whose decoder states are kept.
+        maps: Strides of the kept levels, by kind (memory, neck, backbone).
+        queries: True if the decoder's inputs are kept.
+        attentions: True if both attention maps are kept.
+        box_distribution: True if the box distribution is kept, for families that have one.
+        prepared: What methods prepare from the output (``Method.prepare``), as ``method/hash of its settings``; stored as float32. A
+            cache made with other settings can still be used: every step then prepares it anew.
     """
 
     precision: Precision = "fp16"
@@ -42,11 +42,11 @@ class CacheFields(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def large(self) -> list[str]:
-        """Kept fields that grow with the cells of the image: their size is to be accepted before they are written."""
+        """Kept fields that grow with the image's number of cells; the user must accept their size before they are written."""
         return [*(f"{kind} maps" for kind in sorted(self.maps)), *(["attention maps"] if self.attentions else [])]
 
     def lacks(self, wanted: "CacheFields") -> list[str]:
-        """What of ``wanted`` is not kept here, for people."""
+        """Lists the parts of ``wanted`` that are not kept here, in words."""
         missing = [f"states of layer {layer}" for layer in wanted.states if layer not in self.states]
         for kind, strides in wanted.maps.items():
             missing += [f"{kind} at stride {stride}" for stride in strides if stride not in self.maps.get(kind, ())]
@@ -57,17 +57,17 @@ class CacheFields(BaseModel, frozen=True, extra="forbid"):
 def fields_of(
     methods: Sequence[Method], student: Detector, teacher: Detector, precision: Precision = "fp16", top_k: int | None = None
 ) -> CacheFields:
-    """What the methods of a recipe read.
+    """Returns the fields that the methods of a recipe read.
 
     Args:
-        methods: as built for the pair.
-        student: whose levels are taught.
-        teacher: whose answers are kept.
+        methods: methods built for the pair.
+        student: the student, whose levels are distilled into.
+        teacher: the teacher, whose outputs are kept.
         precision: see ``CacheFields``.
         top_k: see ``CacheFields``.
 
     Raises:
-        IncompatibleError: a method needs the live teacher, or all classes where only the best are kept; names it.
+        IncompatibleError: a method needs the live teacher, or all classes although only the best are kept; the message names it.
     """
     states: set[int] = set()
     maps: dict[str, set[int]] = {}
@@ -76,13 +76,13 @@ def fields_of(
         config = method.config
         if "decode" in config.needs_teacher:
             raise IncompatibleError(
-                f"method '{method.name}' asks the teacher's decoder about queries of its own in every step: it needs "
-                f"the live teacher, a cache will not do. {method.without_live_teacher}"
+                f"method '{method.name}' sends its own queries through the teacher's decoder in every step, so it needs "
+                f"the live teacher and cannot use a cache. {method.without_live_teacher}"
             )
         if top_k is not None and config.needs_all_classes:
             raise IncompatibleError(
-                f"method '{method.name}' reads the teacher's scores of all classes; cache.top_k: {top_k} keeps the "
-                "best alone. Leave top_k out."
+                f"method '{method.name}' reads the teacher's scores of all classes, but cache.top_k: {top_k} keeps only the "
+                "best. Remove top_k from the recipe."
             )
         states |= set(method.state_layers)
         for need in config.needs_teacher:
@@ -91,7 +91,7 @@ def fields_of(
                 maps.setdefault(kind, set()).update(set(student.level_channels(kind)) & set(teacher.level_channels(kind)))
             elif need in ("attentions", "box_distribution"):
                 kept[need] = True
-        # what passes through the student's decoder may be the teacher's queries
+        # the student's decoder may be fed with the teacher's queries
         kept["queries"] |= "decode" in config.needs_student
     return CacheFields(
         precision=precision, top_k=top_k, states=tuple(sorted(states)),

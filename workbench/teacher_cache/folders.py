@@ -1,4 +1,4 @@
-"""The caches that are there, and removing them; nothing here loads torch, so that the dashboard can list them."""
+"""Lists and removes teacher caches; nothing here loads torch, so that the dashboard can list them."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from workbench.teacher_cache.shards import is_locked, locked, read_manifest
 
 
 def caches_root() -> Path:
-    """Where caches lie: ``caches`` in the folder of runs.
+    """Returns the folder of all caches: ``caches`` in the folder of runs.
 
     Raises:
-        CacheError: runs do not lie on a local disk, which shards are mapped from.
+        CacheError: the runs are not on a local disk; shards can only be mapped from one.
     """
     if is_remote(runs_root()):
-        raise CacheError(f"{runs_root()} is no local folder, which a teacher cache needs. Choose one with WORKBENCH_RUNS.")
+        raise CacheError(f"{runs_root()} is not a local folder, but a teacher cache needs one. Choose one with WORKBENCH_RUNS.")
     return runs_root() / "caches"
 
 
 def list_caches() -> list[dict[str, Any]]:
-    """One row a cache: what it is of, how much of it is there, and what building it took."""
+    """Returns one row per cache: its teacher and settings, how much of it exists, and how long building it took."""
     return [_row(folder) for folder in _folders()]
 
 
@@ -31,18 +31,18 @@ def prune_caches(names: Sequence[str]) -> list[str]:
     """Removes caches.
 
     Args:
-        names: of caches; none: those that cannot be read, for a damaged manifest or another version of the format. A build that was
-            stopped can be gone on with and stays.
+        names: names of caches. If empty, the unreadable ones are removed: those with a damaged manifest or another format version. A
+            build that was stopped can be continued and is kept.
 
     Returns:
-        Names of what was removed.
+        Names of the removed caches.
 
     Raises:
-        CacheError: no cache of that name, or it is being written; nothing is removed then.
+        CacheError: a cache does not exist, or is being written; then nothing is removed.
     """
     there = {folder.name: folder for folder in _folders()}
     if unknown := [name for name in names if name not in there]:
-        raise CacheError(f"no teacher cache '{unknown[0]}' in {caches_root()}. Caches there: {', '.join(there) or 'none'}.")
+        raise CacheError(f"there is no teacher cache '{unknown[0]}' in {caches_root()}. Caches there: {', '.join(there) or 'none'}.")
     chosen = [there[name] for name in names] if names else [folder for folder in there.values() if not _readable(folder)]
     if busy := [folder.name for folder in chosen if is_locked(folder)]:
         raise CacheError(f"teacher cache '{busy[0]}' is being written by another process. Wait for it or stop it.")
@@ -70,7 +70,7 @@ def _row(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_manifest(folder)
     except CacheError as error:
-        # one damaged cache hides no other
+        # one damaged cache must not hide the others
         return {"cache": folder.name, "state": f"unreadable: {error}", "images": None, "variants": None, "precision": None, "keeps": None,
                 "GB": size, "build seconds": None, "teacher": None}  # fmt: skip
     key, contents = manifest.key, manifest.key["contents"]

@@ -1,4 +1,4 @@
-"""Reading a teacher cache: what the teacher said of given images in a given variant."""
+"""Reads a teacher cache: the teacher's outputs for given images in a given variant."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from workbench.teacher_cache.shards import CONSTANTS, read_manifest, verify
 
 @dataclass(frozen=True)
 class _File:
-    """Tensors of one file, mapped from the disk and not read before they are used."""
+    """Tensors of one file, mapped from the disk and not read until they are used."""
 
     tensors: dict[str, Tensor]
     ops: list[list[Op]]
@@ -32,11 +32,11 @@ class TeacherCache:
     """A complete cache. Files are mapped, and their hashes compared, when a process first needs them.
 
     Args:
-        folder: of the cache.
-        wanted: what is read of it; None: all that is kept.
+        folder: folder of the cache.
+        wanted: the fields to read; None reads all that are kept.
 
     Raises:
-        CacheError: there is none, or its build was not finished.
+        CacheError: there is no cache, or its build was not finished.
     """
 
     def __init__(self, folder: Path, wanted: CacheFields | None = None):
@@ -45,7 +45,7 @@ class TeacherCache:
         if self.manifest.missing:
             raise CacheError(
                 f"the build of teacher cache '{folder.name}' was not finished: {len(self.manifest.missing)} of "
-                f"{len(self.manifest.shards) + 1} files are missing. 'workbench cache build' with its recipe goes on."
+                f"{len(self.manifest.shards) + 1} files are missing. Continue with 'workbench cache build' and its recipe."
             )
         self.kept = CacheFields.model_validate(self.manifest.key["contents"])
         self.wanted = wanted or self.kept
@@ -53,19 +53,19 @@ class TeacherCache:
         self._files: dict[str, _File] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # a process maps its own files
+        # each process maps the files itself
         return {**self.__dict__, "_files": {}}
 
     def read(self, indices: Sequence[int], variant: int, ops: Sequence[list[Op]]) -> CachedTeacherOutputs:
-        """What the teacher said of images in a variant.
+        """Returns the teacher's outputs for images in a variant.
 
         Args:
-            indices: images by position in the dataset.
-            variant: counted from 0.
-            ops: what was done to each image now; it must be what was done then.
+            indices: positions of the images in the dataset.
+            variant: number of the variant, counted from 0.
+            ops: augmentation of each image now; it must equal the one in the cache.
 
         Raises:
-            CacheError: a shard is damaged, or another augmentation is kept for an image.
+            CacheError: a shard is damaged, or the cache holds another augmentation of an image.
         """
         rows: list[tuple[dict[str, Tensor], int]] = []
         for index, now in zip(indices, ops, strict=True):
@@ -73,21 +73,21 @@ class TeacherCache:
             file = self._open(name)
             if file.ops[position] != now:
                 raise CacheError(
-                    f"teacher cache '{self.folder.name}' keeps another augmentation of image {index}, variant {variant}: "
-                    f"{file.ops[position]}, now {now}. Build it again under another name: cache.name."
+                    f"teacher cache '{self.folder.name}' holds another augmentation of image {index}, variant {variant}: "
+                    f"{file.ops[position]}, now {now}. Build it again under another name (--set cache.name=NAME)."
                 )
             rows.append((file.tensors, position))
-        # a build that another recipe went on with has what methods prepare in some of its shards alone
+        # if another recipe continued a build, only some of the shards hold what methods prepare
         names = names_of(self.wanted, [name for name in rows[0][0] if all(name in tensors for tensors, _ in rows)])
         values = {name: torch.stack([tensors[name][position] for tensors, position in rows]) for name in (*names, "match")}
         constants = self._open(CONSTANTS).tensors if self.wanted.queries else {}
         return CachedTeacherOutputs(values, constants, values.pop("match"), self.kept.states, self.manifest.form)
 
     def tensors(self, shard: str) -> dict[str, Tensor]:
-        """Everything that a shard holds, by name: ``[rows, ...]``.
+        """Returns all tensors of a shard by name: ``[rows, ...]``.
 
         Raises:
-            CacheError: it is damaged.
+            CacheError: the shard is damaged.
         """
         return self._open(shard).tensors
 
@@ -102,24 +102,24 @@ class TeacherCache:
 
 
 def open_cache(setup: Setup) -> TeacherCache | None:
-    """The cache that a recipe's methods are taught from; None where the recipe has none, or no methods.
+    """Opens the cache that a recipe's methods read; returns None if the recipe has no cache or no methods.
 
     Raises:
-        CacheError: it is not there, not finished, or of something else; names what differs.
-        IncompatibleError: a method needs the live teacher, or all classes.
+        CacheError: the cache is missing, unfinished, or was made for something else; the message names the differences.
+        IncompatibleError: a method needs the live teacher, or the scores of all classes.
     """
     if setup.recipe.cache is None or not setup.methods:
         return None
     wanted, folder = wanted_fields(setup), cache_folder(setup.recipe)
     if not (folder / MANIFEST).is_file():
         raise CacheError(
-            f"no teacher cache '{folder.name}' in {folder.parent}. Build it with 'workbench cache build' and this recipe, or "
-            "leave the live teacher to answer: --set cache=null."
+            f"there is no teacher cache '{folder.name}' in {folder.parent}. Build it with 'workbench cache build' and this recipe, or "
+            "use the live teacher with --set cache=null."
         )
     manifest = read_manifest(folder)
     if changes := differences(manifest.key, cache_key(setup, wanted)):
         raise CacheError(
-            f"teacher cache '{folder.name}' is of something else: {'; '.join(changes)}. Build one of another name "
+            f"teacher cache '{folder.name}' was made for something else: {'; '.join(changes)}. Build one with another name "
             f"(--set cache.name=NAME), or remove it with 'workbench cache prune {folder.name}' and build it again."
         )
     return TeacherCache(folder, wanted)

@@ -1,7 +1,8 @@
-"""Shards of a teacher cache: safetensors files of equally many rows, and the manifest that lists them with their hashes.
+"""Shards of a teacher cache: safetensors files with equal numbers of rows, and the manifest that lists them with their hashes.
 
-A shard is written whole (temporary name, fsync, rename), then the manifest anew with its hash: what the manifest does not list is not
-there, so a build goes on where it was killed and readers never see half a shard. Nothing is read from a shard whose hash differs.
+A shard is written whole (temporary name, fsync, rename), and after it the manifest with the shard's hash. A file that the manifest does
+not list does not count, so a build continues where it was killed and readers never see half a shard. Nothing is read from a shard whose
+hash differs.
 """
 
 import contextlib
@@ -16,26 +17,26 @@ from workbench.errors import CacheError, WorkbenchError
 from workbench.files import hash_file, hash_json, read_json, replacing, try_lock, write_json
 from workbench.store.manifest import MANIFEST
 
-if TYPE_CHECKING:  # caches are listed where torch is not loaded
+if TYPE_CHECKING:  # the dashboard lists caches without loading torch
     from torch import Tensor
 
 FORMAT_VERSION = 1
 LOCK = ".lock"
-# tensors that are the same for every row: queries that were learned
+# tensors that are the same for every row, such as learned queries
 CONSTANTS = "constants.safetensors"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache is of, and which of its files are there.
+    """Describes a cache and lists the files that exist.
 
     Attributes:
-        key: what decides its numbers, by name.
-        form: what reading needs and is in no tensor: activation and number of the class columns.
-        rows: of the complete cache, one per image and variant.
-        rows_per_shard: of every shard but the last.
-        seconds: spent on building so far, ``cpu`` (of the process) and ``wall``.
-        files: SHA-256 of each file that is there, by name.
+        key: Everything that affects its numbers, by name.
+        form: What reading needs and no tensor holds: activation and number of the class columns.
+        rows: Number of rows of the complete cache, one per image and variant.
+        rows_per_shard: Number of rows of every shard except the last.
+        seconds: Seconds spent on building so far: ``cpu`` (of the process) and ``wall``.
+        files: SHA-256 of each existing file, by name.
     """
 
     key: dict[str, Any]
@@ -56,37 +57,37 @@ class Manifest:
         return [name for name in (CONSTANTS, *self.shards) if name not in self.files]
 
     def rows_of(self, shard: str) -> range:
-        """Rows that a shard holds."""
+        """Returns the rows that a shard holds."""
         first = self.shards.index(shard) * self.rows_per_shard
         return range(first, min(first + self.rows_per_shard, self.rows))
 
     def place(self, row: int) -> tuple[str, int]:
-        """Shard of a row, and its position there."""
+        """Returns the shard of a row, and the row's position in it."""
         number, position = divmod(row, self.rows_per_shard)
         return f"shard-{number:05d}.safetensors", position
 
     def write(self, folder: Path) -> None:
-        """Puts it into the folder, in one rename."""
+        """Writes the manifest into the folder, with one rename."""
         values = asdict(self)
         write_json(folder / MANIFEST, {"format_version": FORMAT_VERSION, **values, "hash": hash_json(values)})
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache.
+    """Reads the manifest of a cache.
 
     Raises:
-        CacheError: there is none, it is damaged, or of another version of the format.
+        CacheError: there is no manifest, it is damaged, or it has another format version.
     """
     again = f"Remove it with 'workbench cache prune {folder.name}' and build it again."
     if not (folder / MANIFEST).is_file():
-        raise CacheError(f"no teacher cache in {folder}.")
+        raise CacheError(f"there is no teacher cache in {folder}. Build it with 'workbench cache build'.")
     try:
         values = read_json(folder / MANIFEST)
     except WorkbenchError as error:
-        raise CacheError(f"{error}. {again}") from error
+        raise CacheError(f"{error} {again}") from error
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
-        raise CacheError(f"teacher cache '{folder.name}' has format {version}; this version reads {FORMAT_VERSION}. {again}")
+        raise CacheError(f"teacher cache '{folder.name}' has format {version}, but this version reads {FORMAT_VERSION}. {again}")
     if values.pop("hash", None) != hash_json(values):
         raise CacheError(f"{folder / MANIFEST} is damaged: its hash differs. {again}")
     return Manifest(**values)
@@ -96,17 +97,17 @@ def write_file(folder: Path, manifest: Manifest, name: str, tensors: "Mapping[st
     """Writes one file of a cache, then the manifest that lists it.
 
     Args:
-        folder: of the cache, whose lock is held.
-        manifest: as it is; what it says of ``name`` is replaced.
+        folder: folder of the cache, whose lock is held.
+        manifest: the current manifest; its entry for ``name`` is replaced.
         name: a shard or the constants.
-        tensors: contiguous, on the CPU.
-        metadata: of the file.
+        tensors: contiguous tensors on the CPU.
+        metadata: metadata of the file.
 
     Returns:
         The new manifest.
 
     Raises:
-        WorkbenchError: no space, or not writable; what was there is kept.
+        WorkbenchError: the disk is full or the folder cannot be written; the old content is kept.
     """
     from safetensors.torch import save_file
 
@@ -114,7 +115,7 @@ def write_file(folder: Path, manifest: Manifest, name: str, tensors: "Mapping[st
         try:
             save_file(dict(tensors), temporary, metadata=metadata)
         except SafetensorError as error:
-            raise CacheError(f"cannot write {folder / name}: {error}. Free space and give the same command again.") from error
+            raise CacheError(f"cannot write {folder / name}: {error}. Free some space and run the same command again.") from error
         digest = hash_file(temporary)
     manifest = replace(manifest, files={**manifest.files, name: digest})
     manifest.write(folder)
@@ -122,25 +123,25 @@ def write_file(folder: Path, manifest: Manifest, name: str, tensors: "Mapping[st
 
 
 def verify(folder: Path, manifest: Manifest, name: str) -> None:
-    """Reads a file and compares its hash.
+    """Reads a file and compares its hash with the manifest's.
 
     Raises:
-        CacheError: it is gone, truncated or changed; names it.
+        CacheError: the file is missing, truncated or changed; the message names it.
     """
     path = folder / name
-    again = "'workbench cache build' with the same recipe makes what is damaged again."
+    again = "Run 'workbench cache build' with the same recipe to make the damaged files again."
     if name not in manifest.files:
-        raise CacheError(f"teacher cache '{folder.name}' has no {name} yet: its build was not finished. {again}")
+        raise CacheError(f"teacher cache '{folder.name}' has no {name} yet, because its build was not finished. {again}")
     try:
         whole = hash_file(path) == manifest.files[name]
     except OSError as error:
         raise CacheError(f"cannot read {path}: {error.strerror or error}. {again}") from error
     if not whole:
-        raise CacheError(f"{path} is damaged: its hash is not the manifest's. {again}")
+        raise CacheError(f"{path} is damaged: its hash differs from the manifest's. {again}")
 
 
 def without_damaged(folder: Path, manifest: Manifest) -> tuple[Manifest, list[str]]:
-    """The manifest without the files that are damaged or gone, and their names."""
+    """Returns the manifest without the files that are damaged or missing, and the names of those."""
     damaged: list[str] = []
     for name in manifest.files:
         try:
@@ -152,10 +153,10 @@ def without_damaged(folder: Path, manifest: Manifest) -> tuple[Manifest, list[st
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a cache for writing; what a killed writer left behind is removed.
+    """Locks a cache for writing, and removes what a killed writer left behind.
 
     Raises:
-        CacheError: another process writes to it.
+        CacheError: another process is writing to it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process writes to the cache; writes nothing."""
+    """True if a process is writing to the cache; this check writes nothing."""
     try:
         with open(folder / LOCK, "rb") as file:
             return not try_lock(file, shared=True)

@@ -1,4 +1,4 @@
-"""Is a cache what its teacher says? Hashes of all shards, and a sample asked again."""
+"""Checks that a cache holds what its teacher computes: compares the hashes of all shards and runs the teacher again on a sample."""
 
 from dataclasses import dataclass
 
@@ -19,13 +19,13 @@ SAMPLE = 64
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one kind of tensor, over the sample.
+    """Difference between stored and recomputed values of one tensor, over the sample.
 
     Attributes:
-        name: of the tensor.
-        largest: absolute difference between what is kept and what the teacher says now.
-        scale: largest absolute value that the teacher says now.
-        flips: entries that differ, of whole numbers alone: matchings, classes and masks.
+        name: Name of the tensor.
+        largest: Largest absolute difference between the stored and the recomputed values.
+        scale: Largest absolute recomputed value.
+        flips: Number of entries that differ, for integer tensors only: matchings, classes and masks.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Checked:
     """Result of a check.
 
     Attributes:
-        damaged: files whose hash is not the manifest's, or that are gone.
-        rows: answers that were asked for again.
-        differences: by tensor.
-        flips: queries of those rows that the rounded answer would match with another target than the unrounded one did; training takes
-            the matching of the unrounded answer. None where only the best classes are kept.
-        queries: that could flip, over all layers.
+        damaged: Files that are missing or whose hash differs from the manifest's.
+        rows: Number of rows that were recomputed.
+        differences: Differences by tensor.
+        flips: Number of queries of those rows that the rounded output would match with another target than the unrounded one did.
+            Training uses the matching of the unrounded output. None if only the best classes are kept.
+        queries: Number of queries that could flip, over all layers.
     """
 
     damaged: tuple[str, ...]
@@ -55,21 +55,22 @@ class Checked:
 
 
 def check_cache(setup: Setup, device: torch.device | str = "cpu", sample: int = SAMPLE) -> Checked:
-    """Compares the hash of every file, then asks the teacher again about evenly spread rows of whole shards.
+    """Compares the hash of every file, then runs the teacher again on evenly spread rows of intact shards.
 
     Args:
-        setup: of the recipe that the cache is of.
-        device: to run on.
-        sample: rows at most.
+        setup: setup of the recipe that the cache was made for.
+        device: device to run on.
+        sample: largest number of rows.
 
     Raises:
-        CacheError: no cache, one not finished, or one of something else.
+        CacheError: the cache is missing, unfinished, or was made for something else.
     """
     builder = Builder(setup, device)
     if builder.before is None:
-        raise CacheError(f"no teacher cache '{builder.folder.name}' in {builder.folder.parent}.")
+        name, parent = builder.folder.name, builder.folder.parent
+        raise CacheError(f"there is no teacher cache '{name}' in {parent}. Build it with 'workbench cache build'.")
     whole, damaged = without_damaged(builder.folder, builder.before)
-    # what is read needs the constants; a row is compared as it lies in its shard
+    # reading would need the constants, but a row is compared as it is stored in its shard
     cache = TeacherCache(builder.folder, builder.contents.model_copy(update={"queries": False}))
     rows = [row for row in _spread(whole.rows, sample) if whole.place(row)[0] in whole.files]
     found: dict[str, Difference] = {}
@@ -79,7 +80,7 @@ def check_cache(setup: Setup, device: torch.device | str = "cpu", sample: int = 
         name, position = whole.place(row)
         kept = cache.tensors(name)
         for key, value in now.items():
-            if key.startswith(PREPARED) and key not in kept:  # of other settings of a method: training does not read it either
+            if key.startswith(PREPARED) and key not in kept:  # made with other settings of a method, so training does not read it either
                 continue
             difference = _difference(key, kept[key][position], value[0])
             found[key] = _worse(found.get(key, difference), difference)
@@ -90,7 +91,7 @@ def check_cache(setup: Setup, device: torch.device | str = "cpu", sample: int = 
 
 
 def _matches(setup: Setup, cache: TeacherCache, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Matching to the targets of an answer as it is kept, and the one that is kept beside it: ``[L, 1, N]``."""
+    """Returns the matching that the stored output gives and the matching that is stored with it: ``[L, 1, N]`` each."""
     assert setup.variants is not None and setup.pairing is not None
     number, index = divmod(row, cache.images)
     batch = variant_batch(setup.variants, [index], [number])

@@ -1,4 +1,4 @@
-"""How near the student's own features are to the teacher's, without any adapter, at every evaluation."""
+"""Measures at every evaluation how similar the student's own features are to the teacher's, without an adapter."""
 
 import math
 from typing import Any
@@ -14,17 +14,17 @@ from workbench.methods.levels import Resolved, levels_of
 from workbench.recipe.setup import Setup
 
 IMAGES = 16
-CELLS = 100  # of an image and level, evenly spaced: neighbours say much the same
+CELLS = 100  # per image and level, evenly spaced, because neighbouring cells are nearly alike
 KINDS: tuple[Resolved, ...] = ("memory", "neck", "backbone")
 
 
 class FeatureAlignment:
-    """Compares the student with the teacher on the same few images.
+    """Compares the student's features with the teacher's on the same few images.
 
     Args:
-        setup: with a teacher.
-        dataset: whose first images are looked at.
-        device: of both models.
+        setup: models of a run that has a teacher.
+        dataset: its first images are used.
+        device: device of both models.
     """
 
     def __init__(self, setup: Setup, dataset: Dataset, device: torch.device):
@@ -38,7 +38,7 @@ class FeatureAlignment:
 
     @torch.no_grad()
     def measure(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Linear CKA by kind of level (memory, neck, backbone) and stride, where both models have it."""
+        """Returns the linear CKA by kind of level (memory, neck, backbone) and stride, for those that both models have."""
         student = self.setup.student
         training = student.training
         own = self._cells(student.eval()(self.batch.images, self.batch.padding))
@@ -54,7 +54,7 @@ class FeatureAlignment:
         return found
 
     def _cells(self, output: DetectorOutput) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
-        """``[M, D]`` features of the sampled cells and the image of each, by kind and stride."""
+        """Returns the ``[M, D]`` features of the sampled cells and each cell's image, by kind and stride."""
         return {(kind, level.stride): _sampled(level) for kind in self.kinds for level in levels_of(output, kind)}
 
 

@@ -1,4 +1,4 @@
-"""What each term sends into the student: gradient norms, cosines with the detection loss, and weights set from them."""
+"""The gradient each term sends into the student: norms, cosines with the detection loss, and weights set from them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,12 +12,12 @@ from workbench.training.step import Terms
 def term_gradients(
     terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
 ) -> dict[str, tuple[float, float]]:
-    """Norm of each unweighted distillation term's gradient, and its cosine with the detection loss's, over the student's parameters.
+    """Returns each unweighted distillation term's gradient norm and its cosine with the gradient of the detection loss.
 
     Args:
-        terms: with their graphs, which are kept.
-        detection_weights: of the detection terms.
-        parameters: the student's; adapters do not count.
+        terms: terms with their graphs, which are kept.
+        detection_weights: weights of the detection terms.
+        parameters: parameters of the student; those of adapters are left out.
 
     Returns:
         (norm, cosine) by term; ``detection`` has its own norm and cosine 1.
@@ -34,10 +34,10 @@ def term_gradients(
 
 
 def mean_norms(measured: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """Mean gradient norm of each term over the batches that had it; one without eligible targets says nothing of a term's size.
+    """Returns each term's mean gradient norm over the batches that had it; a batch without eligible targets does not lower the mean.
 
     Args:
-        measured: what ``term_gradients`` found, batch by batch.
+        measured: results of ``term_gradients``, one per batch.
     """
     shares: dict[str, list[float]] = {}
     for batch in measured:
@@ -47,11 +47,11 @@ def mean_norms(measured: Sequence[Mapping[str, tuple[float, float]]]) -> dict[st
 
 
 def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> dict[str, float]:
-    """Weight of each term: ``weight * share * |detection| / |term|`` where the method is balanced, else its published weight.
+    """Returns the weight of each term: ``weight * share * |detection| / |term|`` if the method is balanced, else its published weight.
 
     Args:
-        methods: with their configurations.
-        norms: gradient norm of ``detection`` and of each term, unweighted.
+        methods: the methods with their configurations.
+        norms: gradient norm of ``detection`` and of each unweighted term.
     """
     weights: dict[str, float] = {}
     for method in methods:
@@ -67,13 +67,13 @@ def balanced_weights(methods: Sequence[Method], norms: Mapping[str, float]) -> d
 
 
 def share_of(method: Method, term: str) -> float | None:
-    """Share of the detection loss's gradient norm that the term is to start with, None where weights are taken as they are."""
+    """Returns the term's initial share of the detection loss's gradient norm; None if the method's weights are used unscaled."""
     balance = method.config.balance
     return balance.get(term) if isinstance(balance, dict) else balance
 
 
 def is_wanted(method: Method, term: str) -> bool:
-    """Whether the configuration gives the term any weight."""
+    """True if the configuration gives the term a weight above zero."""
     share = share_of(method, term)
     return (method.weight_of(term) if share is None else method.config.weight * share) > 0
 

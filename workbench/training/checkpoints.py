@@ -1,7 +1,7 @@
-"""Checkpoints of a run: safetensors and JSON only, complete or absent.
+"""Checkpoints of a run, stored as safetensors and JSON only; a checkpoint is complete or absent.
 
-``checkpoints/<step>/`` holds the student as a detector folder (what is evaluated and exported), and the trainer's state: weights
-being optimised, adapters, optimiser moments, random generators, loss scaler, averaged weights.
+``checkpoints/<step>/`` holds the student as a detector folder, which is evaluated and exported, and the trainer's state: the weights
+being optimised, adapters, optimiser moments, random generators, loss scaler and averaged weights.
 """
 
 import shutil
@@ -37,7 +37,7 @@ def save_checkpoint(
     """Writes the checkpoint after ``step`` steps into a temporary folder and renames it into place.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written; earlier checkpoints stay.
+        RunError: the disk is full or the folder cannot be written; earlier checkpoints are kept.
     """
     tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
     tensors |= {f"methods.{k}": v for k, v in methods.state_dict().items()}
@@ -46,7 +46,7 @@ def save_checkpoint(
     tensors["rng.cpu"] = torch.get_rng_state()
     if average is not None:
         tensors |= {f"average.{k}": v for k, v in average.values.items()}
-    # clones, because tied weights share memory and safetensors stores each tensor once, and because the swap writes into the student's
+    # clones: tied weights share memory and safetensors stores each tensor once; besides, the swap below writes into the student's tensors
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     if average is not None:
         average.swap(student)
@@ -58,7 +58,7 @@ def save_checkpoint(
             write_text(folder / "DONE", f"{step}\n")
     except (WorkbenchError, SafetensorError) as error:
         raise RunError(
-            f"cannot write the checkpoint of step {step}: {error} Earlier checkpoints are kept; free space, then "
+            f"cannot write the checkpoint of step {step}: {error} Earlier checkpoints are kept. Free some space, then run "
             f"'workbench run --resume {run.name}'."
         ) from error
     finally:
@@ -75,17 +75,17 @@ def load_checkpoint(
     average: Average | None,
     scaler: GradScaler | None,
 ) -> dict[str, Any]:
-    """Restores what ``save_checkpoint`` wrote; returns the trainer's own state.
+    """Restores what ``save_checkpoint`` wrote and returns the trainer's own state.
 
     Raises:
-        CheckpointError: the files do not belong to this recipe.
+        CheckpointError: the files do not match this recipe.
     """
     folder = run.checkpoint_path(step)
     tensors = read_tensors(folder / TRAINER_TENSORS)
     state: dict[str, Any] = read_json(folder / TRAINER_STATE)
     try:
         report = student.load_state_dict(_part(tensors, "student."), strict=False)
-        # torch itself adds counters to a plain mapping on the way in, and norms of pretrained layouts have none
+        # torch adds num_batches_tracked counters to a plain mapping while loading, and norms of pretrained layouts do not have them
         wrong = [key for key in (*report.missing_keys, *report.unexpected_keys) if not key.endswith("num_batches_tracked")]
         if wrong:
             raise KeyError(", ".join(wrong))
@@ -105,10 +105,10 @@ def load_checkpoint(
 
 
 def load_methods(run: Run, step: int, methods: nn.Module) -> None:
-    """Restores the adapters alone.
+    """Restores only the adapters of a checkpoint.
 
     Raises:
-        CheckpointError: the files do not belong to this recipe.
+        CheckpointError: the files do not match this recipe.
     """
     folder = run.checkpoint_path(step)
     try:
@@ -118,7 +118,7 @@ def load_methods(run: Run, step: int, methods: nn.Module) -> None:
 
 
 def prune_checkpoints(run: Run, keep: set[int]) -> None:
-    """Removes every complete checkpoint that is not in ``keep``, DONE first so that none is half there."""
+    """Removes every complete checkpoint that is not in ``keep``; DONE goes first, so that no half-removed one looks complete."""
     for step in run.checkpoint_steps():
         if step not in keep:
             folder = run.checkpoint_path(step)
@@ -138,7 +138,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            # fused AdamW walks weights and moments by address: in another memory format a moment meets the wrong weight
+            # fused AdamW walks weights and moments in memory order: a moment in another memory format would meet the wrong weight
             value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, FLOPs and time per image. The one part of the analysis that runs a live model."""
+"""Measures the cost of a detector: parameters, FLOPs and time per image."""
 
 import statistics
 import time
@@ -16,12 +16,12 @@ class Cost:
     """Cost of one model at one input size.
 
     Attributes:
-        parameters: number of weights.
-        flops: floating-point operations of one forward pass of one image; a multiply-add counts as two. Convolutions, matrix products and
+        parameters: Number of weights.
+        flops: Floating-point operations of one forward pass on one image. A multiply-add counts as two. Convolutions, matrix products and
             attention are counted; element-wise operations and grid sampling are not.
-        ms_per_image: median milliseconds of one forward pass with batch 1 on one thread (on CUDA: of the device).
-        height: of the input in pixels.
-        width: of the input in pixels.
+        ms_per_image: Median milliseconds of one forward pass with batch 1 on one thread, or on the device with CUDA.
+        height: Input height in pixels.
+        width: Input width in pixels.
     """
 
     parameters: int
@@ -32,20 +32,20 @@ class Cost:
 
 
 def measure_cost(model: nn.Module, height: int, width: int, repeats: int = 20) -> Cost:
-    """Measures a model called as ``model(images, padding)`` on one image without padding, in eval mode.
+    """Measures a model that is called as ``model(images, padding)`` in eval mode, on one image without padding.
 
     Args:
-        model: left as it was: mode, gradients and the number of torch's threads.
-        height: input pixels.
-        width: input pixels.
-        repeats: timed passes, after three that warm up.
+        model: the model; its mode and gradient flags are restored afterwards, and so is torch's number of threads.
+        height: input height in pixels.
+        width: input width in pixels.
+        repeats: number of timed passes, after three warm-up passes.
     """
     parameter = next(model.parameters())
     images = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     padding = torch.zeros(1, height, width, dtype=torch.bool, device=parameter.device)
     training, threads = model.training, torch.get_num_threads()
     trained = [p for p in model.parameters() if p.requires_grad]
-    # torch's module tracker hooks gradients of whatever asks for them, even where none are computed
+    # torch's module tracker hooks the gradient of every tensor that requires one, even where none is computed
     model.eval().requires_grad_(False)
     torch.set_num_threads(1)
     try:

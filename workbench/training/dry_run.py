@@ -1,4 +1,4 @@
-"""One step of a recipe without its data: do the models build, do the methods serve the pair, and what will it cost?"""
+"""Runs one step of a recipe without its data: do the models build, do the methods fit the pair, and what will training cost?"""
 
 import time
 from collections.abc import Iterator
@@ -24,30 +24,30 @@ from workbench.training.launch import teacher_of
 from workbench.training.optim import make_optimizer
 from workbench.training.step import DistillStep, weighted_sum
 
-# classes of the published data sets behind a format, where no data is at hand
+# number of classes of each format's published dataset, used when the data is not available
 STAND_IN_CLASSES = {"coco": 80, "kitti": 8, "voc": 20}
-TARGETS = 7  # of a COCO image, on average
+TARGETS = 7  # average number of objects in a COCO image
 MEASURED_IMAGES = 2
 ADAM_COPIES = 4  # weights, gradients and two moments
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What one step on generated images of the largest size says.
+    """Measurements of one training step on generated images of the largest size.
 
     Attributes:
-        recipe: its name.
-        height: of the images in pixels.
-        width: likewise.
-        batch_size: of the recipe, split into parts of ``images``.
-        images: that one forward and backward pass holds at a time in training.
-        student_parameters: number.
-        teacher_parameters: number, 0 without a teacher.
-        terms: unweighted value of every loss term.
-        memory_gb: weights, gradients, moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
-        seconds_per_step: of this machine, the two measured images scaled to the batch.
-        hours: of all steps on this machine.
-        classes: of the data, or how many stand in for it.
+        recipe: Name of the recipe.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        batch_size: Batch size of the recipe, split into parts of ``images``.
+        images: Number of images that one forward and backward pass holds at a time in training.
+        student_parameters: Number of parameters of the student.
+        teacher_parameters: Number of parameters of the teacher, 0 without one.
+        terms: Unweighted value of every loss term.
+        memory_gb: Weights, gradients, moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
+        seconds_per_step: Time of a step on this machine; the measured images are scaled to the batch size.
+        hours: Time of all steps on this machine.
+        classes: Number of classes of the data, or of the stand-in for it.
     """
 
     recipe: str
@@ -64,19 +64,19 @@ class DryRun:
     classes: int
 
     def row(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the measurements as plain values."""
         return asdict(self)
 
 
 def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
-    """Builds the models from random weights and does one step on generated images; writes nothing and fetches nothing.
+    """Builds the models from random weights and does one step on generated images; writes and downloads nothing.
 
     Args:
-        recipe: validated; its data need not be there.
-        folder: of the recipe file, for a teacher recipe beside it.
+        recipe: a validated recipe; its data may be missing.
+        folder: folder of the recipe file, where a teacher recipe may lie beside it.
 
     Raises:
-        WorkbenchError: anything that would stop the run before its second step, but for the data.
+        WorkbenchError: a problem that would stop the run before its second step, except one with the data.
     """
     torch.manual_seed(recipe.seed)
     data = _data(recipe)
@@ -113,7 +113,7 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     values = {name: float(value.detach()) for name, value in (terms.detection | terms.distillation).items()}
     broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
     if broken:
-        raise NonFiniteError(f"the first step of recipe '{recipe.name}' gives no finite {', '.join(broken)}.")
+        raise NonFiniteError(f"the first step of recipe '{recipe.name}' gives a NaN or infinite {', '.join(broken)}.")
     part = recipe.train.batch_size // recipe.train.accumulate
     own, other = _count(step), _count(teacher) if teacher is not None else 0
     memory = 4 * (ADAM_COPIES * own + other) + kept[0] * part / MEASURED_IMAGES
@@ -124,23 +124,23 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
 
 
 def largest_size(transform: TransformConfig, data: Dataset | None) -> tuple[int, int]:
-    """Height and width of the largest image that a batch can hold.
+    """Returns height and width of the largest image that a batch can hold.
 
     Raises:
-        ConfigError: images are not resized and not at hand, so nothing says how large they are.
+        ConfigError: the images are not resized and not available, so their size is unknown.
     """
     if isinstance(transform.resize, FixedSize):
         return transform.resize.height, transform.resize.width
     if transform.resize is not None:
         return max(transform.resize.shortest), transform.resize.longest
     if data is None:
-        raise ConfigError("a dry run needs the size of the images: give --data PATH, or say data.transform.resize.")
+        raise ConfigError("a dry run needs the size of the images. Give --data PATH, or set data.transform.resize.")
     return max(record.height for record in data.records), max(record.width for record in data.records)
 
 
 @contextmanager
 def kept_by_the_graph(module: nn.Module) -> Iterator[list[int]]:
-    """Counts the bytes that operations inside the block keep for the backward pass, weights aside, each storage once."""
+    """Counts the bytes that operations inside the block keep for the backward pass; weights are left out, a storage counts once."""
     kept, own, seen = [0], {p.untyped_storage().data_ptr() for p in module.parameters()}, set[int]()
 
     def pack(value: Tensor) -> Tensor:
@@ -155,18 +155,18 @@ def kept_by_the_graph(module: nn.Module) -> Iterator[list[int]]:
 
 
 def _data(recipe: Recipe) -> Dataset | None:
-    """The training split where it is at hand."""
+    """Returns the training split, or None if the data is not available."""
     path = recipe.data.path
     return open_split(recipe, recipe.data.train) if path is not None and (path == "shapes" or Path(path).exists()) else None
 
 
 def _stand_ins(recipe: Recipe) -> tuple[str, ...]:
-    """As many classes as the published data set of the recipe's format has."""
+    """Returns as many class names as the published dataset of the recipe's format has."""
     return tuple(f"class {index}" for index in range(STAND_IN_CLASSES.get(recipe.data.format, 80)))
 
 
 def _detector(config: Any, spec: InputSpec) -> Detector:
-    """From random weights whatever weights the recipe names; a checkpoint as it is, its head for the data's classes."""
+    """Returns a detector with random weights whatever weights the recipe names, or a checkpoint with its head fitted to the data."""
     if isinstance(config, CheckpointConfig):
         detector = load_detector(find_detector(config.checkpoint).folder)
         if detector.spec.classes != spec.classes:

@@ -1,4 +1,4 @@
-"""Evaluation of a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
+"""Evaluates a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ DETECTIONS = 300
 
 
 class Evaluator:
-    """Evaluates a run's student; what it and the teacher say of every query is written meanwhile."""
+    """Evaluates a run's student, and records the queries of student and teacher meanwhile."""
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
@@ -35,7 +35,7 @@ class Evaluator:
         self._alignment: FeatureAlignment | None = None
 
     def alignment(self) -> dict[str, Any] | None:
-        """How near the student's features are to the teacher's on the first validation images; None without a teacher."""
+        """Returns how similar the student's features are to the teacher's on the first validation images; None without a teacher."""
         if self.setup.teacher is None:
             return None
         self._alignment = self._alignment or FeatureAlignment(self.setup, self.setup.val, self.device)
@@ -43,14 +43,14 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, dataset: Dataset, split: str, step: int, epoch: int = 0, states: bool = False) -> dict[str, Any]:
-        """Detections, AP and query rows of the student as it is now.
+        """Computes and stores detections, AP and query rows of the student as it is now.
 
         Args:
-            dataset: images.
-            split: they are called in the run.
-            step: of the weights.
-            epoch: likewise.
-            states: keep the decoder states of sampled images as well.
+            dataset: images to evaluate on.
+            split: name of the split in the run.
+            step: training step of the weights.
+            epoch: training epoch of the weights.
+            states: also keep the decoder states of sampled images.
 
         Returns:
             One line of evaluations.jsonl.
@@ -73,7 +73,7 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate_result(self, dataset: Dataset, split: str) -> dict[str, Any]:
-        """AP and cost of the run's result, and of its teacher, on a split that nothing was chosen on."""
+        """Returns AP and cost of the run's result, and of its teacher, on a split that no choice was based on."""
         folder = result_folder(self.run)
         student = load_detector(folder).to(self.device)
         detections = detect(student, dataset, self.setup.evaluation_transform, self.device)
@@ -90,13 +90,13 @@ class Evaluator:
 
 @torch.no_grad()
 def detect(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device | str) -> pa.Table:
-    """Detections of every image of a dataset.
+    """Returns the detections of every image of a dataset.
 
     Args:
         model: a detector, or a teacher that re-normalises its images.
-        dataset: images.
-        transform: evaluation transform.
-        device: to run on.
+        dataset: images to detect objects in.
+        transform: the evaluation transform.
+        device: device to run on.
     """
     detector = model.detector if isinstance(model, FrozenTeacher) else model
     model.eval()
@@ -106,7 +106,7 @@ def detect(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transfo
 
 
 def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detections]]], classes: Sequence[str]) -> pa.Table:
-    """One row per detection with the dataset's own category ids; classes go by name, those the data lacks are dropped."""
+    """Returns one row per detection with the dataset's own category ids; classes are matched by name, unknown ones are dropped."""
     id_of = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     ids = torch.tensor([id_of.get(name, -1) for name in classes])
     image_ids = np.repeat([i for batch, _ in found for i in batch.image_ids], [len(d.scores) for _, items in found for d in items]).astype(
@@ -128,7 +128,7 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
 
 
 def _numbers(dataset: Dataset, detections: pa.Table) -> dict[str, Any]:
-    """What a line of evaluations.jsonl says about detections."""
+    """Returns the part of a line of evaluations.jsonl that is about detections."""
     truth = dataset.coco()
     return {**coco_ap(truth, detections).to_json(), "errors": error_summary(truth, detections)}
 
@@ -139,7 +139,7 @@ def _cost(detector: Detector, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _input_size(dataset: Dataset, transform: Transform) -> tuple[int, int]:
-    """Height and width of the first image as the detector sees it; what cost is measured at."""
+    """Returns height and width of the first image as the detector sees it; cost is measured at this size."""
     batch = next(iter(evaluation_batches(dataset, transform, 1, [0])))
     return int(batch.images.shape[-2]), int(batch.images.shape[-1])
 

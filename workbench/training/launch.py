@@ -1,4 +1,4 @@
-"""Starting and resuming a run: the one function behind ``workbench run``, the demo and the notebooks."""
+"""Starts and resumes runs; ``workbench run``, the demo and the notebooks all train through here."""
 
 import dataclasses
 import platform
@@ -26,7 +26,7 @@ from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
-# a teacher that a recipe makes is trained on the student's data
+# a teacher that is trained from a recipe uses the student's data
 _SHARED_DATA = ("path", "format", "train", "val", "test", "options", "policy")
 _NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "cache.name")
 
@@ -36,11 +36,11 @@ class Launch:
     """How a run is started; nothing here changes what is learned.
 
     Attributes:
-        name: of the run; made from recipe, arm and seed when None.
-        arm: recorded with the run.
-        group: recorded with the run: equal steps or equal compute.
+        name: Name of the run; made from recipe, arm and seed if None.
+        arm: Arm that is stored with the run.
+        group: Schedule that is stored with the run: equal steps or equal compute.
         device: auto, cpu, cuda or cuda:N.
-        trackers: of accelerate: tensorboard, mlflow, wandb.
+        trackers: Trackers of accelerate that log the run: tensorboard, mlflow, wandb.
     """
 
     name: str | None = None
@@ -51,10 +51,10 @@ class Launch:
 
 
 def recipe_path(name: str) -> Path:
-    """A recipe file by path, or by the name of one that ships with the package.
+    """Returns the path of a recipe, given as a file or as the name of a shipped one.
 
     Raises:
-        RunError: neither; lists the shipped ones.
+        RunError: the name is neither; the message lists the shipped recipes.
     """
     path = Path(name)
     if path.is_file():
@@ -65,20 +65,20 @@ def recipe_path(name: str) -> Path:
             return candidate
     found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
     shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] != "checkpoints"))
-    raise RunError(f"no recipe '{name}': it is no file, and the shipped recipes are {shipped}.")
+    raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
 
 
 def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None = None) -> Run:
-    """Trains a recipe from its first step.
+    """Trains a recipe from its first step and returns the run.
 
     Args:
-        recipe: validated.
-        launch: how.
-        listener: shown progress.
-        folder: of the recipe file, for a teacher recipe beside it.
+        recipe: a validated recipe.
+        launch: how to start the run.
+        listener: receives the progress.
+        folder: folder of the recipe file, where a teacher recipe may lie beside it.
 
     Raises:
-        WorkbenchError: anything a user can mend; the run directory is not made when it is found before training.
+        WorkbenchError: a problem that the user can fix; if it is found before training, no run directory is made.
     """
     processes = _init_processes(launch)
     name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
@@ -109,20 +109,20 @@ def resume(run: Run, launch: Launch, listener: Listener) -> Run:
 
     Raises:
         DeviceError: this machine does not have the device.
-        RunError: it is finished, or being written.
+        RunError: the run is finished, or another process is writing it.
     """
     listener = listener if _init_processes(launch).is_main_process else _Silent()
     _check_trackers(launch.trackers)
     info = run.info()
     if info.get("state") == "done":
-        raise RunError(f"run '{run.name}' is finished; nothing to resume.")
+        raise RunError(f"run '{run.name}' is finished, so there is nothing to resume.")
     recipe = stored_recipe(info["recipe"], str(run.info_path))
     setup = build(recipe, info.get("teacher"))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
             raise RunError(
-                f"run '{run.name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Put it back, "
-                "or start a new run."
+                f"run '{run.name}' was started with another {key.removesuffix('_hash')} ({info.get(key)}, now {now}). Restore it, or "
+                "start a new run."
             )
     cache = open_cache(setup)
     return _train(run, setup, cache, launch, listener)
@@ -141,7 +141,7 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
 
 
 def _init_processes(launch: Launch) -> PartialState:
-    """Joins the other processes of the run; on a CPU each computes with one thread, in which sums are made in one order."""
+    """Joins the other processes of the run. On a CPU each uses one thread, so that sums are always made in the same order."""
     processes = init_processes(launch.device)
     if str(processes.device) == "cpu":
         torch.set_num_threads(1)
@@ -149,7 +149,7 @@ def _init_processes(launch: Launch) -> PartialState:
 
 
 class _Silent:
-    """The listener of every process but the first."""
+    """A listener that ignores everything, for all processes except the first."""
 
     def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
     def on_evaluation(self, line: dict[str, Any]) -> None: ...
@@ -157,14 +157,14 @@ class _Silent:
 
 
 def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path, str] | None:
-    """The recipe that makes a recipe's teacher, on the same data and splits; its folder; the name of the teacher's run.
+    """Returns the recipe that makes a recipe's teacher on the same data and splits, its folder, and the name of the teacher's run.
 
     Args:
-        recipe: of the student.
-        folder: of the student's recipe file; a teacher recipe is looked for there, then among the shipped ones.
+        recipe: recipe of the student.
+        folder: folder of the student's recipe file; a teacher recipe is looked up there, then among the shipped ones.
 
     Returns:
-        None where the teacher is a checkpoint, or there is none.
+        None if the teacher is a checkpoint or there is no teacher.
     """
     if not isinstance(recipe.teacher, TeacherRecipeConfig):
         return None
@@ -176,12 +176,12 @@ def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path
 
 
 def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str]:
-    """What decides a result and is not in ``recipe`` as it was when ``run`` was made, like ``train.steps 100, now 200``.
+    """Lists the settings that affect the result and differ between a run and a recipe, such as ``train.steps 100, now 200``.
 
     Args:
-        run: made earlier.
-        recipe: now.
-        but: keys left out.
+        run: an existing run.
+        recipe: the recipe to compare it with.
+        but: keys that are not compared.
     """
     recipes = (stored_recipe(run.info()["recipe"], str(run.info_path)), recipe)
     before, now = (flat(one.model_dump(mode="json", exclude={"arms"})) for one in recipes)
@@ -190,7 +190,7 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
 
 
 def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> Run | str | None:
-    """Returns the teacher to load: the run of one that a recipe makes, trained first unless it is there; else a checkpoint's name."""
+    """Returns the teacher to load: the run made from its recipe, trained first if it does not exist yet, or the name of a checkpoint."""
     made = teacher_of(recipe, folder)
     if made is None:
         return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
@@ -200,7 +200,7 @@ def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | 
         if changes := changes_since(run, teacher_recipe):
             raise RunError(f"the teacher's run '{name}' was made with another recipe: {'; '.join(changes)}. {_train_again(name)}")
         if broadcast_from_main(run.info().get("state")) != "done":
-            listener.on_message(f"going on with the teacher's run '{name}'")
+            listener.on_message(f"resuming the teacher's run '{name}'")
             resume(run, dataclasses.replace(launch, name=None, arm=None), listener)
         return run
     listener.on_message(f"training the teacher first: run '{name}'")
@@ -208,16 +208,19 @@ def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | 
 
 
 def _train_again(name: str) -> str:
-    return f"Remove it with 'workbench runs rm {name}' and it is trained again, or name it in the recipe: teacher: {{checkpoint: {name}}}."
+    return (
+        f"Remove it with 'workbench runs rm {name}' to train it again, or name it in the recipe to use it as it is: "
+        f"teacher: {{checkpoint: {name}}}."
+    )
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Accelerate leaves out a tracker that is not installed without a word."""
+    """Checks that every tracker is known and installed, because accelerate skips a missing one silently."""
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError(f"--log {name}: unknown; choose from {', '.join(TRACKERS)}.")
+            raise ConfigError(f"--log {name}: this tracker is unknown. Choose from {', '.join(TRACKERS)}.")
         if find_spec(name) is None:
-            raise MissingExtraError(f"--log {name} needs a package that is not installed: pip install {name}")
+            raise MissingExtraError(f"--log {name} needs a package that is not installed. Run: pip install {name}")
 
 
 def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training batches. A batch is a pure function of (seed, step), so resuming needs no sampler state.
 
-Nothing here reads or changes torch's global random state.
+This module neither reads nor changes torch's global random state.
 """
 
 import itertools
@@ -30,7 +30,7 @@ class TrainBatch(Batch):
     """A batch of training images, with the teacher's outputs for them when they come from a cache.
 
     Attributes:
-        teacher: None when the live teacher is asked, or when there is none.
+        teacher: The teacher's cached outputs; None if the live teacher is asked or there is no teacher.
     """
 
     teacher: CachedTeacherOutputs | None = None
@@ -52,20 +52,20 @@ class TrainBatch(Batch):
 class TrainLoader:
     """Endless augmented training batches.
 
-    An epoch is a permutation of the dataset, filled up from its own beginning to a whole number of batches, so every
+    An epoch is a permutation of the dataset. It is padded with images from its own beginning to a whole number of batches, so every
     image is seen in every epoch. All ranks share the permutation and take disjoint parts of each global batch.
 
     Args:
-        dataset: what to load.
-        transform: how to prepare it.
+        dataset: images to load.
+        transform: how to prepare an image.
         batch_size: images per batch of one rank.
-        seed: of order and augmentation.
-        workers: processes that prepare batches ahead; 0 prepares them in this one. The batches do not depend on it.
-        rank: of this process.
+        seed: seed of order and augmentation.
+        workers: number of processes that prepare batches ahead; with 0 this process prepares them. The batches do not depend on it.
+        rank: rank of this process.
         world: number of processes.
-        variants: draw these in their turn, in place of ever new augmentations.
-        read_teacher: reads the teacher's cached outputs for images (by position) in a variant (by number); it is given their ops to
-            check that they are those of the cache.
+        variants: fixed augmented variants to cycle through, in place of ever new augmentations.
+        read_teacher: reads the teacher's cached outputs for images (by position) in a variant (by number). It receives the images' ops,
+            to check that they are those of the cache.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class TrainLoader:
         self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
 
     def batch(self, step: int) -> TrainBatch:
-        """The batch of ``step`` (0-based).
+        """Returns the batch of ``step`` (0-based).
 
         Raises:
             DataError: an image cannot be decoded; the message names the file.
-            CacheError: the teacher's answer to an image cannot be read.
+            CacheError: the teacher's cached outputs for an image cannot be read.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         order = _epoch_order(self._seed, epoch, len(self._dataset))
@@ -115,15 +115,15 @@ class TrainLoader:
         return TrainBatch.of(collate(self._dataset, indices, samples, self._transform.config))
 
     def iterate(self, start: int) -> Iterator[TrainBatch]:
-        """Batches of ``start``, ``start + 1``, ... without end.
+        """Yields the batches of ``start``, ``start + 1``, ... without end.
 
         Raises:
-            DataError: as ``batch``.
+            DataError: see ``batch``.
         """
         if self._workers == 0:
             yield from map(self.batch, itertools.count(start))
             return
-        # A generator of its own keeps DataLoader from drawing from torch's global one.
+        # A separate generator keeps DataLoader from drawing from torch's global one.
         steps: Any = itertools.count(start)
         loader = DataLoader(
             _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator()
@@ -135,7 +135,7 @@ class TrainLoader:
 
 
 class _Steps(TorchDataset):
-    """Step -> batch, as torch's worker processes want it."""
+    """Maps a step to its batch, as a dataset for torch's worker processes."""
 
     def __init__(self, loader: TrainLoader):
         self._loader = loader
@@ -143,7 +143,7 @@ class _Steps(TorchDataset):
     def __getitem__(self, step: int) -> TrainBatch | WorkbenchError:
         try:
             return self._loader.batch(step)
-        except WorkbenchError as error:  # handed over, because torch would put a traceback into the message
+        except WorkbenchError as error:  # returned, because torch would put a traceback into the message
             return error
 
 

@@ -1,4 +1,4 @@
-"""The training loop: one pure function of (recipe, seed), interruptible and resumable at every checkpoint."""
+"""The training loop: a pure function of (recipe, seed) that can be interrupted at any step and resumed from a checkpoint."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ GRADIENT_EVERY = 10
 
 
 class Listener(Protocol):
-    """Who wants to see progress."""
+    """Receives the progress of a run."""
 
     def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
     def on_evaluation(self, line: dict[str, Any]) -> None: ...
@@ -41,7 +41,7 @@ class Listener(Protocol):
 
 
 class Trainer:
-    """One run from its first step, or from its last checkpoint, to its end."""
+    """Trains one run to its end, from its first step or from its last checkpoint."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Trainer:
             cpu=str(processes.device) == "cpu",
             log_with=list(trackers) or None,
             project_dir=str(run.path) if trackers else None,
-            # a method leaves out a term that a process's part of the batch has no target for, and its adapter with it
+            # a method omits a term for which a process's part of the batch has no target, and then its adapter gets no gradient
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=bool(setup.methods))],
         )
         self.main = self.accelerator.is_main_process
@@ -92,9 +92,9 @@ class Trainer:
         """Trains to the end.
 
         Raises:
-            Interrupted: on Ctrl-C, after saving once.
-            NonFiniteError: NaN or infinity; the last checkpoint is kept.
-            SilentTermError: a term taught nothing for a whole epoch.
+            Interrupted: the user pressed Ctrl-C; the run has been saved.
+            NonFiniteError: NaN or infinity appeared; the last checkpoint is kept.
+            SilentTermError: a term had no gradient for a whole epoch.
         """
         start = self._begin()
         steps = self.config.steps
@@ -117,17 +117,17 @@ class Trainer:
                 done = step + 1
                 if done % self.config.evaluate_every == 0 or done == steps:
                     self._evaluate(done)
-                stop = interrupted()  # asked once: what is said to be saved is saved
+                stop = interrupted()  # asked only once, so that a step reported as saved was saved
                 if done % self.config.checkpoint_every == 0 or done == steps or stop or self.best[1] == done:
                     self._save(done)
                 if stop and done < steps:
                     if self.main:
                         self.run.update_info(state="interrupted")
-                    raise Interrupted(f"stopped at step {done}, saved. Go on with: workbench run --resume {self.run.name}")
+                    raise Interrupted(f"stopped at step {done} and saved. Resume with: workbench run --resume {self.run.name}")
         self._finish()
 
     def _begin(self) -> int:
-        """Restores the last checkpoint, or balances the weights of a fresh run; returns the next step."""
+        """Restores the last checkpoint, or balances the weights of a new run; returns the next step."""
         saved = self.run.checkpoint_steps()
         info = self.run.info()
         if saved:
@@ -147,7 +147,7 @@ class Trainer:
                 for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
                     write_text(path, "")
                 self.run.update_info(term_weights=self.term_weights, alignment_start=self.evaluator.alignment())
-        if not self.main:  # dropout and noise are drawn apart in each process
+        if not self.main:  # each process draws its own dropout and noise
             torch.manual_seed(self.setup.recipe.seed + 1_000_003 * self.accelerator.process_index + (saved[-1] if saved else 0))
         self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)
         if self.main:
@@ -155,7 +155,7 @@ class Trainer:
         return saved[-1] if saved else 0
 
     def _balance(self) -> dict[str, float]:
-        """Weights of the terms from their gradients on the first batches, leaving no trace in norms or generators."""
+        """Returns the terms' weights, measured on the first batches; buffers of the models and random generators stay unchanged."""
         model = self.accelerator.unwrap_model(self.step_module)
         if not self.setup.methods:
             return {}
@@ -178,7 +178,7 @@ class Trainer:
         return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
 
     def _terms(self, batch: TrainBatch, step: int, module: torch.nn.Module | None = None) -> Terms:
-        """Terms of a batch; ``module`` takes the place of the prepared one, which expects a backward pass."""
+        """Computes the terms of a batch; ``module`` replaces the prepared module, which expects a backward pass."""
         targets = batch.targets
         count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -192,7 +192,7 @@ class Trainer:
             return (module or self.step_module)(images, batch.padding, targets, progress=progress, teacher=teacher)
 
     def _train_step(self, batch: TrainBatch, step: int, logged: bool) -> dict[str, float] | None:
-        """One optimiser step; returns the values to log."""
+        """Runs one optimiser step; returns the values to log, or None if this step is not logged."""
         model = self.accelerator.unwrap_model(self.step_module)
         self.step_module.train()
         rate = learning_rate(self.config, step)
@@ -212,7 +212,7 @@ class Trainer:
         except NonFiniteCostError as error:
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1) from error
         norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
-        # with a loss scaler such a step is skipped and the scale halved; without one it would spoil every weight
+        # with a loss scaler such a step is skipped and the scale halved; without one it would make every weight NaN
         if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1)
         self.optimizer.step()
@@ -227,7 +227,7 @@ class Trainer:
         return {"loss": float(total.detach()), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
 
     def _evaluate(self, step: int) -> None:
-        """Evaluates on the validation split and keeps its queries; the first process alone."""
+        """Evaluates on the validation split and stores its queries, in the first process only."""
         if self.main:
             with self._averaged():
                 epoch = step // self.loader.steps_per_epoch
@@ -252,7 +252,7 @@ class Trainer:
         prune_checkpoints(self.run, {step, self.best[1]})
 
     def _finish(self) -> None:
-        """Evaluates the run's result on the test split, once; on the validation split where there is none."""
+        """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
         self.accelerator.wait_for_everyone()
         if self.main:
             split = "val" if self.setup.test is None else "test"
@@ -277,7 +277,7 @@ class Trainer:
         return time.process_time(), time.perf_counter()
 
     def _add_time(self, since: tuple[float, float]) -> None:
-        """Process CPU seconds and wall seconds of training alone; evaluation and checkpoints are left out."""
+        """Adds the process's CPU seconds and wall seconds of training; evaluation and checkpoints are not counted."""
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         now = self._clock()
@@ -285,7 +285,7 @@ class Trainer:
 
 
 def _parts(batch: TrainBatch, count: int) -> list[TrainBatch]:
-    """The batch in ``count`` parts of equal size."""
+    """Splits the batch into ``count`` parts of equal size."""
     if count == 1:
         return [batch]
     size = len(batch.image_ids) // count

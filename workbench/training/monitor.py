@@ -1,4 +1,4 @@
-"""Does every term teach? Shares of gradient, and the stop when one does nothing for a whole epoch."""
+"""Monitors whether every term teaches: logs its share of the gradient and stops a run in which one does nothing for a whole epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,9 @@ class TermMonitor:
     """Watches the gradient of each weighted term.
 
     Args:
-        methods: whose terms are watched.
-        detection_weights: of the detection terms.
-        term_weights: of the distillation terms.
+        methods: the methods whose terms are watched.
+        detection_weights: weights of the detection terms.
+        term_weights: weights of the distillation terms.
         taught: terms measured since the last check, and whether any measurement found a gradient; restored on resume.
     """
 
@@ -28,7 +28,7 @@ class TermMonitor:
         self.wanted = {f"{method.name}.{term}" for method in methods for term in method.term_names if is_wanted(method, term)}
 
     def measure(self, terms: Terms, parameters: Sequence[nn.Parameter]) -> dict[str, float]:
-        """Share of the detection loss's gradient norm, and cosine with it, of each weighted term."""
+        """Returns each weighted term's gradient norm as a share of the detection loss's, and its cosine with that gradient."""
         measured = term_gradients(terms, self.detection_weights, parameters)
         reference = measured.pop("detection")[0]
         values = {"gradient/detection": reference}
@@ -41,16 +41,16 @@ class TermMonitor:
         return values
 
     def check(self, step: int) -> None:
-        """Starts a new epoch of watching.
+        """Raises an error if a term was silent since the last check, and starts watching anew.
 
         Raises:
-            SilentTermError: a term that is wanted and had eligible targets was 0, or sent no gradient, in every measurement.
+            SilentTermError: a term with a weight and eligible targets was 0, or had no gradient, in every measurement.
         """
         found = [(name, taught) for part in gathered([dict(self.taught)]) for name, taught in part.items()]
         silent = sorted({name for name, _ in found} - {name for name, taught in found if taught})
         self.taught.clear()
         if silent:
             raise SilentTermError(
-                f"step {step}: {', '.join(silent)} was 0 or sent no gradient to the student for a whole epoch. Check that teacher and "
-                "data fit ('workbench evaluate' the teacher on the data), or remove the term."
+                f"step {step}: {', '.join(silent)} was 0 or had no gradient in the student for a whole epoch. Check that the teacher "
+                "fits the data ('workbench evaluate' the teacher on the data), or remove the term."
             )

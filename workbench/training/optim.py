@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, the learning rate as a pure function of the step, averaged weights."""
+"""AdamW with parameter groups, the learning rate as a pure function of the step, and averaged weights."""
 
 import math
 import re
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from workbench.recipe.schema import TrainConfig
 
-# LW-DETR's projector is trained from the start and yet lies inside what transformers calls the backbone
+# LW-DETR's projector is trained from random weights, although it lies inside what transformers calls the backbone
 _BACKBONE = re.compile(r"\.(backbone\.(?!projector\.)|conv_encoder\.model\.)")
 _SAMPLING = ("sampling_offsets", "reference_points")
 
 
 def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
-    """Groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, the rest; biases and norms
-    are not decayed.
+    """Returns groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, and the rest.
+
+    Biases and norms are not decayed.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in [*student.named_parameters(), *methods.named_parameters()]:
@@ -32,12 +33,12 @@ def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig
 
 
 def make_optimizer(student: nn.Module, methods: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over ``parameter_groups``."""
+    """Returns AdamW over ``parameter_groups``."""
     return torch.optim.AdamW(parameter_groups(student, methods, config), lr=config.learning_rate, fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate of the step with 0-based index ``step``: linear warm-up, then the schedule over the remaining steps."""
+    """Returns the rate of the step with 0-based index ``step``: linear warm-up, then the schedule over the remaining steps."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     done = (step - config.warmup) / max(config.steps - config.warmup, 1)
@@ -49,7 +50,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Applies the rate to every group, times the group's factor."""
+    """Sets every group's rate to ``rate`` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
@@ -63,14 +64,14 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """One step; the decay ramps up as (1 + step) / (10 + step) so that early weights are forgotten."""
+        """Adds one step to the average; the decay ramps up as (1 + step) / (10 + step), so that early weights are forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in _floats(module).items():
             self.values[name].lerp_(value.float(), 1 - decay)
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:
-        """Exchanges the module's weights with the averaged ones; a second call exchanges them back."""
+        """Exchanges the module's weights with the averaged ones; a second call reverses it."""
         for name, value in _floats(module).items():
             kept = value.detach().clone()
             value.copy_(self.values[name])
@@ -78,7 +79,7 @@ class Average:
 
 
 def _floats(module: nn.Module) -> dict[str, Tensor]:
-    """Each floating-point tensor of the state once, whatever the number of names that share it."""
+    """Returns each floating-point tensor of the state once, even if several names share it."""
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
     for name, value in module.state_dict().items():

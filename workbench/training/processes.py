@@ -1,4 +1,4 @@
-"""Several processes of one run (torchrun, accelerate launch) and the signal that stops them; one process passes through unchanged."""
+"""Runs training in several processes (torchrun, accelerate launch) and handles the signal that stops them; a single one works too."""
 
 import os
 import signal
@@ -17,20 +17,20 @@ from workbench.device import resolve_device
 from workbench.errors import DeviceError
 
 Value = TypeVar("Value")
-# the others wait for the first, which evaluates alone
+# how long the other processes wait for the first, which evaluates alone
 PATIENCE = timedelta(hours=12)
 
 
 def init_processes(device: str) -> PartialState:
     """Joins the other processes of this run, if there are any, and gives each its device.
 
-    Called before anything is written. A later run of the same process, as in a notebook, may name another device.
+    Call it before anything is written. A later run in the same process, as in a notebook, may name another device.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        DeviceError: this machine has no such device, or too few GPUs for one each.
+        DeviceError: this machine does not have the device, or has fewer GPUs than processes.
     """
     wanted = resolve_device(device)
     cpu = wanted.type == "cpu"
@@ -39,7 +39,7 @@ def init_processes(device: str) -> PartialState:
         if not cpu:
             _check_gpu_each(wanted, count)
         return PartialState(cpu=cpu, timeout=PATIENCE)
-    # accelerate keeps the device it was given first for the whole process, whatever is asked for later
+    # accelerate keeps its first device for the whole process, even if another one is requested later
     if PartialState._shared_state and PartialState().device != wanted:
         AcceleratorState._reset_state(reset_partial_state=True)
     if not cpu:
@@ -49,17 +49,17 @@ def init_processes(device: str) -> PartialState:
 
 
 def _check_gpu_each(wanted: torch.device, count: int) -> None:
-    """Raises ``DeviceError`` unless every process of this machine gets a GPU of its own."""
+    """Raises ``DeviceError`` unless every process on this machine can have its own GPU."""
     if wanted.index is not None:
-        raise DeviceError(f"device '{wanted}' is one GPU, and {count} processes train this run, each on a GPU of its own. Choose cuda.")
+        raise DeviceError(f"device '{wanted}' is one GPU, but each of the {count} processes of this run needs its own. Choose cuda.")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", count)), torch.cuda.device_count()
     if here > gpus:
-        raise DeviceError(f"{here} processes need a GPU each, and torch finds {gpus} on this machine. Start {gpus}, or choose cpu.")
+        raise DeviceError(f"{here} processes need a GPU each, but torch finds {gpus} on this machine. Start {gpus}, or choose cpu.")
 
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable of the environment while the block runs."""
+    """Sets an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -69,20 +69,20 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def broadcast_from_main(value: Value) -> Value:
-    """Returns the first process's value in all of them."""
+    """Returns the first process's value in every process."""
     if PartialState().num_processes == 1:
         return value
     return broadcast_object_list([value])[0]
 
 
 def gathered(values: list[Any]) -> list[Any]:
-    """The values of all processes, one after the other."""
+    """Returns the values of all processes, one after the other."""
     return values if PartialState().num_processes == 1 else gather_object(values)
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag that is read between steps, of all processes at once; a second one interrupts at once."""
+    """Yields a function that tells between steps whether Ctrl-C was pressed in any process; a second Ctrl-C interrupts at once."""
     flag = threading.Event()
 
     def asked() -> bool:

@@ -1,4 +1,4 @@
-"""One batch of predictions as rows of the query table: what every query said, was matched with and is worth."""
+"""Turns one batch of predictions into rows of the query table: prediction, match and quality of every query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ _TERMS = ("class", "bbox", "giou")
 
 @dataclass(frozen=True)
 class Mates:
-    """Teacher queries that the full Hungarian assignment of analysis gives to the student's queries.
+    """Teacher queries that the analysis's full Hungarian assignment gives to the student's queries.
 
     Attributes:
-        query: ``[L, B, N]`` teacher query, -1 = none.
-        layer: for each of the L student layers, the teacher layer it is compared with.
-        costs: ``[L, B, N, 3]`` class, L1 and GIoU cost of each pair, unweighted; not read where ``query`` is -1.
+        query: ``[L, B, N]`` teacher query, -1 if the student's query has none.
+        layer: For each of the L student layers, the teacher layer it is compared with.
+        costs: ``[L, B, N, 3]`` class, L1 and GIoU cost of each pair, unweighted; ignored where ``query`` is -1.
     """
 
     query: Tensor
@@ -36,12 +36,12 @@ class Mates:
 
 @dataclass(frozen=True)
 class RowsOf:
-    """Whose rows they are.
+    """Identifies the model and the images that rows belong to.
 
     Attributes:
-        image_ids: of the B images.
-        model: whose queries these are.
-        epoch: of the weights.
+        image_ids: Ids of the B images.
+        model: The model whose queries these are.
+        epoch: Training epoch of the weights.
     """
 
     image_ids: Sequence[int]
@@ -51,13 +51,13 @@ class RowsOf:
 
 @dataclass(frozen=True, kw_only=True)
 class RowExtras:
-    """Columns that only some rows have; those that are None stay null.
+    """Columns that only some rows have; a column that is None stays null.
 
     Attributes:
-        mates: of student rows, teacher queries by the assignment of analysis.
-        train_mate: ``[L, B, N]`` teacher query that the method trains the student's query on, -1 = none.
+        mates: For student rows, the teacher queries that the analysis assigns to them.
+        train_mate: ``[L, B, N]`` teacher query that the method trains the student's query on, -1 if there is none.
         losses: ``[L, B, N, 3]`` class, L1 and GIoU loss of every query.
-        selected: ``[L, B, N]`` bool, of teacher rows, whether the method lets the query teach.
+        selected: ``[L, B, N]`` bool, for teacher rows: True if the method distils from this query.
     """
 
     mates: Mates | None = None
@@ -78,21 +78,21 @@ def query_rows(
     extras: RowExtras = NO_EXTRAS,
     gamma: float = QUALITY_GAMMA,
 ) -> pa.Table:
-    """Makes the rows of one batch and one model, in the order of the images, then layer, then query.
+    """Returns the rows of one batch and one model, ordered by image, then layer, then query.
 
     ``quality`` is ``score(class of the target)^gamma * IoU^(1 - gamma)`` with the matched target, 0 if unmatched (DETRDistill, ICCV
     2023, equation 8).
 
     Args:
         output: predictions of L layers for B images with N queries each.
-        targets: of the B images; best_target and best_iou are over the valid ones.
-        match: ``[L, B, N]`` target index, -1 = unmatched.
+        targets: targets of the B images; best_target and best_iou consider the valid ones.
+        match: ``[L, B, N]`` target index, -1 if unmatched.
         said_by: model, images and epoch.
         extras: further columns.
         gamma: exponent of the score in ``quality``.
 
     Returns:
-        A table of ``QUERY_SCHEMA``, ``B * L * N`` rows.
+        A table of ``QUERY_SCHEMA`` with ``B * L * N`` rows.
     """
     logits, boxes = output.logits.float(), output.boxes.float()
     shape = logits.shape[:3]
@@ -137,14 +137,14 @@ def query_rows(
 
 
 def _against_targets(scores: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """IoU with the matched target, score of its class, best IoU with a valid target and which; each ``[L, B, N]``.
+    """Returns IoU with the matched target, score of its class, best IoU with a valid target, and that target; each ``[L, B, N]``.
 
-    The first two are 0 for unmatched queries; the last two are 0 and -1 where no valid target overlaps.
+    The first two are 0 for unmatched queries. The last two are 0 and -1 where no valid target overlaps.
     """
     if targets.labels.shape[1] == 0:
         nothing = boxes.new_zeros(match.shape)
         return nothing, nothing, nothing, torch.full_like(match, -1)
-    # normalised boxes have the IoU of their pixels
+    # IoU does not change when boxes are normalised by the image size
     iou = pairwise_iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes.to(boxes.device)))[0]
     matched, index = match >= 0, match.clamp(min=0)[..., None]
     target_label = targets.labels.to(match.device)[:, None, :].expand(iou.shape).gather(-1, index)
@@ -155,6 +155,6 @@ def _against_targets(scores: Tensor, boxes: Tensor, match: Tensor, targets: Targ
 
 
 def _flat(value: Any, shape: Sequence[int]) -> np.ndarray:
-    """What broadcasts to ``[L, B, N]`` in image, layer, query order."""
+    """Broadcasts a value to ``[L, B, N]`` and flattens it in the order image, layer, query."""
     array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     return np.broadcast_to(array, tuple(shape)).transpose(1, 0, 2).reshape(-1)

@@ -1,4 +1,4 @@
-"""What a student and its teacher say of a split, written to the store of a run: query rows, decoder states, selection masks."""
+"""Records the outputs of a student and its teacher on a split in the run's store: query rows, decoder states, selection masks."""
 
 import contextlib
 import dataclasses
@@ -27,18 +27,18 @@ from workbench.training.query_rows import NO_EXTRAS, Mates, RowExtras, RowsOf, q
 
 BATCH = 16
 STATE_IMAGES = 500
-_FAR = 100.0  # a box whose L1 cost outweighs all that two queries inside the image can differ by
-_KEPT_BYTES = 1 << 29  # of the teacher's answers; beyond it the teacher answers again at every evaluation
+_FAR = 100.0  # coordinate of a box whose L1 cost exceeds any cost difference between two queries inside the image
+_KEPT_BYTES = 1 << 29  # limit for keeping the teacher's outputs; beyond it the teacher runs again at every evaluation
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which images of a split are traced.
+    """The images of a split that are recorded.
 
     Attributes:
-        indices: of the dataset's records, ascending by image id.
-        sampled: whether they are fewer than all.
-        states: image ids whose decoder states and masks are kept.
+        indices: Positions in the dataset's records, ascending by image id.
+        sampled: True if they are fewer than all.
+        states: Ids of the images whose decoder states and masks are kept.
     """
 
     indices: tuple[int, ...]
@@ -47,21 +47,21 @@ class Scope:
 
     @classmethod
     def of(cls, dataset: Dataset, chosen: list[int] | None = None, states: int = STATE_IMAGES) -> "Scope":
-        """All records, or those chosen; the states of at most so many of them, evenly spread and the same for every run."""
+        """Selects all records or the chosen ones, and at most ``states`` of them for states: evenly spread, the same for every run."""
         ids = [record.image_id for record in dataset.records]
-        # rows are stored by image id, so that the rows of one image lie together
+        # rows are stored by image id, so that the rows of one image are contiguous
         indices = sorted(range(len(ids)) if chosen is None else chosen, key=ids.__getitem__)
         places = np.linspace(0, len(indices) - 1, min(len(indices), states)).round().astype(int)
         return cls(tuple(indices), len(indices) < len(ids), frozenset(ids[indices[place]] for place in places))
 
 
 class Tracer:
-    """Writes what the models of a run say; the teacher's rows once per split, at step -1.
+    """Records the outputs of a run's models; the teacher's rows once per split, at step -1.
 
     Args:
         setup: models, pairing and methods of the run.
-        run: written to.
-        device: the student and the teacher are on.
+        run: the run to write to.
+        device: device of student and teacher.
     """
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
@@ -71,9 +71,9 @@ class Tracer:
 
     @torch.no_grad()
     def teacher(self, dataset: Dataset, split: str, scope: Scope) -> Iterator[Batch]:
-        """Writes the teacher's rows, masks and states batch by batch and keeps its answers, as far as they are few, for mates.
+        """Writes the teacher's rows, masks and states batch by batch, and keeps its outputs up to a size limit to compare students with.
 
-        Yields each batch once its rows are written; what is written appears when the iteration ends.
+        Yields each batch once its rows are written. The files appear when the iteration ends.
         """
         assert self.setup.teacher is not None and self.setup.pairing is not None
         answers, held = [], 0
@@ -90,17 +90,17 @@ class Tracer:
 
     @torch.no_grad()
     def student(self, dataset: Dataset, split: str, step: int, epoch: int, scope: Scope) -> Iterator[tuple[Batch, DetectorOutput]]:
-        """Writes the student's rows, and the states of ``scope.states``, as it is now.
+        """Writes the rows of the student as it is now, and the states of ``scope.states``.
 
         Args:
-            dataset: images.
-            split: they are called in the run.
-            step: of the weights.
-            epoch: likewise.
-            scope: which images.
+            dataset: images to record.
+            split: name of the split in the run.
+            step: training step of the weights.
+            epoch: training epoch of the weights.
+            scope: which images are recorded.
 
         Yields:
-            Each batch and the student's answer; what is written appears when the iteration ends.
+            Each batch and the student's output. The files appear when the iteration ends.
         """
         student = self.setup.student
         with contextlib.ExitStack() as stack:
@@ -117,7 +117,7 @@ class Tracer:
                     found = (method.train_mates(own, answer, context) for method in self.setup.methods)
                     train_mate = next((mate for mate in found if mate is not None), None)
                     group = [] if self.group is None else [self._group_rows(self.group, answer, batch, output, epoch)]
-                # in one piece, so that the rows of an image lie together
+                # written in one piece, so that the rows of an image are contiguous
                 rows.write(pa.concat_tables([_rows(batch, output, own_rows, RowExtras(mates=mates, train_mate=train_mate)), *group]))
                 if states is not None:
                     for row, image_id in enumerate(batch.image_ids):
@@ -144,7 +144,7 @@ class Tracer:
         maps = [(level, psi.cpu().numpy()) for level, psi in drawn]
         for row, image_id in enumerate(batch.image_ids):
             if image_id in scope.states:
-                # of a padded batch only the cells of the image itself are kept
+                # only the cells of the image itself are kept, not those of the padding
                 masks = {
                     (layer, index): psi[place, row, ~level.padding[row].all(1).cpu().numpy()][:, ~level.padding[row].all(0).cpu().numpy()]
                     for index, (level, psi) in enumerate(maps)
@@ -161,12 +161,12 @@ class Tracer:
         return self._slim_answer(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device)))
 
     def _slim_answer(self, output: DetectorOutput) -> DetectorOutput:
-        """What is kept of the teacher's answer: predictions, and its queries where a method sends them through the student's decoder."""
+        """Returns the part of the teacher's output to keep: predictions, and queries if a method decodes them with the student."""
         slim = _slim(output)
         return slim if self.group is None else dataclasses.replace(slim, queries=_moved(output.queries, torch.device("cpu")))
 
     def _group_rows(self, method: Method, answer: DetectorOutput, batch: Batch, output: DetectorOutput, epoch: int) -> pa.Table:
-        """Rows of the teacher's queries as the student decodes them, without those that the method leaves out."""
+        """Returns rows of the teacher's queries as the student decodes them, without those that the method excludes."""
         answer = dataclasses.replace(answer, logits=answer.logits.to(self.device), boxes=answer.boxes.to(self.device),
                                      queries=_moved(answer.queries, self.device))  # fmt: skip
         group_rows = RowsOf(batch.image_ids, "teacher_group", epoch)
@@ -174,7 +174,7 @@ class Tracer:
         decoded = self.setup.student.decode(queries, output.context)
         if queries.valid is None:
             return _rows(batch, decoded, group_rows)
-        # what comes out for the others means nothing: far from every target they are matched last, and they get no row
+        # the decoded values of excluded queries mean nothing: their boxes are moved far away, so that they match last, and they get no row
         hidden = ~queries.valid[None, :, :, None]
         decoded = dataclasses.replace(
             decoded, logits=decoded.logits.masked_fill(hidden, 0.0), boxes=decoded.boxes.masked_fill(hidden, _FAR)
@@ -188,9 +188,9 @@ class Tracer:
         return MethodContext(student=self.setup.student, pairing=self.setup.pairing, targets=targets)
 
     def _mates(self, output: DetectorOutput, answer: DetectorOutput, context: MethodContext) -> Mates:
-        """Full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
+        """Returns the full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
         layers = list(context.pairing.last_layers())
-        # the one cost of analysis is over classes alone, so a softmax head counts with its probabilities without no-object
+        # the analysis's cost is over classes only, so a softmax head enters with its probabilities without the no-object class
         logits = output.logits if output.activation == "sigmoid" else torch.logit(probability(output), eps=1e-6)
         costs = query_cost(logits, output.boxes, context.teacher_probability(answer)[layers], answer.boxes[layers])
         mate = assign(QUERY_COST.class_ * costs[0] + QUERY_COST.bbox * costs[1] + QUERY_COST.giou * costs[2])
@@ -200,29 +200,29 @@ class Tracer:
 
 
 def input_key(setup: Setup, dataset: Dataset, scope: Scope) -> str:
-    """What decides the size of the input, as a hash: encoder cells of two tables mean the same places where it is equal."""
+    """Returns a hash of what determines the input size; encoder cells of two tables are the same places if their hashes are equal."""
     resize = setup.evaluation_transform.config.model_dump(mode="json").get("resize")
     sizes = ((dataset.records[index].width, dataset.records[index].height) for index in scope.indices)
     if fixed_size(setup.evaluation_transform.config, sizes, training=False) is not None:
         return hash_json([resize])[:16]
-    # images are padded to the largest of their batch
+    # images are padded to the largest one of their batch
     return hash_json([resize, BATCH, [dataset.records[index].image_id for index in scope.indices]])[:16]
 
 
 def _moved(queries: Queries, device: torch.device) -> Queries:
     values = (getattr(queries, field.name) for field in dataclasses.fields(queries))
-    return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - as they were
+    return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - same types
 
 
 def _slim(output: DetectorOutput) -> DetectorOutput:
-    """Predictions alone, on the CPU."""
+    """Returns only the predictions, on the CPU."""
     none = torch.empty(0)
     return DetectorOutput(output.logits.float().cpu(), output.boxes.float().cpu(), none, Queries(none, None, None, none), (), (), (), None,
                           activation=output.activation)  # fmt: skip
 
 
 def _rows(batch: Batch, output: DetectorOutput, said_by: RowsOf, extras: RowExtras = NO_EXTRAS) -> pa.Table:
-    """Rows of a batch with its matching and, of every query, its detection losses."""
+    """Returns the rows of a batch with its matching and with the detection losses of every query."""
     targets = batch.targets.to(output.logits.device)
     match = match_targets(output.logits, output.boxes, targets, output.activation)
     losses = pair_losses(output.logits, output.boxes, match, targets, output.activation)

@@ -1,4 +1,4 @@
-"""Is the teacher any good on this data? Asked before distilling, because a teacher that is not teaches nothing, silently."""
+"""Checks before distillation whether the teacher detects anything on this data: a useless teacher would silently teach nothing."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ _INPUTS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """The teacher with its input or output read in another way.
+    """Result of a teacher whose input or output is interpreted in another way.
 
     Attributes:
-        cause: what would be wrong: box format, class map, normalisation, resolution.
-        how: the other way, in words.
-        advice: what to correct.
-        ap: what it gives, 0..1.
+        cause: What would be wrong: box format, class map, normalisation, resolution.
+        how: The other interpretation, in words.
+        advice: What to correct.
+        ap: The AP it reaches, 0..1.
     """
 
     cause: str
@@ -49,11 +49,11 @@ class Reading:
 
 
 def check_teacher(setup: Setup) -> float:
-    """AP of the teacher on (at most 200 images of) the validation split, 0..1.
+    """Returns the teacher's AP (0..1) on at most 200 images of the validation split.
 
     Raises:
-        IncompatibleError: below 1 AP, or below 40 AP where another class map, normalisation, resolution or box format makes it half as
-            good again and better by 10 AP; the message says which.
+        IncompatibleError: the AP is below 1; or it is below 40, and another class map, normalisation, resolution or box format raises it
+            by half and by at least 10 AP. The message says which.
     """
     ap, readings = try_teacher(setup)
     if not readings:
@@ -62,15 +62,15 @@ def check_teacher(setup: Setup) -> float:
     if mends(ap, best.ap):
         cause = f"Likely cause: {best.cause}. {best.how} it reaches {100 * best.ap:.1f} AP: {best.advice}."
     elif ap < LEAST_AP:
-        cause = ("It would teach nothing. Neither another normalisation, size, box format nor class order helps: it knows other images, or "
-                 "is hardly trained.")  # fmt: skip
+        cause = ("It would teach nothing. No other normalisation, size, box format or class order helps: the teacher was trained on other "
+                 "images, or hardly at all.")  # fmt: skip
     else:
         return ap
     raise IncompatibleError(f"the teacher reaches {100 * ap:.2f} AP on split '{setup.val.split}' of '{setup.val.name}'. {cause}")
 
 
 def try_teacher(setup: Setup) -> tuple[float, list[Reading]]:
-    """AP of the teacher on (at most 200 images of) the validation split and, where it is below 40 AP, of its other readings."""
+    """Returns the teacher's AP on at most 200 validation images, and the readings that were tried if it is below 40 AP."""
     assert setup.teacher is not None
     answers = _answers(setup, setup.teacher, setup.evaluation_transform)
     ap = _ap(setup, answers)
@@ -78,10 +78,10 @@ def try_teacher(setup: Setup) -> tuple[float, list[Reading]]:
 
 
 def keep_readings(run: Run) -> None:
-    """Tries the teacher of a run that is there and keeps what was found below its ``derived/``, where diagnosis reads it.
+    """Tries the teacher of an existing run and writes the result below the run's ``derived/``, where the diagnosis reads it.
 
     Raises:
-        WorkbenchError: data or teacher are not there any more, or the run's folder cannot be written.
+        WorkbenchError: data or teacher no longer exist, or the run's folder cannot be written.
     """
     info = run.info()
     setup = build(stored_recipe(info["recipe"], str(run.info_path)), info["teacher"])
@@ -94,10 +94,10 @@ def _readings(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> Iter
     assert setup.teacher is not None
     detector, student = setup.teacher.detector, setup.student.spec
     corners = [(batch, dataclasses.replace(output, boxes=_corners_as_centres(output.boxes))) for batch, output in answers]
-    yield Reading("box format", "With its boxes read as x1, y1, x2, y2", "its box head is another code's", _ap(setup, corners))
+    yield Reading("box format", "With its boxes read as x1, y1, x2, y2", "its box head predicts another format", _ap(setup, corners))
     order = _best_class_order(setup, answers)
     if order != list(range(len(order))):
-        # a last column for no object stays where it is
+        # a last column for no object stays in place
         columns = [*order, *range(len(order), answers[0][1].logits.shape[-1])]
         permuted = [(batch, dataclasses.replace(output, logits=output.logits[..., columns])) for batch, output in answers]
         names = ", ".join(detector.spec.classes[order.index(column)] for column in range(len(order)))
@@ -113,14 +113,14 @@ def _readings(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> Iter
 
 
 def _sizes(setup: Setup) -> Iterator[tuple[str, FixedSize | ShortestSide | None]]:
-    """The size that the teacher knows images of, where the recipe gives it another and the teacher can take it."""
+    """Yields the image size that the teacher was trained on, if it differs from the recipe's and the teacher accepts it."""
     assert setup.teacher is not None
     detector = setup.teacher.detector
     own = TransformConfig.model_validate({"resize": detector.spec.resize}).resize
     step = detector.side_multiple
     fits = isinstance(own, FixedSize) and not (own.height % step or own.width % step)
     if own != setup.evaluation_transform.config.resize and (fits or (detector.reads_padding and step == 1)):
-        yield "as large as they are" if own is None else "resized as in its workbench.json", own
+        yield "in their original size" if own is None else "resized as in its workbench.json", own
 
 
 def _answers(setup: Setup, teacher: FrozenTeacher, transform: Transform) -> list[tuple[Batch, DetectorOutput]]:
@@ -146,7 +146,7 @@ def _corners_as_centres(boxes: Tensor) -> Tensor:
 
 
 def _best_class_order(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> list[int]:
-    """For each class of the teacher, the column that fires most on the targets of that name, one-to-one; its own in case of doubt."""
+    """Assigns to each teacher class the column that fires most on targets of that name, one-to-one; in doubt, the class's own column."""
     assert setup.teacher is not None
     names = setup.teacher.detector.spec.classes
     own = [names.index(name) for name in setup.val.classes]

@@ -18,8 +18,8 @@ class Terms:
     """Unweighted loss terms of a step.
 
     Attributes:
-        detection: the family's own criterion.
-        distillation: by ``method.term``.
+        detection: Terms of the family's own criterion.
+        distillation: Terms of the methods, by ``method.term``.
     """
 
     detection: dict[str, Tensor]
@@ -27,13 +27,13 @@ class Terms:
 
 
 class DistillStep(nn.Module):
-    """The module that is prepared for devices and processes; the teacher is held outside it.
+    """The trainable module that is prepared for devices and processes; it holds the teacher outside its submodules.
 
     Args:
-        student: trained.
-        methods: with their adapters, trained too.
-        pairing: None without a teacher.
-        teacher: for methods that pass queries through its decoder; None without one, or where its answers come from a cache.
+        student: the detector that is trained.
+        methods: methods whose adapters are trained too.
+        pairing: pairing of teacher and student; None without a teacher.
+        teacher: teacher for methods that pass queries through its decoder; None without one, or if its outputs come from a cache.
     """
 
     def __init__(self, student: Detector, methods: list[Method], pairing: Pairing | None, teacher: Detector | None = None):
@@ -41,12 +41,12 @@ class DistillStep(nn.Module):
         self.student = student
         self.methods = nn.ModuleList(methods)
         self.pairing = pairing
-        # in a tuple a module is no submodule: the teacher is neither optimised, nor saved, nor prepared for processes
+        # a module in a tuple is not a submodule: the teacher is neither optimised, nor saved, nor prepared for processes
         self._outside = (teacher,)
 
     @property
     def term_names(self) -> list[str]:
-        """Every distillation term, as ``method.term``."""
+        """Names of all distillation terms, as ``method.term``."""
         return [f"{method.name}.{term}" for method in self.methods for term in method.term_names]  # pyright: ignore
 
     def forward(
@@ -61,11 +61,11 @@ class DistillStep(nn.Module):
         """Computes all terms of one batch.
 
         Args:
-            images: as of ``Detector.forward``.
-            padding: likewise.
-            targets: of the batch.
-            progress: where training stands.
-            teacher: its answer to the batch; None: the student learns without one.
+            images: see ``Detector.forward``.
+            padding: see ``Detector.forward``.
+            targets: targets of the batch.
+            progress: step, epoch and number of boxes.
+            teacher: the teacher's output for the batch; if None, the student learns without a teacher.
 
         Raises:
             NonFiniteCostError: a logit or box is NaN or infinite.
@@ -93,7 +93,7 @@ class DistillStep(nn.Module):
 
 
 def weighted_sum(terms: Terms, detection_weights: dict[str, float], term_weights: dict[str, float]) -> Tensor:
-    """The number that is minimised."""
+    """Returns the weighted sum of all terms, which training minimises."""
     parts = [detection_weights[name] * value for name, value in terms.detection.items()]
     parts += [term_weights[name] * value for name, value in terms.distillation.items()]
     return torch.stack(parts).sum()
@@ -102,7 +102,7 @@ def weighted_sum(terms: Terms, detection_weights: dict[str, float], term_weights
 def explain_non_finite(
     student: Detector, images: Tensor, padding: Tensor, image_ids: tuple[int, ...], step: int, terms: Terms | None = None
 ) -> NonFiniteError:
-    """Says where NaN or infinity appeared: which terms, which decoder layer, which images, which step.
+    """Returns an error that says where NaN or infinity appeared: terms, decoder layer, images and step.
 
     ``step`` is counted from 1, as in metrics.jsonl.
     """
@@ -110,7 +110,7 @@ def explain_non_finite(
         bad = [name for name, value in (terms.detection | terms.distillation).items() if not torch.isfinite(value)]
         if bad:
             return NonFiniteError(
-                f"step {step}: loss term {', '.join(bad)} is not finite; images {list(image_ids)}. The last good "
+                f"step {step}: loss term {', '.join(bad)} is not finite on images {list(image_ids)}. The last good "
                 "checkpoint is kept. Lower the learning rate or the clip norm, or check these images."
             )
     with torch.no_grad():
@@ -123,7 +123,8 @@ def explain_non_finite(
     ]
     where = "; ".join(found) or f"gradients of images {list(image_ids)}"
     return NonFiniteError(
-        f"step {step}: not finite in {where}. The last good checkpoint is kept. Lower the learning rate or use --set train.precision=fp32."
+        f"step {step}: found NaN or infinity in {where}. The last good checkpoint is kept. Lower the learning rate or use "
+        "--set train.precision=fp32."
     )
 
 
