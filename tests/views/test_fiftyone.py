@@ -416,7 +416,11 @@ def test_the_panel_draws_the_matching_of_an_image_and_leads_to_its_page_on_the_d
     page.locator("[data-cy=new-panel-btn]").first.click()
     page.get_by_text("Matching", exact=True).first.click()
     panel = page.locator("[data-cy=panel-content-workbench_matching]")
-    for title in ("which query held each target, by evaluation", "which query held each target, by decoder layer", "what the mates cost"):
+    for title in (
+        "query matched to each target, by evaluation",
+        "query matched to each target, by decoder layer",
+        "cost of each pair of student and teacher query",
+    ):
         panel.get_by_text(title).first.wait_for()
     page.wait_for_function("() => document.querySelectorAll('[data-cy=panel-content-workbench_matching] .heatmaplayer image').length >= 2")
     link = panel.get_by_role("link", name="Open in the dashboard").get_attribute("href")
@@ -527,11 +531,11 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
 
         def log_message(self, *_: object) -> None: ...
 
-    with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not take what it shall show.*workbench inspect"):
+    with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not accept what it should show.*workbench inspect"):
         _tell(port, "graphql", {})
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(WorkbenchError, match=r"refuses what it shall show: no such view\."):
+        with pytest.raises(WorkbenchError, match=r"refuses what it should show: no such view\."):
             _tell(server.server_port, "graphql", {})
         server.shutdown()
 

@@ -1,6 +1,6 @@
-"""Boxes and images of an inspection as the documents that FiftyOne keeps, and the schema that lets its App filter on them.
+"""Turns boxes and images of an inspection into FiftyOne's documents, and declares the schema that lets its App filter on them.
 
-Written straight to the collection: through sample objects a tenth of this takes minutes.
+Documents are written straight to the collection: writing a tenth of them through sample objects takes minutes.
 """
 
 import struct
@@ -37,16 +37,16 @@ _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
 }  # fmt: skip
 _IMAGE_FIELDS: dict[str, type[fo.Field]] = {"image_id": fo.IntField, "target_count": fo.IntField, "crowding": fo.StringField}
-_NOTHING = ("source", "match", "mate", "train_mate", "target")  # where -1 says that there is none
+_NOTHING = ("source", "match", "mate", "train_mate", "target")  # columns in which -1 means that there is none
 _CODES = {"image": 0, "targets": 1, "teacher": 2, "student": 3, "baseline": 4}
 Schema = dict[str, type[fo.Field]]
-Identity = tuple[int, str, int]  # index of an image, what its box is known by, and that number
+Identity = tuple[int, str, int]  # index of an image, the attribute that identifies its box, and the attribute's value
 
 
 def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema]]:
-    """Boxes by name of their field, in the order of the dataset's images, with their attributes."""
+    """Returns the boxes by field, in the order of the dataset's images, with the kinds of their attributes."""
     data = inspection.dataset
-    names = np.array([*data.classes, "no class"], dtype=object)  # the last is what -1 reads
+    names = np.array([*data.classes, "no class"], dtype=object)  # label -1 picks the last
     corners = ["x1", "y1", "x2", "y2"]
     index = pd.Series(range(len(data)), [record.image_id for record in data.records])
     sizes = np.array([(record.width, record.height) for record in data.records], dtype=float)
@@ -74,7 +74,7 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
 
 
 def image_fields(inspection: Inspection) -> tuple[pd.DataFrame, Schema]:
-    """Numbers of the images, in the order of the dataset's, with their kinds."""
+    """Returns the numbers of the images, in the dataset's order, with their kinds."""
     frame = inspection.images.rename(columns={"targets": "target_count"})
     rest = {name: fo.FloatField for name in frame.columns if name not in _IMAGE_FIELDS}
     schema = {name: kind for name, kind in {**_IMAGE_FIELDS, **rest}.items() if frame[name].notna().any()}
@@ -82,7 +82,7 @@ def image_fields(inspection: Inspection) -> tuple[pd.DataFrame, Schema]:
 
 
 def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) -> None:
-    """Tells FiftyOne every field and attribute, which is what lets the App filter on them."""
+    """Declares every field and attribute to FiftyOne, which lets the App filter on them."""
     there = dataset.get_field_schema(flat=True)
     for name, kind in images.items():
         if name not in there:
@@ -91,17 +91,17 @@ def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) ->
         if field not in there:
             dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     attributes = {f"{field}.detections.{name}": kind for field, schema in labels.items() for name, kind in schema.items()}
-    # all at once: every change of the schema is written and read again by itself
+    # all in one change, because FiftyOne writes and reads the schema once per change
     dataset.add_dynamic_sample_fields({path: kind() for path, kind in attributes.items() if path not in there})
 
 
 def object_id(dataset: FoDataset, field: str, index: int, number: int = 0) -> ObjectId:
-    """The same for the same image, model and query at every epoch, and another one in every dataset: the App keeps samples by id."""
+    """Returns an id that is the same for an image, model and query at every epoch, but differs between datasets: the App caches by id."""
     return ObjectId(struct.pack(">III", _base(dataset) + _CODES[field], index, number))
 
 
 def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Documents of the images without anything that is said of them."""
+    """Yields the documents of the images without any results."""
     now = datetime.now(UTC)
     rng = np.random.default_rng(0)
     for index, (record, path) in enumerate(zip(data.records, paths, strict=True)):
@@ -113,7 +113,7 @@ def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -
 
 
 def label_tags(dataset: FoDataset, field: str) -> dict[Identity, list[str]]:
-    """Tags that the user gave to the boxes of a field, by what stays the same at another evaluation."""
+    """Returns the tags that the user gave to the boxes of a field, by an identity that stays the same at another evaluation."""
     path = f"{field}.detections"
     shown = {f"{path}.{name}": 1 for name in ("tags", *_known_by(field))}
     found = dataset._sample_collection.find({f"{path}.tags.0": {"$exists": True}}, shown)
@@ -124,7 +124,10 @@ def label_tags(dataset: FoDataset, field: str) -> dict[Identity, list[str]]:
 
 
 def _known_by(field: str) -> tuple[str, ...]:
-    """A slot is a rank only where queries are selected per image: there a query is the encoder cell that it came from."""
+    """Returns the attributes that identify a box: the encoder cell where queries are selected per image, otherwise the slot.
+
+    Where queries are selected per image, a slot is only a rank.
+    """
     return ("target",) if field == "targets" else ("source", "query")
 
 
@@ -136,15 +139,15 @@ def _identity(field: str, box: Mapping[str, Any]) -> tuple[str, int]:
 def detection_documents(
     dataset: FoDataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range, tags: Mapping[Identity, list[str]]
 ) -> list[dict[str, Any]]:
-    """The value of a label field of each of some images.
+    """Returns the values of a label field for some images.
 
     Args:
-        dataset: whose images.
+        dataset: dataset of the images.
         field: name of the field.
-        boxes: of ``label_fields``.
-        schema: likewise.
-        images: indices of the dataset's images.
-        tags: of ``label_tags``, which boxes get again.
+        boxes: boxes of the field, from ``label_fields``.
+        schema: schema of the field, from ``label_fields``.
+        images: indices of the images in the dataset.
+        tags: result of ``label_tags``; boxes get their tags back.
     """
     own = boxes.iloc[slice(*np.searchsorted(boxes["index"], [images.start, images.stop]))]
     number = own["target" if field == "targets" else "query"].astype("int64").tolist()
@@ -167,7 +170,7 @@ def detection_documents(
 
 
 def image_documents(frame: pd.DataFrame, schema: Schema, images: range) -> list[dict[str, Any]]:
-    """The numbers of some images."""
+    """Returns the numbers of some images."""
     own = frame.iloc[images.start : images.stop]
     columns = [_plain(own[name], kind) for name, kind in schema.items()]
     return [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -178,7 +181,7 @@ def _base(dataset: FoDataset) -> int:
 
 
 def _plain(values: pd.Series, kind: type[fo.Field]) -> list[Any]:
-    """Python's own values, None where there is none."""
+    """Returns Python's own values, with None for unknown ones."""
     missing = values.isna().to_numpy()
     if kind in (fo.IntField, fo.FloatField):
         numbers = values.to_numpy(np.float64, na_value=np.nan)
