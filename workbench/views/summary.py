@@ -87,7 +87,7 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
     """Returns the table in the units of its headings, with the AP of every class in the place of ``CLASSES``.
 
     Args:
-        table: of ``analysis.report.summary.table``.
+        table: frame of ``analysis.report.summary.table``.
 
     Returns:
         The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown.

@@ -78,9 +78,9 @@ def opposing_terms(material: Material, baseline: Material | None) -> list[Findin
 
 
 def drowning_terms(material: Material, baseline: Material | None) -> list[Finding]:
-    """Finds terms with so much gradient that the detection loss cannot act: their gradients together are more than four times the
-    detection loss's, and in the last third of training the detection loss is above the baseline's by more than a tenth of the fall of the
-    baseline's. The norms of several terms are added as if the gradients were at right angles.
+    """Finds terms whose gradient is too large for the detection loss to act: together it is more than four times the detection loss's, and
+    in the last third of training the detection loss is above the baseline's by more than a tenth of the fall of the baseline's. The norms
+    of several terms are added as if the gradients were at right angles.
     """
     shares = material.measured("share")
     together = _judged(np.sqrt(sum(np.square(values) for values in _aligned(shares))).tolist())

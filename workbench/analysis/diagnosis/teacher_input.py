@@ -29,7 +29,7 @@ def resolution(material: Material, baseline: Material | None) -> list[Finding]:
 
 
 def mends(ap: float, other: float) -> bool:
-    """Returns True if another reading of the teacher is so much better that it is the right one: by half, and by 10 AP."""
+    """Returns True if another reading of the teacher is the right one, because it is better by half and by 10 AP."""
     return other >= (5 * LEAST_AP if ap < LEAST_AP else max(ap + 0.1, 1.5 * ap))
 
 

@@ -56,7 +56,7 @@ def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.D
 def rank_correlations(properties: pd.DataFrame, names: tuple[str, ...] = PROPERTIES, samples: int = 300, seed: int = 0) -> pd.DataFrame:
     """Returns the Spearman correlation of each property with gain, plain and with the baseline's score x IoU held fixed.
 
-    Intervals are percentiles over resamples of the images; ranks are computed anew in each.
+    Intervals are percentiles over resamples of the images; ranks are computed again in each.
 
     Args:
         properties: frame of ``target_properties``.

@@ -23,6 +23,7 @@ from workbench.views.fiftyone.documents import (
     image_fields,
     label_fields,
     label_tags,
+    rename_former,
     sample_documents,
 )
 from workbench.views.fiftyone.pictures import picture_paths
@@ -80,6 +81,8 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
         colours = [{"path": path, "fieldColor": colour} for path, colour in _COLOURS.items()]
         # whatever is coloured by value, such as embeddings, uses colours that show on a dark ground
         dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", color_pool=list(COLOURS), fields=colours)
+    else:
+        rename_former(dataset)
     labels, (numbers, schema) = label_fields(inspection), image_fields(inspection)
     declare(dataset, {field: own for field, (_, own) in labels.items()}, schema)
     said = dict(dataset.info.get(INFO, {}).get("fields", {}))

@@ -22,12 +22,17 @@ from workbench.views.fiftyone.connection import FoDataset
 
 # attribute -> kind; a column that is null everywhere is left out
 BOX_FIELDS: dict[str, type[fo.Field]] = {
-    "query": fo.IntField, "layer": fo.IntField, "source": fo.IntField, "quality": fo.FloatField, "match": fo.IntField,
-    "match_iou": fo.FloatField, "mate": fo.IntField, "mate_cost": fo.FloatField, "mate_label": fo.StringField,
-    "mate_error": fo.StringField, "train_mate": fo.IntField, "stability": fo.FloatField, "value": fo.FloatField, "gain": fo.FloatField,
-    "error": fo.StringField, "target": fo.IntField, "iou": fo.FloatField,
+    "query": fo.IntField, "layer": fo.IntField, "encoder_cell": fo.IntField, "quality": fo.FloatField, "match": fo.IntField,
+    "match_iou": fo.FloatField, "teacher_query": fo.IntField, "pair_cost": fo.FloatField, "teacher_query_class": fo.StringField,
+    "teacher_query_error": fo.StringField, "training_teacher_query": fo.IntField, "stability": fo.FloatField, "value": fo.FloatField,
+    "gain": fo.FloatField, "error": fo.StringField, "target": fo.IntField, "iou": fo.FloatField,
     "loss_class": fo.FloatField, "loss_bbox": fo.FloatField, "loss_giou": fo.FloatField,
     "selected": fo.BooleanField, "followed": fo.BooleanField, "new": fo.BooleanField, "grade": fo.StringField,
+}  # fmt: skip
+# column of the inspection -> attribute that the App shows; datasets of older versions have the columns' names
+SHOWN = {
+    "source": "encoder_cell", "mate": "teacher_query", "mate_cost": "pair_cost", "mate_label": "teacher_query_class",
+    "mate_error": "teacher_query_error", "train_mate": "training_teacher_query",
 }  # fmt: skip
 _TARGET_FIELDS: dict[str, type[fo.Field]] = {
     "target": fo.IntField, "kind": fo.StringField, "area": fo.FloatField, "size": fo.StringField, "crowding": fo.StringField,
@@ -37,7 +42,7 @@ _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
 }  # fmt: skip
 _IMAGE_FIELDS: dict[str, type[fo.Field]] = {"image_id": fo.IntField, "target_count": fo.IntField, "crowding": fo.StringField}
-_NOTHING = ("source", "match", "mate", "train_mate", "target")  # columns in which -1 means that there is none
+_NOTHING = ("encoder_cell", "match", "teacher_query", "training_teacher_query", "target")  # attributes in which -1 means that there is none
 _CODES = {"image": 0, "targets": 1, "teacher": 2, "student": 3, "baseline": 4}
 Schema = dict[str, type[fo.Field]]
 Identity = tuple[int, str, int]  # index of an image, the attribute that identifies its box, and the attribute's value
@@ -57,14 +62,14 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
     per_model = {f"{role}_{name}": kind for role in inspection.boxes for name, kind in _OF_A_MODEL.items()}
     found["targets"] = targets, {**_TARGET_FIELDS, **per_model}
     for role, rows in inspection.boxes.items():
-        boxes = rows.rename(columns={"label": "class", "score": "confidence"}).assign(
+        boxes = rows.rename(columns={"label": "class", "score": "confidence", **SHOWN}).assign(
             x1=(rows["cx"] - rows["w"] / 2).clip(0, 1), y1=(rows["cy"] - rows["h"] / 2).clip(0, 1),
             x2=(rows["cx"] + rows["w"] / 2).clip(0, 1), y2=(rows["cy"] + rows["h"] / 2).clip(0, 1),
         )  # fmt: skip
         boxes[[name for name in _NOTHING if name in boxes]] = boxes[[name for name in _NOTHING if name in boxes]].mask(lambda v: v == -1)
-        if "mate_label" in boxes:
-            label = boxes["mate_label"]
-            boxes["mate_label"] = pd.Series(names[label.fillna(-1).astype(int)], boxes.index).where(label.notna())
+        if "teacher_query_class" in boxes:
+            label = boxes["teacher_query_class"]
+            boxes["teacher_query_class"] = pd.Series(names[label.fillna(-1).astype(int)], boxes.index).where(label.notna())
         found[role] = boxes, BOX_FIELDS
     for name, (boxes, schema) in found.items():
         boxes = boxes.assign(index=index[boxes["image_id"]].to_numpy(), **{"class": names[boxes["class"].to_numpy()]})
@@ -93,6 +98,19 @@ def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) ->
     attributes = {f"{field}.detections.{name}": kind for field, schema in labels.items() for name, kind in schema.items()}
     # all in one change, because FiftyOne writes and reads the schema once per change
     dataset.add_dynamic_sample_fields({path: kind() for path, kind in attributes.items() if path not in there})
+
+
+def rename_former(dataset: FoDataset) -> None:
+    """Gives the attributes of a dataset of an older version their present names, so that its tags stay."""
+    there = dataset.get_field_schema(flat=True)
+    renamed = {
+        f"{role}.detections.{old}": f"{role}.detections.{new}"
+        for role in ("teacher", "student", "baseline")
+        for old, new in SHOWN.items()
+        if f"{role}.detections.{old}" in there
+    }
+    if renamed:
+        dataset.rename_sample_fields(renamed)
 
 
 def object_id(dataset: FoDataset, field: str, index: int, number: int = 0) -> ObjectId:
@@ -128,7 +146,7 @@ def _known_by(field: str) -> tuple[str, ...]:
 
     Where queries are selected per image, a slot is only a rank.
     """
-    return ("target",) if field == "targets" else ("source", "query")
+    return ("target",) if field == "targets" else ("encoder_cell", "query")
 
 
 def _identity(field: str, box: Mapping[str, Any]) -> tuple[str, int]:
