@@ -102,7 +102,7 @@ def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: 
     assert charts_drawn(page, 2)
     assert exceptions(page) == 0
     assert picture(page).startswith("data:image/png;base64,")
-    assert page.locator(".st-key-figure .legendtext").all_text_contents() == ["targets", "teacher", "student", "mates"]
+    assert page.locator(".st-key-figure .legendtext").all_text_contents() == ["targets", "teacher", "student", "pairs"]
     header, *rows = shown_table(page, "student")
     assert header[:3] == ["student", "class", "score"]
     run = Run(runs_root / "undistilled")
@@ -184,7 +184,7 @@ def test_runs_that_cannot_be_shown_are_named_and_the_others_are_shown(hostile_ad
     assert exceptions(page) == 0
     assert charts_drawn(page, 3)
     text = page.locator("[data-testid=stMain]").inner_text()
-    assert "of-another-version: format version 99; this workbench reads 1" in text
+    assert "of-another-version: its format is version 99, but this workbench reads version 1" in text
     assert "garbled: " in text
     _, *rows = shown_table(page, "run")
     assert {row[0] for row in rows} >= {"tiny-teacher", "without-queries"}

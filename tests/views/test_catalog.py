@@ -34,7 +34,7 @@ def test_the_latest_comparison_is_that_of_the_newest_run_with_the_newest_of_each
     ("content", "problem"),
     [
         ('{"format_version": 1, "gro', "not valid JSON"),
-        ('{"format_version": 2}', "format version 2; this workbench reads 1"),
+        ('{"format_version": 2}', "its format is version 2, but this workbench reads version 1"),
         ('{"format_version": 1}', "group"),
         ("[]", "run.json"),
         ("null", "run.json"),

@@ -183,7 +183,7 @@ def test_the_app_can_filter_on_every_attribute(comparison):
     names = ("query", "layer", "quality", "match", "stability", "value", "error", "loss_class", "loss_bbox", "loss_giou")
     for name in names:
         assert f"student.detections.{name}" in schema, name
-    assert "student.detections.mate" in schema and "teacher.detections.mate" not in schema
+    assert "student.detections.teacher_query" in schema and "teacher.detections.teacher_query" not in schema
     assert comparison.bounds("student.detections.value")[1] > 0
     assert set(comparison.distinct("student.detections.error")) <= {"correct", "ignored", *WRONG_KINDS}
 
@@ -266,9 +266,31 @@ def test_a_tag_follows_a_query_that_is_selected_per_image_to_its_new_rank(fiftyo
         if step == 40:
             sample.student.detections[0].tags = ["odd"]
             sample.save()
-            slot, cell = sample.student.detections[0].query, sample.student.detections[0].source
+            slot, cell = sample.student.detections[0].query, sample.student.detections[0].encoder_cell
     (tagged,) = [box for box in sample.student.detections if box.tags]
-    assert (tagged.source, tagged.query) == (cell, examples.QUERIES - 1 - slot)
+    assert (tagged.encoder_cell, tagged.query) == (cell, examples.QUERIES - 1 - slot)
+
+
+def test_a_dataset_with_the_attribute_names_of_an_older_version_keeps_its_tags_and_gets_the_present_names(fiftyone, runs, data, tmp_path):
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    run = Run(Path(shutil.copytree(runs[0].path, tmp_path / "older")))
+    rows = examples.answers(np.random.default_rng(40), data, "student", 0.1, 0.8)
+    examples.write(run, 40, rows.assign(source=100 + rows["query"]))
+    dataset = open_comparison(run)
+    sample = dataset.first()
+    box = sample.student.detections[0]
+    box.tags = ["odd"]
+    sample.save()
+    dataset.rename_sample_fields(
+        {"student.detections.encoder_cell": "student.detections.source", "student.detections.teacher_query": "student.detections.mate"}
+    )
+    examples.write(run, 50, rows.assign(source=100 + rows["query"].max() - rows["query"]))
+    again = open_comparison(run)
+    schema = again.get_field_schema(flat=True)
+    assert not {"student.detections.source", "student.detections.mate"} & set(schema)
+    (tagged,) = [box for box in again[sample.id].student.detections if box.tags]
+    assert (tagged.tags, tagged.encoder_cell) == (["odd"], box.encoder_cell)
 
 
 def test_nothing_is_written_again_when_nothing_changed(comparison, runs, caplog):
@@ -416,7 +438,11 @@ def test_the_panel_draws_the_matching_of_an_image_and_leads_to_its_page_on_the_d
     page.locator("[data-cy=new-panel-btn]").first.click()
     page.get_by_text("Matching", exact=True).first.click()
     panel = page.locator("[data-cy=panel-content-workbench_matching]")
-    for title in ("which query held each target, by evaluation", "which query held each target, by decoder layer", "what the mates cost"):
+    for title in (
+        "query matched to each target, by evaluation",
+        "query matched to each target, by decoder layer",
+        "cost of each pair of student and teacher query",
+    ):
         panel.get_by_text(title).first.wait_for()
     page.wait_for_function("() => document.querySelectorAll('[data-cy=panel-content-workbench_matching] .heatmaplayer image').length >= 2")
     link = panel.get_by_role("link", name="Open in the dashboard").get_attribute("href")
@@ -527,11 +553,11 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
 
         def log_message(self, *_: object) -> None: ...
 
-    with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not take what it shall show.*workbench inspect"):
+    with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not accept what it should show.*workbench inspect"):
         _tell(port, "graphql", {})
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(WorkbenchError, match=r"refuses what it shall show: no such view\."):
+        with pytest.raises(WorkbenchError, match=r"refuses what it should show: no such view\."):
             _tell(server.server_port, "graphql", {})
         server.shutdown()
 

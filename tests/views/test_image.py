@@ -59,7 +59,7 @@ def test_boxes_are_drawn_in_pixels_of_the_image_and_only_at_or_above_the_thresho
 
 def test_lines_join_the_centres_of_mates_of_which_both_are_shown():
     figure = image_figure(PIXELS, record(), CLASSES, STUDENT, TEACHER, 0.3)
-    ends = np.array([trace(figure, "mates").x, trace(figure, "mates").y], float).T.reshape(-1, 3, 2)[:, :2]
+    ends = np.array([trace(figure, "pairs").x, trace(figure, "pairs").y], float).T.reshape(-1, 3, 2)[:, :2]
     assert ends.tolist() == [[[20, 15], [20, 16]], [[60, 20], [60, 20]]]
 
 
@@ -74,7 +74,7 @@ def test_the_mask_covers_the_whole_image_whatever_its_cells():
 
 def test_every_kind_of_mark_has_one_entry_in_the_legend():
     figure = image_figure(PIXELS, record(), CLASSES, STUDENT, TEACHER, 0.3, np.ones((2, 2)))
-    assert [t.name for t in figure.data if t.showlegend is not False] == ["mask", "targets", "teacher", "student", "mates"]
+    assert [t.name for t in figure.data if t.showlegend is not False] == ["mask", "targets", "teacher", "student", "pairs"]
 
 
 def test_class_names_never_reach_plotly_as_markup():

@@ -1,4 +1,4 @@
-"""How much of the teacher's features the student's own features hold, apart from what an adapter makes of them."""
+"""Measures how similar the student's own features are to the teacher's, apart from what an adapter makes of them."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ class Alignment:
     """Linear CKA of two sets of features of the same cells, 0..1, with its 95 % interval.
 
     Attributes:
-        value: 1 where one set is the other turned and scaled, 0 where no direction of one varies with one of the other.
+        value: 1 if one set is the other rotated and scaled, 0 if no direction of one varies with one of the other.
         low: lower end.
         high: upper end.
-        images: that the cells are of.
-        cells: compared.
-        without: the value when one image after the other is left out, so that a difference of two alignments on the same images gets
-            an interval of its own; empty for one image.
+        images: number of images that the cells are from.
+        cells: number of compared cells.
+        without: the value with each image left out in turn, from which the difference of two alignments on the same images gets an
+            interval of its own; empty for one image.
     """
 
     value: float
@@ -28,20 +28,20 @@ class Alignment:
 
 
 def linear_cka(student: np.ndarray, teacher: np.ndarray, image: np.ndarray) -> Alignment:
-    """Centred kernel alignment with linear kernels (Kornblith et al., ICML 2019, equation 4 with HSIC of equation 3).
+    """Returns the centred kernel alignment with linear kernels (Kornblith et al., ICML 2019, equation 4 with HSIC of equation 3).
 
-    ``|Y'X|^2 / (|X'X| |Y'Y|)`` of centred features, Frobenius norms. It does not change when features are turned or scaled, and needs
-    no fit: an adapter that maps one on the other, however well, leaves it as it is. The interval is a jackknife over images.
+    It is ``|Y'X|^2 / (|X'X| |Y'Y|)`` of centred features with Frobenius norms. It does not change when features are rotated or scaled and
+    needs no fit, so an adapter between the two, however good, does not change it. The interval is a jackknife over images.
 
     Args:
         student: ``[M, D_S]`` features of M cells.
-        teacher: ``[M, D_T]`` of the same cells.
-        image: ``[M]`` which image each cell is of.
+        teacher: ``[M, D_T]`` features of the same cells.
+        image: ``[M]`` image of each cell.
     """
     names, place = np.unique(image, return_inverse=True)
     both = np.concatenate([student, teacher], axis=1).astype(np.float64)
     width = student.shape[1]
-    # sums over the cells of each image; what is left without an image is a difference of them
+    # sums over the cells of each image; the sums without an image are differences of them
     count = np.bincount(place, minlength=len(names)).astype(np.float64)
     total = np.stack([both[place == k].sum(0) for k in range(len(names))])
     square = np.stack([both[place == k].T @ both[place == k] for k in range(len(names))])
@@ -56,7 +56,7 @@ def linear_cka(student: np.ndarray, teacher: np.ndarray, image: np.ndarray) -> A
 
 
 def jackknife_reach(without: np.ndarray) -> float:
-    """Half of the 95 % interval of a number, from its values ``[I]`` with one of I images left out."""
+    """Returns half of the 95 % interval of a number, from its values ``[I]`` with one of I images left out."""
     return 1.96 * float(np.sqrt((len(without) - 1) / len(without) * np.square(without - without.mean()).sum()))
 
 

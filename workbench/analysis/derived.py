@@ -1,4 +1,4 @@
-"""Results of analysis that take seconds: made once, kept in ``derived/`` of the run until what they were made of changes."""
+"""Keeps results of analysis that take seconds in ``derived/`` of the run until what they were computed from changes."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from workbench.store.run import Run
 
 logger = logging.getLogger(__name__)
 
-DEFINITIONS = 1  # raised when a definition changes, so that older results are made anew
+DEFINITIONS = 1  # raise it when a definition changes, so that older results are computed again
 _KEY = 16  # characters of the hash in a file's name
 Name = Literal["churn_steps", "churn_layers", "teacher_churn_layers", "agreement", "quality", "teacher_quality"]
 _QUALITY = ("step", "model", "layer", "match", "quality")
-# what makes a frame, and the columns it is made of: a column less is a fifth of the time
+# function that makes each frame, and the columns it needs: every column less saves a fifth of the time
 _FRAMES: dict[Name, tuple[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, ...]]] = {
     "churn_layers": (churn_over_layers, CHURN_NEEDED),
     "teacher_churn_layers": (lambda rows: churn_over_layers(rows, model="teacher"), CHURN_NEEDED),
@@ -32,16 +32,16 @@ _FRAMES: dict[Name, tuple[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, ...
 
 
 def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
-    """One frame of ``analysis.stability`` over all evaluations of a run.
+    """Returns one frame of ``analysis.stability`` over all evaluations of a run.
 
     Args:
-        run: finished or in progress.
+        run: run, finished or in progress.
         name: ``churn_steps`` (last layer), ``churn_layers`` of the student, ``teacher_churn_layers``, ``agreement``, ``quality`` of the
             student, ``teacher_quality``.
-        split: of the query table.
+        split: split of the query table.
 
     Returns:
-        Empty where the run has no query table of that split.
+        The frame, empty if the run has no query table of that split.
     """
     steps = complete_steps(run, split)
     if not steps:
@@ -58,13 +58,13 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
 
 
 def kept_frame(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A frame that is computed where it is not there, or was made of something else.
+    """Returns a kept frame; computes it if it is missing or was computed from something else.
 
     Args:
-        run: in whose folder it is kept; where that cannot be written the frame is made anew each time.
-        name: of the frame; of one name the last is kept.
-        inputs: JSON-able values that tell what it is made of, such as hashes of files, and settings.
-        make: computes it.
+        run: run in whose folder the frame is kept; if that cannot be written, the frame is computed every time.
+        name: name of the frame; only the last of a name is kept.
+        inputs: JSON-able values that determine the frame, such as hashes of files, and settings.
+        make: computes the frame.
     """
 
     def read(path: Path) -> pd.DataFrame:
@@ -79,19 +79,19 @@ def kept_frame(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], pd
 
 
 def kept_json(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], Any]) -> Any:
-    """``kept_frame`` for a value of JSON, without NaN."""
+    """Works like ``kept_frame`` for a JSON value without NaN."""
     return _kept(run, name, inputs, "json", read_json, write_json, make)
 
 
 def evaluation_hash(run: Run, split: str, step: int) -> str:
-    """Of everything that one evaluation of a run wrote: detections and queries, the teacher's among them."""
+    """Returns a hash of everything that one evaluation of a run wrote: detections and queries, including the teacher's."""
     detections, folders = run.detections_path(split, step), [run.queries_path(split, one) for one in (TEACHER_STEP, step)]
     there = [folder for folder in folders if is_complete(folder)]
     return hash_json([hash_file(detections) if detections.is_file() else "", content_hash(there)])
 
 
 def diagnosis_inputs(run: Run, split: str) -> list[str]:
-    """Hashes of every file of a run that a diagnosis reads, the results of trying its teacher among them."""
+    """Returns hashes of every file of a run that a diagnosis reads, including the results of trying its teacher."""
     files = [run.info_path, run.metrics_path, run.evaluations_path, *sorted((run.path / "derived").glob("teacher-readings-*.json"))]
     steps = complete_steps(run, split)
     folders = [folder(split, step) for folder in (run.queries_path, run.states_path) for step in steps]
@@ -112,5 +112,5 @@ def _kept(
         for other in set(path.parent.glob(f"{name}-{'?' * _KEY}.{suffix}")) - {path}:
             other.unlink(missing_ok=True)
     except WorkbenchError as error:
-        logger.debug("not kept: %s", error)  # someone else's run may be read without being written to
+        logger.debug("not kept: %s", error)  # the run of another user may be readable but not writable
     return found

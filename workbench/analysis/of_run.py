@@ -1,4 +1,4 @@
-"""Says which run, split and evaluation is meant, and opens its data; ``rows_of_run`` reads its queries.
+"""Names a run, split and evaluation, and opens the data of a run; ``rows_of_run`` reads its queries.
 
 Every number about a run starts here, whether the dashboard, a notebook, a report, FiftyOne or the command line shows it.
 """
@@ -18,7 +18,7 @@ from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 from workbench.store.states import masked_images
 
-SPLITS = ("val", "test", "train")  # as the files of a run call them, whatever the data calls them; the first that there is is shown
+SPLITS = ("val", "test", "train")  # as the files of a run call them, whatever the data calls them; the first available one is shown
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RunData:
     """Names one split of the data of a run; equal as long as ``run.json`` is the same file, so that it can be the key of a cache.
 
     Attributes:
-        path: of the run, or its address.
+        path: path or address of the run.
         split: val, test or train.
         info: stamp of ``run.json``.
     """
@@ -41,13 +41,13 @@ class RunData:
 
     @property
     def data(self) -> "RunData":
-        """The data alone, whatever else this names."""
+        """Names only the data, without the rest of this key."""
         return RunData(self.path, self.split, self.info)
 
 
 @dataclass(frozen=True)
 class RunSplit(RunData):
-    """Names all evaluations of one split of a run; another key as soon as one is added.
+    """Names all evaluations of one split of a run; it becomes another key as soon as one is added.
 
     Attributes:
         evaluations: stamp of their results and query tables.
@@ -58,10 +58,10 @@ class RunSplit(RunData):
 
 @dataclass(frozen=True)
 class RunAt(RunData):
-    """Names one evaluation of one split of a run; another key as soon as its files change.
+    """Names one evaluation of one split of a run; it becomes another key as soon as its files change.
 
     Attributes:
-        step: of the student's weights.
+        step: step of the student's weights.
         files: stamp of its detections, its query table and the teacher's, and its tensors.
     """
 
@@ -70,7 +70,7 @@ class RunAt(RunData):
 
     @property
     def teacher(self) -> "RunAt":
-        """What the teacher says of the same images, whatever the step."""
+        """Names the teacher's outputs on the same images, whatever the step."""
         return one_evaluation(self.run, self.split, TEACHER_STEP)
 
 
@@ -88,7 +88,7 @@ def one_evaluation(run: Run, split: str, step: int) -> RunAt:
 
 
 def stamp(*paths: Path) -> str:
-    """Returns a hash of the paths, times and sizes of files, short because it is part of a key."""
+    """Returns a hash of the paths, times and sizes of files; it is short because it is part of a key."""
     return hash_json([[str(path), *time_of(path)] for path in paths])
 
 
@@ -108,12 +108,12 @@ def splits_with_masks(run: Run) -> Iterator[str]:
 
 
 def images_with_masks(run: Run, split: str) -> list[int]:
-    """Images of which the teacher's selection masks were kept."""
+    """Returns the ids of the images of which the teacher's selection masks were kept."""
     return masked_images(run, split, TEACHER_STEP)
 
 
 def last_with_queries(run: Run, split: str = "val", step: int | None = None) -> RunAt:
-    """Names an evaluation with queries: at this step, or the last.
+    """Names an evaluation with queries: the one at this step, by default the last.
 
     Raises:
         RunError: the run keeps no queries of this split and step.
@@ -123,7 +123,7 @@ def last_with_queries(run: Run, split: str = "val", step: int | None = None) -> 
         there, wanted = ", ".join(map(str, steps)) or "none", "" if step is None else f", not of {step}"
         raise RunError(
             f"split '{split}' of run '{run.name}' keeps queries of the steps {there}{wanted}. "
-            f"Record them: workbench record {run.name} --split {split}"
+            f"Record them with 'workbench record {run.name} --split {split}'."
         )
     return one_evaluation(run, split, steps[-1] if step is None else step)
 
@@ -144,33 +144,34 @@ def common_step(run: Run, baseline: Run | None, split: str) -> int:
     """Returns the last step at which both runs keep queries.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such step.
     """
     steps = set(run.query_steps(split))
     if not steps:
         raise RunError(
-            f"run '{run.name}' has no evaluation with queries of split '{split}'. Make one: workbench record {run.name} --split {split}"
+            f"run '{run.name}' has no evaluation with queries of split '{split}'. "
+            f"Record them with 'workbench record {run.name} --split {split}'."
         )
     common = steps & set(baseline.query_steps(split)) if baseline is not None else steps
     if not common:
         names = f"'{run.name}' and '{baseline.name}'" if baseline is not None else ""
         raise RunError(
-            f"runs {names} have no step with queries of split '{split}' in common. "
-            "Train both with the same evaluation interval, or trace a checkpoint of the same step."
+            f"runs {names} have no step in common at which both keep queries of split '{split}'. "
+            "Train both with the same evaluation interval, or record the queries of checkpoints of the same step."
         )
     return max(common)
 
 
 def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
-    """Opens the split of the data a run was made with.
+    """Opens a split of the data that a run was made with.
 
     Args:
         info: content of its ``run.json``.
         split: train, val or test.
 
     Raises:
-        DataError: the data is not there, or cannot be used.
-        RunError: it is not the data of the run any more.
+        DataError: the data is missing or cannot be used.
+        RunError: the data has changed since the run.
     """
     data = info["recipe"]["data"]
     policy = Policy.model_validate(data["policy"]) if data.get("policy") else None

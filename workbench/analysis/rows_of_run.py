@@ -1,6 +1,6 @@
-"""Says which rows of the query table, which layer and which identity of a query is meant, and reads them.
+"""Reads rows of the query table, and says which layer is meant and what identifies a query.
 
-A query is the same at two evaluations by its slot, its encoder cell or its box: ``identity_over_steps`` says which.
+A query at two evaluations is identified by its slot, its encoder cell or its box; ``identity_over_steps`` says which.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,18 +18,18 @@ Model = Literal["student", "teacher"]
 
 
 def layers(run: Run, split: str, step: int, model: Model = "student") -> list[int]:
-    """Decoder layers of a model in the query table, in order; none where the run keeps none of its queries at this step.
+    """Returns the decoder layers of a model in the query table, in order; empty if the run keeps none of its queries at this step.
 
     Args:
-        run: whose table.
-        split: of the data.
-        step: of the student's weights; the teacher's rows are found whatever it is.
-        model: whose layers.
+        run: run of the table.
+        split: split of the data.
+        step: step of the student's weights; the teacher's rows are found at any step.
+        model: model whose layers are listed.
     """
     step = TEACHER_STEP if model == "teacher" else step
     if not is_complete(run.queries_path(split, step)):
         return []
-    # every layer has a query 0: the layers are known without the other rows, which would fill the memory
+    # every layer has a query 0, so the layers are known without reading all rows, which would fill the memory
     rows = read_queries(run, split, [step], ["layer"], "model = $model and query = 0", {"model": model})
     return sorted(int(layer) for layer in rows["layer"].unique())
 
@@ -40,15 +40,15 @@ def last_layer(
     """Reads the rows of the last decoder layer of one model at one evaluation.
 
     Args:
-        run: whose table.
-        split: of the data.
-        step: of the student's weights; the teacher's rows are found whatever it is.
-        model: whose rows.
-        columns: of the query table, all by default.
-        matched: only queries with a target.
+        run: run of the table.
+        split: split of the data.
+        step: step of the student's weights; the teacher's rows are found at any step.
+        model: model whose rows are read.
+        columns: columns of the query table, all by default.
+        matched: True to read only queries with a target.
 
     Returns:
-        Empty where the run keeps no queries of a teacher.
+        The rows; empty if the run keeps no queries of a teacher.
 
     Raises:
         RunError: the run keeps no queries of its student at this step.
@@ -72,7 +72,7 @@ def at_last_step(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_rows(run: Run, split: str, steps: Sequence[int], image_id: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads all rows of one image: of the student at these evaluations, and of the teacher, empty without one.
+    """Reads all rows of one image: the student's at these evaluations, and the teacher's, empty if there is no teacher.
 
     Raises:
         RunError: no queries were recorded at one of these steps.
@@ -83,7 +83,7 @@ def image_rows(run: Run, split: str, steps: Sequence[int], image_id: int) -> tup
 
 
 def paired_layer(student: pd.DataFrame, teacher: pd.DataFrame, layer: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keeps one layer of the student, the last by default, and the teacher's layer that its mates are in."""
+    """Keeps one layer of the student, by default the last, and the teacher's layer with which it is paired."""
     student = student[student["layer"] == (student["layer"].max() if layer is None else layer)]
     paired = student["mate_layer"].dropna()
     return student, teacher[teacher["layer"] == (int(paired.iloc[0]) if len(paired) else -1)]
@@ -92,14 +92,14 @@ def paired_layer(student: pd.DataFrame, teacher: pd.DataFrame, layer: int | None
 def student_over_steps(
     run: Run, split: str, columns: Sequence[str] = (), layer: int | None = None, until: int | None = None
 ) -> tuple[pd.DataFrame, Identity]:
-    """Reads the matched rows of the student at every evaluation, and says what makes a query the same at two of them.
+    """Reads the matched rows of the student at every evaluation, and says what identifies a query across them.
 
     Args:
-        run: whose table.
-        split: of the data.
-        columns: read besides those that recognise a query.
+        run: run of the table.
+        split: split of the data.
+        columns: columns to read besides those that identify a query.
         layer: one decoder layer, by default all.
-        until: the last evaluation that is read.
+        until: last evaluation that is read.
     """
     steps = [step for step in run.query_steps(split) if until is None or step <= until]
     where = "model = 'student'" + ("" if layer is None else " and layer = $layer")
@@ -109,13 +109,13 @@ def student_over_steps(
 
 
 def holders(run: Run, split: str, image_id: int, target: int, layer: int) -> pd.DataFrame:
-    """Reads the rows of the student's queries that held one target, by step."""
+    """Reads the rows of the student's queries that were matched to one target, by step."""
     where = "model = 'student' and image_id = $image and match = $target and layer = $layer"
     return read_queries(run, split, run.query_steps(split), None, where, {"image": image_id, "target": target, "layer": layer})
 
 
 def matched_rows(run: Run, split: str, columns: Sequence[str], step: int | None = None) -> pd.DataFrame:
-    """Reads the matched rows of all models at one evaluation, by default at every one, and those of the teacher.
+    """Reads the matched rows of all models at one evaluation, by default at every one, together with the teacher's.
 
     Raises:
         RunError: the run has no query table of the split.
@@ -125,27 +125,27 @@ def matched_rows(run: Run, split: str, columns: Sequence[str], step: int | None 
 
 
 def step_columns(run: Run, split: str) -> tuple[str, ...]:
-    """Columns of the query table that recognise a query from one evaluation to the next."""
+    """Returns the columns of the query table that identify a query from one evaluation to the next."""
     return (*CHURN_NEEDED, *BOX) if _inputs_differ(run, split) else CHURN_NEEDED
 
 
 def identity_over_steps(run: Run, split: str, rows: pd.DataFrame) -> Identity:
-    """Says what makes a query the same at two evaluations: its slot or encoder cell, or its box where cells of two evaluations are
+    """Returns what identifies a query at two evaluations: its slot or encoder cell, or its box if the cells of two evaluations are
     different places.
 
     Args:
-        run: whose rows.
-        split: of the data.
-        rows: of the query table, with ``step_columns``.
+        run: run of the rows.
+        split: split of the data.
+        rows: rows of the query table, with ``step_columns``.
     """
     return "box" if (rows["source"] >= 0).any() and _inputs_differ(run, split) else "source"
 
 
 def common_identity(rows: Iterable[tuple[Run, pd.DataFrame]], split: str) -> Identity:
-    """Says what makes a query the same in all of these runs, so that their numbers mean the same."""
+    """Returns what identifies a query in all of these runs, so that their numbers mean the same."""
     return "box" if any(identity_over_steps(run, split, own) == "box" for run, own in rows) else "source"
 
 
 def _inputs_differ(run: Run, split: str) -> bool:
-    """Whether encoder cells of two evaluations are different places of the image."""
+    """Returns True if the encoder cells of two evaluations are different places of the image."""
     return len({read_facts(run, split, step)["input"] for step in run.query_steps(split)} - {None}) > 1

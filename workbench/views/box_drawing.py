@@ -1,4 +1,4 @@
-"""What figures over an image share: the picture, boxes with their labels over a dark halo, and how a class is called."""
+"""Draws what figures over an image share: the picture, boxes with labels over a dark halo, and the names of classes."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 from workbench.datasets.base import Record
 from workbench.views.style import Chart, laid_out
 
-# Okabe-Ito colours that show on most pictures; the legend lies on a dark strip, so that they show there too.
+# Okabe-Ito colours that show on most pictures. The legend lies on a dark strip, so that they show there too.
 TARGET, TEACHER, STUDENT, PAIR = "#F0E442", "#56B4E9", "#E69F00", "#CC79A7"
 BOX = ["cx", "cy", "w", "h"]
 CORNERS = ["x1", "y1", "x2", "y2"]
@@ -22,9 +22,9 @@ _EXACT_PIXELS = 1 << 16
 
 
 def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
-    """A figure whose axes are the pixels of an image, ``[H, W, 3]`` uint8, which lies below everything.
+    """Returns a figure whose axes are the pixels of an image, ``[H, W, 3]`` uint8, which lies below everything.
 
-    Zoom starts anew with another ``key``; what the legend shows does not.
+    The zoom is reset when ``key`` changes; what the legend shows is kept.
     """
     figure = Chart()
     rows, columns = image.shape[:2]
@@ -41,12 +41,12 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
 
 
 def png(image: np.ndarray) -> str:
-    """``[H, W, 3 or 4]`` uint8 as a data address."""
+    """Returns an image, ``[H, W, 3 or 4]`` uint8, as the data address of a PNG."""
     return _address(image, "png")
 
 
 def photograph(image: np.ndarray) -> str:
-    """``[H, W, 3]`` uint8 as a data address: exact where it is small, else a JPEG, which is made and sent in a tenth of the time."""
+    """Returns an image, ``[H, W, 3]`` uint8, as a data address: a PNG if it is small, otherwise a JPEG, made and sent ten times faster."""
     return png(image) if image.shape[0] * image.shape[1] <= _EXACT_PIXELS else _address(image, "jpeg", quality=85)
 
 
@@ -57,12 +57,12 @@ def _address(image: np.ndarray, kind: str, **options: Any) -> str:
 
 
 def class_name(classes: Sequence[str], label: Any) -> str:
-    """Name of a label; one that the data does not have is called by its number."""
+    """Returns the name of a label; a label that the data does not have is called by its number."""
     return classes[int(label)] if 0 <= int(label) < len(classes) else f"label {int(label)}"
 
 
 def in_pixels(rows: pd.DataFrame, width: int, height: int) -> pd.DataFrame:
-    """Rows of the query table with centre ``x y`` and corners ``x1 y1 x2 y2`` in pixels, the corners inside the image as for detections."""
+    """Returns rows of the query table with centre ``x y`` and corners ``x1 y1 x2 y2`` in pixels; corners are clipped to the image."""
     x, y, w, h = rows[BOX].to_numpy().T
     return rows.assign(
         x=x * width, y=y * height, x1=((x - w / 2) * width).clip(0, width), x2=((x + w / 2) * width).clip(0, width),
@@ -71,7 +71,7 @@ def in_pixels(rows: pd.DataFrame, width: int, height: int) -> pd.DataFrame:
 
 
 def target_rows(record: Record) -> pd.DataFrame:
-    """Corners and labels of an image's targets, in file order."""
+    """Returns corners and labels of an image's targets, in file order."""
     frame = pd.DataFrame(record.boxes, columns=["x1", "y1", "x2", "y2"])
     frame["label"] = record.labels
     return frame
@@ -87,7 +87,7 @@ def add_boxes(
     position: list[str],
     dash: str = "solid",
 ) -> None:
-    """Outlines and labels over a dark halo, so that they show on any picture; one entry in the legend."""
+    """Draws outlines and labels over a dark halo, so that they show on any picture. They share one entry of the legend."""
     corners = rows[["x1", "y1", "x2", "y1", "x2", "y2", "x1", "y2", "x1", "y1"]].to_numpy(float).reshape(-1, 5, 2)
     path = broken(corners)
     group: dict[str, Any] = {"legendgroup": name, "hoverinfo": "skip"}
@@ -100,9 +100,9 @@ def add_boxes(
 
 
 def broken(lines: np.ndarray) -> np.ndarray:
-    """``[N, P, 2]`` polylines as one path with gaps, ``[N * (P + 1), 2]``: one trace draws them all.
+    """Joins polylines ``[N, P, 2]`` to one path with gaps, ``[N * (P + 1), 2]``, so that one trace draws them all.
 
-    Without any it is one gap, because plotly leaves a trace without points out of the legend.
+    Without polylines the path is one gap, because plotly leaves a trace without points out of the legend.
     """
     if not len(lines):
         return np.full((1, 2), np.nan)

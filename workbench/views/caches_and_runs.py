@@ -1,4 +1,4 @@
-"""What lies on disk and what runs now: sizes of runs by part, their state and health, and how far a running one is."""
+"""Shows what lies on disk and what is running: sizes of runs by part, their state and health, and the progress of a running one."""
 
 import os
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from workbench.views.style import COLOURS, GREY, Chart, plain, quiet, reach, wit
 
 PARTS = ("checkpoints", "queries", "states", "detections", "derived")
 OTHER = "logs"
-SIZES_CAPTION = "Size of the files of each run by what they hold; links are not followed."
+SIZES_CAPTION = "Size of each run's files by what they hold. Links are not followed."
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes below a run's folder by part, and ``files``; links count nothing and lead nowhere."""
+    """Returns the bytes below a run's folder by part, and the number of ``files``; links are neither counted nor followed."""
     found: dict[str, int] = dict.fromkeys((*PARTS, OTHER, "files"), 0)
     if is_remote(folder):
         for path in folder.rglob("*"):
@@ -37,30 +37,30 @@ def sizes(folder: Path) -> dict[str, int]:
                 if not os.path.islink(path):
                     found[part if part in PARTS else OTHER] += os.lstat(path).st_size
                     found["files"] += 1
-            except OSError:  # gone meanwhile
+            except OSError:  # removed in the meantime
                 continue
     return found
 
 
 def health(entry: Entry) -> str:
-    """What is wrong with the files of a run, "" if nothing is."""
+    """Returns what is wrong with the files of a run; "" if they are complete."""
     if entry.problem:
         return entry.problem
     if entry.error:
         return f"failed: {entry.error}"
     if entry.state == "stopped":
-        return f"neither finished nor being written: go on with 'workbench run --resume {entry.run.name}'"
+        return f"stopped before its end and nothing writes to it; continue it with 'workbench run --resume {entry.run.name}'"
     broken = [path.name for kind in ("queries", "states") for path in sorted((entry.run.path / kind).glob("split=*/step=*"))
               if not is_complete(path)]  # fmt: skip
     return f"incomplete: {', '.join(broken)}" if broken else ""
 
 
 def runs_table(entries: Sequence[Entry], found: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """One row per run: what it is, how far it is, how large its parts are (MB), and what is wrong with it.
+    """Returns one row per run: what it is, its progress, the sizes of its parts (MB), and what is wrong with it.
 
     Args:
-        entries: of the catalog.
-        found: name of a run to its ``sizes``.
+        entries: entries of the catalog.
+        found: result of ``sizes`` by name of the run.
     """
     rows: list[dict[str, Any]] = []
     for entry in entries:
@@ -75,7 +75,7 @@ def runs_table(entries: Sequence[Entry], found: dict[str, dict[str, int]]) -> pd
 
 
 def sizes_figure(table: pd.DataFrame, most: int = 25) -> go.Figure:
-    """The largest runs, one bar each, by part; ``table`` is of ``runs_table``."""
+    """Draws the largest runs of ``runs_table``, one bar each, divided into parts."""
     largest = table.sort_values("size", ascending=False).head(most)
     names = [plain(name) for name in largest["run"]]
     figure = Chart()
@@ -90,7 +90,7 @@ def sizes_figure(table: pd.DataFrame, most: int = 25) -> go.Figure:
 
 
 def pace(run: Run, step: int, steps: int) -> tuple[float | None, float | None]:
-    """Steps per second over the last logged lines, and the seconds that remain at that pace; None where nothing tells."""
+    """Returns steps per second over the last logged lines and the seconds that remain at that pace; None where it is unknown."""
     lines = run.timings()[-20:]
     if len(lines) < 2 or lines[-1]["wall"] <= lines[0]["wall"]:
         return None, None

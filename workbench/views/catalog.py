@@ -1,4 +1,4 @@
-"""Which runs there are, which of them can be shown, and why the others cannot."""
+"""Lists the runs of a folder, and says of those that cannot be shown why."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ from workbench.remote import is_remote
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import FORMAT_VERSION, Run
 
-# what reading a damaged file of a run raises: tables, states, anything
+# errors that reading a damaged file of a run can raise: tables, states and all others
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
-VALIDATION = "val"  # what the files of a run call the split that choices are made on, whatever the data calls it
+VALIDATION = "val"  # name, in the files of a run, of the split on which choices are made, whatever the data calls it
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Entry:
     """One run of the catalog.
 
     Attributes:
-        run: its directory.
-        recipe: name; arm, seed and schedule say which of a comparison it is.
-        state: running, done, interrupted, failed, or stopped: neither finished nor being written.
-        steps: of the whole schedule.
-        step: last one logged.
-        created: time, as text that sorts.
-        problem: why it cannot be shown, else "".
-        error: what ended a failed run, else "".
+        run: the run's directory.
+        recipe: name of the recipe; arm, seed and schedule identify the run within a comparison.
+        state: running, done, interrupted, failed, or stopped (neither finished nor being written).
+        steps: number of steps of the whole schedule.
+        step: last logged step.
+        created: time of creation, as text that sorts.
+        problem: reason why the run cannot be shown, otherwise "".
+        error: error that ended a failed run, otherwise "".
     """
 
     run: Run
@@ -52,19 +52,19 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """How a list names it: with its state unless it is done."""
+        """Returns the name for a list, with the state and progress of a run that is not done."""
         return self.run.name if self.state == "done" else f"{self.run.name} · {self.state} {self.step}/{self.steps}"
 
 
 def catalog(root: Path) -> list[Entry]:
-    """Every run below ``root``, by recipe, seed, schedule and arm, those that cannot be shown last."""
+    """Returns every run below ``root``, ordered by recipe, seed, schedule and arm; runs that cannot be shown come last."""
     folders = sorted(path for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
     entries = [_entry(Run(path)) for path in folders]
     return sorted(entries, key=_order)
 
 
 def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
-    """Runs of the newest run's recipe and seed, the newest of each arm and schedule, in the order of the catalog."""
+    """Returns the runs with the newest run's recipe and seed, the newest of each arm and schedule, in the order of the catalog."""
     newest = max(entries, key=lambda entry: entry.created)
     same = [entry for entry in entries if (entry.recipe, entry.seed) == (newest.recipe, newest.seed)]
     latest: dict[tuple[str, str], Entry] = {}
@@ -74,7 +74,10 @@ def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """The undistilled run of the same recipe and seed, of as many steps where there is one, then the newest; None where there is none."""
+    """Returns the undistilled run of the same recipe and seed; of several, one with as many steps if there is one, then the newest.
+
+    Returns None if there is no such run.
+    """
     same = [other for other in entries if (other.recipe, other.seed, other.arm) == (entry.recipe, entry.seed, UNDISTILLED)]
     same = [other for other in same if other.run.name != entry.run.name]
     return max(same, key=lambda other: (other.steps == entry.steps, other.created), default=None)
@@ -89,23 +92,23 @@ def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> Non
     for number, line in enumerate(lines, start=1):
         lacking = [name for name in needed if not isinstance(line, dict) or name not in line]
         if lacking or (isinstance(line, dict) and "coco" in needed and "ap" not in dict(line["coco"])):
-            raise RunError(f"{path.name} is damaged in entry {number}: it lacks {', '.join(lacking) or 'ap'}. Remove the line.")
+            raise RunError(f"{path.name} is damaged: entry {number} lacks {', '.join(lacking) or 'ap'}. Remove that line.")
 
 
 def _entry(run: Run) -> Entry:
-    """The run as it is now; its files are read again only when they have changed."""
+    """Returns the run's current entry; its files are read again only if they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
     entry = _read(run.path, tuple(time_of(path) for path in files))
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
 
 
 def lies_below(path: Path, folder: Path) -> bool:
-    """Whether a path, all links followed, lies in a folder; what is remote has no links."""
+    """Returns True if a path, with all links followed, lies in a folder; remote paths have no links."""
     return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
 
 
 def _link_that_leads_out(folder: Path) -> str:
-    """The folder of a run, or a link in it, that leads out of the folder of runs; "" where there is none."""
+    """Returns the folder of a run, or a link in it, that leads out of the folder of runs; "" if there is none."""
     if is_remote(folder):
         return ""
     root = folder.parent
@@ -123,14 +126,14 @@ def _link_that_leads_out(folder: Path) -> str:
 def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     run = Run(path)
     if link := _link_that_leads_out(path):
-        return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown: copy them there.")
+        return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
         info = read_json(run.info_path)
         version = info.get("format_version")
         if version != FORMAT_VERSION:
-            return Entry(run, problem=f"format version {version}; this workbench reads {FORMAT_VERSION}")
+            return Entry(run, problem=f"its format is version {version}, but this workbench reads version {FORMAT_VERSION}")
         group = info["group"]
-        # broken lines are a problem of the run, here and not on every page
+        # damaged lines are reported here as a problem of the run, so that no page has to
         lines = run.metrics()
         _check_lines(run.metrics_path, lines, ("step",))
         _check_lines(run.timings_path, run.timings(), ("step", "wall", "cpu"))
@@ -152,4 +155,4 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     except WorkbenchError as error:
         return Entry(run, problem=str(error))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Entry(run, problem=f"run.json lacks or garbles {error}")
+        return Entry(run, problem=f"run.json is damaged or lacks {error}")

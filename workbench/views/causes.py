@@ -1,4 +1,4 @@
-"""What a diagnosis found, as tables: the evidence of each finding, and every cause that was looked for."""
+"""Turns a diagnosis into tables: the evidence of each finding, and the outcome for every cause."""
 
 import pandas as pd
 
@@ -9,14 +9,14 @@ _OUTCOMES = {"found": "found", "clear": "not there", "not judged": "not judged"}
 
 
 def evidence_table(finding: Finding) -> pd.DataFrame:
-    """One row per number behind a finding: ``evidence``, ``value``, ``low``, ``high``, ``n``, ``of``."""
+    """Returns one row per number behind a finding: ``evidence``, ``value``, ``low``, ``high``, ``n``, ``of``."""
     return pd.DataFrame([
         {"evidence": e.what, "value": e.value, "low": e.low, "high": e.high, "n": e.n, "of": e.of} for e in finding.evidence
     ])  # fmt: skip
 
 
 def checks_table(diagnosis: Diagnosis) -> pd.DataFrame:
-    """One row per cause: ``cause``, ``outcome``, ``what it means``, ``why not`` (it was not judged)."""
+    """Returns one row per cause: ``cause``, ``outcome``, ``what it means``, ``why not`` (why it was not judged)."""
     return pd.DataFrame([
         {"cause": c.cause, "outcome": _OUTCOMES[c.outcome], "what it means": MEANINGS[c.cause], "why not": c.why} for c in diagnosis.checks
     ])  # fmt: skip

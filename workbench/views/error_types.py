@@ -1,4 +1,4 @@
-"""Where AP is lost: error types and their cost, the difference between two runs, confusion between classes, and calibration."""
+"""Shows where AP is lost: error types and their cost, the difference between two runs, confusion of classes, and calibration."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,32 +13,32 @@ from workbench.views.box_drawing import STUDENT, TARGET, add_boxes, class_name, 
 from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
 COSTS_CAPTION = (
-    "Cost of an error type: AP50 when an oracle corrects every error of that type, minus AP50 (TIDE, Bolya et al. 2020). Costs do not add "
-    "up. Bars show 95 % intervals over resampled images."
+    "The cost of an error type is the AP50 that would be gained if an oracle corrected every error of that type (TIDE, Bolya et al. 2020). "
+    "Costs do not add up. Bars show 95 % intervals over resampled images."
 )
 DIFFERENCE_CAPTION = (
-    "Cost in the run minus cost in the baseline, on the same resampled images; right of 0 the run loses more by it. Better and worse are "
-    "said only where the 95 % interval leaves out 0."
+    "Cost in this run minus cost in the baseline, on the same resampled images. A difference above 0 means that this run loses more AP50 "
+    "to that error type. The verdict is better or worse only if the 95 % interval excludes 0."
 )
 CONFUSION_CAPTION = (
-    "Share of a row's targets. Detections of at least 0.3 score, each paired with the target it overlaps most (IoU 0.5 or more) whatever "
-    "the classes; 'background' holds targets that nothing found, and detections without a target."
+    "Each number is a share of its row. Detections with a score of 0.3 or more are paired with the target that they overlap most (IoU 0.5 "
+    "or more), whatever the classes. 'background' counts targets that no detection found, and detections without a target."
 )
 CALIBRATION_CAPTION = (
-    "Precision: the share of detections of a range of scores that found a target at IoU 0.5. On the dotted line scores mean what they say. "
-    "Bars: 95 % intervals over resampled images."
+    "Precision is the share of the detections in a range of scores that found a target at IoU 0.5. On the dotted line, scores equal "
+    "precision. Bars show 95 % intervals over resampled images."
 )
 KINDS: tuple[Error, ...] = (*MAIN, *SPECIAL)
 CLICKABLE = 400  # cells of the confusion matrix
-_MANY = 40  # classes, whose names are laid out here: measuring each takes the browser seconds
+_MANY = 40  # classes, above which margins are computed here: measuring every name takes the browser seconds
 VERDICT_COLOURS = {"better": COLOURS[0], "worse": COLOURS[1], "not distinguishable": GREY}
 
 
 def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """What each error type costs, one bar a run.
+    """Draws the cost of each error type, one bar per run.
 
     Args:
-        tables: name of a run to its frame of ``tide.error_table``.
+        tables: frame of ``tide.error_table`` by name of the run.
     """
     figure = Chart()
     for position, (name, table) in enumerate(tables.items()):
@@ -58,7 +58,7 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def difference_figure(table: pd.DataFrame) -> go.Figure:
-    """Difference in cost with its interval, coloured by the verdict; ``table`` is of ``verdict.compare_errors``."""
+    """Draws differences in cost with their intervals, coloured by the verdict; ``table`` comes from ``ap_tests.compare_errors``."""
     figure = Chart()
     for word, colour in VERDICT_COLOURS.items():
         own = table[table["verdict"] == word]
@@ -75,11 +75,13 @@ def difference_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Figure:
-    """Rows are classes of targets, columns of detections; colour and number are shares of the row. A mark carries both category ids.
+    """Draws classes of targets as rows and of detections as columns; colour and number are shares of the row.
+
+    Every mark carries both category ids.
 
     Args:
-        counts: of ``confusion.confusion_matrix``.
-        classes: category id -> name.
+        counts: frame of ``confusion.confusion_matrix``.
+        classes: name by category id.
     """
     values = counts.to_numpy(float)
     total = values.sum(1, keepdims=True)
@@ -92,7 +94,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
         colorbar={"title": {"text": "% of row", "side": "right"}, "thickness": 10, "outlinewidth": 0},
         hovertemplate="target of row %{y}, detection of column %{x}<br>%{customdata} pairs, %{z:.1f} % of the row<extra></extra>",
     ))  # fmt: skip
-    # a heat map cannot be clicked: an unseen mark over every cell that holds pairs can, over the fullest where there are many
+    # A heat map cannot be clicked. Invisible marks over the cells that hold pairs can; if there are too many, only the fullest get one.
     cells = np.array(fullest_cells(counts)[:CLICKABLE], int).reshape(-1, 2)
     row, column = (axis.get_indexer(pd.Index(cells[:, side])) for side, axis in enumerate((counts.index, counts.columns)))
     figure.add_scatter(
@@ -112,7 +114,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
 
 
 def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
-    """Row and column (category ids) of the cells of a confusion matrix that hold pairs, the fullest first."""
+    """Returns row and column (category ids) of the cells of a confusion matrix that hold pairs, the fullest first."""
     values = counts.to_numpy()
     row, column = np.nonzero(values)
     order = np.argsort(-values[row, column], kind="stable")
@@ -121,12 +123,15 @@ def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def telling_cell(cells: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Picks of ``fullest_cells`` the fullest of two classes taken for each other, which tells more than a class found as itself or not."""
+    """Returns the first of ``fullest_cells`` that confuses two classes, which tells more than right or missed detections.
+
+    Without such a cell it returns the fullest of all.
+    """
     return next((cell for cell in cells if cell[0] != cell[1] and BACKGROUND not in cell), cells[0])
 
 
 def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Precision against score, one line a run; ``tables`` maps a run's name to its frame of ``calibration.reliability``."""
+    """Draws precision against score, one line per run; ``tables`` maps a run's name to its frame of ``calibration.reliability``."""
     figure = Chart()
     honest = {"color": GREY, "dash": "dot", "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=honest, hoverinfo="skip", showlegend=False)
@@ -144,14 +149,14 @@ def calibration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def wrong_figure(image: np.ndarray, record: Record, classes: Sequence[str], wrong: pd.DataFrame, names: Mapping[int, str]) -> go.Figure:
-    """One image with its targets and the detections (or missed targets) behind an error type.
+    """Draws one image with its targets and the detections (or missed targets) behind an error type.
 
     Args:
         image: ``[H, W, 3]`` uint8.
-        record: its targets.
-        classes: label -> name.
+        record: the image's targets.
+        classes: name by label.
         wrong: rows of ``tide.rows_behind`` of this image.
-        names: category id -> name.
+        names: name by category id.
     """
     figure = picture(image, 480, record.image_id)
     targets = target_rows(record)

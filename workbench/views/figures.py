@@ -1,7 +1,7 @@
-"""Figures straight from runs, as notebooks show them: each reads what it needs and draws it with the other modules of this package.
+"""Draws figures straight from runs, as notebooks show them. Each function reads what it needs and draws it with this package.
 
-Images are counted from 1, in the order of the split, which is validation unless another is named; a step that is not named is the run's
-last evaluation.
+Images are counted from 1 in the order of the split. The split is validation unless another is named; the step is the run's last
+evaluation unless another is given.
 """
 
 import pandas as pd
@@ -24,18 +24,18 @@ RESULTS = Results()
 
 
 def progress(*runs: Run, split: str = "val") -> go.Figure:
-    """AP, churn and instability of the runs over training."""
+    """Draws AP, churn and instability of the runs over training."""
     points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
     return overview.progress_figure(points, [run.name for run in runs])
 
 
 def losses(run: Run) -> go.Figure:
-    """What a run logged over training: loss, every term, gradients."""
+    """Draws what a run logged over training: the loss, every term and the gradients."""
     return training.training_figure(training.thinned(training.training_lines(run))[0])
 
 
 def results(*runs: Run) -> go.Figure:
-    """AP of finished runs by arm, a mark a seed, with intervals over resampled images and the teacher as a line."""
+    """Draws AP of finished runs by arm: one mark per seed with its interval over resampled images, and the teacher as a line."""
     names = {run.name for run in runs}
     entries = [entry for entry in catalog(runs[0].path.parent) if entry.run.name in names]
     points = overview.result_points(entries)
@@ -48,7 +48,7 @@ def results(*runs: Run) -> go.Figure:
 
 
 def seeds(*runs: Run, split: str = "val") -> go.Figure:
-    """AP, churn and instability over training, a mean and a band over seeds for each arm."""
+    """Draws AP, churn and instability over training, with a mean and a band over seeds for each arm."""
     names = {run.name for run in runs}
     entries = [entry for entry in catalog(runs[0].path.parent) if entry.run.name in names]
     points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
@@ -56,29 +56,29 @@ def seeds(*runs: Run, split: str = "val") -> go.Figure:
 
 
 def layers(*runs: Run, split: str = "val") -> go.Figure:
-    """How many targets change their query from one decoder layer to the next, students and their teacher."""
+    """Draws the share of targets whose query changes from one decoder layer to the next, for students and their teacher."""
     points = pd.concat([overview.layer_points(run, split) for run in runs], ignore_index=True)
     return overview.layers_figure(points, [run.name for run in runs])
 
 
 def agreement(*runs: Run, split: str = "val") -> go.Figure:
-    """How many of the targets are held by mates, teacher's query and student's, over training."""
+    """Draws the agreement with the teacher over training: the share of targets that both models give to paired queries."""
     points = pd.concat([stability.agreement_points(run, split) for run in runs], ignore_index=True)
     return stability.agreement_figure(points, [run.name for run in runs])
 
 
 def churn_by_layer(run: Run, split: str = "val") -> go.Figure:
-    """Churn from one evaluation to the next, a line a decoder layer, with intervals over resampled images."""
+    """Draws churn from one evaluation to the next, one line per decoder layer, with intervals over resampled images."""
     return stability.by_layer_figure(RESULTS.churn_by_layer(all_evaluations(run, split)))
 
 
 def holders(run: Run, targets: int = 20, split: str = "val") -> go.Figure:
-    """Which query held which target at which evaluation, the targets that changed most often first.
+    """Draws which query was matched to which target at each evaluation, starting with the targets that changed most often.
 
     Args:
-        run: with at least two evaluations.
-        targets: drawn.
-        split: of the data.
+        run: a run with at least two evaluations.
+        targets: number of targets that are drawn.
+        split: split of the data.
     """
     evaluations = all_evaluations(run, split)
     held = stability.held(RESULTS.held_rows(evaluations, RESULTS.student_layers(evaluations)[-1]))
@@ -94,16 +94,16 @@ def image(
     mask: bool = False,
     split: str = "val",
 ) -> go.Figure:
-    """One image: targets, boxes of teacher and student, and lines between mates.
+    """Draws one image: targets, boxes of teacher and student, and lines between paired queries.
 
     Args:
-        run: with queries of this image.
-        number: of the image.
-        step: of the student.
-        layer: of the student; the last by default.
-        score: boxes below it are left out.
-        mask: lay the teacher's selection mask over the image.
-        split: of the data.
+        run: a run that keeps queries of this image.
+        number: number of the image.
+        step: step of the student.
+        layer: decoder layer of the student; by default the last.
+        score: boxes with a lower score are left out.
+        mask: True to lay the teacher's selection mask over the image.
+        split: split of the data.
     """
     data = open_data(run.info(), split)
     record = data.records[number - 1]
@@ -115,16 +115,16 @@ def image(
 
 
 def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val") -> go.Figure:
-    """The selection mask of the teacher's queries over an image, the student's, and their difference.
+    """Draws the teacher's selection mask over an image, the student's, and their difference.
 
     Args:
-        run: of a method with a selection mask.
-        number: of the image.
-        step: of the student.
-        split: of the data.
+        run: a run whose method uses a selection mask.
+        number: number of the image.
+        step: step of the student.
+        split: split of the data.
 
     Raises:
-        RunError: no masks of this image were kept.
+        RunError: the run keeps no masks of this image.
     """
     data = open_data(run.info(), split)
     record = data.records[number - 1]
@@ -138,38 +138,38 @@ def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val"
 
 
 def slot_values(run: Run, split: str = "val") -> go.Figure:
-    """AP drop of every query slot, exact, with a jackknife over image blocks."""
+    """Draws the AP drop of every query slot: exact, with jackknife intervals over blocks of images."""
     return value.slots_figure(RESULTS.slot_drops(last_with_queries(run, split)), "ap_drop", None)
 
 
 def predictors(run: Run, baseline: Run, split: str = "val") -> go.Figure:
-    """What predicts where distillation gains: rank correlations of each property of a target with its gain over the baseline."""
+    """Draws what predicts the gain over the baseline: the rank correlation of each property of a target with its gain."""
     at = last_with_queries(run, split)
     return value.correlation_figure(RESULTS.correlations(at, last_with_queries(baseline, split, at.step)))
 
 
 def costs(*runs: Run, split: str = "val") -> go.Figure:
-    """What each type of error costs, with intervals over resampled images."""
+    """Draws the cost of each type of error, with intervals over resampled images."""
     return error_views.costs_figure({run.name: RESULTS.error_costs(last_with_detections(run, split)) for run in runs})
 
 
 def cost_differences(run: Run, baseline: Run, split: str = "val") -> go.Figure:
-    """By how much each type of error costs less, or more, than in the baseline, with intervals and verdicts."""
+    """Draws by how much the cost of each type of error differs from the baseline's, with intervals and verdicts."""
     pair = [last_with_detections(one, split) for one in (baseline, run)]
     return error_views.difference_figure(RESULTS.compared_errors(*pair)[0])
 
 
 def image_rows(run: Run, image_id: int, step: int | None = None, split: str = "val") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Query rows of one image, of the student at a step and of the teacher.
+    """Returns the query rows of one image, of the student at a step and of the teacher.
 
     Raises:
-        RunError: the image was not traced at this step.
+        RunError: the run keeps no queries of this image at this step.
     """
     at = last_with_queries(run, split, step)
     student, teacher = RESULTS.image_queries(at, image_id)
     if student.empty:
         raise RunError(
-            f"run '{run.name}' keeps no queries of image {image_id} at step {at.step}; choose another, or record it with "
-            f"'workbench record {run.name} --split {split}'."
+            f"run '{run.name}' keeps no queries of image {image_id} at step {at.step}. Choose another image or step, or record its queries "
+            f"with 'workbench record {run.name} --split {split}'."
         )
     return student, teacher

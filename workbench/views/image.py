@@ -1,4 +1,4 @@
-"""One image with its targets, the boxes of teacher and student, the pairs between them and the selection mask."""
+"""Draws one image with its targets, the boxes of teacher and student, the pairs between them and the selection mask."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,15 +26,15 @@ from workbench.views.box_drawing import (
 from workbench.views.style import GREY, INFERNO, Chart, plain, quiet, reach
 
 CAPTION = (
-    "A mate is the teacher query that a Hungarian assignment over all queries of both models gives to a student query "
-    "(cost: class + 5 L1 + 2 GIoU); lines join the centres of mates."
+    "Lines join paired queries. A Hungarian assignment over all queries of both models pairs each student query with one teacher query "
+    "(cost: class + 5 L1 + 2 GIoU)."
 )
-COST_CAPTION = "What the cost of each pair is made of: class, 5 L1, 2 times negative GIoU; the dash is their sum. Best student score first."
+COST_CAPTION = "Parts of each pair's cost: class, 5 L1 and -2 GIoU. The dash marks their sum. The best student score comes first."
 MOST_PAIRS = 24  # drawn
-MOST_BOXES = 30  # drawn of each model: more are unreadable, and slow to draw
+MOST_BOXES = 30  # drawn of each model; more could not be read and would be slow to draw
 COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#E69F00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
 MASK_CAPTION = (
-    "Selection mask psi: where the teacher's queries look, each weighted by its quality; it weights the feature loss cell by cell."
+    "The selection mask psi shows where the teacher's queries look, each weighted by its quality. It weights each cell of the feature loss."
 )
 # transparent where the mask is low
 _MASK_SCALE = [(i / 8, f"rgba({colour},{i / 8})") for i, colour in enumerate(INFERNO)]
@@ -50,18 +50,18 @@ def image_figure(
     mask: np.ndarray | None = None,
     mask_opacity: float = 0.6,
 ) -> go.Figure:
-    """Draws the image; every kind of mark is switched on and off in the legend.
+    """Draws the image; the legend switches each kind of mark on and off.
 
     Args:
         image: ``[H, W, 3]`` uint8.
-        record: its targets.
-        classes: label -> name.
-        student: rows of the query table, one layer of this image.
-        teacher: likewise, of the layer the student's mates are in; may be empty.
-        threshold: queries of a lower score are left out, those beyond the best ``MOST_BOXES`` of a model too, and pairs of which one
-            end is.
-        mask: ``[h, w]`` selection mask over the whole image, any cell size.
-        mask_opacity: of the mask's largest value.
+        record: the image's targets.
+        classes: name by label.
+        student: rows of the query table, of one layer of this image.
+        teacher: rows of the teacher's layer with which this student layer is paired; may be empty.
+        threshold: least score. Queries below it are left out, as are those beyond the best ``MOST_BOXES`` of a model and every pair that
+            loses one of its queries.
+        mask: ``[h, w]`` selection mask over the whole image, of any cell size.
+        mask_opacity: opacity of the mask's largest value.
     """
     height, width = image.shape[:2]
     figure = picture(image, 640, record.image_id)
@@ -73,7 +73,7 @@ def image_figure(
     targets = target_rows(record)
     names = [plain(class_name(classes, label)) for label in targets["label"]]
     add_boxes(figure, "targets", TARGET, targets, names, ("x1", "y2"), ["top right"] * len(targets), dash="dot")
-    # a label lies outside its box, the teacher's below and the student's above, unless it would leave the picture there
+    # labels lie outside their boxes, the teacher's below and the student's above, unless they would leave the picture there
     below = ["top left" if y2 > 0.95 * height else "bottom left" for y2 in teacher["y2"]]
     above = ["bottom right" if y1 < 0.05 * height else "top right" for y1 in student["y1"]]
     for name, colour, rows, corner, position in (
@@ -89,10 +89,10 @@ def image_figure(
 
 
 def cost_figure(mates: pd.DataFrame) -> go.Figure:
-    """What the cost of each pair is made of, one bar a pair, best student score first.
+    """Draws the parts of each pair's cost, one bar per pair, best student score first.
 
     Args:
-        mates: of ``mate_table``; at most the first ``MOST_PAIRS`` are drawn.
+        mates: rows of ``mate_table``; at most the first ``MOST_PAIRS`` are drawn.
     """
     mates = mates.head(MOST_PAIRS)
     names = [f"{row['student_query']} – {row['teacher_query']}" for row in mates.to_dict("records")]
@@ -114,17 +114,17 @@ def cost_figure(mates: pd.DataFrame) -> go.Figure:
 
 
 def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[str], threshold: float) -> pd.DataFrame:
-    """One row per pair of mates of which either query reaches the threshold, best student score first.
+    """Returns one row per pair in which at least one query reaches the threshold, best student score first.
 
     Args:
         student: rows of one layer of one image.
-        teacher: rows of the layer the mates are in.
-        classes: label -> name.
-        threshold: on the score.
+        teacher: rows of the teacher's layer with which the student's is paired.
+        classes: name by label.
+        threshold: least score.
 
     Returns:
-        Queries, names and scores of both, the IoU of their boxes, the three unweighted parts of the pair's cost, and their weighted sum
-        ``cost``.
+        Queries, class names and scores of both, the IoU of their boxes, the three unweighted parts of the pair's cost, and their weighted
+        sum ``cost``.
     """
     pairs = student[student["mate"] >= 0].merge(teacher, left_on="mate", right_on="query", suffixes=("", "_teacher"))
     pairs = pairs[(pairs["score"] >= threshold) | (pairs["score_teacher"] >= threshold)].sort_values("score", ascending=False)
@@ -140,13 +140,13 @@ def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[s
 
 
 def target_table(record: Record, classes: Sequence[str], student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
-    """One row per target: its name and size, and the query that each model matched to it, with score and IoU (null = not matched).
+    """Returns one row per target: its name and size, and each model's matched query with score and IoU (null if not matched).
 
     Args:
         record: the image's targets.
-        classes: label -> name.
+        classes: name by label.
         student: rows of one layer of the image.
-        teacher: likewise, may be empty.
+        teacher: rows of one layer of the image; may be empty.
     """
     size = record.boxes[:, 2:] - record.boxes[:, :2]
     kind = np.where(record.ignore, "ignore region", np.where(record.crowd, "crowd", ""))
@@ -180,9 +180,9 @@ def _add_pairs(figure: go.Figure, student: pd.DataFrame, teacher: pd.DataFrame) 
     pairs = student.merge(teacher[["query", "x", "y"]], left_on="mate", right_on="query", suffixes=("", "_teacher"), how="inner")
     ends = pairs[["x", "y", "x_teacher", "y_teacher"]].to_numpy(float).reshape(-1, 2, 2)
     path = broken(ends)
-    group: dict[str, Any] = {"legendgroup": "mates", "hoverinfo": "skip"}
+    group: dict[str, Any] = {"legendgroup": "pairs", "hoverinfo": "skip"}
     figure.add_scatter(x=path[:, 0], y=path[:, 1], mode="lines", line={"color": HALO, "width": 4}, showlegend=False, **group)
-    figure.add_scatter(x=path[:, 0], y=path[:, 1], mode="lines", line={"color": PAIR, "width": 1.5}, name="mates", **group)
+    figure.add_scatter(x=path[:, 0], y=path[:, 1], mode="lines", line={"color": PAIR, "width": 1.5}, name="pairs", **group)
 
 
 def _mask_trace(mask: np.ndarray, width: int, height: int, opacity: float) -> go.Heatmap:

@@ -1,4 +1,4 @@
-"""Selection masks of teacher and student over one image, and where they differ."""
+"""Draws the selection masks of teacher and student over one image, and where they differ."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,23 +13,23 @@ from workbench.views.box_drawing import HALO, TARGET, TEACHER, broken, class_nam
 from workbench.views.style import INFERNO, Chart, plain
 
 CAPTION = (
-    "Selection mask psi: where a model's queries look, each weighted by its quality; the teacher's weights the feature loss cell by cell. "
-    "Each mask is divided by its largest cell. Difference: student minus teacher."
+    "The selection mask psi shows where a model's queries look, each weighted by its quality. The teacher's mask weights each cell of the "
+    "feature loss. Each mask is divided by its largest cell. The difference is student minus teacher."
 )
 _SEEN = [(i / 8, f"rgba({colour},{i / 8})") for i, colour in enumerate(INFERNO)]
-# Brewer's PuOr, which colour-blind readers can tell apart, transparent where nothing differs
+# Brewer's PuOr, which colour-blind readers can tell apart; transparent where the masks agree
 _DIFFERENCE = [(0, "rgba(84,39,136,1)"), (0.25, "rgba(153,142,195,0.8)"), (0.5, "rgba(255,255,255,0)"), (0.75, "rgba(241,163,64,0.8)"),
                (1, "rgba(179,88,6,1)")]  # fmt: skip
 
 
 def normalised(mask: np.ndarray) -> np.ndarray:
-    """``mask`` divided by its largest cell; an empty one stays empty."""
+    """Returns ``mask`` divided by its largest cell; an empty mask stays empty."""
     largest = float(mask.max(initial=0))
     return mask / largest if largest > 0 else np.zeros_like(mask)
 
 
 def difference(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Student minus teacher, both normalised, ``[h, w]`` of the finer of the two; cells of the coarser are repeated."""
+    """Returns student minus teacher, both normalised, ``[h, w]`` of the finer of the two; cells of the coarser mask are repeated."""
     first, second = normalised(teacher), normalised(student)
     height, width = np.maximum(first.shape, second.shape)
 
@@ -44,14 +44,14 @@ def difference(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 def masks_figure(
     image: np.ndarray, record: Record, masks: Mapping[str, np.ndarray], opacity: float, query: pd.DataFrame | None = None
 ) -> go.Figure:
-    """The image once per mask, side by side, zoomed together.
+    """Draws the image once per mask, side by side; the panels zoom together.
 
     Args:
         image: ``[H, W, 3]`` uint8.
-        record: its targets, drawn dotted.
-        masks: title to ``[h, w]``; the one called ``difference`` has its own colours.
-        opacity: of the largest cell.
-        query: one row of the query table, whose box is drawn in every panel.
+        record: the image's targets, drawn dotted.
+        masks: mask ``[h, w]`` by title; the one titled ``difference`` has its own colours.
+        opacity: opacity of the largest cell.
+        query: a row of the query table, whose box is drawn in every panel.
     """
     height, width = image.shape[:2]
     figure = make_subplots(1, max(len(masks), 1), subplot_titles=[plain(title) for title in masks], horizontal_spacing=0.02,
@@ -84,11 +84,11 @@ def masks_figure(
 
 
 def ranked_queries(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Queries of one layer in the order in which they weigh in the mask, best quality first.
+    """Returns queries of one layer in the order of their weight in the mask, best quality first.
 
     Args:
-        rows: of the query table, of one model, layer and image.
-        classes: label -> name.
+        rows: rows of the query table, of one model, layer and image.
+        classes: name by label.
 
     Returns:
         The rows with ``class`` and ``place`` (from 1).

@@ -1,4 +1,4 @@
-"""One image of a comparison: which query held each target over evaluations and layers, and what the mates of the last layer cost."""
+"""Draws one image of a comparison: the query matched to each target over evaluations and layers, and the costs of the pairs."""
 
 import base64
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ MOST_TARGETS = 40  # drawn
 
 
 def image_figures(run: Run, split: str, step: int, data: Dataset, index: int, threshold: float = 0.3) -> dict[str, go.Figure]:
-    """Figures about one image by title; those for which the run keeps nothing are left out.
+    """Returns figures about one image by title; figures for which the run keeps no data are left out.
 
     Args:
-        run: whose student and teacher.
-        split: as the run calls it.
+        run: the run whose student and teacher are shown.
+        split: split, as the run calls it.
         step: evaluation of the student.
-        data: the split.
-        index: of the record.
-        threshold: on the score, of boxes and mates.
+        data: the split's dataset.
+        index: index of the record.
+        threshold: least score of boxes and pairs.
     """
     record = data.records[index]
     evaluations = run.query_steps(split)
@@ -37,26 +37,26 @@ def image_figures(run: Run, split: str, step: int, data: Dataset, index: int, th
     now = student[(student["step"] == step) & (student["layer"] == last)]
     teacher = in_last_layer(teacher)
     found: dict[str, go.Figure] = {}
-    mask, title = None, "boxes and mates"
+    mask, title = None, "boxes and pairs"
     if record.image_id in masked_images(run, split, TEACHER_STEP):
         masks = read_masks(run, split, TEACHER_STEP, record.image_id)
-        mask, title = masks[max(masks)], "boxes, mates and the teacher's selection mask"
+        mask, title = masks[max(masks)], "boxes, pairs and the teacher's selection mask"
     found[title] = image_figure(data.image(index), record, data.classes, now, teacher, threshold, mask)
     if len(mates := mate_table(now, teacher, data.classes, threshold)):
-        found["what the mates cost"] = cost_figure(mates)
+        found["cost of each pair of student and teacher query"] = cost_figure(mates)
     matched = student[student["match"] >= 0]
     over_steps = matched[matched["layer"] == last]
     if len(over_steps):
-        found["which query held each target, by evaluation"] = _matrix(over_steps, evaluations, "step")
-    # slots, because encoder cells are the same at all layers
+        found["query matched to each target, by evaluation"] = _matrix(over_steps, evaluations, "step")
+    # slots identify queries here, because the encoder cell of a query is the same at all layers
     over_layers = matched[matched["step"] == step].drop(columns="step").rename(columns={"layer": "step"}).assign(source=-1)
     if len(over_layers):
-        found["which query held each target, by decoder layer"] = _matrix(over_layers, sorted(over_layers["step"].unique()), "layer")
+        found["query matched to each target, by decoder layer"] = _matrix(over_layers, sorted(over_layers["step"].unique()), "layer")
     return found
 
 
 def plain_json(figure: go.Figure) -> dict[str, Any]:
-    """A figure as lists and numbers: plotly.js before version 2.35 cannot read the packed arrays that plotly 6 writes."""
+    """Returns a figure as lists and numbers: plotly.js before version 2.35 cannot read the packed arrays that plotly 6 writes."""
     return _unpacked(figure.to_dict())
 
 

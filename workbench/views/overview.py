@@ -1,4 +1,4 @@
-"""Figures that lay runs side by side: AP beside stability over training, and results by arm and seed."""
+"""Draws runs side by side: AP beside stability over training, and results by arm and seed."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,19 +14,19 @@ from workbench.views.catalog import VALIDATION, Entry
 from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
 
 PROGRESS_CAPTION = (
-    "AP is measured on the split that is shown. Churn: of the targets matched at this evaluation and the one before, the share whose query "
-    "changed. Instability: mean number of queries per image whose target changed. Both use the last decoder layer, on images without "
-    "augmentation."
+    "AP is measured on the split that is shown. Churn is the share of targets whose query changed since the evaluation before, of those "
+    "matched at both. Instability is the number of queries per image whose target changed. Both use the last decoder layer, on images "
+    "without augmentation."
 )
 RESULTS_CAPTION = (
     "One mark per run (seed), with its 95 % interval over resampled images. Equal steps: as many optimiser steps as the undistilled run. "
-    "Equal compute: shortened to the undistilled run's process seconds, the teacher's forward pass counted, evaluation not."
+    "Equal compute: shortened to the undistilled run's process seconds, which count the teacher's forward pass but not evaluation."
 )
-LAYERS_CAPTION = "Of the targets matched at decoder layer l-1 and at layer l of the last evaluation, the share whose query differs."
+LAYERS_CAPTION = "Share of the targets matched at decoder layers l-1 and l of the last evaluation whose query differs between the two."
 
 
 class Panel(NamedTuple):
-    """One small plot of a row: a column of the frame over steps."""
+    """Describes one small plot of a row: a column of the frame over steps."""
 
     column: str
     title: str
@@ -43,7 +43,7 @@ PROGRESS = (
 
 
 def progress_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
-    """What ``progress_figure`` draws of one run and split; churn and instability are null where the run kept no queries."""
+    """Returns what ``progress_figure`` draws of one run and split; churn and instability are null where the run kept no queries."""
     lines = [line for line in run.evaluations() if line["split"] == split]
     points = pd.DataFrame({"step": [line["step"] for line in lines], "ap": [line["coco"]["ap"] for line in lines]}).astype(float)
     changes = match_frame(run, "churn_steps", split).reindex(columns=["step", "churn", "instability", "n"])
@@ -51,7 +51,7 @@ def progress_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
 
 
 def layer_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
-    """What ``layers_figure`` draws of one run and split, of its last evaluation, and of its teacher; empty where it kept no queries."""
+    """Returns what ``layers_figure`` draws of a run's last evaluation on a split and of its teacher; empty if it kept no queries."""
     students, teachers = match_frame(run, "churn_layers", split), match_frame(run, "teacher_churn_layers", split)
     frames: list[pd.DataFrame] = []
     for changes, model, title in ((students, "student", run.name), (teachers, "teacher", str(run.info().get("teacher")))):
@@ -62,7 +62,7 @@ def layer_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
 
 
 def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
-    """What ``results_figure`` draws: AP of the finished runs on the test split, or on validation unless all of them have a test result."""
+    """Returns what ``results_figure`` draws: AP of finished runs on the test split if all have it, otherwise on validation."""
     rows: list[dict[str, Any]] = []
     for entry in entries:
         for line in entry.run.evaluations() if entry.state == "done" else []:
@@ -76,12 +76,12 @@ def result_points(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
-    """AP beside churn and instability over steps, one colour per run.
+    """Draws AP beside churn and instability over steps, one colour per run.
 
     Args:
-        points: rows of ``progress_points``: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``n`` targets behind churn,
-            ``instability`` (queries per image); null where there is no earlier evaluation.
-        runs: their order, which gives each its colour.
+        points: rows of ``progress_points``: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``n`` (number of targets behind churn) and
+            ``instability`` (queries per image). Churn and instability are null at the first evaluation.
+        runs: names of the runs in the order of their colours.
     """
     figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
     for position, run in enumerate(runs):
@@ -102,12 +102,13 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
 
 
 def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
-    """AP of finished runs, equal steps and equal compute apart, one row per arm, one mark per seed.
+    """Draws AP of finished runs, equal steps apart from equal compute, with one row per arm and one mark per seed.
 
     Args:
         table: rows of ``result_points``: ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``split``, ``ap`` and ``teacher_ap``
-            (0..1; the teacher's on the same split, null where it was not measured), drawn as a line; perhaps ``ap_low`` and ``ap_high``.
-        runs: order of the colours, as in ``progress_figure``, where other figures beside this one have them; else all have one.
+            (0..1), optionally ``ap_low`` and ``ap_high``. The teacher's AP on the same split is drawn as a line; it is null if unknown.
+        runs: names of the runs in the order of their colours, as in ``progress_figure``, if such figures are beside this one. Otherwise
+            all marks have one colour.
     """
     colours = {run: run_style(position)[0] for position, run in enumerate(runs)}
     schedules = [schedule for schedule in (EQUAL_STEPS, EQUAL_COMPUTE) if (table["schedule"] == schedule).any()]
@@ -137,11 +138,11 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
 
 
 def layers_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
-    """Churn between decoder layers at the last evaluation; teachers in grey.
+    """Draws churn between decoder layers at the last evaluation; teachers are grey.
 
     Args:
-        points: rows of ``layer_points``: ``run``, ``model``, ``layer`` (between the one before and it), ``churn`` (0..1), ``n`` targets.
-        runs: order of the colours, as in ``progress_figure``.
+        points: rows of ``layer_points``: ``run``, ``model``, ``layer`` (compared with the one before), ``churn`` (0..1) and ``n`` targets.
+        runs: names of the runs in the order of their colours, as in ``progress_figure``.
     """
     figure = Chart()
     layers = sorted(points["layer"].unique())

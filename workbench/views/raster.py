@@ -1,4 +1,4 @@
-"""Scatter of any number of points as one picture: how many fall into each pixel, so that a page stays as light with a million of them."""
+"""Draws a scatter plot of any number of points as one picture of counts per pixel, so that a million points keep the page light."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from workbench.views.box_drawing import png
 from workbench.views.style import COLOURS, Chart, quiet
 
 WIDTH, HEIGHT = 480, 320  # pixels of the picture
-FEW = 5_000  # points that are drawn one by one
-_CELLS = 24, 16  # of the grid that can be pointed at and selected: each is a mark that the browser draws
-# viridis from its second tenth: few points show on a white page, many on a dark one
+FEW = 5_000  # points up to which each is drawn as a mark
+_CELLS = 24, 16  # cells of the grid for hovering and selecting: each is a mark that the browser draws
+# viridis from its second tenth: sparse points stay visible on a white page, dense ones on a dark page
 _COLOURS = np.array([(72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121), (110, 206, 88),
                      (181, 222, 43), (253, 231, 37)], float)  # fmt: skip
 
 
 class Bounds(NamedTuple):
-    """What part of the plane is drawn."""
+    """Holds the limits of the plane that is drawn."""
 
     x0: float
     x1: float
@@ -26,7 +26,7 @@ class Bounds(NamedTuple):
 
 
 def bounds_of(x: np.ndarray, y: np.ndarray) -> Bounds:
-    """Just around all points; a side of no extent gets one."""
+    """Returns the limits just around all points; a side without extent is widened."""
     ends: list[float] = []
     for values in (x, y):
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
@@ -36,7 +36,7 @@ def bounds_of(x: np.ndarray, y: np.ndarray) -> Bounds:
 
 
 def counted(x: np.ndarray, y: np.ndarray, bounds: Bounds, width: int, height: int) -> np.ndarray:
-    """How many points lie in each cell, ``[height, width]``, row 0 at the top; those outside count nowhere."""
+    """Returns the number of points in each cell, ``[height, width]`` with row 0 at the top; points outside are not counted."""
     column = (x - bounds.x0) * (width / (bounds.x1 - bounds.x0))
     row = (bounds.y1 - y) * (height / (bounds.y1 - bounds.y0))
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -45,9 +45,9 @@ def counted(x: np.ndarray, y: np.ndarray, bounds: Bounds, width: int, height: in
 
 
 def coloured(counts: np.ndarray) -> np.ndarray:
-    """``[h, w, 4]`` uint8: a pixel's colour is the rank of its count among those that occur, and none where nothing is.
+    """Returns colours ``[h, w, 4]`` uint8: each pixel is coloured by the rank of its count, and empty pixels are transparent.
 
-    By rank, dense and sparse regions both show their shape whatever the number of points.
+    Ranks show the shape of both dense and sparse regions, whatever the number of points.
     """
     filled = counts > 0
     rank = np.zeros(counts.shape)
@@ -63,14 +63,14 @@ def coloured(counts: np.ndarray) -> np.ndarray:
 
 
 def raster_figure(x: np.ndarray, y: np.ndarray, x_title: str, y_title: str, height: int = 420) -> go.Figure:
-    """Points as a picture (few as themselves), with a grid of cells that tell how many they hold and can be selected with a box.
+    """Draws points as a picture (few points as marks) under a grid of cells that show their counts and can be selected with a box.
 
     Args:
         x: ``[N]`` finite.
         y: ``[N]`` finite.
-        x_title: of the axis.
-        y_title: of the axis.
-        height: of the figure.
+        x_title: title of the x axis.
+        y_title: title of the y axis.
+        height: height of the figure in pixels.
     """
     bounds = bounds_of(x, y)
     figure = Chart()

@@ -1,4 +1,4 @@
-"""Writes a report on one run or several as one HTML page that needs nothing else: numbers, verdicts, diagnoses and figures."""
+"""Writes a report on one or several runs as one self-contained HTML page: numbers, verdicts, diagnoses and figures."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +26,9 @@ def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
     """Writes the page, and beside it all its numbers as JSON.
 
     Args:
-        runs: in the order in which they are shown.
+        runs: runs in the order in which they are shown.
         out: path of the page. The numbers are written under the same name with ``.json``.
-        split: whose queries are looked at, val or test.
+        split: split whose queries are analysed, val or test.
 
     Returns:
         The path of the numbers.
@@ -70,9 +70,9 @@ class _Part(NamedTuple):
 _PARTS = {
     "stability": _Part(
         "Match stability",
-        "Churn is the share of targets whose matched query changes between two moments, counted over the targets matched at both. The "
-        "instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Brackets hold 95 % "
-        "intervals over resampled images.",
+        "Churn is the share of targets whose matched query changes between two evaluations or layers, counted over the targets matched at "
+        "both. The instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Brackets hold "
+        "95 % intervals over resampled images.",
         stability_part,
     ),
     "gain": _Part(
@@ -89,10 +89,10 @@ _PARTS = {
     ),
     "errors": _Part(
         "Errors",
-        "Errors are sorted into the types of TIDE. A classification error overlaps a target of another class by IoU 0.5 or more, a "
-        "localisation error one of its own class by 0.1 to 0.5. A duplicate overlaps a target that another detection has taken. Background "
-        "overlaps no target by more than 0.1. The cost of a type is the AP50 that would be gained if all errors of that type, and no "
-        "others, were corrected.",
+        "Errors are sorted into the types of TIDE. A classification error overlaps a target of another class by IoU 0.5 or more. A "
+        "localisation error overlaps a target of its own class by IoU 0.1 to 0.5. A duplicate overlaps a target that another detection has "
+        "already taken. A background error overlaps no target by more than IoU 0.1. The cost of a type is the AP50 that would be gained if "
+        "all errors of that type, and no others, were corrected.",
         errors_part,
     ),
 }

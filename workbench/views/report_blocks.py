@@ -1,4 +1,4 @@
-"""The pieces of a page that needs nothing else: tables of estimates, figures, and blocks that put a heading and a remark above a table."""
+"""Describes the pieces of a self-contained page: tables of estimates, figures, and blocks with a heading and a remark above a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -103,7 +103,7 @@ def _quality(found: Mapping[str, Any], heading: str) -> Iterator[Block]:
 
 
 def gain_part(found: Mapping[str, Any]) -> Iterator[Block]:
-    """Yields gain by class and size, and what predicts it."""
+    """Yields gain by class and size, and how well properties of a target predict it."""
     gain = (Column("gain", "gain", 1, 3, "low", "high"), *_N)
     note = f"Compared with {found['baseline']} at step {found['step']}."
     yield Block(Table([{**row, "all": "all targets"} for row in found["mean"]], [Column("", "all"), *gain]), note=note)

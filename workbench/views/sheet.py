@@ -1,4 +1,4 @@
-"""Several images in a row, each with boxes: what a selection of queries looks like, as one figure that is drawn quickly."""
+"""Draws several images with boxes in a row, as one figure that shows a selection of queries and is quick to draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ from workbench.datasets.base import Record
 from workbench.views.box_drawing import BOX, CORNERS, STUDENT, TARGET, TEACHER, add_boxes, class_name, photograph
 from workbench.views.style import Chart, laid_out, plain
 
-_SIDE = 320  # pixels that an image is drawn with at most
-_GAP = 0.03  # between images, of their height
+_SIDE = 320  # largest side of an image in pixels
+_GAP = 0.03  # gap between images, as a share of their height
 COLOURS = {"target": TARGET, "teacher": TEACHER, "student": STUDENT}
 
 
 class Picture(NamedTuple):
-    """One image of a sheet.
+    """Describes one image of a sheet.
 
     Attributes:
         image: ``[H, W, 3]`` uint8.
-        title: text above it.
-        boxes: kind of ``COLOURS`` to its boxes, ``[N, 4]`` x1 y1 x2 y2 in pixels of the image, and a text for each.
+        title: text above the image.
+        boxes: by kind of ``COLOURS``: boxes ``[N, 4]`` x1 y1 x2 y2 in pixels of the image, and a text for each.
     """
 
     image: np.ndarray
@@ -32,15 +32,15 @@ class Picture(NamedTuple):
 
 
 def answer(image: np.ndarray, record: Record, classes: Sequence[str], target: int, title: str, rows: Mapping[str, pd.DataFrame]) -> Picture:
-    """One target and the boxes that models answer it with.
+    """Returns one target with the boxes of the queries that models matched to it.
 
     Args:
         image: ``[H, W, 3]`` uint8.
         record: the image's targets.
-        classes: label -> name.
-        target: which one.
-        title: of the picture.
-        rows: ``teacher`` or ``student`` to its rows of the query table.
+        classes: name by label.
+        target: index of the target.
+        title: title of the picture.
+        rows: rows of the query table by model, ``teacher`` or ``student``.
     """
     height, width = image.shape[:2]
     size = np.array([width, height, width, height])
@@ -53,7 +53,7 @@ def answer(image: np.ndarray, record: Record, classes: Sequence[str], target: in
 
 
 def sheet_figure(pictures: Sequence[Picture], height: int = 250) -> go.Figure:
-    """The images side by side, all of one height, on one pair of axes: targets dotted, each box with its text."""
+    """Draws the images side by side at one height on one pair of axes; targets are dotted and each box has its text."""
     figure = Chart()
     left = 0.0
     images: list[dict[str, Any]] = []

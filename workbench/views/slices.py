@@ -1,4 +1,4 @@
-"""AP and recall of parts of a split: by size, crowding and overlap of the targets, and by KITTI's difficulties."""
+"""Draws AP and recall of parts of a split: by size, crowding and overlap of the targets, and by KITTI's difficulties."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,20 @@ from plotly.subplots import make_subplots
 from workbench.views.style import COLOURS, Chart, interval, plain, quiet, reach, with_names
 
 SLICES_CAPTION = (
-    "AP of the targets of a size (COCO's bounds) and of the images with so many targets; recall at IoU 0.5 of the targets of each slice, "
-    "also by the largest IoU with another target. 95 % intervals over resampled images."
+    "AP by size of the targets (COCO's bounds) and by number of targets in the image. Recall at IoU 0.5 is shown for the same slices, and "
+    "by the largest IoU with another target. Bars show 95 % intervals over resampled images."
 )
 KITTI_CAPTION = (
-    "KITTI's own 2D AP: 40 recall points, IoU 0.7 for cars and 0.5 for pedestrians and cyclists, DontCare regions left out. 95 % intervals "
-    "over resampled images."
+    "2D AP as KITTI defines it: 40 recall points, IoU 0.7 for cars and 0.5 for pedestrians and cyclists, DontCare regions left out. Bars "
+    "show 95 % intervals over resampled images."
 )
 
 
 def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """AP and recall by slice, one colour a run.
+    """Draws AP and recall by slice, one colour per run.
 
     Args:
-        tables: name of a run to its frame of ``slices.slices``.
+        tables: frame of ``slices.slices`` by name of the run.
     """
     figure = make_subplots(1, 2, subplot_titles=["AP", "Recall"], shared_yaxes=True, horizontal_spacing=0.04,
                            figure=Chart())  # fmt: skip
@@ -48,10 +48,10 @@ def slices_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def kitti_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """KITTI's AP by class and difficulty, one bar a run.
+    """Draws KITTI's AP by class and difficulty, one bar per run.
 
     Args:
-        tables: name of a run to its frame of ``kitti_ap.kitti_ap``.
+        tables: frame of ``kitti_ap.kitti_ap`` by name of the run.
     """
     figure = Chart()
     for position, (name, table) in enumerate(tables.items()):

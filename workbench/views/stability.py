@@ -1,4 +1,4 @@
-"""How the matching settles: churn and instability over training and over seeds, and which query held which target when."""
+"""Shows how the matching settles: churn and instability over training and seeds, and which query was matched to each target."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,30 +19,30 @@ from workbench.views.overview import PROGRESS
 from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, reach, run_style, with_lines, with_names
 
 SEEDS_CAPTION = (
-    "A line is the mean over the seeds of an arm, the band reaches from the lowest to the highest seed. Churn: of the targets matched at "
-    "this and the previous evaluation, the share whose query changed. Instability: mean over images of the number of queries whose target "
-    "changed. Slots of different seeds share no identity, so only the numbers are compared."
+    "Lines show the mean over the seeds of an arm; bands reach from the lowest to the highest seed. Churn is the share of targets whose "
+    "query changed since the evaluation before, of those matched at both. Instability is the number of queries per image whose target "
+    "changed. Slots of different seeds do not correspond, so only these numbers are compared."
 )
-AGREEMENT_CAPTION = "Of the targets matched in both models, the share whose two queries are each other's mates."
+AGREEMENT_CAPTION = "Agreement is the share of targets, of those matched in both models, whose two queries are paired with each other."
 FOUND_CAPTION = (
-    "Two runs that differ in their seed: the share of all targets that both find (right class, IoU of the matched query 0.5 or more) at "
-    "their last evaluations, with its 95 % interval over resampled images. Slots of different seeds share no identity."
+    "Share of all targets that both runs of a pair of seeds find (right class, IoU of the matched query 0.5 or more) at their last "
+    "evaluations, with 95 % intervals over resampled images. Slots of different seeds do not correspond."
 )
 FIRST, KEPT, CHANGED, UNMATCHED = 0, 1, 2, 3
 _STATES = (("first seen", "#BDBDBD"), ("same query", "#56B4E9"), ("other query", "#D55E00"), ("not matched", "rgba(128,128,128,0.12)"))
-_AGES = ("#F0F921", "#FDCA26", "#FB9F3A", "#ED7953", "#D8576B", "#BD3786", "#9C179E")  # plasma, early light, late dark
+_AGES = ("#F0F921", "#FDCA26", "#FB9F3A", "#ED7953", "#D8576B", "#BD3786", "#9C179E")  # plasma: early is light, late is dark
 
 
 def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
-    """Mean and range over seeds of what ``overview.progress_points`` gives.
+    """Returns mean and range over seeds of the points of ``overview.progress_points``.
 
     Args:
         points: rows of all runs, one below the other.
         entries: the same runs.
 
     Returns:
-        One row per arm and step: ``arm`` (recipe, arm, schedule), ``step``, ``seeds``, and for each of ``ap``, ``churn``, ``instability``
-        the mean, ``<name>_low`` and ``<name>_high``.
+        One row per arm and step: ``arm`` (recipe, arm, schedule), ``step``, ``seeds``, and for each of ``ap``, ``churn`` and
+        ``instability`` the mean, ``<name>_low`` and ``<name>_high``.
     """
     arms = {entry.run.name: f"{entry.recipe} · {entry.arm} · {entry.schedule}" for entry in entries}
     columns = [panel.column for panel in PROGRESS]
@@ -54,7 +54,7 @@ def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def arm_figure(points: pd.DataFrame) -> go.Figure:
-    """AP, churn and instability over steps, a mean line and a band over seeds for each arm; ``points`` are of ``arm_points``."""
+    """Draws AP, churn and instability over steps: per arm a mean line and a band over seeds; ``points`` come from ``arm_points``."""
     figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
     for position, arm in enumerate(points["arm"].unique()):
         colour, dash = run_style(position)
@@ -79,13 +79,16 @@ def arm_figure(points: pd.DataFrame) -> go.Figure:
 
 
 def agreement_points(run: Run, split: str = "val") -> pd.DataFrame:
-    """Agreement of a run with its teacher over its evaluations: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher."""
+    """Returns a run's agreement with its teacher by evaluation: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher."""
     frame = match_frame(run, "agreement", split).reindex(columns=["step", "layer", "agreement", "n"])
     return in_last_layer(frame).drop(columns="layer").dropna().assign(run=run.name)
 
 
 def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
-    """Agreement with the teacher over steps, one line a run; ``points`` are of ``agreement_points``, ``runs`` give the colours."""
+    """Draws agreement with the teacher over steps, one line per run, coloured in the order of ``runs``.
+
+    ``points`` come from ``agreement_points``.
+    """
     figure = Chart()
     for position, run in enumerate(runs):
         own = points[points["run"] == run].sort_values("step")
@@ -102,7 +105,7 @@ def agreement_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
 
 
 def seed_pairs(entries: Sequence[Entry], most: int = 12) -> list[tuple[Entry, Entry]]:
-    """Pairs of runs that differ in their seed alone, at most so many, those of one arm together."""
+    """Returns at most ``most`` pairs of runs that differ only in their seed, ordered by arm."""
     arms: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         arms.setdefault((entry.recipe, entry.arm, entry.schedule), []).append(entry)
@@ -111,7 +114,7 @@ def seed_pairs(entries: Sequence[Entry], most: int = 12) -> list[tuple[Entry, En
 
 
 def found_figure(table: pd.DataFrame) -> go.Figure:
-    """Share of the targets that both runs of a pair find; ``table`` is of ``between_runs.found_by_both`` with the name of the ``pair``."""
+    """Draws the share of targets that both runs of a pair find; ``table`` is of ``seeds.found_by_both`` plus the name of the ``pair``."""
     value, low, high = (100 * table[column].to_numpy(float) for column in ("share", "low", "high"))
     counts = table[["both", "only_first", "only_second", "neither"]].to_numpy()
     names = [plain(name) for name in table["pair"]]
@@ -126,7 +129,7 @@ def found_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def by_layer_figure(table: pd.DataFrame) -> go.Figure:
-    """Churn between evaluations over steps, a line per decoder layer; ``table`` is of ``stability_slices.stability_by``."""
+    """Draws churn between evaluations over steps, one line per decoder layer; ``table`` comes from ``grouped.stability_by``."""
     figure = Chart()
     for position, (layer, own) in enumerate(table.dropna(subset=["churn"]).groupby("layer")):
         colour, dash = run_style(position)
@@ -145,13 +148,13 @@ def by_layer_figure(table: pd.DataFrame) -> go.Figure:
 def slices_figure(
     tables: Mapping[str, pd.DataFrame], classes: Sequence[str], share: str = "churn", title: str = "targets whose query changed (%)"
 ) -> go.Figure:
-    """A share of the targets by class and by size: churn between evaluations, or agreement.
+    """Draws a share of the targets by class and by size: churn between evaluations, or agreement.
 
     Args:
-        tables: ``label`` and ``size`` to a frame of ``stability_slices.pooled_by`` or ``agreement.agreement_by``.
-        classes: label -> name.
+        tables: frame of ``grouped.pooled_by`` or ``agreement.agreement_by`` for each of ``label`` and ``size``.
+        classes: name by label.
         share: column that is drawn.
-        title: of its axis.
+        title: title of its axis.
     """
     figure = Chart()
     together: list[str] = []
@@ -174,15 +177,15 @@ def slices_figure(
 
 
 def held(rows: pd.DataFrame) -> pd.DataFrame:
-    """Which query held each target at each evaluation.
+    """Returns which query was matched to each target at each evaluation.
 
     Args:
-        rows: matched student rows of one layer, of the query table.
+        rows: matched rows of one student layer, from the query table.
 
     Returns:
         One row per target and step, in that order: ``image_id``, ``target``, ``step``, ``query``, ``held_by`` (the slot, or the encoder
-        cell of families that select queries per image), ``score``, ``iou``, ``state`` (FIRST, KEPT or CHANGED since the evaluation
-        before at which the target was matched) and ``changes`` of the target in all.
+        cell in families that select queries per image), ``score``, ``iou``, ``state`` (FIRST, KEPT or CHANGED since the last evaluation
+        at which the target was matched) and ``changes`` (number of changes of the target in all).
     """
     frame = rows.rename(columns={"match": "target", "match_iou": "iou"})
     frame = frame.sort_values(["image_id", "target", "step"], ignore_index=True)
@@ -196,7 +199,7 @@ def held(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def target_rows_of(frame: pd.DataFrame, first: int, count: int) -> pd.DataFrame:
-    """Rows of ``held`` of so many targets, those that change most first, beginning with the n-th (from 0)."""
+    """Returns rows of ``held`` of ``count`` targets, ordered by number of changes, starting with target ``first`` (from 0)."""
     targets = frame.drop_duplicates(["image_id", "target"])[["image_id", "target", "changes"]]
     targets = targets.sort_values(["changes", "image_id", "target"], ascending=[False, True, True], ignore_index=True)
     chosen = targets.iloc[first : first + count].assign(place=lambda own: range(len(own)))
@@ -204,11 +207,11 @@ def target_rows_of(frame: pd.DataFrame, first: int, count: int) -> pd.DataFrame:
 
 
 def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
-    """Targets by evaluations: each cell says which query held the target, its colour whether that is the one of before.
+    """Draws targets by evaluations: each cell names the matched query, and its colour tells whether it is the same as before.
 
     Args:
-        rows: of ``target_rows_of``; a mark carries ``[image_id, target, step]``.
-        steps: of the run, in order.
+        rows: rows of ``target_rows_of``; every mark carries ``[image_id, target, step]``.
+        steps: steps of the run's evaluations, in order.
     """
     names = [f"image {image}, target {target}" for image, target in
              rows.drop_duplicates("place")[["image_id", "target"]].itertuples(index=False)]  # fmt: skip
@@ -241,14 +244,14 @@ def matrix_figure(rows: pd.DataFrame, steps: Sequence[int]) -> go.Figure:
 
 
 def holders_figure(image: np.ndarray, record: Record, classes: Sequence[str], target: int, rows: pd.DataFrame) -> go.Figure:
-    """One target and the boxes of the queries that held it, early ones light, late ones dark.
+    """Draws one target and the boxes of the queries matched to it over training, early ones light and late ones dark.
 
     Args:
         image: ``[H, W, 3]`` uint8.
         record: the image's targets.
-        classes: label -> name.
-        target: which one.
-        rows: of the query table with that match, one per step, in order of steps.
+        classes: name by label.
+        target: index of the target.
+        rows: rows of the query table matched to it, one per step, in the order of steps.
     """
     height, width = image.shape[:2]
     figure = picture(image, 480, (record.image_id, target))
@@ -266,7 +269,7 @@ def holders_figure(image: np.ndarray, record: Record, classes: Sequence[str], ta
 
 
 def holder_table(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """One row per evaluation: the query that held the target, what it says and how well it fits."""
+    """Returns one row per evaluation: the query matched to the target, its prediction and how well it fits."""
     return pd.DataFrame({
         "step": rows["step"], "query": rows["query"].astype(int), "class": [class_name(classes, label) for label in rows["label"]],
         "score": rows["score"].astype(float), "iou": rows["match_iou"].astype(float),
@@ -274,6 +277,6 @@ def holder_table(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def stable_share(frame: pd.DataFrame) -> tuple[int, int]:
-    """Targets that never changed their query, and all targets matched at two evaluations or more; of the rows of ``held``."""
+    """Returns the number of targets that never changed their query and of all matched at two evaluations or more, from ``held``."""
     several = frame[frame.groupby(["image_id", "target"])["step"].transform("size") > 1].drop_duplicates(["image_id", "target"])
     return int((several["changes"] == 0).sum()), len(several)

@@ -64,7 +64,7 @@ function render({ model, el }) {
     legend.replaceChildren();
     const seen = moment.teacher.filter((query) => query.score >= least).length;
     for (const [name, words] of [["target", `${scene.targets.length} targets`], ["teacher", `${seen} of the teacher`],
-      ["student", `${drawn} of the student`], ["mate", `${pairs} pairs of mates`]]) {
+      ["student", `${drawn} of the student`], ["mate", `${pairs} pairs`]]) {
       const entry = element(legend, "span");
       element(entry, "i", { style: `background: ${scene.colours[name]}` });
       element(entry, "span", {}, words);

@@ -1,7 +1,7 @@
-"""A widget for notebooks that steps through the evaluations and decoder layers of one image.
+"""Provides a notebook widget that steps through the evaluations and decoder layers of one image.
 
-What it shows is read once, when it is made: the best queries of every evaluation and layer, the teacher's, their mates and the targets.
-It keeps nothing in a saved notebook but a picture of its last evaluation.
+The widget reads everything once, when it is made: the best queries of every evaluation and layer, the teacher's, their pairs and the
+targets. A saved notebook keeps only a picture of its last evaluation.
 """
 
 import base64
@@ -23,7 +23,7 @@ try:
     import anywidget
     import traitlets
 except ImportError as error:
-    raise MissingExtraError(f"stepping through an image needs {error.name}: {pip_install('notebooks')}.") from error
+    raise MissingExtraError(f"the image stepper needs {error.name}. Install it with {pip_install('notebooks')}.") from error
 
 MOST = 60
 LEAST_SCORE = 0.3
@@ -31,14 +31,14 @@ _SIDE = 480
 
 
 class Stepper(anywidget.AnyWidget):
-    """The widget; ``scene`` is of ``scene_of``."""
+    """The widget; ``scene`` comes from ``scene_of``."""
 
     _esm = Path(__file__).with_name("stepper.js")
     _css = Path(__file__).with_name("stepper.css")
     scene = traitlets.Dict().tag(sync=True)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """Beside the widget its still, for where a saved notebook is only viewed."""
+        """Returns the widget together with a still picture, for viewers of saved notebooks that do not run widgets."""
         bundle = super()._repr_mimebundle_(**options)
         if bundle is None:
             return None
@@ -47,22 +47,22 @@ class Stepper(anywidget.AnyWidget):
 
 
 def stepper(run: Run, number: int = 1, split: str = "val") -> Stepper:
-    """Sliders over evaluations, decoder layers and least score of one image.
+    """Returns a widget with sliders over the evaluations, decoder layers and least score of one image.
 
     Args:
-        run: with queries of this image.
-        number: of the image, counted from 1 in the order of the split.
-        split: of the data.
+        run: a run that keeps queries of this image.
+        number: number of the image, counted from 1 in the order of the split.
+        split: split of the data.
 
     Raises:
         MissingExtraError: anywidget is not installed.
-        RunError: no queries of this image were kept.
+        RunError: the run keeps no queries of this image.
     """
     return Stepper(scene=scene_of(run, number, split))
 
 
 def still(scene: dict[str, Any]) -> str:
-    """The last evaluation and layer as the widget first draws it: JPEG, base64."""
+    """Returns the last evaluation and layer as the widget first draws it, as base64 of a JPEG."""
     picture = Image.open(io.BytesIO(base64.b64decode(scene["image"].partition(",")[2]))).convert("RGB")
     factor = _SIDE / max(picture.size)
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)))
@@ -79,12 +79,12 @@ def still(scene: dict[str, Any]) -> str:
 
 
 def scene_of(run: Run, number: int, split: str = "val") -> dict[str, Any]:
-    """What the widget draws, as plain values.
+    """Returns what the widget draws, as plain values.
 
     Returns:
         ``image`` (a data address), ``width`` and ``height`` in pixels, ``colours``, ``layers`` (their number), ``targets`` (``box``
-        cxcywh in 0..1, ``words``) and ``steps``: ``step`` and by layer the ``student`` and ``teacher`` queries, the best ``MOST`` of
-        each: ``box``, ``score``, ``words``, and of the student ``mate``, the centre of its mate's box or None.
+        cxcywh in 0..1, ``words``) and ``steps``. Each step has ``step`` and, by layer, the best ``MOST`` ``student`` and ``teacher``
+        queries with ``box``, ``score`` and ``words``. A student query has ``mate``, the centre of its paired query's box, or None.
     """
     data = open_data(run.info(), split)
     record = data.records[number - 1]
@@ -111,7 +111,7 @@ def scene_of(run: Run, number: int, split: str = "val") -> dict[str, Any]:
 
 
 def _moment(student: pd.DataFrame, teacher: pd.DataFrame, classes: Any) -> dict[str, Any]:
-    """One evaluation and layer."""
+    """Returns the queries of one evaluation and layer."""
     places = teacher[["query", "cx", "cy"]].to_numpy(float)
     centre = {int(query): [round(x, 4), round(y, 4)] for query, x, y in places.tolist()}
     return {

@@ -1,4 +1,4 @@
-"""What every figure shares: colours that colour-blind readers can tell apart, a quiet layout, names shown as text."""
+"""Holds what every figure shares: colours that colour-blind readers can tell apart, a quiet layout, and names shown as text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-# Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which is lost on a dark page, and yellow, lost on a white one.
+# Okabe and Ito, 2008 (jfly.uni-koeln.de/color), without black, which vanishes on a dark page, and yellow, which vanishes on a white one.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INFERNO = ("0,0,4", "40,11,84", "101,21,110", "159,42,99", "212,72,66", "245,125,21", "250,193,39", "252,230,120", "252,255,220")
-GREY = "#8C8C8C"  # of what is no run: teachers, references
+GREY = "#8C8C8C"  # of everything that is not a run: teachers, references
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
 AXIS = "rgba(128,128,128,0.55)"
@@ -18,19 +18,19 @@ _AXES: dict[str, Any] = {
     "gridcolor": GRID, "zeroline": False, "linecolor": AXIS, "ticks": "outside", "tickcolor": AXIS, "ticklen": 3,
     "title": {"standoff": 6, "font": {"size": 12}}, "tickfont": {"size": 11},
 }  # fmt: skip
-_LETTER = 6.4  # pixels of a letter of a tick's name, on average
-_LONGEST = 40  # letters of a name that a margin is laid out for
-_ROW = 60  # letters of a legend that fit above the narrowest figure, in one row
-SCALE = 84  # pixels that a colour scale takes at the right of a figure
+_LETTER = 6.4  # average width in pixels of a letter in a tick label
+_LONGEST = 40  # letters of the longest name that a margin makes room for
+_ROW = 60  # letters that fit in one row of the legend above the narrowest figure
+SCALE = 84  # width in pixels of a colour scale at the right of a figure
 # Plotly reads a subset of HTML, entities, $formulas$ and %{templates} in every text it draws.
 _MEANT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;", "\n": " ", "\r": " ", "\t": " "})
 
 
 class Chart(go.Figure):
-    """A figure whose numbers go to the browser as lists.
+    """A figure that sends its numbers to the browser as lists.
 
-    plotly.js never takes a typed array for the one that it drew before, so a page that hands over its figures twice, as Streamlit's does,
-    would draw each of them twice.
+    plotly.js treats every typed array as new, even if its values are unchanged. A page that hands over its figures twice, as Streamlit's
+    does, would draw each of them twice.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,33 +47,33 @@ def _listed(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, dict):
         return {name: _listed(own) for name, own in value.items()}
-    # what is long holds numbers and text alone
+    # long lists hold only numbers and text
     return [_listed(own) for own in value] if isinstance(value, list | tuple) and value and isinstance(value[0], dict) else value
 
 
 def interval(ends: Sequence[np.ndarray], colour: str = GREY) -> dict[str, Any]:
-    """``error_x`` or ``error_y`` of a trace whose values have intervals; ``ends`` are value, low and high."""
+    """Returns ``error_x`` or ``error_y`` of a trace whose values have intervals; ``ends`` are value, low and high."""
     value, low, high = ends
     return {"type": "data", "array": high - value, "arrayminus": value - low, "color": colour, "thickness": 1.4, "width": 4}
 
 
 def plain(text: object) -> str:
-    """``text`` so that plotly draws its characters and never reads them as markup, a formula or a template."""
+    """Returns ``text`` escaped so that plotly draws its characters and never reads them as markup, a formula or a template."""
     return str(text).translate(_MEANT)
 
 
 def run_style(position: int) -> tuple[str, str]:
-    """Colour and dash of the n-th run of a figure; the dash changes when the colours are used up."""
+    """Returns colour and dash of the n-th run of a figure; the dash changes when the colours are used up."""
     return COLOURS[position % len(COLOURS)], DASHES[position // len(COLOURS) % len(DASHES)]
 
 
 def faded(colour: str, opacity: float) -> str:
-    """A ``#RRGGBB`` colour, translucent."""
+    """Returns a ``#RRGGBB`` colour made translucent."""
     return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},{opacity})"
 
 
 def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """Transparent ground, thin grid, legend above: readable on a light and on a dark page, whose text colour it takes."""
+    """Applies a transparent ground, a thin grid and a legend above, readable on light and dark pages, whose text colour it takes."""
     own: dict[str, Any] = {
         "height": height, "margin": {"l": 56, "r": 12, "t": 56, "b": 44}, "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}, "hovermode": "closest", "hoverlabel": {"namelength": -1},
@@ -86,14 +86,14 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     figure.update_annotations(font_size=12)
     if layout:
         figure.update_layout(**layout)
-    # a row of names fits above any figure; a browser that has to look whether it does draws the figure twice
+    # one row of names fits above any figure; without this hint the browser measures them and draws the figure twice
     traces: Any = figure.data
     figure.layout.margin.autoexpand = sum(len(trace.name or "") + 7 for trace in traces if trace.showlegend is not False) > _ROW
     return figure
 
 
 def with_lines(figure: go.Figure) -> go.Figure:
-    """A narrow figure of many lines with the room that their names take above it, one below the other; few are left as they are."""
+    """Returns a narrow figure with room for the names of many lines, stacked above it; a figure of few lines is left as it is."""
     lines = sum(1 for _ in figure.select_traces({"showlegend": True}))
     if lines <= _FEW_LINES:
         return figure
@@ -104,9 +104,9 @@ def with_lines(figure: go.Figure) -> go.Figure:
 
 
 def reach(*values: np.ndarray, zero: bool = False) -> list[float]:
-    """Ends of an axis that shows all these numbers, those that are none left out, with a little room; ``zero`` is shown as well if asked.
+    """Returns the ends of an axis that shows all finite numbers with a little room, and ``zero`` too if asked.
 
-    Only a figure whose axes all have ends is drawn once, see ``app/lib/page.py``.
+    The browser draws a figure only once if all its axes have ends, see ``app/lib/page.py``.
     """
     known = np.concatenate([np.asarray(own, float).ravel() for own in values])
     known = known[np.isfinite(known)]
@@ -117,9 +117,10 @@ def reach(*values: np.ndarray, zero: bool = False) -> list[float]:
 
 
 def with_names(figure: go.Figure, names: Sequence[str]) -> go.Figure:
-    """A figure with the names at 0, 1, ... of its y axis, from the top, and room for them at its left.
+    """Returns a figure with the names at 0, 1, ... of its y axis, from the top, and a left margin that fits them.
 
-    It is worked out here, because a browser that has to measure names draws the figure twice; those of unusual length it measures.
+    The margin is computed here because a browser that has to measure names draws the figure twice. Unusually long names are measured
+    nevertheless.
     """
     longest = max(map(len, names), default=0)
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=list(names), range=[max(len(names), 1) - 0.5, -0.5],
@@ -128,12 +129,12 @@ def with_names(figure: go.Figure, names: Sequence[str]) -> go.Figure:
 
 
 def laid_out(figure: go.Figure, **layout: Any) -> go.Figure:
-    """Sets whole properties of the layout: ``update_layout``, which goes into them, takes ten times as long; a page has eight figures."""
+    """Sets whole properties of the layout. ``update_layout`` merges into them and takes ten times as long; a page has eight figures."""
     for name, value in layout.items():
         figure.layout[name] = value
     return figure
 
 
 def _over(own: dict[str, Any], style: dict[str, Any]) -> dict[str, Any]:
-    """``own`` with the properties of ``style``, those of nested objects one by one."""
+    """Returns ``own`` with the properties of ``style``; nested objects are merged property by property."""
     return own | {name: _over(own.get(name, {}), value) if isinstance(value, dict) else value for name, value in style.items()}

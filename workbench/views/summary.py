@@ -42,7 +42,7 @@ COLUMNS: dict[str, Column] = {
         100,
         1,
     ),
-    "ap_low": Column("AP from", "Lower end of AP's 95 % interval over resampled images. It tells about these weights alone.", 100, 1),
+    "ap_low": Column("AP from", "Lower end of AP's 95 % interval over resampled images. It does not cover other seeds.", 100, 1),
     "ap_high": Column("AP to", "Upper end of AP's 95 % interval over resampled images.", 100, 1),
     "ap50": Column("AP50", "COCO AP at IoU 0.50 (%).", 100, 1),
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
@@ -59,7 +59,7 @@ COLUMNS: dict[str, Column] = {
     ),
     "gain": Column(
         "gain",
-        "Mean over targets: score x IoU of the matched query, minus the same in the undistilled run of this seed at this step.",
+        "Mean over targets of score x IoU of the matched query, minus the same in the undistilled run of this seed at this step.",
         digits=3,
     ),
     "gain_low": Column("gain from", "Lower end of the mean gain's 95 % interval over resampled images.", digits=3),
@@ -87,7 +87,7 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
     """Returns the table in the units of its headings, with the AP of every class in the place of ``CLASSES``.
 
     Args:
-        table: of ``analysis.report.summary.table``.
+        table: frame of ``analysis.report.summary.table``.
 
     Returns:
         The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown.

@@ -1,4 +1,4 @@
-"""What a run logged while it trained: every loss term, what each sends as gradient, the learning rate and the speed."""
+"""Shows what a run logged while it trained: every loss term, its gradient, the learning rate and the speed."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from plotly.subplots import make_subplots
 from workbench.store.run import Run
 from workbench.views.style import GREY, Chart, plain, quiet, run_style
 
-REST = "detection"  # what the loss is made of beside the weighted distillation terms
+REST = "detection"  # the part of the loss beside the weighted distillation terms
 _MOST_POINTS = 12_000  # of all curves together
 
 
 class Panel(NamedTuple):
-    """One plot: the columns whose name begins with ``prefix``."""
+    """Describes one plot: the columns whose names begin with ``prefix``."""
 
     prefix: str
     title: str
@@ -45,10 +45,10 @@ PANELS = (
 
 
 def training_lines(run: Run) -> pd.DataFrame:
-    """Lines of ``metrics.jsonl`` with the weighted detection loss and the speed beside them.
+    """Returns the lines of ``metrics.jsonl`` together with the weighted detection loss and the speed.
 
     Returns:
-        One row per logged step: ``step``, what was logged, ``weighted/detection`` where there are distillation terms, and
+        One row per logged step: ``step``, all logged values, ``weighted/detection`` if there are distillation terms, and
         ``steps_per_second wall`` and ``... cpu`` since the line before.
     """
     metrics, timings = pd.DataFrame(run.metrics()), pd.DataFrame(run.timings())
@@ -69,7 +69,7 @@ def thinned(lines: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Averages consecutive lines so that all curves together have a bounded number of points.
 
     Args:
-        lines: of ``training_lines``, numbers in every column.
+        lines: lines of ``training_lines``, with numbers in every column.
 
     Returns:
         The averaged lines, and how many lines each average is made of.
@@ -82,10 +82,10 @@ def thinned(lines: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def training_figure(metrics: pd.DataFrame) -> go.Figure:
-    """Loss terms raw and weighted, gradients, learning rate and speed of one run.
+    """Draws raw and weighted loss terms, gradients, learning rate and speed of one run.
 
     Args:
-        metrics: of ``training_lines`` or ``thinned``; panels of which it has no column are left out.
+        metrics: lines of ``training_lines`` or ``thinned``; panels without a column in them are left out.
     """
     panels = [(panel, [name for name in map(str, metrics.columns) if name.startswith(panel.prefix)]) for panel in PANELS]
     panels = [(panel, names) for panel, names in panels if names]
@@ -123,11 +123,11 @@ def training_figure(metrics: pd.DataFrame) -> go.Figure:
 
 
 def panel_meanings(metrics: pd.DataFrame) -> str:
-    """Titles and definitions of the panels that ``training_figure`` draws of these lines."""
+    """Returns titles and definitions of the panels that ``training_figure`` draws of these lines."""
     shown = [panel for panel in PANELS if any(name.startswith(panel.prefix) for name in map(str, metrics.columns))]
     return " ".join(f"{panel.title}: {panel.meaning[0].lower()}{panel.meaning[1:]}" for panel in shown)
 
 
 def _terms(columns: Sequence[str]) -> list[str]:
-    """Terms in the order of their colours; detection as a whole is grey."""
+    """Returns terms in the order of their colours; detection as a whole is grey."""
     return sorted({name.partition("/")[2] for name in columns if "/" in name} - {REST})

@@ -1,4 +1,4 @@
-"""What queries are worth: slots by value, what predicts gain, where a slot looks and what it serves."""
+"""Shows what queries are worth: the value of slots, what predicts gain, where a slot looks and which targets it serves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, 
 
 # title of the axis, factor, definition
 SLOT_VALUES = {
-    "ap_drop": ("AP drop (points)", 100, "AP with all detections minus AP without any detection of the slot; 95 % interval by a jackknife "
-                "over image blocks. Drops do not add up to AP and may be negative."),
-    "gain": ("mean gain", 1, "Gain of a target: score times IoU of the query matched to it in this run minus the same in the baseline. A "
-             "slot has the mean over its targets; 95 % interval over resampled images."),
-    "quality": ("mean quality", 1, "score^gamma times IoU^(1-gamma) of a query with its matched target, mean over the slot's targets; 95 % "
-                "interval over resampled images."),
-    "served": ("images served (%)", 100, "Share of the images in which the slot is matched to a target; Wilson's 95 % interval. Dead slots "
-               "have none."),
+    "ap_drop": ("AP drop (points)", 100, "AP with all detections minus AP without the slot's detections, with 95 % intervals by a "
+                "jackknife over blocks of images. Drops do not add up to AP and may be negative."),
+    "gain": ("mean gain", 1, "The gain of a target is score x IoU of its matched query in this run, minus the same in the baseline. A slot "
+             "has the mean over its targets, with a 95 % interval over resampled images."),
+    "quality": ("mean quality", 1, "Quality is score^gamma x IoU^(1-gamma) of a query with its matched target. A slot has the mean over "
+                "its targets, with a 95 % interval over resampled images."),
+    "served": ("images served (%)", 100, "Share of the images in which the slot is matched to a target, with Wilson's 95 % interval. Dead "
+               "slots are never matched."),
 }  # fmt: skip
 PROPERTIES = {
     "quality": "teacher quality", "score": "teacher score", "entropy": "teacher entropy (bits)", "target_size": "target size (sqrt px)",
@@ -26,25 +26,25 @@ PROPERTIES = {
     "baseline": "score x IoU in the baseline",
 }  # fmt: skip
 GAIN_CAPTION = (
-    "Every target that teacher, baseline and this run matched. Gain: score times IoU of its query in this run minus in the baseline, last "
-    "layer, same step. Colour: how many targets lie there. Draw a box to see them."
+    "Every target that teacher, baseline and this run matched. Gain is score x IoU of its query in this run, minus the same in the "
+    "baseline (last layer, same step). Colour shows how many targets lie at a place. Draw a box to see them."
 )
 CORRELATION_CAPTION = (
-    "Spearman rank correlation with gain; the open mark holds the baseline's score times IoU fixed. 95 % intervals over resampled images; "
-    "an interval that leaves out 0 predicts gain."
+    "Spearman's rank correlation with gain. For the open mark, the baseline's score x IoU is held fixed. Bars show 95 % intervals over "
+    "resampled images. A property predicts gain if its interval excludes 0."
 )
-LOOKS_CAPTION = "How many of the slot's boxes have their centre in each cell of the image, over all images, matched or not."
-MOST_CLASSES = 15  # drawn of a slot
-SERVES_CAPTION = f"Share of the slot's targets, with Wilson's 95 % interval; at most the {MOST_CLASSES} most frequent classes are drawn."
+LOOKS_CAPTION = "Number of the slot's boxes with their centre in each cell of the image, over all images, matched or not."
+MOST_CLASSES = 15  # number of classes drawn of a slot
+SERVES_CAPTION = f"Share of the slot's targets, with Wilson's 95 % interval. At most the {MOST_CLASSES} most frequent classes are drawn."
 
 
 def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figure:
-    """Slots by value, the best first, with intervals.
+    """Draws slots by value with intervals, the best first.
 
     Args:
-        slots: ``query``, the column ``value``, its ``low`` and ``high``, and ``n``.
-        value: of ``SLOT_VALUES``.
-        chosen: the slot that is pointed out.
+        slots: frame with ``query``, the column ``value``, its ``low`` and ``high``, and ``n``.
+        value: key of ``SLOT_VALUES``.
+        chosen: slot to highlight.
     """
     title, scale, _ = SLOT_VALUES[value]
     slots = slots.dropna(subset=[value]).sort_values(value, ascending=False, ignore_index=True)
@@ -56,7 +56,7 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
         hovertemplate=f"slot %{{customdata[0]}}<br>{plain(title)} %{{y:.3f}}<br>n = %{{customdata[1]}}<extra></extra>",
         unselected={"marker": {"opacity": 1}},
     ))  # fmt: skip
-    # one path for all intervals: three hundred of them take the browser longer than the bars
+    # all intervals are one path: three hundred separate ones take the browser longer than the bars
     ends = broken(np.stack([place, low, place, high], -1).reshape(-1, 2, 2))
     figure.add_scatter(x=ends[:, 0], y=ends[:, 1], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False)
     few = len(slots) <= 40
@@ -67,7 +67,7 @@ def slots_figure(slots: pd.DataFrame, value: str, chosen: int | None) -> go.Figu
 
 
 def looks_figure(counts: np.ndarray) -> go.Figure:
-    """Where a slot looks; ``counts`` are of ``slots.slot_heatmaps``."""
+    """Draws where the boxes of a slot are centred; ``counts`` come from ``slots.slot_heatmaps``."""
     rows, columns = counts.shape
     figure = Chart(go.Heatmap(z=counts, x0=0.5 / columns, dx=1 / columns, y0=0.5 / rows, dy=1 / rows, colorscale="Cividis",
                                   colorbar={"title": {"text": "boxes", "side": "right"}, "thickness": 10, "outlinewidth": 0},
@@ -78,11 +78,11 @@ def looks_figure(counts: np.ndarray) -> go.Figure:
 
 
 def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> go.Figure:
-    """Which classes and sizes one slot serves.
+    """Draws which classes and sizes one slot serves.
 
     Args:
-        tables: ``label`` and ``size`` to the slot's rows of ``slots.slot_serves``.
-        classes: label -> name.
+        tables: the slot's rows of ``slots.slot_serves`` for each of ``label`` and ``size``.
+        classes: name by label.
     """
     figure = Chart()
     together: list[str] = []
@@ -104,7 +104,7 @@ def serves_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) ->
 
 
 def correlation_figure(table: pd.DataFrame) -> go.Figure:
-    """What predicts gain; ``table`` is of ``predictors.rank_correlations``."""
+    """Draws how well each property predicts gain; ``table`` comes from ``predictors.rank_correlations``."""
     names = [PROPERTIES[name] for name in table["property"]]
     figure = Chart()
     kinds: list[tuple[str, tuple[str, str, str], str, str]] = [
@@ -126,7 +126,7 @@ def correlation_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def inside(points: pd.DataFrame, column: str, box: Sequence[float] | None) -> pd.DataFrame:
-    """Targets in a box ``x0, x1, y0, y1`` over ``column`` and gain, the greatest gain first; all without a box."""
+    """Returns targets in a box ``x0, x1, y0, y1`` over ``column`` and gain, the greatest gain first; without a box, all targets."""
     if box is not None:
         x0, x1, y0, y1 = box
         points = points[points[column].between(x0, x1) & points["gain"].between(y0, y1)]

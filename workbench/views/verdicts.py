@@ -1,4 +1,4 @@
-"""Verdicts on arms, the seeds of each pooled: which runs are compared, a table of what came out, and a picture of it."""
+"""Draws verdicts on arms, whose seeds are pooled: which runs are compared, a table of the outcomes, and a figure of them."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,18 @@ from workbench.views.error_types import VERDICT_COLOURS
 from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
 CAPTION = (
-    "Mean over the seeds of an arm minus that of the undistilled arm of the same recipe, at the last evaluation; 95 % "
-    "intervals over resampled images. Better and worse are said only where the interval leaves out 0. "
-    f"From {LEAST_SEEDS} pairs of seeds on a verdict tells about the method."
+    "Mean over the seeds of an arm minus the mean of the undistilled arm of the same recipe, at the last evaluation, with 95 % intervals "
+    "over resampled images. The verdict is better or worse only if the interval excludes 0. "
+    f"With {LEAST_SEEDS} or more pairs of seeds a verdict is about the method, otherwise only about these runs."
 )
 
 
 def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[tuple[str, list[Entry], list[Entry]]]:
-    """What is compared: every distilled arm among the chosen runs with the undistilled arm of its recipe.
+    """Returns the comparisons to make: every distilled arm among the chosen runs with the undistilled arm of its recipe.
 
     Args:
-        chosen: runs whose arms are meant.
-        entries: all runs that were evaluated; the newest of each seed counts.
+        chosen: runs whose arms are compared.
+        entries: all evaluated runs; of each seed the newest counts.
 
     Returns:
         Name of the arm, runs of the baseline, runs of the arm.
@@ -36,7 +36,7 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
     found: list[tuple[str, list[Entry], list[Entry]]] = []
     for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED):
         other = [entry for key, entry in newest.items() if key[:3] == (recipe, arm, schedule)]
-        # a shortened run is compared with the undistilled one of full length, where that was not shortened too
+        # a shortened run is compared with the undistilled run of full length if there is no shortened undistilled run
         same = {key[2] for key in newest if key[:2] == (recipe, UNDISTILLED)} & {schedule, EQUAL_STEPS}
         against = schedule if schedule in same else EQUAL_STEPS
         baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, UNDISTILLED, against)]
@@ -46,7 +46,7 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
 
 
 def verdicts_figure(table: pd.DataFrame) -> go.Figure:
-    """Differences with their intervals, a small plot for each number, since each has its own unit; ``table`` is of ``verdict_table``."""
+    """Draws differences with their intervals, one small plot per number because units differ; ``table`` is of ``verdict_table``."""
     quantities = list(dict.fromkeys(table["quantity"]))
     figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
                            figure=Chart())  # fmt: skip

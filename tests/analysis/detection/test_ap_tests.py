@@ -90,11 +90,11 @@ def test_a_number_that_nothing_defines_is_not_distinguishable():
 def test_the_sentence_holds_the_word_the_interval_n_and_what_it_is_about():
     verdict = judge(AP, {0: spread(0.40)}, {0: spread(0.45)}, images=1234)
     assert verdict.sentence() == (
-        "AP: better (+5.0, 95 % interval +5.0 to +5.0; 1,234 images, 1 run against 1). It tells about these checkpoints."
+        "AP: better (+5.0, 95 % interval +5.0 to +5.0; 1,234 images, 1 run against 1). The verdict is about these checkpoints."
     )
     many = judge(AP, {s: spread(0.4) for s in range(6)}, {s: spread(0.4) for s in range(6)}, images=9)
     assert many.sentence() == (
-        "AP: not distinguishable (+0.0, 95 % interval +0.0 to +0.0; 9 images, 6 pairs of runs). It tells about this method."
+        "AP: not distinguishable (+0.0, 95 % interval +0.0 to +0.0; 9 images, 6 pairs of runs). The verdict is about this method."
     )
     assert json.loads(json.dumps(verdict.to_json()))["verdict"] == "better"
 

@@ -37,7 +37,7 @@ def test_images_of_another_size_are_named_by_the_verb_which_tries_the_teacher_it
     small_images = {"data": {"transform": {"resize": {"height": 40, "width": 40}}}}
     run = small_run(tmp_path, "size", TEACHER_ONLY, VAL, small_images, guarded=False)
     code, out, _ = command("diagnose", "size", "--runs", str(tmp_path), "--json", str(tmp_path / "found.json"))
-    assert code == 0 and "error: resolution. The teacher is shown images with another resolution than it knows" in out
+    assert code == 0 and "error: resolution. The teacher gets images with another resolution than it was trained on" in out
     assert "With images in their original size it reaches" in out and "What to do: Set data.transform.resize" in out
     assert [finding["cause"] for finding in read_json(tmp_path / "found.json")["findings"]] == [f.cause for f in diagnose(run).findings]
 

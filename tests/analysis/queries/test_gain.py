@@ -42,7 +42,7 @@ def test_gain_of_a_target_is_score_times_iou_less_that_of_the_baseline(seed: int
 
 def test_runs_without_a_common_step_are_not_compared():
     distilled, baseline = random_answers(0, steps=1), random_answers(1, steps=1).assign(step=35)
-    with pytest.raises(RunError, match="the distilled run has 10; the baseline 35"):
+    with pytest.raises(RunError, match="the distilled run has 10, the baseline has 35"):
         common_step(distilled, baseline)
 
 

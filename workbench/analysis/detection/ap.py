@@ -1,4 +1,4 @@
-"""COCO average precision: hotcoco for speed, pycocotools as the oracle; both see the same arrays.
+"""Computes COCO average precision: hotcoco for speed, pycocotools as the oracle; both see the same arrays.
 
 Values are 0..1 (shown x100). Lin et al., "Microsoft COCO", ECCV 2014, and the reference implementation ``pycocotools``.
 """
@@ -24,19 +24,19 @@ Detections = pa.Table | pd.DataFrame
 
 _IOU_50, _IOU_75 = 0, 5  # positions in the grid 0.50:0.05:0.95
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
-# square pixels, as COCO has them
+# bounds in square pixels, as in COCO
 AREAS: dict[str, tuple[float, float]] = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 _COLUMNS = ("image_id", "category_id", "score", "x1", "y1", "x2", "y2")
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassAP:
-    """AP of one class; NaN when it has no targets.
+    """AP of one class; NaN if it has no targets.
 
     Attributes:
         ap: mean over IoU 0.50:0.05:0.95.
-        ap50: at IoU 0.5.
-        targets: ground-truth boxes that are not crowd.
+        ap50: AP at IoU 0.5.
+        targets: number of ground-truth boxes that are not crowd.
     """
 
     ap: float
@@ -46,7 +46,7 @@ class ClassAP:
 
 @dataclasses.dataclass(frozen=True)
 class APResult:
-    """The twelve COCO numbers, 0..1, NaN where nothing defines them, and AP by class name.
+    """The twelve COCO numbers, 0..1, NaN where undefined, and AP by class name.
 
     ``ar1``, ``ar10`` and ``ar100`` are recalls at 1, 10 and ``max_detections`` detections per image.
     """
@@ -66,21 +66,21 @@ class APResult:
     per_class: dict[str, ClassAP]
 
     def to_json(self) -> dict[str, Any]:
-        """``{"coco": twelve numbers, "per_class": {name: {ap, ap50, targets}}}`` with None for NaN, as evaluations.jsonl holds it."""
+        """Returns ``{"coco": twelve numbers, "per_class": {name: {ap, ap50, targets}}}`` with None for NaN, as in evaluations.jsonl."""
         values = dataclasses.asdict(self)
         classes = values.pop("per_class")
         return {"coco": _without_nan(values), "per_class": {name: _without_nan(value) for name, value in classes.items()}}
 
 
 def coco_ap(ground_truth: Mapping[str, Any], detections: Detections, backend: Backend = "hotcoco", max_detections: int = 100) -> APResult:
-    """Box AP and AR of detections.
+    """Returns box AP and AR of detections.
 
     Args:
         ground_truth: COCO dict (``images``, ``annotations``, ``categories``); crowd boxes count as in pycocotools.
         detections: columns ``image_id``, ``category_id`` (the ids of ``ground_truth``), ``score``, ``x1 y1 x2 y2`` in pixels. Of equal
             scores the earlier row ranks first.
-        backend: which implementation computes it.
-        max_detections: best-scored detections kept per image and class, at least 10.
+        backend: implementation that computes it.
+        max_detections: number of best-scored detections kept per image and class, at least 10.
 
     Raises:
         DataError: a detection names an image or a category that the ground truth does not have.
@@ -124,10 +124,10 @@ def evaluate(
     """Matches detections to targets per image, class and IoU threshold.
 
     Args:
-        truth: from ``light_ground_truth``.
+        truth: result of ``light_ground_truth``.
         detections: as for ``coco_ap``.
-        backend: which implementation matches.
-        max_detections: kept per image and class.
+        backend: implementation that matches.
+        max_detections: number of detections kept per image and class.
         areas: names of ``AREAS``; targets outside a range are ignored, and so are detections outside that match nothing.
 
     Returns:
@@ -149,9 +149,9 @@ def evaluate(
 
 
 def light_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what box AP needs, so that masks are neither copied nor parsed.
+    """Returns only what box AP needs, so that masks are neither copied nor parsed.
 
-    Annotations are numbered from 1: an id of 0 would read as "unmatched" in the reference implementation.
+    Annotations are numbered from 1, because the reference implementation reads an id of 0 as "unmatched".
     """
     annotations = []
     for number, annotation in enumerate(ground_truth["annotations"], start=1):
@@ -172,7 +172,7 @@ def light_ground_truth(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def detection_rows(truth: Mapping[str, Any], detections: Detections) -> np.ndarray:
-    """``[D, 7]`` float64: image_id, x, y, width, height, score, category_id."""
+    """Returns ``[D, 7]`` float64: image_id, x, y, width, height, score, category_id."""
     image, category, score, x1, y1, x2, y2 = (np.asarray(detections[name], dtype=np.float64) for name in _COLUMNS)
     rows = np.stack([image, x1, y1, x2 - x1, y2 - y1, score, category], axis=1)
     bad = ~np.isfinite(rows).all(axis=1)
@@ -221,7 +221,7 @@ def _targets_per_category(truth: Mapping[str, Any]) -> dict[int, int]:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the defined entries (-1 marks classes without targets)."""
+    """Returns the mean of the defined entries (-1 marks classes without targets)."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else math.nan
 
@@ -236,6 +236,6 @@ def _listed(ids: np.ndarray) -> str:
 
 
 def _silently(function: Any) -> Any:
-    """The reference implementation prints; a library does not."""
+    """Calls a function without its prints: the reference implementation prints, a library must not."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function()

@@ -1,7 +1,7 @@
-"""Is one side of a comparison better? In words, with the interval they rest on; never a bare difference.
+"""Tests whether one side of a comparison is better, in words and with the interval that they rest on, never as a bare difference.
 
-A side is one run, or the runs of several seeds. Both sides are seen on the same resampled images, which tells about these checkpoints.
-With at least five seeds on both sides, the differences between runs of the same seed are tested, which tells about the method.
+A side is one run, or the runs of several seeds. Both sides are evaluated on the same resampled images, so the verdict is about these
+checkpoints. With five or more seeds on both sides the differences between runs of the same seed are tested, so it is about the method.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ About = Literal["these checkpoints", "this method"]
 LEAST_SEEDS = 5
 SAMPLES = 300
 _T = TypeVar("_T")
-Side = Mapping[int, _T]  # by seed
+Side = Mapping[int, _T]  # values by seed
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Quantity:
     """A number that runs are compared by.
 
     Attributes:
-        name: as shown.
-        higher_is_better: which way is better.
+        name: name that is shown.
+        higher_is_better: True if higher values are better.
         scale: factor from the stored value to the shown one; 100 for shares and AP.
-        decimals: shown.
+        decimals: number of decimals that are shown.
     """
 
     name: str
@@ -60,20 +60,20 @@ CALIBRATION_ERROR = Quantity("calibration error", False)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says.
+    """The outcome of a comparison.
 
     Attributes:
-        quantity: what was compared.
-        word: about ``other``, seen from the baseline.
-        about: what the word holds for.
+        quantity: number that was compared.
+        word: verdict on ``other`` compared with the baseline.
+        about: what the verdict holds for.
         baseline: value of the baseline, the mean over its seeds.
-        other: value of the other side, likewise.
-        difference: ``other`` minus baseline; with ``this method`` the mean over pairs of one seed.
+        other: value of the other side, the mean over its seeds.
+        difference: ``other`` minus baseline; for ``this method`` the mean over pairs of one seed.
         low: lower end of the interval of the difference.
         high: upper end.
-        images: resampled, or evaluated on.
-        seeds: runs of the baseline and of the other side; with ``this method`` the pairs, twice.
-        level: of the interval.
+        images: number of images that were resampled or evaluated.
+        seeds: numbers of runs of the baseline and of the other side; for ``this method`` the number of pairs, twice.
+        level: level of the interval.
     """
 
     quantity: Quantity
@@ -89,19 +89,19 @@ class Verdict:
     level: float = LEVEL
 
     def sentence(self) -> str:
-        """The verdict as it is shown."""
+        """Returns the verdict as a sentence."""
         form = f"+.{self.quantity.decimals}f"
         numbers = [format(self.quantity.scale * value, form) for value in (self.difference, self.low, self.high)]
         count, others = self.seeds[1], self.seeds[0]
         runs = f"{count} pairs of runs" if self.about == "this method" else f"{count} run{'s' * (count > 1)} against {others}"
         return (
             f"{self.quantity.name}: {self.word} ({numbers[0]}, {100 * self.level:.0f} % interval {numbers[1]} to {numbers[2]}; "
-            f"{self.images:,} images, {runs}). It tells about {self.about}."
+            f"{self.images:,} images, {runs}). The verdict is about {self.about}."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """``quantity`` by name, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``, ``high`` (as stored, None for
-        NaN), ``images``, ``seeds``, ``sentence``.
+        """Returns ``quantity`` by name, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``, ``high`` (as stored,
+        None for NaN), ``images``, ``seeds``, ``sentence``.
         """
         numbers = {name: getattr(self, name) for name in ("baseline", "other", "difference", "low", "high")}
         numbers = {name: None if np.isnan(value) else value for name, value in numbers.items()}
@@ -117,16 +117,16 @@ class Verdict:
 
 
 def judge(quantity: Quantity, baseline: Side[np.ndarray], other: Side[np.ndarray], images: int) -> Verdict:
-    """The verdict on a number of which every run gives its value on all images, then on every resample, the same for all runs.
+    """Returns the verdict on a number that every run gives for all images and then for every resample, the same for all runs.
 
-    Five pairs of runs of the same seed are enough for the method: the interval is Student's, of the mean of their differences on all
-    images. With fewer it is the percentile interval of the difference of the means over seeds.
+    With five or more pairs of runs of the same seed the verdict is about the method: the interval is Student's for the mean of their
+    differences on all images. With fewer it is the percentile interval of the difference of the means over seeds.
 
     Args:
-        quantity: what the values are.
-        baseline: by seed, ``[S + 1]``.
-        other: likewise.
-        images: how many were resampled.
+        quantity: number that the values are of.
+        baseline: values ``[S + 1]`` by seed.
+        other: values ``[S + 1]`` of the other side, by seed.
+        images: number of images that were resampled.
     """
     pairs = sorted(set(baseline) & set(other))
     if len(pairs) >= LEAST_SEEDS:
@@ -160,15 +160,15 @@ def compare_ap(
     seed: int = 0,
     max_detections: int = 100,
 ) -> Verdict:
-    """Verdict on AP.
+    """Returns the verdict on AP.
 
     Args:
         ground_truth: COCO dict.
         baseline: detections by seed.
-        other: likewise.
+        other: detections of the other side, by seed.
         samples: number of resamples.
-        seed: of the resamples.
-        max_detections: kept per image and class.
+        seed: seed of the resamples.
+        max_detections: number of detections kept per image and class.
     """
     images = len(ground_truth["images"])
     counts = with_all(draws(images, samples, seed))
@@ -177,13 +177,13 @@ def compare_ap(
 
 
 def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = SAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Verdicts on what each type of error costs.
+    """Returns verdicts on the cost of each type of error.
 
     Args:
-        baseline: of ``tide.find_errors``, by seed, all of one split.
-        other: likewise.
+        baseline: results of ``tide.find_errors`` by seed, all on one split.
+        other: results of the other side, by seed.
         samples: number of resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Returns:
         One row per type: ``error``, ``special``, ``baseline_count``, ``other_count`` (mean over seeds), ``baseline``, ``other``,
@@ -219,16 +219,16 @@ def compare_totals(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Verdict:
-    """Verdict on any number that is a total over images divided by another: churn, IS, agreement, mean quality or gain, a share of errors.
+    """Returns the verdict on a ratio of totals over images: churn, IS, agreement, mean quality or gain, a share of errors.
 
     Args:
-        quantity: which.
-        baseline: by seed, one row per image, or several: ``image_id``, ``total``, ``n``; the number is the sum of ``total`` over the sum
+        quantity: number that is compared.
+        baseline: by seed, one or several rows per image: ``image_id``, ``total``, ``n``; the number is the sum of ``total`` over the sum
             of ``n``. Images without a row count nothing.
-        other: likewise.
+        other: rows of the other side, by seed.
         images: ids of all images of the split.
         samples: number of resamples.
-        seed: of the resamples.
+        seed: seed of the resamples.
     """
     ids = np.sort(np.asarray(images))
     counts = with_all(draws(len(ids), samples, seed))
@@ -237,14 +237,17 @@ def compare_totals(
 
 
 def ratio(totals: pd.DataFrame, images: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``[S]`` the sum of ``total`` over that of ``n``; NaN for 0/0; image i of ``images``, ascending, counts ``counts[s, i]`` times."""
+    """Returns ``[S]``, the sum of ``total`` over that of ``n`` when image i of ``images``, ascending, counts ``counts[s, i]`` times.
+
+    It is NaN for 0/0.
+    """
     place = np.searchsorted(images, totals["image_id"])
     above, below = (counts @ np.bincount(place, totals[name].to_numpy(float), len(images)) for name in ("total", "n"))
     return np.divide(above, below, out=np.full(len(counts), np.nan), where=below != 0)
 
 
 def changed_targets(baseline: Errors, other: Errors) -> pd.DataFrame:
-    """Targets of which two runs made something different: what one lost or found that the other did not.
+    """Returns the targets whose state differs between two runs: what one lost or found that the other did not.
 
     Returns:
         ``image_id``, ``target``, ``category_id``, ``baseline``, ``other`` (``found``, ``missed``, ``classification``, ``localisation``),
@@ -267,6 +270,6 @@ def _word(quantity: Quantity, low: float, high: float) -> Word:
 
 
 def both_sides(baseline: Side[_T], other: Side[_T], function: Callable[[_T], Any]) -> tuple[dict[int, Any], dict[int, Any]]:
-    """``function`` of every run of both sides."""
+    """Calls ``function`` on every run of both sides."""
     first, second = ({seed: function(value) for seed, value in side.items()} for side in (baseline, other))
     return first, second

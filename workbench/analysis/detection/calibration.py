@@ -1,7 +1,7 @@
-"""Do scores say how often a detection is right? Reliability and the expected calibration error at IoU 0.5.
+"""Measures whether scores tell how often a detection is right: reliability and the expected calibration error at IoU 0.5.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equations 2 to 5, with a hit in the place of a correct class. All
-detections that AP counts are judged, so the many of low score weigh most: n stands beside every bin.
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equations 2 to 5, with a hit in place of a correct class. All detections
+that AP counts are judged, so the many with low scores weigh most; therefore every bin comes with its n.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ BINS = 10
 
 
 def reliability(matches: Matches, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """How often detections of each range of scores are right.
+    """Returns how often detections in each range of scores are right.
 
     Args:
-        matches: of ``match_detections``.
-        samples: resamples of the images.
-        seed: of the resamples.
+        matches: result of ``match_detections``.
+        samples: number of resamples of the images.
+        seed: seed of the resamples.
 
     Returns:
         One row per bin: ``from``, ``to`` (the last includes its end), ``n`` detections, ``score`` (their mean), ``precision`` (the share
@@ -40,21 +40,21 @@ def reliability(matches: Matches, samples: int = 300, seed: int = 0) -> pd.DataF
 
 
 def calibration_error(matches: Matches, samples: int = 300, seed: int = 0) -> Interval:
-    """The expected calibration error, 0..1, with its interval over resampled images."""
+    """Returns the expected calibration error, 0..1, with its interval over resampled images."""
     counts = with_all(draws(len(matches.images), samples, seed))
     return interval(calibration_errors(matches, counts), len(matches.images))
 
 
 def calibration_errors(matches: Matches, counts: np.ndarray) -> np.ndarray:
-    """``[S]`` the error when image i (by ascending id) counts ``counts[s, i]`` times: the mean over detections of the distance between
-    mean score and precision of their bin; NaN without detections.
+    """Returns ``[S]``, the error when image i (by ascending id) counts ``counts[s, i]`` times: the mean over detections of the distance
+    between mean score and precision of their bin; NaN without detections.
     """
     n, score, hits = _binned(matches, counts)
     return _share(abs(hits - score).sum(axis=1), n.sum(axis=1))
 
 
 def _binned(matches: Matches, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of detections, sum of their scores and number of hits, each ``[S, bins]``."""
+    """Returns the number of detections, the sum of their scores and the number of hits, each ``[S, bins]``."""
     rows = matches.detections[matches.detections["counted"]]
     scores = rows["score"].to_numpy(float)
     places = np.minimum((scores * BINS).astype(int), BINS - 1)

@@ -1,7 +1,7 @@
-"""COCO's matching of detections with targets, all images, classes and IoU thresholds at once.
+"""Matches detections with targets as COCO does, for all images, classes and IoU thresholds at once.
 
-A cell is an image and a class: detections take targets within it, the best score first. The n-th detection of every cell that overlaps
-any target takes its turn in one operation on arrays, so that few turns settle all cells.
+A cell is an image and a class; within it detections take targets, the best score first. The n-th detections of all cells that overlap
+any target take their turn in one operation on arrays, so that few turns settle all cells.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from workbench.analysis.detection.ap import AREAS, Detections, detection_rows, light_ground_truth
 from workbench.overlap import share, shared_area
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 NONE = -1
 
 
@@ -23,9 +23,9 @@ class ClassMatches:
 
     Attributes:
         image: ``[D]`` position of the detection's image among the images in order of their ids.
-        hit: ``[T, D]`` bool by IoU threshold: matched a target that counts.
-        counted: ``[T, D]`` bool: not matched to a crowd.
-        targets: ``[I]`` targets that count by image.
+        hit: ``[T, D]`` bool by IoU threshold: True if it matched a target that counts.
+        counted: ``[T, D]`` bool: True if it is not matched to a crowd.
+        targets: ``[I]`` number of targets that count, by image.
     """
 
     image: np.ndarray
@@ -36,14 +36,14 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class CellDetections:
-    """Detections by cell, best score first in each, of which one behind ``limit`` is kept."""
+    """Detections by cell, best score first within each; one detection behind ``limit`` is kept."""
 
     cell: np.ndarray
     image: np.ndarray
     category: np.ndarray
-    row: np.ndarray  # of what was given
+    row: np.ndarray  # row among the given detections
     score: np.ndarray
-    rank: np.ndarray  # in the cell
+    rank: np.ndarray  # rank in the cell
     box: np.ndarray  # [D, 4] x, y, width, height
     limit: int
 
@@ -59,12 +59,12 @@ class CellDetections:
 
 @dataclass(frozen=True)
 class CellTargets:
-    """Targets by cell, in the order of the file in each."""
+    """Targets by cell, within each in the order of the file."""
 
     cell: np.ndarray
     image: np.ndarray
     category: np.ndarray
-    row: np.ndarray  # of the ground truth's annotations
+    row: np.ndarray  # row of the ground truth's annotations
     crowd: np.ndarray
     area: np.ndarray
     box: np.ndarray
@@ -84,7 +84,7 @@ class CellTargets:
 
 @dataclass(frozen=True)
 class CellPairs:
-    """Detections and targets of the same cell that overlap by the lowest threshold, in order of both."""
+    """Detections and targets of the same cell whose overlap reaches the lowest threshold, in order of both."""
 
     detection: np.ndarray
     target: np.ndarray
@@ -107,7 +107,7 @@ class Cells:
     Args:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``.
-        max_detections: kept per image and class.
+        max_detections: number of detections kept per image and class.
     """
 
     def __init__(self, ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100):
@@ -120,22 +120,22 @@ class Cells:
         self.pairs = CellPairs.of(self.detections, self.targets)
 
     def held(self, ignored: np.ndarray) -> np.ndarray:
-        """``[D, T]`` target that each detection holds, -1 for none; ``ignored [G]`` bool as for ``greedy``."""
+        """Returns ``[D, T]``, the target that each detection holds, -1 for none; ``ignored [G]`` bool as for ``greedy``."""
         held = greedy(self.pairs, self.detections, self.targets, ignored)
         there = held >= 0
         held[there] = self.pairs.target[held[there]]
         return held
 
     def classes(self, area: str = "all") -> Iterator[ClassMatches]:
-        """Matches of every class that has targets or detections, by category id.
+        """Yields the matches of every class that has targets or detections, by category id.
 
         Args:
-            area: name in ``ap.AREAS``: targets of other sizes are ignored, and so are detections of other sizes that match nothing.
+            area: name in ``ap.AREAS``; targets of other sizes are ignored, and so are detections of other sizes that match nothing.
         """
         return (own for _, own in self.by_category(area))
 
     def by_category(self, area: str = "all") -> Iterator[tuple[int, ClassMatches]]:
-        """``classes``, each with its category id."""
+        """Yields the matches of ``classes``, each with its category id."""
         found, targets = self.detections, self.targets
         low, high = AREAS[area]
         ignored = targets.crowd | (targets.area < low) | (targets.area > high)
@@ -144,7 +144,7 @@ class Cells:
         on_ignored = (held >= 0) & ignored[held] if len(ignored) else held >= 0
         hit = (held >= 0) & ~on_ignored
         counted = ~on_ignored & ((held >= 0) | ((size >= low) & (size <= high))[:, None])
-        # the order of the reference: by score, equal scores by image
+        # the order of the reference implementation: by score, equal scores by image
         order = np.flatnonzero(found.rank < found.limit)
         order = order[np.lexsort((found.image[order], -found.score[order], found.category[order]))]
         ends = np.searchsorted(found.category[order], np.arange(len(self.category_ids) + 1))
@@ -157,22 +157,22 @@ class Cells:
 
 
 def greedy(pairs: CellPairs, found: CellDetections, targets: CellTargets, ignored: np.ndarray) -> np.ndarray:
-    """``[D, T]`` pair of each detection, -1 for none.
+    """Returns ``[D, T]``, the pair of each detection, -1 for none.
 
-    A target that counts goes before an ignored one, then the higher IoU, then the later target; a crowd may be held by many.
+    A target that counts goes before an ignored one, then the higher IoU, then the later target. Many detections may hold one crowd.
 
     Args:
-        pairs: in order of detections.
-        found: by cell, best score first.
-        targets: of the pairs.
+        pairs: pairs in the order of the detections.
+        found: detections by cell, best score first.
+        targets: targets of the pairs.
         ignored: ``[G]`` bool: targets that neither count nor are missed; crowds are among them.
     """
-    match = np.full((len(found.cell), len(THRESHOLDS)), NONE, np.int32)  # of millions of detections: half the memory
+    match = np.full((len(found.cell), len(THRESHOLDS)), NONE, np.int32)  # int32 halves the memory of millions of detections
     taken = np.zeros((len(targets.cell), len(THRESHOLDS)), dtype=bool)
     detections, first = np.unique(pairs.detection, return_index=True)
     count = np.diff(np.append(first, len(pairs.detection)))
     turn = rank_in_run(found.cell[detections])
-    for number in range(int(turn.max(initial=-1)) + 1):  # the n-th detection with a chance of every cell at once
+    for number in range(int(turn.max(initial=-1)) + 1):  # in every cell at once the n-th detection that overlaps a target
         chosen = np.flatnonzero(turn == number)
         size = count[chosen]
         start = np.cumsum(size) - size
@@ -190,13 +190,13 @@ def greedy(pairs: CellPairs, found: CellDetections, targets: CellTargets, ignore
 
 
 def rank_in_run(groups: np.ndarray) -> np.ndarray:
-    """``[N]`` position within a run of equal values."""
+    """Returns ``[N]``, the position within a run of equal values."""
     start = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])) if len(groups) else np.zeros(0, dtype=int)
     return np.arange(len(groups)) - np.repeat(start, np.diff(np.append(start, len(groups))))
 
 
 def _iou(detection: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """``[P]`` as the reference computes it: for a crowd, intersection over the detection's area."""
+    """Returns ``[P]`` IoU as the reference implementation computes it: for a crowd, intersection over the detection's area."""
     corners = [np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) for boxes in (detection, target)]
     shared = shared_area(*corners)
     own = detection[:, 2] * detection[:, 3]

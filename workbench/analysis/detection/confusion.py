@@ -1,4 +1,4 @@
-"""Which class is taken for which: detections against targets of any class at IoU 0.5."""
+"""Counts which classes are taken for each other: detections against targets of any class at IoU 0.5."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,25 +11,26 @@ from workbench.analysis.detection.cells import rank_in_run
 from workbench.analysis.detection.matches import BOX, IOU, match_detections
 from workbench.overlap import iou as overlap_iou
 
-BACKGROUND = -1  # in the place of a category id
+BACKGROUND = -1  # in place of a category id
 THRESHOLD = 0.3
 
 
 def confusion_pairs(
     ground_truth: Mapping[str, Any], detections: Detections, threshold: float = THRESHOLD, max_detections: int = 100
 ) -> pd.DataFrame:
-    """Pairs detections with targets whatever their classes, the best score first, each with the free target it overlaps most.
+    """Pairs detections with targets of any class, the best score first, each with the free target it overlaps most.
 
     Args:
         ground_truth: COCO dict.
-        detections: as for ``coco_ap``, perhaps with ``query``. Those that AP does not count, on crowd or ignore regions, are left out.
+        detections: as for ``coco_ap``, optionally with ``query``. Detections on crowd or ignore regions, which AP does not count, are
+            left out.
         threshold: least score.
-        max_detections: kept per image and class.
+        max_detections: number of detections kept per image and class.
 
     Returns:
         One row per pair, per detection without a target and per target without a detection: ``image_id``, ``target`` (-1 = none),
-        ``truth`` and ``predicted`` (category ids, ``BACKGROUND`` where there is none), ``query`` (-1 = none), ``score``, ``iou``
-        (NaN without a pair).
+        ``truth`` and ``predicted`` (category ids, ``BACKGROUND`` if there is none), ``query`` (-1 = none), ``score``, ``iou`` (NaN
+        without a pair).
     """
     matches = match_detections(ground_truth, detections, max_detections)
     found, own = matches.detections, matches.targets
@@ -56,16 +57,16 @@ def confusion_pairs(
 
 
 def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which target each detection takes, the best score of an image first: the free one it overlaps most.
+    """Returns which target each detection takes, the best score of an image first: the free one it overlaps most.
 
     Args:
-        boxes: ``[D, 4]`` xyxy, by image, in each the best score first.
-        image: ``[D]``.
+        boxes: ``[D, 4]`` xyxy, by image, within each the best score first.
+        image: ``[D]`` image of each box.
         targets: ``[G, 4]`` xyxy, by image.
-        owner: ``[G]`` their image.
+        owner: ``[G]`` image of each target.
 
     Returns:
-        ``[D]`` place of the target, -1 = none, and ``[D]`` their IoU, NaN without one.
+        ``[D]`` index of the target, -1 = none, and ``[D]`` their IoU, NaN without one.
     """
     place, overlap = np.full(len(boxes), -1), np.full(len(boxes), np.nan)
     free = np.ones(len(targets), bool)
@@ -81,7 +82,7 @@ def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.
         iou = overlap_iou(np.repeat(boxes[rows], count, axis=0), targets[own])
         iou = np.where(free[own], iou, 0)
         best = np.maximum.reduceat(iou, start)
-        # of equal overlaps the first
+        # of equal overlaps the first wins
         chosen = np.minimum.reduceat(np.where(iou == np.repeat(best, count), own, len(targets)), start)
         near = best >= IOU
         place[rows[near]], overlap[rows[near]] = chosen[near], best[near]
@@ -90,11 +91,11 @@ def _taken(boxes: np.ndarray, image: np.ndarray, targets: np.ndarray, owner: np.
 
 
 def confusion_matrix(pairs: pd.DataFrame, classes: Mapping[int, str]) -> pd.DataFrame:
-    """Counts of pairs: a row per class of the target, a column per class of the detection, both ending with ``BACKGROUND``.
+    """Returns counts of pairs: a row per class of the target, a column per class of the detection, both ending with ``BACKGROUND``.
 
     Args:
-        pairs: of ``confusion_pairs``.
-        classes: category id -> name, in the order of rows and columns.
+        pairs: frame of ``confusion_pairs``.
+        classes: name by category id, in the order of rows and columns.
     """
     order = [*classes, BACKGROUND]
     counts = pairs.groupby(["truth", "predicted"]).size().unstack(fill_value=0)

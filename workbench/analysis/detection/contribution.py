@@ -1,4 +1,4 @@
-"""What each image contributes to AP50: AP50 of all images minus AP50 without this one, its targets and its detections."""
+"""Computes what each image contributes to AP50: AP50 of all images minus AP50 without this one, its targets and its detections."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,17 +14,17 @@ _AT_ONCE = 1 << 20  # entries of a table of counts held in memory
 
 
 def image_contributions(ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100) -> pd.DataFrame:
-    """AP50 with all images minus AP50 without each; positive for an image that the model answers better than the rest of its classes.
+    """Returns AP50 with all images minus AP50 without each; positive for an image on which the model does better than on the rest.
 
-    Exact: a class without targets in what is left is no longer part of the mean. At IoU 0.5 alone, as the types of errors are.
+    It is exact: a class without targets in the remaining images is no longer part of the mean. As for error types, the IoU is 0.5.
 
     Args:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``.
-        max_detections: kept per image and class.
+        max_detections: number of detections kept per image and class.
 
     Returns:
-        One row per image by ascending id: ``image_id``, ``contribution`` (0..1, NaN where one of the two is not defined).
+        One row per image by ascending id: ``image_id``, ``contribution`` (0..1, NaN if one of the two is undefined).
     """
     cells = Cells(ground_truth, detections, max_detections)
     images = cells.image_ids
@@ -37,7 +37,7 @@ def image_contributions(ground_truth: Mapping[str, Any], detections: Detections,
             continue
         ap = float(class_aps(own, np.ones((len(images), 1)))[0, 0])
         whole, classes = whole + ap, classes + 1
-        # images that the class does not know change nothing of it
+        # images without detections or targets of the class do not change its AP
         there = np.union1d(own.image, np.flatnonzero(own.targets)).astype(np.int64)
         total, defined = total + ap, defined + 1
         for some in np.array_split(there, min(len(there), 1 + len(there) * len(images) // _AT_ONCE)):

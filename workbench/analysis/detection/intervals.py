@@ -1,4 +1,4 @@
-"""The twelve COCO numbers, each with the interval that resampling the images gives it."""
+"""Computes the twelve COCO numbers, each with its interval from resampling the images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,17 +16,17 @@ _FEW = {"ar1": 1, "ar10": 10}
 def coco_intervals(
     ground_truth: Mapping[str, Any], detections: Detections, samples: int = 300, seed: int = 0, max_detections: int = 100
 ) -> dict[str, Interval]:
-    """Percentile intervals over resamples of the images.
+    """Returns percentile intervals over resamples of the images.
 
     Args:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``.
         samples: number of resamples.
-        seed: of the draws.
-        max_detections: kept per image and class.
+        seed: seed of the draws.
+        max_detections: number of detections kept per image and class.
 
     Returns:
-        By the names that ``APResult`` has for the numbers.
+        Intervals by the names of the numbers in ``APResult``.
     """
     images = len(ground_truth["images"])
     values = coco_values(ground_truth, detections, with_all(draws(images, samples, seed)), max_detections)
@@ -36,7 +36,7 @@ def coco_intervals(
 def coco_values(
     ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100
 ) -> dict[str, np.ndarray]:
-    """The twelve numbers, each ``[S]``, when image i (by ascending id) counts ``counts[s, i]`` times; NaN where no target is left."""
+    """Returns the twelve numbers, each ``[S]``, when image i (by ascending id) counts ``counts[s, i]`` times; NaN without targets."""
     values: dict[str, np.ndarray] = {}
     cells = Cells(ground_truth, detections, max_detections)
     for area in AREAS:
@@ -56,12 +56,12 @@ def coco_values(
 
 
 def mean_recall(matches: Sequence[ClassMatches], counts: np.ndarray, most: int) -> np.ndarray:
-    """``[S]`` mean over classes that have targets, and over IoU thresholds, of the share of targets found; NaN where no target is left.
+    """Returns ``[S]``, the share of targets found, as a mean over classes with targets and over IoU thresholds; NaN without targets.
 
     Args:
-        matches: of every class.
+        matches: matches of every class.
         counts: ``[S, I]`` how often image i counts.
-        most: best-scored detections kept per image and class.
+        most: number of best-scored detections kept per image and class.
     """
     counts = np.asarray(counts, dtype=float)
     total, defined = np.zeros(len(counts)), np.zeros(len(counts))
@@ -75,7 +75,7 @@ def mean_recall(matches: Sequence[ClassMatches], counts: np.ndarray, most: int) 
 
 
 def _rank_in_image(image: np.ndarray) -> np.ndarray:
-    """``[D]`` how many detections of the same image come before each."""
+    """Returns ``[D]``, how many detections of the same image come before each."""
     order = np.argsort(image, kind="stable")
     grouped = image[order]
     starts = np.searchsorted(grouped, grouped)

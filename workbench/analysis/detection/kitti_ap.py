@@ -1,9 +1,10 @@
-"""KITTI's own 2D average precision: 40 recall points, easy, moderate and hard.
+"""Computes 2D average precision as KITTI defines it: 40 recall points; easy, moderate and hard targets.
 
-As the benchmark's development kit counts it (Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012; 40 points since Simonelli
-et al., ICCV 2019): targets too low, hidden or cut off for a difficulty, and those of a neighbouring class, may be found but are neither
-asked for nor wrong; detections on DontCare regions and detections that are too low are not counted. Precision is taken at scores picked
-so that recall rises by about 1/40, the first at the best score. So a split with fewer than 41 targets cannot reach 1.
+It counts as the benchmark's development kit does (Geiger et al., "Are we ready for Autonomous Driving?", CVPR 2012; 40 points since
+Simonelli et al., ICCV 2019). Targets that are too low, hidden or cut off for a difficulty, and targets of a neighbouring class, may be
+found, but are neither required nor wrong. Detections on DontCare regions and detections that are too low are not counted. Precision is
+taken at scores picked so that recall rises by about 1/40, the first at the best score. So a split with fewer than 41 targets cannot
+reach 1.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ NEIGHBOUR = {"Car": "Van", "Pedestrian": "Person_sitting"}
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a difficulty asks for: taller than ``height`` pixels, at most so hidden, at most so much cut off."""
+    """The limits of a difficulty: least ``height`` in pixels, and most occlusion and truncation."""
 
     height: int
     occlusion: int
@@ -44,13 +45,13 @@ class _Image:
 
     Attributes:
         targets: ``[G, 4]`` boxes, without regions.
-        names: ``[G]`` their classes.
+        names: ``[G]`` classes of the targets.
         hidden: ``[G]`` occlusion.
         cut: ``[G]`` truncation.
-        regions: ``[R, 4]`` DontCare.
-        boxes: ``[D, 4]`` of the detections.
-        seen: ``[D]`` their classes.
-        scores: ``[D]``.
+        regions: ``[R, 4]`` DontCare regions.
+        boxes: ``[D, 4]`` boxes of the detections.
+        seen: ``[D]`` classes of the detections.
+        scores: ``[D]`` scores of the detections.
     """
 
     targets: np.ndarray
@@ -65,13 +66,13 @@ class _Image:
 
 @dataclass(frozen=True)
 class KittiMatches:
-    """Everything that AP of one class and difficulty needs, image by image.
+    """All that AP of one class and difficulty needs, image by image.
 
     Attributes:
-        targets: ``[I]`` targets asked for.
-        found: ``[V]`` scores of the detections that find one when all are kept, best first.
+        targets: ``[I]`` number of required targets.
+        found: ``[V]`` scores of the detections that find one if all are kept, best first.
         found_image: ``[V]`` position of their image.
-        score: ``[E]`` scores at which a count changes as the threshold sinks, best first.
+        score: ``[E]`` scores at which a count changes as the threshold falls, best first.
         image: ``[E]`` position of the image.
         true: ``[E]`` change of the true positives.
         false: ``[E]`` change of the false positives.
@@ -87,24 +88,24 @@ class KittiMatches:
 
 
 def is_kitti(dataset: Dataset) -> bool:
-    """True where the dataset says of its boxes what KITTI's AP asks for, and has at least one of its three classes."""
+    """Returns True if the dataset's boxes hold what KITTI's AP needs and it has at least one of KITTI's three classes."""
     known = all(set(ATTRIBUTES) <= set(record.attributes) for record in dataset.records)
     return known and bool(set(MIN_OVERLAP) & set(dataset.classes))
 
 
 def kitti_ap(dataset: Dataset, detections: Detections, samples: int = 0, seed: int = 0) -> pd.DataFrame:
-    """AP of each of KITTI's three classes that the dataset has, at each difficulty.
+    """Returns AP of each of KITTI's three classes that the dataset has, at each difficulty.
 
     Args:
-        dataset: one for which ``is_kitti`` holds. Where its classes leave out a neighbour (Van, Person_sitting), detections on it are
+        dataset: dataset for which ``is_kitti`` holds. If its classes leave out a neighbour (Van, Person_sitting), detections on it are
             wrong.
         detections: as for ``coco_ap``; all of them count.
-        samples: resamples of the images for the interval; 0 gives none (NaN).
-        seed: of the resamples.
+        samples: number of resamples of the images for the interval; 0 gives none (NaN).
+        seed: seed of the resamples.
 
     Returns:
         One row per class and difficulty: ``class``, ``difficulty``, ``ap`` (0..1, NaN without targets), ``low``, ``high``, ``targets``
-        (asked for), ``images``.
+        (required ones), ``images``.
     """
     images = _images(dataset, detections)
     counts = with_all(draws(len(images), samples, seed))
@@ -130,14 +131,14 @@ def kitti_ap(dataset: Dataset, detections: Detections, samples: int = 0, seed: i
 
 
 def average_precision(matches: KittiMatches, counts: np.ndarray) -> np.ndarray:
-    """``[S]`` AP when image i (by ascending id) counts ``counts[s, i]`` times; NaN where no target is left."""
+    """Returns ``[S]`` AP when image i (by ascending id) counts ``counts[s, i]`` times; NaN if no target is left."""
     result = np.full(len(counts), np.nan)
     for place, times in enumerate(np.asarray(counts, dtype=np.int64)):
         targets = int(times @ matches.targets)
         if targets:
             found = np.repeat(matches.found, times[matches.found_image])
             thresholds = found[_picked(len(found), targets)]
-            # all that happens down to a score, that score included
+            # everything down to a score, including that score
             upto = np.searchsorted(-matches.score, -thresholds, side="right")
             weight = times[matches.image]
             true, false = (np.concatenate([[0], np.cumsum(weight * change)])[upto] for change in (matches.true, matches.false))
@@ -148,7 +149,7 @@ def average_precision(matches: KittiMatches, counts: np.ndarray) -> np.ndarray:
 
 
 def _picked(found: int, targets: int) -> list[int]:
-    """Ranks among ``found`` scores at which precision is taken: the rank whose recall is nearest to each multiple of 1/40, each once."""
+    """Returns the ranks among ``found`` scores at which precision is taken: those with recall nearest to each multiple of 1/40, once."""
     ranks: list[int] = []
     recall = 0.0
     for rank in range(found):
@@ -161,7 +162,7 @@ def _picked(found: int, targets: int) -> list[int]:
 
 
 def kitti_matches(images: list[_Image], name: str, difficulty: Difficulty) -> KittiMatches:
-    """Matches of one class at one difficulty."""
+    """Returns the matches of one class at one difficulty."""
     targets = np.zeros(len(images))
     found: list[tuple[float, int]] = []
     events: list[tuple[float, int, int, int]] = []
@@ -179,14 +180,14 @@ def kitti_matches(images: list[_Image], name: str, difficulty: Difficulty) -> Ki
 
 @dataclass(frozen=True)
 class _Scene:
-    """One image as one class and difficulty see it.
+    """One image as seen for one class and difficulty.
 
     Attributes:
-        asked: ``[G]`` bool, of the targets of the class or its neighbour: asked for; the others may be found and count nothing.
-        near: ``[G, D]`` overlap of target and detection, 0 where too small to match.
-        scores: ``[D]`` of the detections of the class, and of all that are too low.
-        low: ``[D]`` bool: too low to count, whatever the class.
-        covered: ``[D]`` bool: on a DontCare region.
+        asked: ``[G]`` bool over targets of the class or its neighbour: True if required; the others may be found without counting.
+        near: ``[G, D]`` overlap of target and detection, 0 if too small to match.
+        scores: ``[D]`` scores of the detections of the class, and of all detections that are too low.
+        low: ``[D]`` bool: True if too low to count, whatever the class.
+        covered: ``[D]`` bool: True if on a DontCare region.
     """
 
     asked: np.ndarray
@@ -201,7 +202,7 @@ def _scene(image: _Image, name: str, limits: _Limits) -> _Scene:
     height = image.targets[:, 3] - image.targets[:, 1]
     fit = (height > limits.height) & (image.hidden <= limits.occlusion) & (image.cut <= limits.truncation)
     kept = own | (image.names == NEIGHBOUR.get(name))
-    # the kit cuts the height of a detection to whole pixels
+    # the kit truncates the height of a detection to whole pixels
     low = np.abs(image.boxes[:, 3] - image.boxes[:, 1]).astype(int) < limits.height
     counts = low | (image.seen == name)
     boxes = image.boxes[counts]
@@ -212,7 +213,7 @@ def _scene(image: _Image, name: str, limits: _Limits) -> _Scene:
 
 
 def _found(scene: _Scene) -> Iterator[float]:
-    """Scores of the detections that find the targets asked for: each target in turn takes the best-scored one that is free."""
+    """Yields scores of the detections that find required targets: each target in turn takes the best-scored free one."""
     free = np.ones(len(scene.scores), bool)
     for asked, near in zip(scene.asked, scene.near > 0, strict=True):
         able = np.flatnonzero(near & free)
@@ -224,10 +225,10 @@ def _found(scene: _Scene) -> Iterator[float]:
 
 
 def _changes(scene: _Scene) -> Iterator[tuple[float, int, int]]:
-    """Score, and by how much true and false positives change when the threshold sinks to it.
+    """Yields scores, and by how much true and false positives change when the threshold falls to each.
 
-    Each target in turn takes the free detection that overlaps it most, a low one only where there is no other. This is done anew for
-    every threshold, but only detections near a target can make a difference.
+    Each target in turn takes the free detection that overlaps it most, and one that is too low only if there is no other. This is
+    repeated for every threshold, but only detections near a target can make a difference.
     """
     near = (scene.near > 0).any(axis=0)
     for score in scene.scores[~near & ~scene.low & ~scene.covered]:
@@ -254,14 +255,14 @@ def _changes(scene: _Scene) -> Iterator[tuple[float, int, int]]:
 
 
 def _covered(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """``[D, R]`` share of each box that lies in each region."""
+    """Returns ``[D, R]``, the share of each box that lies in each region."""
     shared = shared_area(boxes[:, None], regions[None])
     own = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
     return share(shared, np.broadcast_to(own, shared.shape))
 
 
 def _images(dataset: Dataset, detections: Detections) -> list[_Image]:
-    """Every image with its detections, by ascending id."""
+    """Returns every image with its detections, by ascending id."""
     table = detections if isinstance(detections, pd.DataFrame) else detections.to_pandas()
     name_of = dict(zip(dataset.category_ids, dataset.classes, strict=True))
     table = table.assign(name=table["category_id"].map(name_of))

@@ -1,4 +1,4 @@
-"""Detections against targets at IoU 0.5, one row each: what every answer about single errors starts from."""
+"""Matches detections with targets at IoU 0.5, one row each; all numbers about single errors start from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Matches:
     """COCO's matching at IoU 0.5, so that counting its hits gives AP50.
 
     Attributes:
-        detections: those that AP counts (the best 100 of an image and class), in their own order: ``image_id``, ``query`` (-1 where
-            it is not known), ``category_id``, ``score``, ``x1 y1 x2 y2`` in pixels, ``hit`` (found a target), ``counted`` (False: it lies
-            on a crowd or ignore region and is neither right nor wrong), ``target`` (the one it found, or the region, else -1).
+        detections: those that AP counts (the best 100 of an image and class), in their own order: ``image_id``, ``query`` (-1 if
+            unknown), ``category_id``, ``score``, ``x1 y1 x2 y2`` in pixels, ``hit`` (found a target), ``counted`` (False if it lies on a
+            crowd or ignore region and is neither right nor wrong), ``target`` (the one it found, or the region, otherwise -1).
         targets: without crowd and ignore regions: ``image_id``, ``target`` (index in file order), ``category_id``, ``x1 y1 x2 y2``,
             ``area`` in square pixels, ``found_by`` (row in ``detections``, -1 = missed).
         images: ids of all images, ascending.
-        classes: category id -> name.
+        classes: name by category id.
     """
 
     detections: pd.DataFrame
@@ -39,9 +39,9 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
     """Matches detections with targets of their class, the best score first.
 
     Args:
-        ground_truth: COCO dict; an annotation's ``target`` is its index in file order, by default its place among its image's.
+        ground_truth: COCO dict; an annotation's ``target`` is its index in file order, by default its place within its image.
         detections: as for ``coco_ap``; a column ``query`` is kept.
-        max_detections: kept per image and class.
+        max_detections: number of detections kept per image and class.
 
     Raises:
         DataError: a detection names an image or a category that the ground truth does not have.
@@ -50,7 +50,7 @@ def match_detections(ground_truth: Mapping[str, Any], detections: Detections, ma
     cells = Cells(ground_truth, detections, max_detections)
     targets = annotation_frame(ground_truth)
     crowd = targets["crowd"].to_numpy()
-    # cells and their targets are in an order of their own: back to that of the detections and of the file
+    # cells sort their detections and targets; bring both back to the given order
     held = cells.held(cells.targets.crowd)[:, 0]
     within = cells.detections.rank < max_detections
     row = cells.detections.row[within]

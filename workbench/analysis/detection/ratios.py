@@ -1,6 +1,6 @@
-"""Shares and means of many groups at once, with intervals by resampling images.
+"""Computes shares and means of many groups at once, with intervals by resampling images.
 
-Targets of one image are not independent, so whole images are drawn. A group is what a number is shown for: a class, a slot, a step.
+Targets of one image are not independent, so whole images are drawn. A group is what a number is shown for: a class, a slot or a step.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Ratios:
     """Ratios of sums, one per group; NaN where the denominator is 0.
 
     Attributes:
-        value: ``[G]`` on all images.
+        value: ``[G]`` ratio on all images.
         low: ``[G]`` lower end of the percentile interval over the resamples that define the ratio.
         high: ``[G]`` upper end.
     """
@@ -35,16 +35,16 @@ def image_ratios(
     samples: int = 300,
     seed: int = 0,
 ) -> Ratios:
-    """Sum of ``numerator`` over sum of ``denominator`` of every group.
+    """Returns the sum of ``numerator`` over the sum of ``denominator`` of every group.
 
     Args:
         image: ``[R]`` id of the image of each row; these images are resampled.
         group: ``[R]`` group of each row, 0..groups - 1.
         groups: number of groups.
-        numerator: ``[R]``; what a mean is taken of.
-        denominator: ``[R]``; each row counts once by default.
+        numerator: ``[R]`` values to sum or average.
+        denominator: ``[R]`` weights; by default each row counts once.
         samples: number of resamples.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     images, position = np.unique(image, return_inverse=True)
     counts = np.concatenate([np.ones((1, len(images))), draws(len(images), samples, seed)])
@@ -58,8 +58,8 @@ def image_ratios(
 
 
 def percentiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval along the last axis of ``values``, NaN left out; NaN where nothing is left."""
-    ordered = np.sort(values, axis=-1)  # NaN last
+    """Returns the ends of the 95 % interval along the last axis of ``values`` without NaN; NaN if nothing is left."""
+    ordered = np.sort(values, axis=-1)  # NaN come last
     last = np.isfinite(ordered).sum(axis=-1) - 1
     if not values.shape[-1]:
         nothing = np.full(values.shape[:-1], np.nan)

@@ -1,4 +1,4 @@
-"""AP and recall of parts of a split: by size of the target, by how many there are in the image, by how much they overlap each other."""
+"""Computes AP and recall of parts of a split: by size of the targets, by their number in the image, and by their overlap."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -16,17 +16,17 @@ from workbench.overlap import pairwise_iou
 By = Literal["size", "crowding", "overlap"]
 SIZES = tuple(name for name in AREAS if name != "all")
 CROWDING = {"1 to 3 targets": (1, 3), "4 to 9 targets": (4, 9), "10 or more targets": (10, np.inf)}
-# the largest IoU with another target of the image, of any class
+# largest IoU with another target of the image, of any class
 OVERLAP = {"apart": (-1, 0), "touching, IoU up to 0.3": (0, 0.3), "crowded, IoU over 0.3": (0.3, 1)}
 
 
 def slices(
     ground_truth: Mapping[str, Any], detections: Detections, samples: int = 300, seed: int = 0, max_detections: int = 100
 ) -> pd.DataFrame:
-    """AP and recall of every slice, with intervals over resampled images.
+    """Returns AP and recall of every slice, with intervals over resampled images.
 
-    AP by size is COCO's: targets of other sizes are ignored. AP by crowding is that of the images with so many targets. Recall is the share
-    of the slice's targets that are found at IoU 0.5.
+    AP by size is COCO's: targets of other sizes are ignored. AP by crowding is AP on the images with that number of targets. Recall is the
+    share of the slice's targets that are found at IoU 0.5.
 
     Returns:
         One row per slice: ``by``, ``slice``, ``targets``, ``images``, ``ap``, ``ap_low``, ``ap_high`` (NaN by overlap, which detections
@@ -61,7 +61,7 @@ def slices(
 
 
 def slice_targets(matches: Matches) -> pd.DataFrame:
-    """The targets with the slices they are in: the columns of ``Matches.targets``, ``size``, ``crowding`` and ``overlap``."""
+    """Returns the targets with their slices: the columns of ``Matches.targets``, ``size``, ``crowding`` and ``overlap``."""
     targets = matches.targets
     area = targets["area"].to_numpy()
     size = np.select([area < AREAS["small"][1], area < AREAS["medium"][1]], ["small", "medium"], "large")

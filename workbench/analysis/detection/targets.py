@@ -1,4 +1,4 @@
-"""The targets of a split as a frame, with their class and size."""
+"""Makes a frame of the targets of a split, with their class and size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,17 @@ import pandas as pd
 from workbench.analysis.detection.ap import AREAS
 
 _SIZES = [name for name in AREAS if name != "all"]
-_EDGES = [AREAS[name][0] for name in _SIZES[1:]]  # square pixels; COCO's
+_EDGES = [AREAS[name][0] for name in _SIZES[1:]]  # COCO's bounds in square pixels
 
 
 def target_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
-    """Targets that may be matched, one row each, by image and target.
+    """Returns the targets that can be matched, one row each, by image and target.
 
     Args:
-        ground_truth: COCO dict; an annotation's ``target`` is its index in file order, by default its place among its image's.
+        ground_truth: COCO dict; an annotation's ``target`` is its index in file order, by default its place within its image.
 
     Returns:
-        ``image_id``, ``target``, ``label`` (place of the category in the dict, as in the query table), ``category_id``, ``area``
+        ``image_id``, ``target``, ``label`` (index of the category in the dict, as in the query table), ``category_id``, ``area``
         (square pixels), ``size`` (small, medium, large by COCO's bounds of 32^2 and 96^2), ``x1 y1 x2 y2`` in pixels. Crowd and ignore
         regions are left out.
     """
@@ -33,13 +33,13 @@ def target_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def annotation_frame(ground_truth: Mapping[str, Any]) -> pd.DataFrame:
-    """Every annotation in file order, crowd and ignore regions too.
+    """Returns every annotation in file order, including crowd and ignore regions.
 
     Args:
         ground_truth: as for ``target_frame``.
 
     Returns:
-        ``image_id``, ``target``, ``category_id``, ``x1 y1 x2 y2``, ``area`` (the file's own where it has one), ``crowd``.
+        ``image_id``, ``target``, ``category_id``, ``x1 y1 x2 y2``, ``area`` (the file's own if it has one), ``crowd``.
     """
     annotations = ground_truth["annotations"]
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)

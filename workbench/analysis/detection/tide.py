@@ -1,8 +1,8 @@
-"""Error types of detections and what each costs in AP: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors",
-ECCV 2020, sections 2.2 (types) and 2.3 (costs).
+"""Finds the types of detection errors and what each costs in AP: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
+Errors", ECCV 2020, sections 2.2 (types) and 2.3 (costs).
 
-Every detection that found no target has one type, and every target that was not found and that no detection nearly found is missed.
-The cost of a type is AP50 when an oracle corrects it, minus AP50. Costs do not add up to what is missing from 1.
+Every detection that found no target has one type. Every target that was not found, and that no detection nearly found, is missed.
+The cost of a type is AP50 when an oracle corrects it, minus AP50. Costs do not add up to the AP50 that is missing from 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,16 +35,16 @@ _IN_ORDER = np.array(["localisation", "classification", "duplicate", "background
 
 @dataclass(frozen=True)
 class Errors:
-    """Detections and targets of a run, each with what became of it.
+    """Detections and targets of a run with their outcomes.
 
     Attributes:
-        detections: as of ``Matches``, and ``error``: ``correct``, ``ignored`` (on a crowd or ignore region), ``classification``,
-            ``localisation``, ``both``, ``duplicate``, ``background``; ``target`` is the target found, or the one that the error is
+        detections: columns of ``Matches`` and ``error``: ``correct``, ``ignored`` (on a crowd or ignore region), ``classification``,
+            ``localisation``, ``both``, ``duplicate`` or ``background``; ``target`` is the target found, or the one that the error is
             about, -1 for background; ``corrects`` is True for the one detection that finds its target once its own error is corrected.
-        targets: as of ``Matches``, and ``error``: ``found``, ``missed``, or the type of the best-scored error that is about it,
-            ``classification`` or ``localisation``; ``candidate`` is that detection's row, else -1.
+        targets: columns of ``Matches`` and ``error``: ``found``, ``missed``, or the type of the best-scored error that is about it,
+            ``classification`` or ``localisation``; ``candidate`` is that detection's row, otherwise -1.
         images: ids of all images, ascending.
-        classes: category id -> name.
+        classes: name by category id.
     """
 
     detections: pd.DataFrame
@@ -56,14 +56,14 @@ class Errors:
 def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100) -> Errors:
     """Gives every detection and every target its type.
 
-    At IoU 0.5 and 0.1, of a detection that found nothing: ``localisation`` overlaps a target of its class by 0.1 to 0.5, ``classification``
-    one of another class by at least 0.5, ``duplicate`` one of its class by at least 0.5 that a better one found, ``background`` none by
-    more than 0.1, ``both`` is the rest; the first that holds, in this order.
+    A detection that found nothing has the first of these types that holds. ``localisation`` overlaps a target of its class by IoU 0.1 to
+    0.5. ``classification`` overlaps one of another class by 0.5 or more. ``duplicate`` overlaps one of its class, which a better detection
+    found, by 0.5 or more. ``background`` overlaps no target by more than 0.1. ``both`` is the rest.
 
     Args:
         ground_truth: COCO dict, as for ``match_detections``.
-        detections: as for ``coco_ap``, perhaps with ``query``.
-        max_detections: kept per image and class, as COCO does (the paper's code keeps as many per image).
+        detections: as for ``coco_ap``, optionally with ``query``.
+        max_detections: number kept per image and class, as in COCO (the paper's code keeps that number per image).
     """
     matches = match_detections(ground_truth, detections, max_detections)
     found, own = matches.detections, matches.targets
@@ -77,7 +77,7 @@ def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_det
         kind[rows], chosen = _types(detected, wanted, rows, places)
         about[rows] = np.where(chosen < 0, -1, places[chosen])
         corrected = rows[np.isin(kind[rows], _CORRECTED)]
-        # the best-scored comes first
+        # the best score comes first
         for row, place in zip(corrected, about[corrected], strict=True):
             if missing[place] and candidate[place] < 0:
                 candidate[place] = row
@@ -97,18 +97,18 @@ def find_errors(ground_truth: Mapping[str, Any], detections: Detections, max_det
 
 
 def error_costs(errors: Errors, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """AP50 and what each error costs, when image i (by ascending id) counts ``counts[s, i]`` times.
+    """Returns AP50 and what each error costs, when image i (by ascending id) counts ``counts[s, i]`` times.
 
-    The oracles: a classification or localisation error becomes a hit where it is the best-scored one about a target not found, else it
-    goes; both, duplicate and background go; missed targets are no longer asked for. ``false_positive``: whatever is not a hit goes.
-    ``false_negative``: no target that was not found is asked for.
+    The oracle turns a classification or localisation error into a hit if it is the best-scored one about a target that was not found;
+    otherwise it removes the error. It removes errors of the types both, duplicate and background, and missed targets no longer count.
+    ``false_positive`` removes every detection that is not a hit. ``false_negative`` ignores every target that was not found.
 
     Args:
-        errors: of ``find_errors``.
+        errors: result of ``find_errors``.
         counts: ``[S, I]`` non-negative whole numbers.
 
     Returns:
-        ``ap50`` and the types of ``MAIN`` and ``SPECIAL``, each ``[S]``, NaN where no target is left.
+        ``ap50`` and the types of ``MAIN`` and ``SPECIAL``, each ``[S]``, NaN if no target is left.
     """
     counts = np.asarray(counts, dtype=float)
     order = _ranked(errors)
@@ -124,7 +124,7 @@ def error_costs(errors: Errors, counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def error_counts(errors: Errors) -> dict[str, int]:
-    """How many detections (for ``missed``: targets) have each type of ``MAIN``; all wrong detections and all targets not found."""
+    """Returns the number of detections (for ``missed``: targets) of each type of ``MAIN``, of wrong detections and of targets not found."""
     kind, state = errors.detections["error"], errors.targets["error"]
     counts = {error: int((state == error).sum() if error == "missed" else (kind == error).sum()) for error in MAIN}
     wrong = int((~kind.isin(["correct", "ignored"])).sum())
@@ -132,7 +132,7 @@ def error_counts(errors: Errors) -> dict[str, int]:
 
 
 def error_table(errors: Errors, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """What each error costs, with a percentile interval over resampled images.
+    """Returns what each error costs, with a percentile interval over resampled images.
 
     Returns:
         One row per type: ``error``, ``special`` (bool), ``count``, ``images`` (with at least one), ``cost`` (of AP50, 0..1), ``low``,
@@ -158,7 +158,7 @@ def error_table(errors: Errors, samples: int = 300, seed: int = 0) -> pd.DataFra
 
 
 def error_summary(ground_truth: Mapping[str, Any], detections: Detections) -> dict[str, dict[str, float | None]]:
-    """``count`` and ``cost`` (of AP50, 0..1, None where nothing defines it) by type, as evaluations.jsonl holds them."""
+    """Returns ``count`` and ``cost`` (of AP50, 0..1, None if undefined) by type, as evaluations.jsonl holds them."""
     errors = find_errors(ground_truth, detections)
     costs, counts = error_costs(errors, np.ones((1, len(errors.images)))), error_counts(errors)
     return {
@@ -168,7 +168,7 @@ def error_summary(ground_truth: Mapping[str, Any], detections: Detections) -> di
 
 
 def rows_behind(errors: Errors, error: Error, image_id: int | None = None) -> pd.DataFrame:
-    """The detections of a type, best score first; for ``missed`` and ``false_negative`` the targets; of all images or of one."""
+    """Returns the detections of a type, best score first, or the targets of ``missed`` and ``false_negative``; of all images or one."""
     targets = error in ("missed", "false_negative")
     rows = errors.targets if targets else errors.detections
     rows = rows if image_id is None else rows[rows["image_id"] == image_id]
@@ -180,13 +180,13 @@ def rows_behind(errors: Errors, error: Error, image_id: int | None = None) -> pd
 
 
 def images_behind(errors: Errors, error: Error) -> pd.DataFrame:
-    """The images with errors of a type, those with most first: ``image_id``, ``n``."""
+    """Returns the images with errors of a type, those with most first: ``image_id``, ``n``."""
     counts = rows_behind(errors, error).groupby("image_id").size().rename("n").reset_index()
     return counts.sort_values(["n", "image_id"], ascending=[False, True], ignore_index=True)
 
 
 def queries_behind(errors: Errors, error: Error) -> pd.DataFrame:
-    """The query slots whose detections have an error of a type (a target not found has none), those with most first.
+    """Returns the query slots whose detections have an error of a type (a target not found has no slot), those with most first.
 
     Returns:
         ``query``, ``n`` detections, ``images``.
@@ -208,7 +208,7 @@ class _Columns:
 
 
 def _wrong_by_image(matches: Matches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each image with targets, rows of its wrong detections, the best score first, and rows of its targets."""
+    """Yields, for each image with targets, rows of its wrong detections, the best score first, and rows of its targets."""
     found, own = matches.detections, matches.targets
     wrong = np.flatnonzero(found["counted"] & ~found["hit"])
     image = np.searchsorted(matches.images, found["image_id"].to_numpy()[wrong])
@@ -225,7 +225,7 @@ def _wrong_by_image(matches: Matches) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _types(found: _Columns, own: _Columns, rows: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Type of each detection of one image, and the place among its targets that it is about, -1 = none."""
+    """Returns the type of each detection of one image, and the index of the target in the image that it is about, -1 = none."""
     iou = pairwise_iou(found.boxes[rows], own.boxes[places])
     same = found.category[rows][:, None] == own.category[places]
     right, other = np.where(same, iou, 0), np.where(same, 0, iou)
@@ -239,7 +239,7 @@ def _types(found: _Columns, own: _Columns, rows: np.ndarray, places: np.ndarray)
 
 
 def _curves(errors: Errors, fixed: Error | None, order: np.ndarray) -> Iterator[ClassMatches]:
-    """Detections and targets of every class, best score first, after an oracle corrected one type; ``order`` is of ``_ranked``."""
+    """Yields detections and targets of every class, best score first, after an oracle corrected one type; ``order`` is of ``_ranked``."""
     rows, targets = errors.detections, errors.targets
     kind, category, hit, kept = (rows[name].to_numpy().copy() for name in ("error", "category_id", "hit", "counted"))
     asked = np.ones(len(targets), bool)
@@ -272,6 +272,6 @@ def _curves(errors: Errors, fixed: Error | None, order: np.ndarray) -> Iterator[
 
 
 def _ranked(errors: Errors) -> np.ndarray:
-    """Rows of all detections in COCO's order: by score, equal scores by image."""
+    """Returns rows of all detections in COCO's order: by score, equal scores by image."""
     image = np.searchsorted(errors.images, errors.detections["image_id"])
     return np.lexsort((image, -errors.detections["score"].to_numpy(float)))

@@ -1,7 +1,7 @@
-"""AP of one class on many resamples of the images at once.
+"""Computes AP of one class on many resamples of the images at once.
 
-A resample only changes how often each image counts. Precision is computed at hits alone, where its envelope is attained; for all
-resamples at once, with the resamples along the last axis, on which sums run through memory in order.
+A resample only changes how often each image counts. Precision is computed only at hits, where its envelope is attained, for all resamples
+at once. The resamples are the last axis, so that sums run through memory in order.
 """
 
 import numpy as np
@@ -10,33 +10,33 @@ from scipy import sparse
 from workbench.analysis.detection.cells import ClassMatches
 
 _RECALLS = np.linspace(0, 1, 101)  # COCO's recall thresholds
-_BLOCK = 1 << 19  # numbers of an array that are worked on at a time: what a processor keeps near it
+_BLOCK = 1 << 19  # numbers of an array processed at a time, so that they stay in the processor's cache
 
 
 def by_image(counts: np.ndarray) -> np.ndarray:
-    """``[S, I]`` how often each image counts, as ``class_aps`` wants it: ``[I, S]``."""
+    """Returns how often each image counts, ``[S, I]``, in the layout of ``class_aps``, ``[I, S]``."""
     return np.ascontiguousarray(np.asarray(counts, dtype=np.float64).T)
 
 
 def class_aps(matches: ClassMatches, across: np.ndarray) -> np.ndarray:
-    """AP of one class at each of its IoU thresholds.
+    """Returns AP of one class at each of its IoU thresholds.
 
     Args:
-        matches: T thresholds, detections of I images.
-        across: ``[I, S]`` non-negative whole numbers, of ``by_image``.
+        matches: matches of T thresholds, with detections of I images.
+        across: ``[I, S]`` non-negative whole numbers, from ``by_image``.
 
     Returns:
-        ``[T, S]``, 0 where no target is left.
+        ``[T, S]``, 0 if no target is left.
     """
     samples = across.shape[1]
     values = np.zeros((len(matches.hit), samples))
-    # what never counts, or lies on images that are never drawn, changes nothing; nor does what comes after the last hit
+    # detections that never count, or lie on images that are never drawn, change nothing; nor do those after the last hit
     useful = (matches.hit | matches.counted).any(axis=0) & np.any(across, axis=1)[matches.image]
     image, hit, counted = matches.image[useful], matches.hit[:, useful], matches.counted[:, useful]
     column = np.flatnonzero(hit.any(axis=0))
     if not len(column):
         return values
-    # a row adds up what comes after the hit before it, up to a hit: of all detections only these sums are needed
+    # each row sums up the detections from the hit before it to its own hit; only these sums are needed
     hit_at = np.arange(column[-1] + 1)
     between = sparse.csr_array(
         (np.ones(len(hit_at)), (np.searchsorted(column, hit_at), image[: len(hit_at)])), shape=(len(column), len(across))
@@ -59,21 +59,21 @@ def class_aps(matches: ClassMatches, across: np.ndarray) -> np.ndarray:
 
 
 def _average_precision(own: np.ndarray, detections: np.ndarray, needed: np.ndarray) -> np.ndarray:
-    """``[S]`` the mean over COCO's recall thresholds of the greatest precision at that recall or a higher one.
+    """Returns ``[S]``, the mean over COCO's recall thresholds of the greatest precision at that recall or a higher one.
 
     Args:
         own: ``[H, S]`` how often each hit counts, the best score first.
-        detections: ``[H, S]`` how many detections count up to each hit.
-        needed: ``[S, R]`` hits that reach each recall threshold.
+        detections: ``[H, S]`` number of detections that count up to each hit.
+        needed: ``[S, R]`` number of hits that reaches each recall threshold.
     """
     hits, samples = own.shape
     if not hits:
         return np.zeros(samples)
     true = np.cumsum(own, axis=0)
-    precision = np.zeros((hits + 1, samples))  # the last: recall never reached
+    precision = np.zeros((hits + 1, samples))  # the last row: recall never reached
     np.divide(true, np.maximum(detections, 1), out=precision[:-1])
     precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    # one entry for every time that a hit counts: the n-th is the hit that makes n
+    # one entry for every time that a hit counts; the n-th entry is the hit with which their number becomes n
     unit = np.repeat(np.tile(np.arange(hits), samples), own.T.astype(np.intp).ravel())
     total = true[-1].astype(np.intp)
     place = (np.cumsum(total) - total)[:, None] + needed - 1
@@ -84,7 +84,7 @@ def _average_precision(own: np.ndarray, detections: np.ndarray, needed: np.ndarr
 
 
 def _needed(targets: np.ndarray) -> np.ndarray:
-    """``[S, R]`` fewest hits, at least one, whose share of ``targets [S]`` is no less than each recall threshold, as floats compare."""
+    """Returns ``[S, R]``, the fewest hits, at least one, whose share of ``targets [S]`` reaches each recall, as floats compare."""
     known, place = np.unique(np.maximum(targets, 1), return_inverse=True)
     number = np.ceil(known[:, None] * _RECALLS)
     number += number / known[:, None] < _RECALLS

@@ -1,1 +1,1 @@
-"""Why distillation did nothing, or harm: a file per group of causes."""
+"""Checks why distillation had no effect or did harm; each file checks a group of causes."""

@@ -1,9 +1,10 @@
-"""Does the adapter learn what the student should?
+"""Checks whether the adapter learns what the student should learn.
 
-A features term compares the teacher's features with the student's after an adapter. AdamW gives every parameter steps of one size, so
-an adapter learns at full speed however small the term's weight, while in the student the detection loss outweighs a small gradient. The
-term then falls because the adapter explains the teacher from features that are no nearer to it. That is seen without the adapter: linear
-CKA of the student's own features with the teacher's (``analysis.alignment``), measured before the first step and at every evaluation.
+A feature term compares the teacher's features with the student's features after an adapter. AdamW gives every parameter steps of the same
+size, so an adapter learns at full speed however small the term's weight is. In the student, the detection loss outweighs a small gradient.
+The term then falls because the adapter maps the student's features to the teacher's, although these features come no nearer to them. This
+shows in a measure without the adapter: linear CKA of the student's own features with the teacher's (``analysis.alignment``), taken before
+the first step and at every evaluation.
 """
 
 from dataclasses import dataclass
@@ -16,23 +17,23 @@ from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.diagnosis.statistics import Estimate
 
-# a term that has lost less than half has not been absorbed by anything
+# a term that lost less than half of its value has not been absorbed
 LEAST_FALL = 0.5
-# distilled students of docs/results.md end 0.28 to 0.40 above the undistilled ones in CKA, undistilled ones of two seeds 0.02 apart
+# in docs/results.md distilled students end 0.28 to 0.40 above undistilled ones in CKA, and undistilled ones of two seeds differ by 0.02
 LEAST_RISE = 0.05
-# lines of metrics.jsonl at either end that a term's fall is measured on: one line is one batch
+# lines of metrics.jsonl at the start and at the end from which a term's fall is measured; one line is one batch
 _LINES = 3
 
 
 def absorbing_adapter(material: Material, baseline: Material | None) -> list[Finding]:
-    """A features term that fell by half or more while the student's own features came no nearer to the teacher's.
+    """Finds feature terms that fell by half or more while the student's own features came no nearer to the teacher's.
 
-    No nearer: their alignment rose by less than 0.05, at the upper end of the interval, over what it was before the first step, or ended
-    less than 0.05 above the baseline's, whose student never saw the teacher's features.
+    Features came no nearer if the upper end of the interval of their rise in alignment is below 0.05. The rise is taken over the
+    alignment before the first step, or over the baseline's at the end, whose student never saw the teacher's features.
     """
     terms = _features_terms(material)
     if material.info.get("state") != "done":
-        raise NotJudged("the run is not finished: its features may come nearer yet")
+        raise NotJudged("the run is not finished, so its features may still come nearer to the teacher's")
     fallen = {}
     for name, values in material.measured("raw").items():
         if name in terms and len(values) > 2 * _LINES:
@@ -56,16 +57,16 @@ def absorbing_adapter(material: Material, baseline: Material | None) -> list[Fin
             f"to the teacher's (alignment {now.value:.2f}) than those {whose} ({then.value:.2f}).",
             (
                 Evidence(f"fall of {name} since the first steps", fall, n, "logged steps"),
-                Evidence("alignment of the features of student and teacher, linear CKA", now.value, now.n, "images", now.low, now.high),
+                Evidence("alignment (linear CKA) of the features of student and teacher", now.value, now.n, "images", now.low, now.high),
                 Evidence(f"alignment {whose}", then.value, then.n, "images", then.low, then.high),
             ),
-            f"Give {name} more weight (balance), or a simpler adapter: a 1x1 convolution, or none where widths are equal.",
+            f"Give {name} more weight (balance), or use a simpler adapter: a 1x1 convolution, or no adapter if the widths are equal.",
         ))  # fmt: skip
     return findings
 
 
 def _features_terms(material: Material) -> dict[str, str]:
-    """Kind of level that each term on features compares, by name."""
+    """Returns, by name, the kind of level that each feature term compares."""
     found: dict[str, str] = {}
     for method in material.methods:
         terms = [name for name in material.measured("raw") if name.startswith(f"{method.get('method')}.")]
@@ -75,7 +76,7 @@ def _features_terms(material: Material) -> dict[str, str]:
         elif "feature" in method:
             found |= dict.fromkeys(terms, str(method["feature"]))
     if not found:
-        raise NotJudged("the run has no term on features")
+        raise NotJudged("the run has no feature term")
     return found
 
 
@@ -85,24 +86,24 @@ def _has_alignment(material: Material) -> bool:
 
 @dataclass(frozen=True)
 class _Aligned:
-    """Mean alignment over the strides of a kind of level: the estimate, and its values with one image left out."""
+    """Mean alignment over the strides of a kind of level, with the values when one image is left out."""
 
     estimate: Estimate
     without: np.ndarray
 
 
 def _alignment(material: Material, feature: str, when: str) -> _Aligned:
-    """Alignment before the first step or at the last evaluation."""
+    """Returns the alignment before the first step or at the last evaluation."""
     lines: list[Any] = [line["alignment"] for line in material.run.evaluations() if line.get("alignment")]
     found = material.info.get("alignment_start") if when == "start" else (lines[-1] if lines else None)
     if not found:
-        raise NotJudged("the run does not say how near its features are to the teacher's: it was made by an older version")
+        raise NotJudged("the run was made by an older version, which did not measure the alignment of features")
     kind = feature if feature != "auto" else "memory" if "memory" in found else "neck"
     if kind not in found:
-        raise NotJudged(f"teacher and student share no {kind} levels of one stride")
+        raise NotJudged(f"teacher and student have no {kind} levels with the same stride")
     strides = list(found[kind].values())
     if any(value["low"] is None for value in strides):
-        raise NotJudged("one image is too few to bound the alignment of features")
+        raise NotJudged("the alignment of features was measured on one image, which is too few for an interval")
     value = sum(stride["value"] for stride in strides) / len(strides)
     without = np.mean([stride["without"] for stride in strides], axis=0)
     reach = jackknife_reach(without)
@@ -110,7 +111,7 @@ def _alignment(material: Material, feature: str, when: str) -> _Aligned:
 
 
 def _rise(before: _Aligned, after: _Aligned) -> float:
-    """Upper end of the interval of how far the alignment rose; both are of the same images."""
+    """Returns the upper end of the interval of the rise in alignment; both alignments are of the same images."""
     if len(before.without) != len(after.without):
-        raise NotJudged("run and baseline were aligned on different images")
+        raise NotJudged("the alignment of run and baseline was measured on different images")
     return after.estimate.value - before.estimate.value + jackknife_reach(after.without - before.without)

@@ -1,7 +1,7 @@
-"""Why did distillation do nothing, or harm? Causes found in the files of a run, each with its evidence.
+"""Finds out why distillation had no effect or did harm, from the files of a run, with evidence for each cause.
 
-A check looks for one cause. It names it only when the whole 95 % interval of its evidence lies beyond a threshold that stands with its
-reason in the module of the check; where a run is too short, or does not hold what the check reads, the cause is not judged.
+Each check looks for one cause. It reports the cause only if the whole 95 % interval of its evidence lies beyond a threshold; the module of
+the check gives the reason for its threshold. If a run is too short, or does not hold what the check reads, the cause is not judged.
 """
 
 from collections.abc import Callable
@@ -31,19 +31,19 @@ CAUSES: dict[str, Cause] = {
     "unsettled matching": unsettled_matching,
     "absorbing adapter": absorbing_adapter,
 }
-# of each cause, in one line
+# one line on each cause
 MEANINGS = {
-    "class map": "The teacher calls classes by each other's names.",
-    "box format": "The teacher's boxes find far more targets when their four numbers are read in another way.",
-    "normalisation": "The teacher is far better when its input is normalised in another way.",
+    "class map": "The teacher's classes are permuted: it calls some of them by each other's names.",
+    "box format": "The teacher's boxes find far more targets if their four numbers are read in another way.",
+    "normalisation": "The teacher is far better if its input is normalised in another way.",
     "resolution": "The teacher is far better with images of another size.",
     "teacher worse": "The teacher has a lower AP than the student, on all targets, a class or a size.",
     "weak term": "A distillation term sends less than 1 % of the gradient into the student.",
-    "opposing term": "A term's gradient points away from the detection loss's.",
-    "drowning term": "The terms send so much gradient that the detection loss stays higher than the baseline's.",
-    "background selection": "The teacher's queries that are taught with look at background.",
+    "opposing term": "The gradient of a distillation term points against the gradient of the detection loss.",
+    "drowning term": "The distillation terms send so much gradient that the detection loss stays higher than the baseline's.",
+    "background selection": "The selected teacher queries, or the selection mask, look at background.",
     "unsettled matching": "Targets keep changing their query late in training.",
-    "absorbing adapter": "A features term falls, and the student's own features come no nearer to the teacher's.",
+    "absorbing adapter": "A feature term falls, but the student's own features come no nearer to the teacher's.",
 }
 
 
@@ -51,9 +51,9 @@ def diagnose(run: Run, baseline: Run | None = None, split: str = "val") -> Diagn
     """Looks for every cause in a run.
 
     Args:
-        run: finished or in progress; read, never written to.
-        baseline: the run it is compared with, usually the undistilled one of the same recipe and seed.
-        split: whose queries are looked at, as the run calls it.
+        run: run, finished or in progress; it is read and never written to.
+        baseline: run it is compared with, usually the undistilled run of the same recipe and seed.
+        split: split whose queries are read, as the run calls it.
     """
     material, other = Material(run, split), None if baseline is None else Material(baseline, split)
     findings: list[Finding] = []

@@ -1,4 +1,4 @@
-"""What a diagnosis says: findings with their evidence, and for every cause whether it could be judged."""
+"""Defines what a diagnosis reports: findings with their evidence, and for every cause whether it could be judged."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ class Evidence:
     """One number behind a finding.
 
     Attributes:
-        what: the number in words.
-        value: itself.
-        n: how many were looked at.
-        of: what was counted, in the plural: images, targets, measurements.
-        low: lower end of its 95 % interval; None where the number is no estimate.
-        high: upper end.
+        what: description of the number.
+        value: the number.
+        n: number of items that it is computed from.
+        of: kind of these items, in the plural: images, targets, measurements.
+        low: lower end of its 95 % interval; None if the number is not an estimate.
+        high: upper end of the interval.
     """
 
     what: str
@@ -39,11 +39,11 @@ class Finding:
     """One cause that was found.
 
     Attributes:
-        cause: its name, of ``CAUSES``.
-        severity: error: distillation cannot work like this; warning: it loses something by it.
+        cause: name of the cause, a key of ``CAUSES``.
+        severity: error if distillation cannot work like this, warning if it works less well.
         statement: one sentence.
-        evidence: the numbers.
-        advice: what to do.
+        evidence: numbers behind it.
+        advice: advice on what to do.
     """
 
     cause: str
@@ -55,12 +55,12 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What came of looking for one cause.
+    """The outcome of looking for one cause.
 
     Attributes:
-        cause: of ``CAUSES``.
+        cause: name of the cause, a key of ``CAUSES``.
         outcome: found, clear (looked for and not there), or not judged.
-        why: why it could not be judged, else "".
+        why: reason why it was not judged, otherwise "".
     """
 
     cause: str
@@ -73,10 +73,10 @@ class Diagnosis:
     """Causes found in a run.
 
     Attributes:
-        run: its name.
+        run: name of the run.
         baseline: name of the run it was compared with, or None.
-        findings: errors first.
-        checks: one per cause.
+        findings: findings, errors first.
+        checks: one check per cause.
     """
 
     run: str
@@ -85,12 +85,12 @@ class Diagnosis:
     checks: tuple[Check, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None for what is not a number."""
+        """Returns plain values; numbers that are not finite become None."""
         return _plain(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Diagnosis":
-        """What ``to_json`` gave."""
+        """Makes a diagnosis from what ``to_json`` returned."""
         findings = []
         for finding in value["findings"]:
             evidence = [Evidence(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in finding["evidence"]]
@@ -103,7 +103,7 @@ class NotJudged(Exception):
 
 
 def worst_first(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Errors before warnings, else as found."""
+    """Returns errors before warnings, otherwise in the given order."""
     return tuple(sorted(findings, key=lambda finding: _ORDER.index(finding.severity)))
 
 

@@ -1,7 +1,7 @@
-"""What each term sends into the student: too little to matter, against the detection loss, or so much that the detection loss is lost.
+"""Checks the gradient of each term: too small to matter, against the detection loss, or so large that the detection loss is drowned.
 
-Read from metrics.jsonl, where every hundredth step (ten times ``log_every``) measures, over the student's parameters, the norm of each
-weighted term's gradient as a share of the detection loss's, and its cosine with it.
+The numbers are from metrics.jsonl. Every hundredth step (ten times ``log_every``) measures, over the student's parameters, the norm of each
+weighted term's gradient as a share of the detection loss's, and the cosine between the two.
 """
 
 import numpy as np
@@ -10,27 +10,27 @@ from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.diagnosis.statistics import Estimate, mean_interval, median_interval
 
-# of all gradient norms together: a step that is one part in a hundred is lost in the noise between two batches
+# share of the sum of all gradient norms: one part in a hundred of a step is lost in the noise between two batches
 LEAST_SHARE = 0.01
-# two directions in a model of 100,000 parameters that have nothing to do with each other have a cosine of +-0.003
+# two unrelated directions in a model of 100,000 parameters have a cosine of +-0.003
 OPPOSED = -0.01
 
-# clipping and AdamW keep a step's length: beside gradients four times its own, that have nothing to do with it, the detection loss is
-# left with a quarter of its learning rate
+# Clipping and AdamW keep the length of a step. Beside unrelated gradients of four times its own norm, the detection loss is left with a
+# quarter of its learning rate.
 DROWNING = 4.0
-# of what the baseline's detection loss falls by. A large gradient alone harms nobody: features terms with 8 to 50 times the detection
-# loss's gradient (docs/results.md) leave the detection loss below the baseline's
+# Share of the fall of the baseline's detection loss. A large gradient alone does no harm: feature terms with 8 to 50 times the detection
+# loss's gradient (docs/results.md) leave the detection loss below the baseline's.
 LEAST_LOST = 0.1
-_LEAST_LINES = 6  # of metrics.jsonl: fewer have no spread to speak of
+_LEAST_LINES = 6  # lines of metrics.jsonl; from fewer, the spread cannot be estimated
 
 
 def weak_terms(material: Material, baseline: Material | None) -> list[Finding]:
-    """Terms whose gradient is less than 1 % of all: of the norms of the detection loss and of every term, added up. Where that is so of
-    every term, the run is hardly distilled at all.
+    """Finds terms whose gradient norm is less than 1 % of the sum over the detection loss and all terms. If that holds for every term,
+    the run is hardly distilled at all.
     """
     shares = material.measured("share")
     steps = max(len(values) for values in shares.values())
-    # a term without eligible targets was not measured at some steps; the total is over typical values then
+    # a term without eligible targets was not measured at some steps; then the sum is over medians
     typical = {name: _judged(values) for name, values in shares.items()}
     weak: dict[str, Estimate] = {}
     for name, values in shares.items():
@@ -44,43 +44,43 @@ def weak_terms(material: Material, baseline: Material | None) -> list[Finding]:
     return [
         Finding(
             "weak term", "error" if len(weak) == len(shares) else "warning",
-            f"Term {name} sends {100 * share.value:.2g} % of the gradient into the student: it hardly teaches.",
+            f"Term {name} sends only {100 * share.value:.2g} % of the gradient into the student, so it hardly teaches.",
             (Evidence(f"share of {name} in the sum of gradient norms, median", share.value, share.n, "measurements", share.low,
                       share.high),),
-            f"Set its weight from its gradient (balance: {{{name.partition('.')[2]}: 1.0}}), or leave the term out.",
+            f"Set its weight by its gradient (balance: {{{name.partition('.')[2]}: 1.0}}), or leave the term out.",
         )
         for name, share in weak.items()
     ]  # fmt: skip
 
 
 def opposing_terms(material: Material, baseline: Material | None) -> list[Finding]:
-    """Terms whose gradient points away from the detection loss's throughout: the interval of the median cosine lies below 0."""
+    """Finds terms whose gradient points against the detection loss's: the interval of the median cosine lies below 0."""
     shares = material.measured("share")
     findings = []
     for name, values in material.measured("cosine").items():
         cosine = _judged(values)
         if cosine.high < OPPOSED:
             share = _judged(shares[name])
-            # what it takes away is the part of its gradient that runs along the detection loss's
+            # it takes away the part of its gradient that runs along the detection loss's
             undone = -cosine.value * share.value
             findings.append(Finding(
                 "opposing term", "error" if undone >= 1 else "warning",
-                f"Term {name} pulls against the detection loss: its gradient undoes {100 * undone:.2g} % of the detection loss's.",
+                f"Term {name} works against the detection loss: its gradient cancels {100 * undone:.2g} % of the detection loss's.",
                 (
                     Evidence(f"cosine of {name} with the detection loss, median", cosine.value, cosine.n, "measurements", cosine.low,
                              cosine.high),
                     Evidence(f"gradient of {name} as a share of the detection loss's, median", share.value, share.n, "measurements",
                              share.low, share.high),
                 ),
-                "Lower its weight, end it early, or check that teacher and data fit: what it teaches is not what the targets ask for.",
+                "Lower its weight, end it early, or check that the teacher fits the data: it teaches something else than the targets do.",
             ))  # fmt: skip
     return findings
 
 
 def drowning_terms(material: Material, baseline: Material | None) -> list[Finding]:
-    """Terms with so much gradient that the detection loss cannot act: their gradients together are more than four times the detection
-    loss's, and the detection loss, in the last third of training, is above the baseline's by more than a tenth of what the baseline's
-    fell by. Gradients of several terms are added up as if at right angles.
+    """Finds terms whose gradient is too large for the detection loss to act: together it is more than four times the detection loss's, and
+    in the last third of training the detection loss is above the baseline's by more than a tenth of the fall of the baseline's. The norms
+    of several terms are added as if the gradients were at right angles.
     """
     shares = material.measured("share")
     together = _judged(np.sqrt(sum(np.square(values) for values in _aligned(shares))).tolist())
@@ -88,8 +88,8 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
         return []
     if baseline is None:
         raise NotJudged(
-            f"the terms send {together.value:.0f} times the detection loss's gradient, which may help or drown it: compare "
-            "with the undistilled run (--against)"
+            f"the terms send {together.value:.0f} times the detection loss's gradient, which may help or harm; to find out, compare with "
+            "the undistilled run (--against)"
         )
     lost, own, other = _lost(material, baseline)
     if lost.low <= LEAST_LOST:
@@ -100,8 +100,8 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
     named = ", ".join(f"{name} {_times(share.value)}" for name, share in loud.items())
     return [Finding(
         "drowning term", "error",
-        f"The distillation terms drown the detection loss: with {_times(together.value)} times its gradient ({named}) they leave it at "
-        f"{own.value:.3g} late in training, where {baseline.run.name} has {other.value:.3g}.",
+        f"The distillation terms drown the detection loss. Their gradient is {_times(together.value)} times its own ({named}), and late in "
+        f"training it is {own.value:.3g}, where {baseline.run.name} has {other.value:.3g}.",
         (
             Evidence("gradient of all terms together as a share of the detection loss's, median", together.value, together.n,
                      "measurements", together.low, together.high),
@@ -110,10 +110,10 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
             Evidence("detection loss in the last third of training", own.value, own.n, "logged steps", own.low, own.high),
             Evidence(f"detection loss in the last third of {baseline.run.name}", other.value, other.n, "logged steps", other.low,
                      other.high),
-            Evidence("share of what the baseline's detection loss fell by that is lost", lost.value, lost.n, "logged steps", lost.low,
+            Evidence("share of the fall of the baseline's detection loss that is lost", lost.value, lost.n, "logged steps", lost.low,
                      lost.high),
         ),
-        "Lower the weight until the gradient is no larger than the detection loss's "
+        "Lower the weight until the gradient is no larger than that of the detection loss "
         f"(balance: {{{next(iter(loud)).partition('.')[2]}: 1.0}}).",
     )]  # fmt: skip
 
@@ -123,24 +123,24 @@ def _times(share: float) -> str:
 
 
 def _aligned(shares: dict[str, list[float]]) -> list[np.ndarray]:
-    """Shares of every term at the same measurements; a term that was not measured at all of them counts with its median."""
+    """Returns the shares of every term at the same measurements; a term that was not measured at all of them counts with its median."""
     steps = max(len(values) for values in shares.values())
     return [np.array(values) if len(values) == steps else np.full(steps, np.median(values)) for values in shares.values()]
 
 
 def _lost(material: Material, baseline: Material) -> tuple[Estimate, Estimate, Estimate]:
-    """What is lost of the fall of the baseline's detection loss, and the loss late in training of the run and of the baseline.
+    """Returns the lost share of the fall of the baseline's detection loss, and the loss late in training of the run and of the baseline.
 
-    Both are read at the same steps; where their seeds are equal, these saw the same images.
+    Both losses are read at the same steps. If the seeds are equal, both runs saw the same images at a step.
     """
     steps = [part.info.get("recipe", {}).get("train", {}).get("steps") for part in (material, baseline)]
     if steps[0] != steps[1]:
-        raise NotJudged(f"the baseline trains for {steps[1]} steps, the run for {steps[0]}: their losses cannot be compared")
+        raise NotJudged(f"the baseline trains for {steps[1]} steps and the run for {steps[0]}, so their losses cannot be compared")
     own, other = material.detection_loss, baseline.detection_loss
     common = sorted(own.keys() & other.keys())
     third = len(common) // 3
     if third < _LEAST_LINES:
-        raise NotJudged(f"{len(common)} logged steps that both runs share; {3 * _LEAST_LINES} are the least that have a last third")
+        raise NotJudged(f"the two runs share {len(common)} of the {3 * _LEAST_LINES} logged steps that a comparison needs")
     late = np.array([(own[step], other[step]) for step in common[-third:]])
     fall = float(np.mean([other[step] for step in common[: max(1, len(common) // 10)]]) - late[:, 1].mean())
     if fall <= 0:
@@ -151,5 +151,5 @@ def _lost(material: Material, baseline: Material) -> tuple[Estimate, Estimate, E
 def _judged(values: list[float]) -> Estimate:
     estimate = median_interval(values)
     if estimate is None:
-        raise NotJudged(f"{len(values)} of the six measurements of the terms' gradients that bound a median")
+        raise NotJudged(f"metrics.jsonl holds {len(values)} of the six gradient measurements that the interval of a median needs")
     return estimate

@@ -1,4 +1,4 @@
-"""What the checks read of a run, each piece once."""
+"""Reads from a run what the checks need, each piece once."""
 
 import functools
 from typing import Any
@@ -15,18 +15,18 @@ from workbench.store.manifest import is_complete
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 
-LOCALISED = 0.5  # IoU from which a query is about a target, as in AP50
+LOCALISED = 0.5  # least IoU of a query that is about a target, as in AP50
 _COLUMNS = (
     "image_id", "query", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "best_target", "best_iou", "quality", "selected",
 )  # fmt: skip
 
 
 class Material:
-    """Files of one run as the checks want them; every property raises ``NotJudged`` where the run does not hold it.
+    """Files of one run in the form that the checks need. Every property raises ``NotJudged`` if the run does not hold it.
 
     Args:
-        run: finished or in progress.
-        split: whose queries are looked at, as the run calls it.
+        run: run, finished or in progress.
+        split: split whose queries are read, as the run calls it.
     """
 
     def __init__(self, run: Run, split: str = "val"):
@@ -38,17 +38,17 @@ class Material:
 
     @property
     def methods(self) -> list[dict[str, Any]]:
-        """Configurations of the run's methods as its recipe has them."""
+        """Configurations of the run's methods, from its recipe."""
         found = self.info.get("recipe", {}).get("methods") or []
         if not found:
             raise NotJudged("the run is not distilled")
         return found
 
     def measured(self, kind: str) -> dict[str, list[float]]:
-        """Numbers of every term that has a weight, in order of their steps.
+        """Returns the values of every term that has a weight, in the order of their steps.
 
         Args:
-            kind: prefix in metrics.jsonl: share, cosine, raw, weighted.
+            kind: prefix in metrics.jsonl: share, cosine, raw or weighted.
         """
         weights = self.info.get("term_weights") or {}
         found: dict[str, list[float]] = {}
@@ -58,7 +58,7 @@ class Material:
                 if prefix == kind and weights.get(term, 1.0) > 0:
                     found.setdefault(term, []).append(float(value))
         if not found:
-            self.methods  # noqa: B018 - says that the run is not distilled where that is the reason
+            self.methods  # noqa: B018 - raises that the run is not distilled, if that is the reason
             raise NotJudged(f"metrics.jsonl holds no '{kind}' of any term yet")
         return found
 
@@ -68,22 +68,22 @@ class Material:
 
     @functools.cached_property
     def detection_loss(self) -> dict[int, float]:
-        """Weighted detection loss of every logged step: what is minimised, without the distillation terms."""
+        """Weighted detection loss of every logged step: the minimised loss without the distillation terms."""
         return {
             line["step"]: line["loss"] - sum(value for key, value in line.items() if key.startswith("weighted/")) for line in self.metrics
         }
 
     @property
     def steps(self) -> list[int]:
-        """Evaluations whose queries were kept."""
+        """Steps of the evaluations whose queries were kept."""
         found = self.run.query_steps(self.split)
         if not found:
-            raise NotJudged("no evaluation yet")
+            raise NotJudged("the run has no evaluation with queries yet")
         return found
 
     @property
     def result_step(self) -> int:
-        """The evaluation of the checkpoint that was chosen, else the last one."""
+        """Step of the chosen checkpoint's evaluation, or of the last evaluation if none was chosen."""
         best = self.info.get("best_step")
         return best if best in self.steps else self.steps[-1]
 
@@ -101,8 +101,8 @@ class Material:
 
     @functools.cached_property
     def changes(self) -> pd.DataFrame:
-        """Targets matched at an evaluation and at the one before, last layer: ``step``, ``image_id``, ``changed`` (its query is another,
-        by ``rows_of_run.identity_over_steps``).
+        """Targets matched at an evaluation and at the one before, last layer: ``step``, ``image_id`` and ``changed`` (True if the query is
+        another one by ``rows_of_run.identity_over_steps``).
         """
         run, split, steps = self.run, self.split, self.steps
         rows, identity = student_over_steps(run, split, layer=max(layers(run, split, steps[-1]), default=0))
@@ -111,7 +111,7 @@ class Material:
 
     @functools.cached_property
     def data(self) -> Any:
-        """The split's dataset."""
+        """Dataset of the split."""
         try:
             return open_data(self.info, self.split)
         except (WorkbenchError, KeyError, TypeError) as error:
@@ -119,7 +119,7 @@ class Material:
 
     @functools.cached_property
     def targets(self) -> pd.DataFrame:
-        """Targets that may be matched: ``image_id``, ``target``, ``label``, ``x1 y1 x2 y2`` (0..1 of the image), ``area`` (pixels of the
+        """Targets that can be matched: ``image_id``, ``target``, ``label``, ``x1 y1 x2 y2`` (0..1 of the image), ``area`` (pixels of the
         original image).
         """
         frames = []

@@ -1,4 +1,4 @@
-"""Intervals that the checks judge by; a cause is named only when the whole 95 % interval says so."""
+"""Computes the intervals that the checks judge by; a cause is reported only if the whole 95 % interval agrees."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval and what it rests on."""
+    """A number with its 95 % interval and the number of items it is computed from."""
 
     value: float
     low: float
@@ -23,10 +23,10 @@ class Estimate:
 
 
 def median_interval(values: Sequence[float]) -> Estimate | None:
-    """Median with the interval between two order statistics that covers it with at least 95 %, whatever the distribution.
+    """Returns the median with an interval of two order statistics that covers it with at least 95 %, whatever the distribution.
 
     Returns:
-        None below six values, where not even the smallest and largest do.
+        None for fewer than six values, of which not even the smallest and largest cover it.
     """
     ordered = sorted(values)
     n = len(ordered)
@@ -38,14 +38,14 @@ def median_interval(values: Sequence[float]) -> Estimate | None:
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
-    """Mean with Student's interval; ``values [N]``, at least two."""
+    """Returns the mean with Student's interval; ``values [N]``, at least two."""
     n, mean = len(values), float(values.mean())
     reach = float(t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - reach, mean + reach, n)
 
 
 def share_interval(hits: int, n: int) -> Estimate:
-    """A share with Wilson's interval; [0, 1] of nothing."""
+    """Returns a share with Wilson's interval, which is [0, 1] for n = 0."""
     if not n:
         return Estimate(math.nan, 0.0, 1.0, 0)
     z = 1.959964
@@ -56,15 +56,15 @@ def share_interval(hits: int, n: int) -> Estimate:
 
 
 def ratio_difference(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray] | None = None, seed: int = 0) -> Estimate:
-    """A ratio of totals over images, or the difference of two on the same images, with the percentile interval over resampled images.
+    """Returns a ratio of totals over images, or the difference of two ratios, with the percentile interval over resampled images.
 
     Args:
         one: numerator and denominator of each image, ``[I]`` each.
-        other: subtracted; images in the same order.
-        seed: of the resamples.
+        other: numerator and denominator of the ratio that is subtracted, for the same images in the same order.
+        seed: seed of the resamples.
 
     Returns:
-        NaN where a denominator is 0; ``n`` is the number of images.
+        The estimate, NaN if a denominator is 0; ``n`` is the number of images.
     """
     images = len(one[0])
     if not images:

@@ -1,4 +1,4 @@
-"""Is the teacher better than the student at all, on every class and size of target?"""
+"""Checks whether the teacher is better than the student at all, on every class and size of target."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.queries.query_detections import query_detections
 
-# a resample of fewer has too few values to have a spread that could be read as normal
+# AP of fewer targets takes too few values for its spread over resamples to be treated as normal
 LEAST_TARGETS = 20
-# the spread of 100 resamples is known to 7 %
+# the standard deviation of 100 resamples is known to 7 %
 _SAMPLES = 100
 
 
 def teacher_worse(material: Material, baseline: Material | None) -> list[Finding]:
-    """Slices of the targets where the teacher has a lower AP than the student: all, each class, small, medium and large.
+    """Finds slices of the targets where the teacher has a lower AP than the student: all, each class, small, medium and large.
 
-    The student is the baseline's where there is one, for what a run learned from its teacher cannot tell what the teacher had to give;
-    else the run's own. Of every query only its best class counts, on both sides, because that is what the query table holds. The
-    interval is that of the difference on resampled images, widened (Bonferroni) so that one false alarm in twenty runs is expected over
-    all slices together.
+    The student is the baseline's if there is a baseline, because a student that learned from the teacher cannot tell what the teacher had
+    to offer; otherwise it is the run's own. On both sides only the best class of each query counts, because the query table holds no more.
+    The interval is that of the difference on resampled images. It is widened (Bonferroni) so that over all slices together one false alarm
+    is expected in twenty runs.
     """
     truth = material.data.coco()
     slices = [part for part in _slices(truth) if part.targets >= LEAST_TARGETS]
@@ -54,8 +54,8 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
         "teacher worse", "error" if everywhere else "warning",
         f"The teacher is worse than {whose}: {listed}.",
         tuple(evidence for *_, evidence in worse),
-        "Take a better teacher, or train this one longer; it holds the student back." if everywhere else
-        "Distil fewer terms for these targets, or take a teacher that is good at them.",
+        "Use a better teacher, or train this one longer: it holds the student back." if everywhere else
+        "Distil fewer terms for these targets, or use a teacher that is good at them.",
     )]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ _ALL = "all targets"
 
 
 class _Slice(NamedTuple):
-    """Part of the targets: of a class where there is a category, of a range of sizes."""
+    """Part of the targets: a class if there is a category, otherwise a range of sizes."""
 
     name: str
     category: int | None
@@ -83,7 +83,7 @@ def _slices(truth: dict[str, Any]) -> Iterator[_Slice]:
 
 
 def _aps(truth: dict[str, Any], detections: pd.DataFrame, slices: list[_Slice]) -> list[np.ndarray]:
-    """AP of each slice, ``[1 + samples]``: on all images, then on every resample; NaN where no target is left."""
+    """Returns the AP of each slice, ``[1 + samples]``: on all images, then on every resample; NaN if no target is left."""
     counts = with_all(draws(len(truth["images"]), _SAMPLES, 0))
     cells = Cells(truth, detections)
     own = {category: mean_ap([matches], counts) for category, matches in cells.by_category() if matches.targets.any()}

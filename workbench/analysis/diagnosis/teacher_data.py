@@ -1,4 +1,4 @@
-"""Teacher and data that do not fit: classes, boxes, input."""
+"""Checks whether the teacher's classes and boxes fit the data."""
 
 from collections.abc import Iterator
 
@@ -11,17 +11,17 @@ from workbench.analysis.diagnosis.material import LOCALISED, Material
 from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
 from workbench.overlap import centred_iou
 
-# another reading of the boxes must find this many more of the targets, at the lower end of the interval: readings that agree by
-# chance (boxes in the middle of the image, squares) differ by less
+# Another reading of the boxes must find this many more of the targets, at the lower end of the interval. Readings that agree by chance
+# (boxes in the middle of the image, squares) differ by less.
 BOX_GAIN = 0.1
 
 
 def class_map(material: Material, baseline: Material | None) -> list[Finding]:
-    """Classes that the teacher calls by each other's names.
+    """Finds classes that the teacher calls by each other's names.
 
-    Of each target, the teacher's query that finds it best (score times IoU, IoU at least 0.5) votes with its class. Named are cycles of
-    the best one-to-one assignment of classes where at least two of the classes go to another name by more than half of their votes, with
-    95 % confidence. One class called by another's name alone is a confusion, not a map.
+    For each target, the teacher's query that finds it best (score x IoU, with IoU 0.5 or more) votes with its class. The best one-to-one
+    assignment of classes to voted classes is split into cycles. A cycle is reported if at least two of its classes get more than half of
+    their votes under another name, with 95 % confidence. One class alone under another's name is a confusion, not a wrong map.
     """
     rows = material.teacher
     found = rows[rows["best_iou"] >= LOCALISED].assign(worth=rows["score"] * rows["best_iou"])
@@ -54,9 +54,9 @@ def class_map(material: Material, baseline: Material | None) -> list[Finding]:
 
 
 def box_format(material: Material, baseline: Material | None) -> list[Finding]:
-    """Boxes of the teacher that find far more targets when their four numbers are read in another way.
+    """Finds boxes of the teacher that fit far more targets if their four numbers are read in another way.
 
-    Looked at are, per image, as many queries as it has targets, by score; a query finds a target at IoU 0.5.
+    Each image contributes as many queries as it has targets, the best by score. A query finds a target at IoU 0.5.
     """
     rows, targets = material.teacher, material.targets
     count = targets.groupby("image_id").size()
@@ -73,20 +73,20 @@ def box_format(material: Material, baseline: Material | None) -> list[Finding]:
             before, after = (ratio_difference(part) for part in (as_is, other))
             findings.append((gain.value, Finding(
                 "box format", "error",
-                f"The teacher's boxes are in another format: read as {name} they find {100 * after.value:.0f} % of the targets, as they "
-                f"are {100 * before.value:.0f} %.",
+                f"The teacher's boxes are in another format: read as {name} they find {100 * after.value:.0f} % of the targets, but only "
+                f"{100 * before.value:.0f} % as the workbench reads them.",
                 tuple(
                     Evidence(f"share of confident boxes on a target, read as {how}", share.value, share.n, "images", share.low, share.high)
                     for how, share in (("centre x, centre y, width, height", before), (name, after))
                 ),
-                "Its box head is another code's: convert the checkpoint (workbench convert --layout), or turn its boxes into centre x, "
-                "centre y, width, height, 0..1 of the image.",
+                "The box head comes from other code. Convert the checkpoint (workbench convert --layout), or turn its boxes into centre x, "
+                "centre y, width, height, as shares of the image (0..1).",
             )))  # fmt: skip
     return [max(findings, key=lambda pair: pair[0])[1]] if findings else []
 
 
 def _cycles(order: np.ndarray) -> Iterator[list[int]]:
-    """Cycles of a permutation, of two labels or more."""
+    """Yields the cycles of a permutation that have two labels or more."""
     seen: set[int] = set()
     for start in range(len(order)):
         cycle, label = [], start
@@ -99,12 +99,12 @@ def _cycles(order: np.ndarray) -> Iterator[list[int]]:
 
 
 def _numbers(rows: pd.DataFrame) -> np.ndarray:
-    """``[N, 4]`` the four numbers of each box as they are stored."""
+    """Returns ``[N, 4]``, the four numbers of each box as they are stored."""
     return rows[["cx", "cy", "w", "h"]].to_numpy(np.float64)
 
 
 def _readings(rows: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
-    """Name of each other reading, and ``[N, 4]`` cxcywh by it."""
+    """Yields the name of each other reading, with the boxes ``[N, 4]`` cxcywh that it gives."""
     a, b, c, d = _numbers(rows).T
     yield "x1, y1, x2, y2", np.stack([(a + c) / 2, (b + d) / 2, np.maximum(c - a, 0), np.maximum(d - b, 0)], axis=1)
     yield "top left corner, width, height", np.stack([a + c / 2, b + d / 2, c, d], axis=1)
@@ -112,7 +112,7 @@ def _readings(rows: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _found(rows: pd.DataFrame, targets: pd.DataFrame, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per image: boxes (cxcywh) with IoU of 0.5 or more with a target, and boxes."""
+    """Returns, per image, the number of boxes (cxcywh) with IoU 0.5 or more with a target, and the number of boxes."""
     queries = rows[["image_id"]].assign(row=np.arange(len(rows)))
     pairs = queries.merge(targets[["image_id", "x1", "y1", "x2", "y2"]], on="image_id")
     x1, y1, x2, y2 = pairs[["x1", "y1", "x2", "y2"]].to_numpy().T

@@ -1,4 +1,4 @@
-"""Does the matching settle?"""
+"""Checks whether the matching settles."""
 
 import numpy as np
 
@@ -6,34 +6,34 @@ from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
 from workbench.analysis.diagnosis.statistics import Estimate, ratio_difference
 
-# the last third of the moments is compared with the first third: three pairs of evaluations have one each
+# the last third of the changes is compared with the first third; each third has one change if there are four evaluations
 LEAST_MOMENTS = 4
-# matching has settled by a tenth of the targets, or has little left to settle
+# churn of a tenth of the targets or less counts as settled
 SETTLED = 0.1
-# how much of the early churn must be gone in the end; the runs of docs/results.md lose seven tenths and more
+# least share of the early churn that must be gone at the end; the runs of docs/results.md lose seven tenths and more
 LEAST_FALL = 0.2
-# more churn than the baseline in the end by this share of the targets is more than two seeds of one recipe differ by
+# two seeds of one recipe differ by less than this share of the targets in their final churn
 MORE_THAN_BASELINE = 0.1
 
 
 def unsettled_matching(material: Material, baseline: Material | None) -> list[Finding]:
-    """Churn that does not fall while training goes on, or ends far above the baseline's.
+    """Finds churn that does not fall while training goes on, or that ends far above the baseline's.
 
-    Churn is the share of targets whose query changed from one evaluation to the next, last layer; early and late are the first and the
-    last third of these pairs of evaluations. A run in progress is judged when it is done: its learning rate has not fallen yet.
+    Churn is the share of targets whose query changed from one evaluation to the next in the last layer. Early and late are the first and
+    the last third of these pairs of evaluations. A run in progress is not judged, because its learning rate has not fallen yet.
     """
     if material.info.get("state") != "done":
-        raise NotJudged("the run is not finished: the matching may settle yet")
+        raise NotJudged("the run is not finished, so its matching may still settle")
     early, late = _early_and_late(material)
     start, end = ratio_difference(early), ratio_difference(late)
     if end.low <= SETTLED:
         return []
     moving = [_evidence("late in training", end), _evidence("early in training", start)]
-    advice = "Lower the learning rate or let it fall to 0 in the end, train longer, and look at the pages on match stability."
-    # late minus the share of early that may be left
+    advice = "Lower the learning rate or let it fall to 0 at the end, train longer, and look at the pages on match stability."
+    # late churn minus the share of the early churn that may be left
     if ratio_difference(late, (early[0] * (1 - LEAST_FALL), early[1])).low > 0:
         statement = (f"The matching does not settle: {100 * end.value:.0f} % of the targets change their query between evaluations late in "
-                     f"training, {100 * start.value:.0f} % did early.")  # fmt: skip
+                     f"training, and {100 * start.value:.0f} % did early in training.")  # fmt: skip
         return [Finding("unsettled matching", "warning", statement, tuple(moving), advice)]
     if baseline is None:
         return []
@@ -45,14 +45,16 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
         return []
     reference = ratio_difference(other)
     statement = (f"The matching settles less than the baseline's: {100 * end.value:.0f} % of the targets change their query between "
-                 f"evaluations late in training, {100 * reference.value:.0f} % in {baseline.run.name}.")  # fmt: skip
+                 f"evaluations late in training, and {100 * reference.value:.0f} % do in {baseline.run.name}.")  # fmt: skip
     return [Finding("unsettled matching", "warning", statement, (*moving, _evidence("late in the baseline", reference)), advice)]
 
 
 def _early_and_late(material: Material) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Per image the targets whose query changed and those matched at both moments, of the first and the last third."""
+    """Returns, for the first and the last third, the targets per image whose query changed and those matched at both evaluations."""
     if len(material.steps) < LEAST_MOMENTS:
-        raise NotJudged(f"{len(material.steps)} of the {LEAST_MOMENTS} evaluations that an early and a late part take")
+        raise NotJudged(
+            f"the run has {len(material.steps)} of the {LEAST_MOMENTS} evaluations that comparing early with late matching needs"
+        )
     changes = material.changes
     moments = np.sort(changes["step"].unique())
     third = max(1, len(moments) // 3)

@@ -1,1 +1,1 @@
-"""What single queries are worth: AP drop, gain, quality."""
+"""Measures what single queries are worth: AP drop, gain and quality."""

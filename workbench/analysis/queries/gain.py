@@ -1,8 +1,8 @@
-"""Gain: how much better the distilled run answers a target than the named baseline run does.
+"""Computes gain: how much better the distilled run detects a target than the baseline run.
 
-Score x IoU of the query matched to the target, in the distilled run minus in the baseline, last layer, same split and step; score is the
-query table's, the probability of the query's best class. A teacher query inherits the gain of its target; a student slot has the mean
-over its targets; all others have none.
+Gain is score x IoU of the query matched to the target in the distilled run, minus the same in the baseline, at the last layer of the same
+split and step. The score is the query table's, the probability of the query's best class. A teacher query inherits the gain of its target,
+and a student slot has the mean over its targets; all others have no gain.
 """
 
 import numpy as np
@@ -17,19 +17,19 @@ _TARGET = ["image_id", "target"]
 
 
 def target_gain(distilled: pd.DataFrame, baseline: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
-    """Gain of every target that is matched in both runs.
+    """Returns the gain of every target that is matched in both runs.
 
     Args:
-        distilled: student rows of the query table, matched ones at least.
-        baseline: the same of the baseline run, on the same split.
-        step: of both; the last one that both have by default.
+        distilled: student rows of the query table, at least the matched ones.
+        baseline: the same rows of the baseline run, on the same split.
+        step: step of both; by default the last one that both have.
 
     Returns:
         One row per target, by image and target: ``image_id``, ``target``, ``query`` and ``baseline_query`` (slots matched to it),
         ``distilled`` and ``baseline`` (score x IoU, 0..1), ``gain``, ``step``.
 
     Raises:
-        RunError: the two have no such step in common.
+        RunError: the two runs have no such step in common.
     """
     step = common_step(distilled, baseline) if step is None else step
     now, before = (_answers(rows, step) for rows in (distilled, baseline))
@@ -41,24 +41,24 @@ def target_gain(distilled: pd.DataFrame, baseline: pd.DataFrame, step: int | Non
 
 
 def common_step(distilled: pd.DataFrame, baseline: pd.DataFrame) -> int:
-    """The last step at which both runs have student rows.
+    """Returns the last step at which both runs have student rows.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such step.
     """
     steps = [set(rows.loc[rows["model"] == "student", "step"]) for rows in (distilled, baseline)]
     common = steps[0] & steps[1]
     if not common:
         theirs = [", ".join(str(step) for step in sorted(own)) or "none" for own in steps]
         raise RunError(
-            f"gain compares the two runs at one step and they have none in common: the distilled run has {theirs[0]}; "
-            f"the baseline {theirs[1]}. Train both with the same evaluation interval."
+            f"gain compares two runs at the same step, but they have none in common: the distilled run has {theirs[0]}, "
+            f"the baseline has {theirs[1]}. Train both with the same evaluation interval."
         )
     return int(max(common))
 
 
 def slot_gain(gains: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Mean gain of the targets of each slot of the distilled run.
+    """Returns the mean gain of the targets of each slot of the distilled run.
 
     Returns:
         One row per slot that has a target: ``query``, ``gain``, ``low``, ``high`` (resampled images), ``n`` (targets), ``images``.
@@ -67,14 +67,14 @@ def slot_gain(gains: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.Data
 
 
 def gain_by(gains: pd.DataFrame, targets: pd.DataFrame, by: str, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Mean gain of the targets of each class or size.
+    """Returns the mean gain of the targets of each class or size.
 
     Args:
-        gains: of ``target_gain``.
-        targets: of ``targets.target_frame``.
-        by: its column, ``label`` or ``size``.
-        samples: resamples of the images.
-        seed: of the draws.
+        gains: frame of ``target_gain``.
+        targets: frame of ``targets.target_frame``.
+        by: its column ``label`` or ``size``.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
 
     Returns:
         ``by``, ``gain``, ``low``, ``high``, ``n``, ``images``.
@@ -83,7 +83,7 @@ def gain_by(gains: pd.DataFrame, targets: pd.DataFrame, by: str, samples: int = 
 
 
 def mean_gain(gains: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Mean gain of all targets: one row with ``gain``, ``low``, ``high``, ``n``, ``images``; none without targets."""
+    """Returns the mean gain of all targets: one row with ``gain``, ``low``, ``high``, ``n``, ``images``; no row without targets."""
     return _mean_gain(gains.assign(all=0), "all", samples, seed).drop(columns="all")
 
 

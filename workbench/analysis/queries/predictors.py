@@ -1,11 +1,12 @@
-"""What tells, before the distilled training, which targets will gain? Rank correlations of properties of a target with its gain.
+"""Measures which properties of a target tell before the distilled training that it will gain, by rank correlations with its gain.
 
-Gain is the distilled run's score x IoU minus the baseline's, so a target that the baseline already answers well has little to gain, and
-anything that goes with the baseline's answer correlates with gain. Each correlation is therefore also given with the baseline's score x
-IoU held fixed: the partial rank correlation (Kendall, "Partial rank correlation", Biometrika 1942, here of Spearman's coefficients).
+Gain is the distilled run's score x IoU minus the baseline's. A target that the baseline already detects well has little to gain, so
+anything that is related to the baseline's detection correlates with gain. Each correlation is therefore also given with the baseline's
+score x IoU held fixed: the partial rank correlation (Kendall, "Partial rank correlation", Biometrika 1942, here of Spearman's
+coefficients).
 
-An easy target is answered well by every model, so some correlation is left that distillation has no part in. A second undistilled run,
-of another seed, in the place of the distilled one tells how much: ``beyond_repetition``.
+Every model detects an easy target well, so some correlation remains that has nothing to do with distillation. A second undistilled run of
+another seed in place of the distilled one tells how much: ``beyond_repetition``.
 """
 
 from collections.abc import Sequence
@@ -24,19 +25,19 @@ _CONTROL = "baseline"
 
 
 def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    """Gain of every target that all three models matched, with what was known of it before.
+    """Returns the gain of every target that all three models matched, with what was known of it before.
 
     Args:
-        gains: of ``gain.target_gain``.
+        gains: frame of ``gain.target_gain``.
         teacher: teacher rows of the query table; their last layer is read.
         baseline: student rows of the baseline run; the last layer at the step of ``gains`` is read.
-        targets: of ``targets.target_frame``.
+        targets: frame of ``targets.target_frame``.
 
     Returns:
-        One row per target: ``image_id``, ``target``, ``gain``, ``baseline`` (its score x IoU in the baseline run), and of the teacher's
-        query matched to it ``quality``, ``score``, ``entropy`` (bits, of its best class against all else: of ``score`` alone);
+        One row per target: ``image_id``, ``target``, ``gain``, ``baseline`` (its score x IoU in the baseline run); of the teacher's
+        query matched to it ``quality``, ``score`` and ``entropy`` (bits, of its best class against all others: of ``score`` alone);
         ``target_size`` (square pixels); ``box_distance`` (1 - IoU of the teacher's box and the baseline's) and ``score_distance``
-        (difference of their scores, without its sign).
+        (absolute difference of their scores).
     """
     columns = [*_TARGET, "query", "score", "quality", *BOX]
     step = gains["step"].max()
@@ -53,20 +54,20 @@ def target_properties(gains: pd.DataFrame, teacher: pd.DataFrame, baseline: pd.D
 
 
 def rank_correlations(properties: pd.DataFrame, names: tuple[str, ...] = PROPERTIES, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Spearman correlation of each property with gain, plain and with the baseline's score x IoU held fixed.
+    """Returns the Spearman correlation of each property with gain, plain and with the baseline's score x IoU held fixed.
 
-    Intervals are percentiles over resamples of the images, ranks made anew in each.
+    Intervals are percentiles over resamples of the images; ranks are computed again in each.
 
     Args:
-        properties: of ``target_properties``.
+        properties: frame of ``target_properties``.
         names: columns to correlate.
         samples: number of resamples.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         One row per property: ``property``, ``correlation``, ``low``, ``high``, ``partial``, ``partial_low``, ``partial_high``,
         ``over_quality`` with ``over_quality_low`` and ``over_quality_high`` (size of its partial correlation minus that of quality's, on
-        the same resamples: above 0 it predicts better), ``n`` targets, ``images``. NaN where a column does not vary.
+        the same resamples: above 0 it predicts better), ``n`` targets, ``images``. NaN if a column does not vary.
     """
     used = [*names, *(["quality"] if "quality" not in names else [])]
     images, counts = _resamples(properties, samples, seed)
@@ -83,14 +84,14 @@ def rank_correlations(properties: pd.DataFrame, names: tuple[str, ...] = PROPERT
 def beyond_repetition(
     properties: pd.DataFrame, repetition: pd.DataFrame, names: tuple[str, ...] = PROPERTIES, samples: int = 300, seed: int = 0
 ) -> pd.DataFrame:
-    """How much better a property predicts what distillation gained than what training once more without it would have gained.
+    """Returns how much better a property predicts the gain of distillation than the gain of training once more without it.
 
     Args:
-        properties: of ``target_properties``, with the gain of the distilled run.
-        repetition: the same with a second undistilled run, of another seed, in its place, over the same baseline.
+        properties: frame of ``target_properties``, with the gain of the distilled run.
+        repetition: the same over the same baseline, with a second undistilled run of another seed in place of the distilled one.
         names: columns to correlate.
         samples: number of resamples.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         One row per property: ``property``, ``partial`` and ``repetition`` (partial correlations on the targets that both have),
@@ -107,23 +108,23 @@ def beyond_repetition(
 
 
 def _resamples(properties: pd.DataFrame, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the images, and ``[1 + samples, I]`` how often each counts: once, then by chance."""
+    """Returns the ids of the images, and ``[1 + samples, I]`` how often each counts: first once, then as drawn."""
     images = np.unique(properties["image_id"].to_numpy())
     return images, with_all(draws(len(images), samples, seed))
 
 
 def _on_resamples(properties: pd.DataFrame, names: Sequence[str], images: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``[1 + samples, 2, K]`` plain and partial correlations."""
+    """Returns ``[1 + samples, 2, K]`` plain and partial correlations."""
     image = np.searchsorted(images, properties["image_id"].to_numpy())
     values = [np.unique(properties[name].to_numpy(dtype=np.float64), return_inverse=True)[1] for name in ("gain", _CONTROL, *names)]
     return np.array([_correlations(values, weight[image]) for weight in counts])
 
 
 def _correlations(values: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
-    """``[2, K]`` plain and partial rank correlation of ``values[2:]`` with ``values[0]``, ``values[1]`` held fixed.
+    """Returns ``[2, K]``, plain and partial rank correlation of ``values[2:]`` with ``values[0]``, with ``values[1]`` held fixed.
 
     Args:
-        values: ``[R]`` each, every value replaced by its place among the distinct ones.
+        values: ``[R]`` each; every value is replaced by its position among the distinct ones.
         weight: ``[R]`` how often a row counts.
     """
     if weight.sum() < 2:
@@ -141,7 +142,7 @@ def _correlations(values: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
 
 
 def _ranks(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``[R]`` mean rank of equal values where each row stands ``weight`` times."""
+    """Returns ``[R]``, the mean rank of equal values if each row occurs ``weight`` times."""
     count = np.bincount(value, weight)
     return (np.cumsum(count) - count / 2 + 0.5)[value]
 
@@ -152,6 +153,6 @@ def _matched(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _entropy(probability: np.ndarray) -> np.ndarray:
-    """Bits of a yes or no."""
+    """Returns the entropy of a binary outcome in bits."""
     sides = np.stack([probability, 1 - probability])
     return -np.where(sides > 0, sides * np.log2(np.where(sides > 0, sides, 1)), 0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Quality of queries from the query table, in both of its definitions, and its mean by slice with intervals."""
+"""Averages the quality of queries from the query table, in both of its definitions, by slice and with intervals."""
 
 import pandas as pd
 
@@ -13,15 +13,15 @@ def quality_by(
     samples: int = 300,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean quality of the queries matched with a target (the paper's is 0 for all others).
+    """Returns the mean quality of the queries matched with a target (in the paper, the quality of all others is 0).
 
     Args:
-        queries: rows of the query table, matched ones at least.
-        model: whose rows.
+        queries: rows of the query table, at least the matched ones.
+        model: model whose rows are read.
         by: ``label`` or ``size`` of ``targets``, or ``query`` (slot); None for all together.
-        targets: of ``targets.target_frame``.
-        samples: resamples of the images.
-        seed: of the draws.
+        targets: frame of ``targets.target_frame``.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
 
     Returns:
         One row per step, layer and slice: ``step``, ``layer``, ``by``, ``quality`` 0..1 with ``low`` and ``high``, ``n`` queries,

@@ -1,4 +1,4 @@
-"""Queries as detections: of each its best class, because that is what the query table holds."""
+"""Turns queries into detections, each with its best class only, because the query table holds no more."""
 
 import numpy as np
 import pandas as pd
@@ -7,11 +7,11 @@ from workbench.datasets.base import Dataset
 
 
 def query_detections(rows: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """One detection a query, in the data's categories and pixels, boxes cut at the edge of the image.
+    """Returns one detection per query, in the data's categories and pixels, with boxes clipped to the image.
 
     Args:
-        rows: of the query table, of one model, layer and step.
-        dataset: the split they are of.
+        rows: rows of the query table, of one model, layer and step.
+        dataset: dataset of their split.
 
     Returns:
         ``image_id``, ``query``, ``category_id``, ``score``, ``x1 y1 x2 y2``, in the order of ``rows`` and with a new index.

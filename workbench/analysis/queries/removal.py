@@ -1,10 +1,10 @@
-"""What COCO's matching becomes when one detection is taken away, without matching again.
+"""Computes how COCO's matching changes when one detection is removed, without matching again.
 
 Detections take targets greedily, the best score first, within an image, a class and an IoU threshold. When a detection that held a
-target goes, the target falls to the first later detection that would have taken it, which frees the target that this one held, and so
-on, until a detection that held nothing takes one or nobody wants what is free. So taking a detection away removes one entry from the
-list that AP is made of, adds the first detection behind the cut to ``max_detections``, and turns at most one other from a miss to a hit.
-Who is next depends on the freed target alone, so all chains are followed at once.
+target is removed, the target falls to the first later detection that would have taken it. This frees the target which that detection held,
+and so on, until a detection that held nothing takes one, or no detection wants what is free. So removing a detection removes one entry from
+the list that AP is computed from, adds the first detection behind the cut to ``max_detections``, and turns at most one other detection from
+a miss to a hit. Which detection is next depends only on the freed target, so all chains are followed at once.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ class ClassEntries:
     """Detections of one class in the order of AP: best score first, equal scores by image. T IoU thresholds, D detections, I images.
 
     Attributes:
-        category_id: of the class.
+        category_id: id of the class.
         image: ``[D]`` position of the image among the images in order of their ids.
         query: ``[D]`` slot.
-        kept: ``[D]`` bool: within the cut; the others are the first behind it, one at most of an image.
-        hit: ``[T, D]`` bool: holds a target that counts. Of those behind the cut: would, if no other detection went.
-        ignored: ``[T, D]`` bool: holds a crowd, so it counts neither for nor against.
-        heir: ``[T, D]`` position of the detection that becomes a hit when this one goes, -1 for none.
-        entrant: ``[D]`` position of the detection that the cut lets in when this one goes, -1 for none.
-        targets: ``[I]`` targets that count.
+        kept: ``[D]`` bool: True within the cut; the others are the first behind it, at most one per image.
+        hit: ``[T, D]`` bool: True if it holds a target that counts; behind the cut, if it would with all other detections in place.
+        ignored: ``[T, D]`` bool: True if it holds a crowd, so that it counts neither for nor against.
+        heir: ``[T, D]`` position of the detection that becomes a hit when this one is removed, -1 for none.
+        entrant: ``[D]`` position of the detection that enters the cut when this one is removed, -1 for none.
+        targets: ``[I]`` number of targets that count.
     """
 
     category_id: int
@@ -51,7 +51,7 @@ def class_entries(ground_truth: Mapping[str, Any], detections: Detections, max_d
     Args:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``, with the column ``query``; before the cut to ``max_detections``.
-        max_detections: kept per image and class.
+        max_detections: number of detections kept per image and class.
 
     Returns:
         The classes that have targets, by ascending category id.
@@ -76,19 +76,19 @@ def class_entries(ground_truth: Mapping[str, Any], detections: Detections, max_d
 
 
 def _one_a_query(cells: Cells, query: np.ndarray, detections: Detections) -> None:
-    """Raises DataError where a query has two detections of one class in one image."""
+    """Raises DataError if a query has two detections of one class in one image."""
     names = [np.asarray(detections[name]) for name in ("image_id", "category_id")]
     cell = np.searchsorted(cells.image_ids, names[0]) * len(cells.category_ids) + np.searchsorted(cells.category_ids, names[1])
     order = np.lexsort((query, cell))
     if ((np.diff(cell[order]) == 0) & (np.diff(query[order]) == 0)).any():
         raise DataError(
-            "a query has two detections of one class in one image; the value of a slot needs one at most. "
+            "a query has two detections of one class in one image, but the value of a slot needs one at most. "
             "Evaluate the run again to write its detections anew."
         )
 
 
 def _heirs(pairs: CellPairs, match: np.ndarray, targets: CellTargets, detections: int) -> np.ndarray:
-    """``[D, T]`` detection that becomes a hit when this one goes, -1 for none."""
+    """Returns ``[D, T]``, the detection that becomes a hit when this one is removed, -1 for none."""
     thresholds = np.arange(len(THRESHOLDS))
     if not len(pairs.target):
         return np.full((detections, len(THRESHOLDS)), NONE)
@@ -129,7 +129,7 @@ def _of_class(
 ) -> ClassEntries:
     own = np.flatnonzero(found.category == number)
     own = own[np.lexsort((found.image[own], -found.score[own]))]  # of equal scores in an image the earlier stays first
-    place = np.full(len(found.cell) + 1, NONE)  # the last is what -1 reads
+    place = np.full(len(found.cell) + 1, NONE)  # index -1 reads the last entry
     place[own] = np.arange(len(own))
     behind = own[found.rank[own] == found.limit]
     entrant = np.full(images, NONE)

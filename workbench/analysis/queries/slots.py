@@ -1,6 +1,6 @@
-"""What each query slot does: where on the image it looks, which classes and sizes it serves, whether it serves any.
+"""Describes what each query slot does: where on the image it looks, which classes and sizes it serves, and whether it serves any.
 
-For families that select queries per image a slot is a rank among the selected, not a query; its numbers are still those of the rank.
+In families that select queries per image, a slot is a rank among the selected queries, not a query; the numbers are those of the rank.
 """
 
 import numpy as np
@@ -15,15 +15,15 @@ BINS = 32
 
 
 def slot_table(rows: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Every slot of one model at one layer and step.
+    """Returns one row for every slot of one model at one layer and step.
 
     Args:
-        rows: of the query table, unmatched ones included.
-        samples: resamples of the images, for the interval of the mean quality.
-        seed: of the draws.
+        rows: rows of the query table, including unmatched ones.
+        samples: number of resamples of the images, for the interval of the mean quality.
+        seed: seed of the draws.
 
     Returns:
-        One row per slot: ``query``, ``images`` (looked at), ``n`` (targets matched with it), ``served`` (share of images in which it has a
+        One row per slot: ``query``, ``images`` (evaluated), ``n`` (targets matched with it), ``served`` (share of images in which it has a
         target) with ``served_low`` and ``served_high`` (Wilson), ``dead`` (it never has one), ``quality`` (mean over its targets, null
         without) with ``quality_low`` and ``quality_high`` (resampled images), ``score`` (mean over images), ``best_score``, ``cx`` and
         ``cy`` (mean centre), ``spread`` (root mean square distance from it, in image sides).
@@ -50,12 +50,12 @@ def slot_table(rows: pd.DataFrame, samples: int = 300, seed: int = 0) -> pd.Data
 
 
 def slot_serves(rows: pd.DataFrame, targets: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Which classes or sizes the targets of each slot have.
+    """Returns which classes or sizes the targets of each slot have.
 
     Args:
-        rows: of the query table, of one model, layer and step; matched ones at least.
-        targets: of ``targets.target_frame``.
-        by: its column, ``label`` or ``size``.
+        rows: rows of the query table, of one model, layer and step; at least the matched ones.
+        targets: frame of ``targets.target_frame``.
+        by: its column ``label`` or ``size``.
 
     Returns:
         One row per slot and value: ``query``, ``by``, ``n`` (targets), ``share`` of the slot's targets with ``low`` and ``high``
@@ -71,15 +71,15 @@ def slot_serves(rows: pd.DataFrame, targets: pd.DataFrame, by: str) -> pd.DataFr
 
 
 def slot_heatmaps(rows: pd.DataFrame, bins: int = BINS, matched: bool = False) -> dict[int, np.ndarray]:
-    """Where the boxes of each slot lie: how many have their centre in each cell of a grid over the image.
+    """Returns where the boxes of each slot lie: how many have their centre in each cell of a grid over the image.
 
     Args:
-        rows: of the query table, of one model, layer and step.
-        bins: cells along each side.
-        matched: only boxes that are matched to a target.
+        rows: rows of the query table, of one model, layer and step.
+        bins: number of cells along each side.
+        matched: True to count only boxes that are matched to a target.
 
     Returns:
-        Slot to ``[bins, bins]`` counts, row 0 at the top, column 0 at the left; a centre outside the image falls in the nearest cell.
+        Counts ``[bins, bins]`` by slot, row 0 at the top, column 0 at the left; a centre outside the image falls in the nearest cell.
     """
     queries, slot = np.unique(rows["query"].to_numpy(), return_inverse=True)
     column, row = (np.clip((rows[name].to_numpy(dtype=np.float64) * bins).astype(int), 0, bins - 1) for name in ("cx", "cy"))
@@ -89,7 +89,7 @@ def slot_heatmaps(rows: pd.DataFrame, bins: int = BINS, matched: bool = False) -
 
 
 def wilson(successes: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of a share (Wilson, JASA 1927); NaN without trials."""
+    """Returns the 95 % score interval of a share (Wilson, JASA 1927); NaN without trials."""
     z = stats.norm.ppf((1 + LEVEL) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = successes / trials

@@ -1,7 +1,7 @@
-"""What each query slot is worth in AP: AP with all detections minus AP without those of the slot, all labels.
+"""Computes what each query slot is worth in AP: AP with all detections minus AP without those of the slot, for all labels.
 
-Detections are taken away before the cut to the best hundred, which is made again without them. Drops do not add up to AP, because
-detections stand in for each other, and may be negative, where a slot's false alarms cost more than its hits bring.
+Detections are removed before the cut to the best hundred, which is repeated without them. Drops do not add up to AP, because detections can
+replace each other. A drop may be negative if a slot's false positives cost more than its hits bring.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,21 +23,21 @@ _RECALLS = np.linspace(0, 1, 101)  # COCO's recall thresholds
 def ap_drops(
     ground_truth: Mapping[str, Any], detections: Detections, blocks: int = 20, seed: int = 0, max_detections: int = 100
 ) -> pd.DataFrame:
-    """AP drop of every slot that has a detection, exact, with a jackknife interval.
+    """Returns the AP drop of every slot that has a detection, exact, with a jackknife interval.
 
-    The interval is the drop +- t times the standard error that leaving out one block of images after the other gives (Efron and
-    Stein, "The jackknife estimate of variance", 1981), blocks being random and equal in size.
+    The interval is the drop +- t times the standard error from leaving out one block of images at a time (Efron and Stein, "The jackknife
+    estimate of variance", 1981). Blocks are random and equal in size.
 
     Args:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``, with the column ``query``; before the cut to ``max_detections``.
-        blocks: of images; at most as many as images are made, and below two there is no interval.
-        seed: of the blocks.
-        max_detections: kept per image and class.
+        blocks: number of blocks, at most the number of images; with fewer than two there is no interval.
+        seed: seed of the blocks.
+        max_detections: number of detections kept per image and class.
 
     Returns:
         One row per slot, by slot: ``query``, ``ap`` (with all detections, 0..1), ``ap_drop``, ``low``, ``high`` (95 %), ``n``
-        (detections of the slot), ``images``, ``blocks``. NaN where no target counts.
+        (detections of the slot), ``images``, ``blocks``. NaN if no target counts.
 
     Raises:
         DataError: a query has two detections of one class in one image, or an id is not in the ground truth.
@@ -58,17 +58,17 @@ def ap_drops(
 def slot_interval(
     ground_truth: Mapping[str, Any], detections: Detections, query: int, samples: int = 200, seed: int = 0, max_detections: int = 100
 ) -> Interval:
-    """AP drop of one slot with a percentile interval over Poisson resamples, in which every image counts a Poisson(1) number of times.
+    """Returns the AP drop of one slot with a percentile interval over Poisson resamples, in which each image counts Poisson(1) times.
 
-    Both APs of a resample are of the same images, and each is COCO's of the resampled data set.
+    Both APs of a resample are of the same images, and each is COCO's AP of the resampled data set.
 
     Args:
         ground_truth: COCO dict.
         detections: as for ``ap_drops``.
-        query: the slot; one without detections is worth 0.
+        query: the slot; without detections it is worth 0.
         samples: number of resamples.
-        seed: of the draws.
-        max_detections: kept per image and class.
+        seed: seed of the draws.
+        max_detections: number of detections kept per image and class.
     """
     images = len(ground_truth["images"])
     counts = bootstrap.with_all(np.random.default_rng(seed).poisson(1, (samples, images)))
@@ -78,7 +78,7 @@ def slot_interval(
 def slot_drops(
     ground_truth: Mapping[str, Any], detections: Detections, query: int, counts: np.ndarray, max_detections: int = 100
 ) -> np.ndarray:
-    """``[S]`` AP drop of one slot when image i (by ascending id) counts ``counts[s, i]`` times; see ``slot_interval``."""
+    """Returns ``[S]``, the AP drop of one slot when image i (by ascending id) counts ``counts[s, i]`` times; see ``slot_interval``."""
     classes = class_entries(ground_truth, detections, max_detections)
     whole = bootstrap.mean_ap((_list_of(own) for own in classes), counts)
     less = bootstrap.mean_ap((_list_of(own, query) for own in classes), counts)
@@ -86,7 +86,7 @@ def slot_drops(
 
 
 def _list_of(own: ClassEntries, without: int | None = None) -> ClassMatches:
-    """What AP is made of: the detections within the cut, those of one slot taken away."""
+    """Returns the detections that AP is computed from: those within the cut, without those of one slot."""
     there, hit, ignored = own.kept.copy(), own.hit.copy(), own.ignored.copy()
     gone = np.flatnonzero(own.kept & (own.query == without))
     there[gone] = False
@@ -98,7 +98,7 @@ def _list_of(own: ClassEntries, without: int | None = None) -> ClassMatches:
 
 
 def image_blocks(images: int, blocks: int, seed: int) -> tuple[np.ndarray, int]:
-    """``[I]`` block of each image, and the number of blocks: random, sizes differing by one at most."""
+    """Returns ``[I]``, the block of each image, and the number of blocks; blocks are random and differ in size by at most one."""
     blocks = min(blocks, images)
     order = np.random.default_rng(seed).permutation(images)
     block = np.zeros(images, dtype=int)
@@ -109,9 +109,9 @@ def image_blocks(images: int, blocks: int, seed: int) -> tuple[np.ndarray, int]:
 def _with_and_without(
     classes: Sequence[ClassEntries], queries: np.ndarray, block: np.ndarray, blocks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AP by part, class and slot: ``[1 + blocks, C]`` with all detections, ``[1 + blocks, C, Q]`` without those of a slot.
+    """Returns AP by part, class and slot: ``[1 + blocks, C]`` with all detections, ``[1 + blocks, C, Q]`` without those of a slot.
 
-    Part 0 is of all images, the others leave out a block each. NaN where a class has no targets.
+    Part 0 is of all images, and each other part leaves out a block. NaN if a class has no targets.
     """
     keep = np.ones((1 + blocks, len(block)))
     for number in range(blocks):
@@ -130,10 +130,10 @@ def _with_and_without(
 def _average_precision(
     own: ClassEntries, slot: np.ndarray, slots: int, threshold: int, keep: np.ndarray
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """AP of one class at one IoU threshold for every part: with all detections, and ``[Q]`` without those of each slot.
+    """Returns AP of one class at one IoU threshold for every part: with all detections, and ``[Q]`` without those of each slot.
 
-    Recall grows and the envelope of precision is attained at hits only, so precision is computed where somebody has a hit and nowhere
-    else; all slots at once, from the list with all detections and what each slot changes in it.
+    Recall grows, and the envelope of precision is attained, only at hits. So precision is computed only where any slot has a hit, for all
+    slots at once, from the list with all detections and what each slot changes in it.
     """
     hit, ignored, heir = own.hit[threshold], own.ignored[threshold], own.heir[threshold]
     kept = np.flatnonzero(own.kept)
@@ -145,7 +145,7 @@ def _average_precision(
     counted = ~ignored
 
     def changes(*parts: tuple[np.ndarray, np.ndarray, np.ndarray, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where, of which image, and by how much: (who goes, entry that changes, whether it counts, by how much)."""
+        """Returns where, of which image, and by how much: (who is removed, changed entry, whether it counts, by how much)."""
         where = [slot[gone[which]] * width + place[entry[which]] for gone, entry, which, _ in parts]
         inside = [place[entry[which]] < width for _, entry, which, _ in parts]
         return (
@@ -182,12 +182,12 @@ def _average_precision(
 
 
 def _interpolated(hits: np.ndarray, count: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """``[R]`` mean over COCO's 101 recall thresholds of the greatest precision at that recall or a higher one.
+    """Returns ``[R]``, the mean over COCO's 101 recall thresholds of the greatest precision at that recall or a higher one.
 
     Args:
         hits: ``[R, U]`` hits up to each entry.
         count: ``[R, U]`` detections that count up to each entry.
-        reached: ``[targets + 1]`` how many recall thresholds a number of hits reaches.
+        reached: ``[targets + 1]`` number of recall thresholds that a number of hits reaches.
     """
     if not hits.shape[1]:
         return np.zeros(len(hits))
@@ -198,14 +198,14 @@ def _interpolated(hits: np.ndarray, count: np.ndarray, reached: np.ndarray) -> n
 
 
 def _mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Over axis 1, of the classes that are defined; NaN where none is."""
+    """Returns the mean over axis 1 of the defined classes; NaN if none is defined."""
     defined = np.isfinite(values)
     count = defined.sum(axis=1)
     return np.divide(np.where(defined, values, 0).sum(axis=1), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def _jackknife(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interval ends of ``values[0]``; ``values[1:]`` leave out a block each, NaN where nothing defines the number without it."""
+    """Returns the interval ends of ``values[0]``; ``values[1:]`` leave out a block each and are NaN if undefined without it."""
     parts, defined = values[1:], np.isfinite(values[1:])
     count = defined.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

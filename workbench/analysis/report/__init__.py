@@ -1,1 +1,1 @@
-"""Numbers gathered for tables, reports and FiftyOne."""
+"""Gathers numbers for tables, reports and FiftyOne."""

@@ -1,4 +1,4 @@
-"""Every number of a report about one run or several: results, verdicts, diagnoses, errors, stability, query value, gain."""
+"""Collects every number of a report about runs: results, verdicts, diagnoses, errors, stability, query value and gain."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,24 +23,24 @@ from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
 
 FORMAT = 2
-_HELD = {"opened": 4, "opened_truth": 4, "errors": 4, "matched_queries": 4, "gains": 4}  # results that others are made of
+_HELD = {"opened": 4, "opened_truth": 4, "errors": 4, "matched_queries": 4, "gains": 4}  # results that others are computed from
 
 
 def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
-    """What a report says, as plain values: shares and AP are 0..1, None is not known.
+    """Returns the numbers of a report as plain values: shares and AP are 0..1, None means unknown.
 
-    Runs of one recipe, arm and schedule are the seeds of one side. The baseline is the side of the undistilled runs at equal steps of
-    the same recipe, where they are among the runs.
+    Runs of one recipe, arm and schedule are the seeds of one side. The baseline is the side of the undistilled runs of the same recipe at
+    equal steps, if they are among the runs.
 
     Args:
-        runs: in the order they are shown.
-        split: whose queries are looked at: stability, gain, what slots serve, diagnoses. AP and errors are of a run's result, which is
-            of the test split where it was tested.
+        runs: runs in the order in which they are shown.
+        split: split whose queries are analysed: stability, gain, what slots serve, diagnoses. AP and errors are of a run's result, which
+            is on the test split if the run was tested.
 
     Returns:
         ``format``; ``runs``, the rows of ``summary.table`` with a row for every teacher; ``comparisons`` (``baseline`` and ``other``,
         names of runs; ``verdicts`` on every number, ``errors``); ``seeds``, of every side with more than one run the ``spread`` of churn
-        and IS and the targets ``found`` by pairs; by name of the run ``diagnoses``, ``errors`` and ``slots`` (of ``run_report``, with
+        and IS and the targets ``found`` by pairs; by name of the run ``diagnoses``, ``errors`` and ``slots`` (of ``one_run``, with
         their ``split``), ``stability`` and ``gain`` (with its ``baseline``); ``notes`` on what could not be computed.
     """
     notes: list[str] = []
@@ -66,7 +66,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
                 pair = [one_evaluation(one, split, common_step(run, baseline, split)) for one in (run, baseline)]
                 found["gain"][run.name] = {"split": split, "baseline": baseline.name, **gain_numbers(results, *pair)}
             except WorkbenchError as error:
-                notes.append(f"{run.name}: no gain: {error}")
+                notes.append(f"{run.name}: gain could not be computed: {error}")
     found["comparisons"] = _comparisons(results, runs, evaluated, traced, split, notes)
     found["seeds"] = [_seeds(results, side, traced, split) for side in _sides(runs).values() if len(side) > 1]
     found["notes"] = notes
@@ -76,7 +76,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
 def _comparisons(
     results: Results, runs: Sequence[Run], evaluated: Mapping[str, RunAt | None], traced: Mapping[str, Any], split: str, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Each side against the undistilled side of its recipe."""
+    """Returns the comparison of each side with the undistilled side of its recipe; notes why a side is not compared."""
     sides = _sides([run for run in runs if evaluated[run.name] is not None])
     found: list[dict[str, Any]] = []
     for side, own in sides.items():
@@ -86,7 +86,7 @@ def _comparisons(
         everyone = [*baseline, *own]
         known = {run.name: at for run in everyone if (at := evaluated[run.name]) is not None}
         if len({at.split for at in known.values()}) > 1 or len({run.info().get("dataset_hash") for run in everyone}) > 1:
-            notes.append(f"{', '.join(run.name for run in own)}: on other data or another split than its baseline, so not compared")
+            notes.append(f"{', '.join(run.name for run in own)}: not compared, because the baseline is on other data or another split")
             continue
         truth = results.truth(known[own[0].name].data)
         first, second = ({seed_of(run): results.detections(known[run.name]) for run in part} for part in (baseline, own))
@@ -110,7 +110,7 @@ def _comparisons(
 
 
 def _seeds(results: Results, side: Sequence[Run], traced: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """How far the runs of one side lie apart, and which targets pairs of them find."""
+    """Returns how much the runs of one side differ, and which targets pairs of them find."""
     known = [run for run in side if traced[run.name] is not None]
     spread = seed_spread({run.name: match_frame(run, "churn_steps", split) for run in known})
     pairs = []
@@ -121,22 +121,22 @@ def _seeds(results: Results, side: Sequence[Run], traced: Mapping[str, Any], spl
 
 
 def _traced(results: Results, run: Run, split: str, notes: list[str]) -> pd.DataFrame | None:
-    """Matched queries of the run and its teacher."""
+    """Returns the matched queries of the run and its teacher, or None with a note."""
     try:
         results.dataset(last_with_queries(run, split).data)
         return matched_rows(run, split, QUERIES)
     except (WorkbenchError, KeyError, TypeError) as error:
-        notes.append(f"{run.name}: no stability and gain: {error}")
+        notes.append(f"{run.name}: stability and gain could not be computed: {error}")
         return None
 
 
 def _result(results: Results, run: Run, notes: list[str]) -> RunAt | None:
-    """The evaluation that stands for the run, where its detections and data are there."""
+    """Returns the evaluation that represents the run, if its detections and data exist; otherwise None with a note."""
     try:
         lines = run.evaluations()
         tested = [line for line in lines if line["split"] == "test"]
         if not lines:
-            raise WorkbenchError("no evaluation yet")
+            raise WorkbenchError("the run has no evaluation yet")
         best = run.info().get("best_step")
         line = tested[-1] if tested else next((line for line in lines if line["step"] == best), lines[-1])
         at = one_evaluation(run, line["split"], line["step"])
@@ -144,12 +144,12 @@ def _result(results: Results, run: Run, notes: list[str]) -> RunAt | None:
         results.detections(at)
         return at
     except (WorkbenchError, KeyError, TypeError) as error:
-        notes.append(f"{run.name}: no errors, query value and verdict: {error}")
+        notes.append(f"{run.name}: errors, query value and verdict could not be computed: {error}")
         return None
 
 
 def _baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The undistilled run of the same recipe, of the same seed where there is one."""
+    """Returns the undistilled run of the same recipe, with the same seed if there is one."""
     same = [other for other in runs if _side(other) == (_side(run)[0], UNDISTILLED, EQUAL_STEPS) and other.name != run.name]
     return next((other for other in same if seed_of(other) == seed_of(run)), same[0] if same else None)
 

@@ -1,7 +1,7 @@
-"""Everything that is known about single boxes, targets and images of a comparison, one row each: what a viewer of errors shows.
+"""Collects all that is known about single boxes, targets and images of a comparison, one row each, for a viewer of errors.
 
-The boxes of a model are its queries at the last decoder layer, each with its best class, the best ``BOXES`` of an image by score; types of
-errors are found among these. All numbers are those of the other modules of ``analysis``, joined by image, query and target.
+The boxes of a model are its queries at the last decoder layer, each with its best class; the best ``BOXES`` of an image by score are kept,
+and error types are determined among them. All numbers come from the other modules of ``analysis``, joined by image, query and target.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ from workbench.overlap import centred_iou
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
 from workbench.store.run import Run
 
-BOXES = 100  # of an image and model
-CONFIDENT = 0.3  # score from which a wrong box is worth looking at, as on the dashboard
-GRADED = 100  # best and worst queries of the teacher
+BOXES = 100  # per image and model
+CONFIDENT = 0.3  # least score of a wrong box that is worth looking at, as on the dashboard
+GRADED = 100  # number of best and of worst queries of the teacher
 WRONG = ("classification", "localisation", "both", "duplicate", "background")
 Role = Literal["teacher", "student", "baseline"]
 _PAIR, _TARGET = ["image_id", "query"], ["image_id", "target"]
@@ -42,23 +42,23 @@ _COLUMNS = ("image_id", "layer", "query", "source", "label", "score", *BOX, "mat
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a comparison says about each image, target and box. A value that does not apply is null.
+    """What is known about each image, target and box of a comparison. A value that does not apply is null.
 
     Attributes:
-        dataset: the split.
+        dataset: dataset of the split.
         step: evaluation of the students.
-        boxes: by model, in order of image and score: columns of the query table, and ``error`` (of ``tide.Errors``), ``target`` (that the
-            error is about, or that was found) and ``iou`` with it, ``mate_cost`` (class + 5 L1 + 2 GIoU), ``stability`` (1 - share of
-            the moments at which the target it is matched to changed its query: evaluations, of the teacher decoder layers), ``value``
-            (AP drop of its slot), ``gain`` of its target; of the student ``mate_error`` and ``mate_label`` (of its mate, where that is
-            among the boxes), ``followed`` (both wrong with the same class, and confident) and ``new`` (wrong and confident, and no
-            confident box of the baseline with its class lies there); of the teacher ``grade`` (``best``, ``worst``: by quality among
-            the matched ones).
+        boxes: by model, in order of image and score: columns of the query table and ``error`` (of ``tide.Errors``), ``target`` (the target
+            that was found or that the error is about), ``iou`` with it, ``mate_cost`` (class + 5 L1 + 2 GIoU), ``stability`` (1 - share of
+            changes at which its matched target changed its query, over evaluations, for the teacher over decoder layers), ``value``
+            (AP drop of its slot) and ``gain`` of its target. The student also has ``mate_error`` and ``mate_label`` (of its paired
+            teacher query, if that is among the boxes), ``followed`` (both are wrong with the same class, and confident) and ``new``
+            (wrong and confident where the baseline has no confident box of its class). The teacher also has ``grade`` (``best`` or
+            ``worst`` by quality among its matched queries).
         targets: ``image_id``, ``target``, ``label`` (-1 for a region without class), ``x1 y1 x2 y2`` in pixels, ``area``, ``kind``
-            (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and of each model ``<model>_error`` (state
-            as of ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
-        images: ``image_id``, ``targets``, ``crowding``, and of each model ``<model>_contribution`` to AP50, ``<model>_instability`` (IS,
-            mean over evaluations, of the teacher over decoder layers); ``agreement`` of student and teacher.
+            (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and for each model ``<model>_error`` (state
+            from ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
+        images: ``image_id``, ``targets``, ``crowding``, and for each model ``<model>_contribution`` to AP50 and ``<model>_instability``
+            (IS, mean over evaluations, for the teacher over decoder layers); ``agreement`` of student and teacher.
     """
 
     dataset: Dataset
@@ -72,13 +72,13 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
     """Reads the query tables of a comparison at the last step that both runs have.
 
     Args:
-        dataset: the split.
-        run: the student's, with its teacher where it has one.
+        dataset: dataset of the split.
+        run: run of the student, and of its teacher if it has one.
         baseline: run it is compared with.
-        split: as the runs call it.
+        split: split, as the runs call it.
 
     Raises:
-        RunError: no evaluation with queries, or none in common; or the runs are of other images.
+        RunError: there is no evaluation with queries, the runs have none in common, or the runs are on other images.
     """
     step = common_step(run, baseline, split)
     truth = dataset.coco()
@@ -94,7 +94,7 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         rows = last_layer(own, split, step, model, _COLUMNS)
         if unknown := set(rows["image_id"]) - {record.image_id for record in dataset.records}:
             raise RunError(
-                f"run '{own.name}' has queries of image {min(unknown)}, which the data does not have. Both runs must be of the same images."
+                f"run '{own.name}' has queries of image {min(unknown)}, which the data does not have. Both runs must use the same images."
             )
         answers[role] = rows[rows["match"] >= 0]
         boxes[role] = _best(rows)
@@ -132,7 +132,7 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
 
 
 def _best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The best of each image by score; of equal scores the earlier slot."""
+    """Returns the best rows of each image by score; of equal scores the lower slot."""
     ordered = rows.sort_values(["image_id", "score", "query"], ascending=[True, False, True], ignore_index=True)
     kept = ordered[ordered.groupby("image_id").cumcount() < BOXES].reset_index(drop=True)
     cost = kept["mate_cost_class"] + 5 * kept["mate_cost_bbox"] + 2 * kept["mate_cost_giou"]
@@ -142,7 +142,7 @@ def _best(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _outcomes(errors: Errors) -> pd.DataFrame:
-    """Of every box its error, the target that it found or is about, and the IoU with that, null without."""
+    """Returns for every box its error, the target that it found or is about, and the IoU with that target; null without one."""
     found = errors.detections.merge(errors.targets[[*_TARGET, *CORNERS]], on=_TARGET, how="left", suffixes=("", "_of_target"))
     sides = (found[CORNERS].to_numpy(float), found[[f"{name}_of_target" for name in CORNERS]].to_numpy(float))
     centred = [np.hstack([(box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]]) for box in sides]
@@ -151,7 +151,7 @@ def _outcomes(errors: Errors) -> pd.DataFrame:
 
 
 def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
-    """All boxes of the data, regions included, with the slices that targets are in."""
+    """Returns all boxes of the data, including regions, with the slices that targets are in."""
     records = dataset.records
     counts = [len(record.boxes) for record in records]
     everything = pd.DataFrame(np.concatenate([record.boxes for record in records]), columns=CORNERS).assign(
@@ -166,7 +166,7 @@ def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
 
 
 def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Of every target its stability; of every image the mean instability; of every target its changes between layers."""
+    """Returns the stability of every target, the mean instability of every image, and every target's changes between layers."""
     here = TEACHER_STEP if role == "teacher" else step
     rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", {"model": model}, matched=True)
     changes = target_changes(rows, "layer", model)
@@ -182,7 +182,7 @@ def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple
 
 
 def _states(role: Role, errors: Errors, matched: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """What a model made of each target."""
+    """Returns the state of each target for one model."""
     query = matched.rename(columns={"match": "target"})[[*_TARGET, "query"]].astype("int64")
     frame = errors.targets[[*_TARGET, "error"]].merge(query, on=_TARGET, how="left")
     layers = layers.rename(columns={"changes": "layer_changes"})
@@ -199,10 +199,10 @@ def _agreement(run: Run, split: str, step: int, layer: int) -> pd.DataFrame:
 
 
 def _grades(boxes: pd.DataFrame) -> pd.Series:
-    """Best and worst matched queries by quality; of equal ones the first by image and slot."""
+    """Marks the best and worst matched queries by quality; of equal ones the first by image and slot."""
     grade = pd.Series(None, boxes.index, dtype=object)
     matched = boxes[boxes["match"] >= 0]
-    for name, ascending in (("worst", True), ("best", False)):  # a query that is both is among few, and shown with the best
+    for name, ascending in (("worst", True), ("best", False)):  # with few queries one may be both, and is marked best
         order = matched.sort_values(["quality", *_PAIR], ascending=[ascending, True, True])
         grade[order.index[:GRADED]] = name
     return grade
@@ -218,7 +218,7 @@ def _with_mates(student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
 
 
 def _new(student: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
-    """Wrong and confident, where the baseline has no confident box of this class with an IoU of 0.5."""
+    """Marks wrong and confident boxes where the baseline has no confident box of that class with an IoU of 0.5."""
     wrong = student["error"].isin(WRONG) & (student["score"] >= CONFIDENT)
     there = baseline[baseline["score"] >= CONFIDENT]
     pairs = student[wrong][[*_PAIR, "label", *BOX]].merge(there[["image_id", "label", *BOX]], on=["image_id", "label"], suffixes=("", "_b"))

@@ -1,4 +1,4 @@
-"""The summary table as Markdown, for README and docs."""
+"""Writes the summary table as Markdown, for README and docs."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
 
 
 class _Column(NamedTuple):
-    """A heading, the columns of the frame it shows, and how; a cell is empty when one of them is None."""
+    """A heading, the columns of the frame that it shows, and their format; a cell is empty if one of them is None."""
 
     heading: str
     names: tuple[str, ...]
@@ -18,7 +18,7 @@ class _Column(NamedTuple):
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A frame of ``analysis.summary.table`` as a Markdown table, shares in percent, each with its n.
+    """Returns a frame of ``analysis.report.summary.table`` as a Markdown table, shares in percent, each with its n.
 
     Columns that are empty in every row are left out.
     """
@@ -27,11 +27,11 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def as_shown(table: pd.DataFrame, text: Callable[[Any], str] = str) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells as a person reads them; columns that are empty in every row are left out.
+    """Returns headings and cells in readable form; columns that are empty in every row are left out.
 
     Args:
-        table: of ``analysis.summary.table``.
-        text: makes a name from data fit for where it is shown.
+        table: frame of ``analysis.report.summary.table``.
+        text: escapes a name from the data for where it is shown.
     """
     rows = table.to_dict("records")
     columns = [column for column in _columns(table, text) if any(_cell(column, row) != "-" for row in rows)]
@@ -39,7 +39,7 @@ def as_shown(table: pd.DataFrame, text: Callable[[Any], str] = str) -> tuple[lis
 
 
 def plain_text(value: Any) -> str:
-    """A name from data on one line, every character escaped that Markdown or HTML could read as markup."""
+    """Returns a name from the data on one line, with every character escaped that Markdown or HTML could read as markup."""
     return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
 
 
@@ -57,10 +57,10 @@ def _columns(table: pd.DataFrame, text: Callable[[Any], str]) -> list[_Column]:
         *(_Column(f"AP {text(name.removeprefix('ap '))}", (name,), _percent) for name in classes),
         _Column("churn between evaluations (n)", ("churn", "churn_n"), _percent),
         _Column("IS", ("instability",), "{:.2f}".format),
-        _Column("IS of its maximum", ("instability_normalised",), _percent),
+        _Column("IS, share of maximum", ("instability_normalised",), _percent),
         _Column("churn between layers (n)", ("layers_churn", "layers_churn_n"), _percent),
-        _Column("IS of layers", ("layers_instability",), "{:.2f}".format),
-        _Column("IS of layers of its maximum", ("layers_instability_normalised",), _percent),
+        _Column("IS between layers", ("layers_instability",), "{:.2f}".format),
+        _Column("IS between layers, share of maximum", ("layers_instability_normalised",), _percent),
         _Column("agreement (n)", ("agreement", "agreement_n"), _percent),
         _Column("quality (n)", ("quality", "quality_n"), "{:.3f} ({:,})".format),
         _Column("parameters", ("parameters",), lambda value: f"{value / 1e6:.2f} M"),

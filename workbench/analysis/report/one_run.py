@@ -1,4 +1,4 @@
-"""What a report says of one run: its errors, its stability, what its queries are worth, and what it gained over its baseline."""
+"""Computes what a report shows of one run: errors, stability, the value of its queries, and the gain over its baseline."""
 
 import json
 from collections.abc import Mapping
@@ -21,14 +21,15 @@ from workbench.datasets.base import Dataset
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
 
-MOST = 10  # rows of a list: slots, targets, images, confused pairs
+MOST = 10  # number of rows of a list: slots, targets, images, confused pairs
 QUERIES = (*NEEDED, "label", "score", "match_iou", "cx", "cy", "w", "h")
 _SLICES = ("label", "size")
 
 
 def error_numbers(results: Results, at: RunAt) -> dict[str, Any]:
-    """``rows`` of ``tide.error_table``, ``images`` with the most errors of each type, pairs of classes most often ``confused``,
-    ``calibration_error`` with the bins of ``reliability`` as ``calibration``, ``slices``, and ``kitti`` on KITTI data, else None.
+    """Returns ``rows`` of ``tide.error_table``, ``images`` with the most errors of each type, the pairs of classes most often
+    ``confused``, ``calibration_error`` with the bins of ``reliability`` as ``calibration``, ``slices``, and ``kitti`` on KITTI data
+    (otherwise None).
     """
     table, found, kitti = results.error_costs(at), calibration_error(results.matches(at)), results.kitti(at)
     pairs, names = results.class_pairs(at), results.errors(at).classes
@@ -46,17 +47,17 @@ def error_numbers(results: Results, at: RunAt) -> dict[str, Any]:
 
 
 def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) -> dict[str, Any]:
-    """Slots whose loss costs most AP.
+    """Returns the slots whose removal costs most AP.
 
     Args:
-        results: that are asked.
-        at: the run's result, whose detections are meant.
-        traced: the last evaluation whose queries were kept, None for none.
-        split: of these queries.
+        results: provider of results.
+        at: result of the run, whose detections are used.
+        traced: last evaluation whose queries were kept, or None.
+        split: split of these queries.
 
     Returns:
-        ``slots`` in all, ``rows`` of ``value.ap_drops`` of the ten with the largest drop; and of the evaluation ``traced``: how many are
-        ``dead`` (never have a target; None where it is not known), and where the ten look and what they serve.
+        ``slots``, the number of slots; ``rows`` of ``value.ap_drops`` of the ten with the largest drop; and from the evaluation
+        ``traced`` the number of ``dead`` slots (never matched; None if unknown), and where the ten look and what they serve.
     """
     drops = results.slot_drops(at).sort_values("ap_drop", ascending=False)
     found: dict[str, Any] = {"slots": len(drops), "dead": None, "traced": split}
@@ -72,10 +73,10 @@ def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) 
 
 
 def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: str) -> dict[str, Any]:
-    """Churn and IS of the student between evaluations: ``steps`` (last layer), ``by_layer``, ``by_label`` and ``by_size`` (all moments
-    together); ``between_layers`` of the last evaluation and of the ``teacher``; the ten ``targets`` that change their query most often;
-    ``agreement`` with the teacher and with its ``group`` over steps (last layer), each with ``by_label`` at the last; ``quality`` of
-    student and teacher by class. ``identity`` says what made a query the same between evaluations.
+    """Returns churn and IS of the student between evaluations: ``steps`` (last layer), ``by_layer``, ``by_label`` and ``by_size`` (all
+    evaluations together); ``between_layers`` of the last evaluation and of the ``teacher``; the ten ``targets`` that change their query
+    most often; ``agreement`` with the teacher and with its ``group`` over steps (last layer), each with ``by_label`` at the last step;
+    ``quality`` of student and teacher by class. ``identity`` tells what identified a query across evaluations.
     """
     targets, identity = target_frame(dataset.coco()), identity_over_steps(run, split, queries)
     last = at_last_step(queries)
@@ -106,8 +107,8 @@ def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: 
 
 
 def gain_numbers(results: Results, at: RunAt, baseline: RunAt) -> dict[str, Any]:
-    """``step`` compared at, ``mean`` gain, the same ``by_label`` and ``by_size``, and ``correlations`` of what was known before training
-    with it (none without a teacher).
+    """Returns the compared ``step``, the ``mean`` gain, gain ``by_label`` and ``by_size``, and ``correlations`` of gain with what was
+    known before training (empty without a teacher).
     """
     dataset, taught = results.dataset(at.data), len(results.matched_queries(at, "teacher")) > 0
     return {
@@ -119,12 +120,12 @@ def gain_numbers(results: Results, at: RunAt, baseline: RunAt) -> dict[str, Any]
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, None for what is not a number."""
+    """Returns rows as plain values, with None for what is not a number."""
     return json.loads(frame.to_json(orient="records"))
 
 
 def _named(frame: pd.DataFrame, dataset: Dataset) -> list[dict[str, Any]]:
-    """Records with the name of the class in the place of its label."""
+    """Returns records with the name of the class in place of its label."""
     if "label" in frame:
         frame = frame.assign(label=[dataset.classes[int(label)] for label in frame["label"]])
     return records(frame)

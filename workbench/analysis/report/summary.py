@@ -1,4 +1,4 @@
-"""One row per run: accuracy, stability of the matching, cost and compute, read from the files of the run alone."""
+"""Summarises runs, one row each: accuracy, stability of the matching, cost and compute, read only from the files of the run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,26 +10,26 @@ from workbench.analysis.rows_of_run import in_last_layer
 from workbench.analysis.stability.churn import pooled
 from workbench.store.run import Run
 
-TEACHER = "teacher"  # in the place of an arm, in the row of a teacher
+TEACHER = "teacher"  # stands for the arm in the row of a teacher
 _RESULT = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _COST = ("parameters", "flops", "ms_per_image")
 
 
 def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
-    """What is known of a run; None for what its files do not hold.
+    """Returns what is known of a run; None for what its files do not hold.
 
-    AP is of the test split where the run was tested, else of the validation split at the step that was chosen. Stability, agreement and
-    quality are of the ``trace`` split, on un-augmented images.
+    AP is on the test split if the run was tested, otherwise on the validation split at the chosen step. Stability, agreement and quality
+    are on the ``trace`` split, on images without augmentation.
 
     Args:
-        run: finished or in progress.
+        run: run, finished or in progress.
         trace: split of the query table.
 
     Returns:
         ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``state``, ``commit``, ``steps`` (of the schedule), ``split`` and ``step``
         of the result, ``ap`` .. ``ap_large`` (0..1), ``per_class`` {name: AP}; ``churn``, ``churn_n``, ``instability``,
         ``instability_normalised`` between evaluations (all pairs of consecutive ones pooled, last layer) and ``churn_spacing``, the steps
-        between them, None when they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
+        between them, None if they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
         and ``agreement_n`` with the teacher, ``quality`` and ``quality_n`` of matched queries, both of the last layer at that step;
         ``parameters``, ``flops``, ``ms_per_image``; ``compute_seconds`` of training and ``compute_kind``, cpu (process seconds)
         or wall (of the device).
@@ -63,7 +63,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
 
 
 def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
-    """The same of the teacher of a run, None when it had none; what belongs to training alone is None."""
+    """Returns the same for the teacher of a run, or None without a teacher; what belongs only to training is None."""
     info = run.info()
     if not info.get("teacher"):
         return None
@@ -89,15 +89,15 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
 
 
 def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False) -> pd.DataFrame:
-    """One row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
+    """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
 
     Args:
-        runs: in the order of the rows.
+        runs: runs in the order of the rows.
         trace: split of the query table.
-        with_teacher: puts one row in front for every teacher that the runs learned from.
+        with_teacher: True to put one row in front for every teacher that the runs learned from.
 
     Returns:
-        A frame of objects: None, never NaN, where a number is not known.
+        A frame of objects with None, never NaN, for unknown numbers.
     """
     rows = [summarise(run, trace) for run in runs]
     if with_teacher:
@@ -109,7 +109,7 @@ def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False) -
 
 
 def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
-    """One row per teacher, from a run that tested it where there is one."""
+    """Returns one row per teacher, from a run that tested it if there is one."""
     found: dict[Any, dict[str, Any]] = {}
     for run in runs:
         row, key = summarise_teacher(run, trace), run.info().get("teacher_hash")
@@ -119,7 +119,7 @@ def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
 
 
 def _result(evaluations: Sequence[dict[str, Any]], best_step: int | None) -> dict[str, Any]:
-    """The evaluation that stands for the run: the last test, else the chosen step's, else the last one; {} when there is none."""
+    """Returns the evaluation that represents the run: the last test, else the chosen step's, else the last; {} if there is none."""
     tested = [line for line in evaluations if line["split"] == "test"]
     chosen = [line for line in evaluations if line["step"] == best_step]
     return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
@@ -143,7 +143,7 @@ def _spacing(changes: pd.DataFrame) -> int | None:
 
 
 def _traced_step(run: Run, trace: str, step: int | None) -> int | None:
-    """The step of the result where its queries were kept, else the last one whose were."""
+    """Returns the step of the result if its queries were kept, else the last step whose queries were."""
     traced = run.query_steps(trace)
     return step if step in traced else max(traced, default=None)
 
@@ -166,7 +166,7 @@ def _cost(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _compute(run: Run, info: dict[str, Any]) -> tuple[float | None, str | None]:
-    """Seconds spent on training so far, and of what."""
+    """Returns the seconds of training so far, and their kind."""
     timings = run.timings()
     seconds = info.get("seconds") or (timings[-1] if timings else None)
     if seconds is None:

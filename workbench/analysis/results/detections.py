@@ -1,4 +1,4 @@
-"""Results about the detections of an evaluation: errors, their cost, confusion, slices, calibration, the interval of AP."""
+"""Provides results about the detections of an evaluation: errors and their cost, confusion, slices, calibration, AP's interval."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,17 +26,18 @@ KITTI_SAMPLES = 300  # resamples of the images for the intervals of KITTI's AP
 
 
 class DetectionResults:
-    """Results about detections, each a function of what ``of_run`` names.
+    """Results about detections, each a function of a key from ``of_run``.
 
-    Results are made of each other: what an error costs is made of the errors. A caller that asks for several holds those in memory that
-    others are made of.
+    Results are computed from each other: the cost of errors is computed from the errors. A caller that asks for several of them holds the
+    shared ones in memory.
 
     Example:
         >>> results = Results({"errors": functools.lru_cache(maxsize=4)})
         >>> results.error_costs(one_evaluation(run, "val", 300))
 
     Args:
-        hold: by name of a method, what makes it remember its results, such as ``functools.lru_cache``; all arguments are hashable.
+        hold: by name of a method, a decorator that makes it remember its results, such as ``functools.lru_cache``; all arguments are
+            hashable.
     """
 
     def __init__(self, hold: Mapping[str, Hold] | None = None):
@@ -44,51 +45,51 @@ class DetectionResults:
             setattr(self, name, remembering(getattr(self, name)))
 
     def dataset(self, data: RunData) -> Dataset:
-        """The split of the data; the same for all runs on the same data."""
+        """Returns the dataset of the split; the same object for all runs on the same data."""
         return self.opened(self.described(data), data.split)
 
     def truth(self, data: RunData) -> dict[str, Any]:
-        """COCO ground truth of the split."""
+        """Returns the COCO ground truth of the split."""
         return self.opened_truth(self.described(data), data.split)
 
     def targets(self, data: RunData) -> pd.DataFrame:
-        """Columns of ``targets.target_frame``."""
+        """Returns the targets of the split in the columns of ``targets.target_frame``."""
         return target_frame(self.truth(data))
 
     def described(self, data: RunData) -> str:
-        """What decides the data of a run, as JSON; equal for all runs on the same data."""
+        """Returns what determines the data of a run, as JSON; equal for all runs on the same data."""
         info = data.run.info()
         what = {"recipe": {"data": info["recipe"]["data"]}, "classes": info["classes"], "dataset_hash": info.get("dataset_hash")}
         return json.dumps(what, sort_keys=True)
 
     def opened(self, described: str, split: str) -> Dataset:
-        """The data that ``described`` tells of."""
+        """Returns the data that ``described`` determines."""
         return open_data(json.loads(described), split)
 
     def opened_truth(self, described: str, split: str) -> dict[str, Any]:
-        """Its COCO ground truth."""
+        """Returns the COCO ground truth of that data."""
         return self.opened(described, split).coco()
 
     def inputs(self, at: RunAt) -> list[str]:
-        """Hashes of everything that results about an evaluation are made of: the data and what the run wrote."""
+        """Returns hashes of everything that results about an evaluation depend on: the data and what the run wrote."""
         return [self.dataset(at.data).hash(), evaluation_hash(at.run, at.split, at.step)]
 
     def detections(self, at: RunAt) -> pd.DataFrame:
-        """What ``store.detections`` keeps of the evaluation."""
+        """Returns what ``store.detections`` keeps of the evaluation."""
         return read_detections(at.run, at.split, at.step)
 
     def errors(self, at: RunAt) -> Errors:
-        """Detections and targets with their error types."""
+        """Returns detections and targets with their error types."""
         return find_errors(self.truth(at.data), self.detections(at))
 
     def error_costs(self, at: RunAt) -> pd.DataFrame:
-        """What each error type costs: ``tide.error_table``."""
+        """Returns the cost of each error type: ``tide.error_table``."""
         return self._kept(at, "errors", lambda: error_table(self.errors(at)))
 
     def compared_errors(self, baseline: RunAt, other: RunAt) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Verdicts on every error type (``ap_tests.compare_errors``), and the targets that became something else."""
+        """Returns verdicts on every error type (``ap_tests.compare_errors``), and the targets whose state changed."""
         first, second = self.errors(baseline), self.errors(other)
-        # one run a side: the seeds only name them
+        # each side is one run, so the seeds only name them
         seeds = (seed_of(baseline.run), seed_of(other.run))
         verdicts = kept_frame(
             other.run, f"errors-against-{other.split}-{other.step}", [seeds, self.inputs(baseline), self.inputs(other)],
@@ -97,44 +98,44 @@ class DetectionResults:
         return verdicts, changed_targets(first, second)
 
     def behind(self, at: RunAt, error: Error) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The images, and the query slots, with errors of a type, most first."""
+        """Returns the images, and the query slots, with errors of a type, most errors first."""
         found = self.errors(at)
         return images_behind(found, error), queries_behind(found, error)
 
     def wrong(self, at: RunAt, error: Error, image_id: int) -> pd.DataFrame:
-        """The errors of a type in one image, the best scores first."""
+        """Returns the errors of a type in one image, the best scores first."""
         return rows_behind(self.errors(at), error, image_id)
 
     def class_pairs(self, at: RunAt) -> pd.DataFrame:
-        """Pairs of target and detection (``confusion.confusion_pairs``), the best scores first."""
+        """Returns pairs of target and detection (``confusion.confusion_pairs``), the best scores first."""
         pairs = confusion_pairs(self.truth(at.data), self.detections(at))
         return pairs.sort_values("score", ascending=False, ignore_index=True)
 
     def confusion(self, at: RunAt) -> pd.DataFrame:
-        """Counts by class of the target and of the detection."""
+        """Returns counts by class of the target and of the detection."""
         return confusion_matrix(self.class_pairs(at), self.errors(at).classes)
 
     def slices(self, at: RunAt) -> pd.DataFrame:
-        """AP and recall by size, crowding and overlap."""
+        """Returns AP and recall by size, crowding and overlap."""
         return self._kept(at, "slices", lambda: slices(self.truth(at.data), self.detections(at)))
 
     def kitti(self, at: RunAt) -> pd.DataFrame | None:
-        """KITTI's AP by class and difficulty; None where the data is not KITTI's."""
+        """Returns KITTI's AP by class and difficulty, or None if the data is not KITTI's."""
         if not is_kitti(self.dataset(at.data)):
             return None
         return self._kept(at, "kitti", lambda: kitti_ap(self.dataset(at.data), self.detections(at), samples=KITTI_SAMPLES))
 
     def calibration(self, at: RunAt) -> pd.DataFrame:
-        """Score against precision: ``calibration.reliability``."""
+        """Returns score against precision: ``calibration.reliability``."""
         return reliability(self.matches(at))
 
     def matches(self, at: RunAt) -> Matches:
-        """Detections matched to targets."""
+        """Returns detections matched to targets."""
         found = self.errors(at)
         return Matches(found.detections, found.targets, found.images, found.classes)
 
     def ap_interval(self, at: RunAt) -> tuple[float, float]:
-        """Ends of the 95 % interval of AP, 0..1."""
+        """Returns the ends of the 95 % interval of AP, 0..1."""
 
         def made() -> pd.DataFrame:
             found = bootstrap_ap(self.truth(at.data), self.detections(at))
@@ -148,6 +149,6 @@ class DetectionResults:
 
 
 def seed_of(run: Run) -> int:
-    """The seed that names a run among the runs of its arm."""
+    """Returns the seed that identifies a run among the runs of its arm."""
     info = run.info()
     return int((info.get("group") or {}).get("seed", info.get("seed") or 0))

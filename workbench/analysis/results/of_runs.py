@@ -1,4 +1,4 @@
-"""All results: those about detections, queries and stability, and those about whole runs: causes, verdicts, the summary."""
+"""Provides all results: those about detections, queries and stability, and those about whole runs (causes, verdicts, summary)."""
 
 import numpy as np
 import pandas as pd
@@ -17,22 +17,22 @@ from workbench.analysis.stability.same_box import BOX
 from workbench.errors import RunError
 from workbench.store.states import read_masks
 
-Side = tuple[tuple[int, RunAt], ...]  # seeds, and the run of each at its last evaluation
+Side = tuple[tuple[int, RunAt], ...]  # seed and last evaluation of each run
 _COLUMNS = (*NEEDED, *BOX, "score", "match_iou")
 
 
 class Results(QueryResults, StabilityResults):
-    """Every result that is shown of runs, made of what ``of_run`` names."""
+    """Every result that is shown of runs, computed from keys of ``of_run``."""
 
     def diagnosis(self, split: RunSplit, baseline: RunSplit | None) -> Diagnosis:
-        """Every cause looked for in a run."""
+        """Returns the diagnosis of a run: every cause was looked for."""
         inputs = [diagnosis_inputs(one.run, one.split) for one in (split, baseline) if one]
         run, against = split.run, baseline.run if baseline else None
         found = kept_json(run, f"diagnosis-{split.split}", inputs, lambda: diagnose(run, against, split.split).to_json())
         return Diagnosis.from_json(found)
 
     def verdicts(self, baseline: Side, other: Side) -> pd.DataFrame:
-        """Verdicts on AP and on the matching of the runs of some seeds against others: ``verdict_table``."""
+        """Returns verdicts on AP and on the matching of some runs against others, paired by seed: ``verdict_table``."""
         inputs = [[[seed, diagnosis_inputs(at.run, at.split), self.inputs(at)] for seed, at in side] for side in (baseline, other)]
         first = other[0][1]
         return kept_frame(first.run, f"verdicts-{first.split}", inputs, lambda: verdict_table("", self._verdicts(baseline, other)))
@@ -50,11 +50,11 @@ class Results(QueryResults, StabilityResults):
         return found + compare_queries(queries[0], queries[1], [image["id"] for image in truth["images"]], identity)
 
     def image_queries(self, at: RunAt, image_id: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """All rows of one image, of the student at one evaluation and of the teacher: ``rows_of_run.image_rows``."""
+        """Returns all rows of one image, of the student at one evaluation and of the teacher: ``rows_of_run.image_rows``."""
         return image_rows(at.run, at.split, [at.step], image_id)
 
     def image_masks(self, at: RunAt, image_id: int) -> dict[tuple[int, int], np.ndarray]:
-        """Selection masks of one image by layer and level, of the student or of ``at.teacher``; none where they were not kept."""
+        """Returns the selection masks of one image by layer and level, of the student or of ``at.teacher``; empty if none were kept."""
         try:
             return read_masks(at.run, at.split, at.step, image_id)
         except RunError:
@@ -62,8 +62,8 @@ class Results(QueryResults, StabilityResults):
 
 
 def verdict_table(arm: str, verdicts: list[Verdict]) -> pd.DataFrame:
-    """One row per verdict: ``arm``, ``quantity``, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``, ``high``,
-    ``images``, ``sentence``; numbers in the unit that the sentence shows.
+    """Returns one row per verdict: ``arm``, ``quantity``, ``verdict``, ``about``, ``baseline``, ``other``, ``difference``, ``low``,
+    ``high``, ``images``, ``sentence``; numbers are in the unit that the sentence shows.
     """
     rows = [verdict.to_json() for verdict in verdicts]
     scales = [verdict.quantity.scale for verdict in verdicts]

@@ -1,4 +1,4 @@
-"""Results about the queries of an evaluation: what slots are worth and serve, what targets gained, and what predicts it."""
+"""Provides results about the queries of an evaluation: what slots are worth and serve, what targets gained, and what predicts it."""
 
 import numpy as np
 import pandas as pd
@@ -14,62 +14,62 @@ from workbench.analysis.queries.value import ap_drops, slot_interval
 from workbench.analysis.results.detections import DetectionResults
 from workbench.analysis.rows_of_run import Model, last_layer
 
-LISTED = ("image_id", "query", "label", "score", "best_iou", "match", "quality")  # of a query, where all are listed
+LISTED = ("image_id", "query", "label", "score", "best_iou", "match", "quality")  # columns of a list of all queries
 
 
 class QueryResults(DetectionResults):
     """Results about the rows of the last decoder layer."""
 
     def all_queries(self, at: RunAt, model: Model) -> pd.DataFrame:
-        """All queries of the last layer, in the columns that a list shows."""
+        """Returns all queries of the last layer, in the columns that a list shows."""
         return last_layer(at.run, at.split, at.step, model, LISTED)
 
     def matched_queries(self, at: RunAt, model: Model) -> pd.DataFrame:
-        """Queries of the last layer that are matched to a target, best quality first."""
+        """Returns the queries of the last layer that are matched to a target, best quality first."""
         rows = last_layer(at.run, at.split, at.step, model, GAIN_NEEDED, matched=True)
         return rows.sort_values(["quality", "score"], ascending=False, kind="stable")
 
     def slot_drops(self, at: RunAt) -> pd.DataFrame:
-        """AP drop of every slot: ``value.ap_drops``."""
+        """Returns the AP drop of every slot: ``value.ap_drops``."""
         return self._kept(at, "ap-drops", lambda: ap_drops(self.truth(at.data), self.detections(at)))
 
     def slot_drop_interval(self, at: RunAt, query: int) -> Interval:
-        """AP drop of one slot with its interval by Poisson resamples."""
+        """Returns the AP drop of one slot with its interval by Poisson resamples."""
         return slot_interval(self.truth(at.data), self.detections(at), query)
 
     def slots(self, at: RunAt) -> pd.DataFrame:
-        """What every slot of the student does: ``slots.slot_table``."""
+        """Returns what every slot of the student does: ``slots.slot_table``."""
         return self._kept(at, "slots", lambda: slot_table(last_layer(at.run, at.split, at.step, "student", SLOTS_NEEDED)))
 
     def slot_heatmaps(self, at: RunAt) -> dict[int, np.ndarray]:
-        """Where every slot of the student looks: ``slots.slot_heatmaps``."""
+        """Returns where every slot of the student looks: ``slots.slot_heatmaps``."""
         return slot_heatmaps(last_layer(at.run, at.split, at.step, "student", ("query", "cx", "cy", "match")))
 
     def slot_serves(self, at: RunAt, by: str) -> pd.DataFrame:
-        """Classes (``by`` label) or sizes (size) of the targets of each slot."""
+        """Returns classes (``by`` label) or sizes (size) of the targets of each slot."""
         return slot_serves(self.matched_queries(at, "student"), self.targets(at.data), by)
 
     def gains(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
-        """Gain of every target over the baseline at the same step: ``gain.target_gain``."""
+        """Returns the gain of every target over the baseline at the same step: ``gain.target_gain``."""
         return target_gain(self.matched_queries(at, "student"), self.matched_queries(baseline, "student"), at.step)
 
     def mean_gain(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
-        """Mean gain over all targets, one row with its interval; none without targets."""
+        """Returns the mean gain over all targets, one row with its interval; no row without targets."""
         return mean_gain(self.gains(at, baseline))
 
     def gain_by(self, at: RunAt, baseline: RunAt, by: str) -> pd.DataFrame:
-        """Mean gain by class (``by`` label) or size."""
+        """Returns the mean gain by class (``by`` label) or size."""
         return gain_by(self.gains(at, baseline), self.targets(at.data), by)
 
     def slot_gains(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
-        """Mean gain of the targets of every slot."""
+        """Returns the mean gain of the targets of every slot."""
         return slot_gain(self.gains(at, baseline))
 
     def properties(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
-        """Every target's gain beside what was known of it before training; empty without a teacher."""
+        """Returns every target's gain beside what was known of it before training; empty without a teacher."""
         teacher, before = self.matched_queries(at, "teacher"), self.matched_queries(baseline, "student")
         return target_properties(self.gains(at, baseline), teacher, before, self.targets(at.data))
 
     def correlations(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
-        """Rank correlation of each property with gain."""
+        """Returns the rank correlation of each property with gain."""
         return rank_correlations(self.properties(at, baseline))

@@ -1,4 +1,4 @@
-"""Two sides compared by everything that is shown of them: AP, errors, calibration, stability, agreement, value."""
+"""Compares two sides in every number that is shown of them: AP, errors, calibration, stability, agreement and value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -45,18 +45,18 @@ def compare_detections(
     seed: int = 0,
     max_detections: int = 100,
 ) -> list[Verdict]:
-    """Verdicts on the twelve COCO numbers and the expected calibration error.
+    """Returns verdicts on the twelve COCO numbers and the expected calibration error.
 
     Args:
         ground_truth: COCO dict.
         baseline: detections by seed, as for ``coco_ap``.
-        other: likewise.
-        samples: resamples of the images.
-        seed: of the resamples.
-        max_detections: kept per image and class.
+        other: detections of the other side, by seed.
+        samples: number of resamples of the images.
+        seed: seed of the resamples.
+        max_detections: number of detections kept per image and class.
 
     Returns:
-        One per number that every run defines: sizes of which there is no target are left out.
+        One verdict per number that every run defines; sizes without targets are left out.
     """
     images = len(ground_truth["images"])
     counts = with_all(draws(images, samples, seed))
@@ -71,44 +71,44 @@ def compare_detections(
 
 
 def churn_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
-    """Churn between evaluations at the last layer, all pairs of consecutive ones: ``image_id``, ``total`` (targets that changed their
-    query), ``n`` (targets matched at both).
+    """Returns churn between consecutive evaluations at the last layer: ``image_id``, ``total`` (targets that changed their query) and
+    ``n`` (targets matched at both).
     """
     return image_counts(queries, identity=identity).rename(columns={"changed": "total"})[_COLUMNS]
 
 
 def instability_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
-    """Instability between evaluations at the last layer: ``image_id``, ``total`` (queries that changed their target), ``n`` (1: a pair of
-    evaluations of the image).
+    """Returns instability between evaluations at the last layer: ``image_id``, ``total`` (queries that changed their target) and ``n``
+    (1 for each pair of evaluations of the image).
     """
     return image_counts(queries, identity=identity).assign(n=1).rename(columns={"queries": "total"})[_COLUMNS]
 
 
 def layer_churn_totals(queries: pd.DataFrame) -> pd.DataFrame:
-    """Churn from each decoder layer to the next at the last evaluation: ``image_id``, ``total``, ``n``, as of ``churn_totals``."""
+    """Returns churn from each decoder layer to the next at the last evaluation: ``image_id``, ``total``, ``n`` as in ``churn_totals``."""
     student = queries[queries["model"] == "student"]
     return image_counts(student[student["step"] == student["step"].max()], "layer").rename(columns={"changed": "total"})[_COLUMNS]
 
 
 def agreement_totals(queries: pd.DataFrame) -> pd.DataFrame:
-    """Agreement with the teacher at the last layer of the last evaluation: ``image_id``, ``total`` (targets that agree), ``n`` (1)."""
+    """Returns agreement with the teacher at the last evaluation and layer: ``image_id``, ``total`` (targets that agree), ``n`` (1)."""
     return _agreeing(teacher_agreement(queries))
 
 
 def group_agreement_totals(queries: pd.DataFrame) -> pd.DataFrame:
-    """Agreement of the student's own queries with the teacher's group in its decoder, as of ``agreement_totals``."""
+    """Returns the agreement of the student's own queries with the teacher's group in its decoder, as in ``agreement_totals``."""
     return _agreeing(group_agreement(queries))
 
 
 def quality_totals(queries: pd.DataFrame) -> pd.DataFrame:
-    """Quality of the student's matched queries at the last layer of the last evaluation: ``image_id``, ``total`` (quality), ``n`` (1)."""
+    """Returns the student's quality of matched queries at the last evaluation and layer: ``image_id``, ``total`` (quality), ``n`` (1)."""
     matched = in_last_layer(at_last_step(queries[(queries["model"] == "student") & (queries["match"] >= 0)]))
     return matched.assign(total=matched["quality"], n=1)[_COLUMNS]
 
 
 def worth_totals(queries: pd.DataFrame) -> pd.DataFrame:
-    """Score x IoU of the student's matched queries at the last layer of the last evaluation, of which gain is the difference:
-    ``image_id``, ``total``, ``n`` (1). Empty without the columns ``score`` and ``match_iou``.
+    """Returns score x IoU of the student's matched queries at the last evaluation and layer, whose difference is the gain: ``image_id``,
+    ``total``, ``n`` (1). Empty without the columns ``score`` and ``match_iou``.
     """
     if not {"score", "match_iou"} <= set(queries):
         return pd.DataFrame(columns=_COLUMNS)
@@ -124,20 +124,20 @@ def compare_queries(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> list[Verdict]:
-    """Verdicts on churn and IS between evaluations, churn between layers, agreement with the teacher and with its group, quality, and
-    score x IoU.
+    """Returns verdicts on churn and IS between evaluations, churn between layers, agreement with the teacher and with its group, quality,
+    and score x IoU.
 
     Args:
-        baseline: rows of the query table by seed, matched ones at least, those of the teacher included for agreement; columns as in
-            ``stability.NEEDED``, with ``score`` and ``match_iou`` for the last.
-        other: likewise.
+        baseline: rows of the query table by seed, at least the matched ones, including the teacher's for agreement; with the columns of
+            ``churn.NEEDED``, and ``score`` and ``match_iou`` for score x IoU.
+        other: rows of the other side, by seed.
         images: ids of all images of the split.
-        identity: between evaluations, of all runs; see ``rows_of_run.common_identity``.
-        samples: resamples of the images.
-        seed: of the resamples.
+        identity: what identifies a query across evaluations in all runs; see ``rows_of_run.common_identity``.
+        samples: number of resamples of the images.
+        seed: seed of the resamples.
 
     Returns:
-        One per number that every run of both sides has.
+        One verdict per number that every run of both sides has.
     """
     numbers: dict[Quantity, Callable[[pd.DataFrame], pd.DataFrame]] = {
         CHURN: partial(churn_totals, identity=identity), INSTABILITY: partial(instability_totals, identity=identity),

@@ -1,1 +1,1 @@
-"""How stable the matching of queries and targets is, over steps, layers and seeds."""
+"""Measures how stable the matching of queries and targets is, over steps, layers and seeds."""

@@ -1,7 +1,7 @@
-"""Do two sets of queries give a target to the same query? Target by target, and by class, size or image, with intervals.
+"""Measures whether two sets of queries give a target to corresponding queries: by target, class, size or image, with intervals.
 
-A teacher's query and a student's are the same where one is the mate of the other (the full Hungarian assignment of analysis). A query of
-the teacher's group, which the student's decoder was given beside its own, is the teacher's query of the same slot.
+A student query corresponds to the teacher query that it is paired with by the full Hungarian assignment. A query of the teacher's group,
+which the student's decoder gets beside its own queries, corresponds to the teacher's query of the same slot.
 """
 
 import pandas as pd
@@ -14,14 +14,14 @@ _COLUMNS = [*_KEYS, "query", "mate", "other_query", "agrees"]
 
 
 def teacher_agreement(queries: pd.DataFrame) -> pd.DataFrame:
-    """Targets matched in both models: do student and teacher give them to queries that are each other's mates?
+    """Returns, for targets matched in both models, whether student and teacher give them to queries that are paired with each other.
 
     Args:
-        queries: rows of the query table, those of the teacher included.
+        queries: rows of the query table, including the teacher's.
 
     Returns:
-        One row per target, step and student layer: ``step``, ``layer``, ``image_id``, ``target``, ``query`` (the student's), ``mate`` (its
-        mate), ``other_query`` (the teacher's, at the mate's layer), ``agrees``.
+        One row per target, step and student layer: ``step``, ``layer``, ``image_id``, ``target``, ``query`` (the student's), ``mate`` (the
+        teacher query paired with it), ``other_query`` (the teacher's own, at the layer of that pair), ``agrees``.
     """
     teacher = matched_rows(queries, "teacher")[["image_id", "layer", "match", "query"]]
     other = teacher.rename(columns={"layer": "mate_layer", "query": "other_query"})
@@ -29,14 +29,14 @@ def teacher_agreement(queries: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_agreement(queries: pd.DataFrame) -> pd.DataFrame:
-    """Targets matched in both groups of the student's decoder: its own queries, and the teacher's beside them.
+    """Returns targets matched in both groups of the student's decoder: its own queries, and the teacher's beside them.
 
     Args:
         queries: rows of the query table with those of model ``teacher_group``, whose slots are the teacher's.
 
     Returns:
-        As ``teacher_agreement``; ``other_query`` is the slot of the teacher's group that holds the target at the same step and layer.
-        Empty without a teacher's group.
+        The columns of ``teacher_agreement``; ``other_query`` is the slot of the teacher's group that is matched to the target at the same
+        step and layer. Empty without a teacher's group.
     """
     group = matched_rows(queries, "teacher_group")[["step", "layer", "image_id", "match", "query"]]
     return _agreement(queries, group.rename(columns={"query": "other_query"}), ["step", "layer", "image_id", "match"])
@@ -45,17 +45,17 @@ def group_agreement(queries: pd.DataFrame) -> pd.DataFrame:
 def agreement_by(
     pairs: pd.DataFrame, by: str | None = None, targets: pd.DataFrame | None = None, samples: int = 300, seed: int = 0
 ) -> pd.DataFrame:
-    """Share of the targets on which both agree.
+    """Returns the share of the targets on which both agree.
 
     Args:
-        pairs: of ``teacher_agreement`` or ``group_agreement``.
+        pairs: frame of ``teacher_agreement`` or ``group_agreement``.
         by: ``label`` or ``size`` of ``targets``, or ``image_id``; None for all together.
-        targets: of ``targets.target_frame``.
-        samples: resamples of the images.
-        seed: of the draws.
+        targets: frame of ``targets.target_frame``.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
 
     Returns:
-        One row per step, layer and slice: ``step``, ``layer``, ``by``, ``agreement`` 0..1 with ``low`` and ``high`` (without meaning for a
+        One row per step, layer and slice: ``step``, ``layer``, ``by``, ``agreement`` 0..1 with ``low`` and ``high`` (meaningless for a
         single image), ``n`` targets, ``images``.
     """
     if by is not None and targets is not None:

@@ -1,11 +1,12 @@
-"""How stable the matching is, and how far teacher and student agree in it; computed from rows of the query table.
+"""Measures how stable the matching is, and how far teacher and student agree in it, from rows of the query table.
 
-Moments are evaluations (same layer) or decoder layers (same evaluation). Between evaluations a query is the same when its slot is, or,
-for families that select queries per image, when its ``source`` (encoder cell) is; where the size of the input differs, cells do too, and
-it is the same when its box is, to an IoU of 0.7. Between layers of one evaluation it is its slot.
+Moments are evaluations (same layer) or decoder layers (same evaluation). Across evaluations a query is identified by its slot or, in
+families that select queries per image, by its ``source`` (encoder cell). If the size of the input differs, cells differ too, and a query is
+identified by its box, to an IoU of 0.7. Across layers of one evaluation it is identified by its slot.
 
-Only matched rows are looked at. The rest follow: an unmatched query has target -1, an image with n targets has min(n, queries) matched
-rows, and images without targets, which are left out, have none. Crowd and ignored regions are never matched, so they never count.
+Only matched rows are read, because the others follow from them: an unmatched query has target -1, and an image with n targets has
+min(n, queries) matched rows. Images without targets have none and are left out. Crowd and ignored regions are never matched, so they never
+count.
 """
 
 from typing import Any, Literal
@@ -27,16 +28,17 @@ _COLUMNS = ["step", "layer", "previous", "churn", "n", "instability", "instabili
 def churn_over_steps(
     queries: pd.DataFrame, layers: Literal["last", "all"] = "last", model: str = "student", identity: Identity = "source"
 ) -> pd.DataFrame:
-    """Churn and instability from each evaluation to the next.
+    """Returns churn and instability from each evaluation to the next.
 
-    Churn: of the targets matched at both, the share whose query changed; totals over images. Instability (IS, DN-DETR): mean over
-    images of the number of queries whose target index (or -1) changed; normalised: their total over 2 sum of min(targets, queries).
+    Churn is the share of targets whose query changed, of those matched at both evaluations, totalled over images. Instability (IS,
+    DN-DETR) is the mean over images of the number of queries whose target index (or -1) changed. Normalised, the total number of changes
+    is divided by 2 sum of min(targets, queries).
 
     Args:
         queries: rows of the query table.
         layers: the last layer, or every one.
-        model: whose rows.
-        identity: what makes a query the same; "box" needs the columns ``cx``, ``cy``, ``w`` and ``h`` as well.
+        model: model whose rows are read.
+        identity: what identifies a query; "box" needs the columns ``cx``, ``cy``, ``w`` and ``h`` as well.
 
     Returns:
         One row per step and layer: ``step``, ``layer``, ``previous`` (the step compared with), ``churn`` 0..1, ``n`` (targets matched
@@ -50,25 +52,25 @@ def churn_over_steps(
 
 
 def churn_over_layers(queries: pd.DataFrame, step: int | None = None, model: str = "student") -> pd.DataFrame:
-    """Churn and instability from each decoder layer to the next, as defined in ``churn_over_steps``.
+    """Returns churn and instability from each decoder layer to the next, as defined in ``churn_over_steps``.
 
     Args:
         queries: rows of the query table.
         step: one evaluation (``TEACHER_STEP`` for the teacher); every one by default.
-        model: whose rows.
+        model: model whose rows are read.
 
     Returns:
-        Columns as of ``churn_over_steps``; ``previous`` is a layer, and layer 0 has nulls.
+        The columns of ``churn_over_steps``; ``previous`` is a layer, and layer 0 has nulls.
     """
     rows = matched_rows(queries, model)
     return _changes(rows if step is None else rows[rows["step"] == step], "layer", "source")
 
 
 def pooled(changes: pd.DataFrame) -> dict[str, Any]:
-    """All moments of a frame of ``churn_over_steps`` or ``churn_over_layers`` as one, totals over targets and images.
+    """Returns all moments of a frame of ``churn_over_steps`` or ``churn_over_layers`` as one, with totals over targets and images.
 
     Returns:
-        ``churn``, ``n``, ``instability``, ``instability_normalised``, ``images``, ``matches``; None where nothing was compared.
+        ``churn``, ``n``, ``instability``, ``instability_normalised``, ``images``, ``matches``; None if nothing was compared.
     """
     n, images, matches = (int(changes[name].sum()) for name in ("n", "images", "matches"))
     targets = float((changes["churn"] * changes["n"]).sum())
@@ -84,13 +86,14 @@ def pooled(changes: pd.DataFrame) -> dict[str, Any]:
 
 
 def agreement(queries: pd.DataFrame) -> pd.DataFrame:
-    """Of the targets matched in both models, the share whose two queries are each other's mates.
+    """Returns the share of targets, of those matched in both models, whose two queries are paired with each other.
 
     Args:
-        queries: rows of the query table, those of the teacher included.
+        queries: rows of the query table, including the teacher's.
 
     Returns:
-        One row per step and student layer: ``step``, ``layer``, ``agreement`` 0..1, ``n`` targets. The teacher's layer is the mates'.
+        One row per step and student layer: ``step``, ``layer``, ``agreement`` 0..1, ``n`` targets. The teacher's layer is the one that
+        the student's layer is paired with.
     """
     student = matched_rows(queries, "student").dropna(subset=["mate"])
     teacher = matched_rows(queries, "teacher")[["image_id", "layer", "match", "query"]]
@@ -101,7 +104,7 @@ def agreement(queries: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_quality(queries: pd.DataFrame, model: str = "teacher") -> pd.DataFrame:
-    """Mean quality of the queries matched with a target (that of all others is 0 by definition).
+    """Returns the mean quality of the queries matched with a target (the quality of all others is 0 by definition).
 
     Returns:
         One row per step and layer: ``step``, ``layer``, ``quality`` 0..1, ``n`` queries.
@@ -112,28 +115,28 @@ def mean_quality(queries: pd.DataFrame, model: str = "teacher") -> pd.DataFrame:
 
 
 def matched_rows(queries: pd.DataFrame, model: str, by_source: bool = False) -> pd.DataFrame:
-    """Matched rows of a model with what a query is recognised by, ``identity``."""
+    """Returns the matched rows of a model with ``identity``, the number that identifies a query."""
     rows = queries[(queries["model"] == model) & (queries["match"] >= 0)]
     slot = rows["query"].astype("int64")
-    # slots count down from -1, so that they never meet an encoder cell
+    # slots count down from -1, so that they never equal an encoder cell
     identity = rows["source"].astype("int64").where(rows["source"] >= 0, -1 - slot) if by_source else slot
     return rows.assign(identity=identity, match=rows["match"].astype("int64"))
 
 
 class Moments:
-    """Matched rows numbered so that the same image one moment earlier is found by subtraction.
+    """Matched rows, numbered so that the same image one moment earlier is found by subtraction.
 
     Attributes:
-        moments: of the rows, ascending.
+        moments: moments of the rows, ascending.
         number: ``[R]`` index into ``moments``.
         others: values of what is held fixed, ascending.
-        cell: ``[R]`` which moment and which other value, ``number * len(others) + other``.
-        group: ``[R]`` which cell and which image; that of the same image one moment earlier is less by ``stride``.
+        cell: ``[R]`` combination of moment and other value, ``number * len(others) + other``.
+        group: ``[R]`` combination of cell and image; that of the same image one moment earlier is smaller by ``stride``.
     """
 
     def __init__(self, rows: pd.DataFrame, over: Moment):
         other = "layer" if over == "step" else "step"
-        # by hashes, in a tenth of the time that sorting takes
+        # by hashes, which takes a tenth of the time of sorting
         (self.number, self.moments), (fixed, self.others), (image, images) = (
             pd.factorize(rows[name].to_numpy(), sort=True) for name in (over, other, "image_id")
         )
@@ -143,26 +146,26 @@ class Moments:
         self.stride = len(self.others) * len(images)
 
     def earlier(self, value: np.ndarray) -> np.ndarray:
-        """``[R]`` row of the same image and ``value`` one moment earlier, -1 where there is none."""
+        """Returns ``[R]``, the row of the same image and ``value`` one moment earlier, -1 if there is none."""
         value = value - value.min(initial=0)
         width = int(value.max(initial=0)) + 1
         key = self.group * width + value
         order = np.argsort(key)
         key = key[order]
         wanted = key - self.stride * width
-        # both are ascending, so that each search begins where the last one ended up
+        # both are ascending, so that each search starts where the last one ended
         place = np.searchsorted(key, wanted).clip(max=max(len(key) - 1, 0))
         found = np.empty(len(key), dtype=np.int64)
         found[order] = np.where(key[place] == wanted, order[place], -1)
         return found
 
     def totals(self, chosen: np.ndarray) -> np.ndarray:
-        """Rows of each cell where ``chosen`` is true."""
+        """Returns the number of rows of each cell where ``chosen`` is true."""
         return np.bincount(self.cell[chosen], minlength=self.cells)
 
 
 def differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.ndarray:
-    """``[R]`` bool: the row ``before[r]`` is there and another query's."""
+    """Returns ``[R]`` bool: whether the row ``before[r]`` exists and belongs to another query."""
     if identity == "box":
         boxes = rows[BOX].to_numpy()
         return (before >= 0) & (centred_iou(boxes, boxes[before]) < SAME_BOX_IOU)
@@ -171,7 +174,7 @@ def differs(rows: pd.DataFrame, before: np.ndarray, identity: Identity) -> np.nd
 
 
 def _changes(rows: pd.DataFrame, over: Moment, identity: Identity) -> pd.DataFrame:
-    """The frame that the public functions return."""
+    """Returns the frame of the public functions."""
     at = Moments(rows, over)
     match = rows["match"].to_numpy()
     same_target = at.earlier(match)
@@ -183,7 +186,7 @@ def _changes(rows: pd.DataFrame, over: Moment, identity: Identity) -> pd.DataFra
 
     groups, first, count = np.unique(at.group, return_index=True, return_counts=True)
     place = np.searchsorted(groups, groups - at.stride).clip(max=max(len(groups) - 1, 0))
-    # an image counts where it was looked at, and had targets, at both moments
+    # an image counts if it was evaluated, and had targets, at both moments
     compared = groups[place] == groups - at.stride
     cells = at.cell[first[compared]]
     images = np.bincount(cells, minlength=at.cells)

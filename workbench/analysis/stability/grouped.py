@@ -1,6 +1,6 @@
-"""Churn and instability by class, size, image and target, with intervals by resampling images.
+"""Measures churn and instability by class, size, image and target, with intervals by resampling images.
 
-Definitions and moments are those of ``analysis.stability``. A slice is its targets: a query whose target lies outside counts as unmatched.
+Definitions and moments are those of ``churn``. A slice is a set of targets; a query whose target lies outside counts as unmatched.
 """
 
 from typing import Literal
@@ -26,19 +26,19 @@ def target_changes(
     layers: Layers = "last",
     identity: Identity = "source",
 ) -> pd.DataFrame:
-    """Which query held each target at each moment, and whether it is another one than the moment before.
+    """Returns which query was matched to each target at each moment, and whether it changed since the moment before.
 
     Args:
         queries: rows of the query table.
         over: evaluations, or decoder layers of each evaluation.
-        model: whose rows.
-        layers: between evaluations, the last layer or every one.
-        identity: between evaluations, what makes a query the same; "box" needs ``cx``, ``cy``, ``w`` and ``h``; of a run
-            ``rows_of_run.identity_over_steps`` knows.
+        model: model whose rows are read.
+        layers: across evaluations, the last layer or every one.
+        identity: across evaluations, what identifies a query; "box" needs ``cx``, ``cy``, ``w`` and ``h``;
+            ``rows_of_run.identity_over_steps`` determines it for a run.
 
     Returns:
         One row per moment and matched target, by image, target, layer and step: ``step``, ``layer``, ``previous`` (the moment
-        before, null at the first), ``image_id``, ``target``, ``query``, ``source``, ``previous_query`` and ``changed`` (null where the
+        before, null at the first), ``image_id``, ``target``, ``query``, ``source``, ``previous_query`` and ``changed`` (null if the
         target had no query the moment before).
     """
     rows, at = _rows(queries, over, model, layers)
@@ -56,18 +56,18 @@ def target_changes(
 
 
 def target_histories(changes: pd.DataFrame, over: Moment = "step", identity: Identity = "source") -> pd.DataFrame:
-    """Which targets change their query, and how often.
+    """Returns which targets change their query, and how often.
 
     Args:
-        changes: of ``target_changes``.
-        over: the moments it was made of.
-        identity: likewise.
+        changes: frame of ``target_changes``.
+        over: moments of that frame.
+        identity: identity of that frame.
 
     Returns:
-        One row per target and what was held fixed (``layer``, or ``step``), most changes first: ``image_id``, ``target``, ``n`` (moments
-        compared), ``changes``, ``share`` of them, null without, ``queries`` (how many different ones held it: slots, or encoder cells where
-        queries are selected per image; by box, one more than the changes, for none is known to have come back), ``first`` (the first moment
-        at which it was matched), ``last_change`` (null for never).
+        One row per target and value that was held fixed (``layer``, or ``step``), most changes first: ``image_id``, ``target``, ``n``
+        (compared moments), ``changes``, their ``share`` (null if n is 0), ``queries`` (number of different queries: slots, or encoder
+        cells where queries are selected per image; by box one more than the changes, because a query cannot be recognised when it comes
+        back), ``first`` (the first moment at which it was matched), ``last_change`` (null if it never changed).
     """
     fixed = "layer" if over == "step" else "step"
     keys = [fixed, "image_id", "target"]
@@ -95,16 +95,16 @@ def image_counts(
     targets: pd.DataFrame | None = None,
     by: str | None = None,
 ) -> pd.DataFrame:
-    """Churn and instability of every image, as counts.
+    """Returns churn and instability of every image, as counts.
 
     Args:
         queries: rows of the query table.
         over: evaluations, or decoder layers.
-        model: whose rows.
-        layers: between evaluations, the last layer or every one.
+        model: model whose rows are read.
+        layers: across evaluations, the last layer or every one.
         identity: see ``target_changes``.
-        targets: of ``targets.target_frame``, where ``by`` is given.
-        by: its column, ``label`` or ``size``; counts each image once for every value among its targets.
+        targets: frame of ``targets.target_frame``; needed with ``by``.
+        by: its column ``label`` or ``size``; counts each image once for every value among its targets.
 
     Returns:
         One row per moment and image that had matched targets at both moments: ``step``, ``layer``, ``previous``, ``image_id``, ``by``,
@@ -139,13 +139,13 @@ def image_counts(
 
 
 def stability_by(counts: pd.DataFrame, by: str | None = None, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Churn and instability with intervals from the counts of images.
+    """Returns churn and instability with intervals from the counts of images.
 
     Args:
-        counts: of ``image_counts``, made with the same ``by``.
-        by: the column of the slices; None for all targets together.
-        samples: resamples of the images.
-        seed: of the draws.
+        counts: frame of ``image_counts``, made with the same ``by``.
+        by: column of the slices; None for all targets together.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
 
     Returns:
         One row per moment and slice: ``step``, ``layer``, ``previous``, ``by``, ``churn`` 0..1 with ``low`` and ``high``, ``n``
@@ -166,7 +166,7 @@ def stability_by(counts: pd.DataFrame, by: str | None = None, samples: int = 300
 
 
 def pooled_by(counts: pd.DataFrame, by: str | None = None, samples: int = 300, seed: int = 0) -> pd.DataFrame:
-    """``stability_by`` with all moments counted together: one row per layer (between evaluations all, by ``layer``) and slice.
+    """Returns ``stability_by`` with all moments counted together: one row per layer (across evaluations all, by ``layer``) and slice.
 
     Returns:
         ``layer``, ``by`` and the numbers of ``stability_by``; ``images`` counts an image once for every moment.
@@ -178,14 +178,14 @@ def pooled_by(counts: pd.DataFrame, by: str | None = None, samples: int = 300, s
 def _rows(
     queries: pd.DataFrame, over: Moment, model: str, layers: Layers, targets: pd.DataFrame | None = None, by: str | None = None
 ) -> tuple[pd.DataFrame, Moments]:
-    """Matched rows and their moments. With ``by``, image and slice together take the place of ``image_id``."""
+    """Returns matched rows and their moments. With ``by``, image and slice together replace ``image_id``."""
     rows = matched_rows(queries, model, by_source=over == "step")
     if over == "step":
         rows = rows[rows["step"] != TEACHER_STEP]
         rows = rows[rows["layer"] == rows["layer"].max()] if layers == "last" else rows
     rows = rows.assign(real_image=rows["image_id"]).reset_index(drop=True)
     if targets is not None and by is not None:
-        # a query's own label gives way to that of its target
+        # the label of a query is replaced by that of its target
         own = targets[["image_id", "target", by]].rename(columns={"target": "match"})
         rows = rows.drop(columns=by, errors="ignore").merge(own, on=["image_id", "match"])
         rows["image_id"] = rows.groupby(["image_id", by], observed=True).ngroup()
@@ -193,11 +193,11 @@ def _rows(
 
 
 def _between(identity: Identity, over: Moment) -> Identity:
-    """Between the layers of one evaluation a query is its slot, whatever makes it the same between evaluations."""
+    """Returns the slot for layers of one evaluation, whatever identifies a query across evaluations."""
     return identity if over == "step" else "source"
 
 
 def _previous(at: Moments, number: np.ndarray) -> pd.Series:
-    """The moment before each of those numbered, null for the first."""
+    """Returns the moment before each numbered one, null for the first."""
     earlier = at.moments[np.maximum(number - 1, 0)] if len(at.moments) else number
     return pd.Series(earlier, dtype="Int64").mask(number == 0)

@@ -1,4 +1,4 @@
-"""Queries recognised by their box, where neither slot nor encoder cell can be compared: the input had another size."""
+"""Identifies queries by their boxes, where slots and encoder cells cannot be compared because the input had another size."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -10,7 +10,7 @@ SAME_BOX_IOU = 0.7
 
 
 def paired_boxes(group: np.ndarray, stride: int, boxes: np.ndarray) -> np.ndarray:
-    """Which box of the same image one moment earlier is the same: IoU at least 0.7, one-to-one, largest sum of IoU.
+    """Returns which box of the same image one moment earlier is the same: one-to-one, IoU 0.7 or more, largest sum of IoU.
 
     Args:
         group: ``[R]`` moment and image of each row; one moment earlier the same image has ``group - stride``.
@@ -18,7 +18,7 @@ def paired_boxes(group: np.ndarray, stride: int, boxes: np.ndarray) -> np.ndarra
         boxes: ``[R, 4]`` cxcywh.
 
     Returns:
-        ``[R]`` row of the same box, -1 where there is none.
+        ``[R]`` row of the same box, -1 if there is none.
     """
     found = np.full(len(group), -1)
     order = np.argsort(group, kind="stable")

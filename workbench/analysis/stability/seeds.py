@@ -1,4 +1,4 @@
-"""Stability beside each other: over seeds, of teacher, distilled and undistilled student, and the targets that two runs find."""
+"""Compares stability over seeds and models, and the targets that two runs find."""
 
 from collections.abc import Mapping
 
@@ -15,13 +15,13 @@ _TARGET = ["image_id", "target"]
 
 
 def seed_spread(changes: Mapping[str, pd.DataFrame], measures: tuple[str, ...] = MEASURES, by: str | None = None) -> pd.DataFrame:
-    """How far the stability of runs that differ in their seed lies apart. Slots of different seeds share no identity.
+    """Returns how much stability differs between runs of different seeds. Slots of different seeds do not correspond.
 
     Args:
-        changes: by run, a frame of ``stability.churn_over_steps``, ``churn_over_layers`` or ``stability_slices.stability_by``, or of
-            ``agreement`` with other ``measures``.
-        measures: its columns.
-        by: the column of its slices, such as ``label``; None without.
+        changes: by run, a frame of ``churn.churn_over_steps``, ``churn_over_layers`` or ``grouped.stability_by``, or of ``agreement``
+            with other ``measures``.
+        measures: columns of the frame.
+        by: column of its slices, such as ``label``; None without slices.
 
     Returns:
         One row per moment, slice and measure: ``step``, ``layer``, ``by``, ``measure``, ``mean`` over runs with ``low`` and ``high``
@@ -43,11 +43,11 @@ def seed_spread(changes: Mapping[str, pd.DataFrame], measures: tuple[str, ...] =
 
 
 def found_targets(rows: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    """Whether a model finds each target: its matched query says the right class, with an IoU of 0.5 at least.
+    """Returns whether a model finds each target: its matched query has the right class and an IoU of 0.5 or more.
 
     Args:
-        rows: of the query table, of one model and one step; the last layer is read.
-        targets: of ``targets.target_frame``.
+        rows: rows of the query table, of one model and one step; the last layer is read.
+        targets: frame of ``targets.target_frame``.
 
     Returns:
         ``targets`` with ``found``; a target without a query is not found.
@@ -62,15 +62,15 @@ def found_targets(rows: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
 def found_by_both(
     first: pd.DataFrame, second: pd.DataFrame, targets: pd.DataFrame, by: str | None = None, samples: int = 300, seed: int = 0
 ) -> pd.DataFrame:
-    """Share of the targets that two runs find, such as two seeds of one recipe.
+    """Returns the share of the targets that two runs find, such as two seeds of one recipe.
 
     Args:
         first: rows as for ``found_targets``.
-        second: the same of the other run.
-        targets: of ``targets.target_frame``.
-        by: its column, ``label`` or ``size``; None for all together.
-        samples: resamples of the images.
-        seed: of the draws.
+        second: rows of the other run.
+        targets: frame of ``targets.target_frame``.
+        by: its column ``label`` or ``size``; None for all together.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
 
     Returns:
         One row per slice: ``by``, ``share`` (found by both, of all) with ``low`` and ``high``, ``both``, ``only_first``, ``only_second``,

@@ -1,4 +1,4 @@
-"""The FiftyOne App on the loopback address: served here, found by other processes, and told by them what to show."""
+"""Serves the FiftyOne App on the loopback address, finds it from other processes, and tells it what to show."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ from workbench.views.fiftyone.connection import FoDataset, using
 
 APP = "fiftyone"
 START_SECONDS, ANSWER_SECONDS = 300, 60
-# FiftyOne's server passes on what it is told every 0.2 s, and of two things told meanwhile the newer first: the older would be shown
+# FiftyOne's server forwards messages every 0.2 s, the newer of two that arrive in between first, so the App would end with the older one
 PASSED_ON_SECONDS = 0.3
 _SET_VIEW = """mutation ($subscription: String!, $dataset: String!, $view: BSONArray, $saved: String) {
   setView(subscription: $subscription, session: null, datasetName: $dataset, view: $view, savedViewSlug: $saved, form: {})
@@ -27,15 +27,15 @@ _SET_VIEW = """mutation ($subscription: String!, $dataset: String!, $view: BSONA
 
 @contextlib.contextmanager
 def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Server]:
-    """Serves the App for as long as the block runs; yields it with its own process. Called inside ``connected``.
+    """Serves the App for as long as the block runs and yields its server. Call it inside ``connected``.
 
-    Without a session of FiftyOne's: that gives its server one minute to start, which a busy machine does not keep, and says what is shown
-    from a thread, at a moment of its own, when another program may have said something else.
+    It does not use a session of FiftyOne's. A session gives its server only one minute to start, which is too short on a busy machine, and
+    sends what to show from a thread, at a time when another program may already have sent something else.
 
     Args:
-        dataset: shown.
+        dataset: dataset that is shown.
         database: address of the database, for processes that attach.
-        port: wished for; another one where it is taken.
+        port: preferred port; another one is used if it is taken.
 
     Raises:
         WorkbenchError: the App does not answer.
@@ -44,11 +44,11 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
 
     with reserved_port(port) as port:
         command = [sys.executable, "-P", "main.py", "--port", str(port), "--address", ADDRESS]
-        # in a session of its own, and ended at once: it has nothing to save, and says pages about a Ctrl-C
+        # In a session of its own, and killed at the end: it has nothing to save, and would print pages about a Ctrl-C.
         server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             if not wait_until_ready(server, lambda: listens(port), START_SECONDS):
-                raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s; see its output above.")
+                raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s. See its output above.")
             _tell(port, "event", _whole(dataset))
             with registered(APP, port, database=database):
                 yield Server(psutil.Process(server.pid), port, {"database": database})
@@ -58,25 +58,25 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
 
 
 def running() -> Server | None:
-    """The App of this user that ``workbench inspect`` serves; None where there is none. Does not import fiftyone."""
+    """Returns the App of this user that ``workbench inspect`` serves, or None if none is running. Does not import fiftyone."""
     server = lookup_server(server_file(APP))
     return server if server is not None and listens(server.port) else None
 
 
 def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | None = None, saved_view: str | None = None) -> str:
-    """Makes a running App show a comparison; whoever has it open or opens it sees that. Panels stay open.
+    """Makes a running App show a comparison to everyone who has it open or opens it. Panels stay open.
 
     Args:
-        server: of ``running``.
-        datasets: names, of ``fiftyone.dataset_name``; the first that there is is shown.
-        image_ids: only these images, in this order; all by default.
+        server: server, as ``running`` returns it.
+        datasets: names, as ``fiftyone.dataset_name`` makes them; the first one that exists is shown.
+        image_ids: shows only these images, in this order; all by default.
         saved_view: name of a saved view to start from.
 
     Returns:
         The address to open or embed.
 
     Raises:
-        WorkbenchError: fiftyone is not installed here, its database or the App does not answer, or has no such dataset or view.
+        WorkbenchError: fiftyone is not installed here, its database or the App does not answer, or there is no such dataset or view.
     """
     with using(str(server.facts["database"])):
         import fiftyone as fo
@@ -87,16 +87,16 @@ def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | Non
             wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(datasets))
             raise WorkbenchError(
                 f"FiftyOne has no comparison {wanted} yet. Make it with 'workbench inspect RUN --against BASELINE "
-                "--no-app'; the App need not be started again."
+                "--no-app'. You need not restart the App."
             )
         shown: FoDataset = fo.load_dataset(dataset)
         shown.reload()
         if saved_view is not None and not shown.has_saved_view(saved_view):
-            raise WorkbenchError(f"'{dataset}' has no saved view '{saved_view}'; it has {', '.join(shown.list_saved_views())}.")
+            raise WorkbenchError(f"'{dataset}' has no saved view '{saved_view}'. It has {', '.join(shown.list_saved_views())}.")
         view = shown.load_saved_view(saved_view) if saved_view is not None else shown.view()
         if image_ids is not None:
             view = view.select_by("image_id", [int(image) for image in image_ids], ordered=True)
-        # by its name where it is shown as it was saved, which the App then shows too
+        # a view that is shown as it was saved is sent by name, so that the App shows its name too
         slug = to_slug(saved_view) if saved_view is not None and image_ids is None else None
         wanted = {"dataset": dataset, "view": view._serialize(), "saved": slug, "subscription": str(uuid.uuid4())}
         _tell(server.port, "graphql", {"query": _SET_VIEW, "variables": wanted})
@@ -105,7 +105,7 @@ def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | Non
 
 
 def _whole(dataset: FoDataset) -> dict[str, Any]:
-    """The event that shows a dataset from its start, in its own colours."""
+    """Returns the event that shows a whole dataset in its own colours."""
     from dataclasses import asdict
 
     import fiftyone as fo
@@ -120,10 +120,10 @@ def _whole(dataset: FoDataset) -> dict[str, Any]:
 
 
 def _tell(port: int, route: str, what: dict[str, Any]) -> None:
-    """Sends the App's server something; once this returns, whoever opens the App gets it.
+    """Sends something to the App's server. After it returns, everyone who opens the App gets it.
 
     Raises:
-        WorkbenchError: it does not answer, or refuses.
+        WorkbenchError: the server does not answer, or refuses.
     """
     from bson import json_util
 
@@ -134,7 +134,7 @@ def _tell(port: int, route: str, what: dict[str, Any]) -> None:
             errors = (json_util.loads(answer.read()) or {}).get("errors")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise WorkbenchError(
-            f"FiftyOne's App on port {port} does not take what it shall show: {error}. Start it again: 'workbench inspect'."
+            f"FiftyOne's App on port {port} does not accept what it should show: {error}. Restart it with 'workbench inspect'."
         ) from error
     if errors:
-        raise WorkbenchError(f"FiftyOne's App on port {port} refuses what it shall show: {errors[0].get('message')}.")
+        raise WorkbenchError(f"FiftyOne's App on port {port} refuses what it should show: {errors[0].get('message')}.")

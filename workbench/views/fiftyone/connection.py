@@ -1,5 +1,5 @@
-"""A comparison in FiftyOne. The only package of the library that imports fiftyone, and only inside ``connected``: its settings are read
-when it is first imported.
+"""Connects to FiftyOne and its database. No other package of the library imports fiftyone, and this one only inside ``connected``, because
+fiftyone reads its settings when it is first imported.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ FoDataset = Any  # fiftyone's classes are made of database fields, whose types n
 
 
 def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
-    """How the App lists a comparison."""
+    """Returns the name of a comparison in the App's list."""
     return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
 
 
 @contextlib.contextmanager
 def connected(folder: Path | None = None) -> Iterator[str]:
-    """A FiftyOne with its database for as long as the block runs; yields the database's address.
+    """Provides FiftyOne with its database for as long as the block runs and yields the database's address.
 
     Args:
-        folder: of the database; the user's cache by default. Not used where the environment names a database.
+        folder: folder of the database; the user's cache by default. Ignored if the environment names a database.
 
     Raises:
         MissingExtraError: fiftyone is not installed.
@@ -38,7 +38,7 @@ def connected(folder: Path | None = None) -> Iterator[str]:
     """
     _need_fiftyone()
     with mongo.database(folder) as uri:
-        ours = not os.environ.get(mongo.URI)  # else the user named it, or it is of a block around this one
+        ours = not os.environ.get(mongo.URI)  # otherwise the user set the address, or an enclosing block did
         try:
             with using(uri):
                 yield uri
@@ -49,14 +49,14 @@ def connected(folder: Path | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def using(uri: str) -> Iterator[None]:
-    """FiftyOne's settings, for this process and those that it starts, with a database that runs.
+    """Sets FiftyOne up to use a running database, for this process and those that it starts.
 
     Raises:
         MissingExtraError: fiftyone is not installed.
         WorkbenchError: the database does not answer.
     """
     _need_fiftyone()
-    # also what the App's own process goes by, which has to find this package for the panel
+    # the App's own process reads these settings too, and has to find this package for the panel
     paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {
         mongo.URI: uri, "FIFTYONE_DO_NOT_TRACK": "1", "FIFTYONE_PLUGINS_DIR": str(PLUGINS), "FIFTYONE_DATABASE_VALIDATION": "false",
@@ -77,11 +77,11 @@ def using(uri: str) -> Iterator[None]:
 
 def _need_fiftyone() -> None:
     if find_spec("fiftyone") is None:
-        raise MissingExtraError(f"looking at errors in FiftyOne needs fiftyone: {pip_install('inspect')}.")
+        raise MissingExtraError(f"looking at errors in FiftyOne needs fiftyone. Install it with {pip_install('inspect')}.")
 
 
 def _check(uri: str) -> None:
-    """Fails at once where FiftyOne would wait, and without the address, which may hold a password."""
+    """Fails at once where FiftyOne would wait, and does not print the address, which may hold a password."""
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
 
@@ -90,16 +90,16 @@ def _check(uri: str) -> None:
             client.admin.command("ping")
     except PyMongoError as error:
         raise WorkbenchError(
-            f"no MongoDB answers at the address in {mongo.URI} ({type(error).__name__}). Start it, mend the address, or "
-            "unset the variable, and the workbench starts its own."
+            f"no MongoDB answers at the address in {mongo.URI} ({type(error).__name__}). Start it or correct the address. If you "
+            "unset the variable, the workbench starts its own."
         ) from error
 
 
 def _apply(uri: str) -> None:
-    """Settings for a fiftyone that was imported earlier."""
+    """Applies the settings to a fiftyone that was imported earlier."""
     import fiftyone
 
-    if fiftyone.config.database_uri != uri:  # it goes on asking the one that it was first told
+    if fiftyone.config.database_uri != uri:  # it keeps using the first address that it was given
         _disconnect()
     fiftyone.config.database_uri = uri
     fiftyone.config.plugins_dir = str(PLUGINS)
@@ -108,10 +108,10 @@ def _apply(uri: str) -> None:
 
 
 def _disconnect() -> None:
-    """Without it fiftyone asks the database that is gone when Python ends, for half a minute."""
+    """Disconnects fiftyone, which would otherwise ask the stopped database for half a minute when Python ends."""
     if "fiftyone" in sys.modules:
         import pymongo
         from fiftyone.core.odm import database
 
-        with pymongo.timeout(GOODBYE_SECONDS):  # the database may be gone already, which would be waited for as long
+        with pymongo.timeout(GOODBYE_SECONDS):  # the database may be gone already, and pymongo would wait for it
             database._disconnect()

@@ -1,4 +1,4 @@
-"""The FiftyOne dataset of a comparison: made once, and brought to the newest evaluation when it is asked for again."""
+"""Makes the FiftyOne dataset of a comparison once, and updates it to the newest evaluation when it is asked for again."""
 
 import hashlib
 import logging
@@ -23,6 +23,7 @@ from workbench.views.fiftyone.documents import (
     image_fields,
     label_fields,
     label_tags,
+    rename_former,
     sample_documents,
 )
 from workbench.views.fiftyone.pictures import picture_paths
@@ -31,26 +32,26 @@ from workbench.views.fiftyone.states import Method, save_states
 from workbench.views.style import COLOURS
 
 logger = logging.getLogger(__name__)
-INFO = "workbench"  # what the dataset says about where it came from
-DEFINITIONS = 1  # raised when what is written changes, so that older datasets are made anew
+INFO = "workbench"  # key of the dataset's info under which its origin is kept
+DEFINITIONS = 1  # raise it when the written fields change, so that older datasets are made again
 _COLOURS = {"targets": TARGET, "teacher": TEACHER, "student": STUDENT, "baseline": PAIR}
-_IMAGES_AT_ONCE = 50  # 15,000 boxes: a write is then far below MongoDB's 48 MB
+_IMAGES_AT_ONCE = 50  # 15,000 boxes, which keeps a write far below MongoDB's 48 MB
 
 
 def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", layout: Method = "pca") -> FoDataset:
-    """The dataset of a run, compared with a baseline where one is given, at the last step that both have.
+    """Returns the dataset of a run, compared with a baseline if one is given, at the last step that both have.
 
     Samples, boxes and their ids stay when there is a newer evaluation; only fields whose values changed are written again.
 
     Args:
-        run: the student's.
+        run: run of the student.
         baseline: run it is compared with, usually the undistilled one.
-        split: as the runs call it.
-        layout: of the decoder states, see ``states.save_states``.
+        split: split, as the runs call it.
+        layout: layout of the decoder states, see ``states.save_states``.
 
     Raises:
-        DataError: the data of the run is not there.
-        RunError: nothing to show, or the runs have no step in common.
+        DataError: the data of the run is missing.
+        RunError: there is nothing to show, or the runs have no step in common.
     """
     data = open_data(run.info(), split)
     inspection = inspect(data, run, baseline, split)
@@ -61,13 +62,13 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", l
 
 
 def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> FoDataset:
-    """Brings the dataset of this name to what an inspection says.
+    """Makes the dataset of this name, or updates it, so that it holds what an inspection found.
 
     Args:
-        inspection: of ``analysis.inspection.inspect``.
-        name: of the dataset.
-        origin: where it came from; a dataset of the same name and another origin or other images is replaced.
-        paths: the image files, one per record.
+        inspection: result of ``analysis.report.inspection.inspect``.
+        name: name of the dataset.
+        origin: where the data comes from. A dataset of this name with another origin or other images is replaced.
+        paths: paths of the image files, one per record.
     """
     key = hash_json([DEFINITIONS, origin, inspection.dataset.hash(), [str(path) for path in paths]])
     dataset = _existing(name, key)
@@ -76,10 +77,12 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
         dataset: FoDataset = fo.Dataset(name, persistent=True)
         dataset.media_type = "image"
         dataset.default_classes = list(inspection.dataset.classes)
-        # every model has its colour, whatever the class, and the one that it has on the dashboard
+        # every model has one colour, the same as on the dashboard, whatever the class
         colours = [{"path": path, "fieldColor": colour} for path, colour in _COLOURS.items()]
-        # and what is coloured by value, such as embeddings, in colours that can be seen on a dark ground
+        # whatever is coloured by value, such as embeddings, uses colours that show on a dark ground
         dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", color_pool=list(COLOURS), fields=colours)
+    else:
+        rename_former(dataset)
     labels, (numbers, schema) = label_fields(inspection), image_fields(inspection)
     declare(dataset, {field: own for field, (_, own) in labels.items()}, schema)
     said = dict(dataset.info.get(INFO, {}).get("fields", {}))
@@ -108,7 +111,7 @@ def _write(
     dataset: FoDataset, inspection: Inspection, labels: dict[str, tuple[pd.DataFrame, Schema]], numbers: pd.DataFrame, schema: Schema,
     paths: list[Path] | None,
 ) -> None:  # fmt: skip
-    """Writes the samples with these fields, or only the fields where there are samples."""
+    """Writes whole samples if there are paths, otherwise only these fields of the existing samples."""
     collection = dataset._sample_collection
     count = len(inspection.dataset)
     samples = sample_documents(dataset, inspection.dataset, paths or [Path()] * count)

@@ -1,6 +1,6 @@
-"""Boxes and images of an inspection as the documents that FiftyOne keeps, and the schema that lets its App filter on them.
+"""Turns boxes and images of an inspection into FiftyOne's documents, and declares the schema that lets its App filter on them.
 
-Written straight to the collection: through sample objects a tenth of this takes minutes.
+Documents are written straight to the collection: writing a tenth of them through sample objects takes minutes.
 """
 
 import struct
@@ -22,12 +22,17 @@ from workbench.views.fiftyone.connection import FoDataset
 
 # attribute -> kind; a column that is null everywhere is left out
 BOX_FIELDS: dict[str, type[fo.Field]] = {
-    "query": fo.IntField, "layer": fo.IntField, "source": fo.IntField, "quality": fo.FloatField, "match": fo.IntField,
-    "match_iou": fo.FloatField, "mate": fo.IntField, "mate_cost": fo.FloatField, "mate_label": fo.StringField,
-    "mate_error": fo.StringField, "train_mate": fo.IntField, "stability": fo.FloatField, "value": fo.FloatField, "gain": fo.FloatField,
-    "error": fo.StringField, "target": fo.IntField, "iou": fo.FloatField,
+    "query": fo.IntField, "layer": fo.IntField, "encoder_cell": fo.IntField, "quality": fo.FloatField, "match": fo.IntField,
+    "match_iou": fo.FloatField, "teacher_query": fo.IntField, "pair_cost": fo.FloatField, "teacher_query_class": fo.StringField,
+    "teacher_query_error": fo.StringField, "training_teacher_query": fo.IntField, "stability": fo.FloatField, "value": fo.FloatField,
+    "gain": fo.FloatField, "error": fo.StringField, "target": fo.IntField, "iou": fo.FloatField,
     "loss_class": fo.FloatField, "loss_bbox": fo.FloatField, "loss_giou": fo.FloatField,
     "selected": fo.BooleanField, "followed": fo.BooleanField, "new": fo.BooleanField, "grade": fo.StringField,
+}  # fmt: skip
+# column of the inspection -> attribute that the App shows; datasets of older versions have the columns' names
+SHOWN = {
+    "source": "encoder_cell", "mate": "teacher_query", "mate_cost": "pair_cost", "mate_label": "teacher_query_class",
+    "mate_error": "teacher_query_error", "train_mate": "training_teacher_query",
 }  # fmt: skip
 _TARGET_FIELDS: dict[str, type[fo.Field]] = {
     "target": fo.IntField, "kind": fo.StringField, "area": fo.FloatField, "size": fo.StringField, "crowding": fo.StringField,
@@ -37,16 +42,16 @@ _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
 }  # fmt: skip
 _IMAGE_FIELDS: dict[str, type[fo.Field]] = {"image_id": fo.IntField, "target_count": fo.IntField, "crowding": fo.StringField}
-_NOTHING = ("source", "match", "mate", "train_mate", "target")  # where -1 says that there is none
+_NOTHING = ("encoder_cell", "match", "teacher_query", "training_teacher_query", "target")  # attributes in which -1 means that there is none
 _CODES = {"image": 0, "targets": 1, "teacher": 2, "student": 3, "baseline": 4}
 Schema = dict[str, type[fo.Field]]
-Identity = tuple[int, str, int]  # index of an image, what its box is known by, and that number
+Identity = tuple[int, str, int]  # index of an image, the attribute that identifies its box, and the attribute's value
 
 
 def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema]]:
-    """Boxes by name of their field, in the order of the dataset's images, with their attributes."""
+    """Returns the boxes by field, in the order of the dataset's images, with the kinds of their attributes."""
     data = inspection.dataset
-    names = np.array([*data.classes, "no class"], dtype=object)  # the last is what -1 reads
+    names = np.array([*data.classes, "no class"], dtype=object)  # label -1 picks the last
     corners = ["x1", "y1", "x2", "y2"]
     index = pd.Series(range(len(data)), [record.image_id for record in data.records])
     sizes = np.array([(record.width, record.height) for record in data.records], dtype=float)
@@ -57,14 +62,14 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
     per_model = {f"{role}_{name}": kind for role in inspection.boxes for name, kind in _OF_A_MODEL.items()}
     found["targets"] = targets, {**_TARGET_FIELDS, **per_model}
     for role, rows in inspection.boxes.items():
-        boxes = rows.rename(columns={"label": "class", "score": "confidence"}).assign(
+        boxes = rows.rename(columns={"label": "class", "score": "confidence", **SHOWN}).assign(
             x1=(rows["cx"] - rows["w"] / 2).clip(0, 1), y1=(rows["cy"] - rows["h"] / 2).clip(0, 1),
             x2=(rows["cx"] + rows["w"] / 2).clip(0, 1), y2=(rows["cy"] + rows["h"] / 2).clip(0, 1),
         )  # fmt: skip
         boxes[[name for name in _NOTHING if name in boxes]] = boxes[[name for name in _NOTHING if name in boxes]].mask(lambda v: v == -1)
-        if "mate_label" in boxes:
-            label = boxes["mate_label"]
-            boxes["mate_label"] = pd.Series(names[label.fillna(-1).astype(int)], boxes.index).where(label.notna())
+        if "teacher_query_class" in boxes:
+            label = boxes["teacher_query_class"]
+            boxes["teacher_query_class"] = pd.Series(names[label.fillna(-1).astype(int)], boxes.index).where(label.notna())
         found[role] = boxes, BOX_FIELDS
     for name, (boxes, schema) in found.items():
         boxes = boxes.assign(index=index[boxes["image_id"]].to_numpy(), **{"class": names[boxes["class"].to_numpy()]})
@@ -74,7 +79,7 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
 
 
 def image_fields(inspection: Inspection) -> tuple[pd.DataFrame, Schema]:
-    """Numbers of the images, in the order of the dataset's, with their kinds."""
+    """Returns the numbers of the images, in the dataset's order, with their kinds."""
     frame = inspection.images.rename(columns={"targets": "target_count"})
     rest = {name: fo.FloatField for name in frame.columns if name not in _IMAGE_FIELDS}
     schema = {name: kind for name, kind in {**_IMAGE_FIELDS, **rest}.items() if frame[name].notna().any()}
@@ -82,7 +87,7 @@ def image_fields(inspection: Inspection) -> tuple[pd.DataFrame, Schema]:
 
 
 def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) -> None:
-    """Tells FiftyOne every field and attribute, which is what lets the App filter on them."""
+    """Declares every field and attribute to FiftyOne, which lets the App filter on them."""
     there = dataset.get_field_schema(flat=True)
     for name, kind in images.items():
         if name not in there:
@@ -91,17 +96,30 @@ def declare(dataset: FoDataset, labels: Mapping[str, Schema], images: Schema) ->
         if field not in there:
             dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     attributes = {f"{field}.detections.{name}": kind for field, schema in labels.items() for name, kind in schema.items()}
-    # all at once: every change of the schema is written and read again by itself
+    # all in one change, because FiftyOne writes and reads the schema once per change
     dataset.add_dynamic_sample_fields({path: kind() for path, kind in attributes.items() if path not in there})
 
 
+def rename_former(dataset: FoDataset) -> None:
+    """Gives the attributes of a dataset of an older version their present names, so that its tags stay."""
+    there = dataset.get_field_schema(flat=True)
+    renamed = {
+        f"{role}.detections.{old}": f"{role}.detections.{new}"
+        for role in ("teacher", "student", "baseline")
+        for old, new in SHOWN.items()
+        if f"{role}.detections.{old}" in there
+    }
+    if renamed:
+        dataset.rename_sample_fields(renamed)
+
+
 def object_id(dataset: FoDataset, field: str, index: int, number: int = 0) -> ObjectId:
-    """The same for the same image, model and query at every epoch, and another one in every dataset: the App keeps samples by id."""
+    """Returns an id that is the same for an image, model and query at every epoch, but differs between datasets: the App caches by id."""
     return ObjectId(struct.pack(">III", _base(dataset) + _CODES[field], index, number))
 
 
 def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Documents of the images without anything that is said of them."""
+    """Yields the documents of the images without any results."""
     now = datetime.now(UTC)
     rng = np.random.default_rng(0)
     for index, (record, path) in enumerate(zip(data.records, paths, strict=True)):
@@ -113,7 +131,7 @@ def sample_documents(dataset: FoDataset, data: Dataset, paths: Sequence[Path]) -
 
 
 def label_tags(dataset: FoDataset, field: str) -> dict[Identity, list[str]]:
-    """Tags that the user gave to the boxes of a field, by what stays the same at another evaluation."""
+    """Returns the tags that the user gave to the boxes of a field, by an identity that stays the same at another evaluation."""
     path = f"{field}.detections"
     shown = {f"{path}.{name}": 1 for name in ("tags", *_known_by(field))}
     found = dataset._sample_collection.find({f"{path}.tags.0": {"$exists": True}}, shown)
@@ -124,8 +142,11 @@ def label_tags(dataset: FoDataset, field: str) -> dict[Identity, list[str]]:
 
 
 def _known_by(field: str) -> tuple[str, ...]:
-    """A slot is a rank only where queries are selected per image: there a query is the encoder cell that it came from."""
-    return ("target",) if field == "targets" else ("source", "query")
+    """Returns the attributes that identify a box: the encoder cell where queries are selected per image, otherwise the slot.
+
+    Where queries are selected per image, a slot is only a rank.
+    """
+    return ("target",) if field == "targets" else ("encoder_cell", "query")
 
 
 def _identity(field: str, box: Mapping[str, Any]) -> tuple[str, int]:
@@ -136,15 +157,15 @@ def _identity(field: str, box: Mapping[str, Any]) -> tuple[str, int]:
 def detection_documents(
     dataset: FoDataset, field: str, boxes: pd.DataFrame, schema: Schema, images: range, tags: Mapping[Identity, list[str]]
 ) -> list[dict[str, Any]]:
-    """The value of a label field of each of some images.
+    """Returns the values of a label field for some images.
 
     Args:
-        dataset: whose images.
+        dataset: dataset of the images.
         field: name of the field.
-        boxes: of ``label_fields``.
-        schema: likewise.
-        images: indices of the dataset's images.
-        tags: of ``label_tags``, which boxes get again.
+        boxes: boxes of the field, from ``label_fields``.
+        schema: schema of the field, from ``label_fields``.
+        images: indices of the images in the dataset.
+        tags: result of ``label_tags``; boxes get their tags back.
     """
     own = boxes.iloc[slice(*np.searchsorted(boxes["index"], [images.start, images.stop]))]
     number = own["target" if field == "targets" else "query"].astype("int64").tolist()
@@ -167,7 +188,7 @@ def detection_documents(
 
 
 def image_documents(frame: pd.DataFrame, schema: Schema, images: range) -> list[dict[str, Any]]:
-    """The numbers of some images."""
+    """Returns the numbers of some images."""
     own = frame.iloc[images.start : images.stop]
     columns = [_plain(own[name], kind) for name, kind in schema.items()]
     return [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -178,7 +199,7 @@ def _base(dataset: FoDataset) -> int:
 
 
 def _plain(values: pd.Series, kind: type[fo.Field]) -> list[Any]:
-    """Python's own values, None where there is none."""
+    """Returns Python's own values, with None for unknown ones."""
     missing = values.isna().to_numpy()
     if kind in (fo.IntField, fo.FloatField):
         numbers = values.to_numpy(np.float64, na_value=np.nan)

@@ -1,6 +1,6 @@
-"""What the workbench adds to FiftyOne's App: a panel about the matching of one image, and the way to its page on the dashboard.
+"""Extends FiftyOne's App by a panel about the matching of one image, and by a link to the image's page on the dashboard.
 
-Runs in the process of the App's server.
+It runs in the process of the App's server.
 """
 
 import functools
@@ -20,7 +20,7 @@ from workbench.views.fiftyone.connection import FoDataset
 from workbench.views.fiftyone.dataset import INFO
 from workbench.views.matching import image_figures, plain_json
 
-# in a tab of its own: the App may itself be a part of the dashboard's page
+# a new browser tab, because the App may itself be embedded in the dashboard's page
 LINK = {"label": "Open in the dashboard", "icon": "open_in_new", "componentsProps": {"button": {"target": "_blank", "rel": "noopener"}}}
 NO_IMAGE = "There is no image to show."
 
@@ -31,11 +31,11 @@ def _data(run_path: str, split: str) -> Dataset:
 
 
 def image_address(info: dict[str, Any], index: int) -> str:
-    """The page of an image on the dashboard.
+    """Returns the address of an image's page on the dashboard.
 
     Args:
-        info: what the dataset says about where it came from.
-        index: of the image in the split.
+        info: origin of the dataset, as its info holds it.
+        index: index of the image in the split.
     """
     split = {} if info["split"] == SPLITS[0] else {"split": info["split"]}
     query = {"run": Path(info["run"]).name, **split, "step": info["step"], "image": index + 1}
@@ -43,7 +43,7 @@ def image_address(info: dict[str, Any], index: int) -> str:
 
 
 def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
-    """Where the dataset came from and the index of the image that is open, else selected, else first in the view; None without one."""
+    """Returns the dataset's origin and the index of the open, else selected, else first image of the view; None if it has no image."""
     if ctx.dataset is None:
         return None
     dataset: FoDataset = ctx.dataset
@@ -51,7 +51,7 @@ def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
     sample = ctx.current_sample or next(iter(ctx.selected or ctx.view.limit(1).values("id")), None)
     if info is None or sample is None:
         return None
-    # patches have an id of their own
+    # patches have ids of their own
     image_id = ctx.view[sample]["sample_id"] if "sample_id" in ctx.view.get_field_schema() else sample
     wanted = dataset.select(image_id).values("image_id")[0]
     records = _data(info["run"], info["split"]).records
@@ -60,7 +60,7 @@ def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
 
 
 class MatchingPanel(foo.Panel):
-    """Figures about the image that is open in the App, else selected in its grid, else the first."""
+    """A panel with figures about the image that is open in the App, else selected in its grid, else the first."""
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -88,7 +88,7 @@ class MatchingPanel(foo.Panel):
             ctx.panel.state.note = str(error)
             return
         record = data.records[index]
-        ctx.panel.state.note = f"image_id {record.image_id}, {len(record.boxes)} targets, step {info['step']}; select another in the grid"
+        ctx.panel.state.note = f"image_id {record.image_id}, {len(record.boxes)} targets, step {info['step']}. Select another in the grid."
         ctx.panel.state.link = image_address(info, index)
         ctx.panel.state.titles = list(figures)
         for number, figure in enumerate(figures.values()):
@@ -97,7 +97,7 @@ class MatchingPanel(foo.Panel):
             ctx.panel.set_data(f"figure_{number}", drawn["data"])
 
     def render(self, ctx: Any) -> types.Property:
-        """The note, the way to the dashboard, and the figures below each other."""
+        """Returns the note, the link to the dashboard, and the figures below each other."""
         panel = types.Object()
         panel.str("note", view=types.LabelValueView(label="Image", read_only=True), default=ctx.panel.state.note)
         if ctx.panel.state.link:
@@ -109,7 +109,7 @@ class MatchingPanel(foo.Panel):
 
 
 class OpenInDashboard(foo.Operator):
-    """Shows the way to the page of the image on the dashboard."""
+    """An operator that shows the link to the image's page on the dashboard."""
 
     @property
     def config(self) -> foo.OperatorConfig:

@@ -1,4 +1,4 @@
-"""Where the App finds the pixels of a dataset: its own files, or PNG files made of images that exist in memory only."""
+"""Finds the image files of a dataset for the App; images that exist only in memory are written as PNG files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from workbench.store.run import Run
 
 
 def picture_paths(dataset: Dataset, run: Run, split: str) -> list[Path]:
-    """One file per record, in their order; images that have none are written once, into the run, or the user's cache for a remote run."""
+    """Returns one file per record, in order. Images without a file are written once: into the run, or the user's cache if it is remote."""
     if dataset.paths is not None:
         return [Path(path).absolute() for path in dataset.paths]
     key = dataset.hash()[:16]

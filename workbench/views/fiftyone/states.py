@@ -1,4 +1,4 @@
-"""Decoder states of the shown boxes as points of FiftyOne's embeddings panel, one box a point."""
+"""Shows decoder states of the shown boxes as points of FiftyOne's embeddings panel, one point per box."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,30 +19,30 @@ Method = Literal["pca", "umap"]
 
 
 def save_states(dataset: FoDataset, inspection: Inspection, run: Run, split: str, method: Method = "pca") -> list[str]:
-    """Lays out the last layer's states of student and teacher and keeps the points with the dataset, to be coloured by any attribute.
+    """Lays out the last layer's states of student and teacher and stores the points with the dataset, to be coloured by any attribute.
 
     Args:
-        dataset: of ``dataset.write``.
-        inspection: what it was written from.
-        run: whose states.
-        split: as the run calls it.
-        method: ``pca``, in seconds, or ``umap``, which takes a minute and shows neighbours rather than distances.
+        dataset: dataset of ``dataset.write``.
+        inspection: inspection that the dataset was written from.
+        run: run whose states are shown.
+        split: split, as the run calls it.
+        method: ``pca``, which takes seconds, or ``umap``, which takes a minute and shows neighbours rather than distances.
 
     Returns:
-        Keys of the layouts, ``<model>_states_<method>``; none for a model whose states the run does not keep at that step.
+        Keys of the layouts, ``<model>_states_<method>``. A model whose states the run does not keep at that step has no layout.
 
     Raises:
         MissingExtraError: UMAP is not installed.
     """
     if method == "umap" and find_spec("umap") is None:
-        raise MissingExtraError(f"UMAP needs umap-learn: {pip_install('inspect')}.")
+        raise MissingExtraError(f"UMAP needs umap-learn. Install it with {pip_install('inspect')}.")
     keys = []
     for role in ("student", "teacher"):
         own = dict(_states(inspection, run, split, role)) if role in inspection.boxes else {}
         if not own:
             continue
         some = dataset.match(F("image_id").is_in(list(own)))
-        # points are in the order of the samples, which need not be that of the ids
+        # points are in the order of the samples, which may differ from the order of their ids
         states = np.concatenate([own[image] for image in some.values("image_id")])
         points = principal_components(states) if method == "pca" else _umap(states)
         key = f"{role}_states_{method}"
@@ -54,7 +54,7 @@ def save_states(dataset: FoDataset, inspection: Inspection, run: Run, split: str
 
 
 def principal_components(states: np.ndarray) -> np.ndarray:
-    """``[N, 2]`` coordinates of ``states [N, D]`` along the two directions of most variance, each with its largest loading positive."""
+    """Returns ``[N, 2]`` coordinates of ``states [N, D]`` along the two directions of most variance, each with its largest loading > 0."""
     centred = states - states.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     directions = vectors[:, ::-1][:, :2]
@@ -70,7 +70,7 @@ def _umap(states: np.ndarray) -> np.ndarray:
 
 
 def _states(inspection: Inspection, run: Run, split: str, role: Role) -> Iterator[tuple[int, np.ndarray]]:
-    """Image id and ``[boxes, D]`` states of the boxes in their order."""
+    """Yields image id and ``[boxes, D]`` states of the image's boxes, in their order."""
     step = TEACHER_STEP if role == "teacher" else inspection.step
     boxes = inspection.boxes[role]
     queries = boxes.groupby("image_id")["query"]
