@@ -124,7 +124,7 @@ def changes(page: Any, address: str) -> Iterator[Figure]:
     for name, label, key, options in (
         ("image", "Layer", "layer", layers), ("image", "Step", "step", steps), ("image", "Image", "image", images),
         ("stability", "Layer", "layer", layers), ("value?part=slots", "Slot", "query", slots),
-        ("errors?part=images", "Errors of the type", "error", kinds),
+        ("errors?part=images", "Error type", "error", kinds),
         *((f"{path}?part={part}", "Step", "step", steps) for path, parts in PARTS.items() for part in parts),
     ):  # fmt: skip
         page.goto(link(address, name))
