@@ -55,14 +55,12 @@ def types() -> None:
         return
     differences, changed = RESULTS.compared_errors(other, here)
     with right:
-        meaning = (
-            f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}. It holds for these checkpoints."
-        )
+        meaning = f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}. Differences hold for these checkpoints."
         page.chart(views.difference_figure(differences), "error-differences", meaning, differences)
     counts = changed["change"].value_counts()
     page.note(
-        f"Compared with the baseline at step {other.step}, of {len(RESULTS.errors(here).targets)} targets this run lost "
-        f"{counts.get('lost', 0)}, gained {counts.get('gained', 0)}, and misses {counts.get('other error', 0)} by another type of error."
+        f"Compared with the baseline at step {other.step}, this run lost {counts.get('lost', 0)} and gained {counts.get('gained', 0)} of "
+        f"{len(RESULTS.errors(here).targets)} targets, and misses {counts.get('other error', 0)} through another type of error."
     )
 
 
@@ -109,7 +107,7 @@ def confusion() -> None:
     pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
     with right:
         names = [found.classes.get(category, "background") for category in (truth, predicted)]
-        st.text(f"Target: {names[0]}, detected as: {names[1]}")
+        st.text(f"Class of the target: {names[0]}, class of the detection: {names[1]}")
         place = RESULTS.dataset(here.data).positions
         shown = pairs.head(LISTED)
         shown = shown.assign(open=[page.explorer_link(here, place[image] + 1) for image in shown["image_id"]])

@@ -24,14 +24,14 @@ from workbench.views.image import (
 NUMBER = st.column_config.NumberColumn
 SCORE, COST = {"format": "%.2f", "width": 50}, {"format": "%.3f", "width": 52}
 MATES = {
-    "student_query": NUMBER("student query", width=96, help="Number of the student's query, from 0."),
+    "student_query": NUMBER("student query", width=92, help="Number of the student's query, from 0."),
     "student_class": st.column_config.TextColumn("class", width=66),
     "student_score": NUMBER("score", **SCORE),
-    "teacher_query": NUMBER("teacher query", width=96, help="Number of the teacher query that is paired with it, from 0."),
+    "teacher_query": NUMBER("teacher query", width=92, help="Number of the teacher query that is paired with it, from 0."),
     "teacher_class": st.column_config.TextColumn("class", width=66),
     "teacher_score": NUMBER("score", **SCORE),
     "iou": NUMBER("IoU", help="IoU of the boxes of the two queries.", **SCORE),
-    "class_cost": NUMBER("class", help="Class cost of the pair, before its weight of 1.", **COST),
+    "class_cost": NUMBER("class cost", help="Class cost of the pair, before its weight of 1.", format="%.3f", width=68),
     "l1_cost": NUMBER("L1", help="L1 distance of the boxes, before its weight of 5.", **COST),
     "giou_cost": NUMBER("GIoU", help="Negative generalised IoU of the boxes, before its weight of 2.", **COST),
     "cost": NUMBER("cost", help="class + 5 L1 + 2 GIoU. The assignment minimises its sum over all pairs.", **COST),
