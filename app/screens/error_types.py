@@ -55,7 +55,8 @@ def types() -> None:
         return
     differences, changed = RESULTS.compared_errors(other, here)
     with right:
-        meaning = f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}. Differences hold for these checkpoints."
+        meaning = f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}. "
+        meaning += "The differences hold for these checkpoints only."
         page.chart(views.difference_figure(differences), "error-differences", meaning, differences)
     counts = changed["change"].value_counts()
     page.note(
