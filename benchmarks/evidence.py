@@ -1,7 +1,7 @@
 """Trains the runs behind every published table and writes ``docs/results/`` (``make evidence``). Finished runs are reused.
 
-Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it. README.md and docs contain
-that Markdown between markers, and a test compares them.
+Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it; README.md and docs
+hold that Markdown between markers, and a test compares them.
 """
 
 import argparse
