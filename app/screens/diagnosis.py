@@ -7,9 +7,9 @@ from lib.held import RESULTS
 from workbench.analysis.of_run import SPLITS, all_evaluations, splits_with_queries
 from workbench.views.causes import checks_table, evidence_table
 
-WIDTHS = {"cause": st.column_config.TextColumn(width=150), "outcome": st.column_config.TextColumn(width=90),
-          "what it means": st.column_config.TextColumn(width="large"),
-          "why not": st.column_config.TextColumn("why it was not judged", width="large")}  # fmt: skip
+WIDTHS = {"cause": st.column_config.TextColumn(width=140), "outcome": st.column_config.TextColumn(width=85),
+          "what it means": st.column_config.TextColumn(width=610),
+          "why not": st.column_config.TextColumn("why it was not judged", width=430)}  # fmt: skip
 EVIDENCE = {"evidence": st.column_config.TextColumn(width="large"),
             **{name: st.column_config.NumberColumn(format="%.3g") for name in ("value", "low", "high")}}  # fmt: skip
 

@@ -61,7 +61,7 @@ def slots() -> None:
     head[2].toggle("Resample the images", key="resampled", help="Computes the interval of this slot's AP drop from Poisson resamples, "
                    "which takes seconds for thousands of images. The intervals of the bars come from a jackknife.")  # fmt: skip
     dead, images = int(everything["dead"].sum()), int(everything["images"].max())
-    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} of them dead (never matched); {images} images "
+    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} of them never matched; {images} images "
     meaning += f"of split {split}. Click a bar to choose its slot."
     page.chart(views.slots_figure(table, value, slot), "slot-values", meaning, table, on_select=choose_slot, modes=["points"])
     left, right = st.columns(2, gap="medium")
