@@ -1,24 +1,28 @@
-# make demo    the environment, then the main job, then the dashboard (APP=0 stops after the table)
-# make test    the environment with what the tests need, then ruff, basedpyright and all tests
-# make docs    the manual and the API reference as pages, in build/site
-# make notebooks  runs them all and stores what they show, figures drawn
-# PYTHON=...   the Python to use (3.11 or 3.12); TORCH=2.11.0 asks for that version of torch
+# make demo       installs the environment, runs the demo and opens the dashboard (APP=0 skips the dashboard)
+# make app        opens the dashboard
+# make test       installs the test environment, then runs ruff, basedpyright and all tests
+# make lint       runs only ruff and basedpyright
+# make docs       builds the manual and the API reference as web pages in build/site
+# make notebooks  runs all notebooks and stores their outputs
+# make bench      runs all benchmarks and writes benchmarks/results
+# make evidence   trains the runs of the published tables and writes docs/results
+# make clean      removes .venv, caches and build outputs
+# PYTHON=...      selects the Python (3.11 or 3.12); TORCH=2.11.0 selects the version of torch
 .PHONY: help demo app test lint docs notebooks bench evidence environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
-# A name on PATH may be a shim that does not start, so each is asked for its version.
+# A name on PATH may be a shim that does not start, so each candidate must report its version.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v "$$p" && break; done)
 BIN := .venv/bin
 export TORCH
 
 help:
-	@sed -n 's/^# //p' Makefile
-	@echo "also: make app, lint, bench, evidence, clean"
+	@sed -n '/^# make/p; /^# PYTHON/p' Makefile | cut -c 3-
 
 environment environment-all:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed and none was found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, but none was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	@"$(PYTHON)" tools/environment.py $(if $(filter environment-all,$@),all,app)
 
 browser: environment-all
@@ -35,7 +39,7 @@ lint: environment-all
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# All of them run, so that one round shows everything; pytest is last, so that the output ends with its summary.
+# All checks run even if one fails, so that one round shows everything. pytest is last, so that the output ends with its summary.
 test: environment-all browser
 	@status=0; \
 	echo "[test] ruff"; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; \

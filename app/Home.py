@@ -1,10 +1,10 @@
-"""Entry of the dashboard: `workbench app` runs this file."""
+"""Starts the dashboard and lists its pages; `workbench app` runs this file."""
 
 import streamlit as st
 
 from lib import page
 
-# less air around pages of charts and tables; figures take the page's ground and ink, whichever theme that is of
+# less space around charts and tables; figures take their background and text colour from the page, in the light and the dark theme
 STYLE = f"""
 .block-container {{padding: 3.6rem 2rem 2rem 2rem; max-width: 1760px}}
 [data-testid='stCaptionContainer'] p {{line-height: 1.35}}
@@ -15,7 +15,7 @@ STYLE = f"""
 
 st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", layout="wide")
 st.html(f"<style>{STYLE}</style>")
-# not in a folder called pages: of that Streamlit runs a file by itself, without this one, where a link to it is the first that is opened
+# The folder is not called `pages`: if a link to a page is opened first, Streamlit runs a file of `pages` alone, without this one
 pages = [
     st.Page("screens/overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
     st.Page("screens/diagnosis.py", title="Diagnosis", icon=":material/troubleshoot:"),

@@ -1,1 +1,1 @@
-"""Figures of speed, memory and scale, each with its target: `python -m benchmarks NAME`."""
+"""Measures speed, memory and scale and compares each figure with its target: `python -m benchmarks NAME`."""

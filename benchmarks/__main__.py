@@ -1,8 +1,8 @@
-"""`python -m benchmarks NAME` prints one JSON object per line; `all` runs every one and writes benchmarks/results/NAME.jsonl."""
+"""`python -m benchmarks NAME` prints one JSON object per line. `all` runs every benchmark and writes benchmarks/results/NAME.jsonl."""
 
 import os
 
-# Before numpy and torch are imported: figures are of one thread, as training runs.
+# Set before numpy and torch are imported, because figures are measured on one thread, as training runs.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from workbench.files import write_text
 
-# Each is a module of this folder with a function ``figures`` that yields ``Figure``s.
+# Each name is a module of this folder whose function ``figures`` yields ``Figure``s.
 NAMES = ("analysis", "ap", "app", "cache", "detectors", "fiftyone", "imports", "methods", "step", "store")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one benchmark, or all; 1 when a target is missed, 2 for a name that is not there."""
+    """Runs one benchmark or all. Returns 1 if a target is missed and 2 if the name is unknown."""
     if len(arguments) != 1 or arguments[0] not in (*NAMES, "all"):
         print(f"usage: python -m benchmarks NAME. Names: {', '.join(NAMES)}, all.", file=sys.stderr)
         return 2
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_one(name: str) -> int:
-    """Prints the figures of one benchmark as they come."""
+    """Prints the figures of one benchmark as they are measured. Returns 1 if a target is missed."""
     held = True
     for figure in importlib.import_module(f"benchmarks.{name}").figures():
         print(json.dumps(figure.line()), flush=True)
@@ -37,7 +37,7 @@ def run_one(name: str) -> int:
 
 
 def run_all() -> int:
-    """Runs each benchmark in a process of its own, so that none finds the memory or the caches of another."""
+    """Runs each benchmark in its own process, so that none inherits the memory or the caches of another. Returns the worst exit status."""
     worst = 0
     for name in NAMES:
         print(f"benchmarks: {name}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
-"""Query value, slices, intervals, verdicts and match stability of generated data: 300 slots and 200,000 detections; 5,000 images of 80
-classes; query rows of COCO's validation split.
+"""Measures query value, slices, intervals, verdicts and match stability on generated data.
+
+The sizes are 300 slots with 200,000 detections, 5,000 images with 80 classes, and as many query rows as COCO's validation split has.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,15 +25,15 @@ from workbench.analysis.stability.agreement import agreement_by, teacher_agreeme
 from workbench.analysis.stability.grouped import image_counts, stability_by, target_changes, target_histories
 
 SLOTS = 300
-CHECKED = 5  # slots whose detections are really taken away
+CHECKED = 5  # slots for which AP is recomputed without their detections
 REPEATS = 3
 COCO_IMAGES = 5_000
-# images, detections of an image, categories: as AP is measured, and with the cut to 100 an image and class in force
+# images, detections per image, categories; the second shape exceeds the limit of 100 detections per image and class
 SHAPES = {"2000 images, 80 classes": (2_000, 100, 80), "667 images, 2 classes": (667, 300, 2)}
 
 
 def figures() -> Iterator[Figure]:
-    """Times, and the greatest difference from evaluating again without a slot."""
+    """Yields times, and the largest difference from evaluating AP again without a slot."""
     for name, (images, detections, categories) in SHAPES.items():
         yield from _value(name, *generated(images=images, detections=detections, categories=categories))
     yield from _parts()
@@ -40,7 +41,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _parts() -> Iterator[Figure]:
-    """AP and errors of many resamples, at the size of COCO's validation split."""
+    """Yields times of AP and errors over many resamples, at the size of COCO's validation split."""
     truth, detections = generated(images=COCO_IMAGES)
     other = detections.assign(score=np.random.default_rng(2).permutation(detections["score"].to_numpy()))
     what = f"{len(detections)} detections, {COCO_IMAGES} images, 80 classes, 300 resamples"
@@ -103,14 +104,14 @@ def _queries() -> Iterator[Figure]:
 
 
 def _rows(seed: int, model: str) -> pd.DataFrame:
-    """All queries of the last layer and the matched ones of the others, as analysis reads them."""
+    """Returns all queries of the last layer and the matched queries of the other layers, as the analyses read them."""
     columns = ["model", "image_id", "layer", "query", "source", "label", "score", "cx", "cy", "w", "h", "match", "match_iou", "quality",
                "mate", "mate_layer"]  # fmt: skip
     frames = []
     for chunk in query_chunks(seed, model=model):
         frame = chunk.select(columns).to_pandas()
         frames.append(frame[(frame["match"] >= 0) | (frame["layer"] == frame["layer"].max())])
-    # learned queries, recognised by their slot
+    # -1: learned queries, which their slot identifies
     return pd.concat(frames, ignore_index=True).assign(source=-1)
 
 

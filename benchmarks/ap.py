@@ -1,4 +1,4 @@
-"""COCO AP of 200,000 detections on 2,000 generated images: hotcoco against pycocotools."""
+"""Compares hotcoco with pycocotools on the COCO AP of 200,000 detections on 2,000 generated images."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from benchmarks.harness import Figure, interleaved, median_ratio
 from workbench.analysis.detection.ap import APResult, coco_ap
 
 IMAGES = 2_000
-DETECTIONS = 100  # of an image
+DETECTIONS = 100  # per image
 CATEGORIES = 80
 SIZE = 640  # pixels
 REPEATS = 3  # pycocotools takes half a minute
@@ -20,7 +20,7 @@ REPEATS = 3  # pycocotools takes half a minute
 def generated(
     seed: int = 0, images: int = IMAGES, detections: int = DETECTIONS, categories: int = CATEGORIES
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """COCO ground truth with 1 to 14 targets an image, and detections of which about a third lie near a target."""
+    """Returns COCO ground truth with 1 to 14 targets per image, and detections of which about a third lie near a target."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 15, images)
     image = np.repeat(np.arange(images), counts)
@@ -55,7 +55,7 @@ def generated(
 
 
 def figures() -> Iterator[Figure]:
-    """Times of both, their ratio, and the greatest difference of the twelve numbers."""
+    """Yields the times of both, their ratio, and the largest difference between the twelve COCO numbers."""
     truth, detections = generated()
     results: dict[str, APResult] = {}
 
@@ -75,6 +75,6 @@ def figures() -> Iterator[Figure]:
 
 
 def difference(one: APResult, other: APResult) -> float:
-    """Greatest absolute difference of the twelve numbers, 0..1; NaN when one side lacks a number."""
+    """Returns the largest absolute difference between the twelve COCO numbers, 0..1; NaN if one side lacks a number."""
     names = [field.name for field in dataclasses.fields(APResult) if field.name != "per_class"]
     return float(np.max([abs(getattr(one, name) - getattr(other, name)) for name in names]))

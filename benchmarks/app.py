@@ -1,6 +1,6 @@
-"""The dashboard in a browser at the size of COCO's validation split: 5,000 images, 9 million query rows a step; the server on two cores.
+"""Measures the dashboard in a browser at the size of COCO's validation split, with the server on two cores.
 
-`WORKBENCH_BENCHMARK_IMAGES` makes it smaller, to try it out.
+The size is 5,000 images with 9 million query rows per step. Set `WORKBENCH_BENCHMARK_IMAGES` to a smaller number for a trial.
 """
 
 import json
@@ -41,8 +41,8 @@ SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 DRAWN = """() => !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')
   && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(
     chart => chart.querySelector('.js-plotly-plot')?._fullLayout?._replotting === false)"""
-# when the choice was made, and when the frame after the page's last change was painted; both on the clock of the page. A table is a
-# canvas, and what is written inside its element, for screen readers and some time after, is not painted
+# Records the time of the choice, and the time at which the frame after the page's last change was painted, both on the page's clock.
+# A table is a canvas. The text inside its element is for screen readers, comes some time later, and is not painted
 WATCH = """() => {
   for (const kind of ['pointerdown', 'keydown']) addEventListener(kind, () => { window.chosenAt = performance.now(); }, true);
   const seen = changes => changes.some(({target}) => !(target.closest ? target : target.parentElement)?.closest('canvas'));
@@ -55,7 +55,7 @@ _CLASSES, _DETECTIONS = 80, 100
 
 
 def figures() -> Iterator[Figure]:
-    """Makes two runs in a temporary folder, opens every page, and removes them."""
+    """Makes two runs in a temporary folder, measures every page, and removes the folder."""
     from playwright.sync_api import sync_playwright
 
     executable = find_browser()
@@ -83,18 +83,18 @@ def figures() -> Iterator[Figure]:
 
 
 def _peak(pid: int) -> int:
-    """Largest resident size of a process so far, in bytes."""
+    """Returns the largest resident size of a process so far, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def link(address: str, name: str) -> str:
-    """Where a page of the runs is, or a part of one."""
+    """Returns the address of a page, or of a part of one, that shows the runs."""
     return f"{address}/{name}{'&' if '?' in name else '?'}{QUERY}"
 
 
 def visits(page: Any, address: str, when: str) -> Iterator[Figure]:
-    """Seconds to everything on a page that nobody has looked at: files are read and what is not kept is worked out."""
+    """Yields the seconds until a page that was not opened before is complete: it reads files and computes results that are not stored."""
     for name in PAGES:
         start = time.perf_counter()
         page.goto(link(address, name))
@@ -103,7 +103,7 @@ def visits(page: Any, address: str, when: str) -> Iterator[Figure]:
 
 
 def paints(page: Any, address: str) -> Iterator[Figure]:
-    """First paint of every page of a warm server, and its marks."""
+    """Yields the time to first paint of every page on a warm server, and its number of marks."""
     for name in PAGES:
         seconds = []
         for _ in range(5):
@@ -118,26 +118,26 @@ def paints(page: Any, address: str) -> Iterator[Figure]:
 
 
 def changes(page: Any, address: str) -> Iterator[Figure]:
-    """Seconds from a choice until the page shows what was chosen, on every page that has something to choose."""
+    """Yields the seconds from a choice until the page shows its result, on every page that offers a choice."""
     layers, steps, images = tuple("012345"), tuple(map(str, STEPS)), tuple(str(number) for number in range(2, 2 + REPEATS))
     slots, kinds = tuple(str(number) for number in range(REPEATS)), ("background", "both", "missed", "localisation", "classification")
     for name, label, key, options in (
         ("image", "Layer", "layer", layers), ("image", "Step", "step", steps), ("image", "Image", "image", images),
         ("stability", "Layer", "layer", layers), ("value?part=slots", "Slot", "query", slots),
-        ("errors?part=images", "Errors of the type", "error", kinds),
+        ("errors?part=images", "Error type", "error", kinds),
         *((f"{path}?part={part}", "Step", "step", steps) for path, parts in PARTS.items() for part in parts),
     ):  # fmt: skip
         page.goto(link(address, name))
         settle(page)
         page.evaluate(WATCH)
         for option in options[: len(STEPS)] if key == "step" else ():
-            _change(page, label, key, option)  # the first visit of another step reads its files
+            _change(page, label, key, option)  # the first visit to a step reads its files
         seconds = [_change(page, label, key, options[number % len(options)]) for number in range(REPEATS)]
         yield Figure(f"change of {key} on '{name}'", float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS)
 
 
 def scatter(page: Any, address: str) -> Iterator[Figure]:
-    """Seconds until the picture of all queries of a model is there."""
+    """Yields the seconds until the plot of all queries of a model is complete."""
     page.goto(link(address, "value?part=queries"))
     settle(page)
     page.evaluate(WATCH)
@@ -148,26 +148,26 @@ def scatter(page: Any, address: str) -> Iterator[Figure]:
 
 
 def settle(page: Any) -> None:
-    """Waits until a page has been run and all its charts are drawn."""
+    """Waits until the script of a page has ended and all its charts are drawn."""
     page.wait_for_selector(SETTLED)
     page.wait_for_function(DRAWN)
 
 
 def _change(page: Any, label: str, key: str, option: str) -> float:
-    """Seconds from the press on an option until the last change that it makes to the page has been painted; nothing follows that."""
+    """Returns the seconds from the press on an option until the page has painted its last change."""
     from playwright.sync_api import TimeoutError
 
-    if label == "Image":  # a number to type
+    if label == "Image":  # a number field
         field = page.get_by_label(re.compile(r"^Image of"))
         field.fill(option)
         field.press("Enter")
     else:
         box = page.get_by_role("combobox", name=label, exact=True)
         choice = page.get_by_role("option", name=option, exact=True)
-        while not choice.count():  # charts that are still being drawn move the box, and its list closes
+        while not choice.count():  # charts that are still being drawn move the box, which closes its list
             page.keyboard.press("Escape")
             box.click()
-            box.fill(option)  # long lists hold only what is in sight
+            box.fill(option)  # a long list holds only the options in view
             with suppress(TimeoutError):
                 choice.wait_for(timeout=3_000)
         choice.click()
@@ -179,7 +179,7 @@ def _change(page: Any, label: str, key: str, option: str) -> float:
 
 @contextmanager
 def serving(runs: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The dashboard on two cores; yields its address and process."""
+    """Runs the dashboard on two cores; yields its address and process."""
     command = [sys.executable, "-P", "-m", "workbench", "app", "--port", "8650", "--runs", str(runs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -195,8 +195,8 @@ def serving(runs: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def make_runs(folder: Path, images: int) -> None:
-    """An undistilled run and a distilled one with its teacher, on data whose pictures are one small file under many names."""
-    ids = 113 * np.arange(images) + 139  # as in ``query_chunks``
+    """Makes an undistilled run and a distilled run with its teacher, on data whose images are one small file under many names."""
+    ids = 113 * np.arange(images) + 139  # the same ids as in ``query_chunks``
     counts = np.minimum(np.random.default_rng(0).geometric(1 / 8.3, images) - 1, 63)
     data = folder / "data"
     classes = [f"class {number}" for number in range(_CLASSES)]
@@ -228,12 +228,12 @@ def _write_log(run: Run, terms: str) -> None:
 
 
 def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[str]) -> np.ndarray:
-    """The images and targets of the split; returns the targets, ``[G, 6]``: position of the image, x, y, width, height, category."""
+    """Writes the images and targets of the split. Returns the targets, ``[G, 6]``: position of the image, x, y, width, height, category."""
     rng = np.random.default_rng(2)
     (data / "annotations").mkdir(parents=True)
     (data / "val").mkdir()
     first = data / "val" / f"{ids[0]}.jpg"
-    # as many bytes as a photograph of COCO, 160,000, and as many as one of these when it is made smaller
+    # The file has as many bytes as a photograph of COCO (160,000), and shrinks like one when it is downsized
     coarse = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
     Image.fromarray((np.asarray(coarse) + rng.normal(0, 12, (480, 640, 3))).clip(0, 255).astype(np.uint8)).save(first, quality=92)
     for image in ids[1:]:
@@ -253,7 +253,7 @@ def _write_data(data: Path, ids: np.ndarray, counts: np.ndarray, classes: list[s
 
 
 def _detections(rng: np.random.Generator, ids: np.ndarray, targets: np.ndarray) -> pa.Table:
-    """A hundred of every image, anywhere; some in the place of those near a target, of its class or of another, with better scores."""
+    """Returns a hundred detections per image at random places; some lie near a target, with its class or another, and score higher."""
     rows = len(ids) * _DETECTIONS
     x, y, w, h = rng.random((4, rows))
     boxes = np.stack([500 * x, 400 * y, 10 + 120 * w, 10 + 60 * h], axis=1)

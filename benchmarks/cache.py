@@ -1,4 +1,4 @@
-"""The teacher cache of the demo pair: bytes, memory of a build, what reading adds to training, and when building pays."""
+"""Measures the teacher cache of the demo pair: its bytes, the memory of a build, the cost of reading, and when building pays off."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ STUDENTS = (1, 3, 10)
 
 
 def figures() -> Iterator[Figure]:
-    """Everything but the step itself, which is in ``benchmarks.step``."""
+    """Yields all figures of the cache except the training step, which ``benchmarks.step`` measures."""
     torch.set_num_threads(1)
     with temporary_runs():
         yield from _demo_pair()
@@ -67,19 +67,19 @@ def _demo_pair() -> Iterator[Figure]:
         for indices, ops in asked:
             source.read(indices, 0, ops).output()
 
-    # a copy that nothing has mapped, because mapped pages stay in memory
+    # a copy that no process has mapped, because mapped pages stay in memory
     cold_folder = Path(shutil.copytree(cache.folder, cache.folder.with_name("cold")))
 
     def cold() -> None:
         forget(cold_folder)
-        read(TeacherCache(cold_folder, cache.wanted))  # compares hashes anew
+        read(TeacherCache(cold_folder, cache.wanted))  # compares the hashes again
 
-    # seconds on the wall: what waits for the disk counts
+    # wall time, because waiting for the disk counts
     seconds_of = interleaved({"plain": train, "warm": lambda: read(cache), "cold": cold}, REPEATS)
     for name in ("warm", "cold"):
         ratio, what = median_ratio(seconds_of[name], seconds_of["plain"]), f"demo pair: reading {name} / an epoch of plain training"
         yield Figure(what, ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), REPEATS)
-    # with a process that loads ahead, reading is done while the student computes
+    # with a process that loads ahead, reading happens while the student computes
     for name, answers in (("without", None), ("with", cache.read)):
         ahead = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0, 1, variants=setup.variants, read_teacher=answers)
         stream = ahead.iterate(0)
@@ -103,7 +103,7 @@ def _demo_pair() -> Iterator[Figure]:
 
 
 def _memory() -> Iterator[Figure]:
-    """Peak memory of builds of 1,000 and 100,000 images, each in a process of its own."""
+    """Yields the peak memory of builds for 1,000 and 100,000 images, each in its own process."""
     peaks: dict[int, float] = {}
     for count in (FEW, MANY):
         done = subprocess.run([sys.executable, "-m", "benchmarks.cache", str(count)], stdout=subprocess.PIPE, text=True, check=True)
@@ -113,9 +113,9 @@ def _memory() -> Iterator[Figure]:
 
 
 def build_repeated(count: int) -> int:
-    """Builds a cache of one small image repeated; returns the peak memory of this process in bytes."""
+    """Builds a cache of one small image that is repeated; returns the peak memory of this process in bytes."""
     torch.set_num_threads(1)
-    # one image of 32 pixels: the teacher is fast, and what is kept of 100,000 answers is not small
+    # an image of 32 pixels, because the teacher is fast on it, while the stored outputs for 100,000 images are still large
     recipe = load_recipe(recipe_path("shapes"), [
         "data.options.train=1", "data.options.val=1", "data.options.test=1", "cache.variants=1", "cache.name=repeated",
         "data.transform.resize={height: 32, width: 32}", "data.transform.augment=[flip]",
@@ -127,13 +127,13 @@ def build_repeated(count: int) -> int:
     with temporary_runs():
         builder = Builder(setup)
         builder.build(builder.estimate(), accept=True)
-    # not ru_maxrss: a process that was started with vfork begins with its parent's
+    # not ru_maxrss, because a process started with vfork begins with its parent's value
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def forget(folder: Path) -> None:
-    """Takes the files of a folder out of the page cache."""
+    """Removes the files of a folder from the page cache."""
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())

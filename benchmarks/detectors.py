@@ -1,10 +1,9 @@
-"""What our adapters add to a forward of the bare model.
+"""Measures how much time the adapters add to a forward pass of the bare transformers model.
 
-Each family at its published settings (ResNet-50, or its own backbone) on one image of 640x640 pixels, eval, one thread: the adapter's
-forward against the transformers model alone on the same image, interleaved. The adapter answers with the heads of every decoder layer, the
-bare model with those of the last; on small models that share is larger, so the family where it is largest is shown at 320 pixels with a
-ResNet-18 too.
-DINO and AdaMixer are written here and have no bare model.
+Each family runs at its published settings (ResNet-50, or its own backbone) on one image of 640x640 pixels, in eval mode on one thread. The
+adapter and the bare model run in turns on the same image. The adapter applies the heads of every decoder layer, the bare model only those
+of the last. This share is larger in small models, so the family with the largest share also runs at 320 pixels with a ResNet-18.
+DINO and AdaMixer are implemented in this project and have no bare model.
 """
 
 import time
@@ -21,7 +20,7 @@ from workbench.detectors.transformers_adapter import TransformersDetector
 SIDE, REPEATS = 640, 7
 SMALL_SIDE, SMALL_REPEATS, SMALL_FAMILY = 320, 15, "conditional_detr"
 SPEC = InputSpec(tuple(f"class {i}" for i in range(80)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# ViTs whose position embeddings are made for the image
+# ViTs whose position embeddings depend on the image size
 _OWN: dict[str, dict[str, Any]] = {
     "lw_detr": {"side": SIDE},
     "rf_detr": {"side": SIDE, "patch": 16, "windows": 4, "width": 384, "heads": 6, "depth": 12},
@@ -29,7 +28,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def figures() -> Iterator[Figure]:
-    """Two lines a family, and the largest ratio."""
+    """Yields two figures per family, and the largest ratio."""
     torch.set_num_threads(1)
     ratios: list[float] = []
     for name, row in FAMILIES.items():
@@ -47,7 +46,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _measured(name: str, backbone: dict[str, Any] | None, side: int, repeats: int) -> tuple[float, Ratio]:
-    """Milliseconds of the bare forward, and the ratio."""
+    """Returns the milliseconds of the bare forward pass, and the ratio of the adapter to it."""
     torch.manual_seed(0)
     row = FAMILIES[name]
     detector: Any = row.detector.build(row.config.model_validate({"family": name, "backbone": backbone}), SPEC).eval()
@@ -62,6 +61,6 @@ def _measured(name: str, backbone: dict[str, Any] | None, side: int, repeats: in
         with torch.no_grad():
             detector.model(images, pixel_mask=mask)
 
-    # process seconds of one thread: what other processes do meanwhile does not count
+    # process time of one thread, so that other processes do not count
     seconds = interleaved({"ours": ours, "bare": bare}, repeats, clock=time.process_time)
     return float(torch.tensor(seconds["bare"]).median()) * 1000, median_ratio(seconds["ours"], seconds["bare"])

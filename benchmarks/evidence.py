@@ -1,4 +1,4 @@
-"""``make evidence``: trains the rows of every table that is shown, keeps finished ones, and writes ``docs/results/``.
+"""Trains the runs behind every published table and writes ``docs/results/`` (``make evidence``). Finished runs are reused.
 
 Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it; README.md and docs
 hold that Markdown between markers, and a test compares them.
@@ -38,14 +38,14 @@ SHOWN_IN = (ROOT / "README.md", ROOT / "docs" / "results.md")
 
 @dataclass(frozen=True)
 class EvidenceTable:
-    """One table: arms times seeds of a recipe.
+    """One table: every arm of its recipes at every seed.
 
     Attributes:
-        recipes: shipped recipes; hashes are named by what there is more than one of, recipes, arms or both.
-        arms: at equal steps, of each recipe.
-        equal_compute: arms also run at the baseline's compute.
-        seeds: reported; choices were made with others.
-        needs_data: the dataset's folder must be given.
+        recipes: names of shipped recipes.
+        arms: arms of each recipe that run at equal steps.
+        equal_compute: arms that also run at the baseline's compute.
+        seeds: seeds that are reported; settings were chosen on other seeds.
+        needs_data: True if the dataset's folder must be given.
     """
 
     recipes: tuple[str, ...]
@@ -55,7 +55,7 @@ class EvidenceTable:
     needs_data: bool = False
 
 
-# the embedded teacher's recipe is Deformable DETR's
+# the recipe of the embedded teacher covers Deformable DETR
 FAMILY_RECIPES = (
     *(f"families/{name}" for name in ("detr", "conditional_detr", "dab_detr")), "shapes_teacher",
     *(f"families/{name}" for name in ("dino", "adamixer", "rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr", "rf_detr")),
@@ -80,9 +80,9 @@ TABLES = {
 
 
 def main() -> None:
-    """Command line: ``python -m benchmarks.evidence [TABLE ...] [--bccd PATH] [--jobs N]``."""
+    """Runs the command line: ``python -m benchmarks.evidence [TABLE ...] [--bccd PATH] [--jobs N]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all whose data is there")
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="tables to make; default: all whose data is available")
     parser.add_argument("--bccd", default=None, help="folder of the BCCD dataset")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
@@ -90,7 +90,7 @@ def main() -> None:
     for name in arguments.tables or TABLES:
         table = TABLES[name]
         if table.needs_data and arguments.bccd is None:
-            console.print(f"{name}: left out, needs --bccd PATH")
+            console.print(f"{name}: skipped, because it needs --bccd PATH")
             continue
         rows = rows_of(table)
         _build_caches(table)
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _build_caches(table: EvidenceTable) -> None:
-    """Makes the teacher caches that a table's recipes read, before several runs read them at once."""
+    """Builds the teacher caches of a table's recipes before several runs read them at once."""
     for name in table.recipes:
         recipe = load_recipe(recipe_path(name))
         if recipe.cache is not None and recipe.methods:
@@ -113,18 +113,21 @@ def _build_caches(table: EvidenceTable) -> None:
 
 
 def cache_line(build_seconds: float, students: tuple[int, ...] = (1, 3, 10)) -> str:
-    """What building a cache costs each of the students that are taught from it; in no row of the table."""
+    """Returns the sentence that says what building a cache costs per student; the rows of the table do not include this cost."""
     shares = ", ".join(f"{build_seconds / count:.0f} s of {count}" for count in students)
     return f"Building the teacher cache took {build_seconds:.0f} s of the processor, once. To each student that is {shares}."
 
 
 def rows_of(table: EvidenceTable) -> list[Row]:
-    """The runs a table is made of."""
+    """Returns the runs of a table."""
     return [row for recipe in table.recipes for row in plan(recipe_path(recipe), table.arms, table.seeds, table.equal_compute)]
 
 
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
-    """Hash of each arm's recipe as it is now; a committed table with other hashes is stale."""
+    """Returns the hash of each arm's current recipe; a committed table with other hashes is out of date.
+
+    A key names the recipe, the arm or both: whichever the table has more than one of. It names the arm if it has one of each.
+    """
     arms = dict.fromkeys([*table.arms, *table.equal_compute])
 
     def key(recipe: str, arm: str) -> str:
@@ -134,7 +137,7 @@ def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
 
 
 def family_table(frame: pd.DataFrame) -> str:
-    """Markdown with one line a run, from a frame with a column ``family``; a step is counted in process time."""
+    """Returns a Markdown table with one line per run, from a frame with a column ``family``; the time per step is process time."""
     lines = ["| family | parameters | test AP | AP50 | steps | ms per step | CPU seconds | commit |", "|---|---|---|---|---|---|---|---|"]
     for row in frame[frame["arm"] != TEACHER].to_dict("records"):
         seconds, steps = float(row["compute_seconds"]), int(row["steps"])
@@ -148,19 +151,19 @@ def family_table(frame: pd.DataFrame) -> str:
 
 
 def seed_tables(frame: pd.DataFrame) -> str:
-    """One table a recipe, each under its name where there are several."""
+    """Returns one Markdown table per recipe; if there are several, each is headed by the recipe's name."""
     tables = {str(name): "\n\n".join([seed_table(part), *notes(part)]) for name, part in frame.groupby("recipe", sort=False)}
     return "\n\n".join(text if len(tables) == 1 else f"`{name}`\n\n{text}" for name, text in tables.items())
 
 
 def with_table(text: str, name: str, markdown: str) -> str:
-    """``text`` with the part between the markers of table ``name`` replaced."""
+    """Returns ``text`` with ``markdown`` between the markers of table ``name``."""
     pattern = re.compile(rf"(<!-- table:{re.escape(name)} -->\n).*?(<!-- /table:{re.escape(name)} -->)", re.DOTALL)
     return pattern.sub(lambda found: f"{found[1]}{markdown}\n{found[2]}", text)
 
 
 def with_intervals(frame: pd.DataFrame, data: str | None) -> pd.DataFrame:
-    """Adds ``ap_low`` and ``ap_high``: 95 % of what another draw of the same number of test images would give for these weights."""
+    """Adds ``ap_low`` and ``ap_high``, the 95 % interval of the AP of these weights over resampled test images."""
     truths: dict[str, dict[str, Any]] = {}
     low: list[float | None] = []
     high: list[float | None] = []
@@ -204,7 +207,7 @@ def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) 
 
 
 def load(name: str) -> dict[str, Any]:
-    """A committed table."""
+    """Returns a committed table."""
     return read_json(RESULTS / f"{name}.json")
 
 

@@ -1,7 +1,7 @@
-"""A comparison at the size of COCO's validation split in FiftyOne: 5,000 images, the best 100 boxes of teacher, student and baseline.
+"""Measures a comparison in FiftyOne at the size of COCO's validation split.
 
-And FiftyOne's own path to the same fields, on less, because it takes minutes. `WORKBENCH_BENCHMARK_IMAGES` makes the first smaller, to
-try it out.
+The comparison has 5,000 images with the best 100 boxes of teacher, student and baseline. FiftyOne's own way to the same fields runs on
+fewer images, because it takes minutes. Set `WORKBENCH_BENCHMARK_IMAGES` to a smaller number for a trial of the first part.
 """
 
 import os
@@ -28,13 +28,13 @@ from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 from workbench.views.fiftyone.connection import connected
 
-COMPARED_IMAGES = 100  # x 100 boxes: FiftyOne's own path takes about a minute; on 1,000 it was measured at 594 s
+COMPARED_IMAGES = 100  # with 100 boxes each; FiftyOne's own way takes about a minute here, and took 594 s on 1,000 images
 OURS_ALONE_IMAGES = 1_000
 T = TypeVar("T")
 
 
 def figures() -> Iterator[Figure]:
-    """Makes runs in a temporary folder, a database of its own, writes, writes again, and removes everything."""
+    """Makes runs and a database in a temporary folder, writes the comparison, writes it again, and removes everything."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     with tempfile.TemporaryDirectory(prefix="workbench-fiftyone-") as name:
         folder = Path(name)
@@ -81,7 +81,7 @@ def _against_their_own(folder: Path) -> Iterator[Figure]:
 
 
 def _runs(folder: Path, images: int) -> tuple[Run, Run]:
-    """The runs of the benchmark of the dashboard: a student with its teacher, and one without, on the same data."""
+    """Returns the runs of the dashboard's benchmark: a student with its teacher and a student without one, on the same data."""
     folder.mkdir()
     make_runs(folder, images)
     return Run.open("distilled", folder / "runs"), Run.open("undistilled", folder / "runs")
@@ -94,7 +94,7 @@ def _add_step(run: Run, step: int, images: int, seed: int) -> None:
 
 
 def _one_model(folder: Path, images: int) -> tuple[Dataset, Callable[[], Any]]:
-    """Data, and the inspection of a student whose boxes lie near the targets, so that there is something to match."""
+    """Returns data and the inspection of a student whose boxes lie near the targets, so that some of them match."""
     _, run = _runs(folder, images)
     data = open_data(run.info())
     rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def _one_model(folder: Path, images: int) -> tuple[Dataset, Callable[[], Any]]:
 
 
 def _their_own(data: Dataset, boxes: pd.DataFrame, paths: list[Path]) -> Any:
-    """The same through samples and ``evaluate_detections`` at IoU 0.5, COCO's protocol, of each class for itself."""
+    """Writes the same with samples and ``evaluate_detections`` at IoU 0.5 under COCO's protocol, separately for each class."""
     import fiftyone as fo
 
     dataset: Any = fo.Dataset("theirs")
@@ -148,7 +148,7 @@ def _cut(row: dict[Any, Any]) -> list[float]:
 
 
 def _differences(ours: Any, theirs: Any) -> tuple[int, int]:
-    """Boxes and targets whose outcome differs, and the number of boxes."""
+    """Returns the number of boxes and targets whose outcome differs, and the number of boxes."""
     fields = ["image_id", "student.detections.query", "student.detections.error", "student.detections.target", "student.detections.iou"]
     mine = {(image, query): (error == "correct", target if error == "correct" else None, overlap if error == "correct" else None)
             for image, *columns in zip(*ours.values(fields), strict=True)
@@ -176,7 +176,7 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 class _Peak:
-    """Largest resident memory of this process and its children, looked at four times a second until ``stop``."""
+    """Records the largest resident memory of this process and its children, sampled four times a second until ``stop``."""
 
     def __init__(self) -> None:
         import threading
@@ -199,7 +199,7 @@ class _Peak:
             self.most = max(self.most, sum(sizes))
 
     def stop(self) -> int:
-        """Bytes."""
+        """Ends the sampling and returns the largest size in bytes."""
         self._ended.set()
         self._thread.join()
         return self.most

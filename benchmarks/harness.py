@@ -1,4 +1,4 @@
-"""Interleaved measurement, ratios within one run, and the line that a benchmark prints."""
+"""Provides interleaved measurements, ratios within one run, and the line that a benchmark prints."""
 
 import contextlib
 import operator
@@ -27,12 +27,12 @@ class Figure:
     """One measured number.
 
     Attributes:
-        name: what was measured, as a phrase.
-        value: the median, or what ``name`` says.
-        unit: of ``value``; "x" for a ratio.
+        name: phrase that says what was measured.
+        value: median of the measurements, unless ``name`` says otherwise.
+        unit: unit of ``value``; "x" for a ratio.
         target: ``">= 50"`` or ``"<= 1.1"``; None for a figure that is only reported.
         interval: 95 % interval of ``value``.
-        repeats: measurements behind it.
+        repeats: number of measurements behind ``value``.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is met; a value that is not finite meets none. None without a target."""
+        """True if the target is met; None if there is no target. A value that is not finite never meets a target."""
         if self.target is None:
             return None
         comparison, bound = self.target.split()
         return bool(np.isfinite(self.value)) and _COMPARISONS[comparison](self.value, float(bound))
 
     def line(self) -> dict[str, Any]:
-        """The figure and the machine as JSON-able values."""
+        """Returns the figure and the machine as values that JSON can hold."""
         return {
             "name": self.name,
             "value": self.value,
@@ -76,15 +76,15 @@ class Ratio:
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, np.ndarray]:
-    """Measures functions in turns, so that what the machine does meanwhile falls on all of them alike.
+    """Measures functions in turns, so that other load on the machine affects all of them equally.
 
     Every second round runs backwards, so that no function always follows the same one.
 
     Args:
-        functions: by name; each call is one measurement.
-        repeats: rounds that count.
-        warmup: rounds before them.
-        clock: seconds.
+        functions: functions by name; each call is one measurement.
+        repeats: number of rounds that count.
+        warmup: number of rounds before them.
+        clock: function that returns seconds.
 
     Returns:
         Seconds of each round, ``[repeats]`` float64, by name.
@@ -100,12 +100,12 @@ def interleaved(
 
 
 def median_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> Ratio:
-    """Median over rounds of ``numerator / denominator``, with a percentile bootstrap over rounds.
+    """Returns the median over rounds of ``numerator / denominator``, with its interval from a percentile bootstrap over rounds.
 
     Args:
         numerator: ``[R]`` seconds of each round.
         denominator: ``[R]`` seconds of the same rounds.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     ratios = numerator / denominator
     picks = np.random.default_rng(seed).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
@@ -115,7 +115,7 @@ def median_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) 
 
 @contextlib.contextmanager
 def temporary_runs() -> Iterator[Path]:
-    """Caches of a benchmark lie where the user's do not."""
+    """Sets the folder of runs to a temporary one, so that a benchmark does not write its caches into the user's."""
     before = os.environ.get("WORKBENCH_RUNS")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["WORKBENCH_RUNS"] = folder
@@ -127,7 +127,7 @@ def temporary_runs() -> Iterator[Path]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Where a figure was measured: processor, cores, accelerator, versions, commit."""
+    """Returns what a figure was measured on: processor, cores, accelerator, versions and commit."""
     import torch
 
     return {

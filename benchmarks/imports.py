@@ -1,4 +1,4 @@
-"""How long the first import takes: seconds of fresh processes, taken in turns, and how many modules each loads."""
+"""Measures how long imports take in fresh processes, run in turns, and how many modules each loads."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ STATEMENTS = {
     "import workbench.detectors.output": "import workbench.detectors.output",
     "import workbench.notebook": "import workbench.notebook",
 }
-# what takes long to load and help does not need
+# packages that take long to load and that `--help` does not need
 HEAVY = ("torch", "transformers", "torchvision", "rich")
 COUNTING = """
 import atexit, sys
@@ -29,7 +29,7 @@ atexit.register(lambda: print("modules", *sys.modules, file=sys.stderr))
 
 
 def figures() -> Iterator[Figure]:
-    """Wall seconds and modules of each statement; help must load nothing heavy, and outputs no model family."""
+    """Yields wall time and modules of each statement. `--help` must load no heavy package, and `detectors.output` no model family."""
     seconds = interleaved({name: _starting(statement) for name, statement in STATEMENTS.items()}, REPEATS)
     for name, statement in STATEMENTS.items():
         loaded = _modules(statement)
@@ -46,7 +46,7 @@ def _starting(statement: str) -> Callable[[], object]:
 
 
 def _modules(statement: str) -> list[str]:
-    """Names of the modules that a fresh process has loaded when it ends."""
+    """Returns the names of the modules that a fresh process has loaded when it ends."""
     return _python(COUNTING.format(statement=statement)).rsplit("modules ", 1)[1].split()
 
 
@@ -55,7 +55,7 @@ def _count(loaded: list[str], packages: tuple[str, ...]) -> int:
 
 
 def _python(program: str) -> str:
-    """Runs a program in a Python of its own on this tree; what it writes to standard error."""
+    """Runs a program in a new Python process on this checkout; returns what it writes to standard error."""
     done = subprocess.run([sys.executable, "-P", "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE, text=True, check=True)  # fmt: skip
     return done.stderr

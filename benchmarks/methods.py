@@ -1,6 +1,6 @@
-"""What each method costs beside (student step + teacher forward).
+"""Measures what each method costs relative to (student step + teacher forward).
 
-Deformable DETR, R50 from R101, 640x640 pixels, 300 queries, 80 classes, 6 decoder layers, batch 4, one thread.
+The pair is Deformable DETR, R50 from R101, with 640x640 pixels, 300 queries, 80 classes, 6 decoder layers and batch 4, on one thread.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from workbench.methods.registry import build_method, find_method, method_names
 
 SIDE, BATCH, CLASSES, TARGETS, REPEATS = 640, 4, 80, 7, 3
 SPEC = InputSpec(tuple(f"class {i}" for i in range(CLASSES)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# part of DETRDistill: configuration, target as a share of (student step + teacher forward)
+# part of DETRDistill: its configuration, and its target as a share of (student step + teacher forward)
 PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "detrdistill logits and features": ({"assignment": None}, "<= 0.10"),
     "detrdistill logits, top 50 negatives": ({"assignment": None, "features": None, "logits": {"negatives": "top_k"}}, None),
@@ -33,7 +33,10 @@ PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 def figures() -> Iterator[Figure]:
-    """Seconds of the two models, and each method's own share of them: its forward and its backward pass down to what it was given."""
+    """Yields the seconds of the two models, and the cost of each method as a share of them.
+
+    The cost is that of the method's forward pass and of its backward pass as far as the outputs that it receives.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     student, teacher = _detector("resnet50").train(), _detector("resnet101").eval().requires_grad_(False)
@@ -114,7 +117,7 @@ def _targets() -> TargetBatch:
 
 
 def _leaves(output: DetectorOutput) -> DetectorOutput:
-    """The output with fresh leaves, so that a backward pass ends where the method was handed its input."""
+    """Returns the output with new leaf tensors, so that a backward pass ends at the inputs of the method."""
 
     def leaf(value: Tensor) -> Tensor:
         return value.detach().requires_grad_()

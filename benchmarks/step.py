@@ -1,4 +1,4 @@
-"""One training step: live distillation against its parts, our set loss against transformers' own, and distillation from the cache."""
+"""Measures one training step: live distillation against its parts, our set loss against that of transformers, and the teacher cache."""
 
 import tempfile
 import time
@@ -29,9 +29,9 @@ from workbench.training.step import DistillStep, weighted_sum
 
 REPEATS = 40
 IMAGES = ["data.options.train=64", "data.options.val=16", "data.options.test=16"]
-# Deformable DETR with ResNet-18 on both sides, as published but for the backbone, three layers in the student
+# Deformable DETR at its published settings, but with ResNet-18 in both models and three layers in the student
 R18_SIDE, R18_BATCH, R18_REPEATS = 320, 4, 7
-# parts of DETRDistill and the target of their step over the undistilled one
+# parts of DETRDistill: configuration, and target of the ratio of their step to the undistilled one
 PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "logits and features": ({"assignment": None}, "<= 1.10"),
     "query-prior assignment alone": ({"logits": None, "features": None}, None),
@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 def figures() -> Iterator[Figure]:
-    """Ratios of a step on one thread: the demo pair at batch 16, then a pair of ResNet-18s at 320 pixels."""
+    """Yields ratios of a step on one thread, for the demo pair at batch 16 and for a ResNet-18 pair at 320 pixels."""
     torch.set_num_threads(1)
     yield from _live()
     with temporary_runs():
@@ -50,7 +50,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _live() -> Iterator[Figure]:
-    """The demo pair without a cache."""
+    """Yields the figures of the demo pair without a cache."""
     recipe = load_recipe(recipe_path("shapes"), IMAGES)
     setup = build(recipe, "shapes_teacher")
     batch = TrainLoader(setup.train, setup.transform, recipe.train.batch_size, 0).batch(0)
@@ -60,7 +60,7 @@ def _live() -> Iterator[Figure]:
     functions = {
         "distilled": lambda: live(batch), "student": lambda: undistilled(batch), "teacher": _teacher(setup, batch), "transformers": theirs,
     }  # fmt: skip
-    # process seconds of one thread: what other processes do meanwhile does not count
+    # process time of one thread, so that other processes do not count
     seconds = interleaved(functions, REPEATS, warmup=3, clock=time.process_time)
     names = {"distilled": "live distillation step", "student": "student step", "teacher": "teacher forward",
              "transformers": "student step with transformers' loss"}  # fmt: skip
@@ -74,7 +74,7 @@ def _live() -> Iterator[Figure]:
 
 
 def _from_cache(name: str, recipe: Recipe, teacher: str, repeats: int) -> Iterator[Figure]:
-    """Steps of one pair from a cache over the undistilled step, reading included."""
+    """Yields the ratios of one pair's steps from the cache, reading included, to its undistilled step."""
     setup = build(recipe, teacher, trace_teacher=False)
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert setup.teacher is not None and setup.pairing is not None
@@ -97,7 +97,7 @@ def _from_cache(name: str, recipe: Recipe, teacher: str, repeats: int) -> Iterat
 
 
 def whole_cache(setup: Setup) -> tuple[TeacherCache, Estimate]:
-    """Builds a setup's cache; what was estimated before."""
+    """Builds the cache of a setup; returns it with the estimate made before."""
     builder = Builder(setup)
     estimate = builder.estimate()
     builder.build(estimate, accept=True)
@@ -105,7 +105,7 @@ def whole_cache(setup: Setup) -> tuple[TeacherCache, Estimate]:
 
 
 def cached_step(setup: Setup, recipe: Recipe, methods: Sequence[Method], cache: TeacherCache, batch: Batch) -> Callable[[], None]:
-    """A step that reads the teacher's answers to a batch of the first variant, and trains on them."""
+    """Returns a step that reads the teacher's outputs for a batch of the first variant and trains on them."""
     assert setup.teacher is not None
     source = TeacherCache(cache.folder, fields_of(methods, setup.student, setup.teacher.detector, cache.kept.precision))
     index_of = {record.image_id: index for index, record in enumerate(setup.train.records)}
@@ -114,7 +114,7 @@ def cached_step(setup: Setup, recipe: Recipe, methods: Sequence[Method], cache: 
 
 
 def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable[[Batch], None]:
-    """A whole training step; the teacher answers live where the batch brings no answers."""
+    """Returns a whole training step; the teacher runs live if the batch brings no cached outputs."""
     module = DistillStep(setup.student, list(methods), setup.pairing)
     optimizer = make_optimizer(setup.student, module.methods, recipe.train)
     detection = setup.student.loss_weights | ({"class": recipe.train.class_weight} if recipe.train.class_weight else {})
@@ -139,7 +139,7 @@ def step_of(setup: Setup, recipe: Recipe, methods: Sequence[Method]) -> Callable
 
 
 def _demo_recipe() -> Recipe:
-    """The demo's pair, every part of DETRDistill."""
+    """Returns the recipe of the demo pair with every part of DETRDistill."""
     whole = "methods=[{method: detrdistill}]"
     return load_recipe(recipe_path("shapes"), [*IMAGES, "cache.variants=1", "cache.name=demo", whole])
 
@@ -156,7 +156,7 @@ def _r18_recipe() -> Recipe:
 
 
 def _r18_teacher(folder: Path) -> str:
-    """Random weights, saved; what they say does not matter to what it costs."""
+    """Saves a teacher with random weights and returns its folder; the weights do not affect the cost."""
     torch.manual_seed(0)
     config = FAMILIES["deformable_detr"].config.model_validate(
         {"family": "deformable_detr", "backbone": {"name": "resnet18", "norm": "frozen"}}
@@ -174,7 +174,7 @@ def _teacher(setup: Setup, batch: Batch) -> Callable[[], Any]:
 
 
 def _transformers_step(setup: Setup, recipe: Recipe, batch: Batch) -> Callable[[], None]:
-    """The same student, optimiser and batch, with the loss that transformers computes itself."""
+    """Returns a step with the same student, optimiser and batch, but with the loss of transformers."""
     student = setup.student
     model: Any = student.model
     optimizer = make_optimizer(student, torch.nn.ModuleList(), recipe.train)

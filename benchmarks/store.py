@@ -1,4 +1,4 @@
-"""The query store at the size of COCO's validation split: 9 million rows a step, one step and ten; on two cores."""
+"""Measures the query store at the size of COCO's validation split, 9 million rows per step, for one step and for ten, on two cores."""
 
 import os
 import shutil
@@ -27,19 +27,19 @@ _GAIN_COLUMNS = ("step", "model", "image_id", "layer", "query", "match", "score"
 
 
 def figures() -> Iterator[Figure]:
-    """Writes ten steps into a temporary folder, reads them, and removes them."""
+    """Writes ten steps into a temporary folder, reads them and removes them."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     pa.set_cpu_count(2)
     folder = Path(tempfile.mkdtemp(prefix="workbench-store-"))
     try:
         if shutil.disk_usage(folder).free < 1.2 * STEPS * ROWS * _BYTES_PER_ROW:
-            raise WorkbenchError(f"{folder} has too little space for {STEPS * ROWS * _BYTES_PER_ROW / 1e9:.0f} GB of rows; set TMPDIR.")
+            raise WorkbenchError(f"{folder} has too little space for {STEPS * ROWS * _BYTES_PER_ROW / 1e9:.0f} GB of rows. Set TMPDIR.")
         run, baseline = Run.create("distilled", {}, folder), Run.create("baseline", {}, folder)
         rates = [ROWS / _write(run, step) for step in range(1, STEPS + 1)]
         size = sum(path.stat().st_size for path in run.queries_path("val", 1).iterdir())
         yield Figure("rows written a second", float(np.median(rates)), "1/s", ">= 1e6", repeats=STEPS)
         yield Figure("bytes a row", size / ROWS, "B")
-        for step in range(1, STEPS + 1):  # the same rows at other steps: matchings of another run, without writing them again
+        for step in range(1, STEPS + 1):  # the same rows at other steps act as the matchings of another run and need not be written again
             shutil.copytree(run.queries_path("val", step), baseline.queries_path("val", step % STEPS + 1), copy_function=os.link)
         yield from _read(run, baseline)
     finally:
@@ -47,7 +47,7 @@ def figures() -> Iterator[Figure]:
 
 
 def _write(run: Run, step: int) -> float:
-    """Seconds of writing alone, the manifest with its hashes and the sync to disk included."""
+    """Returns the seconds spent on writing, including the manifest with its hashes and the sync to disk."""
     seconds = 0.0
     with query_writer(run, "val", step) as writer:
         for rows in query_chunks(step):

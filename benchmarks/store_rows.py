@@ -1,4 +1,4 @@
-"""Rows of a query table of the size of COCO's validation split, made without a model."""
+"""Makes rows of a query table of the size of COCO's validation split, without a model."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,21 @@ import pyarrow as pa
 from workbench.store.query_schema import QUERY_SCHEMA
 
 IMAGES, LAYERS, QUERIES = 5_000, 6, 300
-TARGETS = 7.3  # of an image of COCO's validation split, on average
+TARGETS = 7.3  # mean number per image of COCO's validation split
 _CHUNK = 250  # images made at once
 _KEPT = 0.8  # share of the targets whose query is the same at the next layer
 
 
 def query_chunks(seed: int, images: int = IMAGES, model: str = "student") -> Iterator[pa.Table]:
-    """Tables of ``QUERY_SCHEMA`` of 250 images each, together ``images`` x 6 layers x 300 queries.
+    """Yields tables of ``QUERY_SCHEMA`` of 250 images each, together ``images`` x 6 layers x 300 queries.
 
-    Numbers of targets are spread as COCO's are, geometrically; a target keeps its query from layer to layer four times in five.
-    Scores, boxes and costs are random floats with all their bits, which hardly compress: the worst case for size and speed.
+    The number of targets per image is geometric, as in COCO. A target keeps its query from one layer to the next with probability 0.8.
+    Scores, boxes and costs are random in all their bits. They hardly compress, which is the worst case for size and speed.
 
     Args:
-        seed: other seeds give other rows for the same images and numbers of targets.
-        images: how many; their ids have gaps, as COCO's have.
-        model: student or teacher.
+        seed: seed of the rows; the images and their numbers of targets do not depend on it.
+        images: number of images; their ids have gaps, as in COCO.
+        model: "student" or "teacher".
     """
     rng = np.random.default_rng(seed)
     counts = np.minimum(np.random.default_rng(0).geometric(1 / (TARGETS + 1), images) - 1, 63)
@@ -60,7 +60,7 @@ def _chunk(rng: np.random.Generator, targets: np.ndarray, image_ids: np.ndarray,
 
 
 def _matchings(rng: np.random.Generator, targets: np.ndarray) -> np.ndarray:
-    """``[images, LAYERS, QUERIES]`` target of each query, -1 = none."""
+    """Returns the target of each query, ``[images, LAYERS, QUERIES]``; -1 if it is unmatched."""
     match = np.full((len(targets), LAYERS, QUERIES), -1)
     for image, count in enumerate(targets):
         slots = rng.permutation(QUERIES)[:count]

@@ -10,12 +10,12 @@
 # %% [markdown]
 # # 02 · What the teacher's queries know
 #
-# **Question:** a DETR answers with a fixed set of *queries*. Which of the teacher's are worth learning from?
+# **Question:** A DETR predicts with a fixed set of *queries*. Which of the teacher's queries are worth learning from?
 #
-# Three quantities say something about a query: its *quality* (how sure and how well placed it is on the object it is matched to), the
-# *selection mask* (where on the image all queries together look, weighted by quality), and its *value* (what AP loses without it). The runs
-# here are full schedules of 1,200 steps, one without a teacher and one that learns the teacher's features where the mask is bright; they
-# are trained if they are not there yet, which takes a few minutes each.
+# Three quantities describe queries. The *quality* of a query combines its score with its overlap with the object it is matched to. The
+# *selection mask* shows where on the image all queries look, weighted by quality. The *value* of a query is the AP that is lost without it.
+# The two runs train for the full schedule of 1,200 steps: one without a teacher, and one that learns the teacher's features where the mask
+# is bright. If they do not exist yet, training takes a few minutes each.
 
 # %%
 import os
@@ -24,16 +24,16 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 alone = wb.train("shapes", arm="undistilled", overrides=SHORTER)
 taught = wb.train("shapes", arm="features", overrides=SHORTER)
 
 # %% [markdown]
 # ## Quality
-# $q = s^{\gamma} \cdot \mathrm{IoU}^{1-\gamma}$ of a query with its matched target, 0 for queries without one. A few queries of an image
-# carry nearly all of it:
+# The quality of a query is $q = s^{\gamma} \cdot \mathrm{IoU}^{1-\gamma}$, from its score $s$ and the IoU with its matched target. It is 0
+# for queries without a target. A few queries of an image have nearly all of the quality:
 
 # %%
 data = wb.open_data(taught.info())
@@ -43,29 +43,31 @@ last.sort_values("quality", ascending=False)[["query", "score", "match", "match_
 
 # %% [markdown]
 # ## Where they look
-# The mask that DETRDistill makes of the teacher's queries and their quality; where the run keeps the student's, that one and the
-# difference as well. Errors of the student's features count where the mask is bright.
+# DETRDistill computes this mask from the teacher's queries and their quality. If the run has recorded the student's mask, the figure shows
+# that mask and the difference too. The student's feature errors count most where the mask is bright.
 
 # %%
 wb.figures.masks(taught, number=3)
 
 # %% [markdown]
 # ## What a slot is worth
-# The drop in AP when all detections of one query slot are taken away, exactly recomputed; bars are 95 % intervals (jackknife over images).
-# Drops do not add up: when a slot is gone, another may answer in its place.
+# A *slot* is one of the student's queries, the same for every image. The figure shows how far AP drops without the detections of a slot. AP
+# is recomputed exactly, and bars are 95 % intervals (jackknife over images). Drops do not add up, because another slot may detect the same
+# object.
 
 # %%
 wb.figures.slot_values(taught)
 
 # %% [markdown]
 # ## Does quality predict what the student gains?
-# *Gain* of an object is score × IoU of the query that serves it, taught minus alone. Each property of the object is ranked against it; open
-# marks hold fixed how well the student alone already did, because what is bad can only improve.
+# The *gain* of an object is the score × IoU of its matched query in the distilled student minus the same in the student trained alone. The
+# figure shows the rank correlation of each property with gain. Open marks control for how well the student trained alone does on the
+# object, because a bad result can only improve.
 
 # %%
 wb.figures.predictors(taught, alone)
 
 # %% [markdown]
-# **What it means.** Look at the open marks: an interval that leaves out 0 says that the property tells something about gain beyond "it was
-# bad before". A property that only correlates without that control is regression to the mean. That is why a selection by quality has to be
-# compared with a uniform weight before it is believed; `docs/results.md` does so.
+# **What it means.** Look at the open marks. If an interval excludes 0, the property predicts gain beyond "it was bad before". If a property
+# correlates only without that control, the correlation is regression to the mean. This is why `docs/results.md` compares selection by
+# quality with a uniform weight before it draws a conclusion.

@@ -10,10 +10,11 @@
 # %% [markdown]
 # # 03 · When matching settles
 #
-# **Question:** a DETR decides anew at every step which query serves which object. Does a student that is taught settle sooner?
+# **Question:** At every step, a DETR decides again which query is matched to which object. Does the matching of a distilled student settle
+# sooner?
 #
-# Compared at evaluations on un-augmented images: of the objects matched at two moments, how many changed their query? That is *churn*.
-# Moments are evaluations of one run, decoder layers of one evaluation, or the same evaluation of several seeds.
+# *Churn* answers this: of the objects matched at two points, it is the share whose query changed. The two points are evaluations of one run
+# or decoder layers of one evaluation. All evaluations use images without augmentation.
 
 # %%
 import os
@@ -22,8 +23,8 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 SEEDS = range(1 if SHORTER else 3)
 alone = [wb.train("shapes", arm="undistilled", seed=seed, overrides=SHORTER) for seed in SEEDS]
@@ -31,15 +32,16 @@ taught = [wb.train("shapes", arm="features", seed=seed, overrides=SHORTER) for s
 
 # %% [markdown]
 # ## Over training, and over seeds
-# A line is the mean over seeds, the band reaches from the lowest to the highest. Slots of different seeds share no identity, so only the
-# numbers are laid side by side.
+# Each line is the mean over seeds, and its band reaches from the lowest to the highest seed. Query 5 of one seed has nothing in common with
+# query 5 of another, so the figure compares only the numbers.
 
 # %%
 wb.figures.seeds(*alone, *taught)
 
 # %% [markdown]
 # ## Between the layers of the decoder
-# A decoder refines: how many objects change hands from one layer to the next, in the student and in its teacher?
+# Each decoder layer refines the boxes of the layer before. How many objects change their query from one layer to the next, in the student
+# and in its teacher?
 
 # %%
 wb.figures.layers(alone[0], taught[0])
@@ -52,27 +54,28 @@ wb.figures.churn_by_layer(taught[0])
 
 # %% [markdown]
 # ## Do teacher and student come to agree?
-# Of the objects that both match, the share whose two queries are each other's mates.
+# Agreement is the share of objects, of those that both models match, whose teacher query and student query are paired with each other.
 
 # %%
 wb.figures.agreement(alone[0], taught[0])
 
 # %% [markdown]
 # ## Object by object
-# The twenty objects that changed hands most often in the taught run: one row an object, one column an evaluation.
+# The figure shows the twenty objects that changed their query most often in the distilled run, with one row per object and one column per
+# evaluation.
 
 # %%
 wb.figures.holders(taught[0])
 
 # %% [markdown]
-# And one image to step through: evaluations, layers, and the least score that is drawn. (In a saved notebook that is only viewed this is a
-# picture.)
+# Step through one image with the sliders for the evaluation, the layer and the lowest score that is drawn. (A saved notebook shows a
+# picture here until you run the cell.)
 
 # %%
 wb.stepper(taught[0], number=3)
 
 # %% [markdown]
-# **What it means.** Taught or not, a student's matching grows calmer as training goes on. Where the bands of two arms lie apart, every seed
-# of one settled sooner than every seed of the other; where they overlap, these seeds do not tell. Here the bands of AP lie far apart and
-# those of churn overlap: the features term makes the student learn faster, and what it does to the matching is within the spread of three
-# seeds.
+# **What it means.** With or without a teacher, the matching of a student becomes more stable during training. Where the bands of two arms
+# do not overlap, every seed of one arm settled sooner than every seed of the other. Where they overlap, three seeds cannot decide. Here the
+# AP bands lie far apart and the churn bands overlap: the feature term makes the student learn faster, and its effect on the matching is
+# within the spread of the seeds.

@@ -10,9 +10,9 @@
 # %% [markdown]
 # # 04 · Methods side by side
 #
-# **Question:** which method helps, and is the difference more than chance?
+# **Question:** Which method helps, and is the difference more than chance?
 #
-# Every method teaches the same student from the same teacher with the same schedule, and starts from the same weights on each seed.
+# Every method trains the same student with the same teacher and schedule. On each seed, all methods start from the same weights.
 
 # %%
 import os
@@ -21,8 +21,8 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 METHODS = ["detrdistill"] if SHORTER else ["detrdistill", "fitnet", "fgd", "kd_detr"]
 SEEDS = range(1 if SHORTER else 3)
@@ -33,25 +33,25 @@ runs = {
 everything = [run for seeds in runs.values() for run in seeds.values()]
 
 # %% [markdown]
-# ## AP, a mark a seed
-# Bars are 95 % intervals over resampled images: they say how sure one checkpoint's AP is. How far seeds of one row lie apart says how sure
-# the *method* is. The dotted line is the teacher.
+# ## AP of each seed
+# Each mark is one seed. Its bar is a 95 % interval over resampled images and shows how certain the AP of that checkpoint is. The spread of
+# the seeds in a row shows how certain the AP of the *method* is. The dotted line is the teacher.
 
 # %%
 wb.figures.results(*everything)
 
 # %% [markdown]
 # ## Verdicts
-# Differences are paired: the same resampled images and the same seed on both sides. With fewer than five seeds a side the sentence speaks
-# of these checkpoints, not of the method.
+# Differences are paired: both sides use the same resampled images and the same seeds. With fewer than five seeds per side, the verdict
+# holds for these checkpoints and not for the method.
 
 # %%
 for arm in METHODS:
     print(f"{arm}: {wb.compare(runs['undistilled'], runs[arm]).sentence()}")
 
 # %% [markdown]
-# ## Which errors does it mend?
-# What each type of error costs in AP50, and what DETRDistill changes of it.
+# ## Which errors does it fix?
+# The first figure shows the AP50 that each type of error costs. The second shows how DETRDistill changes these costs.
 
 # %%
 wb.figures.costs(runs["undistilled"][0], *(runs[arm][0] for arm in METHODS))
@@ -60,12 +60,13 @@ wb.figures.costs(runs["undistilled"][0], *(runs[arm][0] for arm in METHODS))
 wb.figures.cost_differences(runs["detrdistill"][0], runs["undistilled"][0])
 
 # %% [markdown]
-# ## And at what price?
-# At equal steps a taught student has seen as many images, and its teacher has too. `compute_seconds` counts both.
+# ## What does it cost?
+# At equal steps, every student has seen the same number of images, but a distilled student also needs its teacher to process them.
+# `compute_seconds` counts both models.
 
 # %%
 wb.summary(*everything)[["arm", "seed", "ap", "churn", "agreement", "compute_seconds"]]
 
 # %% [markdown]
-# **What it means.** A method is better than another when its marks lie apart on every seed *and* the price is the same. The comparison at
-# equal compute (`workbench compare`, `docs/results.md`) shortens each taught run to the seconds that the student alone took.
+# **What it means.** A method is better than another if it is better on every seed *and* at the same cost. For the comparison at equal
+# compute (`workbench compare`, `docs/results.md`), each distilled run is shortened to the compute time of the student trained alone.

@@ -10,10 +10,10 @@
 # %% [markdown]
 # # 05 · Your own dataset
 #
-# **Question:** what has to be true of my data, and what do the checks say when it is not?
+# **Question:** What must be true of my data, and what do the checks report if it is not?
 #
-# COCO JSON, Pascal VOC, KITTI and YOLO are read as they lie on disk; the format is found by what is there. This notebook writes a small
-# COCO folder, breaks it in the ways that datasets are usually broken, and looks at what the workbench makes of it.
+# The workbench reads COCO JSON, Pascal VOC, KITTI and YOLO as they are on disk and recognises the format by itself. This notebook writes a
+# small COCO dataset, breaks it in the usual ways, and looks at what the workbench reports.
 
 # %%
 import os
@@ -22,8 +22,8 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %%
 import json
@@ -45,7 +45,8 @@ print(data.classes, len(data), "images,", sum(len(record.boxes) for record in da
 
 # %% [markdown]
 # ## Now break it
-# A box of no size, one with its corners swapped, one that leaves the image, a number that is none, an image that is not there:
+# One box has no width, one has a negative size, one reaches beyond the image, one contains NaN, and one refers to an image that does not
+# exist:
 
 # %%
 file = next(folder.rglob("*train*.json"))
@@ -62,11 +63,12 @@ report = wb.check(folder)
 [(row["severity"], row["kind"], row["action"], row["count"]) for row in report.rows()]
 
 # %% [markdown]
-# Each kind of problem has an *action*: it is mended, dropped and counted, or refused before training starts. `data.policy` in a recipe
-# changes it (`docs/data.md`). Nothing is repaired in silence: the counts stand in the run as well.
+# Each kind of problem has an *action*: it is repaired, it is dropped and counted, or training refuses to start. `data.policy` in a recipe
+# changes the action (see `docs/data.md`). Nothing is repaired silently: the run records the counts too.
 #
 # ## VOC, KITTI, YOLO
-# `wb.open_dataset(path, split)` reads them the same way. `classes=[...]` fixes names and order where the files do not:
+# `wb.open_dataset(path, split)` reads them in the same way. If the files do not list the classes, `classes=[...]` gives their names and
+# order:
 #
 # ```
 # wb.open_dataset("VOCdevkit/VOC2012", "train")
@@ -74,9 +76,9 @@ report = wb.check(folder)
 # wb.open_dataset("my_yolo/data.yaml", "train")
 # ```
 #
-# ## Another set of classes than the teacher's
-# Classes go by name. Where names differ, the recipe says which class of the teacher is which of the data; what the teacher knows and the
-# data does not is left out of every term, and said when the run starts.
+# ## Classes that differ from the teacher's
+# Classes are matched by name. If names differ, `class_map` in the recipe says which class of the data is which class of the teacher.
+# Classes that only the teacher knows are left out of every loss term, and the run reports them when it starts.
 
 # %%
 try:
@@ -86,9 +88,9 @@ except Exception as error:
 
 # %% [markdown]
 # ## Train on it
-# `workbench run any --data PATH` trains a small detector from random weights; `workbench run bccd --data PATH` trains a teacher and distils
-# it. The recipes `any` and `bccd` are short: copy one and go on from there.
+# `workbench run any --data PATH` trains a small detector from random weights. `workbench run bccd --data PATH` trains a teacher and distils
+# it. The recipes `any` and `bccd` are short: copy one as a starting point.
 
 # %% [markdown]
-# **What it means.** Let `wb.check` (or `workbench data check PATH`) read the data before the first training: class ids off by one, boxes in
-# the wrong format and unreadable files cost days when they are found after.
+# **What it means.** Run `wb.check` (or `workbench data check PATH`) before the first training. Class ids that are off by one, boxes in the
+# wrong format and unreadable files cost days if you find them later.

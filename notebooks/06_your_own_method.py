@@ -10,10 +10,10 @@
 # %% [markdown]
 # # 06 · Your own method in 30 lines
 #
-# **Question:** I have an idea for a loss. How do I try it against the others?
+# **Question:** I have an idea for a loss. How do I compare it with the others?
 #
-# A method is a configuration and a module that returns named terms. The idea here: pull the *direction* of the student's encoder features
-# towards the teacher's, cell by cell, and leave their length free.
+# A method consists of a configuration and a module that returns named loss terms. The idea of this notebook is to align the *direction* of
+# the student's encoder features with the teacher's in each cell, and to leave their length free.
 
 # %%
 import os
@@ -22,8 +22,8 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %%
 from typing import ClassVar, Literal
@@ -62,13 +62,13 @@ class Direction(MapMethod):
 wb.register(Direction)
 
 # %% [markdown]
-# `map_pairs` gives the levels that both detectors have, the student's through a trained 1×1 convolution where widths differ, and `inside`
-# tells image from padding. What the method needs of a detector is checked before training: run it on a pair that lacks it and the message
-# names what.
+# `map_pairs` returns the feature levels that both detectors have. If their widths differ, a trained 1×1 convolution adapts the student's
+# features. `inside` is 1 inside the image and 0 in the padding. Before training, the workbench checks that the detectors provide what the
+# method needs. If something is missing, the error message names it.
 #
 # ## Run it
-# The same short schedule as in notebook 01. `balance` sets the weight so that the term starts at ten times the gradient of the detection
-# loss; a term that then teaches nothing for a whole epoch would stop the run by name.
+# The schedule is the short one of notebook 01. `balance` sets the weight so that the gradient of the term starts at ten times that of the
+# detection loss. If a term has no effect for a whole epoch, the run stops and names the term.
 
 # %%
 minute = ["train.steps=300", "train.evaluate_every=60", "train.checkpoint_every=300", "data.options.val=100", "data.options.test=100"]
@@ -86,22 +86,23 @@ wb.figures.progress(alone, taught, mine)
 print(wb.compare({0: taught}, {0: mine}).sentence())
 
 # %% [markdown]
-# ## What does the term send into the student?
-# Raw terms, gradient norms, and the cosine with the detection loss, as logged:
+# ## How does the term act on the student?
+# The run logs the raw terms, their gradient norms and the cosine between their gradients and that of the detection loss:
 
 # %%
 wb.figures.losses(mine)
 
 # %% [markdown]
-# ## And if it does nothing?
-# `wb.diagnose` looks for the usual causes in the files of a run: a class map off by one, a wrong normalisation, a weight too small, an
-# adapter that swallows everything, a selection no better than chance.
+# ## What if it does nothing?
+# `wb.diagnose` looks for the usual causes in the files of a run: a class map that is off by one, a wrong normalisation, a weight that is
+# too small, an adapter that absorbs the whole term, or a selection that is no better than chance.
 
 # %%
 found = wb.diagnose(mine, alone)
 [(check.cause, check.outcome) for check in found.checks]
 
 # %% [markdown]
-# **What it means.** In this minute the direction alone beat no teacher and lost to DETRDistill, on one seed: a hint, no verdict. An idea
-# becomes a row in the same tables and figures as the published methods, on the same seeds. To keep it, put the
-# class into a package under the entry point group `workbench.methods`: recipes then know it by name, on the command line as well.
+# **What it means.** In this short run on one seed, learning the direction alone was better than no teacher and worse than DETRDistill. That
+# is a hint and not a verdict. Your idea appears in the same tables and figures as the published methods, on the same seeds. To keep it, put
+# the class into a package and register it under the entry point group `workbench.methods`. Recipes then find it by name, also on the
+# command line.

@@ -10,10 +10,10 @@
 # %% [markdown]
 # # 07 · From notebook to production
 #
-# **Question:** how does the student leave the workbench, and is it still the same model?
+# **Question:** How do I export the student, and is the exported model still the same?
 #
-# The worst export is one that is silently wrong. Here an export is written under a temporary name, run next to the original on every image
-# of the evaluation split, and only kept when it answers the same.
+# The worst export is one that is silently wrong. The workbench therefore writes an export under a temporary name, runs it next to the
+# original on every image of the evaluation split, and keeps it only if both give the same results.
 
 # %%
 import os
@@ -22,8 +22,8 @@ import plotly.io
 
 import workbench.notebook as wb
 
-plotly.io.renderers.default = "plotly_mimetype"  # figures as data: notebooks stay small, and Lab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # empty, but in the tests, which train for a few steps
+plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
+SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %%
 import json
@@ -42,7 +42,7 @@ out = Path("example_export")
 print(wb.export_onnx(run.name, out / "student.onnx"))
 
 # %% [markdown]
-# Boxes may differ by 1e-3, scores by 1e-4, AP by 0.1. The file says itself what it takes:
+# Boxes may differ by 1e-3, scores by 1e-4 and AP by 0.1. The metadata of the file describes its inputs:
 
 # %%
 import onnx
@@ -52,8 +52,8 @@ facts = {entry.key: entry.value for entry in onnx.load(out / "student.onnx").met
 
 # %% [markdown]
 # ## Deploy it
-# Nothing of the workbench, and no torch: Pillow for the pixels, onnxruntime for the model. Normalisation is inside the file, the input is
-# the picture itself.
+# Inference needs neither the workbench nor torch, only Pillow for the pixels and onnxruntime for the model. The file contains the
+# normalisation, so the input is the image itself.
 
 # %%
 import onnxruntime
@@ -73,14 +73,14 @@ for score, (cx, cy, w, h) in zip(scores[0], boxes[0]):
 shown
 
 # %% [markdown]
-# ## Or as a plain transformers folder
-# For whoever lives in that library: `AutoModelForObjectDetection` and `AutoImageProcessor` alone load it; its answers are equal to 1e-5.
+# ## Export to transformers
+# If you use that library, `AutoModelForObjectDetection` and `AutoImageProcessor` load this folder without the workbench. Its outputs equal
+# those of the original to 1e-5.
 
 # %%
 print(wb.export_transformers(run.name, out / "student-transformers"))
 sorted(path.name for path in (out / "student-transformers").iterdir())
 
 # %% [markdown]
-# **What it means.** What runs in production is the file that was checked, on the images that it was evaluated on, and the file carries the
-# proof in its metadata. `workbench export RUN --onnx` does the same on the command line, and exits with an error when the export is
-# refused.
+# **What it means.** The file that runs in production is the file that was checked on the images of the evaluation, and its metadata
+# contains the proof. `workbench export RUN --onnx` does the same on the command line and exits with an error if the check fails.

@@ -1,7 +1,7 @@
-"""Executes the notebooks and writes each beside its text, figures drawn: `python -m notebooks.build [NAME...]`, or `make notebooks`.
+"""Executes the notebooks and writes each next to its text file: `python -m notebooks.build [NAME...]`, or `make notebooks`.
 
-A figure is stored twice: as data, which Lab draws, and as a picture made in Chromium, which any viewer shows. Nothing else of the machine
-is kept: no times, no paths, no state of widgets.
+A figure is stored twice: as data, which JupyterLab draws, and as a picture made in Chromium, which any viewer shows. Times, paths and the
+state of widgets are not stored.
 """
 
 import base64
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SECONDS_A_CELL = 3600
-LARGE = 120_000  # bytes; a PNG of noise beyond it becomes a JPEG
+LARGE = 120_000  # bytes; a larger PNG becomes a JPEG
 _DRAW = """async figure => {
   const place = document.getElementById("figure");
   figure.layout.paper_bgcolor = "white";
@@ -35,12 +35,12 @@ _DRAW = """async figure => {
 
 
 def names() -> list[str]:
-    """Of all notebooks, in order."""
+    """Returns the names of all notebooks, in order."""
     return sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
 
 
 def execute(name: str, folder: Path) -> Any:
-    """The notebook of that name, run from top to bottom in a new kernel whose current folder is ``folder``.
+    """Runs a notebook from top to bottom in a new kernel, whose current folder is ``folder``, and returns it.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -50,21 +50,21 @@ def execute(name: str, folder: Path) -> Any:
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=SECONDS_A_CELL, kernel_name="python3", resources=resources, store_widget_state=False).execute()
     for index, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{index}"  # the same at every execution
+        cell["id"] = f"cell-{index}"  # so that it is the same at every execution
         cell.metadata = nbformat.NotebookNode()
     notebook.metadata = nbformat.NotebookNode({"kernelspec": KERNEL, "jupytext": {"formats": "ipynb,py:percent"}})
     return notebook
 
 
 def outputs(notebook: Any) -> list[dict[str, Any]]:
-    """What the cells showed, each a mapping of kinds to contents."""
+    """Returns the outputs of the code cells, each as a mapping of MIME types to contents."""
     return [output["data"] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if "data" in output]
 
 
 def draw(notebook: Any, page: Any) -> None:
-    """Puts a picture beside every figure, and leaves of a widget its picture alone, which is all a viewer can show.
+    """Adds a picture to every figure and reduces every widget to its picture, which is all that a viewer can show.
 
-    Of a picture that comes in two formats the smaller stays.
+    If a picture has two formats, only the smaller one is kept.
     """
     for shown in outputs(notebook):
         if {"image/png", "image/jpeg"} <= set(shown):
@@ -77,7 +77,7 @@ def draw(notebook: Any, page: Any) -> None:
 
 
 def picture(png: str) -> tuple[str, str]:
-    """Kind and content of a picture that is not too large, from a PNG in base64."""
+    """Returns the MIME type and content of a picture of limited size, made from a PNG in base64."""
     content = base64.b64decode(png)
     image, buffer = Image.open(io.BytesIO(content)).convert("RGB"), io.BytesIO()
     kind = "image/png" if len(content) <= LARGE else "image/jpeg"
@@ -89,7 +89,7 @@ def picture(png: str) -> tuple[str, str]:
 
 
 def build(chosen: list[str]) -> None:
-    """Executes and writes notebooks, one after the other."""
+    """Executes and writes the chosen notebooks, one after the other."""
     import plotly
     from playwright.sync_api import sync_playwright
 

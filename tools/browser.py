@@ -1,4 +1,4 @@
-"""Finds the browser of the tests, or installs Debian's where it may: `.venv/bin/python tools/browser.py`."""
+"""Finds the browser for the tests, or installs Debian's chromium if it has the rights: `.venv/bin/python tools/browser.py`."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from workbench.services.doctor import HOW_TO_GET_A_BROWSER, find_browser
 
 
 def main() -> int:
-    """Prints the browser found; 1 when there is none and none can be installed."""
+    """Prints the path of the browser. Returns 1 if there is none and it cannot be installed."""
     if find_browser() is None and os.geteuid() == 0 and shutil.which("apt-get"):
         print("[setup] no browser found: installing Debian's chromium", flush=True)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

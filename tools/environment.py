@@ -1,7 +1,7 @@
-"""Makes or updates the environment in .venv: `python3 tools/environment.py EXTRA`. Needs nothing but Python itself.
+"""Makes or updates the environment in .venv: `python3 tools/environment.py EXTRA`. It needs only Python.
 
-uv does the work where it is on PATH or can be installed into .venv-tools; else pip. Nothing outside this folder changes, but
-for the download cache of uv or pip. A stamp inside .venv, made of what was asked for, lets a second call return at once.
+It uses uv if uv is on PATH or can be installed into .venv-tools, and otherwise pip. Outside this folder only the download cache of uv or
+pip changes. A stamp in .venv records the requirements, so that a second call returns at once.
 """
 
 import hashlib
@@ -19,38 +19,38 @@ BIN = VENV / "bin"
 
 
 def say(text: str) -> None:
-    """Prints a line about the set-up, at once."""
+    """Prints a line about the set-up without delay."""
     print(f"[setup] {text}", flush=True)
 
 
 def run(command: list[str]) -> bool:
-    """Runs a command with its output shown; True when it succeeded."""
-    # Companies and proxies sign with certificates of their own, which uv trusts only when told to use the system's.
+    """Runs a command and shows its output; returns True if it succeeded."""
+    # Companies and proxies use their own certificates, which uv trusts only if it is told to use those of the system.
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "UV_SYSTEM_CERTS": "1"}).returncode == 0
 
 
 def find_uv() -> str | None:
-    """uv on PATH, or a private one made by pip."""
+    """Returns the path of uv: the one on PATH, or one that pip installs into .venv-tools. None if neither works."""
     if found := shutil.which("uv"):
         return found
     private = TOOLS / "bin" / "uv"
     if private.exists():
         return str(private)
-    say("uv is not on PATH: trying to install it into .venv-tools")
+    say("uv is not on PATH; installing it into .venv-tools")
     in_venv = [sys.executable, "-m", "venv", str(TOOLS)], [str(TOOLS / "bin" / "python"), "-m", "pip", "install", "--quiet", "uv"]
     beside = ([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(TOOLS), "uv"],)
     for commands in (in_venv, beside):
         if all(run(command) for command in commands) and private.exists():
             return str(private)
-    say("uv cannot be installed here: pip it is, which takes some minutes longer")
+    say("uv could not be installed; using pip, which takes some minutes longer")
     return None
 
 
 def constraint() -> str | None:
-    """Which torch to ask for, within the range of pyproject.toml.
+    """Returns the requirement for torch within the range of pyproject.toml; None for no further restriction.
 
-    ``TORCH=2.11.0`` asks for a version. Otherwise a Linux machine without an NVIDIA driver asks for 2.14 or newer, so that an older
-    CPU-only wheel lying in a local folder is not taken: no torchvision on the registry works with those.
+    ``TORCH=2.11.0`` selects a version. Otherwise a Linux machine without an NVIDIA driver requires 2.14 or newer. This avoids an older
+    CPU-only wheel from a local folder, with which no torchvision of the registry works.
     """
     if version := os.environ.get("TORCH"):
         return f"torch=={version}"
@@ -60,13 +60,13 @@ def constraint() -> str | None:
 
 
 def install(extra: str, torch: str | None) -> bool:
-    """Installs this checkout, editable, with one extra into .venv; True when it succeeded."""
+    """Installs this checkout with one extra into .venv, as an editable package; returns True if it succeeded."""
     if VENV.exists() and not (VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}").is_dir():
-        say(".venv was made with another Python: making it anew")
+        say(".venv was made with another version of Python; making it again")
         shutil.rmtree(VENV)
     if any(VENV.glob("lib/python*/site-packages/workbench-*.dist-info")):
-        # our own name of before, or another product's: either would take files of ours along when it is removed
-        say(".venv holds a distribution called workbench, and this one is called distillation-workbench: making it anew")
+        # either the former name of this project or another product; removing it later would remove files of ours too
+        say(".venv holds a distribution called workbench, but this one is called distillation-workbench; making .venv again")
         shutil.rmtree(VENV)
     requirements = ["--editable", f".[{extra}]", *([torch] if torch else [])]
     if uv := find_uv():
@@ -74,24 +74,24 @@ def install(extra: str, torch: str | None) -> bool:
             [uv, "pip", "install", "--python", str(BIN / "python"), *requirements]
         ):
             return True
-        say("uv did not succeed: trying pip")
+        say("uv failed; trying pip")
     return run([sys.executable, "-m", "venv", str(VENV)]) and run([str(BIN / "python"), "-m", "pip", "install", *requirements])
 
 
 def main(extra: str) -> int:
-    """Brings .venv to what pyproject.toml and ``extra`` ask for; returns the exit status."""
+    """Makes .venv match pyproject.toml and ``extra``; returns the exit status."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        say(f"Python 3.11 or 3.12 is needed and {sys.executable} is {platform.python_version()}: name another with PYTHON=/path/to/it")
+        say(f"{sys.executable} is Python {platform.python_version()}, but 3.11 or 3.12 is needed. Name another with PYTHON=/path/to/it")
         return 1
     torch = constraint()
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{sys.version_info[:2]} {torch}".encode()).hexdigest()
-    # `all` holds every extra, so an environment made for the tests serves the demo too.
+    # `all` contains every extra, so an environment made for the tests also serves the demo.
     if any(stamp.exists() and stamp.read_text() == wanted for stamp in (VENV / f"stamp-{extra}", VENV / "stamp-all")):
         return 0
     say(f"making .venv with Python {platform.python_version()}, distillation-workbench[{extra}]" + (f" and {torch}" if torch else ""))
-    say("about 7 GB with the libraries for CUDA that torch brings; 1-2 minutes with uv, up to 10 with pip")
+    say("this needs about 7 GB, including torch's CUDA libraries, and takes 1-2 minutes with uv or up to 10 with pip")
     if not install(extra, torch):
-        say("the environment could not be made; the messages above say why. Mend that and run the same command again.")
+        say("the environment could not be made; the messages above say why. Fix the cause and run the same command again.")
         return 1
     (VENV / f"stamp-{extra}").write_text(wanted)
     say("the environment is ready")

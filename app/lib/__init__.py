@@ -1,1 +1,1 @@
-"""What the screens share."""
+"""Holds the parts that several pages of the dashboard use."""

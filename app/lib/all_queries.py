@@ -1,4 +1,4 @@
-"""All queries of a model as one picture, score against the IoU with the target they overlap most; a box shows those in it."""
+"""Shows all queries of a model as one plot of score against best IoU, and lists those inside a box that the user draws."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ from workbench.views.box_drawing import class_name
 from workbench.views.raster import raster_figure
 
 CAPTION = (
-    "Every query of the last layer: probability of its best class, and IoU of its box with the target it overlaps most (0 without one). "
-    "Colour: how many queries lie there. Draw a box to list them."
+    "Every query of the last decoder layer. The score is the probability of its best class. The best IoU is that of its box with the "
+    "target it overlaps most (0 if it overlaps none). The colour shows how many queries lie there. Draw a box to list them."
 )
 MODELS: tuple[Model, ...] = ("student", "teacher")
 MOST = 500
@@ -24,14 +24,14 @@ MOST = 500
 
 @st.cache_data(max_entries=8, show_spinner="Drawing the queries ...")
 def figure_of(at: RunAt, model: Model) -> go.Figure:
-    """The picture, drawn once."""
+    """Returns the plot, which is drawn only once."""
     rows = RESULTS.all_queries(at, model)
     return raster_figure(rows["score"].to_numpy(float), rows["best_iou"].to_numpy(float), "score", "best IoU")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def listed(at: RunAt, model: Model, box: tuple[float, ...] | None) -> tuple[pd.DataFrame, int]:
-    """The queries of the highest score in a box ``x0, x1, y0, y1``, or of all, and how many there are."""
+    """Returns the highest-scoring queries in a box ``x0, x1, y0, y1``, or of all queries, and the number of queries there."""
     rows = RESULTS.all_queries(at, model)
     if box is not None:
         x0, x1, y0, y1 = box
@@ -42,12 +42,12 @@ def listed(at: RunAt, model: Model, box: tuple[float, ...] | None) -> tuple[pd.D
 @st.fragment
 @page.guarded("The queries of this run cannot be shown")
 def queries(here: RunAt, classes: Sequence[str]) -> None:
-    """The picture of one model's queries, and the list of those in a box."""
+    """Shows the plot of one model's queries and the list of those in the drawn box."""
     head = st.columns([2, 8], vertical_alignment="bottom")
     model: Model = choices.select(head[0], "Model", "model", MODELS, MODELS[0])
     count = len(RESULTS.all_queries(here, model))
     if not count:
-        st.caption(f"This run keeps no queries of its {model}.")
+        st.caption(f"This run has no recorded queries of its {model}.")
         choices.write_address(model=model)
         return
     left, right = st.columns([1.25, 1], gap="medium")
@@ -60,5 +60,5 @@ def queries(here: RunAt, classes: Sequence[str]) -> None:
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})
         st.dataframe(shown, hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS)
-        page.note(f"{inside} queries {'in the box' if box else 'in all'}; the {len(rows)} of the highest score are listed.")
+        page.note(f"{inside} queries {'in the box' if box else 'in all'}. The list shows the {len(rows)} with the highest scores.")
     choices.write_address(model=model, area=st.session_state["area"])

@@ -1,4 +1,4 @@
-"""Is an arm better than the undistilled one? Seeds of an arm are pooled, and a verdict stands beside every difference."""
+"""Shows whether each arm is better than the undistilled one: all seeds of an arm are pooled, and every difference has a verdict."""
 
 import pandas as pd
 import streamlit as st
@@ -10,8 +10,9 @@ from workbench.analysis.results.of_runs import Side
 from workbench.views.catalog import Entry
 from workbench.views.verdicts import CAPTION, arms_against_baseline, verdicts_figure
 
-WIDTHS = {"arm": st.column_config.TextColumn(width="medium"), "verdict": st.column_config.TextColumn(width=130),
-          "about": st.column_config.TextColumn(width=120), "sentence": st.column_config.TextColumn(width="large")}  # fmt: skip
+WIDTHS = {"arm": st.column_config.TextColumn("recipe, arm and schedule", width=190), "verdict": st.column_config.TextColumn(width=110),
+          "about": st.column_config.TextColumn("holds for", width=110, help="The method, or only the checkpoints of these runs."),
+          "sentence": st.column_config.TextColumn("in one sentence", width=880)}  # fmt: skip
 
 
 def _side(entries: list[Entry], split: str) -> Side:
@@ -21,11 +22,11 @@ def _side(entries: list[Entry], split: str) -> Side:
 @st.fragment
 @page.guarded("These arms cannot be compared")
 def verdicts(chosen: list[Entry], entries: list[Entry], split: str) -> None:
-    """Every arm of the chosen runs against the undistilled arm of its recipe, all seeds of both pooled."""
-    st.markdown("**Verdicts over seeds**")
+    """Compares every arm of the chosen runs with the undistilled arm of its recipe, pooling all seeds of both."""
+    st.markdown("**Difference from the undistilled arm**")
     pairs = arms_against_baseline(chosen, [entry for entry in entries if entry.run.detection_steps(split)])
     if not pairs:
-        st.caption("None of these runs has an undistilled arm of the same recipe to be compared with.")
+        st.caption("There is no undistilled run of the same recipe to compare these runs with.")
         return
     tables: list[pd.DataFrame] = []
     for name, baseline, other in pairs:
@@ -34,5 +35,5 @@ def verdicts(chosen: list[Entry], entries: list[Entry], split: str) -> None:
     meaning = f"{CAPTION} n = {int(table['images'].max())} images of split {split}."
     page.chart(verdicts_figure(table), "verdicts", meaning, table)
     st.dataframe(table[["arm", "verdict", "about", "sentence"]], hide_index=True, row_height=28, key="verdict-table", column_config=WIDTHS)
-    units = "Points for AP, churn and agreement, queries per image for IS, 0 to 1 for quality and score x IoU."
+    units = "AP, churn and agreement are in percentage points, IS (instability) in queries per image, quality and score x IoU from 0 to 1."
     page.note(f"n = {len(table)} verdicts. {units}")

@@ -1,4 +1,4 @@
-"""Choices that are part of a page's address, so that a link opens the same view, and what was clicked in charts."""
+"""Keeps the choices made on a page in its address, so that a link opens the same view, and reads clicks on charts."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def choose(key: str, options: Sequence[T], default: T) -> T:
-    """Sees to it that the widget ``key`` starts with what the address says, or ``default``, and never with a value that is not offered.
+    """Returns the value that the widget ``key`` starts with: the one in the address, or ``default`` if that is not among the options.
 
-    What was chosen on another page counts before ``default``. Call it before the widget, and ``write_address`` once all widgets are made.
+    A choice made on another page takes precedence over ``default``. Call this before the widget, and ``write_address`` after all widgets.
     """
     known = {str(option): option for option in options}
     value = _asked(key)
@@ -25,18 +25,18 @@ def choose(key: str, options: Sequence[T], default: T) -> T:
 
 
 def choose_number(key: str, low: float, high: float, default: float) -> float:
-    """``choose`` for numbers between two ends."""
+    """Works like ``choose`` for a number between two limits."""
     try:
         value = float(_asked(key, default))
     except (TypeError, ValueError):
         value = default
-    # also false for NaN
+    # the comparison is also false for NaN
     st.session_state[key] = value if low <= value <= high else default
     return st.session_state[key]
 
 
 def choose_several(key: str, options: Sequence[str], default: Sequence[str]) -> list[str]:
-    """``choose`` for any number of names."""
+    """Works like ``choose`` for any number of names."""
     value = st.session_state.get(key)
     if not isinstance(value, list):
         value = st.query_params.get_all(key) if key in st.query_params else default
@@ -45,7 +45,7 @@ def choose_several(key: str, options: Sequence[str], default: Sequence[str]) -> 
 
 
 def _asked(key: str, default: Any = None) -> Any:
-    """What the widget holds, else what the address says, else what was last chosen on any page."""
+    """Returns the value of the widget; if it has none, the one in the address, and otherwise the last choice on any page."""
     value = st.session_state.get(key)
     if value is None or isinstance(value, list):
         value = st.query_params.get(key, st.session_state.get("chosen", {}).get(key, default))
@@ -53,7 +53,7 @@ def _asked(key: str, default: Any = None) -> Any:
 
 
 def write_address(**state: Any) -> None:
-    """Puts a part of the page's state into the address, so that a link opens the same view, and keeps it for the other pages."""
+    """Writes choices into the address, so that a link opens the same view, and keeps them for the other pages."""
     st.session_state["chosen"] = st.session_state.get("chosen", {}) | {k: v for k, v in state.items() if not isinstance(v, list)}
     before = {key: st.query_params.get_all(key) for key in st.query_params}
     after = before | {key: [str(v) for v in value] if isinstance(value, list) else [str(value)] for key, value in state.items()}
@@ -62,39 +62,42 @@ def write_address(**state: Any) -> None:
 
 
 def select(place: Any, label: str, key: str, options: Sequence[T], default: T, **more: Any) -> T:
-    """A select box whose choice is part of the address."""
+    """Shows a select box whose choice is part of the address."""
     choose(key, options, default)
     return place.selectbox(label, options, key=key, **more)
 
 
 def select_run(place: Any, entries: Mapping[str, Entry], key: str = "run", label: str = "Run") -> Entry:
-    """A select box of runs; the newest is chosen at first."""
+    """Shows a select box of runs; the newest is the default."""
     newest = max(entries.values(), key=lambda entry: entry.created).run.name
     return entries[select(place, label, key, list(entries), newest, format_func=lambda name: entries[name].title)]
 
 
 def part(parts: Mapping[str, str]) -> str:
-    """Which part of a page is shown, by its name in the address; the others are not made, so that a change of run or step is quick.
+    """Lets the user choose one part of a page. The other parts are not computed, so that changing the run or step stays fast.
 
     Args:
-        parts: name in the address -> title.
+        parts: title of each part, by its name in the address.
+
+    Returns:
+        The name of the chosen part.
     """
     choose("part", list(parts), next(iter(parts)))
     chosen = st.segmented_control("Part of the page", list(parts), format_func=parts.__getitem__, key="part", required=True,
                                   label_visibility="collapsed")  # fmt: skip
-    assert chosen is not None  # one was chosen before the widget
+    assert chosen is not None  # ``choose`` has set it
     write_address(part=chosen)
     return chosen
 
 
 def select_split(place: Any, splits: Iterable[str]) -> str:
-    """A select box of the splits of which a run keeps what the page shows; validation is chosen at first, where it is among them."""
+    """Shows a select box of the splits that the run has recorded; validation is the default if it is among them."""
     known = list(splits)
-    return select(place, "Split", "split", known, known[0], help="Of the data, as the run calls it.")
+    return select(place, "Split", "split", known, known[0], help="The part of the dataset whose images are shown.")
 
 
 def splits_of(entries: Iterable[Entry], kept: Callable[[Entry], Iterable[str]]) -> list[str]:
-    """The splits that any of these runs keeps, in the order in which they are offered."""
+    """Returns the splits that at least one of these runs has recorded, in the order in which they are offered."""
     found: set[str] = set()
     for entry in entries:
         found |= set(kept(entry))
@@ -102,29 +105,29 @@ def splits_of(entries: Iterable[Entry], kept: Callable[[Entry], Iterable[str]]) 
 
 
 def name_of(baseline: Entry | None) -> str:
-    """How the address calls the baseline."""
+    """Returns the name of the baseline in the address."""
     return baseline.run.name if baseline else NO_BASELINE
 
 
 def select_baseline(place: Any, entry: Entry, entries: Mapping[str, Entry], meaning: str) -> Entry | None:
-    """A select box of the run that another is compared with, its undistilled one at first; None for none."""
+    """Shows a select box of the run to compare with; the undistilled run of the same recipe is the default. None means no comparison."""
     baseline = baseline_of(entry, list(entries.values()))
     names = [NO_BASELINE, *(name for name in entries if name != entry.run.name)]
     return entries.get(select(place, "Baseline", "baseline", names, name_of(baseline), help=meaning))
 
 
 def clicked(key: str) -> list[int] | None:
-    """Whole numbers that the mark last clicked in a chart carries; None where none is selected."""
+    """Returns the integers attached to the mark that was clicked last in a chart; None if no mark is selected."""
     points = [point for point in st.session_state[key]["selection"]["points"] if "customdata" in point]
     if not points:
         return None
-    # an array of numbers comes back from the browser as an object with the keys 0, 1, ...
+    # the browser returns an array of numbers as an object with the keys 0, 1, ...
     carried = points[0]["customdata"]
     return [int(number) for number in (carried.values() if isinstance(carried, dict) else carried)]
 
 
 def box_kept(chart: str, key: str) -> Callable[[], None]:
-    """For ``on_select`` of a chart: keeps the box that was drawn in it, or that there is none any more."""
+    """Returns a callback for ``on_select`` of a chart that stores the box drawn in it, or clears the stored box if it was removed."""
 
     def keep() -> None:
         boxes = st.session_state[chart]["selection"]["box"]
@@ -135,7 +138,7 @@ def box_kept(chart: str, key: str) -> Callable[[], None]:
 
 
 def chosen_box(key: str) -> list[float] | None:
-    """Ends ``x0, x1, y0, y1`` of the box that was kept, else of the one in the address."""
+    """Returns the limits ``x0, x1, y0, y1`` of the stored box, or of the one in the address; None if there is no box."""
     try:
         ends = [float(end) for end in str(st.session_state.get(key, st.query_params.get(key, ""))).split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Results that the pages hold in memory until the files they came from change; the library makes them and says what each means."""
+"""Holds results in memory until the files they were read from change. The library computes them and documents each one."""
 
 import json
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from workbench.store.run import Run
 from workbench.views import caches_and_runs, overview, stability, training
 from workbench.views.catalog import lies_below
 
-ANALYSING, READING, COMPARING = "Analysing the detections ...", "Reading the queries ...", "Comparing the answers ..."
+ANALYSING, READING, COMPARING = "Analysing the detections ...", "Reading the queries ...", "Comparing the queries ..."
 
 
 def _copied(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any]:
-    """Every page gets a copy of its own."""
+    """Returns a cache that gives each page its own copy of a result."""
     return st.cache_data(max_entries=entries, show_spinner=spinner, show_time=time)
 
 
 def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any]:
-    """All pages read the same object and never change it: a million rows are not copied for each of them."""
+    """Returns a cache whose results all pages share and never change, because copying a million rows for each page would be slow."""
     return st.cache_resource(max_entries=entries, show_spinner=spinner, show_time=time)
 
 
@@ -54,50 +54,50 @@ RESULTS = Results({
 
 
 def pixels(data: RunData, number: int) -> np.ndarray:
-    """One image of a run's data, ``[H, W, 3]`` uint8, by its position from 0.
+    """Returns one image of a run's split, ``[H, W, 3]`` uint8, by its position from 0.
 
     Raises:
-        DataError: its file is a link that leads out of the folder of the data.
+        DataError: the file is a link that leads out of the dataset's folder.
     """
     dataset, folder = RESULTS.dataset(data), Path(json.loads(RESULTS.described(data))["recipe"]["data"]["path"])
     if dataset.paths is not None and not lies_below(dataset.paths[number], folder):
         name = dataset.records[number].file_name
-        raise DataError(f"{name} is a link that leads out of {folder}. Only files below it are shown: copy it there.")
+        raise DataError(f"{name} is a link that leads out of {folder}. Only files in that folder are shown. Copy the file there.")
     return dataset.image(number)
 
 
 @st.cache_data(max_entries=256, show_spinner=READING)
 def progress(split: RunSplit) -> pd.DataFrame:
-    """AP and stability of a run by evaluation."""
+    """Returns AP and match stability of a run at each evaluation."""
     return overview.progress_points(split.run, split.split)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def agreement(split: RunSplit) -> pd.DataFrame:
-    """Agreement of a run with its teacher by evaluation, at the last layer; empty without a teacher."""
+    """Returns the agreement of a run with its teacher at each evaluation, on the last layer; empty if there is no teacher."""
     return stability.agreement_points(split.run, split.split)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def layers(split: RunSplit) -> pd.DataFrame:
-    """Stability of a run between decoder layers."""
+    """Returns the match stability of a run between decoder layers."""
     return overview.layer_points(split.run, split.split)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
 def runs_table(splits: tuple[RunSplit, ...]) -> pd.DataFrame:
-    """The summary table of some runs and their teachers, the queries of one split."""
+    """Returns the summary table of runs and their teachers, with the query statistics of one split."""
     return table([split.run for split in splits], splits[0].split, with_teacher=True)
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")
 def held_targets(split: RunSplit, layer: int) -> pd.DataFrame:
-    """Which query of a layer held each target at each evaluation."""
+    """Returns the query of a layer that each target was matched to at each evaluation."""
     return stability.held(RESULTS.held_rows(split, layer))
 
 
 def training_lines(run: Run) -> tuple[pd.DataFrame, int]:
-    """What a run logged, thinned to what a page can draw, and how many lines each row is the mean of."""
+    """Returns the logged values of a run, averaged to as many rows as a page can draw, and the number of log lines per row."""
     return _training_lines(str(run.path), stamp(run.metrics_path, run.timings_path), run)
 
 
@@ -107,7 +107,7 @@ def _training_lines(path: str, key: str, _run: Run) -> tuple[pd.DataFrame, int]:
 
 
 def sizes(run: Run) -> dict[str, int]:
-    """Bytes of a run by part."""
+    """Returns the size in bytes of each part of a run."""
     return _sizes(str(run.path), run)
 
 

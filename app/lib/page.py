@@ -1,6 +1,6 @@
-"""What every page is made of: the runs it can show, charts with their numbers, explanations and banners.
+"""Provides what every page uses: the runs it can show, charts with their numbers, captions and banners.
 
-Names of runs and classes are data: they go into tables, text and options, which show characters, never into markdown.
+Names of runs and classes come from users. They go into tables, text and options, which show them as plain text, and never into Markdown.
 """
 
 import re
@@ -21,13 +21,13 @@ from workbench.views.catalog import DAMAGED, Entry, catalog
 from workbench.views.style import laid_out
 
 REFRESH_SECONDS = 5
-INK = (49, 51, 63)  # of all text in a figure that has no colour of its own; Home.py gives it the page's
+INK = (49, 51, 63)  # colour of all text in a figure that has no colour of its own; Home.py replaces it by the page's text colour
 FONT = {"size": 12, "color": f"rgb{INK}", "family": '"Source Sans", sans-serif'}
 _MARKDOWN = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def usable_runs() -> dict[str, Entry]:
-    """The runs that can be shown, by name; a banner names the others. Ends the page where there is none."""
+    """Returns the runs that can be shown, by name, and names the others in a banner. Ends the page if no run can be shown."""
     root = runs_root()
     entries = catalog(root)
     usable = {entry.run.name: entry for entry in entries if not entry.problem}
@@ -36,7 +36,7 @@ def usable_runs() -> dict[str, Entry]:
             banner("warning", "A run cannot be shown", f"{entry.run.name}: {entry.problem}")
     if not usable:
         st.subheader("No runs yet", anchor=False)
-        st.caption("This page shows the runs of the folder below, and looks for them every few seconds. One of these commands makes some:")
+        st.caption("This page shows the runs in the folder below and looks for new ones every few seconds. Either command creates runs:")
         st.code(f"workbench demo --runs {root.resolve()}\nworkbench run shapes --runs {root.resolve()}", language=None)
         _wait_for_a_run(root)
         st.stop()
@@ -50,66 +50,66 @@ def _wait_for_a_run(root: Path) -> None:
 
 
 def banner(kind: str, title: str, detail: str) -> None:
-    """A warning that does not end the page; ``detail`` is shown as text."""
+    """Shows a message without ending the page; ``detail`` is shown as plain text."""
     {"warning": st.warning, "error": st.error, "info": st.info}[kind](title, icon=":material/info:")
     st.text(detail)
 
 
 @contextmanager
 def guarded(title: str) -> Iterator[None]:
-    """A part of a page: a file that is missing or damaged leaves a banner in its place, and the rest of the page is drawn."""
+    """Guards one part of a page: if a file is missing or damaged, a banner takes its place and the rest of the page is still drawn."""
     try:
         yield
     except WorkbenchError as error:
         banner("error", title, str(error))
     except DAMAGED as error:
-        banner("error", title, f"a file of the run cannot be read: {error}")
+        banner("error", title, f"A file of the run cannot be read: {error}")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """One number among many: where its files are missing or damaged it stays unknown, and the table shows that."""
+    """Guards one number among many: if its files are missing or damaged, the table shows it as unknown."""
     with suppress(WorkbenchError, *DAMAGED):
         yield
 
 
 def explorer_link(data: RunData, number: int) -> str:
-    """Address of one image of a run's split (from 1) in the matching explorer."""
+    """Returns the link to one image of a run's split (counted from 1) in the matching explorer."""
     split = "" if data.split == SPLITS[0] else f"&split={data.split}"
     return f"image?run={quote(data.run.name)}{split}&image={number}"
 
 
 def note(text: str) -> None:
-    """One line of explanation below a chart or table; its characters are shown as they are."""
+    """Shows a caption below a chart or table; its characters are shown as plain text."""
     st.caption(_MARKDOWN.sub(r"\\\1", text))
 
 
 def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None = None, *, on_select: Any = "ignore",
           modes: Any = ("points", "box"), **config: Any) -> Any:  # fmt: skip
-    """A figure, its definition in one line, and its numbers as CSV; PNG is in the bar above the figure.
+    """Shows a figure with its caption and a download of its numbers as CSV; the bar above the figure saves it as PNG.
 
     Args:
-        figure: of ``workbench.views``.
-        key: of the element, and the name of its files.
-        meaning: what is shown, with n.
-        data: what it was drawn from.
-        on_select: as of ``st.plotly_chart``.
-        modes: of selection.
-        config: of plotly.
+        figure: made by ``workbench.views``.
+        key: name of the element and of the downloaded files.
+        meaning: caption that says what is shown, with n.
+        data: numbers that the figure was drawn from.
+        on_select: see ``st.plotly_chart``.
+        modes: ways to select marks; see ``selection_mode`` of ``st.plotly_chart``.
+        config: options of plotly.
 
     Returns:
-        The selection, where there is one.
+        The selection if ``on_select`` asks for one.
     """
-    # the page lies behind it (see Home.py); a picture taken of it is dark on white, and can be read anywhere
+    # On the page the background is hidden (see Home.py). A downloaded PNG is dark on white, so that it can be read anywhere
     laid_out(figure, template=None, font=FONT, paper_bgcolor="#FFFFFF")
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     if axes and all(axis.range is not None for axis in axes):
-        # Streamlit hands a figure over twice; plotly does not draw it again where it is told that its numbers are the same. Ends of axes
-        # that plotly itself worked out would get lost in that
+        # Streamlit passes every figure to plotly twice. A constant `datarevision` tells plotly that the numbers are the same, so that it
+        # does not draw twice. Only figures with fixed axis limits take it, because limits that plotly computes itself would be lost
         figure.layout.datarevision = 0
     image = {"format": "png", "filename": key, "scale": 2}
     bar = {"displaylogo": False, "toImageButtonOptions": image, **config}
-    # Streamlit's own theme is laid over a figure after the first drawing, which then has to be made again
+    # Streamlit applies its own theme after the first drawing, and the figure would be drawn again
     event = st.plotly_chart(figure, theme=None, key=key, config=bar, on_select=on_select, selection_mode=modes)
     left, right = st.columns([14, 1], vertical_alignment="center") if data is not None else (nullcontext(), None)
     with left:
@@ -117,5 +117,5 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
     if right is not None and data is not None:
         rows = data
         right.download_button("CSV", lambda: rows.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
-                              type="tertiary", help="The numbers behind this figure.")  # fmt: skip
+                              type="tertiary", help="Download the numbers of this figure.")  # fmt: skip
     return event

@@ -1,4 +1,4 @@
-"""Where AP is lost: error types and what they cost, against a baseline, by class, size and crowding, with the images behind each number."""
+"""Shows where AP is lost: the cost of each error type, confused classes, slices by size and crowding, and the images behind each number."""
 
 import pandas as pd
 import streamlit as st
@@ -12,7 +12,7 @@ from workbench.views import error_types as views
 from workbench.views.error_types import Error
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
-DRAWN = 15  # errors of an image
+DRAWN = 15  # errors drawn on an image
 LISTED = 1000
 entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_detections(entry.run))}
 if not entries:
@@ -25,14 +25,14 @@ split = choices.select_split(bar[1], splits_with_detections(run))
 steps = run.detection_steps(split)
 step = choices.select(bar[2], "Step", "step", steps, steps[-1])
 evaluated = {name: other for name, other in entries.items() if other.run.detection_steps(split)}
-baseline = choices.select_baseline(bar[3], entry, evaluated, "Compared at its last evaluation up to that step.")
+baseline = choices.select_baseline(bar[3], entry, evaluated, "Run to compare with, at its last evaluation up to the chosen step.")
 against = choices.name_of(baseline)
 here = one_evaluation(run, split, step)
 choices.write_address(run=run.name, split=split, step=step, baseline=against)
 
 
 def there() -> RunAt | None:
-    """The baseline at its last evaluation up to the step."""
+    """Returns the baseline at its last evaluation up to the step; None if there is no baseline."""
     if baseline is None:
         return None
     own = baseline.run.detection_steps(split)
@@ -41,7 +41,7 @@ def there() -> RunAt | None:
 
 @page.guarded("The errors of this run cannot be shown")
 def types() -> None:
-    """Costs of the run and the baseline, and their differences."""
+    """Shows what each error type costs in the run and in the baseline, and the differences."""
     other = there()
     tables = ({against: RESULTS.error_costs(other)} if other else {}) | {run.name: RESULTS.error_costs(here)}
     left, right = st.columns(2, gap="medium")
@@ -55,20 +55,19 @@ def types() -> None:
         return
     differences, changed = RESULTS.compared_errors(other, here)
     with right:
-        meaning = (
-            f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}; it tells about these checkpoints."
-        )
+        meaning = f"{views.DIFFERENCE_CAPTION} n = {len(RESULTS.errors(here).images)} images of split {split}. "
+        meaning += "The differences hold for these checkpoints only."
         page.chart(views.difference_figure(differences), "error-differences", meaning, differences)
     counts = changed["change"].value_counts()
     page.note(
-        f"Targets that this run lost: {counts.get('lost', 0)}, gained: {counts.get('gained', 0)}, missed otherwise: "
-        f"{counts.get('other error', 0)}, of {len(RESULTS.errors(here).targets)}, against the baseline at step {other.step}."
+        f"Compared with the baseline at step {other.step}, this run lost {counts.get('lost', 0)} and gained {counts.get('gained', 0)} of "
+        f"{len(RESULTS.errors(here).targets)} targets, and misses {counts.get('other error', 0)} through another type of error."
     )
 
 
 @page.guarded("The slices of this run cannot be shown")
 def slices() -> None:
-    """AP and recall by size, crowding and overlap, the calibration of the scores, and KITTI's own AP where the data is KITTI's."""
+    """Shows AP and recall by size, crowding and overlap, the calibration of the scores, and the AP of KITTI if the data is KITTI."""
     left, right = st.columns([1.4, 1], gap="medium")
     other = there()
     with left:
@@ -84,14 +83,14 @@ def slices() -> None:
     if own is not None:
         tables = ({against: theirs} if theirs is not None else {}) | {run.name: own}
         together = pd.concat([table.assign(run=name) for name, table in tables.items()])
-        meaning = f"{KITTI_CAPTION} n = {int(tables[run.name]['targets'].sum())} targets over all bars of a run."
+        meaning = f"{KITTI_CAPTION} n = {int(tables[run.name]['targets'].sum())} targets in all bars of a run."
         page.chart(kitti_figure(tables), "kitti", meaning, together)
 
 
 @st.fragment
 @page.guarded("The classes of this run cannot be shown")
 def confusion() -> None:
-    """Confusion between classes, and the pairs behind one of its cells."""
+    """Shows the confusion between classes, and the pairs of target and detection behind one cell."""
     found, counts = RESULTS.errors(here), RESULTS.confusion(here)
     left, right = st.columns([1.2, 1], gap="medium")
     filled = views.fullest_cells(counts)
@@ -99,9 +98,7 @@ def confusion() -> None:
     cell = choices.choose("cell", known, "{}_{}".format(*views.telling_cell(filled))) if known else ""
     with left:
         which = "a cell" if len(filled) <= views.CLICKABLE else f"one of the {views.CLICKABLE} fullest cells"
-        meaning = (
-            f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs of split {split}. A click on {which} lists its pairs."
-        )
+        meaning = f"{views.CONFUSION_CAPTION} n = {int(counts.to_numpy().sum())} pairs of split {split}. Click {which} to list its pairs."
         figure = views.confusion_figure(counts, found.classes)
         page.chart(figure, "confusion", meaning, counts.reset_index(), on_select=select_cell, modes=["points"])
     if not cell:
@@ -111,18 +108,18 @@ def confusion() -> None:
     pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
     with right:
         names = [found.classes.get(category, "background") for category in (truth, predicted)]
-        st.text(f"Targets of {names[0]}, detections of {names[1]}")
+        st.text(f"Class of the target: {names[0]}, class of the detection: {names[1]}")
         place = RESULTS.dataset(here.data).positions
         shown = pairs.head(LISTED)
         shown = shown.assign(open=[page.explorer_link(here, place[image] + 1) for image in shown["image_id"]])
         columns = ["open", "image_id", "target", "query", "score", "iou"]
         st.dataframe(shown[columns], hide_index=True, row_height=28, height=330, key="pairs", column_config=COLUMNS, placeholder="–")
-        page.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed; a target or query of -1 is background.")
+        page.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed. A target or query of -1 means background.")
     choices.write_address(cell=cell)
 
 
 def select_cell() -> None:
-    """Keeps the cell that was clicked."""
+    """Stores the cell that was clicked."""
     found = choices.clicked("confusion")
     if found:
         st.session_state["cell"] = f"{found[0]}_{found[1]}"
@@ -131,14 +128,12 @@ def select_cell() -> None:
 @st.fragment
 @page.guarded("The images behind these errors cannot be shown")
 def behind() -> None:
-    """The images and slots with errors of one type, and one of the images."""
+    """Lists the images and slots with errors of one type, and shows one of the images."""
     head = st.columns([2, 7], vertical_alignment="bottom")
     found, counts = RESULTS.errors(here), RESULTS.error_costs(here)
     most = counts[~counts["special"]].sort_values("count")["error"].iloc[-1]
     first: Error = next(name for name in views.KINDS if name == most)
-    kind: Error = choices.select(
-        head[0], "Errors of the type", "error", views.KINDS, first, format_func=lambda name: name.replace("_", " ")
-    )
+    kind: Error = choices.select(head[0], "Error type", "error", views.KINDS, first, format_func=lambda name: name.replace("_", " "))
     images, slots = RESULTS.behind(here, kind)
     if images.empty:
         st.caption("No image has an error of this type.")
@@ -148,10 +143,10 @@ def behind() -> None:
     with left:
         event = st.dataframe(images, key=f"images-{kind}", on_select="rerun", selection_mode="single-row", hide_index=True, row_height=28,
                              height=480, column_config=COLUMNS)  # fmt: skip
-        page.note(f"n = {len(images)} images with errors of this type, most first. A click on the left of a row shows the image.")
+        page.note(f"n = {len(images)} images with errors of this type, most errors first. Click the box left of a row to show its image.")
     with middle:
         st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480, column_config=COLUMNS)
-        page.note(f"n = {len(slots)} query slots whose detections these are, and in how many images; a missed target has none.")
+        page.note(f"n = {len(slots)} query slots that made these errors, and the number of images. A missed target belongs to no slot.")
     chosen = event["selection"]["rows"]
     known = images["image_id"].tolist()
     asked = known[chosen[0]] if chosen else choices.choose("image_id", known, known[0])
@@ -162,14 +157,14 @@ def behind() -> None:
     with right:
         pixels = held.pixels(here.data, number)
         figure = views.wrong_figure(pixels, data.records[number], data.classes, wrong.head(DRAWN), found.classes)
-        meaning = f"Image {asked}: n = {len(wrong)} errors of this type at step {step} of split {split}; at most "
-        meaning += f"{DRAWN} are drawn, the best scores first."
+        meaning = f"Image {asked}: n = {len(wrong)} errors of this type at step {step} of split {split}. At most "
+        meaning += f"{DRAWN} are drawn, highest scores first."
         page.chart(figure, "wrong", meaning, wrong, scrollZoom=True)
-        st.markdown(f"[This image in the matching explorer]({page.explorer_link(here, number + 1)})")
+        st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
     open_selection(here.data, baseline, images["image_id"].tolist(), "inspect-errors")
     choices.write_address(error=kind, image_id=asked)
 
 
-shown = {"types": ("Types of error", types), "classes": ("Confusion between classes", confusion),
-         "images": ("Images behind the errors", behind), "slices": ("Parts of the split, and what scores mean", slices)}  # fmt: skip
+shown = {"types": ("Error types", types), "classes": ("Confusion between classes", confusion),
+         "images": ("Images with errors", behind), "slices": ("Size, crowding and calibration", slices)}  # fmt: skip
 shown[choices.part({name: title for name, (title, _) in shown.items()})][1]()

@@ -1,4 +1,4 @@
-"""One image: targets, boxes of teacher and student, their mates, and the selection mask."""
+"""Shows one image: its targets, the boxes of teacher and student, the pairs of their queries, and the selection mask."""
 
 import streamlit as st
 
@@ -22,31 +22,31 @@ from workbench.views.image import (
 )
 
 NUMBER = st.column_config.NumberColumn
-SCORE, COST = {"format": "%.2f", "width": 56}, {"format": "%.3f", "width": 56}
+SCORE, COST = {"format": "%.2f", "width": 50}, {"format": "%.3f", "width": 52}
 MATES = {
-    "student_query": NUMBER("student", width=60, help="Slot of the student's query, counted from 0."),
-    "student_class": st.column_config.TextColumn("class", width=76),
+    "student_query": NUMBER("student query", width=92, help="Number of the student's query, from 0."),
+    "student_class": st.column_config.TextColumn("class", width=66),
     "student_score": NUMBER("score", **SCORE),
-    "teacher_query": NUMBER("teacher", width=60, help="Slot of the teacher's query, counted from 0."),
-    "teacher_class": st.column_config.TextColumn("class", width=76),
+    "teacher_query": NUMBER("teacher query", width=92, help="Number of the teacher query that is paired with it, from 0."),
+    "teacher_class": st.column_config.TextColumn("class", width=66),
     "teacher_score": NUMBER("score", **SCORE),
-    "iou": NUMBER("IoU", help="Between the boxes of the two queries.", **SCORE),
-    "class_cost": NUMBER("class", help="Class part of the pair's cost, before its weight 1.", **COST),
-    "l1_cost": NUMBER("L1", help="L1 distance of the boxes, before its weight 5.", **COST),
-    "giou_cost": NUMBER("GIoU", help="Negative generalised IoU, before its weight 2.", **COST),
-    "cost": NUMBER("cost", help="class + 5 L1 + 2 GIoU, what the assignment minimises over all pairs.", **COST),
+    "iou": NUMBER("IoU", help="IoU of the boxes of the two queries.", **SCORE),
+    "class_cost": NUMBER("class cost", help="Class cost of the pair, before its weight of 1.", format="%.3f", width=68),
+    "l1_cost": NUMBER("L1", help="L1 distance of the boxes, before its weight of 5.", **COST),
+    "giou_cost": NUMBER("GIoU", help="Negative generalised IoU of the boxes, before its weight of 2.", **COST),
+    "cost": NUMBER("cost", help="class + 5 L1 + 2 GIoU. The assignment minimises its sum over all pairs.", **COST),
 }
 TARGETS = {
-    "target": NUMBER("target", width=54, help="In file order, counted from 0."),
-    "class": st.column_config.TextColumn("class", width=76),
+    "target": NUMBER("target", width=54, help="Number of the target, in file order from 0."),
+    "class": st.column_config.TextColumn("class", width=66),
     "width": NUMBER("w (px)", format="%.0f", width=54),
     "height": NUMBER("h (px)", format="%.0f", width=54),
-    "student_query": NUMBER("student", width=60, help="The student's query matched to this target, on this layer."),
+    "student_query": NUMBER("student query", width=96, help="The student query matched to this target, on this layer."),
     "student_score": NUMBER("score", **SCORE),
-    "student_iou": NUMBER("IoU", help="Of the student's box with the target.", **SCORE),
-    "teacher_query": NUMBER("teacher", width=60, help="The teacher's query matched to this target."),
+    "student_iou": NUMBER("IoU", help="IoU of the student's box with the target.", **SCORE),
+    "teacher_query": NUMBER("teacher query", width=96, help="The teacher query matched to this target."),
     "teacher_score": NUMBER("score", **SCORE),
-    "teacher_iou": NUMBER("IoU", help="Of the teacher's box with the target.", **SCORE),
+    "teacher_iou": NUMBER("IoU", help="IoU of the teacher's box with the target.", **SCORE),
 }
 
 entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
@@ -58,29 +58,29 @@ if not entries:
 @st.fragment
 @page.guarded("This image cannot be shown")
 def body() -> None:
-    """The choices, and all that depends on them."""
+    """Shows the choices and everything that depends on them."""
     bar = st.columns([3.2, 0.9, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
     names = list(entries)
     name = choices.select(bar[0], "Run", "run", names, names[0], format_func=lambda choice: entries[choice].title)
     run = entries[name].run
     split = choices.select_split(bar[1], splits_with_queries(run))
     steps = run.query_steps(split)
-    step = choices.select(bar[2], "Step", "step", steps, steps[-1], help="Evaluations whose queries were kept.")
+    step = choices.select(bar[2], "Step", "step", steps, steps[-1], help="Training step of an evaluation whose queries were recorded.")
     here = one_evaluation(run, split, step)
     data = RESULTS.dataset(here.data)
     number = int(choices.choose_number("image", 1, len(data), 1))
     st.session_state["image"] = number
-    bar[3].number_input(f"Image of {len(data)}", 1, len(data), key="image", help=f"Position in split {split}.")
+    bar[3].number_input(f"Image of {len(data)}", 1, len(data), key="image", help=f"Position of the image in split {split}, from 1.")
     record, pixels = data.records[number - 1], held.pixels(here.data, number - 1)
     student, teacher = RESULTS.image_queries(here, record.image_id)
     if student.empty:
-        raise RunError(f"step {step} was traced on a sample of the images, and this one is not in it. Choose another image or step.")
+        raise RunError(f"The queries of this image were not recorded at step {step}, only those of a sample. Choose another image or step.")
     layers = sorted(int(number) for number in student["layer"].unique())
     layer = choices.choose("layer", layers, layers[-1])
-    bar[4].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the one its mates are in.")
+    bar[4].selectbox("Layer", layers, key="layer", help="Decoder layer of the student; the teacher's is the layer paired with it.")
     student, teacher = paired_layer(student, teacher, layer)
     threshold = choices.choose_number("score", 0.0, 1.0, 0.3)
-    bar[5].slider("Least score", 0.0, 1.0, step=0.05, key="score", help="Boxes of a lower score are left out.")
+    bar[5].slider("Minimum score", 0.0, 1.0, step=0.05, key="score", help="Boxes with a lower score are not drawn.")
     masks = RESULTS.image_masks(here.teacher, record.image_id)
     places = {f"layer {place[0]}, level {place[1]}": place for place in sorted(masks)}
     place = choices.choose("mask", ["off", *places], "off")
@@ -93,8 +93,8 @@ def body() -> None:
         mask = masks[places[place]] if place != "off" else None
         figure = image_figure(pixels, record, data.classes, student, teacher, threshold, mask, opacity)
         meaning = (
-            f"n = {len(student)} queries of the student and {len(teacher)} of the teacher; boxes of at least {threshold:.2f} score are "
-            f"drawn, the best {MOST_BOXES} of each model."
+            f"n = {len(student)} queries of the student and {len(teacher)} of the teacher. Boxes with a score of at least {threshold:.2f} "
+            f"are drawn, at most the best {MOST_BOXES} of each model."
         )
         page.chart(figure, "figure", meaning, scrollZoom=True, modeBarButtonsToRemove=["select2d", "lasso2d"])
     with tables:
@@ -105,14 +105,14 @@ def body() -> None:
         if len(teacher):
             mates = mate_table(student, teacher, data.classes, threshold)
             st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
-            page.note(f"{CAPTION} n = {len(mates)} pairs of which one reaches the least score.")
+            page.note(f"{CAPTION} n = {len(mates)} pairs in which at least one query reaches the minimum score.")
             page.chart(cost_figure(mates), "costs", f"{COST_CAPTION} n = {min(len(mates), MOST_PAIRS)} pairs.", mates)
         targets = target_table(record, data.classes, student, teacher)
         if not len(teacher):
-            st.caption("This run was traced without a teacher: there are no mates.")
+            st.caption("The queries of this run were recorded without a teacher, so there are no pairs.")
             targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
-        page.note("The query that each model matched to a target (Hungarian, cost of the detection loss), its score and its box's IoU.")
+        page.note("The query that each model matches to a target (Hungarian, with the costs of the detection loss), its score and its IoU.")
 
     baseline = baseline_of(entries[name], list(entries.values()))
     open_selection(here.data, baseline, [record.image_id], "inspect-image")

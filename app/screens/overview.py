@@ -1,4 +1,4 @@
-"""Runs side by side: the summary table, AP beside match stability, and results by arm and seed."""
+"""Compares runs: the summary table, AP and match stability during training, and final AP by arm and seed."""
 
 from typing import Any
 from urllib.parse import quote
@@ -14,12 +14,12 @@ from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
 from workbench.views.summary import Column, readable
 
-GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain, in the summary
+GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
 
 def column_config(columns: dict[str, Column]) -> dict[str, Any]:
-    """Headings, formats and help of the summary table."""
-    links = {"images": st.column_config.LinkColumn("images", help="The image page of this run.", display_text="open")}
+    """Returns headings, formats and help texts of the summary table."""
+    links = {"images": st.column_config.LinkColumn("images", help="Opens this run in the matching explorer.", display_text="open")}
     return links | {
         name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run")
         if column.digits is None
@@ -45,7 +45,7 @@ split = choices.select_split(bar[1], splits or SPLITS[:1])
 @st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
 @page.guarded("These runs cannot be compared")
 def body() -> None:
-    """Everything below the choice; drawn anew every few seconds while one of the runs is being trained."""
+    """Shows everything below the choice of runs; it is redrawn every few seconds while one of them is being trained."""
     for name in chosen:
         if entries[name].error:
             page.banner("error", "A run failed", f"{name}: {entries[name].error}")
@@ -65,35 +65,35 @@ def body() -> None:
         page.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
     table = with_intervals(table)
     with left:
-        st.markdown("**Results**")
+        st.markdown("**Final AP**")
         results = views.result_points([entries[name] for name in chosen])
         if len(results):
             known = table.dropna(subset=["ap_low"])[["run", "split", "step", "ap_low", "ap_high"]]
             results = results.merge(known.astype({"ap_low": float, "ap_high": float}), on=["run", "split", "step"], how="left")
             page.chart(views.results_figure(results, chosen), "results", f"{views.RESULTS_CAPTION} n = {len(results)} runs.", results)
         else:
-            st.caption("No run of these has finished yet.")
+            st.caption("None of these runs has finished yet.")
     show_table(place, table, "summary")
     st.session_state["with_intervals"] = shown
     choices.write_address(run=chosen, split=split)
 
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
-    """The summary of the chosen runs, and their teachers."""
+    """Shows the summary of the chosen runs and their teachers."""
     frame, columns = readable(table)
-    # links lead to the image page with that run
+    # links open the matching explorer with that run
     frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
     with place.container():
         st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
         left, right = st.columns([12, 1], vertical_alignment="center")
-        left.caption("Rest the pointer on a heading for its definition. n counts the targets or queries behind the number before it, which "
-                     f"are of split {split}; from and to are the ends of 95 % intervals.")  # fmt: skip
+        left.caption("Point at a heading to see its definition. n is the number of targets or queries behind the number to its left, "
+                     f"all from split {split}. 'from' and 'to' are the ends of 95 % intervals.")  # fmt: skip
         right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
                               on_click="ignore")  # fmt: skip
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary with the intervals of AP, and the gain over the undistilled run; null where the files do not tell."""
+    """Adds the intervals of AP and the gain over the undistilled run to the summary; null if the files lack what they need."""
     found: list[dict[str, Any]] = []
     for row in table.to_dict("records"):
         entry = entries.get(row["run"])

@@ -1,4 +1,4 @@
-"""Does the matching settle? Churn, instability and agreement over training, layers and seeds, and every target's queries over time."""
+"""Shows whether the matching settles: churn, instability and agreement over training, layers and seeds, and each target's queries."""
 
 import pandas as pd
 import streamlit as st
@@ -10,8 +10,8 @@ from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queri
 from workbench.views import overview, stability
 from workbench.views.catalog import Entry, latest_comparison
 
-AT_ONCE = 30  # targets in the matrix
-MOST_RUNS = 15  # at first
+AT_ONCE = 30  # targets shown in the matrix
+MOST_RUNS = 15  # runs chosen by default
 entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
 if not entries:
     page.banner("info", "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
@@ -24,8 +24,8 @@ choices.write_address(split=split)
 @st.fragment
 @page.guarded("These runs cannot be compared")
 def runs_compared() -> None:
-    """Several runs: churn, instability and agreement over steps and layers, and what pairs of seeds find."""
-    st.markdown("**Runs over training**")
+    """Compares runs: churn, instability and agreement over steps and layers, and the targets that pairs of seeds find."""
+    st.markdown("**Match stability during training**")
     names = list(entries)
     latest = latest_comparison(list(entries.values()))
     arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}
@@ -33,7 +33,7 @@ def runs_compared() -> None:
     bar = st.columns([6, 1.2], vertical_alignment="bottom")
     choices.choose_several("compared", names, same[:MOST_RUNS])
     chosen = bar[0].multiselect("Runs", names, key="compared", format_func=lambda name: entries[name].title, placeholder="Choose runs")
-    by = choices.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of an arm.")
+    by = choices.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of each arm.")
     choices.write_address(compared=chosen, lines=by)
     if not chosen:
         st.caption("Choose at least one run.")
@@ -48,9 +48,9 @@ def runs_compared() -> None:
         page.chart(overview.progress_figure(points, chosen), "stability-runs", overview.PROGRESS_CAPTION + targets, points)
     left, middle, right = st.columns(3, gap="medium")
     with left:
-        st.markdown("**Between decoder layers**")
+        st.markdown("**Churn between decoder layers**")
         layers = pd.concat([held.layers(own) for own in shown])
-        meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines; grey: the teacher."
+        meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines. The teacher is grey."
         page.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
     with middle:
         st.markdown("**Agreement with the teacher**")
@@ -59,17 +59,17 @@ def runs_compared() -> None:
             meaning = f"{stability.AGREEMENT_CAPTION} Last layer. n = {int(agreements['n'].sum())} pairs of target and evaluation."
             page.chart(stability.agreement_figure(agreements, chosen), "stability-agreement", meaning, agreements)
         else:
-            st.caption("None of these runs was traced with a teacher.")
+            st.caption("The queries of these runs were recorded without a teacher, so there is no agreement.")
     with right:
-        st.markdown("**Found by two seeds**")
+        st.markdown("**Targets found by both seeds**")
         seeds_compared([entries[name] for name in chosen])
 
 
 def seeds_compared(chosen: list[Entry]) -> None:
-    """Share of the targets that both runs of a pair find; the runs differ in their seed alone."""
+    """Shows the share of targets that both runs of a pair find, for runs that differ only in their seed."""
     pairs = stability.seed_pairs(chosen)
     if not pairs:
-        st.caption("No two of these runs differ in their seed alone.")
+        st.caption("Choose two runs that differ only in their seed.")
         return
     tables = [RESULTS.found_by_both(*(last_with_queries(own.run, split) for own in (first, second))) for first, second in pairs]
     names = [f"{first.arm} · {first.schedule} · seeds {first.seed} and {second.seed}" for first, second in pairs]
@@ -81,8 +81,8 @@ def seeds_compared(chosen: list[Entry]) -> None:
 @st.fragment
 @page.guarded("The matchings of this run cannot be shown")
 def one_run() -> None:
-    """One run: churn by layer and slice, agreement by slice, and its targets."""
-    st.markdown("**One run**")
+    """Shows one run: churn by layer and slice, agreement by slice, and its targets."""
+    st.markdown("**One run in detail**")
     head = st.columns([3, 6], vertical_alignment="bottom")
     run = choices.select_run(head[0], entries).run
     choices.write_address(run=run.name)
@@ -91,18 +91,18 @@ def one_run() -> None:
 
 
 def by_slice(here: RunSplit) -> None:
-    """Churn of the run by layer, class and size, and its agreement with the teacher by class and size."""
+    """Shows the churn of a run by layer, class and size, and its agreement with the teacher by class and size."""
     classes = here.run.info()["classes"]
     left, middle, right = st.columns(3, gap="medium")
     with left:
         table = RESULTS.churn_by_layer(here)
-        meaning = "Churn between evaluations by decoder layer; 95 % intervals over resampled images. "
+        meaning = "Churn from one evaluation to the next, by decoder layer, with 95 % intervals over resampled images. "
         meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation of split {split}."
         page.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
     with middle:
         tables = {by: RESULTS.churn_by(here, by) for by in ("label", "size")}
-        meaning = "Churn between evaluations of the last layer by class and size (COCO's bounds), all evaluations together; 95 % intervals "
-        meaning += f"over resampled images. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
+        meaning = "Churn from one evaluation to the next, pooled over all evaluations, by class and COCO's sizes, with 95 % intervals "
+        meaning += f"over resampled images. Last layer. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
         page.chart(stability.slices_figure(tables, classes), "churn-slices", meaning, pd.concat(list(tables.values())))
     with right:
         tables = {by: RESULTS.agreement_by(here, by) for by in ("label", "size")}
@@ -112,13 +112,13 @@ def by_slice(here: RunSplit) -> None:
             figure = stability.slices_figure(tables, classes, "agreement", "targets on which both agree (%)")
             page.chart(figure, "agreement-slices", meaning, pd.concat(list(tables.values())))
         else:
-            st.caption("This run was traced without a teacher: there is no agreement.")
+            st.caption("The queries of this run were recorded without a teacher, so there is no agreement.")
 
 
 @st.fragment
 @page.guarded("The targets of this run cannot be shown")
 def targets_by_evaluations(here: RunSplit) -> None:
-    """The matrix of one layer, and the target chosen in it."""
+    """Shows the matrix of targets and evaluations of one layer, and the target chosen in it."""
     head = st.columns([1, 1.3, 6], vertical_alignment="bottom")
     layers = RESULTS.student_layers(here)
     layer = choices.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
@@ -126,15 +126,15 @@ def targets_by_evaluations(here: RunSplit) -> None:
     targets = len(frame.drop_duplicates(["image_id", "target"]))
     first = int(choices.choose_number("first", 1, max(targets, 1), 1))
     st.session_state["first"] = first
-    head[1].number_input(f"First of {targets} targets", 1, max(targets, 1), key="first", step=AT_ONCE,
-                         help="Those that change most come first.")  # fmt: skip
+    head[1].number_input(f"First target shown (of {targets})", 1, max(targets, 1), key="first", step=AT_ONCE,
+                         help="Targets that change their query most often come first.")  # fmt: skip
     rows = stability.target_rows_of(frame, first - 1, AT_ONCE)
     left, right = st.columns([1.25, 1], gap="medium")
     stable, several = stability.stable_share(frame)
     with left:
         meaning = (
-            "Each cell is the query (its encoder cell, where queries are selected per image) matched to a target at an evaluation. "
-            f"{stable} of {several} targets matched more than once never changed theirs. A click shows the target."
+            "Each number is the query matched to a target at an evaluation. Detectors that select their queries per image show the "
+            f"encoder cell instead. {stable} of the {several} targets matched more than once never changed. Click a cell to see it."
         )
         figure = stability.matrix_figure(rows, here.run.query_steps(split))
         page.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
@@ -150,24 +150,24 @@ def targets_by_evaluations(here: RunSplit) -> None:
 
 
 def select_target() -> None:
-    """Keeps the target whose cell was clicked."""
+    """Stores the target whose cell was clicked."""
     found = choices.clicked("matrix")
     if found:
         st.session_state["target"] = f"{found[0]}-{found[1]}"
 
 
 def show_target(here: RunSplit, layer: int, image_id: int, target: int) -> None:
-    """The image of a target with the boxes of the queries that held it."""
+    """Shows the image of a target with the boxes of the queries that were matched to it."""
     data = RESULTS.dataset(here.data)
     number = data.positions[image_id]
     rows = RESULTS.holders(here, image_id, target, layer)
     figure = stability.holders_figure(held.pixels(here.data, number), data.records[number], data.classes, target, rows)
     table = stability.holder_table(rows, data.classes)
-    meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), n = {len(table)} evaluations that matched it; a "
-    meaning += "query's box is that of the last step it held it."
+    meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), matched at n = {len(table)} evaluations. "
+    meaning += "Each query is drawn with its box at the last step at which it was matched to the target."
     page.chart(figure, "holders", meaning, table, scrollZoom=True)
     st.dataframe(table, hide_index=True, row_height=28, key="holders-table", column_config=COLUMNS)
-    st.markdown(f"[This image in the matching explorer]({page.explorer_link(here, number + 1)})")
+    st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
 
 
 runs_compared()

@@ -1,4 +1,4 @@
-"""One run as it trained: every loss term raw and weighted, gradients, learning rate and speed."""
+"""Shows the training curves of one run: every loss term before and after its weight, gradients, learning rate and speed."""
 
 import streamlit as st
 
@@ -13,15 +13,15 @@ choices.write_address(run=run.name)
 
 
 @st.fragment(run_every=page.REFRESH_SECONDS if entry.state == "running" else None)
-@page.guarded("What this run logged cannot be shown")
+@page.guarded("The log of this run cannot be shown")
 def body() -> None:
-    """The curves; drawn anew every few seconds while the run is being trained."""
+    """Shows the curves; they are redrawn every few seconds while the run is being trained."""
     lines, together = held.training_lines(run)
     if lines.empty:
-        page.banner("info", "Nothing logged yet", "Curves appear here after the first logged step.")
+        page.banner("info", "No log yet", "Curves appear here after the first logged step.")
         return
     meaning = f"Each point is the mean of {together} logged steps. " if together > 1 else ""
-    meaning += f"n = {len(lines)} points a curve, one run. A click on a term in the legend hides it."
+    meaning += f"n = {len(lines)} points per curve, one run. Click a term in the legend to hide it."
     page.chart(training_figure(lines), f"training-{run.name}", meaning, lines)
     page.note(panel_meanings(lines))
 

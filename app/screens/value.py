@@ -1,4 +1,4 @@
-"""What queries are worth: slots by value, where a slot looks, and whether the teacher's quality predicts what the student gains."""
+"""Shows what queries are worth: slots ranked by value, where a slot looks, and whether teacher quality predicts student gain."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ run = entry.run
 split = choices.select_split(bar[1], splits_with_detections(run))
 steps = [step for step in run.detection_steps(split) if step in run.query_steps(split)] or run.detection_steps(split)
 step = choices.select(bar[2], "Step", "step", steps, steps[-1])
-baseline = choices.select_baseline(bar[3], entry, entries, "Gain is measured against it.")
+baseline = choices.select_baseline(bar[3], entry, entries, "The run that gain is measured against.")
 choices.write_address(run=run.name, split=split, step=step, baseline=choices.name_of(baseline))
 here = one_evaluation(run, split, step)
 if baseline is not None and step not in baseline.run.query_steps(split):
@@ -37,7 +37,7 @@ there = one_evaluation(baseline.run, split, step) if baseline is not None else N
 
 
 def of_slots(value: str) -> pd.DataFrame:
-    """A value of every slot with its interval."""
+    """Returns one value of every slot with its 95 % interval."""
     if value == "ap_drop":
         return RESULTS.slot_drops(here)
     if value == "gain" and there:
@@ -49,20 +49,20 @@ def of_slots(value: str) -> pd.DataFrame:
 @st.fragment
 @page.guarded("The slots of this run cannot be shown")
 def slots() -> None:
-    """All slots, and the chosen one."""
+    """Shows all slots, and the chosen one in detail."""
     head = st.columns([1.5, 1.2, 1.6, 5.4], vertical_alignment="bottom")
     known = [name for name in views.SLOT_VALUES if name != "gain" or there]
-    value = choices.select(head[0], "Slots by", "slots", known, known[0], format_func=lambda name: name.replace("_", " "))
+    value = choices.select(head[0], "Rank slots by", "slots", known, known[0], format_func=lambda name: views.SLOT_VALUES[name][0])
     table, everything = of_slots(value), RESULTS.slots(here)
     known = everything["query"].tolist()
     slot = int(choices.select(head[1], "Slot", "query", known, int(table.sort_values(value, ascending=False)["query"].iloc[0]),
-                             help="Also chosen by a click on its bar."))  # fmt: skip
+                             help="A slot is one of the student's queries, the same for every image."))  # fmt: skip
     resampled = choices.choose("resampled", (False, True), False)
-    head[2].toggle("Resample the images", key="resampled", help="The interval of the slot's AP drop by Poisson resamples: seconds a slot "
-                   "where there are thousands of images. The bars have a jackknife's.")  # fmt: skip
+    head[2].toggle("Resample the images", key="resampled", help="Computes the interval of this slot's AP drop from Poisson resamples, "
+                   "which takes seconds for thousands of images. The intervals of the bars come from a jackknife.")  # fmt: skip
     dead, images = int(everything["dead"].sum()), int(everything["images"].max())
-    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} dead; {images} images of split {split}. "
-    meaning += "A click on a bar chooses the slot."
+    meaning = f"{views.SLOT_VALUES[value][2]} n = {len(table)} slots, {dead} of them never matched; {images} images "
+    meaning += f"of split {split}. Click a bar to choose its slot."
     page.chart(views.slots_figure(table, value, slot), "slot-values", meaning, table, on_select=choose_slot, modes=["points"])
     left, right = st.columns(2, gap="medium")
     own = everything[everything["query"] == slot].iloc[0]
@@ -78,25 +78,25 @@ def slots() -> None:
         page.chart(views.serves_figure(tables, classes), "serves", meaning, pd.concat(list(tables.values())))
     if resampled:
         drop = RESULTS.slot_drop_interval(here, slot)
-        page.note(f"AP drop of slot {slot}: {100 * drop.value:.2f} points, 95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f} by "
-                    f"{drop.samples} Poisson resamples of the images.")  # fmt: skip
+        page.note(f"AP drop of slot {slot}: {100 * drop.value:.2f} points, 95 % interval {100 * drop.low:.2f} to {100 * drop.high:.2f}, "
+                    f"from {drop.samples} Poisson resamples of the images.")  # fmt: skip
     slot_images(slot)
     choices.write_address(slots=value, query=slot, resampled=resampled)
 
 
 def slot_images(slot: int) -> None:
-    """The images in which a slot is matched to a target, best quality first."""
+    """Shows the images in which a slot is matched to a target, best quality first."""
     matched = RESULTS.matched_queries(here, "student")
     own = matched[matched["query"] == slot].rename(columns={"match": "target"})
     if own.empty:
-        st.caption(f"Slot {slot} is matched to no target.")
+        st.caption(f"Slot {slot} is not matched to any target.")
         return
     data = RESULTS.dataset(here.data)
     sheet = [picture(row, ["student"], f"image {row['image_id']}, quality {row['quality']:.2f}")
              for row in own.head(PICTURES).to_dict("records")]  # fmt: skip
     meaning = f"n = {len(own)} targets that slot {slot} is matched to at step {step} of split {split}, best quality first. "
-    meaning += f"Of the first {len(sheet)}: the "
-    page.chart(sheet_figure(sheet), "slot-images", meaning + "target dotted, the slot's box with its score.", own)
+    meaning += f"The first {len(sheet)} are drawn: "
+    page.chart(sheet_figure(sheet), "slot-images", meaning + "the target dotted, the slot's box with its score.", own)
     place = data.positions
     shown = own.head(LISTED).assign(
         **{"class": [class_name(data.classes, label) for label in own["label"].head(LISTED)]},
@@ -108,7 +108,7 @@ def slot_images(slot: int) -> None:
 
 
 def picture(row: dict, models: list[Model], title: str) -> Picture:
-    """A target of an image with the queries that models match to it."""
+    """Returns a picture of a target with the queries that models match to it."""
     data = RESULTS.dataset(here.data)
     number, target = data.positions[row["image_id"]], int(row["target"])
     rows: dict[str, pd.DataFrame] = {}
@@ -119,7 +119,7 @@ def picture(row: dict, models: list[Model], title: str) -> Picture:
 
 
 def choose_slot() -> None:
-    """Keeps the slot whose bar was clicked."""
+    """Stores the slot whose bar was clicked."""
     found = choices.clicked("slot-values")
     if found:
         st.session_state["query"] = found[0]
@@ -128,13 +128,13 @@ def choose_slot() -> None:
 @st.fragment
 @page.guarded("The gains of this run cannot be shown")
 def predictors() -> None:
-    """Does quality predict gain?"""
+    """Shows whether a property of the teacher's query predicts gain."""
     assert there
     points = RESULTS.properties(here, there).assign(target_size=lambda own: np.sqrt(own["target_size"]))
     table = RESULTS.correlations(here, there)
     head = st.columns([2, 8], vertical_alignment="bottom")
     column = choices.select(
-        head[0], "Against gain", "property", list(views.PROPERTIES), "quality", format_func=views.PROPERTIES.__getitem__
+        head[0], "Property to compare with gain", "property", list(views.PROPERTIES), "quality", format_func=views.PROPERTIES.__getitem__
     )
     left, right = st.columns([1.25, 1], gap="medium")
     with left:
@@ -151,12 +151,12 @@ def predictors() -> None:
 
 
 def answers(chosen: pd.DataFrame, which: str) -> None:
-    """The chosen targets as a table, and pictures of the first."""
+    """Shows the chosen targets as a table, and pictures of the first ones."""
     data = RESULTS.dataset(here.data)
     sheet = [picture(row, ["teacher", "student"], f"image {row['image_id']}, gain {row['gain']:.2f}")
              for row in chosen.head(PICTURES).to_dict("records")]  # fmt: skip
-    meaning = f"n = {len(chosen)} targets {which}, greatest gain first. Of the first {len(sheet)}: the target dotted, the teacher's query "
-    meaning += "blue, the student's orange, each with slot and score."
+    meaning = f"n = {len(chosen)} targets {which}, greatest gain first. The first {len(sheet)} are drawn: the target dotted, the teacher's "
+    meaning += "query blue, the student's orange, each with its number and score."
     if sheet:
         page.chart(sheet_figure(sheet), "answers", meaning, chosen)
     place = data.positions
@@ -165,12 +165,12 @@ def answers(chosen: pd.DataFrame, which: str) -> None:
     st.dataframe(shown[["open", *chosen.columns]], hide_index=True, row_height=28, height=240, key="chosen", column_config=COLUMNS)
 
 
-match choices.part({"slots": "Slots", "gain": "What predicts gain", "queries": "All queries"}):
+match choices.part({"slots": "Query slots", "gain": "What predicts gain", "queries": "All queries"}):
     case "slots":
         slots()
     case "gain" if there:
         predictors()
     case "gain":
-        page.banner("info", "No gain to show", "Choose a baseline that was evaluated at this step, with its queries kept.")
+        page.banner("info", "No gain to show", "Choose a baseline whose queries were recorded at this step.")
     case _:
         queries(here, run.info()["classes"])

@@ -103,13 +103,13 @@ def test_the_image_page_draws_the_image_and_its_tables(address: str, runs_root: 
     assert exceptions(page) == 0
     assert picture(page).startswith("data:image/png;base64,")
     assert page.locator(".st-key-figure .legendtext").all_text_contents() == ["targets", "teacher", "student", "pairs"]
-    header, *rows = shown_table(page, "student")
-    assert header[:3] == ["student", "class", "score"]
+    header, *rows = shown_table(page, "student query")
+    assert header[:3] == ["student query", "class", "score"]
     run = Run(runs_root / "undistilled")
     queries = read_queries(run, "val", [30], where="image_id = 1 and layer = 1 and model = 'student'").sort_values("score", ascending=False)
     for row, expected in zip(rows, queries.to_dict("records"), strict=False):
         shown = dict(zip(header, row, strict=True))
-        assert (int(shown["student"]), int(shown["teacher"])) == (expected["query"], expected["mate"])
+        assert (int(shown["student query"]), int(shown["teacher query"])) == (expected["query"], expected["mate"])
         assert float(shown["L1"]) == pytest.approx(expected["mate_cost_bbox"], abs=1e-6)
 
 
@@ -125,11 +125,11 @@ def test_another_image_changes_the_picture_and_the_address(address: str, open_pa
 def test_another_layer_changes_the_mates_and_the_address(address: str, open_page: OpenPage):
     page = open_page(f"{address}/image?run=undistilled&score=0&image=3")
     assert query(page.url)["layer"] == ["1"]
-    last = shown_table(page, "student")
+    last = shown_table(page, "student query")
     page.get_by_role("combobox", name="Layer").click()
     page.get_by_role("option", name="0", exact=True).click()
     page.wait_for_url(re.compile(r"[?&]layer=0(&|$)"))
-    page.wait_for_function(f"before => JSON.stringify({text_of('student')} ?? before) !== JSON.stringify(before)", arg=last)
+    page.wait_for_function(f"before => JSON.stringify({text_of('student query')} ?? before) !== JSON.stringify(before)", arg=last)
 
 
 def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
@@ -137,7 +137,7 @@ def test_a_link_opens_the_same_view(address: str, open_page: OpenPage):
     first, second = open_page(link), open_page(link)
     assert query(first.url) == query(second.url) == query(link)
     assert picture(first) == picture(second)
-    for heading in ("student", "target"):
+    for heading in ("student query", "target"):
         assert shown_table(first, heading) == shown_table(second, heading)
     assert "mask" in first.locator(".legendtext").all_text_contents()
     assert picture(open_page(link.replace("image=4", "image=5"))) != picture(first)
@@ -168,7 +168,7 @@ def test_hostile_names_of_runs_and_classes_are_shown_as_text(hostile_address: st
     assert {title for title in header if title.startswith("AP ")} & {f"AP {name}" for name in HOSTILE_CLASSES}
     assert overview.locator(".legendtext").first.text_content() == HOSTILE_RUN
     image = open_page(f"{hostile_address}/image?run={run}&score=0")
-    classes = {cell for row in shown_table(image, "student") for cell in row} & set(HOSTILE_CLASSES)
+    classes = {cell for row in shown_table(image, "student query") for cell in row} & set(HOSTILE_CLASSES)
     drawn = " ".join(image.locator(".js-plotly-plot text").all_text_contents())
     assert classes
     assert all(name in drawn for name in classes)

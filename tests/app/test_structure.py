@@ -15,12 +15,13 @@ from tests.app.conftest import settle
 pytestmark = pytest.mark.browser
 # path, headings, charts, tables
 PAGES = [
-    ("?run=undistilled&run=distilled", ["Results", "Churn between decoder layers", "Verdicts over seeds"], 4, 2),
-    ("diagnosis?run=distilled", ["What was looked for"], 0, 1),
+    ("?run=undistilled&run=distilled", ["Final AP", "Churn between decoder layers", "Difference from the undistilled arm"], 4, 2),
+    ("diagnosis?run=distilled", ["Causes checked"], 0, 1),
     ("training?run=distilled", [], 1, 0),
     (
         "stability?run=distilled&compared=undistilled&compared=distilled",
-        ["Runs over training", "Between decoder layers", "Agreement with the teacher", "Found by two seeds", "One run"], 8, 1,
+        ["Match stability during training", "Churn between decoder layers", "Agreement with the teacher", "Targets found by both seeds",
+         "One run in detail"], 8, 1,
     ),
     ("value?part=slots&run=distilled&slots=served", [], 4, 1),
     ("value?part=gain&run=distilled", [], 3, 1),
