@@ -22,7 +22,7 @@ def paths(spans: list[str]) -> list[str]:
 
 
 def names(spans: list[str]) -> list[str]:
-    """Spans like ``module.function``, ``Class.method(argument)`` or ``Class(argument)``, but for folders, names of files and of other things."""
+    """Spans like ``module.function``, ``Class.method(argument)`` or ``Class(argument)``, but for folders, files and other things."""
     written = [span for span in spans if re.fullmatch(r"[A-Za-z]\w*(\.\w+)*(\([^()]*\))?", span) and re.search(r"\w[.(]\w", span)]
     own = [name for name in written if name not in OTHER and name.rpartition(".")[2] not in FILE_ENDINGS]
     return [name for name in own if not (ROOT / name.replace(".", "/")).is_dir()]
