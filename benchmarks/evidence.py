@@ -1,7 +1,7 @@
 """Trains the runs behind every published table and writes ``docs/results/`` (``make evidence``). Finished runs are reused.
 
-Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it; README.md and docs
-hold that Markdown between markers, and a test compares them.
+Each table is a JSON file (rows, recipe hashes, commits, seeds, commands, machine) and the Markdown made from it; docs/results.md
+holds that Markdown between markers, and a test compares them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from workbench.training.launch import recipe_path
 RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-SHOWN_IN = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGE = ROOT / "docs" / "results.md"
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,7 @@ def main() -> None:
             execute(rows, arguments.jobs, data=arguments.bccd if table.needs_data else None, watch=watch)
         record = _record(name, table, rows, arguments.bccd)
         write_json(RESULTS / f"{name}.json", record)
-        for page in SHOWN_IN:
-            if page.exists():
-                write_text(page, with_table(page.read_text(encoding="utf-8"), name, record["markdown"]))
+        write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), name, record["markdown"]))
         console.print(record["markdown"])
 
 

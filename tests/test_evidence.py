@@ -1,13 +1,29 @@
-"""Committed tables belong to the recipes as they are, and the pages show exactly them."""
+"""Committed tables belong to the recipes as they are, the page of results shows exactly them, and the README quotes that page."""
+
+import re
 
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import FAMILY_RECIPES, RESULTS, SHOWN_IN, TABLES, cache_line, family_table, load, recipe_hashes, with_table
+from benchmarks.evidence import FAMILY_RECIPES, PAGE, RESULTS, TABLES, cache_line, family_table, load, recipe_hashes, with_table
+from tests.conftest import ROOT
 from workbench.detectors.registry import FAMILIES
 from workbench.recipe.loading import load_recipe
 from workbench.training.launch import recipe_path
 
+
+def sections(page: str) -> list[tuple[str, str]]:
+    """The heading of each section and its text, with that of the sections below it."""
+    starts = [(found.start(), len(found[1]), found[2]) for found in re.finditer(r"^(#+) (.+)$", page, re.MULTILINE)]
+    ends = [next((start for start, depth, _ in starts[place + 1 :] if depth <= own), len(page)) for place, (_, own, _) in enumerate(starts)]
+    return [(title, page[start:end]) for (start, _, title), end in zip(starts, ends, strict=True)]
+
+
+SHOWN = PAGE.read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# the last two cells of the rows that link to a section of the results
+QUOTED = re.findall(r"^\|[^|]*\| ([^|]*) \| \[[^|]*\]\(docs/results\.md#([\w-]+)\) \|$", README, re.MULTILINE)
+SECTIONS = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-"): text for title, text in sections(SHOWN)}
 COMMITTED = sorted(path.stem for path in RESULTS.glob("*.json"))
 
 
@@ -31,12 +47,23 @@ def test_every_seed_and_arm_of_a_committed_table_has_its_row_commit_and_command(
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_the_pages_show_the_committed_table(name: str):
-    shown = [page for page in SHOWN_IN if f"<!-- table:{name} -->" in page.read_text(encoding="utf-8")]
-    assert shown
-    for page in shown:
-        text = page.read_text(encoding="utf-8")
-        assert with_table(text, name, load(name)["markdown"]) == text
+def test_the_page_of_results_shows_the_committed_table(name: str):
+    assert f"<!-- table:{name} -->" in SHOWN
+    assert with_table(SHOWN, name, load(name)["markdown"]) == SHOWN
+
+
+@pytest.mark.parametrize(("sentence", "anchor"), QUOTED)
+def test_every_number_of_a_sentence_of_the_readme_stands_in_the_section_that_it_links_to(sentence: str, anchor: str):
+    assert anchor in SECTIONS
+    numbers = re.findall(r"\d+\.\d+", sentence)
+    assert (
+        numbers and {number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", SECTIONS[anchor])} == set()
+    )
+
+
+def test_the_readme_quotes_each_part_of_the_results_and_holds_no_table_of_its_own():
+    assert len(QUOTED) == 9 and len({anchor for _, anchor in QUOTED}) == 7
+    assert "<!-- table:" not in README, "nothing would compare it with docs/results"
 
 
 def test_every_family_has_a_recipe_in_the_table_of_families():

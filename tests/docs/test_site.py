@@ -46,3 +46,9 @@ def test_every_equation_is_mathml_and_none_is_left_as_source(site: Path):
 def test_every_method_has_its_equations_and_its_page_of_switches(name: str, site: Path):
     assert f'<h2 id="{name}">' in (site / "equations.html").read_text(encoding="utf-8")
     assert f'id="workbench.methods.{name}' in (site / "api" / "methods.html").read_text(encoding="utf-8")
+
+
+def test_the_example_of_a_docstring_is_shown_as_code(site: Path):
+    """As text, its prompts would be quotations."""
+    pages = list((site / "api").glob("*.html"))
+    assert pages and [page.name for page in pages if "<blockquote>" in page.read_text(encoding="utf-8")] == []
