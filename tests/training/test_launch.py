@@ -270,8 +270,8 @@ def test_tensorboard_gets_the_metrics_below_the_run():
 
 
 @pytest.mark.parametrize(("tracker", "error", "message"), [
-    ("tensorbord", ConfigError, "--log tensorbord: unknown; choose from tensorboard, mlflow, wandb"),
-    ("mlflow", MissingExtraError, "--log mlflow needs a package that is not installed: pip install mlflow"),
+    ("tensorbord", ConfigError, "--log tensorbord: this tracker is unknown. Choose from tensorboard, mlflow, wandb"),
+    ("mlflow", MissingExtraError, "--log mlflow needs a package that is not installed. Run: pip install mlflow"),
 ])  # fmt: skip
 def test_an_unknown_or_missing_tracker_is_refused_before_training(
     monkeypatch: pytest.MonkeyPatch, runs_folder: Path, tracker: str, error: type[Exception], message: str
