@@ -92,7 +92,7 @@ def test_a_teacher_that_lacks_a_class_is_refused_with_what_it_knows():
 def test_a_run_name_that_exists_is_refused_before_anything_is_loaded_and_the_run_keeps_its_files(runs_folder: Path):
     run = Run.create("run", {"state": "done"})
     before = run.info_path.read_bytes()
-    with pytest.raises(RunError, match=r"run 'run' exists.*--resume run.*runs rm run.*--name"):
+    with pytest.raises(RunError, match=r"run 'run' already exists.*--resume run.*runs rm run.*--name"):
         start(tiny_recipe({"data": {"path": "/nowhere"}}), CPU, Silent())
     assert run.info_path.read_bytes() == before
 
