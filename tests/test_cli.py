@@ -218,8 +218,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(tmp_path: Path):
 
 @pytest.mark.parametrize(("code", "arguments", "words"), [
     (2, ["run"], "name a recipe, or give --resume RUN"),
-    (2, ["run", "RECIPE", "--resume", "one"], "leave out a recipe"),
-    (2, ["run", "--resume", "one", "--set", "train.steps=5", "--seed", "1"], "leave out --seed, --set"),
+    (2, ["run", "RECIPE", "--resume", "one"], "Leave out a recipe"),
+    (2, ["run", "--resume", "one", "--set", "train.steps=5", "--seed", "1"], "Leave out --seed, --set"),
     (2, ["run", "RECIPE", "--arm", "uniform"], "has no arm 'uniform'"),
     (2, ["run", "RECIPE", "--set", "train.steps=many"], "train.steps"),
     (2, ["run", "RECIPE", "--set", "train.steps"], "must look like"),
@@ -316,4 +316,4 @@ def test_a_comparison_runs_the_workbench_and_no_module_of_the_current_folder(tmp
 
 def test_python_m_workbench_is_the_same_command(tmp_path: Path):
     ended = subprocess.run([sys.executable, "-m", "workbench", "runs", "show", "nothing"], capture_output=True, text=True)
-    assert ended.returncode == 5 and ended.stderr.startswith("workbench: no run 'nothing'")
+    assert ended.returncode == 5 and ended.stderr.startswith("workbench: there is no run 'nothing'")

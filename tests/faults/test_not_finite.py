@@ -102,4 +102,4 @@ def test_a_loss_term_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(trainer.setup.student, "losses", spoiled)
 
     _, message, images = failing(monkeypatch, 3, fault)
-    assert f"step 3: loss term giou is not finite; images {images}." in message
+    assert f"step 3: loss term giou is not finite on images {images}." in message

@@ -117,7 +117,7 @@ def test_fiftyones_own_program_comes_before_the_unpacked_one(tmp_path, monkeypat
 def test_without_a_database_one_message_says_what_is_missing_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv(mongo.URI, raising=False)
     monkeypatch.setattr(mongo, "find_mongod", lambda: None)
-    with pytest.raises(WorkbenchError, match=r"no.*MongoDB|there is none.*--setup.*FIFTYONE_DATABASE_URI"), mongo.database(tmp_path):
+    with pytest.raises(WorkbenchError, match=r"no.*MongoDB|none was found.*--setup.*FIFTYONE_DATABASE_URI"), mongo.database(tmp_path):
         pass
     assert not mongo.is_available()
 

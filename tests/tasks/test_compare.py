@@ -45,7 +45,7 @@ def test_rows_are_named_after_recipe_arm_and_seed_and_equal_compute_comes_last(t
 
 
 def test_an_arm_that_the_recipe_lacks_is_refused_with_those_it_has(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no arm 'distiled'; arms: distilled, undistilled"):
+    with pytest.raises(ConfigError, match=r"no arm 'distiled'\. Its arms are distilled, undistilled"):
         plan(write_recipe(tmp_path, DISTILLED), ["distiled"], [0], [])
 
 

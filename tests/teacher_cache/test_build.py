@@ -216,5 +216,5 @@ def test_terms_that_read_all_classes_refuse_a_cache_of_the_best_few(config: dict
     if served:
         assert Builder(setup).contents.top_k == 2
         return
-    with pytest.raises(IncompatibleError, match=rf"'{config['method']}' reads .* all classes; cache\.top_k: 2"):
+    with pytest.raises(IncompatibleError, match=rf"'{config['method']}' reads .* all classes, but cache\.top_k: 2"):
         Builder(setup)

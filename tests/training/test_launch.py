@@ -92,7 +92,7 @@ def test_a_teacher_that_lacks_a_class_is_refused_with_what_it_knows():
 def test_a_run_name_that_exists_is_refused_before_anything_is_loaded_and_the_run_keeps_its_files(runs_folder: Path):
     run = Run.create("run", {"state": "done"})
     before = run.info_path.read_bytes()
-    with pytest.raises(RunError, match=r"run 'run' exists.*--resume run.*runs rm run.*--name"):
+    with pytest.raises(RunError, match=r"run 'run' already exists.*--resume run.*runs rm run.*--name"):
         start(tiny_recipe({"data": {"path": "/nowhere"}}), CPU, Silent())
     assert run.info_path.read_bytes() == before
 
@@ -270,8 +270,8 @@ def test_tensorboard_gets_the_metrics_below_the_run():
 
 
 @pytest.mark.parametrize(("tracker", "error", "message"), [
-    ("tensorbord", ConfigError, "--log tensorbord: unknown; choose from tensorboard, mlflow, wandb"),
-    ("mlflow", MissingExtraError, "--log mlflow needs a package that is not installed: pip install mlflow"),
+    ("tensorbord", ConfigError, "--log tensorbord: this tracker is unknown. Choose from tensorboard, mlflow, wandb"),
+    ("mlflow", MissingExtraError, "--log mlflow needs a package that is not installed. Run: pip install mlflow"),
 ])  # fmt: skip
 def test_an_unknown_or_missing_tracker_is_refused_before_training(
     monkeypatch: pytest.MonkeyPatch, runs_folder: Path, tracker: str, error: type[Exception], message: str

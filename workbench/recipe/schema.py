@@ -225,7 +225,7 @@ class Recipe(BaseModel):
         return own_arm_name(bool(self.methods))
 
     def hash(self) -> str:
-        """Hash of every setting that affects the result, except the seed and the dataset path; the key of a committed table.
+        """Returns the hash of every setting that affects the result, except seed and dataset path; it is the key of a committed table.
 
         ``arms`` are left out because they are other recipes. Settings at their default are left out too, so that a new setting keeps old
         tables valid. Whoever changes a default must therefore make the tables again.
