@@ -16,11 +16,10 @@ from benchmarks.step import cached_step, step_of, whole_cache
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import Transform
 from workbench.datasets.variants import Variants
-from workbench.recipe.loading import load_recipe
+from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.recipe.setup import build
 from workbench.teacher_cache.build import Builder
 from workbench.teacher_cache.read import TeacherCache
-from workbench.training.launch import recipe_path
 from workbench.training.loader import TrainLoader
 
 IMAGES, VARIANTS, REPEATS = 512, 2, 7
@@ -40,7 +39,7 @@ def _demo_pair() -> Iterator[Figure]:
     recipe = load_recipe(recipe_path("shapes"), [
         f"data.options.train={IMAGES}", "data.options.val=16", "data.options.test=16", f"cache.variants={VARIANTS}",
     ])  # fmt: skip
-    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    setup = build(recipe, "shapes_teacher", record_teacher=False)
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     start = time.process_time()
     cache, estimate = whole_cache(setup)
@@ -120,7 +119,7 @@ def build_repeated(count: int) -> int:
         "data.options.train=1", "data.options.val=1", "data.options.test=1", "cache.variants=1", "cache.name=repeated",
         "data.transform.resize={height: 32, width: 32}", "data.transform.augment=[flip]",
     ])  # fmt: skip
-    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    setup = build(recipe, "shapes_teacher", record_teacher=False)
     record, image = setup.train.records[0], setup.train.image(0)
     setup.train = Dataset("repeated", "train", setup.train.classes, setup.train.category_ids, [record] * count, [image] * count)
     setup.variants = Variants(setup.train, Transform(recipe.data.transform), 1)

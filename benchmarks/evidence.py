@@ -22,13 +22,12 @@ from workbench.analysis.report.summary import TEACHER
 from workbench.commands.progress import console_watch
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_json, write_text
-from workbench.recipe.loading import load_recipe, merge, stored_recipe
+from workbench.recipe.loading import load_recipe, merge, recipe_path, stored_recipe
 from workbench.recipe.setup import open_split
 from workbench.store.detections import read_detections
 from workbench.store.groups import DISTILLED, UNDISTILLED
 from workbench.store.run import Run
 from workbench.tasks.compare import Row, compare_rows, execute, notes, plan, seed_table
-from workbench.training.launch import recipe_path
 
 RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]

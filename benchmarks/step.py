@@ -15,14 +15,13 @@ from workbench.detectors.registry import FAMILIES
 from workbench.methods.context import Progress, TeacherAnswer
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method, find_method
-from workbench.recipe.loading import load_recipe
+from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import Setup, build, input_spec, open_split
 from workbench.teacher_cache.build import Builder, Estimate
 from workbench.teacher_cache.fields import fields_of
 from workbench.teacher_cache.key import cache_folder
 from workbench.teacher_cache.read import TeacherCache
-from workbench.training.launch import recipe_path
 from workbench.training.loader import TrainBatch, TrainLoader
 from workbench.training.optim import make_optimizer
 from workbench.training.step import DistillStep, weighted_sum
@@ -75,7 +74,7 @@ def _live() -> Iterator[Figure]:
 
 def _from_cache(name: str, recipe: Recipe, teacher: str, repeats: int) -> Iterator[Figure]:
     """Yields the ratios of one pair's steps from the cache, reading included, to its undistilled step."""
-    setup = build(recipe, teacher, trace_teacher=False)
+    setup = build(recipe, teacher, record_teacher=False)
     setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert setup.teacher is not None and setup.pairing is not None
     cache, _ = whole_cache(setup)

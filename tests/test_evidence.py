@@ -8,8 +8,7 @@ import pytest
 from benchmarks.evidence import FAMILY_RECIPES, PAGE, RESULTS, TABLES, cache_line, family_table, load, recipe_hashes, with_table
 from tests.conftest import ROOT
 from workbench.detectors.registry import FAMILIES
-from workbench.recipe.loading import load_recipe
-from workbench.training.launch import recipe_path
+from workbench.recipe.loading import load_recipe, recipe_path
 
 
 def sections(page: str) -> list[tuple[str, str]]:

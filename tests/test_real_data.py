@@ -18,11 +18,11 @@ from tests.flows import Silent, command
 from workbench.analysis.detection.ap import coco_ap
 from workbench.datasets.opening import open_dataset
 from workbench.detectors.detector import Detections
-from workbench.recipe.loading import load_recipe
+from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.recipe.schema import Recipe
 from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections
-from workbench.training.launch import Launch, recipe_path, start
+from workbench.training.launch import Launch, start
 
 TINY = [
     "student.backbone={stem: 8, widths: [8, 16], depths: [1, 1], levels: [2]}", "student.width=32", "student.ffn=32",

@@ -95,7 +95,7 @@ def test_every_shipped_recipe_and_arm_has_the_hash_it_had(recipe: str):
 
 
 def test_a_stored_cache_serves_the_recipe_it_was_built_for(root: Path):
-    setup = build(load_recipe(STORED / "recipes" / "from-the-cache.yaml"), "shapes_teacher", trace_teacher=False)
+    setup = build(load_recipe(STORED / "recipes" / "from-the-cache.yaml"), "shapes_teacher", record_teacher=False)
     cache = open_cache(setup)
     assert cache is not None and setup.variants is not None
     answer = cache.read([3], 1, [setup.variants.ops(3, 1)]).answer()

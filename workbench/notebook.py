@@ -25,11 +25,11 @@ from workbench.errors import RunError
 from workbench.export.onnx_file import export_onnx
 from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
-from workbench.recipe.loading import load_recipe
+from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.store.run import Run
 from workbench.tasks.evaluate import evaluate
 from workbench.tasks.predict import predict
-from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
+from workbench.training.launch import Launch, changes_since, resume, start
 from workbench.training.loop import Listener
 from workbench.views import figures
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
-from workbench.recipe.loading import load_recipe
+from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.store.run import Run
-from workbench.training.launch import Launch, recipe_path, start
+from workbench.training.launch import Launch, start
 
 # What a careless page would render: HTML, markdown, a formula, a plotly template, a Streamlit directive.
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "**bold** $x^2$", ":red[red] %{x} _a_")

@@ -19,7 +19,7 @@ def test_two_steps_log_every_term_of_every_method_with_its_weight(balance: float
     torch.set_num_threads(1)
     common: dict[str, Any] = {"balance": balance} if balance is not None else {}
     recipe = tiny_recipe({"teacher": {"checkpoint": "shapes_teacher"}, "methods": [{"method": name} | common for name in SERVED]})
-    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    setup = build(recipe, "shapes_teacher", record_teacher=False)
     assert [method.name for method in setup.methods] == SERVED
     run = Run.create("together", {})
     Trainer(run, setup, Silent(), "cpu").train()
@@ -46,7 +46,7 @@ def trained(name: str, killed_at: int | None = None) -> dict[str, torch.Tensor]:
     run = Run.create(name, {})
 
     def one_life(end: int | None) -> Setup:
-        setup = build(recipe, "shapes_teacher", trace_teacher=False)
+        setup = build(recipe, "shapes_teacher", record_teacher=False)
         trainer = Trainer(run, setup, Silent(), "cpu")
         one_step = trainer._train_step
 
@@ -78,7 +78,7 @@ def test_a_resumed_run_hides_the_same_cells_and_asks_about_the_same_points():
 def test_attention_is_collected_only_for_a_method_that_needs_it(names: list[str]):
     torch.set_num_threads(1)
     recipe = tiny_recipe({"teacher": {"checkpoint": "shapes_teacher"}, "methods": [{"method": name} for name in names]})
-    setup = build(recipe, "shapes_teacher", trace_teacher=False)
+    setup = build(recipe, "shapes_teacher", record_teacher=False)
     seen: list[tuple[bool, bool]] = []
     for method in setup.methods:
         method.register_forward_pre_hook(lambda m, args: seen.append((args[0].attentions is not None, args[1].attentions is not None)))

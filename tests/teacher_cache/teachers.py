@@ -33,7 +33,7 @@ def _setup(changes: str) -> Setup:
 def fresh_setup(*changes: dict[str, Any]) -> Setup:
     """The same with models of its own."""
     torch.set_num_threads(1)
-    return build(tiny_recipe(CACHED, *changes), "shapes_teacher", trace_teacher=False)
+    return build(tiny_recipe(CACHED, *changes), "shapes_teacher", record_teacher=False)
 
 
 def built(setup: Setup, **changes: Any) -> Built:

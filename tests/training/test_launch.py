@@ -16,12 +16,12 @@ from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, ConfigError, DataError, IncompatibleError, MissingExtraError, RunError
 from workbench.files import read_json, write_json
-from workbench.recipe.loading import load_recipe, merge, parse_recipe
+from workbench.recipe.loading import load_recipe, merge, parse_recipe, recipe_path
 from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import build, build_student, find_detector, open_split
 from workbench.resources import share_path
 from workbench.store.run import Run, result_folder
-from workbench.training.launch import Launch, changes_since, recipe_path, resume, start
+from workbench.training.launch import Launch, changes_since, resume, start
 
 CPU = Launch("run", device="cpu")
 EMBEDDED = share_path("data") / "shapes_teacher"

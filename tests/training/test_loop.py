@@ -38,7 +38,7 @@ class Trained:
 def train(folder: Path, name: str, *changes: dict[str, Any]) -> Trained:
     recipe = tiny_recipe(DISTILLED, STEPS, *changes)
     torch.set_num_threads(1)
-    setup = build(recipe, "shapes_teacher", trace_teacher=bool(recipe.methods))
+    setup = build(recipe, "shapes_teacher", record_teacher=bool(recipe.methods))
     trained = Trained(Run.create(name, {}, folder), setup, {}, torch.empty(0), [])
     trainer = Trainer(trained.run, setup, Silent(), "cpu")
     one_step = trainer._train_step

@@ -135,13 +135,12 @@ def cache_prune(
 
 def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
     """Builds teacher, methods and variants of a recipe; if a recipe makes the teacher, that run must exist already."""
-    from workbench.recipe.loading import load_recipe
+    from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.recipe.setup import build
-    from workbench.training.launch import recipe_path
 
     path = recipe_path(name)
     recipe = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)
-    return build(recipe, _teacher(recipe, path.parent), trace_teacher=False)
+    return build(recipe, _teacher(recipe, path.parent), record_teacher=False)
 
 
 def _teacher(recipe: "schema.Recipe", folder: Path) -> str | None:

@@ -46,9 +46,8 @@ def compare(
     from workbench.commands.console import console, print_comparison
     from workbench.commands.progress import console_watch
     from workbench.device import resolve_device
-    from workbench.recipe.loading import load_recipe
+    from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.tasks.compare import compare_rows, distilled_arms, execute, plan
-    from workbench.training.launch import recipe_path
 
     use_root(runs)
     resolve_device(device)

@@ -54,9 +54,8 @@ def recipe_show(
 
     from workbench.commands.console import console
     from workbench.files import write_json
-    from workbench.recipe.loading import load_recipe
+    from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.recipe.writing import recipe_yaml
-    from workbench.training.launch import recipe_path
 
     path = recipe_path(recipe)
     resolved = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)

@@ -42,9 +42,9 @@ def run(
     from workbench.commands.console import console, print_rows, show_runs
     from workbench.commands.progress import console_listener
     from workbench.device import resolve_device
-    from workbench.recipe.loading import load_recipe
+    from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.store.run import Run
-    from workbench.training.launch import Launch, recipe_path, start
+    from workbench.training.launch import Launch, start
     from workbench.training.launch import resume as resume_run
 
     use_root(runs)

@@ -9,10 +9,29 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.detectors.registry import FAMILIES
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import find_method
 from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
+from workbench.resources import share_path
 from workbench.store.groups import own_arm_name
+
+
+def recipe_path(name: str) -> Path:
+    """Returns the path of a recipe, given as a file or as the name of a shipped one.
+
+    Raises:
+        RunError: the name is neither; the message lists the shipped recipes.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = share_path("recipes")
+    for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
+        if candidate.is_file():
+            return candidate
+    found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
+    shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] != "checkpoints"))
+    raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:

@@ -283,13 +283,13 @@ def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[st
     return replace(spec, classes=renamed)
 
 
-def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True) -> Setup:
+def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True) -> Setup:
     """Builds all objects of a run.
 
     Args:
         recipe: a validated recipe.
         teacher: the detector to load as teacher, in any form that ``find_detector`` takes, or None.
-        trace_teacher: load the teacher even if no method uses it, to compare queries with it.
+        record_teacher: load the teacher even if no method uses it, to compare queries with it.
 
     Raises:
         WorkbenchError: a problem that the user can fix.
@@ -310,7 +310,7 @@ def build(recipe: Recipe, teacher: str | Run | None, trace_teacher: bool = True)
     splits = [train, val, *([test] if test is not None else [])]
     check_sizes(student, "student", recipe, splits)
     frozen, pairing, methods, teacher_hash = None, None, [], None
-    if teacher is not None and (recipe.methods or trace_teacher):
+    if teacher is not None and (recipe.methods or record_teacher):
         folder = find_detector(teacher).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)

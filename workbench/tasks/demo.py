@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from workbench.recipe.loading import recipe_path
 from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
 from workbench.tasks.compare import compare_rows, execute, plan
-from workbench.training.launch import recipe_path
 
 QUICK = ("train.steps=240", "train.evaluate_every=60", "train.checkpoint_every=120", "data.options.val=100", "data.options.test=100")
 

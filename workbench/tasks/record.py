@@ -19,7 +19,7 @@ from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts
 from workbench.store.run import Run, result_folder
 from workbench.training.checkpoints import load_methods
-from workbench.training.recording import STATE_IMAGES, Scope, Tracer
+from workbench.training.recording import STATE_IMAGES, QueryRecorder, Scope
 
 SPLITS = ("train", "val", "test")
 _BYTES_PER_ROW = 64  # as Parquet; slightly more than random numbers take
@@ -118,12 +118,12 @@ class QueryRecording:
                 progress(done, total)
 
         with self.run.locked():
-            tracer = Tracer(self._setup, self.run, self._device)
+            recorder = QueryRecorder(self._setup, self.run, self._device)
             if self._teacher_wanted:
-                for batch in tracer.teacher(self._dataset, self.split, self.scope):
+                for batch in recorder.teacher(self._dataset, self.split, self.scope):
                     tell(len(batch.image_ids))
             epoch = self.step // _steps_per_epoch(self._setup, self.run)
-            for batch, _ in tracer.student(self._dataset, self.split, self.step, epoch, self.scope):
+            for batch, _ in recorder.student(self._dataset, self.split, self.step, epoch, self.scope):
                 tell(len(batch.image_ids))
 
     def _data(self) -> Dataset:

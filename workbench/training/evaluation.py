@@ -20,7 +20,7 @@ from workbench.store.detections import write_detections
 from workbench.store.run import Run, result_folder
 from workbench.training.alignment import FeatureAlignment
 from workbench.training.cost import measure_cost
-from workbench.training.recording import BATCH, Scope, Tracer
+from workbench.training.recording import BATCH, QueryRecorder, Scope
 
 DETECTIONS = 300
 
@@ -30,8 +30,8 @@ class Evaluator:
 
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
-        self.tracer = Tracer(setup, run, device)
-        self._traced: set[str] = set()
+        self.recorder = QueryRecorder(setup, run, device)
+        self._recorded: set[str] = set()
         self._alignment: FeatureAlignment | None = None
 
     def alignment(self) -> dict[str, Any] | None:
@@ -57,12 +57,12 @@ class Evaluator:
         """
         student = self.setup.student.eval()
         scope = Scope.of(dataset)
-        if self.setup.teacher is not None and split not in self._traced:
-            for _ in self.tracer.teacher(dataset, split, scope):
+        if self.setup.teacher is not None and split not in self._recorded:
+            for _ in self.recorder.teacher(dataset, split, scope):
                 pass
-            self._traced.add(split)
+            self._recorded.add(split)
         wanted = scope if states else dataclasses.replace(scope, states=frozenset())
-        answers = self.tracer.student(dataset, split, step, epoch, wanted)
+        answers = self.recorder.student(dataset, split, step, epoch, wanted)
         found = [(batch, student.detections(output, batch.sizes, DETECTIONS)) for batch, output in answers]
         student.train()
         detections = collect_detections(dataset, found, student.spec.classes)

@@ -14,7 +14,7 @@ from accelerate import PartialState
 
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
-from workbench.recipe.loading import load_recipe, stored_recipe
+from workbench.recipe.loading import load_recipe, recipe_path, stored_recipe
 from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat
 from workbench.recipe.setup import Setup, build
 from workbench.resources import code_commit, share_path
@@ -48,24 +48,6 @@ class Launch:
     group: str = EQUAL_STEPS
     device: str = "auto"
     trackers: tuple[str, ...] = ()
-
-
-def recipe_path(name: str) -> Path:
-    """Returns the path of a recipe, given as a file or as the name of a shipped one.
-
-    Raises:
-        RunError: the name is neither; the message lists the shipped recipes.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    folder = share_path("recipes")
-    for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
-        if candidate.is_file():
-            return candidate
-    found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
-    shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] != "checkpoints"))
-    raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
 
 
 def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None = None) -> Run:

@@ -55,7 +55,7 @@ class Scope:
         return cls(tuple(indices), len(indices) < len(ids), frozenset(ids[indices[place]] for place in places))
 
 
-class Tracer:
+class QueryRecorder:
     """Records the outputs of a run's models; the teacher's rows once per split, at step -1.
 
     Args:

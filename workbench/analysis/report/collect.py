@@ -49,7 +49,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
     baselines = {run.name: _baseline_of(run, runs) for run in runs}
     found["diagnoses"] = {run.name: diagnose(run, baselines[run.name], split).to_json() for run in runs}
     evaluated = {run.name: _result(results, run, notes) for run in runs}
-    traced = {run.name: _traced(results, run, split, notes) for run in runs}
+    traced = {run.name: _recorded_rows(results, run, split, notes) for run in runs}
     found |= {name: {} for name in ("errors", "slots", "stability", "gain")}
     for run in runs:
         at, rows, baseline = evaluated[run.name], traced[run.name], baselines[run.name]
@@ -120,7 +120,7 @@ def _seeds(results: Results, side: Sequence[Run], traced: Mapping[str, Any], spl
     return {"runs": [run.name for run in side], "spread": records(spread), "found": pairs}
 
 
-def _traced(results: Results, run: Run, split: str, notes: list[str]) -> pd.DataFrame | None:
+def _recorded_rows(results: Results, run: Run, split: str, notes: list[str]) -> pd.DataFrame | None:
     """Returns the matched queries of the run and its teacher, or None with a note."""
     try:
         results.dataset(last_with_queries(run, split).data)

@@ -39,7 +39,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
     evaluations = run.evaluations()
     result = _result(evaluations, info.get("best_step"))
     steps = match_frame(run, "churn_steps", trace)
-    at = _traced_step(run, trace, result.get("step"))
+    at = _recorded_step(run, trace, result.get("step"))
     seconds, kind = _compute(run, info)
     return {
         "run": run.name,
@@ -142,7 +142,7 @@ def _spacing(changes: pd.DataFrame) -> int | None:
     return int(spacings.pop()) if len(spacings) == 1 else None
 
 
-def _traced_step(run: Run, trace: str, step: int | None) -> int | None:
+def _recorded_step(run: Run, trace: str, step: int | None) -> int | None:
     """Returns the step of the result if its queries were kept, else the last step whose queries were."""
     traced = run.query_steps(trace)
     return step if step in traced else max(traced, default=None)
