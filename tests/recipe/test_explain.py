@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from tests.flows import command
 from workbench.errors import ConfigError
 from workbench.files import read_json
+from workbench.methods import registry
 from workbench.methods.method import BaseMethodConfig, Method
 from workbench.methods.registry import METHODS, register
 from workbench.recipe.explain import Row, as_yaml, explain, sections
