@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.flows import Silent
+from tests.flows import Silent, command
 from workbench.analysis.derived import match_frame
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.report.summary import summarise
@@ -106,3 +106,13 @@ def test_a_stored_run_that_was_interrupted_goes_on_to_its_end(root: Path):
     run = resume(Run.open("interrupted"), Launch(device="cpu"), Silent())
     assert run.info()["state"] == "done" and run.checkpoint_steps()[-1] == 6
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_is_shown_by_the_queries_of_the_split_that_is_asked_for(root: Path, tmp_path: Path):
+    churn = {}
+    for split in ("val", "test"):
+        code, _, _ = command("runs", "show", "distilled", "--split", split, "--json", str(tmp_path / f"{split}.json"))
+        assert code == 0
+        (churn[split],) = (row["churn_n"] for row in json.loads((tmp_path / f"{split}.json").read_text()))
+    # three evaluations on val; the test split was recorded at one step, so there is nothing to compare it with
+    assert churn["val"] == NUMBERS["runs"]["distilled"]["summary"]["churn_n"] and not churn["test"]

@@ -79,13 +79,17 @@ def train(
     return run if run.info().get("state") == "done" else resume(run, launch, listener or cell_listener(name))
 
 
-def summary(*runs: Run) -> Any:
+def summary(*runs: Run, split: str = "val") -> Any:
     """Returns a frame with one row per run and one per teacher, indexed by run; ``analysis.report.summary.summarise`` lists the columns.
+
+    Args:
+        *runs: the runs.
+        split: recorded split that stability and agreement are of.
 
     Example:
         >>> wb.summary(alone, taught)[["ap", "ap50", "compute_seconds"]]
     """
-    return table(runs, with_teacher=True).set_index("run")
+    return table(runs, split, with_teacher=True).set_index("run")
 
 
 def stepper(run: Run, number: int = 1, split: str = "val") -> Any:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 console = Console(width=None if sys.stdout.isatty() else 200)
 
 
-def show_runs(runs: "list[Run]", json_path: Path | None) -> None:
-    """Prints the summary of some runs."""
+def show_runs(runs: "list[Run]", json_path: Path | None, split: str = "val") -> None:
+    """Prints the summary of some runs; stability and agreement are of the queries recorded on ``split``."""
     from workbench.analysis.report.summary import table
 
-    print_summary(table(runs), json_path)
+    print_summary(table(runs, split), json_path)
 
 
 def print_summary(frame: Any, json_path: Path | None) -> None:

@@ -1,17 +1,13 @@
 """``workbench diagnose``: why distillation did nothing, or did harm."""
 
-from typing import Annotated
-
-import typer
-
-from workbench.commands.options import Against, Json, Root, RunName, use_root
+from workbench.commands.options import Against, Json, Root, RunName, Split, use_root
 from workbench.errors import WorkbenchError
 
 
 def diagnose(
     run: RunName,
     against: Against = None,
-    split: Annotated[str, typer.Option("--split", help="Split whose queries are read: val or test.")] = "val",
+    split: Split = "val",
     runs: Root = None,
     json_path: Json = None,
 ) -> None:

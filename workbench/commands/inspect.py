@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from workbench.commands.options import Against, Root, use_root
+from workbench.commands.options import Against, Root, Split, use_root
 from workbench.errors import ConfigError, WorkbenchError
 
 
 def inspect(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its path.")] = None,
     against: Against = None,
-    split: Annotated[str, typer.Option("--split", help="Split whose queries are shown: val or test.")] = "val",
+    split: Split = "val",
     umap: Annotated[bool, typer.Option("--umap", help="Lay out decoder states by UMAP instead of PCA; takes minutes.")] = False,
     app: Annotated[bool, typer.Option("--app/--no-app", help="Serve FiftyOne's App, or only make or update the dataset.")] = True,
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port of the App, or the next free one after it.")] = 5151,

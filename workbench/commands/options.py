@@ -20,6 +20,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting of the recipe, such as train.steps=500. Repeat it for more."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, or cuda:N for one GPU of several.")]
+Split = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split whose queries are looked at: val or test.")]
 Against = Annotated[str | None, typer.Option("--against", metavar="RUN", help="Run to compare with, usually the undistilled one.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Print lines instead of a progress bar.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to this file as JSON.")]

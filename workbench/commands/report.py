@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.commands.options import Root, use_root
+from workbench.commands.options import Root, Split, use_root
 
 
 def report(
@@ -13,7 +13,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write; its numbers go beside it as .json.")] = Path(
         "report.html"
     ),
-    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split whose queries are looked at: val or test.")] = "val",
+    split: Split = "val",
     runs: Root = None,
 ) -> None:
     """Write one HTML page about runs, and its numbers as JSON.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands.options import Json, Root, RunName, Verb, sub_app, use_root
+from workbench.commands.options import Json, Root, RunName, Split, Verb, sub_app, use_root
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ def runs_list(runs: Root = None, json_path: Json = None) -> None:
 
 
 @runs_app.command("show", cls=Verb)
-def runs_show(name: RunName, runs: Root = None, json_path: Json = None) -> None:
+def runs_show(name: RunName, split: Split = "val", runs: Root = None, json_path: Json = None) -> None:
     """Show everything that is known about a run."""
     from workbench.commands.console import show_runs
     from workbench.store.run import Run
 
     use_root(runs)
-    show_runs([Run.open(name)], json_path)
+    show_runs([Run.open(name)], json_path, split)
 
 
 @runs_app.command("rm", cls=Verb)
