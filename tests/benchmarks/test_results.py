@@ -40,7 +40,7 @@ def test_what_is_said_of_the_teacher_cache_is_what_the_benchmark_found():
         return figures[name]["value"]
 
     warm, cold = (value(f"demo pair: reading {state} / an epoch of plain training") for state in ("warm", "cold"))
-    assert f"takes {100 * warm:.1f} % of an epoch of plain training when the files are in memory and {100 * cold:.1f} % when" in page
+    assert f"takes {100 * warm:.1f} % of an epoch of plain training when the files are in memory, and {100 * cold:.1f} % when" in page
     many, few = (value(f"peak memory of building for {count} images") for count in (100000, 1000))
     assert f"Building for 100,000 images peaks at {many:.0f} MB, for 1,000 at {few:.0f} MB." in page
     one, three, ten = (value(f"(building / {n} students + distilling from the cache) / distilling live") for n in (1, 3, 10))
@@ -69,8 +69,8 @@ def test_what_is_said_of_fiftyone_is_what_the_benchmark_found():
     (whole,) = [name for name in figures if name.startswith("5000 images and ")]
     boxes = int(whole.split()[3])
     assert f"{boxes:,} boxes of three models are in FiftyOne after {figures[whole]['value']:.0f} s" in page
-    assert f"the process and MongoDB take {value('memory'):.1f} GB at most" in page
-    assert f"in {value('the same after'):.0f} s; where nothing is new it takes {value('the same when'):.0f} s" in page
+    assert f"The process and MongoDB take {value('memory'):.1f} GB at most" in page
+    assert f"in {value('the same after'):.0f} s; if nothing is new it takes {value('the same when'):.0f} s" in page
     assert f"took {value('FiftyOne'):.0f} s and ours {value('ours, 100 '):.1f} s" in page
     assert f"1,000 images take {value('ours, 1000'):.0f} s" in page
     assert all(figure["holds"] is not False for figure in figures.values())

@@ -81,5 +81,5 @@ def test_the_selection_and_the_masks_of_a_method_from_a_notebook_are_recorded(ev
 
 def test_a_term_that_asks_for_the_step_outside_training_is_a_mistake_of_the_code():
     context = MethodContext(student=None, pairing=None, targets=None)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(RuntimeError, match="in training alone"):
+    with pytest.raises(RuntimeError, match="only computed in training"):
         _ = context.training
