@@ -56,7 +56,7 @@ print(wb.compare({0: alone}, {0: taught}).sentence())
 # %% [markdown]
 # ## What does it look like?
 # This is one validation image with its targets (dotted) and the boxes of both models. Lines join *paired queries*: an assignment pairs each
-# student query with one teacher query, its *mate*. Click an entry of the legend to hide that kind of mark. After so few steps the student's
+# student query with one teacher query. Click an entry of the legend to hide that kind of mark. After so few steps the student's
 # scores are low, so boxes are drawn from a score of 0.15.
 
 # %%
