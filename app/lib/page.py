@@ -4,7 +4,7 @@ Names of runs and classes come from users. They go into tables, text and options
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import streamlit as st
 
 from workbench.analysis.of_run import SPLITS, RunData
 from workbench.errors import WorkbenchError
-from workbench.store.run import runs_root
+from workbench.store.run import Run, runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
 from workbench.views.style import laid_out
 
@@ -41,6 +41,21 @@ def usable_runs() -> dict[str, Entry]:
         _wait_for_a_run(root)
         st.stop()
     return usable
+
+
+def runs_with(splits: Callable[[Run], Iterable[str]], title: str, detail: str) -> dict[str, Entry]:
+    """Returns the runs that keep what a page shows, by name. Ends the page with a banner if there are none.
+
+    Args:
+        splits: the splits of which a run keeps it.
+        title: first line of the banner.
+        detail: what would make the page show something.
+    """
+    entries = {name: entry for name, entry in usable_runs().items() if any(splits(entry.run))}
+    if not entries:
+        banner("info", title, detail)
+        st.stop()
+    return entries
 
 
 @st.fragment(run_every=REFRESH_SECONDS)

@@ -49,10 +49,7 @@ TARGETS = {
     "teacher_iou": NUMBER("IoU", help="IoU of the teacher's box with the target.", **SCORE),
 }
 
-entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
-if not entries:
-    page.banner("info", "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
-    st.stop()
+entries = page.runs_with(splits_with_queries, "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
 
 
 @st.fragment

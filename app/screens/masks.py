@@ -10,10 +10,9 @@ from workbench.analysis.of_run import images_with_masks, one_evaluation, splits_
 from workbench.views import masks as views
 
 TABLE = ["place", "query", "class", "score", "quality", "match", "match_iou", "selected"]
-entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_masks(entry.run))}
-if not entries:
-    page.banner("info", "No selection masks yet", "Masks appear here after the first evaluation of a run that learns from a teacher.")
-    st.stop()
+entries = page.runs_with(
+    splits_with_masks, "No selection masks yet", "Masks appear here after the first evaluation of a run that learns from a teacher."
+)
 
 
 @st.fragment

@@ -12,10 +12,7 @@ from workbench.views.catalog import Entry, latest_comparison
 
 AT_ONCE = 30  # targets shown in the matrix
 MOST_RUNS = 15  # runs chosen by default
-entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_queries(entry.run))}
-if not entries:
-    page.banner("info", "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
-    st.stop()
+entries = page.runs_with(splits_with_queries, "No evaluation yet", "Matchings appear here after the first evaluation of a run.")
 split = choices.select_split(st.columns([1, 9])[0], choices.splits_of(entries.values(), lambda entry: splits_with_queries(entry.run)))
 entries = {name: entry for name, entry in entries.items() if entry.run.query_steps(split)}
 choices.write_address(split=split)

@@ -18,10 +18,7 @@ from workbench.views.sheet import Picture, answer, sheet_figure
 
 PICTURES = 6
 LISTED = 1000
-entries = {name: entry for name, entry in page.usable_runs().items() if any(splits_with_detections(entry.run))}
-if not entries:
-    page.banner("info", "No evaluation yet", "Query values appear here after the first evaluation of a run.")
-    st.stop()
+entries = page.runs_with(splits_with_detections, "No evaluation yet", "Query values appear here after the first evaluation of a run.")
 bar = st.columns([3, 1, 1, 3, 1.5], vertical_alignment="bottom")
 entry = choices.select_run(bar[0], entries)
 run = entry.run
