@@ -33,13 +33,34 @@ MARK = """([key, trace, index]) => {
 }"""
 
 
+# what the marks carry that plotly holds to be under the pointer; a press on the mouse is a click on those
+UNDER_POINTER = """([key, carried]) => {
+  const points = document.querySelector(`.st-key-${key} .js-plotly-plot`)?._hoverdata ?? [];
+  return points.some(point => String(Object.values(point.customdata ?? {}).map(Number)) === String(carried));
+}"""
+
+
 def click_mark(page: Any, key: str, trace: int, index: int) -> list[int]:
-    """Clicks a mark of the chart ``key``; returns what it carries."""
-    mark = page.wait_for_function(MARK, arg=[key, trace, index]).json_value()
-    page.mouse.move(mark["x"], mark["y"])
-    page.wait_for_selector(f".st-key-{key} .hoverlayer .hovertext")  # plotly knows that the pointer is on the mark
-    page.mouse.click(mark["x"], mark["y"])
-    return [int(number) for number in mark["carried"]]
+    """Clicks a mark of the chart ``key``; returns what it carries.
+
+    A chart may still move after it was found, when something above it is drawn late. So the mark is looked up until plotly says that it,
+    and no other, is under the pointer, and the button is pressed without another move.
+    """
+    settle(page)
+    carried: list[Any] = []
+
+    def under_the_pointer() -> bool:
+        mark = page.wait_for_function(MARK, arg=[key, trace, index]).json_value()
+        page.mouse.move(mark["x"] - 1, mark["y"])
+        page.mouse.move(mark["x"], mark["y"])
+        page.wait_for_timeout(200)  # plotly looks at most every 50 ms for what is under the pointer
+        carried[:] = mark["carried"]
+        return page.evaluate(UNDER_POINTER, [key, carried])
+
+    wait_until(under_the_pointer, 20, what=lambda: f"a pointer on mark {index} of trace {trace} of {key}")
+    page.mouse.down()
+    page.mouse.up()
+    return [int(number) for number in carried]
 
 
 def wait_to_see(read: Callable[[], Any], wanted: Any) -> None:
