@@ -15,7 +15,7 @@ from benchmarks.harness import Figure, interleaved
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import Level, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, Progress, make_pairing
@@ -54,7 +54,7 @@ def figures() -> Iterator[Figure]:
         terms = student.losses(predicted, targets, float(BATCH * TARGETS))
         torch.stack([student.loss_weights[name] * value for name, value in terms.items()]).sum().backward()
 
-    def forward() -> DetectorOutput:
+    def forward() -> QueryOutput:
         with torch.no_grad():
             return teacher(images, padding)
 
@@ -116,7 +116,7 @@ def _targets() -> TargetBatch:
     return TargetBatch(torch.cat([centres, sides], -1), labels, torch.ones(BATCH, TARGETS, dtype=torch.bool))
 
 
-def _leaves(output: DetectorOutput) -> DetectorOutput:
+def _leaves(output: QueryOutput) -> QueryOutput:
     """Returns the output with new leaf tensors, so that a backward pass ends at the inputs of the method."""
 
     def leaf(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.output import Level, Queries, QueryOutput
 
 
 def random_boxes(*shape: int, generator: torch.Generator | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def random_output(
     width: int = 8,
     levels: Sequence[tuple[int, int, int]] = ((8, 4, 6),),
     seed: int = 0,
-) -> DetectorOutput:
+) -> QueryOutput:
     """An output of ``counts`` = (images, queries) that no model made; ``levels`` are (stride, height, width). The last column of the
     last image is padding."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +84,7 @@ def random_output(
 
     memory, neck = tuple(level(*shape) for shape in levels), tuple(level(*shape) for shape in levels)
     content = torch.randn(images, queries, width, generator=generator)
-    return DetectorOutput(
+    return QueryOutput(
         logits=2 * torch.randn(layers, images, queries, classes, generator=generator),
         boxes=random_boxes(layers, images, queries, generator=generator),
         states=torch.randn(layers, images, queries, width, generator=generator),

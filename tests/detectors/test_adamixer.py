@@ -26,7 +26,7 @@ from workbench.detectors.adamixer import (
     xyzr_to_box,
 )
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.output import Level, Queries, QueryOutput
 from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError
 from workbench.files import read_json, write_json
@@ -288,7 +288,7 @@ def test_sizes_that_are_no_multiple_of_the_stride_keep_places_in_pixels(detector
 # a second call of the decoder
 
 
-def extra_group(output: DetectorOutput, count: int) -> Queries:
+def extra_group(output: QueryOutput, count: int) -> Queries:
     batch, width = output.states.shape[1], output.states.shape[-1]
     content = torch.randn(batch, count, width, generator=torch.Generator().manual_seed(5)).requires_grad_()
     return Queries(content, None, random_places(batch, count).requires_grad_(), torch.full((batch, count), -1))

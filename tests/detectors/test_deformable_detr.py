@@ -14,7 +14,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import set_loss
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.matching import match_targets
 
 TWO_LEVELS = {"levels": 2, "backbone": SMALL["backbone"] | {"levels": [1, 2]}}
@@ -87,7 +87,7 @@ def test_decoding_the_own_queries_again_gives_the_same_output(detectors: dict[st
         assert again.memory is output.memory and again.aux == ()
 
 
-def extra_group(output: DetectorOutput, count: int, coordinates: int) -> Queries:
+def extra_group(output: QueryOutput, count: int, coordinates: int) -> Queries:
     generator = torch.Generator().manual_seed(5)
     batch, width = output.states.shape[1], output.states.shape[-1]
     return Queries(

@@ -18,7 +18,7 @@ from workbench.detectors.criterion import set_loss
 from workbench.detectors.denoising import NoisedTargets
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.dino import Dino, DinoModelConfig
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, ConfigError, IncompatibleError, WorkbenchError
 from workbench.matching import match_targets
@@ -60,12 +60,12 @@ def some_targets() -> TargetBatch:
     return batch_of(COUNTS, 3, torch.Generator().manual_seed(7))
 
 
-def trained_output(detector: Dino, seed: int = 0) -> DetectorOutput:
+def trained_output(detector: Dino, seed: int = 0) -> QueryOutput:
     torch.manual_seed(seed)
     return detector.train()(*images_of(*SIZES), some_targets())
 
 
-def same(one: DetectorOutput, two: DetectorOutput, **tolerance: float) -> None:
+def same(one: QueryOutput, two: QueryOutput, **tolerance: float) -> None:
     for a, b in ((one.logits, two.logits), (one.boxes, two.boxes), (one.states, two.states)):
         torch.testing.assert_close(a, b, **(tolerance or {"atol": 1e-5, "rtol": 1e-5}))
 
@@ -124,7 +124,7 @@ def test_decoding_the_own_queries_again_gives_the_same_output(detectors: dict[st
     assert again.memory is output.memory and again.aux == ()
 
 
-def extra_group(output: DetectorOutput, count: int) -> Queries:
+def extra_group(output: QueryOutput, count: int) -> Queries:
     generator = torch.Generator().manual_seed(5)
     batch, width = output.states.shape[1], output.states.shape[-1]
     content = torch.randn(batch, count, width, generator=generator, requires_grad=True)

@@ -15,7 +15,7 @@ from tests.examples import SMALL, SPEC, batch_of, images_of
 from tests.families import NAMES, tiny
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.detectors.registry import load_detector
 from workbench.detectors.transformers_adapter import TransformersDetector
 
@@ -43,13 +43,13 @@ def batch(count: int = 2, padded: bool = True) -> tuple[Tensor, Tensor]:
     return images_of(*([SIZE, (64, 80), (40, 96)] if padded else [SIZE] * 3)[:count])
 
 
-def answer(detector: Detector, images: Tensor, padding: Tensor, targets: TargetBatch | None = None, seed: int = 7) -> DetectorOutput:
+def answer(detector: Detector, images: Tensor, padding: Tensor, targets: TargetBatch | None = None, seed: int = 7) -> QueryOutput:
     """A forward whose random draws (denoising) are those of ``seed``."""
     torch.manual_seed(seed)
     return detector(images, padding, targets)
 
 
-def extra_group(output: DetectorOutput, count: int, seed: int = 5) -> Queries:
+def extra_group(output: QueryOutput, count: int, seed: int = 5) -> Queries:
     """``count`` random queries of the kind that the family's own are."""
     generator = torch.Generator().manual_seed(seed)
     own = output.queries

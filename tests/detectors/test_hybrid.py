@@ -18,7 +18,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.d_fine import DFine
 from workbench.detectors.deimv2 import united
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
+from workbench.detectors.output import AuxGroup, Queries, QueryOutput
 from workbench.detectors.registry import family
 from workbench.detectors.rt_detr import RtDetr
 from workbench.errors import CheckpointError
@@ -48,7 +48,7 @@ def labels_of(targets: TargetBatch) -> list[dict[str, Tensor]]:
     return [{"class_labels": label[valid], "boxes": box[valid]} for label, box, valid in rows]
 
 
-def answer(detector: RtDetr, targets: TargetBatch | None, seed: int = 3) -> DetectorOutput:
+def answer(detector: RtDetr, targets: TargetBatch | None, seed: int = 3) -> QueryOutput:
     torch.manual_seed(seed)
     return detector(IMAGES, PADDING, targets)
 
@@ -105,7 +105,7 @@ def test_weighted_losses_and_gradients_equal_transformers_own(name: str):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=key)
 
 
-def their_terms(detector: DFine, output: DetectorOutput, targets: TargetBatch) -> dict[str, Tensor]:
+def their_terms(detector: DFine, output: QueryOutput, targets: TargetBatch) -> dict[str, Tensor]:
     """transformers' criterion on our groups, every layer with the distribution that is its own; DEIMv2's with its common matching."""
     united = detector.family == "deimv2"
     criterion, labels = (Deimv2Loss if united else DFineLoss)(detector.model.config), labels_of(targets)

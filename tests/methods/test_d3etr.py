@@ -16,7 +16,7 @@ from tests.examples import batch_of, images_of, random_output, small_detector
 from tests.methods.pairs import answering, attended, build_for, context_for, stub
 from tests.methods.test_detrdistill import bce, entropy
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors.output import Attentions, DetectorOutput
+from workbench.detectors.output import Attentions, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.methods.context import make_pairing
 from workbench.methods.d3etr import D3ETRConfig
@@ -29,31 +29,31 @@ NAMES = ("prediction", "self_attention", "cross_attention")
 
 def outputs(
     layers: tuple[int, int] = (2, 2), queries: tuple[int, int] = (5, 5), heads: tuple[int, int] = (2, 2)
-) -> tuple[DetectorOutput, DetectorOutput, DetectorOutput]:
+) -> tuple[QueryOutput, QueryOutput, QueryOutput]:
     """The student's output, its answer about the teacher's queries, and the teacher's output."""
     student = attended(random_output(layers[0], (2, queries[0])), heads[0], seed=10)
     group = attended(random_output(layers[0], (2, queries[1]), seed=1), heads[0], seed=11)
     return student, group, attended(random_output(layers[1], (2, queries[1]), seed=2), heads[1], seed=12)
 
 
-def maps(output: DetectorOutput) -> Attentions:
+def maps(output: QueryOutput) -> Attentions:
     assert output.attentions is not None
     return output.attentions
 
 
-def terms_of(student: DetectorOutput, group: DetectorOutput, teacher: DetectorOutput, method: Method | None = None) -> dict[str, Tensor]:
+def terms_of(student: QueryOutput, group: QueryOutput, teacher: QueryOutput, method: Method | None = None) -> dict[str, Tensor]:
     method = method or build_for("d3etr", student, teacher)
     return method(student, teacher, TARGETS, context_for(method, TARGETS, student=answering(group)[0]))
 
 
-def prediction(student: DetectorOutput, teacher: DetectorOutput, s: int, t: int, b: int, i: int, j: int) -> tuple[float, float, float]:
+def prediction(student: QueryOutput, teacher: QueryOutput, s: int, t: int, b: int, i: int, j: int) -> tuple[float, float, float]:
     box, other = student.boxes[s, b, i], teacher.boxes[t, b, j]
     giou = float(generalized_box_iou(cxcywh_to_xyxy(box)[None], cxcywh_to_xyxy(other)[None]))
     p = teacher.logits[t, b, j].sigmoid()
     return bce(student.logits[s, b, i], p), 5 * float((box - other).abs().sum()), 2 * giou
 
 
-def wanted_terms(student: DetectorOutput, teacher: DetectorOutput, pairs: list[tuple[int, int, float]], fixed: bool) -> dict[str, float]:
+def wanted_terms(student: QueryOutput, teacher: QueryOutput, pairs: list[tuple[int, int, float]], fixed: bool) -> dict[str, float]:
     """Loops over layer pairs (student, teacher, share), images and the queries of one matching."""
     wanted, inside = dict.fromkeys(NAMES, 0.0), ~teacher.memory[0].padding.flatten(1)
     images, heads = 2, maps(teacher).self_attention.shape[2]
@@ -95,7 +95,7 @@ def test_every_term_equals_loops_with_scipy(layers: tuple[int, int], queries: tu
 def test_maps_are_averaged_over_heads_where_their_numbers_differ():
     student, group, teacher = outputs(heads=(2, 3))
 
-    def averaged(output: DetectorOutput) -> DetectorOutput:
+    def averaged(output: QueryOutput) -> QueryOutput:
         own, cross = (values.mean(2, keepdim=True) for values in (maps(output).self_attention, maps(output).cross_attention))
         return replace(output, attentions=Attentions(own, cross))
 
@@ -118,7 +118,7 @@ def test_the_order_of_the_students_queries_does_not_matter():
 def test_the_order_of_images_does_not_matter(swap: bool):
     order = [1, 0] if swap else [0, 1]
 
-    def moved(output: DetectorOutput) -> DetectorOutput:
+    def moved(output: QueryOutput) -> QueryOutput:
         own, cross = maps(output).self_attention[:, order], maps(output).cross_attention[:, order]
         memory = tuple(replace(v, features=v.features[order], padding=v.padding[order]) for v in output.memory)
         return replace(

@@ -20,7 +20,7 @@ from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import QueryOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, make_pairing
@@ -30,15 +30,15 @@ from workbench.methods.query_masks import selection_masks, visible_masks
 from workbench.methods.registry import build_method
 from workbench.methods.selection import query_quality
 
-ALL = frozenset({"memory", "neck", "states", "decode"})
+ALL = frozenset({"memory", "neck", "head", "queries", "states", "decode"})
 PROFILES = ("paper", "official_code")
 
 
 def stub(layers: int = 2, width: int = 8, classes: Sequence[str] = SPEC.classes, **changes: Any) -> Detector:
     """What a method asks of a detector besides its output."""
     spec = InputSpec(tuple(classes), SPEC.mean, SPEC.std)
-    values = {"family": "stub", "provides": ALL, "activation": "sigmoid", "num_layers": layers, "width": width, "spec": spec,
-              "level_channels": lambda feature: {8: width}}  # fmt: skip
+    values = {"family": "stub", "provides": ALL, "activation": "sigmoid", "num_stages": layers, "num_layers": layers, "width": width,
+              "spec": spec, "level_channels": lambda feature: {8: width}}  # fmt: skip
     return cast(Detector, SimpleNamespace(**values | changes))
 
 
@@ -53,9 +53,7 @@ def context_of(method: DETRDistill, targets: TargetBatch) -> MethodContext:
     return step_context(stub(), None, method.pairing, targets, 1.0, 0)
 
 
-def terms_of(
-    config: dict[str, Any], student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, **pair: Any
-) -> dict[str, Tensor]:
+def terms_of(config: dict[str, Any], student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, **pair: Any) -> dict[str, Tensor]:
     """Terms with stub detectors of the outputs' own sizes."""
     student_classes = pair.pop("student_classes", SPEC.classes)
     teacher_classes = pair.pop("teacher_classes", SPEC.classes)
@@ -65,7 +63,7 @@ def terms_of(
     return method(student, teacher, targets, context_of(method, targets))
 
 
-def shuffled(output: DetectorOutput, order: Tensor) -> DetectorOutput:
+def shuffled(output: QueryOutput, order: Tensor) -> QueryOutput:
     return replace(output, logits=output.logits[:, :, order], boxes=output.boxes[:, :, order], states=output.states[:, :, order])
 
 
@@ -81,7 +79,7 @@ def entropy(t: Tensor) -> float:
     return sum(-float(p) * math.log(float(p)) - (1 - float(p)) * math.log(1 - float(p)) for p in t)
 
 
-def pair_cost(student: DetectorOutput, teacher: DetectorOutput, k: int, t: int, image: int) -> np.ndarray:
+def pair_cost(student: QueryOutput, teacher: QueryOutput, k: int, t: int, image: int) -> np.ndarray:
     """The cost of section 2.2.1 with loops: class 1, L1 5, GIoU 2."""
     z, b = student.logits[k, image], student.boxes[k, image]
     p, c = teacher.logits[t, image].sigmoid(), clamped(teacher.boxes[t, image])
@@ -93,7 +91,7 @@ def pair_cost(student: DetectorOutput, teacher: DetectorOutput, k: int, t: int, 
     return cost
 
 
-def pair_loss(student: DetectorOutput, teacher: DetectorOutput, k: int, t: int, image: int, i: int, j: int, with_class: bool) -> float:
+def pair_loss(student: QueryOutput, teacher: QueryOutput, k: int, t: int, image: int, i: int, j: int, with_class: bool) -> float:
     box, other = student.boxes[k, image, i], clamped(teacher.boxes[t, image, j])
     giou = float(generalized_box_iou(cxcywh_to_xyxy(box)[None], cxcywh_to_xyxy(other)[None]))
     loss = 5 * float((box - other).abs().sum()) + 2 * (1 - giou)
@@ -229,7 +227,7 @@ def test_depths_without_a_whole_ratio_need_a_declared_map():
             make_pairing(stub(2), stub(3), wrong)
 
 
-def quality_of(output: DetectorOutput, targets: TargetBatch, layer: int, image: int, query: int, rule: str, gamma: float = 0.5) -> float:
+def quality_of(output: QueryOutput, targets: TargetBatch, layer: int, image: int, query: int, rule: str, gamma: float = 0.5) -> float:
     """Section 2.3 by hand."""
     score = output.logits[layer, image, query].double().sigmoid()
     valid = targets.valid[image]
@@ -401,7 +399,7 @@ def test_what_padded_cells_hold_does_not_matter(mask: str):
     config = {"logits": None, "features": {"mask": mask}}
     before = terms_of(config, student, teacher, targets)["features"]
 
-    def dirty(output: DetectorOutput) -> DetectorOutput:
+    def dirty(output: QueryOutput) -> QueryOutput:
         level = output.memory[0]
         return replace(output, memory=(replace(level, features=level.features.masked_fill(level.padding[:, None], 77.0)),))
 
@@ -446,7 +444,7 @@ def test_gradients_reach_the_students_outputs_and_nothing_of_the_teacher(profile
     targets.boxes[:, 0] = teacher.boxes[0, :, 0]  # an image whose targets no query overlaps has no mask
     feature = "memory" if profile == "paper" else "neck"
 
-    def leaf(output: DetectorOutput) -> tuple[DetectorOutput, list[Tensor]]:
+    def leaf(output: QueryOutput) -> tuple[QueryOutput, list[Tensor]]:
         level = getattr(output, feature)[0]
         leaves = [v.clone().requires_grad_() for v in (output.logits, output.boxes, output.states, level.features)]
         changed = replace(output, logits=leaves[0], boxes=leaves[1], states=leaves[2], **{feature: (replace(level, features=leaves[3]),)})
@@ -500,7 +498,7 @@ def test_auto_takes_memory_where_both_have_it_else_the_neck():
         built({"features": {"feature": "memory"}}, without, stub())
     with pytest.raises(IncompatibleError, match=r"needs states, which the teacher \(stub\) does not provide"):
         built({}, stub(), stub(provides=ALL - {"states"}))
-    assert built({"features": {"mask": "uniform"}}, stub(), stub(provides=ALL - {"states"})).config.needs == {"memory|neck"}
+    assert built({"features": {"mask": "uniform"}}, stub(), stub(provides=ALL - {"states"})).config.needs == {"memory|neck|head", "queries"}
 
 
 def test_a_softmax_student_of_a_sigmoid_teacher_is_refused_for_logits_and_served_for_features():

@@ -18,7 +18,7 @@ from tests.methods.pairs import build_for, context_for, run, step_context
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.classes import class_divergence, class_targets
@@ -33,7 +33,7 @@ RULES = ("all", "positives", "top_k", "threshold", "random_k", "lowest_k")
 
 def term_of(
     config: dict[str, Any], student: Detector, teacher: Detector, targets: TargetBatch, layer_map: Any = None
-) -> tuple[Any, DetectorOutput, DetectorOutput, dict[str, Tensor]]:
+) -> tuple[Any, QueryOutput, QueryOutput, dict[str, Tensor]]:
     torch.manual_seed(0)
     pairing = make_pairing(student, teacher, layer_map)
     method: Any = build_method(DETRDistillConfig.model_validate(config), student, teacher, pairing)
@@ -44,7 +44,7 @@ def term_of(
     return method, output, answer, method(output, answer, targets, context)
 
 
-def set_loss_by_hand(output: DetectorOutput, match: Tensor, targets: TargetBatch, images: Any = None) -> float:
+def set_loss_by_hand(output: QueryOutput, match: Tensor, targets: TargetBatch, images: Any = None) -> float:
     """2 focal + 5 L1 + 2 (1 - GIoU), each over 3 objects, all layers (section 1 of the method's description)."""
     total = 0.0
     for layer in range(len(output.logits)):
@@ -151,7 +151,7 @@ def test_the_contrastive_term_is_left_out_where_no_two_pairs_are_there_to_tell_a
         DETRDistillConfig.model_validate({"logits": None, "contrastive": {}})
 
 
-def method_for(student: DetectorOutput, teacher: DetectorOutput, **config: Any) -> Any:
+def method_for(student: QueryOutput, teacher: QueryOutput, **config: Any) -> Any:
     return build_for("detrdistill", student, teacher, assignment=None, **config)
 
 
@@ -292,7 +292,7 @@ def test_an_adaptor_can_be_asked_for_where_widths_are_equal():
     assert shapes == [(8, 8, 1, 1), (8,)]
 
 
-def softmaxed(output: DetectorOutput) -> DetectorOutput:
+def softmaxed(output: QueryOutput) -> QueryOutput:
     return replace(output, activation="softmax")
 
 
@@ -341,7 +341,7 @@ def test_targets_for_a_softmax_head_are_distributions_in_the_students_classes(se
 
 
 class _Classes:
-    num_layers = 1
+    num_stages, provides = 1, frozenset({"queries"})
 
     def __init__(self, names: tuple[str, ...]):
         self.spec = InputSpec(names, SPEC.mean, SPEC.std)

@@ -14,7 +14,7 @@ from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, make_pairing
@@ -32,7 +32,7 @@ def built(name: str, student: Detector, teacher: Detector, **config: Any) -> Met
     return build_method(settings, student, teacher, make_pairing(student, teacher, None))
 
 
-def context_of(method: Method, student: Detector, teacher: Detector, output: DetectorOutput, targets: TargetBatch) -> MethodContext:
+def context_of(method: Method, student: Detector, teacher: Detector, output: QueryOutput, targets: TargetBatch) -> MethodContext:
     match = match_targets(output.logits, output.boxes, targets, output.activation)
     return step_context(student, teacher, method.pairing, targets, targets.valid.sum().clamp(min=1).float(), 0, match)
 
@@ -54,12 +54,12 @@ def profile_of(name: str, profile: str) -> dict[str, Any]:
     return {"profile": profile}
 
 
-def inside(output: DetectorOutput) -> DetectorOutput:
+def inside(output: QueryOutput) -> QueryOutput:
     """Boxes well inside the image, because the released code clamps those of the teacher."""
     return replace(output, boxes=xyxy_to_cxcywh(cxcywh_to_xyxy(output.boxes).clamp(0, 1)) * 0.9 + 0.05)
 
 
-def overlapping(output: DetectorOutput) -> DetectorOutput:
+def overlapping(output: QueryOutput) -> QueryOutput:
     """Boxes that fill most of the image: those of a random detector may miss every target, and then no query has a quality."""
     return replace(output, boxes=0.1 * output.boxes + torch.tensor([0.45, 0.45, 0.8, 0.8]))
 
@@ -91,7 +91,7 @@ def test_the_order_of_the_teachers_queries_changes_no_term(name: str):
     def at(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[:, order]
 
-    def shuffled(output: DetectorOutput) -> DetectorOutput:
+    def shuffled(output: QueryOutput) -> QueryOutput:
         q = output.queries
         queries = Queries(q.content[:, order], at(q.position), at(q.reference), q.source[:, order])
         return replace(

@@ -15,7 +15,7 @@ from torchvision.ops import generalized_box_iou
 from tests.examples import batch_of, images_of, random_output, small_detector
 from tests.methods.pairs import answering, build_for, context_for, stub
 from workbench.boxes import cxcywh_to_xyxy
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.methods.context import make_pairing
 from workbench.methods.kd_detr import KDDETR, KDDETRConfig
@@ -24,7 +24,7 @@ from workbench.methods.registry import build_method
 TARGETS = batch_of([2, 0], 3, torch.Generator().manual_seed(0))
 
 
-def outputs(student_layers: int = 2, width: int = 8) -> tuple[DetectorOutput, DetectorOutput]:
+def outputs(student_layers: int = 2, width: int = 8) -> tuple[QueryOutput, QueryOutput]:
     """The student's answer about the teacher's queries, and the teacher's output."""
     return random_output(student_layers, (2, 5), width=width), random_output(2, (2, 5), seed=1)
 
@@ -34,7 +34,7 @@ def softmax(values: Tensor, temperature: float) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def wanted_loss(student: DetectorOutput, teacher: DetectorOutput, foreground: bool = True, temperature: float = 10.0) -> float:
+def wanted_loss(student: QueryOutput, teacher: QueryOutput, foreground: bool = True, temperature: float = 10.0) -> float:
     """The released loss, point by point: every student layer against the teacher's last."""
     points = [(b, n) for b in range(student.logits.shape[1]) for n in range(student.logits.shape[2])]
     weight = {(b, n): float(teacher.logits[-1, b, n].sigmoid().max()) if foreground else 1.0 for b, n in points}
@@ -99,7 +99,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     method = build_method(KDDETRConfig(), detector, detector, make_pairing(detector, detector, None))  # pyright: ignore
     assert list(method.parameters()) == []
 
-    def decode(queries: Queries, context: Any) -> DetectorOutput:
+    def decode(queries: Queries, context: Any) -> QueryOutput:
         answer = detector.decode(queries, context)
         return replace(answer, logits=answer.logits[-1:], boxes=answer.boxes[-1:])
 
@@ -134,10 +134,10 @@ def test_the_order_of_images_does_not_matter(order: list[int]):
     answer, teacher = random_output(2, (3, 5)), random_output(2, (3, 5), seed=1)
     method = build_for("kd_detr", answer, teacher, general=0)
 
-    def value(a: DetectorOutput, b: DetectorOutput) -> Tensor:
+    def value(a: QueryOutput, b: QueryOutput) -> Tensor:
         return method(a, b, TARGETS, context_for(method, TARGETS, student=answering(a)[0]))["specific"]
 
-    def moved(output: DetectorOutput) -> DetectorOutput:
+    def moved(output: QueryOutput) -> QueryOutput:
         return replace(output, logits=output.logits[:, order], boxes=output.boxes[:, order])
 
     torch.testing.assert_close(value(moved(answer), moved(teacher)), value(answer, teacher))
@@ -175,8 +175,8 @@ def test_pairs_that_cannot_be_asked_the_same_are_refused():
     answer, teacher = outputs()
     pairs = [
         (stub(answer, activation="softmax"), stub(teacher), r"softmax head and the teacher \(stub\) a sigmoid head"),
-        (stub(answer, provides=frozenset()), stub(teacher), "needs decode, which the student"),
-        (stub(answer), stub(teacher, provides=frozenset()), "needs decode, which the teacher"),
+        (stub(answer, provides=frozenset()), stub(teacher), "needs decode, queries, which the student"),
+        (stub(answer), stub(teacher, provides=frozenset()), "needs decode, queries, which the teacher"),
         (stub(answer, reference_form="xyzr"), stub(teacher, reference_form="xyzr"), "references are xyzr. Set 'general: 0'"),
     ]
     for own, other, message in pairs:

@@ -14,7 +14,7 @@ from tests.examples import batch_of, random_output, small_detector
 from tests.methods.pairs import answering, build_for, context_for, distributed, stub
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import make_pairing
@@ -23,7 +23,7 @@ from workbench.methods.method import Method
 from workbench.methods.registry import build_method
 
 
-def outputs(layers: int = 2, images: int = 2, queries: int = 12) -> tuple[DetectorOutput, DetectorOutput, TargetBatch]:
+def outputs(layers: int = 2, images: int = 2, queries: int = 12) -> tuple[QueryOutput, QueryOutput, TargetBatch]:
     """The student's answer about the teacher's queries, the teacher's output, targets that some of its boxes are near."""
     answer = distributed(random_output(layers, (images, queries)), seed=10)
     teacher = distributed(random_output(2, (images, queries), seed=1), seed=11)
@@ -37,7 +37,7 @@ def outputs(layers: int = 2, images: int = 2, queries: int = 12) -> tuple[Detect
     return answer, teacher, targets
 
 
-def terms_of(answer: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, method: Method | None = None) -> dict[str, Tensor]:
+def terms_of(answer: QueryOutput, teacher: QueryOutput, targets: TargetBatch, method: Method | None = None) -> dict[str, Tensor]:
     method = method or build_for("ld", answer, teacher)
     return method(answer, teacher, targets, context_for(method, targets, student=answering(answer)[0]))
 
@@ -129,7 +129,7 @@ def test_gradients_reach_the_students_distributions_and_logits_but_not_through_t
 def test_the_order_of_images_does_not_matter(order: list[int]):
     answer, teacher, targets = outputs(images=3)
 
-    def moved(output: DetectorOutput) -> DetectorOutput:
+    def moved(output: QueryOutput) -> QueryOutput:
         assert output.box_distribution is not None
         parts = {"logits": output.logits, "boxes": output.boxes, "box_distribution": output.box_distribution}
         return replace(output, **{name: value[:, order] for name, value in parts.items()})

@@ -15,7 +15,7 @@ from tests.examples import batch_of, random_output
 from tests.methods.pairs import build_for, run
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import Level, QueryOutput
 from workbench.methods.fgd import foreground_and_background
 from workbench.methods.fgfi import FGFIConfig, imitation_mask
 
@@ -23,13 +23,13 @@ D = 4
 LEVELS = ((8, 4, 5), (16, 2, 3))
 
 
-def outputs(images: int = 2) -> tuple[DetectorOutput, DetectorOutput, TargetBatch]:
+def outputs(images: int = 2) -> tuple[QueryOutput, QueryOutput, TargetBatch]:
     student = random_output(1, (images, 4), width=D, levels=LEVELS)
     teacher = random_output(1, (images, 4), width=D, levels=LEVELS, seed=1)
     return student, teacher, batch_of([2, 1, 0][:images], 3, torch.Generator().manual_seed(2))
 
 
-def level_pairs(student: DetectorOutput, teacher: DetectorOutput) -> list[tuple[Level, Level]]:
+def level_pairs(student: QueryOutput, teacher: QueryOutput) -> list[tuple[Level, Level]]:
     return list(zip(student.memory, teacher.memory, strict=True))
 
 

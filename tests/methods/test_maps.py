@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.examples import batch_of, random_output
 from tests.methods.pairs import build_for, run, stub
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import Level, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.methods.context import make_pairing
 from workbench.methods.maps import MapMethod, boxes_in_cells
@@ -25,12 +25,12 @@ SETTINGS: dict[str, dict[str, Any]] = {"mgd": {"mask_ratio": 0.0}}
 every_method = pytest.mark.parametrize("name", MAPS)
 
 
-def outputs(images: int = 3, width: int = 4, student_width: int | None = None) -> tuple[DetectorOutput, DetectorOutput]:
+def outputs(images: int = 3, width: int = 4, student_width: int | None = None) -> tuple[QueryOutput, QueryOutput]:
     own = random_output(1, (images, 4), width=student_width or width, levels=LEVELS)
     return own, random_output(1, (images, 4), width=width, levels=LEVELS, seed=1)
 
 
-def changed(output: DetectorOutput, change: Any) -> DetectorOutput:
+def changed(output: QueryOutput, change: Any) -> QueryOutput:
     return replace(output, memory=tuple(change(level) for level in output.memory))
 
 
@@ -160,10 +160,10 @@ def test_a_pair_without_a_common_stride_is_refused_before_training(name: str):
         build_for(name, student, teacher)
 
 
-def test_a_detector_without_memory_or_neck_is_refused_by_name():
+def test_a_detector_without_any_of_the_feature_maps_is_refused_by_name():
     student, teacher = outputs()
     bare = stub(student, provides=frozenset({"backbone"}))
-    with pytest.raises(IncompatibleError, match=r"needs memory or neck, which the student \(stub\) does not provide"):
+    with pytest.raises(IncompatibleError, match=r"needs memory or neck or head, which the student \(stub\) does not provide"):
         build_method(find_method("fgd").Config(), bare, stub(teacher), make_pairing(bare, stub(teacher), None))  # pyright: ignore
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import torch
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.training.query_rows import Mates, RowExtras, RowsOf, query_rows
 
 
@@ -47,10 +47,10 @@ def random_batch(
 def rows_of(batch: dict[str, Any], **options: Any) -> pa.Table:
     """``query_rows`` of a random batch, whose entries a test may change first."""
     nothing = torch.empty(0)
-    output = DetectorOutput(
+    output = QueryOutput(
         logits=batch["logits"], boxes=batch["boxes"], states=nothing, queries=Queries(nothing, None, None, batch["source"]), memory=(),
         neck=(), backbone=(), context=None, activation=batch["activation"],
     )  # fmt: skip
     extras = RowExtras(**{name: batch[name] for name in ("mates", "train_mate", "losses", "selected")})
     of = RowsOf(batch["image_ids"], batch["model"], batch["epoch"])
-    return query_rows(output, batch["targets"], batch["match"], of, extras, **options)
+    return query_rows(output, batch["source"], batch["targets"], batch["match"], of, extras, **options)

@@ -30,11 +30,14 @@ class TargetBatch:
         boxes: ``[B, G, 4]`` cxcywh 0..1; padded slots hold a centred unit box so that costs stay finite.
         labels: ``[B, G]`` int64, 0 in padded slots.
         valid: ``[B, G]`` bool, True for targets that may be matched. Crowd, ignored and absent targets keep their index and are False.
+        regions: ``[B, R, 4]`` cxcywh, the boxes of crowd and ignore regions, in which dense detectors learn no background; padded slots
+            hold an empty box. None if no image has any.
     """
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
+    regions: Tensor | None = None
 
     @classmethod
     def of(cls, targets: Sequence[Targets]) -> "TargetBatch":
@@ -51,7 +54,7 @@ class TargetBatch:
             # ignore regions have no class (-1); they are never matched, and 0 keeps look-ups in range
             labels[row, :count] = target.labels.clamp(min=0)
             valid[row, :count] = target.valid
-        return cls(boxes, labels, valid)
+        return cls(boxes, labels, valid, _regions(targets))
 
     @classmethod
     def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
@@ -64,8 +67,20 @@ class TargetBatch:
         """Returns the targets of some of the images, padded to the last slot that one of them uses."""
         valid = self.valid[images]
         used = int(valid.any(0).nonzero().max()) + 1 if bool(valid.any()) else 0
-        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used])
+        regions = None if self.regions is None else self.regions[images]
+        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used], regions)
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """Returns the same targets on ``device``."""
-        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device))
+        regions = None if self.regions is None else self.regions.to(device)
+        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device), regions)
+
+
+def _regions(targets: Sequence[Targets]) -> Tensor | None:
+    """Returns the boxes of targets that may not be matched but lie in the image, padded with empty boxes; None if there are none."""
+    kept = [target.boxes[~target.valid & (target.boxes[:, 2:] > 0).all(-1)] for target in targets]
+    most = max((len(boxes) for boxes in kept), default=0)
+    if not most:
+        return None
+    padded = [torch.cat([boxes, boxes.new_zeros(most - len(boxes), 4)]) for boxes in kept]
+    return torch.stack(padded)

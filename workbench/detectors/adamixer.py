@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.output import Level, Queries, QueryOutput
 from workbench.detectors.own_model import OwnModel
+from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.transformers_adapter import CLASS_PRIOR
 
 NORM_GROUPS = 32
@@ -296,7 +297,7 @@ class Neck(nn.Module):
         return [self.norm(projection(level)) for projection, level in zip(self.projections, features, strict=True)]
 
 
-class AdaMixer(OwnModel):
+class AdaMixer(OwnModel, QueryDetector):
     """AdaMixer behind the common interface.
 
     References have the family's own form: ``Queries.reference [B, N, 4]`` is xyzr, with x and y in pixels of the input (see the
@@ -310,7 +311,7 @@ class AdaMixer(OwnModel):
 
     config_class = AdaMixerModelConfig
     family = "adamixer"
-    provides = frozenset({"neck", "backbone", "states", "decode", "references", "learned_queries"})
+    provides = frozenset({"neck", "backbone", "head", "queries", "states", "decode", "references", "learned_queries"})
     reference_form = "xyzr"
     initial_boxes: Tensor
 
@@ -344,7 +345,7 @@ class AdaMixer(OwnModel):
         self.spec = spec
         return [name for name, _ in self.named_parameters() if ".class_head.out." in name]
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         features = self.backbone(images)
         backbone = self._levels(features, padding)
@@ -356,7 +357,7 @@ class AdaMixer(OwnModel):
         source = torch.full(content.shape[:2], -1, dtype=torch.int64, device=images.device)
         return self.decode(Queries(content, None, reference, source), _Context(neck, backbone, sides))
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """Runs decoder and heads on the model's own queries or on an extra group.
 
         Args:
@@ -378,7 +379,7 @@ class AdaMixer(OwnModel):
             states.append(content)
             # as in the released code, a layer gets no gradient through the positions that it passes on
             xyzr = place.detach()
-        return DetectorOutput(
+        return QueryOutput(
             logits=torch.stack(logits).float(),
             boxes=torch.stack(boxes).float(),
             states=torch.stack(states),
@@ -389,7 +390,7 @@ class AdaMixer(OwnModel):
             context=context,
         )
 
-    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+    def queries_of_boxes(self, output: QueryOutput, boxes: Tensor, content: Tensor) -> Queries:
         """See ``Detector.queries_of_boxes``; the references are xyzr."""
         queries = super().queries_of_boxes(output, boxes, content)
         return replace(queries, reference=box_to_xyzr(boxes * output.context.sides))

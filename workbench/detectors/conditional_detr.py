@@ -31,7 +31,8 @@ class ConditionalDetr(SingleLevelDetector):
     family = "conditional_detr"
     model_class: ClassVar[type] = ConditionalDetrForObjectDetection
     provides = frozenset({
-        "memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "reference_from_position",
+        "memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "learned_queries", "attentions",
+        "reference_from_position",
     })  # fmt: skip
 
     def __init__(self, model: ConditionalDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):

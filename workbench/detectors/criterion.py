@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -94,3 +95,12 @@ def pair_losses(logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBat
     _, giou = iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted_boxes))
     l1 = (boxes - wanted_boxes).abs().sum(-1)
     return torch.stack([class_loss, l1.where(matched, 0.0), (1 - giou).where(matched, 0.0)], dim=-1)
+
+
+def over_processes(count: Tensor) -> Tensor:
+    """Averages a normaliser over processes, so that a term is that of the whole batch. All processes must call it in the same order."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return count
+    total = count.detach().float().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -14,7 +14,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.distribution import bin_positions, distribution_losses
-from workbench.detectors.output import AuxGroup, DetectorOutput, Queries
+from workbench.detectors.output import AuxGroup, DetectorOutput, Queries, QueryOutput, query_output
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS, HybridModelConfig, Layers, RtDetr
 from workbench.detectors.rt_detr_v2 import sampled_points_map
 from workbench.errors import CheckpointError
@@ -124,7 +124,7 @@ class DFine(RtDetr):
         decoder = self.model.model.decoder
         positions, scale = self.bin_positions(), decoder.reg_scale
         assert output.box_distribution is not None
-        reference = output.context["reference"]
+        reference = query_output(output).context["reference"]
         terms |= distribution_losses(
             output.box_distribution, output.logits, output.boxes, reference, match, targets, num_boxes, positions, scale
         )
@@ -160,9 +160,7 @@ class DFine(RtDetr):
         distribution = found.intermediate_predicted_corners.transpose(0, 1).float().unflatten(-1, (4, -1))
         return RefinedLayers(found.intermediate_hidden_states, logits[1:], boxes[1:], distribution, logits[:1], boxes[:1])
 
-    def output_of(
-        self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()
-    ) -> DetectorOutput:
+    def output_of(self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()) -> QueryOutput:
         """See ``RtDetr.output_of``."""
         assert isinstance(layers, RefinedLayers)
         noisy = layers.states.shape[2] - queries.content.shape[1]

@@ -42,7 +42,9 @@ class DabDetr(SingleLevelDetector):
 
     family = "dab_detr"
     model_class: ClassVar[type] = DabDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions"})
+    provides = frozenset(
+        {"memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "learned_queries", "attentions"}
+    )
 
     def __init__(self, model: DabDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
         super().__init__(model, spec, trainable_norm)

@@ -14,7 +14,7 @@ from workbench.detectors.attention import Recorded, deformable_map, hiding, reco
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.criterion import SET_LOSS_WEIGHTS
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.output import AuxGroup, Level, Queries, QueryOutput
 from workbench.detectors.transformers_adapter import TransformersDetector, fresh_class_head, label_names, split_levels, stride_of, unique
 
 
@@ -103,7 +103,8 @@ class DeformableDetr(TransformersDetector):
     family = "deformable_detr"
     model_class: ClassVar[type] = _Model
     provides = frozenset({
-        "memory", "neck", "backbone", "states", "decode", "references", "learned_queries", "attentions", "reference_from_position",
+        "memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "learned_queries", "attentions",
+        "reference_from_position",
     })  # fmt: skip
 
     def __init__(self, model: DeformableDetrForObjectDetection, spec: InputSpec, trainable_norm: bool):
@@ -143,7 +144,7 @@ class DeformableDetr(TransformersDetector):
         proposals = {f"{name}_encoder": weight for name, weight in SET_LOSS_WEIGHTS.items()} if self.two_stage else {}
         return SET_LOSS_WEIGHTS | proposals
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         with self.watching() as seen, self._recording() as recorded:
             inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64), return_dict=True)
@@ -162,7 +163,7 @@ class DeformableDetr(TransformersDetector):
         context = {"arguments": arguments, "memory": memory, "neck": neck, "backbone": backbone}
         return self._heads(inner, queries, context, aux, recorded)
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """Runs decoder and heads again; ``queries.position`` is required.
 
         Without ``queries.reference``, the model's own layer computes it from the position. Two-stage models have no such layer.
@@ -178,7 +179,7 @@ class DeformableDetr(TransformersDetector):
         inner.init_reference_points = queries.reference
         return self._heads(inner, queries, context, (), recorded)
 
-    def queries_of_boxes(self, output: DetectorOutput, boxes: Tensor, content: Tensor) -> Queries:
+    def queries_of_boxes(self, output: QueryOutput, boxes: Tensor, content: Tensor) -> Queries:
         """See ``Detector.queries_of_boxes``. A two-stage model computes positions from boxes, as it does for its own proposals."""
         queries = super().queries_of_boxes(output, boxes, content)
         if not self.two_stage:
@@ -192,7 +193,7 @@ class DeformableDetr(TransformersDetector):
         own, cross = [layer.self_attn for layer in layers], [layer.encoder_attn for layer in layers]
         return recording(self.wants_attentions, self.model.config, own, cross, deformable_map)
 
-    def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...], recorded: Recorded) -> DetectorOutput:
+    def _heads(self, inner: Any, queries: Queries, context: Any, aux: tuple[AuxGroup, ...], recorded: Recorded) -> QueryOutput:
         """Applies class and box heads of every layer: box l = sigmoid(head(state l) + inverse sigmoid of reference l-1)."""
         states = inner.intermediate_hidden_states.transpose(0, 1)
         references = [inner.init_reference_points, *inner.intermediate_reference_points.unbind(1)[:-1]]
@@ -204,7 +205,7 @@ class DeformableDetr(TransformersDetector):
             if start.shape[-1] == 2:
                 start = torch.cat([start, torch.zeros_like(start)], dim=-1)
             boxes.append((delta + start).sigmoid())
-        return DetectorOutput(
+        return QueryOutput(
             logits=torch.stack(logits).float(),
             boxes=torch.stack(boxes).float(),
             states=states,

@@ -31,7 +31,7 @@ class Detr(SingleLevelDetector):
     family = "detr"
     model_class: ClassVar[type] = DetrForObjectDetection
     activation = "softmax"
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "learned_queries", "attentions"})
+    provides = frozenset({"memory", "neck", "backbone", "head", "queries", "states", "decode", "learned_queries", "attentions"})
 
     @property
     def loss_weights(self) -> dict[str, float]:

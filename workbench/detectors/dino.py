@@ -25,9 +25,10 @@ from workbench.detectors.attention import deformable_map, recording
 from workbench.detectors.backbone import Backbone, BackboneConfig
 from workbench.detectors.denoising import NoisedTargets, noised_targets, visible
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.output import Attentions, AuxGroup, Level, Queries, QueryOutput
 from workbench.detectors.own_model import OwnModel
 from workbench.detectors.position import sine_embedding
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import ConfigError, IncompatibleError
 
 CLASS_PRIOR = 0.01
@@ -169,13 +170,13 @@ class _Decoded:
     states: Tensor
     attentions: Attentions | None
 
-    def output(self, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...] = ()) -> DetectorOutput:
+    def output(self, queries: Queries, context: _Context, aux: tuple[AuxGroup, ...] = ()) -> QueryOutput:
         """Returns the last N queries as the detector's output. Those before them belong to denoising groups."""
         first = self.logits.shape[2] - queries.content.shape[1]
         maps = self.attentions
         if maps is not None and first:
             maps = Attentions(maps.self_attention[..., first:, first:], maps.cross_attention[..., first:, :])
-        return DetectorOutput(
+        return QueryOutput(
             logits=self.logits[:, :, first:],
             boxes=self.boxes[:, :, first:],
             states=self.states[:, :, first:],
@@ -189,12 +190,12 @@ class _Decoded:
         )
 
 
-class Dino(OwnModel):
+class Dino(OwnModel, QueryDetector):
     """DINO with mixed query selection, contrastive denoising and look forward twice."""
 
     config_class = DinoModelConfig
     family = "dino"
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "attentions"})
+    provides = frozenset({"memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "attentions"})
 
     def __init__(self, config: DinoModelConfig, spec: InputSpec):
         super().__init__(config, spec)
@@ -257,7 +258,7 @@ class Dino(OwnModel):
         groups = ("", "_encoder", "_denoising") if self.config.denoising else ("", "_encoder")
         return {f"{name}{group}": weight for group in groups for name, weight in LOSS_WEIGHTS.items()}
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. In training mode with ``targets``, the decoder also restores noisy targets.
 
         Raises:
@@ -293,7 +294,7 @@ class Dino(OwnModel):
         denoising = AuxGroup("denoising", decoded.logits[:, :, :size], decoded.boxes[:, :, :size], match, copies=noised.groups)
         return decoded.output(queries, context, (denoising, *aux))
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """Runs decoder and heads again. ``queries.reference`` is required; ``queries.position`` is computed from it.
 
         Raises:

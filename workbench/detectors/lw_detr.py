@@ -14,7 +14,7 @@ from transformers import LwDetrConfig, LwDetrForObjectDetection, LwDetrViTConfig
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, deformable_map, recording
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.output import AuxGroup, DetectorOutput, Level, Queries, QueryOutput
 from workbench.detectors.quality_losses import iou_aware_loss
 from workbench.detectors.query_mask import hiding_by_attention
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS
@@ -151,7 +151,7 @@ class LwDetr(TransformersDetector):
 
     family = "lw_detr"
     model_class: ClassVar[type] = LwDetrForObjectDetection
-    provides = frozenset({"neck", "backbone", "states", "decode", "references", "attentions"})
+    provides = frozenset({"neck", "backbone", "head", "queries", "states", "decode", "references", "attentions"})
     quality_loss = staticmethod(iou_aware_loss)
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool = True):
@@ -221,7 +221,7 @@ class LwDetr(TransformersDetector):
         groups = self.model.config.group_detr if output.aux else 1
         return super().losses(output, targets, num_boxes * groups, match)
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. This family has no denoising, so ``targets`` is not used."""
         with self.watching() as seen, self._recording() as recorded:
             inner = self.model.model(images, pixel_mask=(~padding).to(torch.int64))
@@ -248,7 +248,7 @@ class LwDetr(TransformersDetector):
         aux = self._groups(inner, logits, boxes) if self.training else ()
         return self._output(inner, logits, boxes, queries, context, recorded, aux)
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """Runs decoder and heads again; ``queries.reference`` is required."""
         arguments = dict(context["arguments"])
         arguments["inputs_embeds"] = queries.content
@@ -281,10 +281,10 @@ class LwDetr(TransformersDetector):
     def _output(
         self, found: Any, logits: Tensor, boxes: Tensor, queries: Queries, context: Any, recorded: Recorded,
         aux: tuple[AuxGroup, ...] = (),
-    ) -> DetectorOutput:  # fmt: skip
+    ) -> QueryOutput:  # fmt: skip
         """Returns the predictions of the first group."""
         count = queries.content.shape[1]
-        return DetectorOutput(
+        return QueryOutput(
             logits=logits[:, :, :count],
             boxes=boxes[:, :, :count],
             states=found.intermediate_hidden_states[:, :, :count],

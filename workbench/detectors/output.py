@@ -1,4 +1,7 @@
-"""Defines what every detector returns, whatever its family. L layers, B images, N queries, C classes, D width."""
+"""Defines what every detector returns: ``QueryOutput`` for a DETR, ``DenseOutput`` for a dense and ``TwoStageOutput`` for a two-stage one.
+
+S stages (the decoder layers of a DETR), B images, N candidates (the queries of a DETR), C classes, D width.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -82,41 +85,174 @@ class Attentions:
     cross_attention: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DetectorOutput:
-    """Predictions of every decoder layer, with the features that they were made from.
+    """Predictions of every stage, with the features that they were made from. This is what all detectors have in common.
+
+    A candidate is one row of predictions: a query of a DETR, an anchor or a point of a dense detector, a proposal of a two-stage one. A
+    stage is one complete prediction of all candidates: each decoder layer of a DETR, and the one head of other detectors.
 
     Attributes:
-        logits: ``[L, B, N, C]`` (softmax heads: C includes no-object, last).
-        boxes: ``[L, B, N, 4]`` cxcywh in 0..1 of the un-padded image.
-        states: ``[L, B, N, D]`` decoder states as the heads see them.
-        queries: The queries of inference that the decoder started from.
-        memory: Encoder output by level; empty for families without an encoder.
-        neck: Projected backbone features by level, before the encoder.
-        backbone: Backbone features by level.
-        context: Data that ``Detector.decode`` reuses; opaque to callers.
-        aux: Training-only groups.
+        logits: ``[S, B, N, C]`` (softmax heads: C includes no-object, last).
+        boxes: ``[S, B, N, 4]`` cxcywh in 0..1 of the un-padded image.
         activation: ``sigmoid`` (C classes) or ``softmax`` (C + 1, no-object last).
-        attentions: Attention maps, if the family has them and they were asked for (``Detector.collecting_attentions``).
-        box_distribution: ``[L, B, N, 4, bins]`` logits over the distance of each edge from the query's reference box, if the family
-            regresses boxes this way.
+        valid: ``[B, N]`` bool, False for a candidate that does not exist in an image, such as an anchor in the padding; None if all do.
+        memory: Encoder output by level; empty for detectors without an encoder.
+        neck: Levels between backbone and encoder, or the feature pyramid of a detector without an encoder.
+        backbone: Backbone features by level.
+        aux: Training-only groups.
+        box_distribution: ``[S, B, N, 4, bins]`` logits over the distance of each edge from the candidate's reference box or point, if the
+            family regresses boxes this way.
     """
 
     logits: Tensor
     boxes: Tensor
+    activation: Activation = "sigmoid"
+    valid: Tensor | None = None
+    memory: tuple[Level, ...] = ()
+    neck: tuple[Level, ...] = ()
+    backbone: tuple[Level, ...] = ()
+    aux: tuple[AuxGroup, ...] = ()
+    box_distribution: Tensor | None = None
+
+    @property
+    def head(self) -> tuple[Level, ...]:
+        """Returns the levels that the prediction head reads: the memory, or the neck of a detector without an encoder."""
+        return self.memory or self.neck
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryOutput(DetectorOutput):
+    """Output of a detector with queries.
+
+    Attributes:
+        states: ``[L, B, N, D]`` decoder states as the heads see them.
+        queries: The queries of inference that the decoder started from.
+        context: Data that ``QueryDetector.decode`` reuses; opaque to callers.
+        attentions: Attention maps, if the family has them and they were asked for (``Detector.collecting_attentions``).
+    """
+
     states: Tensor
     queries: Queries
-    memory: tuple[Level, ...]
-    neck: tuple[Level, ...]
-    backbone: tuple[Level, ...]
-    context: Any
-    aux: tuple[AuxGroup, ...] = ()
-    activation: Activation = "sigmoid"
+    context: Any = None
     attentions: Attentions | None = None
-    box_distribution: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Says where the candidates of a dense detector lie. All levels lie in a row, each row by row, with the shapes of a cell together.
+
+    Attributes:
+        level: ``[N]`` int64, index of the level.
+        cell: ``[N]`` int64, index of the cell over all levels.
+        anchors: ``[N, 4]`` xyxy in input pixels: the anchor, or a cell's centre twice for a detector that starts from points.
+        strides: Stride of each level.
+        sizes: Height and width of each level in cells.
+        shapes: Number of candidates of each cell.
+    """
+
+    level: Tensor
+    cell: Tensor
+    anchors: Tensor
+    strides: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    shapes: int = 1
+
+    @property
+    def centres(self) -> Tensor:
+        """Returns ``[N, 2]``: x and y of each candidate in input pixels."""
+        return (self.anchors[:, :2] + self.anchors[:, 2:]) / 2
+
+    @property
+    def stride(self) -> Tensor:
+        """Returns ``[N]``: the stride of each candidate's level."""
+        return self.anchors.new_tensor(self.strides)[self.level]
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """What the head of a dense detector predicts on one level, as the last convolutions give it; response distillation reads it.
+
+    Attributes:
+        stride: Input pixels per cell.
+        logits: ``[B, A*C, h, w]`` for A candidates a cell.
+        boxes: ``[B, A*R, h, w]``, the R numbers from which the family decodes a box.
+        quality: ``[B, A, h, w]`` logits of centreness or IoU, if the family predicts it.
+    """
+
+    stride: int
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOutput(DetectorOutput):
+    """Output of a detector that predicts at every cell of its feature levels.
+
+    Attributes:
+        grid: Level, cell and anchor of each candidate.
+        maps: Predictions of each level before they are decoded.
+        sides: ``[B, 2]`` width and height of the un-padded images in input pixels.
+        quality: ``[S, B, N]`` logits of centreness or IoU, by which scores are scaled; None if the family has none.
+        first: ``[B, N, 4]`` cxcywh in 0..1, the boxes that the head refines (RepPoints); None without such a stage.
+    """
+
+    grid: Grid
+    maps: tuple[HeadMap, ...]
+    sides: Tensor
+    quality: Tensor | None = None
+    first: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStageOutput(DetectorOutput):
+    """Output of a detector that proposes boxes first and classifies them afterwards; its candidates are the proposals.
+
+    Attributes:
+        first: Output of the first stage, which proposes the boxes.
+        proposals: ``[B, N, 4]`` cxcywh in 0..1; those that are not ``valid`` only fill up the batch.
+        context: Data that ``TwoStageDetector.classify`` reuses; opaque to callers.
+    """
+
+    first: DenseOutput
+    proposals: Tensor
+    context: Any = None
+
+
+def query_output(output: DetectorOutput) -> QueryOutput:
+    """Returns the same output, known to be one of queries.
+
+    Raises:
+        TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``queries``.
+    """
+    if not isinstance(output, QueryOutput):
+        raise TypeError(f"this is the output of a detector without queries ({type(output).__name__}); state the need for 'queries'")
+    return output
+
+
+def dense_output(output: DetectorOutput) -> DenseOutput:
+    """Returns the same output, known to be that of a dense detector.
+
+    Raises:
+        TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``dense_boxes``.
+    """
+    if not isinstance(output, DenseOutput):
+        raise TypeError(f"this is not the output of a dense detector ({type(output).__name__}); state the need for 'dense_boxes'")
+    return output
 
 
 def probability(output: DetectorOutput, layer: int | slice = slice(None)) -> Tensor:
     """Returns class probabilities ``[..., B, N, C]`` without the no-object column."""
     logits = output.logits[layer].float()
     return logits.sigmoid() if output.activation == "sigmoid" else logits.softmax(-1)[..., :-1]
+
+
+def scores(output: DetectorOutput, stage: int | slice = slice(None)) -> Tensor:
+    """Returns the scores that detections are ranked by, ``[..., B, N, C]``: class probabilities, or the geometric mean of them and the
+    centreness of a detector that predicts it (FCOS).
+    """
+    found = probability(output, stage)
+    if isinstance(output, DenseOutput) and output.quality is not None:
+        return (found * output.quality[stage].float().sigmoid()[..., None]).sqrt()
+    return found

@@ -13,7 +13,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, deformable_map, hiding, recording
 from workbench.detectors.backbone import BackboneConfig, bare_backbone
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import Attentions, AuxGroup, DetectorOutput, Level, Queries
+from workbench.detectors.output import Attentions, AuxGroup, Level, Queries, QueryOutput
 from workbench.detectors.quality_losses import varifocal_loss
 from workbench.detectors.transformers_adapter import (
     TransformersDetector,
@@ -114,7 +114,7 @@ class RtDetr(TransformersDetector):
 
     family = "rt_detr"
     model_class: ClassVar[type] = RTDetrForObjectDetection
-    provides = frozenset({"memory", "neck", "backbone", "states", "decode", "references", "attentions"})
+    provides = frozenset({"memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "attentions"})
     reads_padding = False
     quality_loss = staticmethod(varifocal_loss)
 
@@ -190,7 +190,7 @@ class RtDetr(TransformersDetector):
         ends = ["", "_encoder", *(["_denoising"] if self.model.config.num_denoising > 0 else [])]
         return {f"{name}{end}": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. The model itself does not see ``padding``."""
         denoises = self.training and targets is not None and self.model.config.num_denoising > 0
         labels = _labels(targets) if denoises and targets is not None else None
@@ -217,7 +217,7 @@ class RtDetr(TransformersDetector):
             aux += self.denoising_groups(layers, inner.denoising_meta_values, targets)
         return self.output_of(layers, queries, context, recorded, aux)
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """Runs decoder and heads again; ``queries.reference`` is required."""
         assert queries.reference is not None
         arguments = dict(context["arguments"])
@@ -239,16 +239,14 @@ class RtDetr(TransformersDetector):
         states, logits, boxes = found.intermediate_hidden_states, found.intermediate_logits, found.intermediate_reference_points
         return Layers(states.transpose(0, 1), logits.transpose(0, 1).float(), boxes.transpose(0, 1).float())
 
-    def output_of(
-        self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()
-    ) -> DetectorOutput:
+    def output_of(self, layers: Layers, queries: Queries, context: Any, recorded: Recorded, aux: tuple[AuxGroup, ...] = ()) -> QueryOutput:
         """Returns the output for the queries of inference, which are the last ones."""
         noisy = layers.states.shape[2] - queries.content.shape[1]
         attentions = recorded.attentions()
         if attentions is not None:
             own, cross = attentions.self_attention, attentions.cross_attention
             attentions = Attentions(own[..., noisy:, noisy:], cross[..., noisy:, :])
-        return DetectorOutput(
+        return QueryOutput(
             logits=layers.logits[:, :, noisy:],
             boxes=layers.boxes[:, :, noisy:],
             states=layers.states[:, :, noisy:],

@@ -13,7 +13,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded, hiding, recording
 from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.output import Level, Queries, QueryOutput
 from workbench.detectors.transformers_adapter import TransformersDetector, split_levels, stride_of
 
 
@@ -138,7 +138,7 @@ class SingleLevelDetector(TransformersDetector):
     def attention_modules(self, layer: Any) -> tuple[nn.Module, nn.Module]:
         """Returns the self- and cross-attention modules of a decoder layer, whose second output is the attention map."""
 
-    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DetectorOutput:
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> QueryOutput:
         """See ``Detector.forward``. These families have no denoising, so ``targets`` is not used."""
         # DAB-DETR returns no maps without this flag; the other families ignore it
         options = {"output_attentions": True} if self.wants_attentions else {}
@@ -156,7 +156,7 @@ class SingleLevelDetector(TransformersDetector):
         context = {"arguments": arguments, "memory": memory, "neck": neck, "backbone": backbone, "queries": queries}
         return self._output(decoded, seen, queries, context, recorded)
 
-    def decode(self, queries: Queries, context: Any) -> DetectorOutput:
+    def decode(self, queries: Queries, context: Any) -> QueryOutput:
         """See ``Detector.decode``."""
         arguments = context["arguments"] | {"output_attentions": self.wants_attentions}
         hidden = hiding(queries.valid, [layer.self_attn for layer in self.model.model.decoder.layers])
@@ -170,10 +170,10 @@ class SingleLevelDetector(TransformersDetector):
         modules = [self.attention_modules(layer) for layer in self.model.model.decoder.layers]
         return recording(self.wants_attentions, self.model.config, [own for own, _ in modules], [cross for _, cross in modules])
 
-    def _output(self, decoded: Any, seen: dict[str, Any], queries: Queries, context: dict[str, Any], recorded: Recorded) -> DetectorOutput:
+    def _output(self, decoded: Any, seen: dict[str, Any], queries: Queries, context: dict[str, Any], recorded: Recorded) -> QueryOutput:
         states = self.states_of(decoded, seen)
         ((owner, name), *_) = self.class_heads()
-        return DetectorOutput(
+        return QueryOutput(
             logits=getattr(owner, str(name))(states).float(),
             boxes=self.boxes_of(states, decoded).float(),
             states=states,

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.detectors.backbone import bare_backbone, freeze_early_stages, make_trainable
-from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Level
 from workbench.detectors.pretrained import load_backbone_weights
+from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.weights import load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
 
 CLASS_PRIOR = 0.01
 
 
-class TransformersDetector(Detector):
+class TransformersDetector(QueryDetector):
     """An adapter around one of transformers' models, which stays a plain transformers model on disk.
 
     A subclass sets ``model_class``, registers in its constructor what it wants to see (``keep_inputs``, ``keep_output``), and reads it

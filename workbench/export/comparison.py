@@ -12,8 +12,9 @@ from workbench.analysis.of_run import open_data
 from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.opening import open_dataset
-from workbench.detectors.detector import Detector, best_detections
+from workbench.detectors.detector import Detector
 from workbench.detectors.output import probability
+from workbench.detectors.query_detector import best_detections
 from workbench.errors import ExportError
 from workbench.export.interface import transform_of
 from workbench.store.run import Run

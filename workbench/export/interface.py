@@ -8,6 +8,7 @@ import torch
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
 from workbench.detectors.detector import Detector
+from workbench.detectors.output import QueryOutput
 from workbench.errors import ExportError
 
 
@@ -64,7 +65,8 @@ def interface_of(detector: Detector, dataset: Dataset) -> Interface:
             f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}."
         )
     with torch.no_grad():
-        selected = bool((detector.blank_output().queries.source >= 0).all())
+        output = detector.blank_output()
+        selected = isinstance(output, QueryOutput) and bool((output.queries.source >= 0).all())
     return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected)
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, probability
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import Activation, match_targets
 
@@ -79,22 +79,28 @@ class LayerPairs:
 def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[int, ...], ...] | None) -> Pairing:
     """Derives the layer map of unequal depths (DETRDistill, Fig. 5: r teacher layers per student layer) and the class map by name.
 
+    If one of the two is no DETR, each layer of the student learns from the last stage of the teacher.
+
     Raises:
         ConfigError: the depths have no integer ratio and no ``layer_map`` is declared, or the declared one does not fit.
         IncompatibleError: the student has a class that the teacher lacks.
     """
+    depths = (student.num_stages, teacher.num_stages)
+    if layer_map is None and not ("queries" in student.provides and "queries" in teacher.provides):
+        # the one prediction of a detector without decoder layers answers to the last one of the other, which is its result
+        layer_map = ((depths[1] - 1,),) * depths[0]
     if layer_map is None:
-        if teacher.num_layers % student.num_layers:
+        if depths[1] % depths[0]:
             raise ConfigError(
-                f"the teacher has {teacher.num_layers} decoder layers and the student {student.num_layers}, which is no whole ratio. "
+                f"the teacher has {depths[1]} decoder layers and the student {depths[0]}, which is no whole ratio. "
                 "Declare 'layer_map:', a list that holds for each student layer the list of its teacher layers, such as [[0, 1], [2]]."
             )
-        ratio = teacher.num_layers // student.num_layers
-        layer_map = tuple(tuple(range(k * ratio, (k + 1) * ratio)) for k in range(student.num_layers))
-    if len(layer_map) != student.num_layers or not all(layer_map) or any(not 0 <= t < teacher.num_layers for g in layer_map for t in g):
+        ratio = depths[1] // depths[0]
+        layer_map = tuple(tuple(range(k * ratio, (k + 1) * ratio)) for k in range(depths[0]))
+    if len(layer_map) != depths[0] or not all(layer_map) or any(not 0 <= t < depths[1] for g in layer_map for t in g):
         raise ConfigError(
-            f"layer_map {[list(g) for g in layer_map]} does not fit: it must list, for each of {student.num_layers} student layers, "
-            f"teacher layers between 0 and {teacher.num_layers - 1}."
+            f"layer_map {[list(g) for g in layer_map]} does not fit: it must list, for each of {depths[0]} student layers, "
+            f"teacher layers between 0 and {depths[1] - 1}."
         )
     missing = [name for name in student.spec.classes if name not in teacher.spec.classes]
     if missing:
@@ -113,8 +119,8 @@ class TeacherAnswer:
 
     Attributes:
         output: The live teacher's output, or the one stored in a cache.
-        match: ``[L, B, N_T]`` the teacher's own matching to the targets, from a cache that computed it from the unrounded output. None
-            if it must be computed when a method asks for it.
+        match: ``[L, B, N_T]`` the matching of the teacher's queries to the targets, from a cache that computed it from the unrounded
+            output. None if it must be computed when a method asks for it.
         prepared: Results of ``Method.prepare`` by ``Method.prepared_by``, as far as a cache holds them.
     """
 
@@ -142,8 +148,8 @@ class Progress:
 class MethodContext:
     """The pair of detectors, the targets of a batch and, in training, the current progress.
 
-    To run a second pass through a decoder, call ``context.student.decode(queries, output.context)``, or the same of the teacher under
-    ``torch.no_grad()``.
+    To run a second pass through a decoder, call ``context.query_student.decode(queries, output.context)``, or the same of the teacher
+    under ``torch.no_grad()``.
 
     Attributes:
         student: The student module.
@@ -152,7 +158,7 @@ class MethodContext:
         teacher: The teacher module, without gradient and in eval mode; None if its outputs come from a cache.
         answer: What is known of the teacher besides its output; None if nothing is.
         progress: Progress of training; None while queries are recorded or a cache is built, where there is no step.
-        student_match: ``[L, B, N]`` the student's matching in this step; None outside training.
+        student_match: ``[S, B, N]`` the student's assignment in this step (``Detector.assign``); None outside training.
     """
 
     student: Detector
@@ -163,6 +169,22 @@ class MethodContext:
     progress: Progress | None = None
     student_match: Tensor | None = None
     _kept: dict[tuple[str, int], tuple[DetectorOutput, Tensor]] = field(default_factory=dict)
+
+    @property
+    def query_student(self) -> QueryDetector:
+        """Returns the student, for a method that states the need for ``queries`` or ``decode``, so that no other student reaches it."""
+        return cast(QueryDetector, self.student)
+
+    @property
+    def query_teacher(self) -> QueryDetector:
+        """Returns the live teacher, for a method that states the need for ``queries`` or ``decode`` of the teacher.
+
+        Raises:
+            RuntimeError: the teacher's outputs come from a cache.
+        """
+        if self.teacher is None:
+            raise RuntimeError("the teacher is not live: its outputs come from a cache")
+        return cast(QueryDetector, self.teacher)
 
     @property
     def training(self) -> Progress:
@@ -192,9 +214,10 @@ class MethodContext:
         return self._once("probability", output, compute)
 
     def teacher_match(self, output: DetectorOutput) -> Tensor:
-        """Returns ``[L, B, N_T]``, the teacher's own matching to the targets with the detection cost.
+        """Returns ``[L, B, N_T]``, the one-to-one matching of a teacher's queries to the targets, with the detection cost.
 
-        It is computed once a step or read from a cache.
+        It is computed once a step or read from a cache. Only methods that state the need for ``queries`` may ask for it: candidates of
+        other detectors are not assigned this way.
         """
         if self.answer is not None and self.answer.match is not None and self.answer.output is output:
             return self.answer.match
@@ -211,12 +234,3 @@ class MethodContext:
             # the output is kept with its value, because an id is unique only while the object lives
             self._kept[key] = (output, compute())
         return self._kept[key][1]
-
-
-def over_processes(count: Tensor) -> Tensor:
-    """Averages a normaliser over processes, so that a term is that of the whole batch. All processes must call it in the same order."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return count
-    total = count.detach().float().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.detector import Detector
-from workbench.detectors.output import Attentions, DetectorOutput, Queries
+from workbench.detectors.output import Attentions, Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
@@ -42,7 +42,7 @@ class D3ETRConfig(ClassTeachingConfig, frozen=True):
     @property
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        return frozenset({"attentions", "memory"})
+        return frozenset({"queries", "attentions", "memory"})
 
     @property
     def needs_student(self) -> frozenset[str]:
@@ -50,7 +50,7 @@ class D3ETRConfig(ClassTeachingConfig, frozen=True):
         return self.needs | {"decode"}
 
 
-class D3ETR(Method):
+class D3ETR(Method[QueryOutput]):
     """D3ETR, with three terms for each of two matchings, computed layer by layer.
 
     ``adaptive`` is a Hungarian matching between all queries, computed anew at each layer (cost and loss 1 class, 5 L1, 2 GIoU). For
@@ -72,7 +72,7 @@ class D3ETR(Method):
     citation = "D3ETR, IJCAI 2024; re-implementation, no code released by the authors; weights of xingyitong1/TPRD@bb8ed01"
     config: D3ETRConfig
 
-    def __init__(self, config: D3ETRConfig, student: Detector, teacher: Detector, pairing: Pairing):
+    def __init__(self, config: D3ETRConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         own, other = sorted(student.level_channels("memory")), sorted(teacher.level_channels("memory"))
         if own != other:
@@ -83,18 +83,18 @@ class D3ETR(Method):
         self.group = TeacherQueries(self.name, student, teacher)
         self.layers = LayerPairs.of(pairing.layer_map, "mean")
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         wanted, mate = self._adaptive(student, teacher, context)
         (pairs, images, _), device = mate.shape, wanted.device
         rows = (mate >= 0).nonzero()[:, 2].view(pairs, images, -1).to(device)
         columns = mate[mate >= 0].view(pairs, images, -1).to(device)
         terms = self._terms("adaptive", student, teacher, wanted, rows, columns)
-        group = context.student.decode(self.teacher_group(teacher, context), student.context)
+        group = context.query_student.decode(self.teacher_group(teacher, context), student.context)
         same = torch.arange(wanted.shape[2], device=device).expand(pairs, images, -1)
         return terms | self._terms("fixed", group, teacher, wanted, same, same)
 
-    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor:
+    def train_mates(self, student: QueryOutput, teacher: QueryOutput, context: MethodContext) -> Tensor:
         """See ``Method.train_mates``. Returns the adaptive matching."""
         return self.layers.last_of_each(self._adaptive(student, teacher, context)[1], student.logits.shape[0])
 
@@ -103,11 +103,11 @@ class D3ETR(Method):
         """See ``Method.sends_queries``."""
         return True
 
-    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: QueryOutput, context: MethodContext) -> Queries:
         """See ``Method.teacher_group``."""
         return self.group(teacher.queries)
 
-    def _adaptive(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> tuple[Tensor, Tensor]:
+    def _adaptive(self, student: QueryOutput, teacher: QueryOutput, context: MethodContext) -> tuple[Tensor, Tensor]:
         """Returns class targets ``[P, B, N_T, C]`` of P layer pairs, and ``[P, B, N_S]`` teacher query of each student query or -1."""
         own, other = self.layers.student, self.layers.teacher
         wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
@@ -115,7 +115,7 @@ class D3ETR(Method):
         return wanted, assign(cost)
 
     def _terms(
-        self, matching: str, student: DetectorOutput, teacher: DetectorOutput, wanted: Tensor, rows: Tensor, columns: Tensor
+        self, matching: str, student: QueryOutput, teacher: QueryOutput, wanted: Tensor, rows: Tensor, columns: Tensor
     ) -> dict[str, Tensor]:
         """Computes the terms of one matching.
 

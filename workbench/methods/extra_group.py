@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from workbench.detectors.detector import Detector
 from workbench.detectors.output import Queries
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 
 
@@ -25,7 +25,7 @@ class TeacherQueries(nn.Module):
         IncompatibleError: the teacher's queries lack something that the student's decoder needs; the message names it.
     """
 
-    def __init__(self, method: str, student: Detector, teacher: Detector, reference: Literal["teacher", "student"] = "teacher"):
+    def __init__(self, method: str, student: QueryDetector, teacher: QueryDetector, reference: Literal["teacher", "student"] = "teacher"):
         super().__init__()
         wanted, given = student.blank_output().queries, teacher.blank_output().queries
         self.with_position = wanted.position is not None

@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
+from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
-from workbench.methods.context import MethodContext, over_processes
+from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
 

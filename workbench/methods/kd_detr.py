@@ -8,7 +8,8 @@ from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.methods.classes import box_loss
 from workbench.methods.context import MethodContext, Pairing
@@ -50,15 +51,15 @@ class KDDETRConfig(BaseMethodConfig, frozen=True):
     @property
     def needs_student(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        return frozenset({"decode"})
+        return frozenset({"queries", "decode"})
 
     @property
     def needs_teacher(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        return frozenset({"decode"} if self.general else ())
+        return frozenset({"queries", "decode"} if self.general else {"queries"})
 
 
-class KDDETR(Method):
+class KDDETR(Method[QueryOutput]):
     """KD-DETR with the terms ``general`` (random points) and ``specific`` (the teacher's queries). Each decoder reads its own memory.
 
     Every student layer learns from the teacher's last layer; layers are summed. The class part is T^2 times the KL divergence of the class
@@ -77,7 +78,7 @@ class KDDETR(Method):
     citation = "KD-DETR, CVPR 2024; released code Myleswork/KD-DETR@e7dfccb"
     config: KDDETRConfig
 
-    def __init__(self, config: KDDETRConfig, student: Detector, teacher: Detector, pairing: Pairing):
+    def __init__(self, config: KDDETRConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         self.group = TeacherQueries(self.name, student, teacher)
         self.with_content = bool(teacher.blank_output().queries.content.any())
@@ -98,17 +99,16 @@ class KDDETR(Method):
                 f"are {teacher.reference_form}. Set 'general: 0'."
             )
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         terms: dict[str, Tensor] = {}
         if self.config.general:
-            assert context.teacher is not None
             points = self.general_points(teacher.queries, context.training.step)
             with torch.no_grad():
-                answer = context.teacher.decode(points, teacher.context)
-            terms["general"] = self._loss(context.student.decode(self.group(points), student.context), answer)
+                answer = context.query_teacher.decode(points, teacher.context)
+            terms["general"] = self._loss(context.query_student.decode(self.group(points), student.context), answer)
         if self.config.specific:
-            terms["specific"] = self._loss(context.student.decode(self.teacher_group(teacher, context), student.context), teacher)
+            terms["specific"] = self._loss(context.query_student.decode(self.teacher_group(teacher, context), student.context), teacher)
         return terms
 
     @property
@@ -116,7 +116,7 @@ class KDDETR(Method):
         """See ``Method.sends_queries``."""
         return self.config.specific
 
-    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: QueryOutput, context: MethodContext) -> Queries:
         """See ``Method.teacher_group``."""
         return self.group(teacher.queries)
 
@@ -136,7 +136,7 @@ class KDDETR(Method):
         source = torch.full((images, count), -1, dtype=torch.int64, device=like.source.device)
         return Queries(content, position, None if reference is None else reference.sigmoid(), source)
 
-    def _loss(self, student: DetectorOutput, teacher: DetectorOutput) -> Tensor:
+    def _loss(self, student: QueryOutput, teacher: QueryOutput) -> Tensor:
         """Returns the loss summed over layers. The queries ``[L, B, N]`` of ``student`` learn from ``teacher``'s last layer, ``[B, N]``."""
         config, boxes = self.config, teacher.boxes[-1]
         logits = self.pairing.in_student_classes(teacher.logits[-1], teacher.activation).float()

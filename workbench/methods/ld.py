@@ -8,8 +8,8 @@ from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries, probability
+from workbench.detectors.output import Queries, QueryOutput, probability
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
@@ -44,7 +44,7 @@ class LDConfig(BaseMethodConfig, frozen=True):
     @property
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        return frozenset({"box_distribution"})
+        return frozenset({"queries", "box_distribution"})
 
     @property
     def needs_student(self) -> frozenset[str]:
@@ -52,7 +52,7 @@ class LDConfig(BaseMethodConfig, frozen=True):
         return self.needs | {"decode"}
 
 
-class LD(Method):
+class LD(Method[QueryOutput]):
     """LD on a DETR that regresses boxes as distributions (D-FINE and its relatives).
 
     Queries take the place of the paper's dense locations. The teacher's queries also go through the student's decoder, so that both
@@ -75,7 +75,7 @@ class LD(Method):
     citation = "LD, CVPR 2022, on queries in place of locations; released code HikariTJU/LD@4287990"
     config: LDConfig
 
-    def __init__(self, config: LDConfig, student: Detector, teacher: Detector, pairing: Pairing):
+    def __init__(self, config: LDConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         bins = [_bins(detector) for detector in (student, teacher)]
         if bins[0] != bins[1] or student.activation != teacher.activation:
@@ -86,9 +86,9 @@ class LD(Method):
             )
         self.group = TeacherQueries(self.name, student, teacher)
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``. A term is left out if its region is empty in this batch."""
-        answer = context.student.decode(self.teacher_group(teacher, context), student.context)
+        answer = context.query_student.decode(self.teacher_group(teacher, context), student.context)
         pairs = LayerPairs.of(self.pairing.layer_map, "mean")
         own, other = pairs.student, pairs.teacher
         share = torch.tensor(pairs.share, device=student.logits.device)[:, None, None]
@@ -114,12 +114,12 @@ class LD(Method):
         """See ``Method.sends_queries``."""
         return True
 
-    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: QueryOutput, context: MethodContext) -> Queries:
         """See ``Method.teacher_group``."""
         return self.group(teacher.queries)
 
 
-def _bins(detector: Detector) -> int:
+def _bins(detector: QueryDetector) -> int:
     distribution = detector.blank_output().box_distribution
     assert distribution is not None
     return distribution.shape[-1]

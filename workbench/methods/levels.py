@@ -9,25 +9,31 @@ from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.errors import IncompatibleError
 
-Feature = Literal["auto", "memory", "neck", "backbone"]
-Resolved = Literal["memory", "neck", "backbone"]
+Feature = Literal["auto", "head", "memory", "neck", "backbone"]
+Resolved = Literal["head", "memory", "neck", "backbone"]
 
 
 def feature_needs(feature: Feature) -> str:
-    """Returns the need that a choice of feature implies. ``auto`` is memory if both detectors have it, else neck."""
-    return "memory|neck" if feature == "auto" else feature
+    """Returns the need that a choice of feature implies; ``auto`` works for every pair."""
+    return "memory|neck|head" if feature == "auto" else feature
 
 
 def resolve_feature(feature: Feature, student: Detector, teacher: Detector) -> Resolved:
-    """Returns the kind of level at which a checked pair is compared."""
+    """Returns the kind of level at which a checked pair is compared.
+
+    ``auto`` is the memory if both detectors have one. Otherwise it is the neck of two detectors of one kind, with queries or without, and
+    the levels that the head reads for two of different kinds.
+    """
     if feature != "auto":
         return feature
-    return "memory" if "memory" in student.provides & teacher.provides else "neck"
+    if "memory" in student.provides & teacher.provides:
+        return "memory"
+    return "neck" if ("queries" in student.provides) == ("queries" in teacher.provides) else "head"
 
 
 def levels_of(output: DetectorOutput, feature: Resolved) -> tuple[Level, ...]:
     """Returns the levels of one kind."""
-    return {"memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
+    return {"head": output.head, "memory": output.memory, "neck": output.neck, "backbone": output.backbone}[feature]
 
 
 def paired_levels(student: tuple[Level, ...], teacher: tuple[Level, ...]) -> list[tuple[Level, Level]]:

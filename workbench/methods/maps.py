@@ -21,8 +21,10 @@ class MapConfig(BaseMethodConfig, frozen=True):
     """
 
     feature: Feature = "auto"
-    """Which feature maps are compared. ``memory`` is the encoder's output, ``neck`` is the backbone's levels projected to the detector's
-    width, and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors have one, else the neck.
+    """Which feature maps are compared. ``memory`` is the encoder's output. ``neck`` is a feature pyramid, or in a DETR the backbone's
+    levels projected to its width. ``backbone`` is the backbone's own output. ``head`` is what the prediction head reads: the memory of a
+    DETR, the feature pyramid of a detector without an encoder. ``auto`` takes the memory where both detectors have one, the neck where both
+    or neither have queries, and ``head`` otherwise.
     """
 
     @property
@@ -62,7 +64,7 @@ class MapMethod(Method):
     """A method on feature maps. Levels are paired by stride, and an adaptor equalises their widths.
 
     Attributes:
-        feature: Kind of level: ``memory``, ``neck`` or ``backbone``.
+        feature: Kind of level: ``head``, ``memory``, ``neck`` or ``backbone``.
         widths: Channels of the teacher's level at each stride that both have.
     """
 

@@ -1,11 +1,12 @@
 """Defines what a distillation method is: a frozen configuration and a module that returns named loss terms."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Generic, Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
@@ -45,7 +46,8 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     def needs(self) -> frozenset[str]:
         """Returns the names from ``Detector.provides`` that both sides must provide.
 
-        ``memory|neck`` means that one of the two is enough, if it is the same on both sides.
+        ``memory|neck|head`` means that one of them is enough, if it is the same on both sides. A method whose code takes ``QueryOutput``
+        needs ``queries``.
         """
         return frozenset()
 
@@ -88,7 +90,10 @@ class ClassTeachingConfig(BaseMethodConfig, frozen=True):
         return True
 
 
-class Method(nn.Module, ABC):
+Output = TypeVar("Output", bound=DetectorOutput, default=DetectorOutput)
+
+
+class Method(nn.Module, ABC, Generic[Output]):
     """A distillation method. Its adapters are optimised and checkpointed, but never exported.
 
     Example:
@@ -162,7 +167,7 @@ class Method(nn.Module, ABC):
         return self.config.weight * own
 
     @abstractmethod
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: Output, teacher: Output, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """Computes the unweighted loss terms by name. A term without eligible targets in this batch is left out."""
 
     @property
@@ -170,14 +175,14 @@ class Method(nn.Module, ABC):
         """Returns a hash of all settings that affect ``prepare``, besides teacher, classes and image; None if nothing is prepared."""
         return None
 
-    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+    def prepare(self, teacher: Output, context: MethodContext) -> dict[str, Tensor]:
         """Computes what the terms derive from the teacher's output and the targets alone, ``[B, ...]`` by name and without gradient.
 
         It is the same in every step on the same images, so a cache can hold it and a step that reads the cache need not compute it.
         """
         return {}
 
-    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+    def selected(self, teacher: Output, context: MethodContext) -> Tensor | None:
         """Returns which of the teacher's queries teach, for the query table of a run.
 
         Returns:
@@ -190,9 +195,7 @@ class Method(nn.Module, ABC):
         """Returns the teacher layers whose queries make the masks that weight the features; empty if the method has no such masks."""
         return ()
 
-    def masks(
-        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
-    ) -> list[tuple[Level, Tensor]]:
+    def masks(self, teacher: Output, layers: list[int], context: MethodContext, selected: Tensor | None) -> list[tuple[Level, Tensor]]:
         """Computes the masks that weight the features, for display. It is only called for a method that has ``mask_layers``.
 
         Args:
@@ -206,7 +209,7 @@ class Method(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+    def train_mates(self, student: Output, teacher: Output, context: MethodContext) -> Tensor | None:
         """Returns the teacher query that each of the student's own queries is trained on, for the query table of a run.
 
         Returns:
@@ -220,7 +223,7 @@ class Method(nn.Module, ABC):
         """True if the method sends the teacher's queries through the student's decoder."""
         return False
 
-    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: Output, context: MethodContext) -> Queries:
         """Converts the teacher's queries for the student's decoder, if the method ``sends_queries``.
 
         Slot n holds the teacher's query n. Queries that the method leaves out are not ``valid``.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import Level, QueryOutput
 from workbench.methods.context import MethodContext
 from workbench.methods.method import gather_queries
 from workbench.methods.selection import QUALITY_GAMMA, Quality, largest_iou, query_quality, target_ious
@@ -40,7 +40,7 @@ class QueryMask:
 @torch.no_grad()
 def selection_masks(
     config: QueryMask,
-    teacher: DetectorOutput,
+    teacher: QueryOutput,
     level: Level,
     layers: list[int],
     context: MethodContext,
@@ -86,7 +86,7 @@ def selection_masks(
 
 def visible_masks(
     config: QueryMask,
-    teacher: DetectorOutput,
+    teacher: QueryOutput,
     layers: list[int],
     context: MethodContext,
     selected: Tensor | None = None,
@@ -104,7 +104,7 @@ def visible_masks(
     return [(level, mask.sqrt() if config.mask == "product" else mask) for level, mask in zip(levels, masks, strict=True)]
 
 
-def _best_pairs(config: QueryMask, teacher: DetectorOutput, layers: list[int], context: MethodContext) -> tuple[Tensor, Tensor]:
+def _best_pairs(config: QueryMask, teacher: QueryOutput, layers: list[int], context: MethodContext) -> tuple[Tensor, Tensor]:
     """Returns query index and quality ``[len(layers), B, K]`` of the 100 best (query, class) pairs, chosen as in the released code."""
     probability = context.teacher_probability(teacher)[layers]
     classes = probability.shape[-1]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import DetectorOutput, Level, QueryOutput
 from workbench.methods.context import MethodContext
 from workbench.methods.method import Method
 from workbench.methods.query_masks import QueryMask, visible_masks
@@ -25,11 +25,11 @@ def recorded_masks(
 ) -> list[tuple[Level, Tensor]]:
     """Computes the masks of a batch: those of ``method``, or the paper's for comparison if no method has any.
 
-    The arguments are those of ``Method.masks``.
+    The arguments are those of ``Method.masks``. A teacher without queries has no masks unless ``method`` makes some.
     """
     if method is not None:
         return method.masks(teacher, layers, context, selected)
-    return visible_masks(QueryMask(), teacher, layers, context, selected)
+    return visible_masks(QueryMask(), teacher, layers, context, selected) if isinstance(teacher, QueryOutput) else []
 
 
 def sending_method(methods: Sequence[Method]) -> Method | None:

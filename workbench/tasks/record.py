@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from workbench.datasets.base import Dataset
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import QueryOutput
 from workbench.detectors.registry import load_detector
 from workbench.device import resolve_device
 from workbench.errors import ConfigError, RunError
@@ -18,6 +20,7 @@ from workbench.recipe.setup import Setup, build
 from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts
 from workbench.store.run import Run, result_folder
+from workbench.training.candidates import best_count
 from workbench.training.checkpoints import load_methods
 from workbench.training.recording import STATE_IMAGES, QueryRecorder, Scope
 
@@ -140,12 +143,11 @@ class QueryRecording:
 
     def _sizes(self) -> Sizes:
         images, kept = len(self.scope.indices), len(self.scope.states)
-        student = self._setup.student.blank_output().states.shape
-        layers, _, queries, width = student
+        layers, queries, width = _row_counts(self._setup.student)
         rows, size = images * layers * queries, 2 * kept * layers * queries * width
         group_rows = teacher_rows = 0
         if self._setup.teacher is not None:
-            depth, _, queries, width = self._setup.teacher.detector.blank_output().states.shape
+            depth, queries, width = _row_counts(self._setup.teacher.detector)
             if sending_method(self._setup.methods) is not None:
                 group_rows = images * layers * queries
             if self._teacher_wanted:
@@ -166,6 +168,18 @@ class QueryRecording:
                 f"recording needs {self.sizes.bytes / 1e9:.1f} GB, but {self.run.path} has {free / 1e9:.1f} GB free. Free some space, or "
                 "record fewer images with --images."
             )
+
+
+def _row_counts(detector: Detector) -> tuple[int, int, int]:
+    """Returns the stages, the candidates that get a row in each, and the width of their decoder states, 0 where there are none.
+
+    Positives of a detector that is no DETR are not counted: most of them are among those with the best scores.
+    """
+    output = detector.blank_output()
+    if isinstance(output, QueryOutput):
+        layers, _, queries, width = output.states.shape
+        return layers, queries, width
+    return len(output.boxes), best_count(output.boxes.shape[2]), 0
 
 
 def stratified(dataset: Dataset, count: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries
+from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries, QueryOutput, query_output
 from workbench.methods.context import TeacherAnswer
 from workbench.teacher_cache.fields import CacheFields
 
@@ -43,7 +43,7 @@ def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
         best = output.logits.topk(min(contents.top_k, output.logits.shape[-1]), dim=-1)
         packed["logits"], packed["classes"] = rows(best.values), rows(best.indices, torch.int16)
     if contents.states:
-        packed["states"] = rows(output.states[list(contents.states)])
+        packed["states"] = rows(query_output(output).states[list(contents.states)])
     for name, strides in contents.maps.items():
         for level in getattr(output, name):
             if level.stride in strides:
@@ -51,12 +51,12 @@ def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
                 packed[f"{name}/{level.stride}/padding"] = level.padding.cpu().contiguous()
     if contents.queries:
         for key in ("content", "position", "reference", "source"):
-            value = getattr(output.queries, key)
+            value = getattr(query_output(output).queries, key)
             if value is not None:
                 packed[_QUERIES + key] = value.to("cpu", torch.int32 if key == "source" else torch.float32).contiguous()
-    if contents.attentions and output.attentions is not None:
-        packed["attentions/self"] = rows(output.attentions.self_attention)
-        packed["attentions/cross"] = rows(output.attentions.cross_attention)
+    if contents.attentions and (attentions := query_output(output).attentions) is not None:
+        packed["attentions/self"] = rows(attentions.self_attention)
+        packed["attentions/cross"] = rows(attentions.cross_attention)
     if contents.box_distribution and output.box_distribution is not None:
         packed["box_distribution"] = rows(output.box_distribution)
     return packed
@@ -130,7 +130,7 @@ class CachedTeacherOutputs:
         """Returns the output in float32, as methods take it; fields that are not kept are empty, states of missing layers are NaN."""
         boxes = self._layers("boxes")
         layers, batch, queries = boxes.shape[:3]
-        return DetectorOutput(
+        return QueryOutput(
             logits=self._logits(),
             boxes=boxes,
             states=self._states(layers, boxes),

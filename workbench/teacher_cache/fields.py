@@ -12,7 +12,9 @@ from workbench.methods.method import Method
 
 Precision = Literal["fp16", "fp32"]
 # maps the need of a method to the choice of feature it stands for
-_FEATURES: dict[str, Feature] = {"memory|neck": "auto", "memory": "memory", "neck": "neck", "backbone": "backbone"}
+_FEATURES: dict[str, Feature] = {
+    "memory|neck|head": "auto", "head": "head", "memory": "memory", "neck": "neck", "backbone": "backbone",
+}  # fmt: skip
 
 
 class CacheFields(BaseModel, frozen=True, extra="forbid"):
@@ -88,7 +90,9 @@ def fields_of(
         for need in config.needs_teacher:
             if need in _FEATURES:
                 kind = resolve_feature(_FEATURES[need], student, teacher)
-                maps.setdefault(kind, set()).update(set(student.level_channels(kind)) & set(teacher.level_channels(kind)))
+                # what the head reads is kept under its own name
+                name = kind if kind != "head" else "memory" if "memory" in teacher.provides else "neck"
+                maps.setdefault(name, set()).update(set(student.level_channels(kind)) & set(teacher.level_channels(kind)))
             elif need in ("attentions", "box_distribution"):
                 kept[need] = True
         # the student's decoder may be fed with the teacher's queries

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import DetectorOutput, probability
+from workbench.detectors.output import DetectorOutput, scores
 from workbench.methods.selection import QUALITY_GAMMA
 from workbench.store.query_schema import QUERY_SCHEMA
 
@@ -58,12 +58,14 @@ class RowExtras:
         train_mate: ``[L, B, N]`` teacher query that the method trains the student's query on, -1 if there is none.
         losses: ``[L, B, N, 3]`` class, L1 and GIoU loss of every query.
         selected: ``[L, B, N]`` bool, for teacher rows: True if the method distils from this query.
+        query: ``[B, N]`` index of each candidate in its image, where not all of them get rows.
     """
 
     mates: Mates | None = None
     train_mate: Tensor | None = None
     losses: Tensor | None = None
     selected: Tensor | None = None
+    query: Tensor | None = None
 
 
 NO_EXTRAS = RowExtras()
@@ -72,6 +74,7 @@ NO_EXTRAS = RowExtras()
 @torch.no_grad()
 def query_rows(
     output: DetectorOutput,
+    source: Tensor,
     targets: TargetBatch,
     match: Tensor,
     said_by: RowsOf,
@@ -85,8 +88,9 @@ def query_rows(
 
     Args:
         output: predictions of L layers for B images with N queries each.
+        source: ``[B, N]`` or ``[N]``, the place that each of them comes from, or -1.
         targets: targets of the B images; best_target and best_iou consider the valid ones.
-        match: ``[L, B, N]`` target index, -1 if unmatched.
+        match: ``[L, B, N]`` target index, -1 if unmatched, -2 if ignored.
         said_by: model, images and epoch.
         extras: further columns.
         gamma: exponent of the score in ``quality``.
@@ -96,15 +100,15 @@ def query_rows(
     """
     logits, boxes = output.logits.float(), output.boxes.float()
     shape = logits.shape[:3]
-    scores = probability(output)
-    score, label = scores.max(-1)
-    match_iou, target_score, best_iou, best_target = _against_targets(scores, boxes, match.to(boxes.device), targets)
+    by_class = scores(output)
+    score, label = by_class.max(-1)
+    match_iou, target_score, best_iou, best_target = _against_targets(by_class, boxes, match.to(boxes.device), targets)
     columns: dict[str, Any] = {
         "epoch": said_by.epoch,
         "image_id": np.asarray(said_by.image_ids)[:, None],
         "layer": np.arange(shape[0])[:, None, None],
-        "query": np.arange(shape[2]),
-        "source": output.queries.source,
+        "query": np.arange(shape[2]) if extras.query is None else extras.query,
+        "source": source,
         "label": label,
         "score": score,
         **{name: boxes[..., k] for k, name in enumerate(("cx", "cy", "w", "h"))},
@@ -136,7 +140,7 @@ def query_rows(
     return pa.Table.from_arrays([column(field) for field in QUERY_SCHEMA], schema=QUERY_SCHEMA)
 
 
-def _against_targets(scores: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _against_targets(by_class: Tensor, boxes: Tensor, match: Tensor, targets: TargetBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns IoU with the matched target, score of its class, best IoU with a valid target, and that target; each ``[L, B, N]``.
 
     The first two are 0 for unmatched queries. The last two are 0 and -1 where no valid target overlaps.
@@ -149,7 +153,7 @@ def _against_targets(scores: Tensor, boxes: Tensor, match: Tensor, targets: Targ
     matched, index = match >= 0, match.clamp(min=0)[..., None]
     target_label = targets.labels.to(match.device)[:, None, :].expand(iou.shape).gather(-1, index)
     match_iou = iou.gather(-1, index)[..., 0].where(matched, 0.0)
-    target_score = scores.gather(-1, target_label)[..., 0].where(matched, 0.0)
+    target_score = by_class.gather(-1, target_label)[..., 0].where(matched, 0.0)
     best_iou, best_target = iou.masked_fill(~targets.valid.to(iou.device)[:, None, :], 0.0).max(-1)
     return match_iou, target_score, best_iou, best_target.where(best_iou > 0, -1)
 

@@ -13,9 +13,10 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import fixed_size
 from workbench.detectors.criterion import pair_losses
-from workbench.detectors.output import DetectorOutput, Queries, probability
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, probability, query_output
 from workbench.files import hash_json
-from workbench.matching import QUERY_COST, assign, match_targets, query_cost
+from workbench.matching import QUERY_COST, assign, query_cost
 from workbench.methods.context import MethodContext
 from workbench.methods.method import Method
 from workbench.methods.recorded import drawing_method, recorded_masks, selection_of, sending_method
@@ -23,6 +24,7 @@ from workbench.recipe.setup import Setup
 from workbench.store.queries import TEACHER_STEP, QueryWriter, query_facts, query_writer
 from workbench.store.run import Run
 from workbench.store.states import StatesWriter, states_writer
+from workbench.training.candidates import chosen_candidates, of_chosen, sources
 from workbench.training.query_rows import NO_EXTRAS, Mates, RowExtras, RowsOf, query_rows
 
 BATCH = 16
@@ -67,7 +69,9 @@ class QueryRecorder:
     def __init__(self, setup: Setup, run: Run, device: torch.device):
         self.setup, self.run, self.device = setup, run, device
         self.group = sending_method(setup.methods)
-        self._answers: dict[str, list[DetectorOutput | None]] = {}
+        # candidates of other detectors are too many to be paired one to one, and such a pairing would mean nothing
+        self._pairs_queries = setup.teacher is not None and "queries" in setup.student.provides & setup.teacher.detector.provides
+        self._answers: dict[str, list[QueryOutput | None]] = {}
 
     @torch.no_grad()
     def teacher(self, dataset: Dataset, split: str, scope: Scope) -> Iterator[Batch]:
@@ -77,13 +81,17 @@ class QueryRecorder:
         """
         assert self.setup.teacher is not None and self.setup.pairing is not None
         answers, held = [], 0
+        teacher = self.setup.teacher.detector
         with contextlib.ExitStack() as stack:
-            rows = stack.enter_context(query_writer(self.run, split, TEACHER_STEP, facts=self._facts(dataset, scope)))
-            states = stack.enter_context(states_writer(self.run, split, TEACHER_STEP))
+            rows = stack.enter_context(query_writer(self.run, split, TEACHER_STEP, facts=self._facts(dataset, scope, teacher)))
+            keeps = "states" in teacher.provides or drawing_method(self.setup.methods) is not None
+            states = stack.enter_context(states_writer(self.run, split, TEACHER_STEP)) if keeps else None
             for batch in self._batches(dataset, scope):
                 output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
-                answers.append(self._slim_answer(output) if held < _KEPT_BYTES else None)
-                held += output.logits.nbytes + output.boxes.nbytes + (0 if self.group is None else 2 * output.queries.content.nbytes)
+                if self._pairs_queries:
+                    answers.append(self._slim_answer(query_output(output)) if held < _KEPT_BYTES else None)
+                    held += output.logits.nbytes + output.boxes.nbytes
+                    held += 0 if self.group is None else 2 * query_output(output).queries.content.nbytes
                 self._write_teacher(batch, output, rows, states, scope)
                 yield batch
         self._answers[split] = answers
@@ -104,41 +112,47 @@ class QueryRecorder:
         """
         student = self.setup.student
         with contextlib.ExitStack() as stack:
-            rows = stack.enter_context(query_writer(self.run, split, step, facts=self._facts(dataset, scope)))
-            states = stack.enter_context(states_writer(self.run, split, step)) if scope.states else None
+            rows = stack.enter_context(query_writer(self.run, split, step, facts=self._facts(dataset, scope, student)))
+            keeps = bool(scope.states) and "states" in student.provides
+            states = stack.enter_context(states_writer(self.run, split, step)) if keeps else None
             for index, batch in enumerate(self._batches(dataset, scope)):
                 output = student(batch.images.to(self.device), batch.padding.to(self.device))
                 own_rows = RowsOf(batch.image_ids, "student", epoch)
                 mates, train_mate, group = None, None, []
-                if self.setup.teacher is not None:
-                    answer, own = self._answer(split, index, batch), _slim(output)
+                if self._pairs_queries:
+                    answer, own = self._answer(split, index, batch), _slim(query_output(output))
                     context = self._context(batch, torch.device("cpu"))
                     mates = self._mates(own, answer, context)
                     found = (method.train_mates(own, answer, context) for method in self.setup.methods)
                     train_mate = next((mate for mate in found if mate is not None), None)
-                    group = [] if self.group is None else [self._group_rows(self.group, answer, batch, output, epoch)]
+                    group = [] if self.group is None else [self._group_rows(self.group, answer, batch, query_output(output), epoch)]
                 # written in one piece, so that the rows of an image are contiguous
-                rows.write(pa.concat_tables([_rows(batch, output, own_rows, RowExtras(mates=mates, train_mate=train_mate)), *group]))
+                extras = RowExtras(mates=mates, train_mate=train_mate)
+                rows.write(pa.concat_tables([_rows(student, batch, output, own_rows, extras), *group]))
                 if states is not None:
+                    decoder_states = query_output(output).states
                     for row, image_id in enumerate(batch.image_ids):
                         if image_id in scope.states:
-                            states.write(image_id, states=output.states[:, row].float().cpu().numpy())
+                            states.write(image_id, states=decoder_states[:, row].float().cpu().numpy())
                 yield batch, output
 
     def _batches(self, dataset: Dataset, scope: Scope) -> Iterator[Batch]:
         return evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, scope.indices)
 
-    def _facts(self, dataset: Dataset, scope: Scope) -> dict[str, object]:
-        return query_facts(len(scope.indices), scope.sampled, input_key(self.setup, dataset, scope))
+    def _facts(self, dataset: Dataset, scope: Scope, detector: Detector) -> dict[str, object]:
+        facts = query_facts(len(scope.indices), scope.sampled, input_key(self.setup, dataset, scope))
+        if detector.assignment == "one":
+            return facts
+        return facts | {"assignment": detector.assignment, "geometric": detector.geometric, "rows": "top"}
 
-    def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter, scope: Scope) -> None:
-        assert self.setup.pairing is not None
+    def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter | None, scope: Scope) -> None:
+        assert self.setup.pairing is not None and self.setup.teacher is not None
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         context = self._context(batch, output.logits.device)
         selected = selection_of(self.setup.methods, output, context)
         renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
-        rows.write(_rows(batch, renamed, RowsOf(batch.image_ids, "teacher"), RowExtras(selected=selected)))
-        if not scope.states & set(batch.image_ids):
+        rows.write(_rows(self.setup.teacher.detector, batch, renamed, RowsOf(batch.image_ids, "teacher"), RowExtras(selected=selected)))
+        if states is None or not scope.states & set(batch.image_ids):
             return
         drawn = recorded_masks(drawing_method(self.setup.methods), output, layers, context, selected)
         maps = [(level, psi.cpu().numpy()) for level, psi in drawn]
@@ -150,44 +164,46 @@ class QueryRecorder:
                     for index, (level, psi) in enumerate(maps)
                     for place, layer in enumerate(layers)
                 }
-                states.write(image_id, masks, output.states[:, row].float().cpu().numpy())
+                decoded = output.states[:, row].float().cpu().numpy() if isinstance(output, QueryOutput) else None
+                states.write(image_id, masks, decoded)
 
-    def _answer(self, split: str, index: int, batch: Batch) -> DetectorOutput:
+    def _answer(self, split: str, index: int, batch: Batch) -> QueryOutput:
         kept = self._answers.get(split, [])
         answer = kept[index] if index < len(kept) else None
         if answer is not None:
             return answer
         assert self.setup.teacher is not None
-        return self._slim_answer(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device)))
+        return self._slim_answer(query_output(self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))))
 
-    def _slim_answer(self, output: DetectorOutput) -> DetectorOutput:
+    def _slim_answer(self, output: QueryOutput) -> QueryOutput:
         """Returns the part of the teacher's output to keep: predictions, and queries if a method decodes them with the student."""
         slim = _slim(output)
         return slim if self.group is None else dataclasses.replace(slim, queries=_moved(output.queries, torch.device("cpu")))
 
-    def _group_rows(self, method: Method, answer: DetectorOutput, batch: Batch, output: DetectorOutput, epoch: int) -> pa.Table:
+    def _group_rows(self, method: Method, answer: QueryOutput, batch: Batch, output: QueryOutput, epoch: int) -> pa.Table:
         """Returns rows of the teacher's queries as the student decodes them, without those that the method excludes."""
         answer = dataclasses.replace(answer, logits=answer.logits.to(self.device), boxes=answer.boxes.to(self.device),
                                      queries=_moved(answer.queries, self.device))  # fmt: skip
         group_rows = RowsOf(batch.image_ids, "teacher_group", epoch)
-        queries = method.teacher_group(answer, self._context(batch, self.device))
-        decoded = self.setup.student.decode(queries, output.context)
+        context = self._context(batch, self.device)
+        queries = method.teacher_group(answer, context)
+        decoded = context.query_student.decode(queries, output.context)
         if queries.valid is None:
-            return _rows(batch, decoded, group_rows)
+            return _rows(self.setup.student, batch, decoded, group_rows)
         # the decoded values of excluded queries mean nothing: their boxes are moved far away, so that they match last, and they get no row
         hidden = ~queries.valid[None, :, :, None]
         decoded = dataclasses.replace(
             decoded, logits=decoded.logits.masked_fill(hidden, 0.0), boxes=decoded.boxes.masked_fill(hidden, _FAR)
         )
         kept = queries.valid[:, None].expand(-1, len(decoded.logits), -1).flatten().cpu().numpy()
-        return _rows(batch, decoded, group_rows).filter(pa.array(kept))
+        return _rows(self.setup.student, batch, decoded, group_rows).filter(pa.array(kept))
 
     def _context(self, batch: Batch, device: torch.device) -> MethodContext:
         assert self.setup.pairing is not None
         targets = batch.targets.to(device)
         return MethodContext(student=self.setup.student, pairing=self.setup.pairing, targets=targets)
 
-    def _mates(self, output: DetectorOutput, answer: DetectorOutput, context: MethodContext) -> Mates:
+    def _mates(self, output: QueryOutput, answer: QueryOutput, context: MethodContext) -> Mates:
         """Returns the full Hungarian assignment between all student and all teacher queries, at the last teacher layer of each group."""
         layers = list(context.pairing.last_layers())
         # the analysis's cost is over classes only, so a softmax head enters with its probabilities without the no-object class
@@ -214,16 +230,24 @@ def _moved(queries: Queries, device: torch.device) -> Queries:
     return Queries(*(None if value is None else value.to(device) for value in values))  # pyright: ignore[reportArgumentType] - same types
 
 
-def _slim(output: DetectorOutput) -> DetectorOutput:
+def _slim(output: QueryOutput) -> QueryOutput:
     """Returns only the predictions, on the CPU."""
     none = torch.empty(0)
-    return DetectorOutput(output.logits.float().cpu(), output.boxes.float().cpu(), none, Queries(none, None, None, none), (), (), (), None,
-                          activation=output.activation)  # fmt: skip
+    return QueryOutput(logits=output.logits.float().cpu(), boxes=output.boxes.float().cpu(), activation=output.activation,
+                       states=none, queries=Queries(none, None, None, none))  # fmt: skip
 
 
-def _rows(batch: Batch, output: DetectorOutput, said_by: RowsOf, extras: RowExtras = NO_EXTRAS) -> pa.Table:
-    """Returns the rows of a batch with its matching and with the detection losses of every query."""
-    targets = batch.targets.to(output.logits.device)
-    match = match_targets(output.logits, output.boxes, targets, output.activation)
+def _rows(detector: Detector, batch: Batch, output: DetectorOutput, said_by: RowsOf, extras: RowExtras = NO_EXTRAS) -> pa.Table:
+    """Returns the rows of a batch with the detector's own assignment and with the detection losses of every candidate that gets a row."""
+    targets, source = batch.targets.to(output.logits.device), sources(output)
+    match = detector.assign(output, targets)
+    chosen = chosen_candidates(output, match)
+    if chosen is not None:
+        output, match = of_chosen(output, chosen), chosen.of(match)
+        extras = dataclasses.replace(extras, query=chosen.index)
+        source = source.to(chosen.index.device)[chosen.index]
     losses = pair_losses(output.logits, output.boxes, match, targets, output.activation)
-    return query_rows(output, targets, match, said_by, dataclasses.replace(extras, losses=losses))
+    rows = query_rows(output, source, targets, match, said_by, dataclasses.replace(extras, losses=losses))
+    if chosen is None:
+        return rows
+    return rows.filter(pa.array(chosen.kept[:, None].expand(-1, len(output.logits), -1).flatten().cpu().numpy()))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
+from workbench.detectors.output import QueryOutput
 from workbench.errors import NonFiniteError
-from workbench.matching import NonFiniteCostError, match_targets
+from workbench.matching import NonFiniteCostError
 from workbench.methods.context import MethodContext, Pairing, Progress, TeacherAnswer
 from workbench.methods.method import Method
 
@@ -73,7 +74,7 @@ class DistillStep(nn.Module):
         attentions = any("attentions" in method.config.needs_student for method in self.methods)  # pyright: ignore
         with self.student.collecting_attentions(attentions):
             output = self.student(images, padding, targets)
-            match = match_targets(output.logits, output.boxes, targets, output.activation)
+            match = self.student.assign(output, targets)
             detection = self.student.losses(output, targets, progress.num_boxes, match)
             distillation: dict[str, Tensor] = {}
             if teacher is not None and self.pairing is not None:
@@ -115,8 +116,9 @@ def explain_non_finite(
             )
     with torch.no_grad():
         output = student(images, padding)
+    stage = "decoder layer" if isinstance(output, QueryOutput) else "stage"
     found = [
-        f"decoder layer {layer}: {name} of images {[i for i, ok in zip(image_ids, finite.tolist(), strict=True) if not ok]}"
+        f"{stage} {layer}: {name} of images {[i for i, ok in zip(image_ids, finite.tolist(), strict=True) if not ok]}"
         for name, values in (("logits", output.logits), ("boxes", output.boxes))
         for layer, finite in enumerate(torch.isfinite(values).flatten(2).all(-1))
         if not finite.all()

@@ -8,8 +8,8 @@ both decoders. Equations and weights are second-hand. ``docs/methods.md`` lists 
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.methods.clockdistill.config import CLoCKDistillConfig
 from workbench.methods.clockdistill.logits import TargetContents, target_logits_term
 from workbench.methods.clockdistill.memory import memory_terms
@@ -18,7 +18,7 @@ from workbench.methods.levels import Adaptor, Resolved, levels_of, paired_levels
 from workbench.methods.method import Method
 
 
-class CLoCKDistill(Method):
+class CLoCKDistill(Method[QueryOutput]):
     """CLoCKDistill with the terms ``memory_foreground``, ``memory_background`` and ``logits``."""
 
     name = "clockdistill"
@@ -28,7 +28,7 @@ class CLoCKDistill(Method):
     citation = "re-implementation of CLoCKDistill, arXiv 2502.10683 (WACV 2026), sections 3.1 and 3.2"
     config: CLoCKDistillConfig
 
-    def __init__(self, config: CLoCKDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
+    def __init__(self, config: CLoCKDistillConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         if config.memory is not None:
             self.feature: Resolved = resolve_feature(config.memory.feature, student, teacher)
@@ -38,7 +38,7 @@ class CLoCKDistill(Method):
             pairs = LayerPairs.of(pairing.layer_map, "mean")
             self.pairs = pairs.last() if config.logits.layers == "last" else pairs
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         terms: dict[str, Tensor] = {}
         if self.config.memory is not None:

@@ -79,7 +79,7 @@ class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``. The same queries go through both decoders."""
         needs = {feature_needs(self.memory.feature)} if self.memory is not None else set()
-        return frozenset(needs | ({"decode"} if self.logits is not None else set()))
+        return frozenset(needs | ({"queries", "decode"} if self.logits is not None else set()))
 
     @property
     def needs_all_classes(self) -> bool:

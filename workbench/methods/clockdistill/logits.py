@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.methods.classes import box_loss, class_divergence, class_targets
 from workbench.methods.clockdistill.config import LogitsConfig
 from workbench.methods.context import LayerPairs, MethodContext
@@ -26,7 +26,7 @@ class TargetContents(nn.Module):
 
     table: Tensor
 
-    def __init__(self, student: Detector, teacher: Detector, seed: int):
+    def __init__(self, student: QueryDetector, teacher: QueryDetector, seed: int):
         super().__init__()
         table = teacher.label_table()
         if table is None:
@@ -44,8 +44,8 @@ def target_logits_term(
     config: LogitsConfig,
     contents: TargetContents,
     pairs: LayerPairs,
-    student: DetectorOutput,
-    teacher: DetectorOutput,
+    student: QueryOutput,
+    teacher: QueryOutput,
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> Tensor | None:
@@ -69,7 +69,6 @@ def target_logits_term(
     targets = context.targets
     if not bool(targets.valid.any()):
         return None
-    assert context.teacher is not None
     boxes = noisy_boxes(targets.boxes, config.box_noise, config.seed * 1_000_003 + context.training.step)
     labels = targets.labels
     if context.pairing.class_map is not None:
@@ -77,10 +76,10 @@ def target_logits_term(
     content = contents.table[labels]
     valid = None if bool(targets.valid.all()) else targets.valid
     with torch.no_grad():
-        asked = context.teacher.queries_of_boxes(teacher, boxes, content)
-        wanted = context.teacher.decode(replace(asked, valid=valid), teacher.context)
-    asked = context.student.queries_of_boxes(student, boxes, contents.project(content))
-    given = context.student.decode(replace(asked, valid=valid), student.context)
+        asked = context.query_teacher.queries_of_boxes(teacher, boxes, content)
+        wanted = context.query_teacher.decode(replace(asked, valid=valid), teacher.context)
+    asked = context.query_student.queries_of_boxes(student, boxes, contents.project(content))
+    given = context.query_student.decode(replace(asked, valid=valid), student.context)
     own, other = pairs.student, pairs.teacher
     confidence = (context.teacher_probability(wanted)[other].amax(-1) * targets.valid).detach()
     l1, giou = box_loss(given.boxes[own], wanted.boxes[other].detach())
@@ -94,8 +93,8 @@ def target_logits_term(
 def _divergence(
     config: LogitsConfig,
     pairs: LayerPairs,
-    given: DetectorOutput,
-    wanted: DetectorOutput,
+    given: QueryOutput,
+    wanted: QueryOutput,
     context: MethodContext,
     no_object: Literal["1-max"] | None,
 ) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from workbench.detectors.output import DetectorOutput, Queries
+from workbench.detectors.output import Queries, QueryOutput
 from workbench.methods.context import MethodContext
 from workbench.methods.detrdistill.config import AssignmentConfig
 from workbench.methods.extra_group import TeacherQueries
@@ -18,8 +18,8 @@ def assignment_term(
     config: AssignmentConfig,
     group: TeacherQueries,
     layers: list[int],
-    student: DetectorOutput,
-    teacher: DetectorOutput,
+    student: QueryOutput,
+    teacher: QueryOutput,
     selected: Tensor,
     context: MethodContext,
 ) -> Tensor:
@@ -40,7 +40,7 @@ def assignment_term(
     valid = selected[layers[-1]]
     if bool(valid.all()):
         queries = group(queries)
-        output = context.student.decode(queries, student.context)
+        output = context.query_student.decode(queries, student.context)
     else:
         width = max(int(valid.sum(-1).max()), 1)
         index = valid.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[:, :width]
@@ -48,7 +48,7 @@ def assignment_term(
         match = match.gather(-1, index.cpu().expand(len(layers), -1, -1))
         match = match.masked_fill(~valid.cpu(), -1)
         queries = group(_rows(queries, index), None if bool(valid.all()) else valid)
-        output = _silenced(context.student.decode(queries, student.context), valid)
+        output = _silenced(context.query_student.decode(queries, student.context), valid)
     given = match if config.assign_source == "teacher" else None
     terms = context.student.losses(replace(output, aux=()), context.targets, context.training.num_boxes, given)
     weights = context.student.loss_weights
@@ -64,7 +64,7 @@ def _rows(queries: Queries, index: Tensor) -> Queries:
     return Queries(gather_queries(queries.content, index), at(queries.position), at(queries.reference), queries.source.gather(-1, index))
 
 
-def _silenced(output: DetectorOutput, valid: Tensor) -> DetectorOutput:
+def _silenced(output: QueryOutput, valid: Tensor) -> QueryOutput:
     """Turns padded queries into certain background, which costs nothing and has no gradient."""
     background = torch.full_like(output.logits, -CERTAIN)
     if output.activation == "softmax":

@@ -178,7 +178,7 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     @property
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        needs: set[str] = set()
+        needs = {"queries"}
         if self.features is not None:
             needs |= {feature_needs(self.features.feature)} | ({"states"} if self.features.mask != "uniform" else set())
         if self.contrastive is not None:

@@ -7,8 +7,8 @@ one switch in ``config``. Where the paper does not say, the choice is documented
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Level, Queries
+from workbench.detectors.output import Level, Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.files import hash_json
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
@@ -26,7 +26,7 @@ from workbench.methods.query_masks import visible_masks
 from workbench.methods.selection import selected_queries
 
 
-class DETRDistill(Method):
+class DETRDistill(Method[QueryOutput]):
     """DETRDistill with the terms ``features``, ``assignment`` and ``contrastive``, and ``logits`` (joint) or ``logits_positive`` and
     ``logits_negative`` (split).
     """
@@ -37,7 +37,7 @@ class DETRDistill(Method):
     citation = "DETRDistill, ICCV 2023, equations 3-10; released code BIVLab-USTC/DETRDistill"
     config: DETRDistillConfig
 
-    def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
+    def __init__(self, config: DETRDistillConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         layer_map = pairing.layer_map
         if config.depth == "first":
@@ -79,7 +79,7 @@ class DETRDistill(Method):
             layers |= set(self.pairs.teacher)
         return tuple(sorted(layers))
 
-    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         config = self.config
         terms: dict[str, Tensor] = {}
@@ -109,19 +109,19 @@ class DETRDistill(Method):
         decides = [features.model_dump(mode="json"), selection.model_dump(mode="json"), self.taught, self.pairing.class_map]
         return hash_json([*decides, self.feature, self.strides])[:16]
 
-    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+    def prepare(self, teacher: QueryOutput, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.prepare``. Returns the weight of every cell, ``weights/STRIDE [B, H, W]``."""
         if self.prepared_by is None:
             return {}
         levels = [level for level in levels_of(teacher, self.feature) if level.stride in self.strides]
         return self._weights(levels, teacher, selected_queries(self.config.selection, teacher, context), context)
 
-    def _weights(self, levels: list[Level], teacher: DetectorOutput, selected: Tensor, context: MethodContext) -> dict[str, Tensor]:
+    def _weights(self, levels: list[Level], teacher: QueryOutput, selected: Tensor, context: MethodContext) -> dict[str, Tensor]:
         assert self.config.features is not None
         weights = cell_weights(self.config.features, teacher, levels, self.taught, selected, context)
         return {f"weights/{level.stride}": weight for level, weight in zip(levels, weights, strict=True)}
 
-    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+    def selected(self, teacher: QueryOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.selected``."""
         return selected_queries(self.config.selection, teacher, context)
 
@@ -133,14 +133,12 @@ class DETRDistill(Method):
             return ()
         return tuple(self.taught if features.layers == "all" else self.taught[-1:])
 
-    def masks(
-        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
-    ) -> list[tuple[Level, Tensor]]:
+    def masks(self, teacher: QueryOutput, layers: list[int], context: MethodContext, selected: Tensor | None) -> list[tuple[Level, Tensor]]:
         """See ``Method.masks``."""
         assert self.config.features is not None
         return visible_masks(self.config.features.query_mask, teacher, layers, context, selected)
 
-    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+    def train_mates(self, student: QueryOutput, teacher: QueryOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.train_mates``. Returns the matching of the logits terms."""
         if self.config.logits is None:
             return None
@@ -153,7 +151,7 @@ class DETRDistill(Method):
         """See ``Method.sends_queries``."""
         return self.config.assignment is not None
 
-    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: QueryOutput, context: MethodContext) -> Queries:
         """See ``Method.teacher_group``. As in ``assignment_term``, the last layer's selection applies."""
         selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
         return self.group(teacher.queries, None if bool(selected.all()) else selected)

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.detectors.output import DetectorOutput, Level
-from workbench.methods.context import MethodContext, over_processes
+from workbench.detectors.criterion import over_processes
+from workbench.detectors.output import Level, QueryOutput
+from workbench.methods.context import MethodContext
 from workbench.methods.detrdistill.config import FeaturesConfig
 from workbench.methods.levels import Adaptor
 from workbench.methods.query_masks import selection_masks
@@ -35,7 +36,7 @@ def features_term(
 
 @torch.no_grad()
 def cell_weights(
-    config: FeaturesConfig, teacher: DetectorOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
+    config: FeaturesConfig, teacher: QueryOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
 ) -> list[Tensor]:
     """Returns the weight of every cell's squared error, ``[B, H, W]`` per level, without gradient.
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from workbench.detectors.criterion import over_processes
 from workbench.detectors.output import DetectorOutput
 from workbench.matching import QUERY_COST, Activation, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
-from workbench.methods.context import LayerPairs, MethodContext, over_processes
+from workbench.methods.context import LayerPairs, MethodContext
 from workbench.methods.detrdistill.config import LogitsConfig
 from workbench.methods.method import gather_queries
 

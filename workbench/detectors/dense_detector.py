@@ -1,0 +1,198 @@
+"""Defines what detectors have that predict at every cell of a feature pyramid: grid, geometric assignment, suppression of duplicates."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from workbench.boxes import cxcywh_to_xyxy
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.backbone import Backbone
+from workbench.detectors.detector import Detections, InputSpec
+from workbench.detectors.grid import flat
+from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output, scores
+from workbench.detectors.own_model import OwnModel
+from workbench.detectors.pyramid import Pyramid, levels_with_padding, prediction, sides_of
+
+BACKGROUND, IGNORED = -1, -2
+
+
+class DenseDetector(OwnModel):
+    """A detector whose candidates are the anchors or points of a feature pyramid.
+
+    A family gives its head (``predict``), its grid, how a box is decoded, which candidates are positive, and its losses.
+
+    Args:
+        config: the model's architecture.
+        spec: what the model is trained to see.
+    """
+
+    assignment: ClassVar[Literal["one", "many"]] = "many"
+    geometric: ClassVar[bool] = True
+    provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
+    numbers: ClassVar[int] = 4
+    """Numbers of the head's map from which a box is decoded."""
+
+    def __init__(self, config: Any, spec: InputSpec):
+        super().__init__(config, spec)
+        self.backbone = Backbone(config.backbone)
+        self.neck = Pyramid(config, self.backbone.channels)
+
+    @property
+    def num_stages(self) -> int:
+        """Returns 1: the head predicts once."""
+        return 1
+
+    @abstractmethod
+    def predict(self, levels: Sequence[Tensor]) -> tuple[HeadMap, ...]:
+        """Runs the head on the levels of the pyramid."""
+
+    @abstractmethod
+    def grid(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> Grid:
+        """Returns the candidates for levels of these heights and widths."""
+
+    @abstractmethod
+    def decode_boxes(self, numbers: Tensor, grid: Grid) -> Tensor:
+        """Returns boxes ``[..., N, 4]`` xyxy in input pixels of the head's numbers ``[..., N, numbers]``."""
+
+    @abstractmethod
+    def class_heads(self) -> list[tuple[nn.Module, str, int, float | None]]:
+        """Returns the owner and attribute of each class convolution, the shapes of a cell, and the prior probability of a class."""
+
+    def forward(self, images: Tensor, padding: Tensor, targets: TargetBatch | None = None) -> DenseOutput:
+        """See ``Detector.forward``. ``targets`` is not used."""
+        features = self.backbone(images)
+        pyramid = self.neck(features)
+        maps = self.predict(pyramid)
+        grid = self.grid([(level.logits.shape[-2], level.logits.shape[-1]) for level in maps], images.device)
+        sides = sides_of(padding)
+        numbers = flat([level.boxes for level in maps], self.numbers).float()
+        return DenseOutput(
+            logits=flat([level.logits for level in maps], len(self.spec.classes)).float()[None],
+            boxes=relative_boxes(self.decode_boxes(numbers, grid), sides)[None],
+            activation=self.activation,
+            valid=(grid.centres < sides[:, None]).all(-1),
+            neck=levels_with_padding(pyramid, self.config.strides, padding),
+            backbone=levels_with_padding(features, self.backbone.strides, padding),
+            grid=grid,
+            maps=maps,
+            sides=sides,
+            quality=_quality(maps),
+            **self.more_output(numbers, grid, sides),
+        )
+
+    def more_output(self, numbers: Tensor, grid: Grid, sides: Tensor) -> dict[str, Any]:
+        """Returns the fields of the output that only this family fills.
+
+        Args:
+            numbers: ``[B, N, numbers]`` what the head predicts for the boxes.
+            grid: the candidates.
+            sides: ``[B, 2]`` width and height of the un-padded images.
+        """
+        return {}
+
+    @torch.no_grad()
+    def assign(self, output: DetectorOutput, targets: TargetBatch) -> Tensor:
+        """See ``Detector.assign``. A background candidate whose centre lies in a crowd or ignore region is ignored."""
+        dense = dense_output(output)
+        match = self.positives(dense, pixel_boxes(targets.boxes, dense.sides), targets)
+        if targets.regions is not None:
+            inside = _lies_in(dense.grid.centres, pixel_boxes(targets.regions, dense.sides))
+            match = match.masked_fill((match == BACKGROUND) & inside, IGNORED)
+        assert dense.valid is not None
+        return match.masked_fill(~dense.valid, IGNORED)[None]
+
+    @abstractmethod
+    def positives(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
+        """Returns the target of each candidate ``[B, N]``, -1 for background and -2 if the family ignores it.
+
+        Args:
+            output: grid of the candidates.
+            boxes: ``[B, G, 4]`` targets as xyxy in input pixels.
+            targets: which of these may be assigned.
+        """
+
+    @torch.no_grad()
+    def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:
+        """Returns the pairs that are left after non-maximum suppression within each class, best first. See ``Detector.detections``."""
+        dense = dense_output(output)
+        found = scores(dense, -1)
+        if dense.valid is not None:
+            found = found.masked_fill(~dense.valid[..., None], 0.0)
+        counts = [height * width * dense.grid.shapes for height, width in dense.grid.sizes]
+        return [
+            self._of_image(found[image], dense.boxes[-1, image].float(), counts, size, k)
+            for image, size in enumerate(sizes.to(found.device)[:, [1, 0]].float())
+        ]
+
+    def _of_image(self, found: Tensor, boxes: Tensor, counts: list[int], size: Tensor, k: int) -> Detections:
+        config, classes, start = self.config, found.shape[-1], 0
+        kept: list[tuple[Tensor, Tensor]] = []
+        for count in counts:
+            score = found[start : start + count].flatten()
+            above = (score > config.score_threshold).nonzero()[:, 0]
+            best, order = score[above].topk(min(config.candidates, len(above)))
+            kept.append((best, above[order] + start * classes))
+            start += count
+        score, pair = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        candidate, label = pair // classes, pair % classes
+        pixels = cxcywh_to_xyxy(boxes[candidate]) * size.repeat(2)
+        pixels = torch.minimum(pixels.clamp(min=0), size.repeat(2))
+        best = batched_nms(pixels, score, label, config.nms_threshold)[:k]
+        return Detections(candidate[best].cpu(), label[best].cpu(), score[best].cpu(), pixels[best].cpu())
+
+    def reset_classes(self, spec: InputSpec) -> list[str]:
+        """See ``Detector.reset_classes``."""
+        fresh: set[int] = set()
+        for owner, name, shapes, prior in self.class_heads():
+            old: nn.Conv2d = getattr(owner, name)
+            head = prediction(old.in_channels, shapes * len(spec.classes), prior).to(old.weight.device)
+            setattr(owner, name, head)
+            fresh |= {id(parameter) for parameter in head.parameters()}
+        self.spec = spec
+        return [name for name, parameter in self.named_parameters() if id(parameter) in fresh]
+
+
+def relative_boxes(pixels: Tensor, sides: Tensor) -> Tensor:
+    """Returns boxes ``[B, N, 4]`` xyxy in input pixels as cxcywh in 0..1 of the un-padded images, whose ``sides`` are ``[B, 2]``."""
+    low, high = pixels[..., :2], pixels[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1) / sides.repeat(1, 2)[:, None]
+
+
+def pixel_boxes(boxes: Tensor, sides: Tensor) -> Tensor:
+    """Returns boxes ``[B, G, 4]`` cxcywh in 0..1 as xyxy in input pixels."""
+    return cxcywh_to_xyxy(boxes) * sides.repeat(1, 2)[:, None]
+
+
+def at_positives(match: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns image, candidate and target values ``[P, ...]`` of the P positives of an assignment.
+
+    Args:
+        match: ``[B, N]`` target index, negative for candidates without one.
+        values: ``[B, G, ...]`` of the targets.
+    """
+    image, candidate = (match >= 0).nonzero(as_tuple=True)
+    return image, candidate, values[image, match[image, candidate]]
+
+
+def class_indicator(logits: Tensor, match: Tensor, labels: Tensor) -> Tensor:
+    """Returns ``[B, N, C]`` with 1 at the class of each positive's target and 0 elsewhere."""
+    image, candidate, label = at_positives(match, labels)
+    wanted = torch.zeros_like(logits)
+    wanted[image, candidate, label] = 1.0
+    return wanted
+
+
+def _quality(maps: tuple[HeadMap, ...]) -> Tensor | None:
+    parts = [level.quality for level in maps if level.quality is not None]
+    return flat(parts, 1)[..., 0].float()[None] if parts else None
+
+
+def _lies_in(points: Tensor, boxes: Tensor) -> Tensor:
+    """Returns ``[B, N]`` bool: True where a point ``[N, 2]`` lies in one of an image's boxes ``[B, R, 4]``."""
+    low, high = boxes[:, None, :, :2], boxes[:, None, :, 2:]
+    place = points[None, :, None]
+    return ((place >= low) & (place < high)).all(-1).any(-1)

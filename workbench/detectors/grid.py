@@ -1,0 +1,48 @@
+"""Places the candidates of dense detectors on the cells of their levels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from workbench.detectors.output import Grid
+
+Sizes = Sequence[tuple[int, int]]
+
+
+def point_grid(strides: tuple[int, ...], sizes: Sizes, device: torch.device) -> Grid:
+    """Returns the centre of every cell.
+
+    Args:
+        strides: stride of each level in input pixels.
+        sizes: height and width of each level in cells.
+        device: device of the grid.
+    """
+    points: list[Tensor] = []
+    for stride, (height, width) in zip(strides, sizes, strict=True):
+        y = (torch.arange(height, device=device) + 0.5) * stride
+        x = (torch.arange(width, device=device) + 0.5) * stride
+        points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2))
+    return _grid(strides, sizes, [torch.cat([level, level], -1) for level in points], 1)
+
+
+def anchor_grid(generator: AnchorGenerator, strides: tuple[int, ...], sizes: Sizes, device: torch.device) -> Grid:
+    """Returns torchvision's anchors: those of a cell are centred at its first pixel. The arguments are those of ``point_grid``."""
+    generator.set_cell_anchors(torch.float32, device)
+    steps = [[torch.tensor(stride, device=device)] * 2 for stride in strides]
+    anchors = generator.grid_anchors([list(size) for size in sizes], steps)
+    return _grid(strides, sizes, anchors, generator.num_anchors_per_location()[0])
+
+
+def _grid(strides: tuple[int, ...], sizes: Sizes, anchors: list[Tensor], shapes: int) -> Grid:
+    device, counts = anchors[0].device, [len(level) for level in anchors]
+    level = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
+    cell = torch.arange(sum(counts), device=device) // shapes
+    return Grid(level, cell, torch.cat(anchors), strides, tuple((int(h), int(w)) for h, w in sizes), shapes)
+
+
+def flat(maps: Sequence[Tensor], numbers: int) -> Tensor:
+    """Returns maps ``[B, A * numbers, h, w]`` of all levels as ``[B, N, numbers]``, in the order of the grid."""
+    rows = [level.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in maps]
+    return torch.cat(rows, 1)
