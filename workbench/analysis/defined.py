@@ -16,8 +16,9 @@ from workbench.store.queries import TEACHER_STEP, read_facts
 from workbench.store.run import Run
 
 Model = Literal["student", "teacher"]
-Number = Literal["churn", "layer churn", "teacher layer churn", "agreement", "slots", "gain", "predictors"]
+Number = Literal["churn", "layer churn", "teacher layer churn", "agreement", "slots", "gain", "predictors", "selection"]
 NOT_DEFINED = "not defined: many-to-one"
+LAYER_NUMBERS: tuple[Number, ...] = ("layer churn", "teacher layer churn")
 # what each number is called, and whose assignments have to be one-to-one
 _NUMBERS: dict[Number, tuple[str, tuple[Model, ...]]] = {
     "churn": ("churn and IS between evaluations", ("student",)),
@@ -27,6 +28,7 @@ _NUMBERS: dict[Number, tuple[str, tuple[Model, ...]]] = {
     "slots": ("query slots", ("student",)),
     "gain": ("gain and score x IoU of a target's query", ("student",)),
     "predictors": ("what predicts gain", ("student", "teacher")),
+    "selection": ("which queries of the teacher are selected", ("teacher",)),
 }
 
 

@@ -5,7 +5,6 @@ All but found-by churn, which needs the targets of the data, is read only from t
 
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ import pandas as pd
 from workbench.analysis.defined import NOT_DEFINED, Number, undefined
 from workbench.analysis.derived import Name, frame_if_defined
 from workbench.analysis.of_run import all_evaluations
+from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.stability import StabilityResults
 from workbench.analysis.rows_of_run import in_last_layer
 from workbench.analysis.stability.churn import pooled
@@ -118,7 +118,7 @@ def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, r
     Returns:
         A frame of objects with None, never NaN, for unknown numbers.
     """
-    results = results or StabilityResults({name: lru_cache(maxsize=4) for name in ("opened", "opened_truth")})
+    results = results or StabilityResults(data_held())
     rows = [summarise(run, trace) | _found_by(results, run, trace) for run in runs]
     if with_teacher:
         rows = [*_teachers(runs, trace), *rows]
