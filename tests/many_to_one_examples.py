@@ -23,7 +23,7 @@ from workbench.store.run import Run
 
 IMAGES, STEPS = 8, (10, 20, 30)
 OPTIONS = {"train": 2, "val": IMAGES, "test": 4}
-SIDE, SHAPES, POSITIVES, BEST = 12, 2, 5, 20  # cells along a side, anchors a cell, positives a target, rows of the best background
+SIDE, SHAPES, BEST = 12, 2, 20  # cells along a side, anchors a cell, rows of the best background
 GRID = {"strides": [8], "sizes_differ": False, "shapes": SHAPES, "levels": 1}
 DENSE: dict[str, Any] = {"assignment": "many", "geometric": True, "rows": "top", "grid": GRID}
 PROPOSALS: dict[str, Any] = {"assignment": "many", "rows": "top"}
@@ -77,9 +77,15 @@ def rows_of(data: Dataset, model: str, facts: dict[str, Any], seed: int) -> pd.D
     """Rows of one model at one evaluation: of a DETR if there are no facts."""
     rng = np.random.default_rng(seed)
     if not facts:
-        rows = answers(rng, data, model, 0.04, 0.9)
-        return rows.assign(mate=None, mate_layer=None, mate_cost_class=None, mate_cost_bbox=None, mate_cost_giou=None)
+        rows = answers(rng, data, model, 0.02, 0.97)
+        score = np.where(rows["match"] >= 0, 0.5 + 0.5 * rows["score"], 0.3 * rows["score"])
+        return rows.assign(score=score, mate=None, mate_layer=None, mate_cost_class=None, mate_cost_bbox=None, mate_cost_giou=None)
     return pd.concat([_candidates(rng, record, len(data.classes), model, facts) for record in data.records], ignore_index=True)
+
+
+def positives(targets: int) -> np.ndarray:
+    """How many positive candidates each target of an image has."""
+    return 3 + np.arange(targets) % 4
 
 
 def _candidates(rng: np.random.Generator, record: Record, classes: int, model: str, facts: dict[str, Any]) -> pd.DataFrame:
@@ -87,7 +93,7 @@ def _candidates(rng: np.random.Generator, record: Record, classes: int, model: s
     size = np.array([record.width, record.height] * 2)
     corners = record.boxes / size
     targets = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
-    match = np.concatenate([np.repeat(np.arange(len(targets)), POSITIVES), np.full(4, -2), np.full(BEST, -1)])
+    match = np.concatenate([np.repeat(np.arange(len(targets)), positives(len(targets))), np.full(4, -2), np.full(BEST, -1)])
     count = len(match)
     query = np.sort(rng.choice(np.arange(1, SIDE * SIDE * SHAPES), count, replace=False))
     boxes = np.concatenate([rng.uniform(0.2, 0.8, (count, 2)), rng.uniform(0.05, 0.3, (count, 2))], axis=1)
