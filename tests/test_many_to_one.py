@@ -1,4 +1,4 @@
-"""Every door to a run of a detector whose assignment is many-to-one: no exception, no number of a one-to-one matching, and found-by churn."""
+"""Every door to a run of a many-to-one detector: no exception, no number of a one-to-one matching, and found-by churn."""
 
 import json
 import re
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
