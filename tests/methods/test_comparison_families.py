@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.examples import batch_of, images_of
-from tests.families import NAMES, tiny
+from tests.families import QUERY_NAMES, tiny
 from tests.methods.pairs import step_context
 from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
@@ -25,7 +25,7 @@ def lacks(name: str, detector: Detector) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", QUERY_NAMES)
 def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_what_the_others_lack(family: str):
     student, teacher, images, targets = tiny(family, 1), tiny(family, 2), images_of((64, 96), (64, 80)), batch_of([2, 1], 3)
     with teacher.collecting_attentions("attentions" in teacher.provides), torch.no_grad():
@@ -52,10 +52,10 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
 
 
 def test_every_compared_method_serves_some_family_and_most_serve_all():
-    detectors = [tiny(family) for family in NAMES]
+    detectors = [tiny(family) for family in QUERY_NAMES]
     served = {name: [d.family for d in detectors if lacks(name, d) is None] for name in COMPARED}
     assert all(served.values())
-    assert all(len(served[name]) == len(NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
+    assert all(len(served[name]) == len(QUERY_NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
     assert {"detr", "conditional_detr", "dab_detr", "deformable_detr", "dino"} <= set(served["d3etr"]) & set(served["kd_detr"])
     assert "d_fine" in served["ld"]
 
