@@ -49,6 +49,8 @@ def inspect(
 
         dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
+        if dataset.description:
+            console.print(Text(dataset.description), soft_wrap=True)
         if app:
             with serving(dataset, database, port) as served:
                 console.print(Text(f"FiftyOne: {served.address}\nCtrl-C stops it."), soft_wrap=True)
