@@ -74,7 +74,7 @@ class DenseDetector(OwnModel):
             logits=flat([level.logits for level in maps], len(self.spec.classes)).float()[None],
             boxes=relative_boxes(self.decode_boxes(numbers, grid), sides)[None],
             activation=self.activation,
-            valid=(grid.centres < sides[:, None]).all(-1),
+            valid=grid.inside(sides),
             neck=levels_with_padding(pyramid, self.config.strides, padding),
             backbone=levels_with_padding(features, self.backbone.strides, padding),
             grid=grid,

@@ -168,6 +168,10 @@ class Grid:
         """Returns ``[N]``: the stride of each candidate's level."""
         return self.anchors.new_tensor(self.strides)[self.level]
 
+    def inside(self, sides: Tensor) -> Tensor:
+        """Returns ``[B, N]`` bool: True for a candidate whose centre lies in an un-padded image; ``sides [B, 2]`` are width and height."""
+        return (self.centres < sides[:, None]).all(-1)
+
 
 @dataclass(frozen=True)
 class HeadMap:

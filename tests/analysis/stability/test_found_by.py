@@ -1,5 +1,6 @@
 """Found-by churn against loops that match detections with targets one at a time."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -95,11 +96,12 @@ def test_churn_is_what_a_loop_over_targets_counts(seed: int, by_box: bool):
     assert told == {(step, *key): query for step, own in slow.items() for key, (query, _) in own.items()}
     changes = found_by_changes(frame, STEPS, "box" if by_box else "query")
     churn = found_by_churn(changes, samples=20).set_index("step")
-    for before, step in zip(STEPS, STEPS[1:], strict=False):
+    for before, step in itertools.pairwise(STEPS):
         both = sorted(set(slow[before]) & set(slow[step]))
         wanted = [changed_slowly(slow[step][key], slow[before][key], by_box) for key in both]
         own = changes[changes["step"] == step]
-        assert list(zip(own["image_id"], own["target"], own["changed"], strict=True)) == [(*k, w) for k, w in zip(both, wanted, strict=True)]
+        listed = list(zip(own["image_id"], own["target"], own["changed"], strict=True))
+        assert listed == [(*key, one) for key, one in zip(both, wanted, strict=True)]
         if both:
             assert churn.loc[step, "found_by_churn"] == pytest.approx(np.mean(wanted)) and churn.loc[step, "n"] == len(both)
         else:
