@@ -18,11 +18,11 @@ def test_every_family_is_held_to_the_invariants_of_one_kind_of_detector():
 
 
 # from the papers' tables and the released models' cards, in millions: DETR 41, Conditional DETR 44, DAB-DETR 44, Deformable DETR 40,
-# DINO 47, AdaMixer 135, RT-DETR R50 42, RF-DETR base 32
+# DINO 47, AdaMixer 135, RT-DETR R50 42, RF-DETR base 32, FCOS R50 32, RetinaNet R50 38
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("detr", 41), ("conditional_detr", 44), ("dab_detr", 44), ("deformable_detr", 40), ("dino", 47), ("adamixer", 135), ("rt_detr", 42),
-     ("rf_detr", 32)],
+     ("rf_detr", 32), ("fcos", 32), ("retinanet", 38)],
 )  # fmt: skip
 def test_published_settings_have_the_published_number_of_parameters(name: str, millions: int):
     assert parameter_count(name) / 1e6 == pytest.approx(millions, abs=1.0)
