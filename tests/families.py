@@ -9,6 +9,7 @@ from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.registry import FAMILIES
+from workbench.detectors.two_stage_detector import TwoStageDetector
 
 # what a family needs besides, or in place of, the fields of SMALL that its configuration has
 _TWO_LEVELS = {"backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "denoising": 8}
@@ -35,6 +36,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 NAMES = list(FAMILIES)
 QUERY_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, QueryDetector)]
 DENSE_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, DenseDetector)]
+TWO_STAGE_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, TwoStageDetector)]
 
 
 def tiny_config(name: str, **changes: Any) -> dict[str, Any]:

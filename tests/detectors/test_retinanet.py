@@ -31,7 +31,7 @@ from workbench.detectors.retinanet import RetinaNet, RetinaNetModelConfig
 
 CLASSES = len(SPEC.classes)
 SIZE: Sides = (128, 192)
-ONE_SHAPE = {"octave_scales": 1, "aspect_ratios": [1.0]}
+ONE_SHAPE = {"octave_scales": 1, "anchor_ratios": [1.0]}
 # images of a batch: without targets, of few, and of more targets than the 504 anchors of one shape
 CASES: list[tuple[tuple[int, int], dict[str, Any]]] = [((0, 0), {}), ((3, 0), {}), ((5, 40), {}), ((1, 1), {}), ((600, 2), ONE_SHAPE)]
 
@@ -136,7 +136,7 @@ def test_the_published_anchors_are_torchvisions():
 
 
 def test_anchors_are_declared_by_level():
-    detector = dense("retinanet", anchor_sizes=[12, 20, 48], octave_scales=1, aspect_ratios=[1.0, 4.0])
+    detector = dense("retinanet", anchor_sizes=[12, 20, 48], octave_scales=1, anchor_ratios=[1.0, 4.0])
     assert isinstance(detector, RetinaNet)
     grid = detector.grid([(4, 6), (2, 3), (1, 2)], torch.device("cpu"))
     assert grid.shapes == 2 and len(grid.anchors) == 2 * (24 + 6 + 2)
@@ -149,9 +149,9 @@ def test_anchors_are_declared_by_level():
     ("changes", "message"),
     [
         ({"anchor_sizes": [16, 32]}, r"anchor_sizes has 2 numbers, but there are levels of strides \[8, 16, 32\]"),
-        ({"anchor_sizes": [1, 8, 16], "octave_scales": 1, "aspect_ratios": [0.25]}, "an anchor without area"),
-        ({"aspect_ratios": []}, "aspect_ratios"),
-        ({"aspect_ratios": [0.0]}, "aspect_ratios"),
+        ({"anchor_sizes": [1, 8, 16], "octave_scales": 1, "anchor_ratios": [0.25]}, "an anchor without area"),
+        ({"anchor_ratios": []}, "anchor_ratios"),
+        ({"anchor_ratios": [0.0]}, "anchor_ratios"),
     ],
 )
 def test_anchors_that_cannot_be_are_refused(changes: dict[str, Any], message: str):
@@ -168,7 +168,7 @@ def pixels(*boxes: Sequence[float]) -> TargetBatch:
 
 def test_a_target_that_no_anchor_overlaps_makes_no_anchor_positive():
     # anchors of 4 pixels at stride 8 leave gaps; torchvision takes every anchor for the best of a target in one
-    detector = dense("retinanet", anchor_sizes=[4, 4, 4], octave_scales=1, aspect_ratios=[1.0])
+    detector = dense("retinanet", anchor_sizes=[4, 4, 4], octave_scales=1, anchor_ratios=[1.0])
     output = saying(detector, deltas, 0)[0](SIZE)
     match = detector.assign(output, pixels((43, 43, 45, 45), (38, 38, 43, 43)))[0, 0]
     assert (match != 0).all() and (match == 1).sum() == 1, "the anchor at (40, 40), of stride 8"

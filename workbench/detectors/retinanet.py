@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.dense_detector import BACKGROUND, DenseDetector, at_positives, class_indicator, pixel_boxes
+from workbench.detectors.dense_detector import DenseDetector, at_positives, class_indicator, pixel_boxes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.grid import anchor_grid, flat
+from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output
 from workbench.detectors.pyramid import CLASS_PRIOR, PyramidConfig, Tower, prediction
 
@@ -26,8 +27,10 @@ class RetinaNetModelConfig(PyramidConfig):
 
     family: Literal["retinanet"] = "retinanet"
     """Selects the family."""
-    extra_from: Literal["backbone", "pyramid"] = "backbone"
-    """What the first extra level is made of: the last level of the ``backbone``, or that of the ``pyramid``."""
+    extra_from: Literal["backbone", "pyramid", "pool"] = "backbone"
+    """How the extra levels are made. Convolutions of stride 2 make the first one of the last level of the ``backbone`` or of the
+    ``pyramid``. ``pool`` takes every second cell of the level before, without a weight.
+    """
     head_norm: Literal["none", "group", "batch"] = "none"
     """Normalisation behind each convolution of the head: GroupNorm, BatchNorm (with statistics of its own for each level), or none."""
     nms_threshold: float = Field(0.5, gt=0, le=1)
@@ -36,7 +39,7 @@ class RetinaNetModelConfig(PyramidConfig):
     """Side in pixels of the smallest square anchor of each level, one number a level. Empty takes four strides."""
     octave_scales: int = Field(3, gt=0)
     """Number of anchor sizes of a level, each 2^(1/number) times the one before."""
-    aspect_ratios: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    anchor_ratios: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
     """Heights of anchors divided by their widths. Each size has an anchor of each ratio, all of the same area."""
 
     @model_validator(mode="after")
@@ -45,7 +48,7 @@ class RetinaNetModelConfig(PyramidConfig):
             raise ValueError(f"anchor_sizes has {len(self.anchor_sizes)} numbers, but there are levels of strides {list(self.strides)}")
         smallest = min(float(anchors.abs().min()) for anchors in self.generator().cell_anchors)
         if not smallest:
-            raise ValueError("anchor_sizes and aspect_ratios make an anchor without area. Choose larger sizes or ratios nearer to 1")
+            raise ValueError("anchor_sizes and anchor_ratios make an anchor without area. Choose larger sizes or ratios nearer to 1")
         return self
 
     def generator(self) -> AnchorGenerator:
@@ -53,7 +56,7 @@ class RetinaNetModelConfig(PyramidConfig):
         smallest = self.anchor_sizes or tuple(ANCHOR_STRIDES * stride for stride in self.strides)
         # whole pixels, as torchvision's and Detectron's published anchors have them
         sizes = tuple(tuple(int(size * 2 ** (k / self.octave_scales)) for k in range(self.octave_scales)) for size in smallest)
-        return AnchorGenerator(sizes, (self.aspect_ratios,) * len(sizes))  # pyright: ignore[reportArgumentType] - its hint says one tuple
+        return AnchorGenerator(sizes, (self.anchor_ratios,) * len(sizes))  # pyright: ignore[reportArgumentType] - its hint says one tuple
 
 
 class RetinaNet(DenseDetector):
@@ -101,17 +104,8 @@ class RetinaNet(DenseDetector):
     def positives(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
         """See ``DenseDetector.positives``. Anchors of the padding do not compete for a target."""
         assert output.valid is not None
-        parts = zip(boxes, targets.valid, output.valid, strict=True)
-        return torch.stack([self._matched(output.grid.anchors, own, matchable, there) for own, matchable, there in parts])
-
-    def _matched(self, anchors: Tensor, boxes: Tensor, matchable: Tensor, there: Tensor) -> Tensor:
-        overlap = box_iou(boxes, anchors).masked_fill(~there, -1.0)
-        # a target that no anchor overlaps is left out: all anchors are its best ones, and torchvision makes them positive
-        matchable = (matchable & (overlap.amax(1) > 0)).nonzero()[:, 0]
-        if not len(matchable):
-            return torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-        match = self.matcher(overlap[matchable])
-        return torch.where(match >= 0, matchable[match.clamp(min=0)], match)
+        anchors = output.grid.anchors.expand(len(boxes), -1, -1)
+        return matched(self.matcher, anchors, output.valid, boxes, targets.valid)
 
     @property
     def loss_weights(self) -> dict[str, float]:
