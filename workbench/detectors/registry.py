@@ -62,6 +62,7 @@ FAMILIES: dict[str, Family] = {
     "faster_rcnn": Family("faster_rcnn", "FasterRcnn", {"name": "resnet50", "levels": [1, 2, 3, 4]}),
     "fcos": Family("fcos", "Fcos", _PYRAMID),
     "lw_detr": Family("lw_detr", "LwDetr", {}),
+    "retinanet": Family("retinanet", "RetinaNet", _PYRAMID),
     "rf_detr": Family("rf_detr", "RfDetr"),
     "rt_detr": Family("rt_detr", "RtDetr", _PYRAMID),
     "rt_detr_v2": Family("rt_detr_v2", "RtDetrV2", _PYRAMID),
