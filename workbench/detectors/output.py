@@ -221,20 +221,20 @@ class TwoStageOutput(DetectorOutput):
         proposals: ``[B, N, 4]`` cxcywh in 0..1; those that are not ``valid`` only fill up the batch.
         class_boxes: ``[B, N, C, 4]`` cxcywh, the box of each class, of which ``boxes`` holds that of the best class; None for a family
             that predicts one box for all classes.
-        pooled: Number of levels of the neck, the finest, that the second stage reads; the others only propose. None if it reads all.
+        pooled: Strides of the levels of the neck that the second stage reads; the others only propose. None if it reads all.
         context: Data that ``TwoStageDetector.classify`` reuses; opaque to callers.
     """
 
     first: DenseOutput
     proposals: Tensor
     class_boxes: Tensor | None = None
-    pooled: int | None = None
+    pooled: tuple[int, ...] | None = None
     context: Any = None
 
     @property
     def head(self) -> tuple[Level, ...]:
         """Returns the levels of the neck that the second stage reads."""
-        return self.neck[: self.pooled]
+        return tuple(level for level in self.neck if self.pooled is None or level.stride in self.pooled)
 
 
 def query_output(output: DetectorOutput) -> QueryOutput:

@@ -127,7 +127,7 @@ class TwoStageDetector(OwnModel):
             first=replace(first, backbone=backbone),
             proposals=relative_boxes(rois, first.sides),
             class_boxes=class_boxes,
-            pooled=len(features),
+            pooled=self.backbone.strides,
             context=RoiContext(levels, first.sides, rois, numbers, anchors),
         )
 
