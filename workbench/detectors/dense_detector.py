@@ -33,7 +33,7 @@ class DenseDetector(OwnModel):
     assignment: ClassVar[Literal["one", "many"]] = "many"
     geometric: ClassVar[bool] = True
     provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
-    numbers: ClassVar[int] = 4
+    numbers: int = 4
     """Numbers of the head's map from which a box is decoded."""
 
     def __init__(self, config: Any, spec: InputSpec):

@@ -60,6 +60,7 @@ FAMILIES: dict[str, Family] = {
     "dino": Family("dino", "Dino", _PYRAMID),
     "detr": Family("detr", "Detr", _ONE_LEVEL),
     "fcos": Family("fcos", "Fcos", _PYRAMID),
+    "gfl": Family("gfl", "Gfl", _PYRAMID),
     "lw_detr": Family("lw_detr", "LwDetr", {}),
     "rf_detr": Family("rf_detr", "RfDetr"),
     "rt_detr": Family("rt_detr", "RtDetr", _PYRAMID),
