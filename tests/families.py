@@ -17,6 +17,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "deimv2": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "gfl": _PYRAMID | {"reg_max": 6, "anchor_scale": 4.0},
     "lw_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3, "scales": [2.0, 1.0]},
+    "reppoints": _PYRAMID,
     "rf_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3},
     "rt_detr": _TWO_LEVELS,
     "rt_detr_v2": _TWO_LEVELS,

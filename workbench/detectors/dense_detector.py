@@ -149,7 +149,7 @@ class DenseDetector(OwnModel):
         fresh: set[int] = set()
         for owner, name, shapes, prior in self.class_heads():
             old: nn.Conv2d = getattr(owner, name)
-            head = prediction(old.in_channels, shapes * len(spec.classes), prior).to(old.weight.device)
+            head = prediction(old.in_channels, shapes * len(spec.classes), prior, old.kernel_size[0]).to(old.weight.device)
             setattr(owner, name, head)
             fresh |= {id(parameter) for parameter in head.parameters()}
         self.spec = spec

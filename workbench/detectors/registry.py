@@ -62,6 +62,7 @@ FAMILIES: dict[str, Family] = {
     "fcos": Family("fcos", "Fcos", _PYRAMID),
     "gfl": Family("gfl", "Gfl", _PYRAMID),
     "lw_detr": Family("lw_detr", "LwDetr", {}),
+    "reppoints": Family("reppoints", "RepPoints", _PYRAMID),
     "rf_detr": Family("rf_detr", "RfDetr"),
     "rt_detr": Family("rt_detr", "RtDetr", _PYRAMID),
     "rt_detr_v2": Family("rt_detr_v2", "RtDetrV2", _PYRAMID),
