@@ -96,7 +96,7 @@ def fields_of(
             elif need in ("attentions", "box_distribution"):
                 kept[need] = True
         # the student's decoder may be fed with the teacher's queries
-        kept["queries"] |= "decode" in config.needs_student
+        kept["queries"] |= "decode" in student.provides and any("decode" in need.split("|") for need in config.needs_student)
     return CacheFields(
         precision=precision, top_k=top_k, states=tuple(sorted(states)),
         maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())},
