@@ -182,12 +182,14 @@ class HeadMap:
         logits: ``[B, A*C, h, w]`` for A candidates a cell.
         boxes: ``[B, A*R, h, w]``, the R numbers from which the family decodes a box.
         quality: ``[B, A, h, w]`` logits of centreness or IoU, if the family predicts it.
+        first: ``[B, A*R, h, w]``, the numbers of the boxes that the head refines (``DenseOutput.first``), if the family has two stages.
     """
 
     stride: int
     logits: Tensor
     boxes: Tensor
     quality: Tensor | None = None
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
