@@ -5,21 +5,29 @@ from typing import Any
 import torch
 
 from tests.examples import SMALL, SPEC
+from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector, InputSpec
+from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.registry import FAMILIES
 
 # what a family needs besides, or in place of, the fields of SMALL that its configuration has
 _TWO_LEVELS = {"backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "denoising": 8}
 _VIT = {"side": 64, "patch": 8, "width": 32, "heads": 4, "depth": 3, "windows": 2, "levels": [1, 3]}
+_DENSE = {
+    "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "width": 16, "extra_levels": 1, "head_convs": 1,
+}  # fmt: skip
 SPECIAL: dict[str, dict[str, Any]] = {
     "d_fine": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "deimv2": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
+    "fcos": _DENSE | {"head_groups": 4},
     "lw_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3, "scales": [2.0, 1.0]},
     "rf_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3},
     "rt_detr": _TWO_LEVELS,
     "rt_detr_v2": _TWO_LEVELS,
 }
 NAMES = list(FAMILIES)
+QUERY_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, QueryDetector)]
+DENSE_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, DenseDetector)]
 
 
 def tiny_config(name: str, **changes: Any) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def test_pages_ask_for_results_and_compute_none():
 
 
 def test_which_layer_is_the_last_is_asked_of_the_table_in_one_place():
-    found = [str(path) for path in sources("workbench", "app") if "query = 0" in (ROOT / path).read_text()]
-    assert found == ["workbench/analysis/rows_of_run.py"]
+    found = [str(path) for path in sources("workbench", "app") if "read_layers(" in (ROOT / path).read_text()]
+    assert found == ["workbench/analysis/rows_of_run.py", "workbench/store/queries.py"]
 
 
 def test_no_folder_of_the_app_is_called_pages_which_streamlit_would_run_without_the_entry():

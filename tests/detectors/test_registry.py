@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.families import NAMES, tiny, tiny_config
+from tests.families import DENSE_NAMES, NAMES, QUERY_NAMES, tiny, tiny_config
 from workbench.detectors.registry import FAMILIES, family, parameter_count
 from workbench.errors import ConfigError
 
@@ -11,6 +11,10 @@ from workbench.errors import ConfigError
 def test_an_unknown_family_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"unknown detector family 'detrr'.*conditional_detr"):
         family("detrr")
+
+
+def test_every_family_is_held_to_the_invariants_of_one_kind_of_detector():
+    assert sorted(QUERY_NAMES + DENSE_NAMES) == sorted(NAMES)
 
 
 # from the papers' tables and the released models' cards, in millions: DETR 41, Conditional DETR 44, DAB-DETR 44, Deformable DETR 40,

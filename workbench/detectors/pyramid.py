@@ -128,7 +128,8 @@ def prediction(width: int, channels: int, prior: float | None = None) -> nn.Conv
 def levels_with_padding(features: list[Tensor], strides: tuple[int, ...], padding: Tensor) -> tuple[Level, ...]:
     """Returns feature maps as levels. A cell is padding if its first pixel is."""
     return tuple(
-        Level(level, stride, F.interpolate(padding[:, None].float(), size=level.shape[-2:])[:, 0].bool())
+        # some backbones leave out the cells that hold less than a stride of the image
+        Level(level, stride, padding[:, ::stride, ::stride][:, : level.shape[-2], : level.shape[-1]])
         for level, stride in zip(features, strides, strict=True)
     )
 
