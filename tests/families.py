@@ -16,10 +16,16 @@ _VIT = {"side": 64, "patch": 8, "width": 32, "heads": 4, "depth": 3, "windows": 
 _DENSE = {
     "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "width": 16, "extra_levels": 1, "head_convs": 1,
 }  # fmt: skip
+_TWO_STAGE = {
+    "backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "width": 16, "anchor_scales": [4.0],
+    "anchor_samples": 32, "samples": 32, "candidates": 100, "proposals": 40, "training_candidates": 200, "training_proposals": 100,
+    "roi_cells": 3, "roi_width": 24, "roi_scale": 48.0,
+}  # fmt: skip
 SPECIAL: dict[str, dict[str, Any]] = {
     "d_fine": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "deimv2": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "fcos": _DENSE | {"head_groups": 4},
+    "faster_rcnn": _TWO_STAGE,
     "lw_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3, "scales": [2.0, 1.0]},
     "rf_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3},
     "rt_detr": _TWO_LEVELS,

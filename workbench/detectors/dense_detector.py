@@ -99,11 +99,8 @@ class DenseDetector(OwnModel):
         """See ``Detector.assign``. A background candidate whose centre lies in a crowd or ignore region is ignored."""
         dense = dense_output(output)
         match = self.positives(dense, pixel_boxes(targets.boxes, dense.sides), targets)
-        if targets.regions is not None:
-            inside = _lies_in(dense.grid.centres, pixel_boxes(targets.regions, dense.sides))
-            match = match.masked_fill((match == BACKGROUND) & inside, IGNORED)
         assert dense.valid is not None
-        return match.masked_fill(~dense.valid, IGNORED)[None]
+        return with_ignored(match, dense.grid.centres, dense.valid, targets, dense.sides)[None]
 
     @abstractmethod
     def positives(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
@@ -167,6 +164,22 @@ def pixel_boxes(boxes: Tensor, sides: Tensor) -> Tensor:
     return cxcywh_to_xyxy(boxes) * sides.repeat(1, 2)[:, None]
 
 
+def with_ignored(match: Tensor, centres: Tensor, valid: Tensor, targets: TargetBatch, sides: Tensor) -> Tensor:
+    """Returns the assignment ``[B, N]`` with -2 for candidates that are not valid, and for background in a crowd or ignore region.
+
+    Args:
+        match: ``[B, N]`` target index, -1 for background.
+        centres: ``[N, 2]`` or ``[B, N, 2]`` centres of the candidates in input pixels.
+        valid: ``[B, N]`` bool.
+        targets: the targets, with their regions.
+        sides: ``[B, 2]`` width and height of the un-padded images.
+    """
+    if targets.regions is not None:
+        inside = _lies_in(centres, pixel_boxes(targets.regions, sides))
+        match = match.masked_fill((match == BACKGROUND) & inside, IGNORED)
+    return match.masked_fill(~valid, IGNORED)
+
+
 def at_positives(match: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns image, candidate and target values ``[P, ...]`` of the P positives of an assignment.
 
@@ -192,7 +205,7 @@ def _quality(maps: tuple[HeadMap, ...]) -> Tensor | None:
 
 
 def _lies_in(points: Tensor, boxes: Tensor) -> Tensor:
-    """Returns ``[B, N]`` bool: True where a point ``[N, 2]`` lies in one of an image's boxes ``[B, R, 4]``."""
+    """Returns ``[B, N]`` bool: True where a point ``[N, 2]`` or ``[B, N, 2]`` lies in one of an image's boxes ``[B, R, 4]``."""
     low, high = boxes[:, None, :, :2], boxes[:, None, :, 2:]
-    place = points[None, :, None]
+    place = points[..., None, :]
     return ((place >= low) & (place < high)).all(-1).any(-1)

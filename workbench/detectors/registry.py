@@ -59,6 +59,7 @@ FAMILIES: dict[str, Family] = {
     "deformable_detr": Family("deformable_detr", "DeformableDetr", _PYRAMID),
     "dino": Family("dino", "Dino", _PYRAMID),
     "detr": Family("detr", "Detr", _ONE_LEVEL),
+    "faster_rcnn": Family("faster_rcnn", "FasterRcnn", {"name": "resnet50", "levels": [1, 2, 3, 4]}),
     "fcos": Family("fcos", "Fcos", _PYRAMID),
     "lw_detr": Family("lw_detr", "LwDetr", {}),
     "rf_detr": Family("rf_detr", "RfDetr"),
