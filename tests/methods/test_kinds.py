@@ -11,7 +11,6 @@ import torch
 
 from tests.examples import batch_of, images_of
 from tests.families import tiny
-from tests.two_stage import TwoStageDouble
 from workbench.detectors.detector import Detector, kind_of
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import IncompatibleError
@@ -20,16 +19,14 @@ from workbench.methods.method import BaseMethodConfig
 from workbench.methods.registry import METHODS, build_method, find_method, method_matrix, pair_matrix, served_names
 from workbench.training.step import DistillStep, weighted_sum
 
-# the double stands for a two-stage family until the registry has one
-TWO_STAGE = next((name for name, family in FAMILIES.items() if kind_of(family.detector.provides) == "two-stage"), "two_stage_double")
-KINDS = {"query": "d_fine", "dense": "fcos", "two-stage": TWO_STAGE}
+KINDS = {"query": "d_fine", "dense": "fcos", "two-stage": "faster_rcnn"}
 PAIRS = list(product(KINDS, KINDS))  # teacher, student
 UNLIKE = [
     ("fcos", "deformable_detr"),
     ("deformable_detr", "fcos"),
     ("adamixer", "fcos"),
-    (TWO_STAGE, "fcos"),
-    (TWO_STAGE, "deformable_detr"),
+    ("faster_rcnn", "fcos"),
+    ("faster_rcnn", "deformable_detr"),
 ]
 SIZES = ((64, 96), (64, 80))
 FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {name: (name, {}) for name in METHODS} | {
@@ -40,7 +37,7 @@ FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {name: (name, {}) for name in 
 @cache
 def shared(name: str, seed: int) -> Detector:
     """A tiny detector; tests that train it take a copy."""
-    return TwoStageDouble(seed).eval() if name == "two_stage_double" else tiny(name, seed)
+    return tiny(name, seed)
 
 
 def config_of(form: str) -> BaseMethodConfig:
@@ -129,7 +126,7 @@ def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair:
 
 @pytest.mark.parametrize(("pair", "layer_map"), [
     (("fcos", "deformable_detr"), ((0,), (0,))), (("deformable_detr", "fcos"), ((1,),)), (("fcos", "fcos"), ((0,),)),
-    ((TWO_STAGE, "deformable_detr"), ((0,), (0,))), (("deformable_detr", TWO_STAGE), ((1,),)),
+    (("faster_rcnn", "deformable_detr"), ((0,), (0,))), (("deformable_detr", "faster_rcnn"), ((1,),)),
     (("deformable_detr", "deformable_detr"), ((0,), (1,))),
 ])  # fmt: skip
 def test_what_has_no_decoder_layers_learns_from_the_last_and_teaches_all_of_them(pair: tuple[str, str], layer_map: Any):
