@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.examples import batch_of, images_of
-from tests.families import QUERY_NAMES, tiny
+from tests.families import NAMES, tiny
 from tests.methods.pairs import step_context
 from workbench.detectors.detector import Detector
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
-from workbench.matching import match_targets
 from workbench.methods.context import make_pairing
 from workbench.methods.registry import METHODS, build_method, find_method
 
@@ -17,15 +17,16 @@ COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistil
 
 def lacks(name: str, detector: Detector) -> str | None:
     """What a family lacks for a method, as the refusal says it."""
-    needs = {"ld": {"box_distribution", "decode"}, "d3etr": {"attentions", "memory", "decode"}, "kd_detr": {"decode"}}.get(name, set())
+    own = {"ld": {"box_distribution"}, "d3etr": {"attentions", "memory"}, "kd_detr": set[str]()}
+    needs = own[name] | {"queries", "decode"} if name in own else set[str]()
     if missing := sorted(needs - detector.provides):
         return f"needs {', '.join(missing)}, which the student"
-    if name == "kd_detr" and detector.reference_form != "boxes":
+    if name == "kd_detr" and isinstance(detector, QueryDetector) and detector.reference_form != "boxes":
         return f"references are {detector.reference_form}"
     return None
 
 
-@pytest.mark.parametrize("family", QUERY_NAMES)
+@pytest.mark.parametrize("family", NAMES)
 def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_what_the_others_lack(family: str):
     student, teacher, images, targets = tiny(family, 1), tiny(family, 2), images_of((64, 96), (64, 80)), batch_of([2, 1], 3)
     with teacher.collecting_attentions("attentions" in teacher.provides), torch.no_grad():
@@ -33,7 +34,7 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
     pairing, parameters = make_pairing(student, teacher, None), [p for p in student.parameters() if p.requires_grad]
     with student.collecting_attentions("attentions" in student.provides):
         output = student(*images)
-        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        match = student.assign(output, targets)
         for name in COMPARED:
             config, missing = find_method(name).Config(), lacks(name, student)  # pyright: ignore[reportCallIssue]
             if missing is not None:
@@ -52,10 +53,10 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
 
 
 def test_every_compared_method_serves_some_family_and_most_serve_all():
-    detectors = [tiny(family) for family in QUERY_NAMES]
+    detectors = [tiny(family) for family in NAMES]
     served = {name: [d.family for d in detectors if lacks(name, d) is None] for name in COMPARED}
     assert all(served.values())
-    assert all(len(served[name]) == len(QUERY_NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
+    assert all(len(served[name]) == len(NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
     assert {"detr", "conditional_detr", "dab_detr", "deformable_detr", "dino"} <= set(served["d3etr"]) & set(served["kd_detr"])
     assert "d_fine" in served["ld"]
 
@@ -68,7 +69,7 @@ def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str
         with torch.no_grad():
             answer = teacher(*images)
         output = student(*images)
-        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        match = student.assign(output, targets)
         for name in COMPARED:
             if lacks(name, student) is None:
                 method = build_method(find_method(name).Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import families
 from tests.examples import batch_of, images_of, random_targets
-from tests.families import QUERY_NAMES, tiny
+from tests.families import QUERY_NAMES
 from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, make_pairing
@@ -24,6 +26,12 @@ from workbench.methods.registry import METHODS, build_method, find_method
 SIZES = ((64, 96), (64, 80))
 BOTH = ("detrdistill", "clockdistill")
 PROFILES = ("paper", "official_code")
+
+
+def tiny(name: str, seed: int = 0, **changes: Any) -> QueryDetector:
+    detector = families.tiny(name, seed, **changes)
+    assert isinstance(detector, QueryDetector)
+    return detector
 
 
 def built(name: str, student: Detector, teacher: Detector, **config: Any) -> Method:
