@@ -125,7 +125,7 @@ class TrainConfig(BaseModel):
     sampling_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of AdamW. Biases and normalisation layers are not decayed."""
+    """Weight decay of AdamW. Biases and normalisation layers are not decayed; DETRDistill's released recipe decays them too."""
     warmup: int = Field(0, ge=0)
     """Number of steps at the start over which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
