@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import find_method
+from workbench.recipe.inherit import InheritingConfig
 from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
 from workbench.resources import share_path
 from workbench.store.groups import own_arm_name
@@ -169,7 +170,7 @@ def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
         location = location[2:]
     student = values.get("student")
     if location[:1] == ["student"] and isinstance(student, dict):
-        models = [CheckpointConfig if "checkpoint" in student else FAMILIES[student["family"]].config]
+        models = [CheckpointConfig] if "checkpoint" in student else [FAMILIES[student["family"]].config, InheritingConfig]
         location = location[1:]
     for part in location:
         following: list[type[BaseModel]] = []
