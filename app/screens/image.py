@@ -121,7 +121,7 @@ def body() -> None:
             st.caption("The queries of this run were recorded without a teacher, so there are no pairs.")
             targets = targets.drop(columns=[name for name in targets if str(name).startswith("teacher_")])
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
-        if len(several) < len(MODELS):
+        if len(several) < 1 + (len(teacher) > 0):
             page.note(ONE_CAPTION)
         if several:
             page.note(MANY_CAPTION.format(" and the ".join(several)))

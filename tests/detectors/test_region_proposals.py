@@ -13,8 +13,9 @@ from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.dense_detector import pixel_boxes
 from workbench.detectors.faster_rcnn import FasterRcnnModelConfig
+from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import two_stage_output
-from workbench.detectors.region_proposals import RegionProposals, drawn, matched
+from workbench.detectors.region_proposals import RegionProposals, drawn
 from workbench.training.candidates import chosen_candidates
 
 ALL = torch.ones(1, 3, dtype=torch.bool)

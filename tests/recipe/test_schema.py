@@ -51,9 +51,11 @@ def test_every_shipped_recipe_loads_with_each_of_its_arms(path: Path):
 
 def test_the_hash_follows_what_decides_a_result_and_not_the_seed_the_place_or_other_arms():
     base = load_recipe(SHAPES).hash()
-    same = [["seed=5"], ["data.path=elsewhere"], ["train.workers=2"], ["arms.new.train.steps=1"], ["note=other"]]
+    same = [["seed=5"], ["data.path=elsewhere"], ["train.workers=2"], ["arms.new.train.steps=1"], ["note=other"], ["train.optimizer=adamw"]]
     assert {load_recipe(SHAPES, change).hash() for change in same} == {base}
-    assert base not in {load_recipe(SHAPES, [change]).hash() for change in ("train.steps=1", "student.width=64", "methods=[]")}
+    assert base not in {
+        load_recipe(SHAPES, [change]).hash() for change in ("train.steps=1", "student.width=64", "methods=[]", "train.optimizer=sgd")
+    }
 
 
 def test_a_checkpoint_given_by_override_takes_the_place_of_a_described_student():

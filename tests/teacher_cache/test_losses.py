@@ -1,4 +1,7 @@
-"""Losses from the cache are those of the live teacher on the same pictures, for every family and every method that can use it."""
+"""Losses from the cache are those of the live teacher on the same pictures, for every family with queries and every method that can use it.
+
+Families without queries have ``test_dense``.
+"""
 
 import contextlib
 import importlib
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.examples import SPEC, random_targets
-from tests.families import NAMES, tiny
+from tests.families import QUERY_NAMES, tiny
 from tests.flows import TINY
 from tests.teacher_cache.teachers import opened
 from workbench.datasets.base import Dataset, Record
@@ -128,7 +131,7 @@ def terms_of(
     return method(student, answer, targets, context)
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", QUERY_NAMES)
 def test_losses_from_the_cache_are_those_of_the_live_teacher(family: str, assignments: Assignments):
     names, order = list(CACHEABLE) if family == "deformable_detr" else OF_QUERIES, [2, 0, 1]
     pair = setup_of(family, names)

@@ -33,7 +33,7 @@ class DenseDetector(OwnModel):
     assignment: ClassVar[Literal["one", "many"]] = "many"
     geometric: ClassVar[bool] = True
     provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
-    numbers: ClassVar[int] = 4
+    numbers: int = 4
     """Numbers of the head's map from which a box is decoded."""
 
     def __init__(self, config: Any, spec: InputSpec):
@@ -74,7 +74,7 @@ class DenseDetector(OwnModel):
             logits=flat([level.logits for level in maps], len(self.spec.classes)).float()[None],
             boxes=relative_boxes(self.decode_boxes(numbers, grid), sides)[None],
             activation=self.activation,
-            valid=(grid.centres < sides[:, None]).all(-1),
+            valid=grid.inside(sides),
             neck=levels_with_padding(pyramid, self.config.strides, padding),
             backbone=levels_with_padding(features, self.backbone.strides, padding),
             grid=grid,
@@ -146,7 +146,7 @@ class DenseDetector(OwnModel):
         fresh: set[int] = set()
         for owner, name, shapes, prior in self.class_heads():
             old: nn.Conv2d = getattr(owner, name)
-            head = prediction(old.in_channels, shapes * len(spec.classes), prior).to(old.weight.device)
+            head = prediction(old.in_channels, shapes * len(spec.classes), prior, old.kernel_size[0]).to(old.weight.device)
             setattr(owner, name, head)
             fresh |= {id(parameter) for parameter in head.parameters()}
         self.spec = spec

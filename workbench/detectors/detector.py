@@ -14,6 +14,13 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
 from workbench.matching import Activation
 
+Kind = Literal["query", "dense", "two-stage"]
+
+
+def kind_of(provides: frozenset[str]) -> Kind:
+    """Returns the kind of detector that provides these properties: with queries, with proposals, or with neither."""
+    return "query" if "queries" in provides else "two-stage" if "rois" in provides else "dense"
+
 
 @dataclass(frozen=True)
 class InputSpec:

@@ -168,6 +168,10 @@ class Grid:
         """Returns ``[N]``: the stride of each candidate's level."""
         return self.anchors.new_tensor(self.strides)[self.level]
 
+    def inside(self, sides: Tensor) -> Tensor:
+        """Returns ``[B, N]`` bool: True for a candidate whose centre lies in an un-padded image; ``sides [B, 2]`` are width and height."""
+        return (self.centres < sides[:, None]).all(-1)
+
 
 @dataclass(frozen=True)
 class HeadMap:
@@ -178,12 +182,14 @@ class HeadMap:
         logits: ``[B, A*C, h, w]`` for A candidates a cell.
         boxes: ``[B, A*R, h, w]``, the R numbers from which the family decodes a box.
         quality: ``[B, A, h, w]`` logits of centreness or IoU, if the family predicts it.
+        first: ``[B, A*R, h, w]``, the numbers of the boxes that the head refines (``DenseOutput.first``), if the family has two stages.
     """
 
     stride: int
     logits: Tensor
     boxes: Tensor
     quality: Tensor | None = None
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

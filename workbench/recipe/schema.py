@@ -118,14 +118,20 @@ class TrainConfig(BaseModel):
     """Images per step, summed over all processes and accumulated parts."""
     accumulate: int = Field(1, ge=1)
     """Number of parts that a batch is split into to save memory. Their gradients are averaged before the optimiser's step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser. ``adamw`` is what DETRs are published with, ``sgd`` (with momentum) what most detectors without queries are."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD; AdamW ignores it."""
     learning_rate: float = Field(2e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     backbone_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of the backbone."""
     sampling_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay of AdamW. Biases and normalisation layers are not decayed."""
+    """Weight decay. AdamW leaves biases and normalisation layers out. SGD decays every parameter, as the published detectors that are
+    trained with it do.
+    """
     warmup: int = Field(0, ge=0)
     """Number of steps at the start over which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"

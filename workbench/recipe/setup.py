@@ -321,6 +321,7 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
         frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
         methods = [build_method(config, student, detector, pairing) for config in recipe.methods]
+        notes += [note for method in methods for note in method.notes]
         frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
     # every arm draws the same dropout, whatever adapters its methods made
     torch.manual_seed(recipe.seed + 1)

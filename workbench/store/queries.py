@@ -195,8 +195,7 @@ def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
     """
     manifest = read_json(run.queries_path(split, step) / MANIFEST)
     unless_told = {"images": None, "sampled": False, "input": None, **_UNLESS_TOLD}
-    facts = {name: manifest.get(name, value) for name, value in unless_told.items()}
-    return {**facts, "rows": facts.pop(_KEPT)}
+    return {"rows" if name == _KEPT else name: manifest.get(name, value) for name, value in unless_told.items()}
 
 
 def read_layers(run: Run, split: str, step: int, model: str) -> list[int]:

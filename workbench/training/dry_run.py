@@ -21,14 +21,14 @@ from workbench.methods.registry import build_method
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.recipe.setup import FrozenTeacher, find_detector, open_split
 from workbench.training.launch import teacher_of
-from workbench.training.optim import make_optimizer
+from workbench.training.optim import make_optimizer, optimizer_copies
 from workbench.training.step import DistillStep, weighted_sum
 
 # number of classes of each format's published dataset, used when the data is not available
 STAND_IN_CLASSES = {"coco": 80, "kitti": 8, "voc": 20}
 TARGETS = 7  # average number of objects in a COCO image
 MEASURED_IMAGES = 2
-ADAM_COPIES = 4  # weights, gradients and two moments
+COPIES = 2  # weights and gradients
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DryRun:
         student_parameters: Number of parameters of the student.
         teacher_parameters: Number of parameters of the teacher, 0 without one.
         terms: Unweighted value of every loss term.
-        memory_gb: Weights, gradients, moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
+        memory_gb: Weights, gradients, the optimiser's moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
         seconds_per_step: Time of a step on this machine; the measured images are scaled to the batch size.
         hours: Time of all steps on this machine.
         classes: Number of classes of the data, or of the stand-in for it.
@@ -116,7 +116,7 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
         raise NonFiniteError(f"the first step of recipe '{recipe.name}' gives a NaN or infinite {', '.join(broken)}.")
     part = recipe.train.batch_size // recipe.train.accumulate
     own, other = _count(step), _count(teacher) if teacher is not None else 0
-    memory = 4 * (ADAM_COPIES * own + other) + kept[0] * part / MEASURED_IMAGES
+    memory = 4 * ((COPIES + optimizer_copies(recipe.train)) * own + other) + kept[0] * part / MEASURED_IMAGES
     return DryRun(
         recipe.name, height, width, recipe.train.batch_size, part, _count(student), other, values, memory / 1e9, seconds,
         seconds * recipe.train.steps / 3600, len(classes),

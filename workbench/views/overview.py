@@ -44,7 +44,7 @@ class Panel(NamedTuple):
 PROGRESS = (
     Panel("ap", "AP", "AP (%)", 100, ".1f"),
     Panel("churn", "Churn between evaluations", "churn (% of targets)", 100, ".1f"),
-    Panel("found_by_churn", "Found-by churn between evaluations", "found-by churn (% of targets)", 100, ".1f"),
+    Panel("found_by_churn", "Found-by churn", "found-by churn (% of targets)", 100, ".1f"),
     Panel("instability", "Instability between evaluations", "queries per image", 1, ".2f"),
 )
 COUNTS = {"churn": "n", "found_by_churn": "found_by_n"}  # of targets behind a share

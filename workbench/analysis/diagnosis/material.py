@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.defined import Model, Number, many_to_one, undefined_of
+from workbench.analysis.defined import Model, Number, many_to_one, undefined
 from workbench.analysis.diagnosis.findings import NotJudged
 from workbench.analysis.of_run import open_data
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
@@ -40,8 +40,8 @@ class Material:
 
     def require(self, number: Number) -> None:
         """Raises ``NotJudged`` if a many-to-one assignment does not define the number."""
-        if why := undefined_of([self.run], number):
-            raise NotJudged(why)
+        if why := undefined(self.run, number):
+            raise NotJudged(f"what it looks at is {why}")
 
     @property
     def methods(self) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ class FeaturesConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docst
 
     feature: Feature = "auto"
     """Which feature maps are compared. ``memory`` is the encoder's output (paper, Fig. 3), ``neck`` is the backbone's levels projected to
-    the detector's width (released code), and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors
-    have one, else the neck.
+    the detector's width (released code), ``backbone`` is the backbone's own output, and ``head`` is what the prediction head reads;
+    ``auto`` takes the memory where both detectors have one, the neck where both or neither have queries, and ``head`` otherwise.
     """
     mask: Literal["product", "cosine", "uniform"] = "product"
     """How cells are weighted. ``product`` is equation 9: F Q^T, not normalised, squared and weighted by quality; ``cosine`` is the released
@@ -119,6 +119,10 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     """Configures DETRDistill, which distils predictions, target-aware features and the matching of the teacher's queries."""
 
     published_weights = {"contrastive": 0.2}  # noqa: RUF012
+    alone = {  # noqa: RUF012
+        "features": {"logits": None, "assignment": None},
+        "unmasked features": {"logits": None, "assignment": None, "features": {"mask": "uniform"}},
+    }
 
     method: Literal["detrdistill"] = "detrdistill"
     """Selects the method."""
@@ -178,9 +182,9 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     @property
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        needs = {"queries"}
+        needs = {"queries"} if self.logits is not None or self.assignment is not None else set()
         if self.features is not None:
-            needs |= {feature_needs(self.features.feature)} | ({"states"} if self.features.mask != "uniform" else set())
+            needs.add(feature_needs(self.features.feature))
         if self.contrastive is not None:
             needs.add("states")
         return frozenset(needs)
@@ -192,6 +196,13 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
             return self.needs
         own = {"reference_from_position"} if self.assignment.reference == "student" else set()
         return self.needs | {"decode"} | own
+
+    @property
+    def needs_teacher(self) -> frozenset[str]:
+        """See ``BaseMethodConfig``. Masks are made from the teacher's queries alone, and a rule other than ``all`` chooses among them."""
+        masked = self.features is not None and self.features.mask != "uniform"
+        chooses = {"queries"} if self.selection.rule != "all" else set()
+        return self.needs | ({"queries", "states"} if masked else set()) | chooses
 
     @property
     def needs_all_classes(self) -> bool:

@@ -90,7 +90,8 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
     changed = {field: value for field, value in labels.items() if said.get(field) != hashes[field]}
     _write(dataset, inspection, changed, numbers, schema, paths if new else None)
     dataset.info[INFO] = {**origin, "key": key, "step": inspection.step, "fields": hashes, "not_defined": list(inspection.not_defined)}
-    dataset.description = " ".join(inspection.not_defined) or None
+    if inspection.not_defined:
+        dataset.description = " ".join(inspection.not_defined)
     dataset.save()
     dataset.reload()
     save_views(dataset, inspection)
