@@ -116,7 +116,8 @@ class RegionProposals(nn.Module):
         kept = config.training_proposals if self.training else config.proposals
         assert output.valid is not None
         logits = output.logits[0, ..., 0].masked_fill(~output.valid, -torch.inf)
-        start, best = 0, list[Tensor]()
+        best: list[Tensor] = []
+        start = 0
         for height, width in grid.sizes:
             count = height * width * grid.shapes
             best.append(logits[:, start : start + count].topk(min(most, count), dim=1).indices + start)
