@@ -32,8 +32,10 @@ class RepPointsModelConfig(PyramidConfig):
 
     family: Literal["reppoints"] = "reppoints"
     """Selects the family."""
-    extra_from: Literal["backbone", "pyramid"] = "backbone"
-    """What the first extra level is made of: the last level of the ``backbone``, or that of the ``pyramid``."""
+    extra_from: Literal["backbone", "pyramid", "pool"] = "backbone"
+    """How the extra levels are made. Convolutions of stride 2 make the first one of the last level of the ``backbone`` or of the
+    ``pyramid``. ``pool`` takes every second cell of the level before, without a weight.
+    """
     head_convs: int = Field(3, ge=0, le=8)
     """Number of convolutions in each tower of the head before the prediction."""
     nms_threshold: float = Field(0.5, gt=0, le=1)
