@@ -98,9 +98,10 @@ def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
     assert {path: what for path, what in found.items() if what} == {}
 
 
-# what a page may ask: which evaluation is meant, results about it, figures, and which runs there are; nothing that computes besides
+# what a page may ask: which evaluation is meant, which numbers are defined for it, results about it, figures, and which runs there are;
+# nothing that computes besides
 ASKED = {
-    "workbench.analysis.of_run", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
+    "workbench.analysis.of_run", "workbench.analysis.defined", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
     "workbench.analysis.report.summary", "workbench.store.run", "workbench.teacher_cache.folders", "workbench.errors",
 }  # fmt: skip
 
@@ -125,8 +126,8 @@ def test_pages_ask_for_results_and_compute_none():
 
 
 def test_which_layer_is_the_last_is_asked_of_the_table_in_one_place():
-    found = [str(path) for path in sources("workbench", "app") if "query = 0" in (ROOT / path).read_text()]
-    assert found == ["workbench/analysis/rows_of_run.py"]
+    found = [str(path) for path in sources("workbench", "app") if "read_layers(" in (ROOT / path).read_text()]
+    assert found == ["workbench/analysis/rows_of_run.py", "workbench/store/queries.py"]
 
 
 def test_no_folder_of_the_app_is_called_pages_which_streamlit_would_run_without_the_entry():

@@ -10,12 +10,14 @@ from lib import choices, page
 from lib.headings import COLUMNS
 from lib.held import RESULTS
 from workbench.analysis.of_run import RunAt
-from workbench.analysis.rows_of_run import Model
+from workbench.analysis.rows_of_run import Model, has_all_rows
 from workbench.views.box_drawing import class_name
 from workbench.views.raster import raster_figure
 
+EVERY = "Every query of the last decoder layer."
+TOP = "Of each image the positive candidates and the best by score; the others have no row."
 CAPTION = (
-    "Every query of the last decoder layer. The score is the probability of its best class. The best IoU is that of its box with the "
+    "The score is the probability of its best class. The best IoU is that of its box with the "
     "target it overlaps most (0 if it overlaps none). The colour shows how many queries lie there. Draw a box to list them."
 )
 MODELS: tuple[Model, ...] = ("student", "teacher")
@@ -55,7 +57,8 @@ def queries(here: RunAt, classes: Sequence[str]) -> None:
     rows, inside = listed(here, model, tuple(box) if box else None)
     with left:
         chart = f"queries-{model}"
-        meaning = f"{CAPTION} n = {count} queries of split {here.split}."
+        which = EVERY if has_all_rows(here.run, here.split, here.step, model) else TOP
+        meaning = f"{which} {CAPTION} n = {count} queries of split {here.split}."
         page.chart(figure_of(here, model), chart, meaning, rows, on_select=choices.box_kept(chart, "area"), modes=["box"])
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})

@@ -46,6 +46,7 @@ RESULTS = Results({
     "properties": _copied(16, COMPARING), "correlations": _copied(16, "Correlating ...", True),
     "matched_over_steps": _shared(4, "Reading the matchings ..."),
     "churn_by_layer": _copied(32, "Counting changes ..."), "churn_by": _copied(32, "Counting changes ..."),
+    "finders": _copied(256, ANALYSING, True), "found_by_churn": _copied(32, False), "found_by_churn_by": _copied(64, False),
     "agreement_by": _copied(32, "Comparing with the teacher ..."), "found_by_both": _copied(64, "Comparing the seeds ..."),
     "student_layers": _copied(256, False), "holders": _copied(256, False),
     "image_queries": _copied(256, False), "image_masks": _copied(256, False),
@@ -69,7 +70,7 @@ def pixels(data: RunData, number: int) -> np.ndarray:
 @st.cache_data(max_entries=256, show_spinner=READING)
 def progress(split: RunSplit) -> pd.DataFrame:
     """Returns AP and match stability of a run at each evaluation."""
-    return overview.progress_points(split.run, split.split)
+    return overview.progress_points(split.run, split.split, RESULTS)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -87,7 +88,7 @@ def layers(split: RunSplit) -> pd.DataFrame:
 @st.cache_data(max_entries=64, show_spinner="Reading the runs ...")
 def runs_table(splits: tuple[RunSplit, ...]) -> pd.DataFrame:
     """Returns the summary table of runs and their teachers, with the query statistics of one split."""
-    return table([split.run for split in splits], splits[0].split, with_teacher=True)
+    return table([split.run for split in splits], splits[0].split, True, RESULTS)
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the matchings ...")

@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from workbench.analysis.defined import NotDefined
 from workbench.analysis.of_run import SPLITS, RunData
 from workbench.errors import WorkbenchError
 from workbench.store.run import Run, runs_root
@@ -72,13 +73,27 @@ def banner(kind: str, title: str, detail: str) -> None:
 
 @contextmanager
 def guarded(title: str) -> Iterator[None]:
-    """Guards one part of a page: if a file is missing or damaged, a banner takes its place and the rest of the page is still drawn."""
+    """Guards one part of a page: if a file is missing or damaged, a banner takes its place and the rest of the page is still drawn.
+
+    In place of a number that a many-to-one assignment does not define, a note says so.
+    """
     try:
         yield
+    except NotDefined as reason:
+        note(str(reason))
     except WorkbenchError as error:
         banner("error", title, str(error))
     except DAMAGED as error:
         banner("error", title, f"A file of the run cannot be read: {error}")
+
+
+@contextmanager
+def if_defined() -> Iterator[None]:
+    """Guards one figure among others: where its number is not defined for the run, a note says so and why."""
+    try:
+        yield
+    except NotDefined as reason:
+        note(str(reason))
 
 
 @contextmanager
@@ -95,8 +110,9 @@ def explorer_link(data: RunData, number: int) -> str:
 
 
 def note(text: str) -> None:
-    """Shows a caption below a chart or table; its characters are shown as plain text."""
-    st.caption(_MARKDOWN.sub(r"\\\1", text))
+    """Shows a caption below a chart or table, nothing if it is empty; its characters are shown as plain text."""
+    if text:
+        st.caption(_MARKDOWN.sub(r"\\\1", text))
 
 
 def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None = None, *, on_select: Any = "ignore",

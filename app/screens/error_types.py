@@ -7,6 +7,7 @@ from lib import choices, held, page
 from lib.headings import COLUMNS
 from lib.held import RESULTS
 from lib.open_in_fiftyone import open_selection
+from workbench.analysis.defined import require
 from workbench.analysis.of_run import RunAt, one_evaluation, splits_with_detections
 from workbench.views import error_types as views
 from workbench.views.error_types import Error
@@ -141,7 +142,8 @@ def behind() -> None:
         event = st.dataframe(images, key=f"images-{kind}", on_select="rerun", selection_mode="single-row", hide_index=True, row_height=28,
                              height=480, column_config=COLUMNS)  # fmt: skip
         page.note(f"n = {len(images)} images with errors of this type, most errors first. Click the box left of a row to show its image.")
-    with middle:
+    with middle, page.if_defined():
+        require(run, "slots")
         st.dataframe(slots, key="slots", hide_index=True, row_height=28, height=480, column_config=COLUMNS)
         page.note(f"n = {len(slots)} query slots that made these errors, and the number of images. A missed target belongs to no slot.")
     chosen = event["selection"]["rows"]

@@ -5,6 +5,7 @@ import streamlit as st
 from lib import choices, held, page
 from lib.held import RESULTS
 from lib.open_in_fiftyone import open_selection
+from workbench.analysis.defined import NOT_DEFINED, Model, many_to_one, undefined, undefined_of
 from workbench.analysis.of_run import one_evaluation, splits_with_queries
 from workbench.analysis.rows_of_run import paired_layer
 from workbench.errors import RunError
@@ -21,6 +22,12 @@ from workbench.views.image import (
     target_table,
 )
 
+MODELS: tuple[Model, ...] = ("student", "teacher")
+ONE_CAPTION = "The query that each model matches to a target (Hungarian, with the costs of the detection loss), its score and its IoU."
+MANY_CAPTION = (
+    f"The query of a target is {NOT_DEFINED} for the {{}}. In its place stand the number of the target's positive candidates, and the "
+    "highest score and IoU among them."
+)
 NUMBER = st.column_config.NumberColumn
 SCORE, COST = {"format": "%.2f", "width": 50}, {"format": "%.3f", "width": 52}
 MATES = {
@@ -42,9 +49,11 @@ TARGETS = {
     "width": NUMBER("w (px)", format="%.0f", width=54),
     "height": NUMBER("h (px)", format="%.0f", width=54),
     "student_query": NUMBER("student query", width=96, help="The student query matched to this target, on this layer."),
+    "student_positives": NUMBER("student positives", width=96, help="Number of the student's candidates that learn this target."),
     "student_score": NUMBER("score", **SCORE),
     "student_iou": NUMBER("IoU", help="IoU of the student's box with the target.", **SCORE),
     "teacher_query": NUMBER("teacher query", width=96, help="The teacher query matched to this target."),
+    "teacher_positives": NUMBER("teacher positives", width=96, help="Number of the teacher's candidates that its training gives it."),
     "teacher_score": NUMBER("score", **SCORE),
     "teacher_iou": NUMBER("IoU", help="IoU of the teacher's box with the target.", **SCORE),
 }
@@ -99,17 +108,23 @@ def body() -> None:
             f"split {split}   image_id {record.image_id}   {record.file_name}   {record.width} x {record.height} px   "
             f"{len(record.boxes)} targets"
         )
-        if len(teacher):
+        if len(teacher) and undefined(run, "agreement"):
+            page.note(undefined_of([run], "agreement"))
+        elif len(teacher):
             mates = mate_table(student, teacher, data.classes, threshold)
             st.dataframe(mates, hide_index=True, key="mates", column_config=MATES, row_height=28)
             page.note(f"{CAPTION} n = {len(mates)} pairs in which at least one query reaches the minimum score.")
             page.chart(cost_figure(mates), "costs", f"{COST_CAPTION} n = {min(len(mates), MOST_PAIRS)} pairs.", mates)
-        targets = target_table(record, data.classes, student, teacher)
+        several = [model for model in MODELS if many_to_one(run, model)]
+        targets = target_table(record, data.classes, student, teacher, several)
         if not len(teacher):
             st.caption("The queries of this run were recorded without a teacher, so there are no pairs.")
-            targets = targets.drop(columns=["teacher_query", "teacher_score", "teacher_iou"])
+            targets = targets.drop(columns=[name for name in targets if str(name).startswith("teacher_")])
         st.dataframe(targets, hide_index=True, key="targets", column_config=TARGETS, row_height=28, placeholder="–")
-        page.note("The query that each model matches to a target (Hungarian, with the costs of the detection loss), its score and its IoU.")
+        if len(several) < 1 + (len(teacher) > 0):
+            page.note(ONE_CAPTION)
+        if several:
+            page.note(MANY_CAPTION.format(" and the ".join(several)))
 
     baseline = baseline_of(entries[name], list(entries.values()))
     open_selection(here.data, baseline, [record.image_id], "inspect-image")

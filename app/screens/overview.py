@@ -9,6 +9,7 @@ import streamlit as st
 from lib import choices, held, page
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
+from workbench.analysis.defined import LAYER_NUMBERS, NOT_DEFINED, undefined_of
 from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
@@ -55,14 +56,19 @@ def body() -> None:
     if st.session_state.get("with_intervals") != shown:
         show_table(place, table, "summary-first")
     points = pd.concat([held.progress(own) for own in shown])
-    meaning = f"{views.PROGRESS_CAPTION} n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
+    meaning = f"{views.PROGRESS_CAPTION} {views.counted(points)} split {split}, {len(chosen)} runs."
     page.chart(views.progress_figure(points, chosen), "progress", meaning, points)
+    runs = [own.run for own in shown]
+    page.note(undefined_of(runs, "churn"))
     left, right = st.columns(2, gap="medium")
     with right:
         st.markdown("**Churn between decoder layers**")
         layers = pd.concat([held.layers(own) for own in shown])
-        meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets of split {split} over all lines."
-        page.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
+        why = [said for number in LAYER_NUMBERS if (said := undefined_of(runs, number))]
+        if len(layers) or not why:
+            meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets of split {split} over all lines."
+            page.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
+        page.note(" ".join(why))
     table = with_intervals(table)
     with left:
         st.markdown("**Final AP**")
@@ -105,6 +111,9 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
             found[-1] |= {"ap_low": low, "ap_high": high}
         baseline = baseline_of(entry, list(entries.values()))
         if baseline is not None:
+            if undefined_of((entry.run, baseline.run), "gain"):
+                found[-1]["gain"] = NOT_DEFINED
+                continue
             with page.quietly():
                 step = common_step(entry.run, baseline.run, split)
                 gain = RESULTS.mean_gain(*(one_evaluation(own.run, split, step) for own in (entry, baseline)))

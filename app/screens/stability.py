@@ -6,6 +6,7 @@ import streamlit as st
 from lib import choices, held, page
 from lib.headings import COLUMNS
 from lib.held import RESULTS
+from workbench.analysis.defined import LAYER_NUMBERS, require, undefined_of
 from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queries, splits_with_queries
 from workbench.views import overview, stability
 from workbench.views.catalog import Entry, latest_comparison
@@ -37,26 +38,32 @@ def runs_compared() -> None:
         return
     shown = [all_evaluations(entries[name].run, split) for name in chosen]
     points = pd.concat([held.progress(own) for own in shown])
-    targets = f" n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
+    targets = f" {overview.counted(points)} split {split}, {len(chosen)} runs."
+    runs = [own.run for own in shown]
     if by == "arms":
         points = stability.arm_points(points, [entries[name] for name in chosen])
         page.chart(stability.arm_figure(points), "stability-arms", stability.SEEDS_CAPTION + targets, points)
     else:
         page.chart(overview.progress_figure(points, chosen), "stability-runs", overview.PROGRESS_CAPTION + targets, points)
+    page.note(undefined_of(runs, "churn"))
     left, middle, right = st.columns(3, gap="medium")
     with left:
         st.markdown("**Churn between decoder layers**")
         layers = pd.concat([held.layers(own) for own in shown])
-        meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines. The teacher is grey."
-        page.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
+        why = [said for number in LAYER_NUMBERS if (said := undefined_of(runs, number))]
+        if len(layers) or not why:
+            meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines. The teacher is grey."
+            page.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
+        page.note(" ".join(why))
     with middle:
         st.markdown("**Agreement with the teacher**")
         agreements = pd.concat([held.agreement(own) for own in shown])
         if len(agreements):
             meaning = f"{stability.AGREEMENT_CAPTION} Last layer. n = {int(agreements['n'].sum())} pairs of target and evaluation."
             page.chart(stability.agreement_figure(agreements, chosen), "stability-agreement", meaning, agreements)
-        else:
+        elif not undefined_of(runs, "agreement"):
             st.caption("The queries of these runs were recorded without a teacher, so there is no agreement.")
+        page.note(undefined_of(runs, "agreement"))
     with right:
         st.markdown("**Targets found by both seeds**")
         seeds_compared([entries[name] for name in chosen])
@@ -78,12 +85,13 @@ def seeds_compared(chosen: list[Entry]) -> None:
 @st.fragment
 @page.guarded("The matchings of this run cannot be shown")
 def one_run() -> None:
-    """Shows one run: churn by layer and slice, agreement by slice, and its targets."""
+    """Shows one run: churn by layer and slice, agreement by slice, found-by churn, and its targets."""
     st.markdown("**One run in detail**")
     head = st.columns([3, 6], vertical_alignment="bottom")
     run = choices.select_run(head[0], entries).run
     choices.write_address(run=run.name)
     by_slice(all_evaluations(run, split))
+    found_by(all_evaluations(run, split))
     targets_by_evaluations(all_evaluations(run, split))
 
 
@@ -91,17 +99,17 @@ def by_slice(here: RunSplit) -> None:
     """Shows the churn of a run by layer, class and size, and its agreement with the teacher by class and size."""
     classes = here.run.info()["classes"]
     left, middle, right = st.columns(3, gap="medium")
-    with left:
+    with left, page.if_defined():
         table = RESULTS.churn_by_layer(here)
         meaning = "Churn from one evaluation to the next, by decoder layer, with 95 % intervals over resampled images. "
         meaning += f"n = {int(table['n'].sum())} pairs of target and evaluation of split {split}."
         page.chart(stability.by_layer_figure(table), "churn-layers", meaning, table)
-    with middle:
+    with middle, page.if_defined():
         tables = {by: RESULTS.churn_by(here, by) for by in ("label", "size")}
         meaning = "Churn from one evaluation to the next, pooled over all evaluations, by class and COCO's sizes, with 95 % intervals "
         meaning += f"over resampled images. Last layer. n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
         page.chart(stability.slices_figure(tables, classes), "churn-slices", meaning, pd.concat(list(tables.values())))
-    with right:
+    with right, page.if_defined():
         tables = {by: RESULTS.agreement_by(here, by) for by in ("label", "size")}
         if len(tables["label"]):
             meaning = f"{stability.AGREEMENT_CAPTION} Last layer and evaluation, by class and size; 95 % intervals over resampled images. "
@@ -112,10 +120,31 @@ def by_slice(here: RunSplit) -> None:
             st.caption("The queries of this run were recorded without a teacher, so there is no agreement.")
 
 
+@page.guarded("Found-by churn of this run cannot be shown")
+def found_by(here: RunSplit) -> None:
+    """Shows the found-by churn of a run over evaluations, and by class and size."""
+    left, middle, _ = st.columns(3, gap="medium")
+    table = RESULTS.found_by_churn(here)
+    if table.empty:
+        st.caption("Found-by churn appears here after the second evaluation whose detections were kept.")
+        return
+    with left:
+        meaning = f"{stability.FOUND_BY_CAPTION} n = {int(table['n'].sum())} pairs of target and evaluation; 95 % intervals over resampled "
+        page.chart(stability.found_by_figure(table), "found-by", meaning + f"images of split {here.split}.", table)
+    with middle:
+        tables = {by: RESULTS.found_by_churn_by(here, by) for by in ("label", "size")}
+        meaning = "Found-by churn pooled over all evaluations, by class and COCO's sizes, with 95 % intervals over resampled images. "
+        meaning += f"n = {int(tables['label']['n'].sum())} pairs of target and evaluation."
+        title = "targets that another candidate detects (%)"
+        figure = stability.slices_figure(tables, here.run.info()["classes"], "found_by_churn", title)
+        page.chart(figure, "found-by-slices", meaning, pd.concat(list(tables.values())))
+
+
 @st.fragment
 @page.guarded("The targets of this run cannot be shown")
 def targets_by_evaluations(here: RunSplit) -> None:
     """Shows the matrix of targets and evaluations of one layer, and the target chosen in it."""
+    require(here.run, "churn")
     head = st.columns([1, 1.3, 6], vertical_alignment="bottom")
     layers = RESULTS.student_layers(here)
     layer = choices.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")

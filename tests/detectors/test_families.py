@@ -1,4 +1,4 @@
-"""What holds for every detector family: one output, a decoder that can be called again, its own losses, weights on disk."""
+"""What holds for every family with queries: one output, a decoder that can be called again, its own losses, weights on disk."""
 
 import copy
 from functools import cache
@@ -12,15 +12,16 @@ from torch import Tensor
 from transformers import AutoModelForObjectDetection
 
 from tests.examples import SMALL, SPEC, batch_of, images_of
-from tests.families import NAMES, tiny
+from tests.families import QUERY_NAMES, tiny
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.registry import load_detector
 from workbench.detectors.transformers_adapter import TransformersDetector
 
 TWO_STAGE = {"two_stage": True, "levels": 2, "backbone": SMALL["backbone"] | {"levels": [1, 2]}}
-FORMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES} | {
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in QUERY_NAMES} | {
     "two-stage deformable_detr": ("deformable_detr", TWO_STAGE),
 }
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -29,13 +30,15 @@ CLASSES = len(SPEC.classes)
 
 
 @cache
-def shared(form: str) -> Detector:
+def shared(form: str) -> QueryDetector:
     """One detector of a form; tests that change it take a copy."""
     name, changes = FORMS[form]
-    return tiny(name, **changes)
+    detector = tiny(name, **changes)
+    assert isinstance(detector, QueryDetector)
+    return detector
 
 
-def fresh(form: str, training: bool = False) -> Detector:
+def fresh(form: str, training: bool = False) -> QueryDetector:
     return copy.deepcopy(shared(form)).train(training)
 
 
@@ -292,7 +295,7 @@ def test_the_same_seed_builds_the_same_model_and_a_copy_answers_for_itself(form:
         assert torch.equal(answer(one, images, padding).logits, before.logits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 def test_a_decoder_of_one_layer_is_built_and_kept_or_refused_by_name(name: str, tmp_path: Path):
     if name in ("d_fine", "deimv2", "rt_detr_v2"):
         with pytest.raises(ValidationError, match="decoder_layers"):

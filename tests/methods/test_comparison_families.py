@@ -7,8 +7,8 @@ from tests.examples import batch_of, images_of
 from tests.families import NAMES, tiny
 from tests.methods.pairs import step_context
 from workbench.detectors.detector import Detector
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
-from workbench.matching import match_targets
 from workbench.methods.context import make_pairing
 from workbench.methods.registry import METHODS, build_method, find_method
 
@@ -17,10 +17,11 @@ COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistil
 
 def lacks(name: str, detector: Detector) -> str | None:
     """What a family lacks for a method, as the refusal says it."""
-    needs = {"ld": {"box_distribution", "decode"}, "d3etr": {"attentions", "memory", "decode"}, "kd_detr": {"decode"}}.get(name, set())
+    own = {"ld": {"box_distribution"}, "d3etr": {"attentions", "memory"}, "kd_detr": set[str]()}
+    needs = own[name] | {"queries", "decode"} if name in own else set[str]()
     if missing := sorted(needs - detector.provides):
         return f"needs {', '.join(missing)}, which the student"
-    if name == "kd_detr" and detector.reference_form != "boxes":
+    if name == "kd_detr" and isinstance(detector, QueryDetector) and detector.reference_form != "boxes":
         return f"references are {detector.reference_form}"
     return None
 
@@ -33,7 +34,7 @@ def test_every_compared_method_teaches_every_family_that_it_can_serve_and_names_
     pairing, parameters = make_pairing(student, teacher, None), [p for p in student.parameters() if p.requires_grad]
     with student.collecting_attentions("attentions" in student.provides):
         output = student(*images)
-        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        match = student.assign(output, targets)
         for name in COMPARED:
             config, missing = find_method(name).Config(), lacks(name, student)  # pyright: ignore[reportCallIssue]
             if missing is not None:
@@ -68,7 +69,7 @@ def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str
         with torch.no_grad():
             answer = teacher(*images)
         output = student(*images)
-        match = match_targets(output.logits, output.boxes, targets, output.activation)
+        match = student.assign(output, targets)
         for name in COMPARED:
             if lacks(name, student) is None:
                 method = build_method(find_method(name).Config(), student, teacher, pairing).train()  # pyright: ignore[reportCallIssue]

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import families
 from tests.examples import batch_of, images_of, random_targets
-from tests.families import NAMES, tiny
+from tests.families import QUERY_NAMES
 from tests.methods.pairs import step_context
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import Queries, QueryOutput
+from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.matching import match_targets
 from workbench.methods.context import MethodContext, make_pairing
@@ -24,6 +26,12 @@ from workbench.methods.registry import METHODS, build_method, find_method
 SIZES = ((64, 96), (64, 80))
 BOTH = ("detrdistill", "clockdistill")
 PROFILES = ("paper", "official_code")
+
+
+def tiny(name: str, seed: int = 0, **changes: Any) -> QueryDetector:
+    detector = families.tiny(name, seed, **changes)
+    assert isinstance(detector, QueryDetector)
+    return detector
 
 
 def built(name: str, student: Detector, teacher: Detector, **config: Any) -> Method:
@@ -64,7 +72,7 @@ def overlapping(output: QueryOutput) -> QueryOutput:
     return replace(output, boxes=0.1 * output.boxes + torch.tensor([0.45, 0.45, 0.8, 0.8]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_student_that_is_its_teacher_is_mated_with_itself_and_has_nothing_to_learn(name: str, profile: str):
     detector = tiny(name)
@@ -75,7 +83,7 @@ def test_a_student_that_is_its_teacher_is_mated_with_itself_and_has_nothing_to_l
     assert all(abs(value.item()) < 1e-4 for value in terms.values()), terms
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 def test_two_equal_decoders_give_equal_answers_to_the_targets_queries(name: str):
     detector = tiny(name)
     terms = terms_of(built("clockdistill", detector, detector), detector, detector, batch_of([3, 1], 3))
@@ -83,7 +91,7 @@ def test_two_equal_decoders_give_equal_answers_to_the_targets_queries(name: str)
     assert all(abs(value.item()) < 1e-5 for value in terms.values()), terms
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 def test_the_order_of_the_teachers_queries_changes_no_term(name: str):
     student, teacher, targets = tiny(name, 1), tiny(name, 2), batch_of([2, 1], 3)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
@@ -105,7 +113,7 @@ def test_the_order_of_the_teachers_queries_changes_no_term(name: str):
             torch.testing.assert_close(value, wanted[key], atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 def test_an_extra_group_leaves_the_students_own_outputs_as_they_are(name: str, method_name: str):
     student, teacher = tiny(name, 1), tiny(name, 2)
@@ -116,7 +124,7 @@ def test_an_extra_group_leaves_the_students_own_outputs_as_they_are(name: str, m
     assert torch.equal(before.logits, after.logits) and torch.equal(before.boxes, after.boxes)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 def test_every_term_teaches_the_student_and_nothing_reaches_the_teacher(name: str, method_name: str):
     student, teacher = tiny(name, 1), tiny(name, 2)
@@ -131,7 +139,7 @@ def test_every_term_teaches_the_student_and_nothing_reaches_the_teacher(name: st
     assert all(p.grad is None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 @pytest.mark.parametrize("counts", [[0, 0], [2, 0]])
 def test_images_without_targets_work_in_every_term(name: str, method_name: str, counts: list[int]):
@@ -142,7 +150,7 @@ def test_images_without_targets_work_in_every_term(name: str, method_name: str, 
     assert (about_targets & set(terms) == about_targets) == (sum(counts) > 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 def test_more_targets_than_queries_work_in_every_term(name: str, method_name: str):
     student, teacher = tiny(name, 1), tiny(name, 2)
@@ -150,7 +158,7 @@ def test_more_targets_than_queries_work_in_every_term(name: str, method_name: st
     assert all(torch.isfinite(value) for value in terms.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("counts", [(6, 4), (4, 6)], ids=str)
 def test_unequal_query_counts_are_served_and_the_rest_of_the_students_queries_is_not_taught(name: str, counts: tuple[int, int]):
     student, teacher = tiny(name, 1, queries=counts[0]), tiny(name, 2, queries=counts[1])
@@ -169,7 +177,7 @@ def test_unequal_query_counts_are_served_and_the_rest_of_the_students_queries_is
     assert set(terms) == {"logits_positive", "logits_negative", "features", "assignment"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 def test_a_student_of_half_the_depth_and_width_learns_from_the_groups_of_figure_five(name: str, method_name: str):
     student, teacher = tiny(name, 1, decoder_layers=2), tiny(name, 2, decoder_layers=4, width=64)
@@ -182,7 +190,7 @@ def test_a_student_of_half_the_depth_and_width_learns_from_the_groups_of_figure_
     assert list(method.parameters()) and untaught == ({"group.content.weight"} if starts_from_zeros else set())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 def test_what_fills_up_a_group_is_seen_by_no_other_query(name: str):
     detector = tiny(name)
     output = detector(*images_of(*SIZES))
@@ -212,7 +220,7 @@ def padded(targets: Sequence[Any], count: int) -> TargetBatch:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 @pytest.mark.parametrize("method_name", BOTH)
 def test_regions_that_are_never_matched_and_padding_of_targets_change_no_term(name: str, method_name: str):
     student, teacher = tiny(name, 1), tiny(name, 2)
@@ -241,7 +249,7 @@ def test_a_teacher_without_what_the_students_decoder_takes_is_refused_by_what_is
     assert built("clockdistill", student, teacher).term_names
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUERY_NAMES)
 def test_a_label_table_has_a_row_for_each_class_in_the_width_of_a_query(name: str):
     detector = tiny(name)
     table = detector.label_table()

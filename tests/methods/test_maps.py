@@ -15,6 +15,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import Level, QueryOutput
 from workbench.errors import IncompatibleError
 from workbench.methods.context import make_pairing
+from workbench.methods.levels import Compared
 from workbench.methods.maps import MapMethod, boxes_in_cells
 from workbench.methods.registry import METHODS, build_method, find_method
 
@@ -147,9 +148,26 @@ def test_the_kind_of_feature_can_be_chosen(name: str):
     for feature in ("auto", "memory", "neck"):
         method = build_for(name, student, teacher, feature=feature)
         assert isinstance(method, MapMethod)
-        assert method.feature == {"auto": "memory"}.get(feature, feature)
+        assert method.compared.feature == {"auto": "memory"}.get(feature, feature)
         results[feature] = run(method, student, teacher, batch_of([2, 1, 1], 3, torch.Generator().manual_seed(0)))
     assert results["auto"] == results["memory"] != results["neck"]
+
+
+def test_a_method_on_maps_says_which_levels_it_compares_and_how_their_widths_meet():
+    student, teacher = outputs(student_width=6)
+    assert build_for("fgd", student, teacher).notes == (
+        "fgd compares memory levels of strides 8, 16 (student 6 channels to the teacher's 4 by a 1x1 convolution each)",
+    )
+    assert build_for("fgfi", teacher, teacher).notes == (
+        "fgfi compares memory levels of strides 8, 16 (4 channels on both sides and a 3x3 convolution each)",
+    )
+    widths = Compared("head", {8: 64, 16: 64, 32: 64}, {4: 32, 16: 64, 32: 128, 64: 128})
+    assert widths.strides == (16, 32)
+    assert widths.text() == (
+        "head levels of strides 16, 32 (student 64 channels to the teacher's 64, 128 by a 1x1 convolution each; "
+        "stride 8 of the student alone; strides 4, 64 of the teacher alone)"
+    )
+    assert Compared("neck", {8: 4}, {8: 4}).text() == "neck level of stride 8 (4 channels on both sides)"
 
 
 @every_method

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.examples import SPEC, random_targets
-from tests.families import NAMES, tiny
+from tests.families import QUERY_NAMES, tiny
 from tests.flows import TINY
 from tests.teacher_cache.teachers import opened
 from workbench.datasets.base import Dataset, Record
@@ -23,8 +23,6 @@ from workbench.datasets.batches import Batch, variant_batch
 from workbench.datasets.transforms import Transform
 from workbench.datasets.variants import Variants
 from workbench.detectors.output import DetectorOutput
-from workbench.detectors.query_detector import QueryDetector
-from workbench.detectors.registry import FAMILIES
 from workbench.errors import IncompatibleError
 from workbench.matching import assign, match_targets
 from workbench.methods.context import MethodContext, Progress, make_pairing
@@ -45,7 +43,6 @@ CACHEABLE: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHO
 }
 # the other methods on maps read what FitNet reads
 OF_QUERIES = ("detrdistill", "released", "d3etr", "kd_detr", "ld", "fitnet")
-WITH_QUERIES = [name for name in NAMES if issubclass(FAMILIES[name].detector, QueryDetector)]
 VARIANTS = 2
 ESTIMATE = Estimate("", 3, VARIANTS, 1 << 16, 0.0, 1 << 40, 0.0, (), 0)
 
@@ -134,7 +131,7 @@ def terms_of(
     return method(student, answer, targets, context)
 
 
-@pytest.mark.parametrize("family", WITH_QUERIES)
+@pytest.mark.parametrize("family", QUERY_NAMES)
 def test_losses_from_the_cache_are_those_of_the_live_teacher(family: str, assignments: Assignments):
     names, order = list(CACHEABLE) if family == "deformable_detr" else OF_QUERIES, [2, 0, 1]
     pair = setup_of(family, names)

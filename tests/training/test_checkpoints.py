@@ -27,15 +27,15 @@ class Training:
 
     student: Detector
     adapters: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     average: Average | None
 
     @staticmethod
-    def of(seed: int, ema: float) -> "Training":
+    def of(seed: int, ema: float, **changes: Any) -> "Training":
         student = small_detector(seed, dropout=0.1).train()
         student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - as the trainer does
         adapters = nn.ModuleList([nn.Conv2d(32, 8, 3).to(memory_format=torch.channels_last)])  # pyright: ignore[reportCallIssue]
-        optimizer = make_optimizer(student, adapters, TrainConfig.model_validate({"steps": 10, "learning_rate": 1e-2}))
+        optimizer = make_optimizer(student, adapters, TrainConfig.model_validate({"steps": 10, "learning_rate": 1e-2} | changes))
         return Training(student, adapters, optimizer, Average(student, ema) if ema else None)
 
     def step(self, step: int) -> None:
@@ -69,9 +69,11 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_restored_training_has_every_bit_and_goes_on_as_the_one_that_was_never_stopped(ema: float):
-    run, training = Run.create("saved", {}), Training.of(0, ema)
+@pytest.mark.parametrize(("ema", "changes"), [
+    (0.0, {}), (0.9, {}), (0.0, {"optimizer": "sgd"}), (0.0, {"optimizer": "sgd", "momentum": 0.0}),
+])  # fmt: skip
+def test_a_restored_training_has_every_bit_and_goes_on_as_the_one_that_was_never_stopped(ema: float, changes: dict[str, Any]):
+    run, training = Run.create("saved", {}), Training.of(0, ema, **changes)
     training.step(0)
     training.step(1)
     before = training.everything()
@@ -79,7 +81,7 @@ def test_a_restored_training_has_every_bit_and_goes_on_as_the_one_that_was_never
     assert not differing(training.everything(), before), "saving changes nothing"
     training.step(2)
     training.step(3)
-    other = Training.of(5, ema)
+    other = Training.of(5, ema, **changes)
     assert other.load(run, 2) == {"step": 2, "scaler": None, "note": 2}
     assert not differing(other.everything(), before)
     other.step(2)

@@ -51,6 +51,16 @@ def test_where_the_data_is_at_hand_its_classes_and_sizes_count():
     assert (found.height, found.width, found.classes) == (96, 96, 4)
 
 
+def test_the_memory_counts_what_the_optimiser_keeps():
+    found = {
+        name: dry_run(parse_recipe(without_data(train={"steps": 1, "batch_size": 8, **changes}), "x"))
+        for name, changes in {"adamw": {}, "sgd": {"optimizer": "sgd"}, "plain": {"optimizer": "sgd", "momentum": 0.0}}.items()
+    }
+    size = 4e-9 * found["adamw"].student_parameters
+    assert found["adamw"].memory_gb - found["sgd"].memory_gb == pytest.approx(size)
+    assert found["sgd"].memory_gb - found["plain"].memory_gb == pytest.approx(size)
+
+
 def test_a_pair_that_no_method_serves_is_refused_as_the_run_would_be():
     values = without_data(teacher={"checkpoint": "shapes_teacher"}, methods=[{"method": "ld"}])
     with pytest.raises(IncompatibleError, match="needs box_distribution"):

@@ -10,7 +10,7 @@ from torch import nn
 from tests.examples import small_detector
 from tests.families import tiny
 from workbench.recipe.schema import TrainConfig
-from workbench.training.optim import Average, learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from workbench.training.optim import Average, learning_rate, make_optimizer, optimizer_copies, parameter_groups, set_learning_rate
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -52,6 +52,41 @@ def test_every_trainable_parameter_is_in_one_group_with_the_factor_and_the_decay
     assert dict(found) == wanted
     assert len(found) == len(wanted), "a parameter is in two groups"
     assert {kind for kind in wanted.values()} == {(f, d) for f in (0.1, 0.5, 1.0) for d in (0.0, 0.01)}, "the example lacks a kind"
+
+
+def test_sgd_decays_every_parameter_as_published():
+    groups: Any = parameter_groups(small_detector(), nn.Linear(3, 2), config(optimizer="sgd", weight_decay=0.01))
+    assert {group["weight_decay"] for group in groups} == {0.01}
+    assert any(p.ndim == 1 for group in groups for p in group["params"])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_follows_its_recurrence_in_any_memory_format(momentum: float):
+    torch.manual_seed(0)
+    module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - as the trainer does
+    made = config(optimizer="sgd", momentum=momentum, weight_decay=0.1, schedule="constant")
+    optimizer = make_optimizer(module, nn.Identity(), made)
+    weight, speed = module.weight.detach().clone(), torch.zeros_like(module.weight)
+    for step in range(3):
+        set_learning_rate(optimizer, rate := learning_rate(made, step))
+        optimizer.zero_grad()
+        module(torch.randn(2, 3, 5, 5)).square().mean().backward()
+        assert module.weight.grad is not None
+        speed = momentum * speed + module.weight.grad + 0.1 * weight
+        weight = weight - rate * speed
+        optimizer.step()
+        torch.testing.assert_close(module.weight.detach(), weight)
+    kept = sum(len(state) for state in optimizer.state_dict()["state"].values())
+    assert kept == optimizer_copies(made) * len(list(module.parameters()))
+
+
+def test_adamw_keeps_two_numbers_for_each_parameter():
+    module = nn.Linear(2, 3)
+    optimizer = make_optimizer(module, nn.Identity(), config())
+    module(torch.randn(1, 2)).sum().backward()
+    optimizer.step()
+    kept = [value for state in optimizer.state_dict()["state"].values() for value in state.values() if value.ndim]
+    assert len(kept) == optimizer_copies(config()) * len(list(module.parameters()))
 
 
 @pytest.mark.parametrize("name", ["deimv2", "lw_detr", "rf_detr", "rt_detr"])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.analysis.defined import Number, require, undefined
 from workbench.analysis.rows_of_run import identity_over_steps, step_columns
 from workbench.analysis.stability.churn import CHURN_NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.errors import WorkbenchError
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 DEFINITIONS = 1  # raise it when a definition changes, so that older results are computed again
 _KEY = 16  # characters of the hash in a file's name
 Name = Literal["churn_steps", "churn_layers", "teacher_churn_layers", "agreement", "quality", "teacher_quality"]
+# what each frame needs to be defined; quality always is
+_DEFINED_AS: dict[Name, Number] = {
+    "churn_steps": "churn", "churn_layers": "layer churn", "teacher_churn_layers": "teacher layer churn", "agreement": "agreement",
+}  # fmt: skip
 _QUALITY = ("step", "model", "layer", "match", "quality")
 # function that makes each frame, and the columns it needs: every column less saves a fifth of the time
 _FRAMES: dict[Name, tuple[Callable[[pd.DataFrame], pd.DataFrame], tuple[str, ...]]] = {
@@ -42,7 +47,12 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
 
     Returns:
         The frame, empty if the run has no query table of that split.
+
+    Raises:
+        NotDefined: the frame is about the query of a target, and the assignment of student or teacher is many-to-one.
     """
+    if name in _DEFINED_AS:
+        require(run, _DEFINED_AS[name])
     steps = complete_steps(run, split)
     if not steps:
         return pd.DataFrame(columns=["step", "layer"])
@@ -55,6 +65,13 @@ def match_frame(run: Run, name: Name, split: str = "val") -> pd.DataFrame:
         return make(read_queries(run, split, steps, columns, matched=True))
 
     return kept_frame(run, f"{name}-{split}", [content_hash([run.queries_path(split, step) for step in steps])], made)
+
+
+def frame_if_defined(run: Run, name: Name, split: str = "val") -> tuple[pd.DataFrame, str]:
+    """Returns ``match_frame`` and "", or an empty frame and what ``defined.undefined`` says if the run does not define its number."""
+    if name in _DEFINED_AS and (why := undefined(run, _DEFINED_AS[name])):
+        return pd.DataFrame(columns=["step", "layer"]), why
+    return match_frame(run, name, split), ""
 
 
 def kept_frame(run: Run, name: str, inputs: Sequence[Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -1,20 +1,21 @@
 """Reads rows of the query table, and says which layer is meant and what identifies a query.
 
-A query at two evaluations is identified by its slot, its encoder cell or its box; ``identity_over_steps`` says which.
+A query at two evaluations is identified by its slot, its encoder cell or its box; ``identity_over_steps`` says which. For detections it is
+``found_by_identity``, because those of a dense detector come from candidates that may share a cell. What needs one query a target raises
+``NotDefined`` for a many-to-one table (``analysis.defined``).
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import pandas as pd
 
+from workbench.analysis.defined import Model, many_to_one, require
 from workbench.analysis.stability.churn import CHURN_NEEDED, Identity
+from workbench.analysis.stability.found_by import FoundBy
 from workbench.analysis.stability.same_box import BOX
 from workbench.store.manifest import is_complete
-from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts, read_queries
+from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts, read_layers, read_queries
 from workbench.store.run import Run
-
-Model = Literal["student", "teacher"]
 
 
 def layers(run: Run, split: str, step: int, model: Model = "student") -> list[int]:
@@ -29,9 +30,7 @@ def layers(run: Run, split: str, step: int, model: Model = "student") -> list[in
     step = TEACHER_STEP if model == "teacher" else step
     if not is_complete(run.queries_path(split, step)):
         return []
-    # every layer has a query 0, so the layers are known without reading all rows, which would fill the memory
-    rows = read_queries(run, split, [step], ["layer"], "model = $model and query = 0", {"model": model})
-    return sorted(int(layer) for layer in rows["layer"].unique())
+    return read_layers(run, split, step, model)
 
 
 def last_layer(
@@ -61,6 +60,11 @@ def last_layer(
     return read_queries(run, split, [step], columns, "model = $model and layer = $layer", known, matched)
 
 
+def has_all_rows(run: Run, split: str, step: int, model: Model = "student") -> bool:
+    """Returns True if every candidate of a model has a row; False if only the positive ones and the best by score have."""
+    return read_facts(run, split, TEACHER_STEP if model == "teacher" else step)["rows"] == "all"
+
+
 def in_last_layer(rows: pd.DataFrame) -> pd.DataFrame:
     """Keeps the rows of the deepest layer among these."""
     return rows[rows["layer"] == rows["layer"].max()]
@@ -83,7 +87,13 @@ def image_rows(run: Run, split: str, steps: Sequence[int], image_id: int) -> tup
 
 
 def paired_layer(student: pd.DataFrame, teacher: pd.DataFrame, layer: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keeps one layer of the student, by default the last, and the teacher's layer with which it is paired."""
+    """Keeps one layer of the student, by default the last, and the teacher's layer with which it is paired.
+
+    Where no query of the student is paired with one of the teacher, because an assignment is many-to-one, it is the teacher's last layer.
+    """
+    if student["mate_layer"].isna().all():
+        teacher = in_last_layer(teacher)
+        return student[student["layer"] == (student["layer"].max() if layer is None else layer)], teacher
     student = student[student["layer"] == (student["layer"].max() if layer is None else layer)]
     paired = student["mate_layer"].dropna()
     return student, teacher[teacher["layer"] == (int(paired.iloc[0]) if len(paired) else -1)]
@@ -100,7 +110,11 @@ def student_over_steps(
         columns: columns to read besides those that identify a query.
         layer: one decoder layer, by default all.
         until: last evaluation that is read.
+
+    Raises:
+        NotDefined: the assignment is many-to-one.
     """
+    require(run, "churn")
     steps = [step for step in run.query_steps(split) if until is None or step <= until]
     where = "model = 'student'" + ("" if layer is None else " and layer = $layer")
     wanted = list(dict.fromkeys([*step_columns(run, split), *columns]))
@@ -109,7 +123,12 @@ def student_over_steps(
 
 
 def holders(run: Run, split: str, image_id: int, target: int, layer: int) -> pd.DataFrame:
-    """Reads the rows of the student's queries that were matched to one target, by step."""
+    """Reads the rows of the student's queries that were matched to one target, by step.
+
+    Raises:
+        NotDefined: the assignment is many-to-one.
+    """
+    require(run, "churn")
     where = "model = 'student' and image_id = $image and match = $target and layer = $layer"
     return read_queries(run, split, run.query_steps(split), None, where, {"image": image_id, "target": target, "layer": layer})
 
@@ -144,6 +163,28 @@ def identity_over_steps(run: Run, split: str, rows: pd.DataFrame) -> Identity:
 def common_identity(rows: Iterable[tuple[Run, pd.DataFrame]], split: str) -> Identity:
     """Returns what identifies a query in all of these runs, so that their numbers mean the same."""
     return "box" if any(identity_over_steps(run, split, own) == "box" for run, own in rows) else "source"
+
+
+def found_by_identity(run: Run, split: str, found: pd.DataFrame) -> FoundBy:
+    """Returns what identifies the candidate of a detection at two evaluations.
+
+    Args:
+        run: run of the detections.
+        split: split of the data.
+        found: frame of ``found_by.finders``.
+
+    Returns:
+        ``query`` for learned queries, and for a dense detector, whose candidates are places of a grid; ``source`` for queries that are
+        selected per image, which are known by their encoder cell; ``box`` where these places differ between evaluations because the input
+        has another size, and for the proposals of a two-stage detector, whose numbers mean nothing.
+    """
+    steps = run.query_steps(split)
+    dense = any(read_facts(run, split, step)["grid"] is not None for step in steps[-1:])
+    if many_to_one(run) and not dense:
+        return "box"
+    if not dense and not (found["source"] >= 0).any():
+        return "query"
+    return "box" if _inputs_differ(run, split) else "query" if dense else "source"
 
 
 def _inputs_differ(run: Run, split: str) -> bool:

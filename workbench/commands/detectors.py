@@ -12,17 +12,16 @@ def detectors(json_path: Json = None) -> None:
     """
     from workbench.commands.console import print_rows
     from workbench.detectors.registry import FAMILIES, parameter_count
-    from workbench.methods.registry import method_matrix
+    from workbench.methods.registry import method_matrix, served_names
 
     columns = list(zip(*method_matrix(), strict=True))
     names = columns[0][1:]
     rows: list[dict[str, Any]] = []
     for family, *served in columns[1:]:
-        able = [name for name, lacks in zip(names, served, strict=True) if lacks == "yes"]
         rows.append({
             "family": family,
             "parameters": f"{parameter_count(family) / 1e6:.1f} M",
             "provides": ", ".join(sorted(FAMILIES[family].detector.provides)),
-            "methods": "all" if len(able) == len(served) else ", ".join(able),
+            "methods": served_names(names, served),
         })  # fmt: skip
     print_rows(rows, json_path)

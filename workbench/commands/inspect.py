@@ -45,10 +45,12 @@ def inspect(
         stored = mongo.processes(database)
         # fiftyone reads its settings when it is first imported
         from workbench.views.fiftyone.app import serving
-        from workbench.views.fiftyone.dataset import open_comparison
+        from workbench.views.fiftyone.dataset import INFO, open_comparison
 
         dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
         console.print(Text(f"{dataset.name}: {len(dataset)} images, {len(dataset.list_saved_views())} saved views"), soft_wrap=True)
+        for sentence in dataset.info[INFO]["not_defined"]:
+            console.print(Text(sentence), soft_wrap=True)
         if app:
             with serving(dataset, database, port) as served:
                 console.print(Text(f"FiftyOne: {served.address}\nCtrl-C stops it."), soft_wrap=True)

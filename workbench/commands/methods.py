@@ -6,19 +6,26 @@ from workbench.commands.options import Json
 
 
 def methods(json_path: Json = None) -> None:
-    """List the distillation methods: loss terms, needs, sources.
+    """List the distillation methods: loss terms, needs, sources, and the detectors that they serve.
 
-    The needs are what a method takes from teacher and student; the families are those that provide it.
+    The needs are what a method takes from teacher and student; the families are those that provide it. The second table says which kinds
+    of teacher and student a method serves: detectors with queries, dense ones and two-stage ones.
     """
-    from workbench.commands.console import print_rows
-    from workbench.methods.registry import find_method, method_matrix
+    from workbench.commands.console import console, print_rows
+    from workbench.files import write_json
+    from workbench.methods.registry import find_method, method_matrix, pair_matrix, served_names
 
     families, *matrix = method_matrix()
     rows: list[dict[str, Any]] = []
     for name, *served in matrix:
         method = find_method(name)
-        able = [family for family, lacks in zip(families[1:], served, strict=True) if lacks == "yes"]
-        everywhere = "all" if len(able) == len(served) else ", ".join(able) or "none"
-        needs = method.needs_text()
-        rows.append({"method": name, "terms": method.terms, "needs": needs, "families": everywhere, "source": method.citation})
-    print_rows(rows, json_path)
+        able = served_names(families[1:], served)
+        rows.append({"method": name, "terms": method.terms, "needs": method.needs_text(), "families": able, "source": method.citation})
+    print_rows(rows)
+    kinds, *cells = pair_matrix()
+    pairs = [dict(zip(kinds, row, strict=True)) for row in cells]
+    console.print("\nKinds of teacher → student:")
+    print_rows(pairs)
+    if json_path is not None:
+        served_pairs = ({key: cell for key, cell in pair.items() if key != "method"} for pair in pairs)
+        write_json(json_path, [row | {"pairs": pair} for row, pair in zip(rows, served_pairs, strict=True)])

@@ -33,7 +33,7 @@ class DenseDetector(OwnModel):
     assignment: ClassVar[Literal["one", "many"]] = "many"
     geometric: ClassVar[bool] = True
     provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
-    numbers: ClassVar[int] = 4
+    numbers: int = 4
     """Numbers of the head's map from which a box is decoded."""
 
     def __init__(self, config: Any, spec: InputSpec):
@@ -99,11 +99,8 @@ class DenseDetector(OwnModel):
         """See ``Detector.assign``. A background candidate whose centre lies in a crowd or ignore region is ignored."""
         dense = dense_output(output)
         match = self.positives(dense, pixel_boxes(targets.boxes, dense.sides), targets)
-        if targets.regions is not None:
-            inside = _lies_in(dense.grid.centres, pixel_boxes(targets.regions, dense.sides))
-            match = match.masked_fill((match == BACKGROUND) & inside, IGNORED)
         assert dense.valid is not None
-        return match.masked_fill(~dense.valid, IGNORED)[None]
+        return with_ignored(match, dense.grid.centres, dense.valid, targets, dense.sides)[None]
 
     @abstractmethod
     def positives(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
@@ -132,7 +129,7 @@ class DenseDetector(OwnModel):
         fresh: set[int] = set()
         for owner, name, shapes, prior in self.class_heads():
             old: nn.Conv2d = getattr(owner, name)
-            head = prediction(old.in_channels, shapes * len(spec.classes), prior).to(old.weight.device)
+            head = prediction(old.in_channels, shapes * len(spec.classes), prior, old.kernel_size[0]).to(old.weight.device)
             setattr(owner, name, head)
             fresh |= {id(parameter) for parameter in head.parameters()}
         self.spec = spec
@@ -148,6 +145,22 @@ def relative_boxes(pixels: Tensor, sides: Tensor) -> Tensor:
 def pixel_boxes(boxes: Tensor, sides: Tensor) -> Tensor:
     """Returns boxes ``[B, G, 4]`` cxcywh in 0..1 as xyxy in input pixels."""
     return cxcywh_to_xyxy(boxes) * sides.repeat(1, 2)[:, None]
+
+
+def with_ignored(match: Tensor, centres: Tensor, valid: Tensor, targets: TargetBatch, sides: Tensor) -> Tensor:
+    """Returns the assignment ``[B, N]`` with -2 for candidates that are not valid, and for background in a crowd or ignore region.
+
+    Args:
+        match: ``[B, N]`` target index, -1 for background.
+        centres: ``[N, 2]`` or ``[B, N, 2]`` centres of the candidates in input pixels.
+        valid: ``[B, N]`` bool.
+        targets: the targets, with their regions.
+        sides: ``[B, 2]`` width and height of the un-padded images.
+    """
+    if targets.regions is not None:
+        inside = _lies_in(centres, pixel_boxes(targets.regions, sides))
+        match = match.masked_fill((match == BACKGROUND) & inside, IGNORED)
+    return match.masked_fill(~valid, IGNORED)
 
 
 def at_positives(match: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +188,7 @@ def _quality(maps: tuple[HeadMap, ...]) -> Tensor | None:
 
 
 def _lies_in(points: Tensor, boxes: Tensor) -> Tensor:
-    """Returns ``[B, N]`` bool: True where a point ``[N, 2]`` lies in one of an image's boxes ``[B, R, 4]``."""
+    """Returns ``[B, N]`` bool: True where a point ``[N, 2]`` or ``[B, N, 2]`` lies in one of an image's boxes ``[B, R, 4]``."""
     low, high = boxes[:, None, :, :2], boxes[:, None, :, 2:]
-    place = points[None, :, None]
+    place = points[..., None, :]
     return ((place >= low) & (place < high)).all(-1).any(-1)

@@ -11,18 +11,19 @@ from workbench.detectors.output import Grid
 Sizes = Sequence[tuple[int, int]]
 
 
-def point_grid(strides: tuple[int, ...], sizes: Sizes, device: torch.device) -> Grid:
-    """Returns the centre of every cell.
+def point_grid(strides: tuple[int, ...], sizes: Sizes, device: torch.device, place: float = 0.5) -> Grid:
+    """Returns one point of every cell.
 
     Args:
         strides: stride of each level in input pixels.
         sizes: height and width of each level in cells.
         device: device of the grid.
+        place: where the point lies in its cell; 0.5 is the centre, 0 the first pixel.
     """
     points: list[Tensor] = []
     for stride, (height, width) in zip(strides, sizes, strict=True):
-        y = (torch.arange(height, device=device) + 0.5) * stride
-        x = (torch.arange(width, device=device) + 0.5) * stride
+        y = (torch.arange(height, device=device) + place) * stride
+        x = (torch.arange(width, device=device) + place) * stride
         points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2))
     return make_grid(strides, sizes, torch.cat([torch.cat([level, level], -1) for level in points]), 1)
 

@@ -182,12 +182,14 @@ class HeadMap:
         logits: ``[B, A*C, h, w]`` for A candidates a cell.
         boxes: ``[B, A*R, h, w]``, the R numbers from which the family decodes a box.
         quality: ``[B, A, h, w]`` logits of centreness or IoU, if the family predicts it.
+        first: ``[B, A*R, h, w]``, the numbers of the boxes that the head refines (``DenseOutput.first``), if the family has two stages.
     """
 
     stride: int
     logits: Tensor
     boxes: Tensor
     quality: Tensor | None = None
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,15 +215,28 @@ class DenseOutput(DetectorOutput):
 class TwoStageOutput(DetectorOutput):
     """Output of a detector that proposes boxes first and classifies them afterwards; its candidates are the proposals.
 
+    In inference the proposals are those of the first stage, best first. In training they are the sample of them, and of the targets' own
+    boxes, that the second stage learns from.
+
     Attributes:
-        first: Output of the first stage, which proposes the boxes.
+        first: Output of the first stage, which proposes the boxes. It has one class, whether there is an object.
         proposals: ``[B, N, 4]`` cxcywh in 0..1; those that are not ``valid`` only fill up the batch.
+        class_boxes: ``[B, N, C, 4]`` cxcywh, the box of each class, of which ``boxes`` holds that of the best class; None for a family
+            that predicts one box for all classes.
+        pooled: Strides of the levels of the neck that the second stage reads; the others only propose. None if it reads all.
         context: Data that ``TwoStageDetector.classify`` reuses; opaque to callers.
     """
 
     first: DenseOutput
     proposals: Tensor
+    class_boxes: Tensor | None = None
+    pooled: tuple[int, ...] | None = None
     context: Any = None
+
+    @property
+    def head(self) -> tuple[Level, ...]:
+        """Returns the levels of the neck that the second stage reads."""
+        return tuple(level for level in self.neck if self.pooled is None or level.stride in self.pooled)
 
 
 def query_output(output: DetectorOutput) -> QueryOutput:
@@ -243,6 +258,17 @@ def dense_output(output: DetectorOutput) -> DenseOutput:
     """
     if not isinstance(output, DenseOutput):
         raise TypeError(f"this is not the output of a dense detector ({type(output).__name__}); state the need for 'dense_boxes'")
+    return output
+
+
+def two_stage_output(output: DetectorOutput) -> TwoStageOutput:
+    """Returns the same output, known to be that of a two-stage detector.
+
+    Raises:
+        TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``rois``.
+    """
+    if not isinstance(output, TwoStageOutput):
+        raise TypeError(f"this is not the output of a two-stage detector ({type(output).__name__}); state the need for 'rois'")
     return output
 
 

@@ -27,9 +27,11 @@ class PyramidConfig(BaseModel):
     width: int = Field(256, gt=0)
     """Channels of every level of the feature pyramid and of the heads."""
     extra_levels: int = Field(2, ge=0, le=4)
-    """Number of coarser levels behind the backbone's, each of half the size. Convolutions of stride 2 make them."""
-    extra_from: Literal["backbone", "pyramid"] = "pyramid"
-    """What the first extra level is made of: the last level of the ``backbone``, or that of the ``pyramid``."""
+    """Number of coarser levels behind the backbone's, each of half the size."""
+    extra_from: Literal["backbone", "pyramid", "pool"] = "pyramid"
+    """How the extra levels are made. Convolutions of stride 2 make the first one of the last level of the ``backbone`` or of the
+    ``pyramid``. ``pool`` takes every second cell of the level before, without a weight.
+    """
     head_convs: int = Field(4, ge=0, le=8)
     """Number of convolutions in each tower of the head before the prediction."""
     head_norm: Literal["none", "group", "batch"] = "group"
@@ -57,7 +59,7 @@ class PyramidConfig(BaseModel):
 
 
 class Pyramid(nn.Module):
-    """torchvision's feature pyramid, with further levels made by convolutions of stride 2.
+    """torchvision's feature pyramid, with further levels made by convolutions of stride 2 or by pooling.
 
     Args:
         config: width and number of levels.
@@ -68,9 +70,11 @@ class Pyramid(nn.Module):
         super().__init__()
         self.fpn = FeaturePyramidNetwork(list(channels), config.width)
         self.from_backbone = config.extra_from == "backbone"
+        self.pooled = config.extra_levels if config.extra_from == "pool" else 0
         first = channels[-1] if self.from_backbone else config.width
-        widths = [first, *[config.width] * config.extra_levels]
-        self.extra = nn.ModuleList(nn.Conv2d(widths[k], config.width, 3, stride=2, padding=1) for k in range(config.extra_levels))
+        made = config.extra_levels - self.pooled
+        widths = [first, *[config.width] * made]
+        self.extra = nn.ModuleList(nn.Conv2d(widths[k], config.width, 3, stride=2, padding=1) for k in range(made))
         for convolution in self.extra:
             nn.init.kaiming_uniform_(convolution.weight, a=1)  # pyright: ignore[reportArgumentType]
             nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
@@ -83,6 +87,7 @@ class Pyramid(nn.Module):
             # torchvision and mmdet put the activation between the extra levels alone
             last = convolution(F.relu(last) if index else last)
             levels.append(last)
+        levels += [levels[-1][..., :: 2**step, :: 2**step] for step in range(1, self.pooled + 1)]
         return levels
 
 
@@ -116,9 +121,9 @@ class Tower(nn.Module):
         return features
 
 
-def prediction(width: int, channels: int, prior: float | None = None) -> nn.Conv2d:
+def prediction(width: int, channels: int, prior: float | None = None, kernel: int = 3) -> nn.Conv2d:
     """Returns the last convolution of a head. Its bias makes every class start at the probability ``prior``, or is 0."""
-    convolution = nn.Conv2d(width, channels, 3, padding=1)
+    convolution = nn.Conv2d(width, channels, kernel, padding=kernel // 2)
     nn.init.normal_(convolution.weight, std=WEIGHT_SPREAD)
     assert convolution.bias is not None
     nn.init.constant_(convolution.bias, 0.0 if prior is None else -math.log((1 - prior) / prior))
@@ -128,7 +133,8 @@ def prediction(width: int, channels: int, prior: float | None = None) -> nn.Conv
 def levels_with_padding(features: list[Tensor], strides: tuple[int, ...], padding: Tensor) -> tuple[Level, ...]:
     """Returns feature maps as levels. A cell is padding if its first pixel is."""
     return tuple(
-        Level(level, stride, F.interpolate(padding[:, None].float(), size=level.shape[-2:])[:, 0].bool())
+        # some backbones leave out the cells that hold less than a stride of the image
+        Level(level, stride, padding[:, ::stride, ::stride][:, : level.shape[-2], : level.shape[-1]])
         for level, stride in zip(features, strides, strict=True)
     )
 

@@ -12,6 +12,7 @@ from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
 from workbench.methods.context import MethodContext
+from workbench.methods.levels import Compared, Feature, compared_levels
 from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
 
 
@@ -53,10 +54,13 @@ class FGFI(MapMethod):
     citation = "FGFI, CVPR 2019; released code twangnh/Distilling-Object-Detectors@c6583f3"
     config: FGFIConfig
 
-    def make_adaptor(self, student: Detector, teacher: Detector) -> nn.Module:
+    def compare(self, feature: Feature, student: Detector, teacher: Detector) -> Compared:
         """See ``MapMethod``."""
-        own = student.level_channels(self.feature)
-        return _WideAdaptor({stride: (own[stride], width) for stride, width in self.widths.items()})
+        return compared_levels(self.name, feature, student, teacher, kernel=3, always=True)
+
+    def make_adaptor(self) -> nn.Module:
+        """See ``MapMethod``."""
+        return _WideAdaptor({stride: (self.compared.student[stride], width) for stride, width in self.widths.items()})
 
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``. The term is left out if the batch has no target."""

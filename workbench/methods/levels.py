@@ -1,5 +1,7 @@
 """Pairs the feature levels of student and teacher: which kind, which level with which, and the adaptor between widths."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -29,6 +31,82 @@ def resolve_feature(feature: Feature, student: Detector, teacher: Detector) -> R
     if "memory" in student.provides & teacher.provides:
         return "memory"
     return "neck" if ("queries" in student.provides) == ("queries" in teacher.provides) else "head"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The levels that a method compares, as it says before training.
+
+    Attributes:
+        feature: Kind of level.
+        student: Channels of the student's levels of this kind, by stride.
+        teacher: Channels of the teacher's.
+        kernel: Side of the convolution between unequal widths.
+        always: True if there is a convolution even between equal widths.
+    """
+
+    feature: Resolved
+    student: dict[int, int]
+    teacher: dict[int, int]
+    kernel: int = 1
+    always: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Returns the strides that both have, ascending."""
+        return tuple(sorted(set(self.student) & set(self.teacher)))
+
+    def text(self) -> str:
+        """Returns one line, such as ``head levels of strides 8, 16 (student 64 channels to the teacher's 256 by a 1x1 convolution)``."""
+        own, other = ([widths[stride] for stride in self.strides] for widths in (self.student, self.teacher))
+        by = f"a {self.kernel}x{self.kernel} convolution" + ("" if len(self.strides) == 1 else " each")
+        if own != other:
+            widths = f"student {_each(own)} channels to the teacher's {_each(other)} by {by}"
+        else:
+            widths = f"{_each(own)} channels on both sides" + (f" and {by}" if self.always else "")
+        alone = [
+            f"stride{'' if len(left) == 1 else 's'} {_listed(left)} of the {side} alone"
+            for side, left in (("student", set(self.student) - set(self.teacher)), ("teacher", set(self.teacher) - set(self.student)))
+            if left
+        ]
+        levels = f"{self.feature} level{'' if len(self.strides) == 1 else 's'} of stride{'' if len(self.strides) == 1 else 's'}"
+        return f"{levels} {_listed(self.strides)} ({'; '.join([widths, *alone])})"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in sorted(numbers))
+
+
+def _each(widths: list[int]) -> str:
+    """Returns one number if all levels have it, else that of each level."""
+    return str(widths[0]) if len(set(widths)) == 1 else ", ".join(str(width) for width in widths)
+
+
+def compared_levels(
+    method: str, feature: Feature, student: Detector, teacher: Detector, *, kernel: int = 1, always: bool = False
+) -> Compared:
+    """Returns the levels that a checked pair is compared at.
+
+    Args:
+        method: name of the method, for the error.
+        feature: choice of the recipe.
+        student: detector whose levels learn.
+        teacher: detector whose levels teach.
+        kernel: see ``Compared``.
+        always: see ``Compared``.
+
+    Raises:
+        IncompatibleError: the two share no stride.
+    """
+    kind = resolve_feature(feature, student, teacher)
+    found = Compared(kind, student.level_channels(kind), teacher.level_channels(kind), kernel, always)
+    if not found.strides:
+        raise IncompatibleError(
+            f"method '{method}': the student's {kind} levels ({student.family}) have strides {sorted(found.student)} and the "
+            f"teacher's ({teacher.family}) have {sorted(found.teacher)}. Levels pair by stride, and these share none. "
+            "Choose another 'feature:'."
+        )
+    return found
 
 
 def levels_of(output: DetectorOutput, feature: Resolved) -> tuple[Level, ...]:
@@ -69,19 +147,16 @@ class Adaptor(nn.Module):
     """Maps student features to the teacher's width: the identity where widths are equal, else a 1x1 convolution per stride.
 
     Args:
-        student: detector whose levels are adapted.
-        teacher: detector whose width they get. Strides that only one side has are not adapted.
-        feature: kind of level, resolved.
-        always: True uses a convolution even where widths are equal.
+        compared: levels of both. Strides that only one side has are not adapted.
     """
 
-    def __init__(self, student: Detector, teacher: Detector, feature: Resolved, always: bool = False):
+    def __init__(self, compared: Compared):
         super().__init__()
-        wanted = teacher.level_channels(feature)
+        own, wanted = compared.student, compared.teacher
         self.convolutions = nn.ModuleDict({
             str(stride): _Pointwise(width, wanted[stride], 1)
-            for stride, width in student.level_channels(feature).items()
-            if stride in wanted and (always or width != wanted[stride])
+            for stride, width in own.items()
+            if stride in wanted and (compared.always or width != wanted[stride])
         })  # fmt: skip
 
     def forward(self, level: Level) -> Tensor:

@@ -8,9 +8,8 @@ from torch import Tensor
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
-from workbench.errors import IncompatibleError
 from workbench.methods.context import Pairing
-from workbench.methods.levels import Adaptor, Feature, Resolved, feature_needs, levels_of, paired_levels, resolve_feature
+from workbench.methods.levels import Adaptor, Compared, Feature, compared_levels, feature_needs, levels_of, paired_levels
 from workbench.methods.method import BaseMethodConfig, Method
 
 
@@ -64,31 +63,34 @@ class MapMethod(Method):
     """A method on feature maps. Levels are paired by stride, and an adaptor equalises their widths.
 
     Attributes:
-        feature: Kind of level: ``head``, ``memory``, ``neck`` or ``backbone``.
+        compared: Kind, strides and widths of the levels.
         widths: Channels of the teacher's level at each stride that both have.
     """
 
     def __init__(self, config: MapConfig, student: Detector, teacher: Detector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
-        self.feature: Resolved = resolve_feature(config.feature, student, teacher)
-        own, other = student.level_channels(self.feature), teacher.level_channels(self.feature)
-        self.widths = {stride: other[stride] for stride in own if stride in other}
-        if not self.widths:
-            raise IncompatibleError(
-                f"method '{self.name}': the student's {self.feature} levels ({student.family}) have strides {sorted(own)} and the "
-                f"teacher's ({teacher.family}) have {sorted(other)}. Levels pair by stride, and these share none. "
-                "Choose another 'feature:'."
-            )
-        self.adaptor = self.make_adaptor(student, teacher)
+        self.compared = self.compare(config.feature, student, teacher)
+        other = self.compared.teacher
+        self.widths = {stride: other[stride] for stride in self.compared.student if stride in other}
+        self.adaptor = self.make_adaptor()
 
-    def make_adaptor(self, student: Detector, teacher: Detector) -> torch.nn.Module:
-        """Builds the module that maps a student level to the teacher's width, by a 1x1 convolution where widths differ."""
-        return Adaptor(student, teacher, self.feature)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Method.notes``."""
+        return (f"{self.name} compares {self.compared.text()}",)
+
+    def compare(self, feature: Feature, student: Detector, teacher: Detector) -> Compared:
+        """Returns the levels that are compared, through a 1x1 convolution where widths differ."""
+        return compared_levels(self.name, feature, student, teacher)
+
+    def make_adaptor(self) -> torch.nn.Module:
+        """Builds the module that maps a student level to the teacher's width."""
+        return Adaptor(self.compared)
 
     def map_pairs(self, student: DetectorOutput, teacher: DetectorOutput) -> list[MapPair]:
         """Returns the levels that both have."""
         pairs: list[MapPair] = []
-        for own, other in paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature)):
+        for own, other in paired_levels(levels_of(student, self.compared.feature), levels_of(teacher, self.compared.feature)):
             outside = own.padding[:, None]
             # before and after the adaptor: values of padded cells must not reach others through a kernel, and no bias may remain in them
             adapted = self.adaptor(replace(own, features=own.features.masked_fill(outside, 0.0))).float().masked_fill(outside, 0.0)

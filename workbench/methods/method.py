@@ -1,9 +1,11 @@
 """Defines what a distillation method is: a frozen configuration and a module that returns named loss terms."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Generic, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Generic, Literal
 
 import torch
+import yaml
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -25,6 +27,8 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     """
 
     published_weights: ClassVar[dict[str, float]] = {}
+    alone: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings that keep one part of the method, by the part's name: it serves pairs that the whole method cannot."""
 
     method: str
     """Selects the method by its registered name."""
@@ -147,6 +151,11 @@ class Method(nn.Module, ABC, Generic[Output]):
         return self.config.term_names
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Returns sentences about the choices that the method made for this pair, which are logged before training."""
+        return ()
+
+    @property
     def state_layers(self) -> tuple[int, ...]:
         """Returns the teacher layers whose decoder states the terms read, which a cache must therefore hold."""
         return tuple(sorted({t for group in self.pairing.layer_map for t in group})) if "states" in self.config.needs_teacher else ()
@@ -231,12 +240,12 @@ class Method(nn.Module, ABC, Generic[Output]):
         raise NotImplementedError
 
     @classmethod
-    def lacks(cls, student: frozenset[str], teacher: frozenset[str]) -> list[str]:
+    def lacks(cls, student: frozenset[str], teacher: frozenset[str], part: str | None = None) -> list[str]:
         """Returns the missing requirements of two detectors that provide these properties; empty if the method can serve them.
 
-        The requirements are those of the method with its published settings.
+        The requirements are those of the method with its published settings, or of one part of it (``BaseMethodConfig.alone``).
         """
-        config = cls.Config()  # pyright: ignore[reportCallIssue]
+        config = cls.Config.model_validate({"method": cls.name} | dict(cls.Config.alone[part] if part is not None else {}))
         own = {need for need in config.needs_student if not set(need.split("|")) & student}
         other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
         return [need.replace("|", " or ") for need in sorted(own | other)]
@@ -253,6 +262,7 @@ class Method(nn.Module, ABC, Generic[Output]):
             if missing:
                 raise IncompatibleError(
                     f"method '{self.name}' needs {_listed(missing)}, which the {side} ({detector.family}) does not provide."
+                    f"{self._part_that_serves(student, teacher)}"
                 )
         for need in sorted(config.needs):
             if not set(need.split("|")) & student.provides & teacher.provides:
@@ -270,6 +280,14 @@ class Method(nn.Module, ABC, Generic[Output]):
                 f"method '{self.name}': a softmax student ({student.family}) cannot learn class logits from a sigmoid "
                 f"teacher ({teacher.family}), which has no no-object class. Set 'no_object: 1-max', or take another teacher."
             )
+
+    def _part_that_serves(self, student: Detector, teacher: Detector) -> str:
+        """Returns a sentence that names the part of the method that can serve a pair, empty if there is none."""
+        for part, settings in self.Config.alone.items():
+            if not self.lacks(student.provides, teacher.provides, part):
+                shown = yaml.safe_dump(dict(settings), default_flow_style=True, sort_keys=False).strip()
+                return f" Only its {part} can serve this pair: set {shown}."
+        return ""
 
 
 def _listed(needs: list[str]) -> str:

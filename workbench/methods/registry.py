@@ -5,14 +5,15 @@ To add a method, write a subclass of ``Method`` with ``name``, ``Config``, ``cit
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from itertools import product
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from workbench.detectors.detector import Detector
+from workbench.detectors.detector import Detector, Kind, kind_of
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError
 from workbench.methods.context import Pairing
@@ -34,6 +35,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "d3etr": ("d3etr", "D3ETR"),
 }
 PLUGINS = "workbench.methods"
+YES, ALONE = "yes", " alone"  # what a cell of a matrix says, or ends in, where a method serves
 _registered: dict[str, type[Method]] = {}
 
 
@@ -91,18 +93,65 @@ def find_method(name: str) -> type[Method]:
 
 
 def method_matrix() -> list[list[str]]:
-    """Returns a table of which method can serve which family.
+    """Returns a table of which method can serve a teacher and a student of which family.
 
     Returns:
-        A header row ``["method", *families]``, then one row per method. A cell is ``yes``, or lists what a teacher and a student of
-        that family do not provide although the method needs it with its published settings.
+        A header row ``["method", *families]``, then one row per method. A cell is ``yes``; ``features alone`` if only a part of the method
+        serves them (``BaseMethodConfig.alone``); or lists what the family does not provide although the method needs it with its
+        published settings.
     """
     rows = [["method", *FAMILIES]]
     for name in method_names():
         method = find_method(name)
         provided = [family.detector.provides for family in FAMILIES.values()]
-        rows.append([name, *(", ".join(method.lacks(has, has)) or "yes" for has in provided)])
+        rows.append([name, *(_served(method, has, has) for has in provided)])
     return rows
+
+
+def pair_matrix() -> list[list[str]]:
+    """Returns a table of which method can serve which kinds of teacher and student, over all families of these kinds.
+
+    Returns:
+        A header row ``["method", "teacher → student", ...]``, then one row per method. A cell is ``yes`` if the method serves every pair of
+        these kinds, ``some`` if it serves some of them, ``features alone`` if a part of it serves every pair, or lists what every pair
+        lacks.
+    """
+    kinds: dict[Kind, list[frozenset[str]]] = {}
+    for family in FAMILIES.values():
+        kinds.setdefault(kind_of(family.detector.provides), []).append(family.detector.provides)
+    sides: list[tuple[Kind, Kind]] = list(product(kinds, kinds))
+    rows = [["method", *(f"{teacher} → {student}" for teacher, student in sides)]]
+    for name in method_names():
+        method = find_method(name)
+        rows.append([name, *(_served_by_kind(method, kinds[teacher], kinds[student]) for teacher, student in sides)])
+    return rows
+
+
+def served_names(names: Sequence[str], cells: Sequence[str]) -> str:
+    """Lists the names whose cell of a matrix says that they are served, with the part that serves them in brackets; ``all`` or ``none``."""
+    able = [name if cell == YES else f"{name} ({cell})" for name, cell in zip(names, cells, strict=True) if _serves(cell)]
+    return "all" if set(cells) == {YES} else ", ".join(able) or "none"
+
+
+def _serves(cell: str) -> bool:
+    return cell == YES or cell.endswith(ALONE)
+
+
+def _served(method: type[Method], student: frozenset[str], teacher: frozenset[str]) -> str:
+    """Returns ``yes``, the first part of a method that serves the pair, or what the pair lacks for the whole of it."""
+    lacks = method.lacks(student, teacher)
+    parts = [part for part in method.Config.alone if not method.lacks(student, teacher, part)]
+    return YES if not lacks else f"{parts[0]}{ALONE}" if parts else ", ".join(lacks)
+
+
+def _served_by_kind(method: type[Method], teachers: list[frozenset[str]], students: list[frozenset[str]]) -> str:
+    pairs = list(product(students, teachers))
+    cells = {_served(method, *pair) for pair in pairs}
+    if len(cells) == 1:
+        return cells.pop()
+    if any(map(_serves, cells)):
+        return "some"
+    return ", ".join(sorted(set.intersection(*(set(method.lacks(*pair)) for pair in pairs))))
 
 
 def _plugins() -> dict[str, EntryPoint]:

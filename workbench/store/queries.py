@@ -5,7 +5,7 @@ import functools
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -26,6 +26,10 @@ _ROW_GROUP = 1 << 16  # small enough to find the rows of one image by the statis
 # dictionary encoding of floats, which hardly ever repeat, takes three times as long and 1.5 times the space
 _REPEATING = [field.name for field in QUERY_SCHEMA if not pa.types.is_floating(field.type)]
 _PART, _MATCHED = "part", "matched"  # all rows, and a copy of those with a target: a few per cent, which most analyses read
+Assignment = Literal["one", "many"]
+Kept = Literal["all", "top"]
+_KEPT = "kept"  # name of the fact `rows` in the manifest, whose own `rows` is their number
+_UNLESS_TOLD: dict[str, Any] = {"assignment": "one", "geometric": False, _KEPT: "all", "grid": None}
 _COMPRESSION = "lz4"  # written 1.4 times as fast as zstd and read twice as fast, with 10 % more space
 
 
@@ -156,21 +160,50 @@ def _files(folder: Path, matched: bool) -> list[Path]:
     return (matched and kinds[_MATCHED]) or kinds[_PART]
 
 
-def query_facts(images: int, sampled: bool, input_key: str) -> dict[str, Any]:
-    """Returns what the manifest of a query table holds besides rows and files.
+def query_facts(
+    images: int,
+    sampled: bool,
+    input_key: str,
+    *,
+    assignment: Assignment = "one",
+    geometric: bool = False,
+    rows: Kept = "all",
+    grid: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns what the manifest of a query table holds besides the number of its rows and its files.
 
     Args:
         images: number of images with rows.
         sampled: True if the split has more images.
-        input_key: equal for two tables whose encoder cells are the same places.
+        input_key: equal for two tables whose candidates (encoder cells, anchors) are the same places.
+        assignment: ``one`` if a target has one positive candidate at most, as in a DETR; ``many`` if it may have several.
+        geometric: True if the assignment depends on the boxes of targets and anchors alone, so that training cannot change it.
+        rows: ``all`` if every candidate has a row; ``top`` if only the positive ones and the best by score have one.
+        grid: of a dense detector, JSON that describes its cells; None where candidates are no cells.
     """
-    return {"images": images, "sampled": sampled, "input": input_key}
+    own = {"assignment": assignment, "geometric": geometric, _KEPT: rows, "grid": dict(grid) if grid is not None else None}
+    # a manifest without them is that of an earlier version, and equal to it byte by byte
+    told = {name: value for name, value in own.items() if value != _UNLESS_TOLD[name]}
+    return {"images": images, "sampled": sampled, "input": input_key, **told}
 
 
 def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
-    """Returns the facts of a complete table; tables of earlier versions have no facts and hold every image."""
+    """Returns the facts of a complete table by the names of ``query_facts``, ``input_key`` as ``input``.
+
+    Tables of earlier versions have no ``images``, ``sampled`` and ``input``, and hold every image; those without the other facts are of
+    detectors with a one-to-one assignment and have a row for every candidate.
+    """
     manifest = read_json(run.queries_path(split, step) / MANIFEST)
-    return {"images": None, "sampled": False, "input": None, **{k: v for k, v in manifest.items() if k in ("images", "sampled", "input")}}
+    unless_told = {"images": None, "sampled": False, "input": None, **_UNLESS_TOLD}
+    return {"rows" if name == _KEPT else name: manifest.get(name, value) for name, value in unless_told.items()}
+
+
+def read_layers(run: Run, split: str, step: int, model: str) -> list[int]:
+    """Returns the layers of which a complete table has rows of a model, ascending; the rows themselves are not brought into memory."""
+    files = [glob.escape(str(file)) for file in _files(run.queries_path(split, step), matched=False)]
+    query = "SELECT DISTINCT layer FROM read_parquet($files) WHERE model = $model ORDER BY layer"
+    found = _connection(run.path).cursor().execute(query, {"files": files, "model": model}).fetchall()
+    return [int(layer) for (layer,) in found]
 
 
 def complete_steps(run: Run, split: str) -> list[int]:

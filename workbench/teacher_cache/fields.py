@@ -118,7 +118,8 @@ def fields_of(
             for one in set(need.split("|")) & teacher.provides & {"attentions", "box_distribution", *_DENSE}:
                 kept["dense_distribution" if one == "box_distribution" and not with_queries else one] = True
         # the student's decoder may be fed with the teacher's queries
-        kept["queries"] |= with_queries and "decode" in config.needs_student
+        sends = "decode" in student.provides and any("decode" in need.split("|") for need in config.needs_student)
+        kept["queries"] |= with_queries and sends
     return CacheFields(
         precision=precision, top_k=top_k, states=tuple(sorted(states)),
         maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())},

@@ -16,6 +16,7 @@ from workbench.recipe.setup import Setup
 IMAGES = 16
 CELLS = 100  # per image and level, evenly spaced, because neighbouring cells are nearly alike
 KINDS: tuple[Resolved, ...] = ("memory", "neck", "backbone")
+UNLIKE_KINDS: tuple[Resolved, ...] = ("head", "neck", "backbone")  # of a detector with queries and one without
 
 
 class FeatureAlignment:
@@ -32,13 +33,15 @@ class FeatureAlignment:
         self.setup = setup
         batch = next(iter(evaluation_batches(dataset, setup.evaluation_transform, IMAGES, list(range(min(IMAGES, len(dataset)))))))
         self.batch = batch.to(device)
-        self.kinds: list[Resolved] = [kind for kind in KINDS if kind in setup.student.provides & setup.teacher.detector.provides]
+        own, other = setup.student.provides, setup.teacher.detector.provides
+        kinds = KINDS if ("queries" in own) == ("queries" in other) else UNLIKE_KINDS
+        self.kinds: list[Resolved] = [kind for kind in kinds if kind in own & other]
         with torch.no_grad():
             self.teacher = self._cells(setup.teacher(self.batch.images, self.batch.padding))
 
     @torch.no_grad()
     def measure(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Returns the linear CKA by kind of level (memory, neck, backbone) and stride, for those that both models have."""
+        """Returns the linear CKA by kind of level (``KINDS`` or ``UNLIKE_KINDS``) and stride, for those that both models have."""
         student = self.setup.student
         training = student.training
         own = self._cells(student.eval()(self.batch.images, self.batch.padding))

@@ -138,7 +138,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            # fused AdamW walks weights and moments in memory order: a moment in another memory format would meet the wrong weight
+            # fused optimisers walk weights and moments in memory order: a moment in another memory format would meet the wrong weight
             value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -17,18 +17,20 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.registry import family, load_detector
 from workbench.errors import ConfigError, NonFiniteError
 from workbench.methods.context import Progress, TeacherAnswer, make_pairing
+from workbench.methods.method import Method
 from workbench.methods.registry import build_method
+from workbench.recipe.inherit import architecture_of, bare
 from workbench.recipe.schema import CheckpointConfig, Recipe
-from workbench.recipe.setup import FrozenTeacher, find_detector, open_split
+from workbench.recipe.setup import FrozenTeacher, find_detector, inherited, open_split
 from workbench.training.launch import teacher_of
-from workbench.training.optim import make_optimizer
+from workbench.training.optim import make_optimizer, optimizer_copies
 from workbench.training.step import DistillStep, weighted_sum
 
 # number of classes of each format's published dataset, used when the data is not available
 STAND_IN_CLASSES = {"coco": 80, "kitti": 8, "voc": 20}
 TARGETS = 7  # average number of objects in a COCO image
 MEASURED_IMAGES = 2
-ADAM_COPIES = 4  # weights, gradients and two moments
+COPIES = 2  # weights and gradients
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class DryRun:
         student_parameters: Number of parameters of the student.
         teacher_parameters: Number of parameters of the teacher, 0 without one.
         terms: Unweighted value of every loss term.
-        memory_gb: Weights, gradients, moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
+        memory_gb: Weights, gradients, the optimiser's moments and what the graph of ``images`` images keeps, in GB of 1e9 bytes.
         seconds_per_step: Time of a step on this machine; the measured images are scaled to the batch size.
         hours: Time of all steps on this machine.
         classes: Number of classes of the data, or of the stand-in for it.
@@ -90,7 +92,10 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     else:
         teacher = _detector(recipe.teacher, spec) if recipe.teacher is not None else None
     pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
-    methods = [build_method(config, student, teacher, pairing) for config in recipe.methods] if teacher is not None and pairing else []
+    methods: list[Method] = []
+    if teacher is not None and pairing is not None:
+        inherited(recipe, student, teacher, pairing)
+        methods = [build_method(config, student, teacher, pairing) for config in recipe.methods]
     frozen = FrozenTeacher(teacher, student.spec) if teacher is not None else None
     if frozen is not None:
         frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
@@ -116,7 +121,7 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
         raise NonFiniteError(f"the first step of recipe '{recipe.name}' gives a NaN or infinite {', '.join(broken)}.")
     part = recipe.train.batch_size // recipe.train.accumulate
     own, other = _count(step), _count(teacher) if teacher is not None else 0
-    memory = 4 * (ADAM_COPIES * own + other) + kept[0] * part / MEASURED_IMAGES
+    memory = 4 * ((COPIES + optimizer_copies(recipe.train)) * own + other) + kept[0] * part / MEASURED_IMAGES
     return DryRun(
         recipe.name, height, width, recipe.train.batch_size, part, _count(student), other, values, memory / 1e9, seconds,
         seconds * recipe.train.steps / 3600, len(classes),
@@ -172,7 +177,7 @@ def _detector(config: Any, spec: InputSpec) -> Detector:
         if detector.spec.classes != spec.classes:
             detector.reset_classes(spec)
         return detector
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": None})})
+    config = bare(architecture_of(config))
     return family(config.family).detector.build(config, spec)
 
 

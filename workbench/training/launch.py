@@ -225,4 +225,5 @@ def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str
         "gamma": QUALITY_GAMMA,
         "state": "created",
         "issues": [str(issue) for issue in setup.train.issues],
+        "notes": setup.notes,
     }

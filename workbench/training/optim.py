@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, the learning rate as a pure function of the step, and averaged weights."""
+"""AdamW and SGD with parameter groups, the learning rate as a pure function of the step, and averaged weights."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _SAMPLING = ("sampling_offsets", "reference_points")
 def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
     """Returns groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, and the rest.
 
-    Biases and norms are not decayed.
+    AdamW does not decay biases and norms, though DETRDistill's released recipe decays them as well; SGD decays all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in [*student.named_parameters(), *methods.named_parameters()]:
@@ -27,14 +27,22 @@ def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig
             factor = config.backbone_factor
         elif any(word in name for word in _SAMPLING):
             factor = config.sampling_factor
-        decay = 0.0 if parameter.ndim <= 1 else config.weight_decay
+        decay = 0.0 if parameter.ndim <= 1 and config.optimizer == "adamw" else config.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
     return [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in sorted(groups.items(), key=lambda g: g[0])]
 
 
-def make_optimizer(student: nn.Module, methods: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Returns AdamW over ``parameter_groups``."""
-    return torch.optim.AdamW(parameter_groups(student, methods, config), lr=config.learning_rate, fused=True)
+def make_optimizer(student: nn.Module, methods: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Returns the recipe's optimiser over ``parameter_groups``."""
+    groups = parameter_groups(student, methods, config)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def optimizer_copies(config: TrainConfig) -> int:
+    """Returns how many numbers the recipe's optimiser keeps for each parameter: AdamW's two moments, SGD's momentum."""
+    return 2 if config.optimizer == "adamw" else int(config.momentum > 0)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -140,10 +140,10 @@ class QueryRecorder:
         return evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, scope.indices)
 
     def _facts(self, dataset: Dataset, scope: Scope, detector: Detector) -> dict[str, object]:
-        facts = query_facts(len(scope.indices), scope.sampled, input_key(self.setup, dataset, scope))
-        if detector.assignment == "one":
-            return facts
-        return facts | {"assignment": detector.assignment, "geometric": detector.geometric, "rows": "top"}
+        key = input_key(self.setup, dataset, scope)
+        assignment, geometric = detector.assignment, detector.geometric
+        kept = "all" if assignment == "one" else "top"
+        return query_facts(len(scope.indices), scope.sampled, key, assignment=assignment, geometric=geometric, rows=kept)
 
     def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter | None, scope: Scope) -> None:
         assert self.setup.pairing is not None and self.setup.teacher is not None

@@ -1,13 +1,19 @@
 """Draws figures straight from runs, as notebooks show them. Each function reads what it needs and draws it with this package.
 
 Images are counted from 1 in the order of the split. The split is validation unless another is named; the step is the run's last
-evaluation unless another is given.
+evaluation unless another is given. A number that a many-to-one assignment does not define is replaced by a sentence that says so.
 """
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.defined import LAYER_NUMBERS, NotDefined, undefined_of
 from workbench.analysis.of_run import all_evaluations, last_with_detections, last_with_queries, one_evaluation, open_data
+from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.analysis.rows_of_run import paired_layer
 from workbench.errors import RunError
@@ -19,14 +25,29 @@ from workbench.views import image as image_views
 from workbench.views import masks as mask_views
 from workbench.views import overview, stability, training, value
 from workbench.views.catalog import catalog
+from workbench.views.style import noted, saying
 
-RESULTS = Results()
+RESULTS = Results(data_held())
+P = ParamSpec("P")
+
+
+def or_says_why(draw: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
+    """Makes a function return a figure with the sentence of ``NotDefined`` where its number is not defined."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: P.args, **named: P.kwargs) -> go.Figure:
+        try:
+            return draw(*arguments, **named)
+        except NotDefined as error:
+            return saying(str(error))
+
+    return drawn
 
 
 def progress(*runs: Run, split: str = "val") -> go.Figure:
-    """Draws AP, churn and instability of the runs over training."""
-    points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
-    return overview.progress_figure(points, [run.name for run in runs])
+    """Draws AP, churn, found-by churn and instability of the runs over training."""
+    points = pd.concat([overview.progress_points(run, split, RESULTS) for run in runs], ignore_index=True)
+    return noted(overview.progress_figure(points, [run.name for run in runs]), undefined_of(runs, "churn"))
 
 
 def losses(run: Run) -> go.Figure:
@@ -48,30 +69,39 @@ def results(*runs: Run) -> go.Figure:
 
 
 def seeds(*runs: Run, split: str = "val") -> go.Figure:
-    """Draws AP, churn and instability over training, with a mean and a band over seeds for each arm."""
+    """Draws AP, churn, found-by churn and instability over training, with a mean and a band over seeds for each arm."""
     names = {run.name for run in runs}
     entries = [entry for entry in catalog(runs[0].path.parent) if entry.run.name in names]
-    points = pd.concat([overview.progress_points(run, split) for run in runs], ignore_index=True)
-    return stability.arm_figure(stability.arm_points(points, entries))
+    points = pd.concat([overview.progress_points(run, split, RESULTS) for run in runs], ignore_index=True)
+    return noted(stability.arm_figure(stability.arm_points(points, entries)), undefined_of(runs, "churn"))
 
 
 def layers(*runs: Run, split: str = "val") -> go.Figure:
     """Draws the share of targets whose query changes from one decoder layer to the next, for students and their teacher."""
     points = pd.concat([overview.layer_points(run, split) for run in runs], ignore_index=True)
-    return overview.layers_figure(points, [run.name for run in runs])
+    why = " ".join(said for number in LAYER_NUMBERS if (said := undefined_of(runs, number)))
+    return saying(why) if points.empty and why else noted(overview.layers_figure(points, [run.name for run in runs]), why)
 
 
 def agreement(*runs: Run, split: str = "val") -> go.Figure:
     """Draws the agreement with the teacher over training: the share of targets that both models give to paired queries."""
     points = pd.concat([stability.agreement_points(run, split) for run in runs], ignore_index=True)
-    return stability.agreement_figure(points, [run.name for run in runs])
+    why = undefined_of(runs, "agreement")
+    return saying(why) if points.empty and why else noted(stability.agreement_figure(points, [run.name for run in runs]), why)
 
 
+@or_says_why
 def churn_by_layer(run: Run, split: str = "val") -> go.Figure:
     """Draws churn from one evaluation to the next, one line per decoder layer, with intervals over resampled images."""
     return stability.by_layer_figure(RESULTS.churn_by_layer(all_evaluations(run, split)))
 
 
+def found_by(run: Run, split: str = "val") -> go.Figure:
+    """Draws found-by churn over training with intervals: the share of detected targets that another candidate detects than before."""
+    return stability.found_by_figure(RESULTS.found_by_churn(all_evaluations(run, split)))
+
+
+@or_says_why
 def holders(run: Run, targets: int = 20, split: str = "val") -> go.Figure:
     """Draws which query was matched to which target at each evaluation, starting with the targets that changed most often.
 
@@ -137,11 +167,13 @@ def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val"
     return mask_views.masks_figure(data.image(number - 1), record, shown, 0.7)
 
 
+@or_says_why
 def slot_values(run: Run, split: str = "val") -> go.Figure:
     """Draws the AP drop of every query slot: exact, with jackknife intervals over blocks of images."""
     return value.slots_figure(RESULTS.slot_drops(last_with_queries(run, split)), "ap_drop", None)
 
 
+@or_says_why
 def predictors(run: Run, baseline: Run, split: str = "val") -> go.Figure:
     """Draws what predicts the gain over the baseline: the rank correlation of each property of a target with its gain."""
     at = last_with_queries(run, split)

@@ -1,6 +1,6 @@
 """Draws one image with its targets, the boxes of teacher and student, the pairs between them and the selection mask."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,14 +139,20 @@ def mate_table(student: pd.DataFrame, teacher: pd.DataFrame, classes: Sequence[s
     return pd.DataFrame(table).reset_index(drop=True)
 
 
-def target_table(record: Record, classes: Sequence[str], student: pd.DataFrame, teacher: pd.DataFrame) -> pd.DataFrame:
+def target_table(
+    record: Record, classes: Sequence[str], student: pd.DataFrame, teacher: pd.DataFrame, several: Collection[str] = ()
+) -> pd.DataFrame:
     """Returns one row per target: its name and size, and each model's matched query with score and IoU (null if not matched).
+
+    A model with a many-to-one assignment has the number of the target's positive candidates, ``<model>_positives``, in the place of the
+    query, and the highest score and IoU among them.
 
     Args:
         record: the image's targets.
         classes: name by label.
         student: rows of one layer of the image.
         teacher: rows of one layer of the image; may be empty.
+        several: models whose assignment is many-to-one.
     """
     size = record.boxes[:, 2:] - record.boxes[:, :2]
     kind = np.where(record.ignore, "ignore region", np.where(record.crowd, "crowd", ""))
@@ -156,17 +162,24 @@ def target_table(record: Record, classes: Sequence[str], student: pd.DataFrame, 
         "width": size[:, 0], "height": size[:, 1],
     })  # fmt: skip
     for model, rows in (("student", student), ("teacher", teacher)):
-        matched = rows[rows["match"] >= 0].set_index("match")[["query", "score", "match_iou"]].astype(float)
-        for name, column in (("query", "query"), ("score", "score"), ("iou", "match_iou")):
-            table[f"{model}_{name}"] = matched[column].reindex(table["target"]).to_numpy()
-        table[f"{model}_query"] = table[f"{model}_query"].astype("Int64")
+        own = rows[rows["match"] >= 0].astype({"query": float, "score": float, "match_iou": float}).groupby("match")
+        number = "positives" if model in several else "query"
+        count = own.size() if model in several else own["query"].first()
+        for name, values in ((number, count), ("score", own["score"].max()), ("iou", own["match_iou"].max())):
+            table[f"{model}_{name}"] = values.reindex(table["target"]).to_numpy()
+        table[f"{model}_{number}"] = table[f"{model}_{number}"].astype("Int64")
     return table
+
+
+def _without_target(match: int) -> str:
+    """Returns what a query without a target is called; one that is ignored in training is neither positive nor background."""
+    return "unmatched" if match == -1 else "ignored in training"
 
 
 def _add_centres(figure: go.Figure, name: str, colour: str, rows: pd.DataFrame, classes: Sequence[str]) -> None:
     text = [
         f"{name} query {row['query']}, layer {row['layer']}<br>{plain(class_name(classes, row['label']))}, score {row['score']:.3f}<br>"
-        + (f"matched to target {row['match']}, IoU {row['match_iou']:.2f}" if row["match"] >= 0 else "unmatched")
+        + (f"matched to target {row['match']}, IoU {row['match_iou']:.2f}" if row["match"] >= 0 else _without_target(row["match"]))
         + f", quality {row['quality']:.2f}"
         for row in rows.to_dict("records")
     ]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.defined import undefined_of
 from workbench.analysis.rows_of_run import image_rows, in_last_layer
 from workbench.datasets.base import Dataset
 from workbench.store.queries import TEACHER_STEP
@@ -15,6 +16,7 @@ from workbench.store.run import Run
 from workbench.store.states import masked_images, read_masks
 from workbench.views.image import cost_figure, image_figure, mate_table
 from workbench.views.stability import held, matrix_figure, target_rows_of
+from workbench.views.style import saying
 
 MOST_TARGETS = 40  # drawn
 
@@ -42,8 +44,12 @@ def image_figures(run: Run, split: str, step: int, data: Dataset, index: int, th
         masks = read_masks(run, split, TEACHER_STEP, record.image_id)
         mask, title = masks[max(masks)], "boxes, pairs and the teacher's selection mask"
     found[title] = image_figure(data.image(index), record, data.classes, now, teacher, threshold, mask)
-    if len(mates := mate_table(now, teacher, data.classes, threshold)):
+    if why := undefined_of([run], "agreement") if len(teacher) else "":
+        found["pairs of student and teacher query"] = saying(why)
+    elif len(mates := mate_table(now, teacher, data.classes, threshold)):
         found["cost of each pair of student and teacher query"] = cost_figure(mates)
+    if why := undefined_of([run], "churn"):
+        return {**found, "query matched to each target": saying(why)}
     matched = student[student["match"] >= 0]
     over_steps = matched[matched["layer"] == last]
     if len(over_steps):

@@ -1,22 +1,28 @@
 """Draws runs side by side: AP beside stability over training, and results by arm and seed."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.derived import match_frame
+from workbench.analysis.derived import frame_if_defined
+from workbench.analysis.of_run import all_evaluations
+from workbench.analysis.results.detections import data_held
+from workbench.analysis.results.stability import StabilityResults
+from workbench.errors import WorkbenchError
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS
 from workbench.store.run import Run
 from workbench.views.catalog import VALIDATION, Entry
-from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, with_lines, with_names
+from workbench.views.style import GREY, Chart, interval, plain, quiet, run_style, say, with_lines, with_names
 
 PROGRESS_CAPTION = (
     "AP is measured on the split that is shown. Churn is the share of targets whose query changed since the evaluation before, of those "
-    "matched at both. Instability is the number of queries per image whose target changed. Both use the last decoder layer, on images "
-    "without augmentation."
+    "matched at both. Found-by churn is the share of targets that another candidate detects than at the evaluation before, of those "
+    "detected at both (right class, IoU 0.5 or more); it is defined for every detector. Instability is the number of queries per image "
+    "whose target changed. All use the last decoder layer, on images without augmentation."
 )
 RESULTS_CAPTION = (
     "One mark per run (seed), with its 95 % interval over resampled images. Equal steps: as many optimiser steps as the undistilled run. "
@@ -38,21 +44,40 @@ class Panel(NamedTuple):
 PROGRESS = (
     Panel("ap", "AP", "AP (%)", 100, ".1f"),
     Panel("churn", "Churn between evaluations", "churn (% of targets)", 100, ".1f"),
+    Panel("found_by_churn", "Found-by churn", "found-by churn (% of targets)", 100, ".1f"),
     Panel("instability", "Instability between evaluations", "queries per image", 1, ".2f"),
 )
+COUNTS = {"churn": "n", "found_by_churn": "found_by_n"}  # of targets behind a share
+ONE_TO_ONE = ("churn", "instability")  # defined where a target has one query
 
 
-def progress_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
-    """Returns what ``progress_figure`` draws of one run and split; churn and instability are null where the run kept no queries."""
+def progress_points(run: Run, split: str = VALIDATION, results: StabilityResults | None = None) -> pd.DataFrame:
+    """Returns what ``progress_figure`` draws of one run and split; what was not recorded is null.
+
+    Where the assignment is many-to-one, the column ``not_defined`` says so of churn and instability.
+
+    Args:
+        run: the run.
+        split: split of its evaluations.
+        results: opens the data, for found-by churn; one that remembers it for this call by default.
+    """
     lines = [line for line in run.evaluations() if line["split"] == split]
     points = pd.DataFrame({"step": [line["step"] for line in lines], "ap": [line["coco"]["ap"] for line in lines]}).astype(float)
-    changes = match_frame(run, "churn_steps", split).reindex(columns=["step", "churn", "instability", "n"])
-    return points.merge(changes.astype(float), on="step", how="left").assign(run=run.name)
+    changes, why = frame_if_defined(run, "churn_steps", split)
+    changes = changes.reindex(columns=["step", "churn", "instability", "n"])
+    found = pd.DataFrame(columns=["step", "found_by_churn", "n"])
+    with suppress(WorkbenchError, KeyError, TypeError):  # the data is gone, or the run does not say what it is
+        found = (results or StabilityResults(data_held())).found_by_churn(all_evaluations(run, split))
+    found = found[["step", "found_by_churn", "n"]].rename(columns={"n": "found_by_n"})
+    points = points.merge(changes.astype(float), on="step", how="left").merge(found.astype(float), on="step", how="left")
+    return points.assign(run=run.name, **({"not_defined": why} if why else {}))
 
 
 def layer_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
-    """Returns what ``layers_figure`` draws of a run's last evaluation on a split and of its teacher; empty if it kept no queries."""
-    students, teachers = match_frame(run, "churn_layers", split), match_frame(run, "teacher_churn_layers", split)
+    """Returns what ``layers_figure`` draws of a run's last evaluation on a split and of its teacher; empty if it kept no queries, or a
+    many-to-one assignment does not define the number (``defined.undefined_of`` says so).
+    """
+    students, teachers = (frame_if_defined(run, name, split)[0] for name in ("churn_layers", "teacher_churn_layers"))
     frames: list[pd.DataFrame] = []
     for changes, model, title in ((students, "student", run.name), (teachers, "teacher", str(run.info().get("teacher")))):
         changes = changes.reindex(columns=["step", "layer", "churn", "n"])
@@ -79,8 +104,9 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     """Draws AP beside churn and instability over steps, one colour per run.
 
     Args:
-        points: rows of ``progress_points``: ``run``, ``step``, ``ap`` and ``churn`` (0..1), ``n`` (number of targets behind churn) and
-            ``instability`` (queries per image). Churn and instability are null at the first evaluation.
+        points: rows of ``progress_points``: ``run``, ``step``, ``ap``, ``churn`` and ``found_by_churn`` (0..1) with ``n`` and
+            ``found_by_n`` (numbers of targets behind them), and ``instability`` (queries per image); null at the first evaluation. A
+            number that no run defines is replaced by the sentence of ``not_defined``.
         runs: names of the runs in the order of their colours.
     """
     figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
@@ -88,17 +114,35 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         colour, dash = run_style(position)
         own = points[points["run"] == run].sort_values("step")
         for column, panel in enumerate(PROGRESS, 1):
-            values = own[["step", "n", panel.column]].dropna(subset=[panel.column])
+            count = COUNTS.get(panel.column, "n")
+            values = own[["step", count, panel.column]].dropna(subset=[panel.column])
             figure.add_scatter(
                 x=values["step"], y=values[panel.column] * panel.scale, name=plain(run), legendgroup=str(position), showlegend=column == 1,
                 mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.8}, marker={"size": 5}, row=1, col=column,
-                customdata=values["n"], hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}"
-                + ("<br>%{customdata:.0f} targets" if panel.column == "churn" else "") + "<extra></extra>",
+                customdata=values[count], hovertemplate=f"{plain(run)}<br>step %{{x}}: %{{y:{panel.digits}}} {plain(panel.unit)}"
+                + ("<br>%{customdata:.0f} targets" if panel.column in COUNTS else "") + "<extra></extra>",
             )  # fmt: skip
     for column, panel in enumerate(PROGRESS, 1):
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
         figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
-    return quiet(figure, 320)
+    return say_undefined(quiet(figure, 320), points)
+
+
+def counted(points: pd.DataFrame) -> str:
+    """Returns how many targets churn and found-by churn of ``progress_points`` are computed from, in words."""
+    churn, found = (int(points[name].sum()) for name in ("n", "found_by_n"))
+    return f"n = {churn} pairs of target and evaluation for churn and {found} for found-by churn,"
+
+
+def say_undefined(figure: go.Figure, points: pd.DataFrame) -> go.Figure:
+    """Writes into each small plot of ``PROGRESS`` whose number no run defines why that is."""
+    if "not_defined" not in points:
+        return figure
+    why = points["not_defined"].dropna()
+    for column, panel in enumerate(PROGRESS, 1):
+        if panel.column in ONE_TO_ONE and len(why) and points[panel.column].isna().all():
+            say(figure, why.iloc[0], 1, column)
+    return figure
 
 
 def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:

@@ -8,16 +8,20 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from workbench.analysis.defined import LAYER_NUMBERS, undefined_of
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.analysis.diagnosis.diagnose import MEANINGS
 from workbench.analysis.report.collect import collect
 from workbench.analysis.report.summary import table as summary_table
+from workbench.analysis.results.detections import data_held
+from workbench.analysis.results.stability import StabilityResults
 from workbench.files import write_json, write_text
 from workbench.store.run import Run
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
 from workbench.views.rendering import render
 from workbench.views.report_blocks import Block, Column, Figure, Table, figure, share
 from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part
+from workbench.views.style import saying
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
 
@@ -71,8 +75,9 @@ _PARTS = {
     "stability": _Part(
         "Match stability",
         "Churn is the share of targets whose matched query changes between two evaluations or layers, counted over the targets matched at "
-        "both. The instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Brackets hold "
-        "95 % intervals over resampled images.",
+        "both. The instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Found-by churn "
+        "is the share of targets that another candidate (a query, an anchor, a proposal) detects, counted over the targets detected at "
+        "both evaluations; it is defined for every detector. Brackets hold 95 % intervals over resampled images.",
         stability_part,
     ),
     "gain": _Part(
@@ -105,11 +110,14 @@ def _part(part: _Part, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _progress(runs: Sequence[Run], split: str) -> Iterator[Figure]:
     """Yields the figures that show all runs together."""
-    names = [run.name for run in runs]
-    yield figure(progress_figure(pd.concat([progress_points(run, split) for run in runs]), names), PROGRESS_CAPTION)
+    names, results = [run.name for run in runs], StabilityResults(data_held())
+    points = pd.concat([progress_points(run, split, results) for run in runs])
+    yield figure(progress_figure(points, names), f"{PROGRESS_CAPTION} {undefined_of(runs, 'churn')}".strip())
     layers = pd.concat([layer_points(run, split) for run in runs])
-    if len(layers):
-        yield figure(layers_figure(layers, names), LAYERS_CAPTION)
+    why = " ".join(said for number in LAYER_NUMBERS if (said := undefined_of(runs, number)))
+    if len(layers) or why:
+        drawn = layers_figure(layers, names) if len(layers) else saying(why)
+        yield figure(drawn, f"{LAYERS_CAPTION} {why}".strip())
 
 
 def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
@@ -122,7 +130,8 @@ def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
             yield run.name, figure(training_figure(shown), panel_meanings(shown) + means)
 
 
-_MEASURES = {"churn": "churn (0 to 1)", "instability": "IS", "instability_normalised": "normalised IS (0 to 1)"}
+_MEASURES = {"churn": "churn (0 to 1)", "instability": "IS", "instability_normalised": "normalised IS (0 to 1)",
+             "found_by_churn": "found-by churn (0 to 1)"}  # fmt: skip
 
 
 def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def _seeds(side: Mapping[str, Any]) -> dict[str, Any]:
         Column("targets", "n"), Column("images", "images"),
     ]  # fmt: skip
     rows = [{**row, "measure": _MEASURES[row["measure"]]} for row in side["spread"]]
-    return {"runs": side["runs"], "spread": Table(rows, spread), "found": Table(side["found"], found)}
+    return {"runs": side["runs"], "not_defined": side["not_defined"], "spread": Table(rows, spread), "found": Table(side["found"], found)}
 
 
 def _summary(runs: Sequence[Run], split: str) -> Table:

@@ -1,6 +1,6 @@
 """Turns what ``analysis.report.one_run`` found in one run into blocks of a page."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.analysis.detection.tide import LABELS
@@ -45,6 +45,9 @@ def errors_part(found: Mapping[str, Any]) -> Iterator[Block]:
 
 def slots_part(found: Mapping[str, Any]) -> Iterator[Block]:
     """Yields the slots whose removal costs most AP."""
+    if isinstance(found["rows"], str):
+        yield Block(note=f"Query slots: {found['rows']}.")
+        return
     note = f"Shown are the {len(found['rows'])} of {found['slots']} slots with the largest AP drop."
     if found["dead"] is not None:
         note += f" On the {found['traced']} split, {found['dead']} slots are never matched to a target."
@@ -60,24 +63,27 @@ def slots_part(found: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def stability_part(found: Mapping[str, Any]) -> Iterator[Block]:
-    """Yields churn and IS over steps, by layer, class, size and target; then agreement and quality."""
-    same = "have the same encoder cell, or the same slot where the detector selects none"
-    if found["identity"] == "box":
-        same = "have boxes with an IoU of 0.7 or more, because the size of the input differs"
-    yield Block(note=f"Two queries of different evaluations count as the same if they {same}.")
-    yield Block(Table(found["steps"], [Column("step", "step"), *_CHURN]), "From one evaluation to the next, last decoder layer")
-    yield Block(Table(found["by_layer"], [Column("layer", "layer"), *_CHURN]), "By decoder layer, all evaluations together")
+    """Yields churn and IS over steps, by layer, class, size and target; found-by churn; then agreement and quality."""
+    if found["identity"] is not None:
+        same = "have the same encoder cell, or the same slot where the detector selects none"
+        if found["identity"] == "box":
+            same = "have boxes with an IoU of 0.7 or more, because the size of the input differs"
+        yield Block(note=f"Two queries of different evaluations count as the same if they {same}.")
+    yield _rows(found["steps"], [Column("step", "step"), *_CHURN], "From one evaluation to the next, last decoder layer")
+    if found["found_by"] is not None:
+        yield from _found_by(found["found_by"])
+    yield _rows(found["by_layer"], [Column("layer", "layer"), *_CHURN], "By decoder layer, all evaluations together")
     for by, name in _BY.items():
-        yield Block(Table(found[f"by_{by}"], [Column(name, by), *_CHURN]), f"By {name}, all evaluations together, last decoder layer")
+        yield _rows(found[f"by_{by}"], [Column(name, by), *_CHURN], f"By {name}, all evaluations together, last decoder layer")
     layers = [Column("layer", "layer"), *_CHURN]
-    yield Block(Table(found["between_layers"], layers), "From one decoder layer to the next, last evaluation")
+    yield _rows(found["between_layers"], layers, "From one decoder layer to the next, last evaluation")
     if found["teacher"]:
-        yield Block(Table(found["teacher"], layers), "From one decoder layer to the next, teacher")
+        yield _rows(found["teacher"], layers, "From one decoder layer to the next, teacher")
     targets = [
         Column("image", "image_id"), Column("target", "target"), Column("changes", "changes"), Column("possible changes", "n"),
         Column("different queries", "queries"), Column("first matched at step", "first"), Column("last change at step", "last_change"),
     ]  # fmt: skip
-    yield Block(Table(found["targets"], targets), "Targets that change their query most often")
+    yield _rows(found["targets"], targets, "Targets that change their query most often")
     yield from _agreement(found["agreement"], "Agreement with the teacher", "Each query of the student is paired with one of the teacher.")
     note = "The teacher's queries also pass through the student's decoder, beside the student's own."
     yield from _agreement(found["group"], "Agreement with the teacher's queries in the student's decoder", note)
@@ -85,8 +91,30 @@ def stability_part(found: Mapping[str, Any]) -> Iterator[Block]:
         yield from _quality(found[f"{model}_quality"], f"Quality of the {model}'s matched queries, last decoder layer")
 
 
+def _rows(found: Sequence[Mapping[str, Any]] | str, columns: Sequence[Column], heading: str = "", note: str = "") -> Block:
+    """Returns a table of rows, or the text that stands in their place where they are not defined."""
+    if isinstance(found, str):
+        return Block(heading=heading, note=f"{found[0].upper()}{found[1:]}.")
+    return Block(Table(found, columns), heading, note)
+
+
+def _found_by(found: Mapping[str, Any]) -> Iterator[Block]:
+    same = {
+        "query": "have the same number", "source": "have the same encoder cell",
+        "box": "have boxes with an IoU of 0.7 or more, because their numbers mean other places",
+    }[found["identity"]]  # fmt: skip
+    note = f"Two candidates of different evaluations count as the same if they {same}."
+    columns = (share("found-by churn %", "found_by_churn"), *_N)
+    yield _rows(found["steps"], [Column("step", "step"), *columns], "Found-by churn from one evaluation to the next", note)
+    for by, name in _BY.items():
+        yield _rows(found[f"by_{by}"], [Column(name, by), *columns], f"Found-by churn by {name}, all evaluations together")
+
+
 def _agreement(found: Mapping[str, Any], heading: str, pairing: str) -> Iterator[Block]:
     if not found["steps"]:
+        return
+    if isinstance(found["steps"], str):
+        yield _rows(found["steps"], (), heading)
         return
     note = f"{pairing} Agreement is the share of targets, of those matched in both, that both give to corresponding queries."
     yield Block(Table(found["steps"], [Column("step", "step"), *_AGREEMENT]), f"{heading}, last decoder layer", note)
@@ -106,10 +134,15 @@ def gain_part(found: Mapping[str, Any]) -> Iterator[Block]:
     """Yields gain by class and size, and how well properties of a target predict it."""
     gain = (Column("gain", "gain", 1, 3, "low", "high"), *_N)
     note = f"Compared with {found['baseline']} at step {found['step']}."
+    if isinstance(found["mean"], str):
+        yield Block(note=f"{note} The gain is {found['mean']}.")
+        return
     yield Block(Table([{**row, "all": "all targets"} for row in found["mean"]], [Column("", "all"), *gain]), note=note)
     for by, title in _BY.items():
         yield Block(Table(found[f"by_{by}"], [Column(title, by), *gain]))
-    if found["correlations"]:
+    if isinstance(found["correlations"], str):
+        yield _rows(found["correlations"], (), "What predicts the gain of a target")
+    elif found["correlations"]:
         rows = [{**row, "property": PROPERTIES[row["property"]]} for row in found["correlations"]]
         columns = [
             Column("property of the target", "property"), Column("rank correlation", "correlation", 1, 2, "low", "high"),

@@ -9,21 +9,27 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.derived import match_frame
+from workbench.analysis.derived import frame_if_defined
 from workbench.analysis.rows_of_run import in_last_layer
 from workbench.datasets.base import Record
 from workbench.store.run import Run
 from workbench.views.box_drawing import TARGET, add_boxes, class_name, in_pixels, picture, target_rows
 from workbench.views.catalog import Entry
-from workbench.views.overview import PROGRESS
+from workbench.views.overview import PROGRESS, say_undefined
 from workbench.views.style import COLOURS, Chart, faded, interval, plain, quiet, reach, run_style, with_lines, with_names
 
 SEEDS_CAPTION = (
     "Lines show the mean over the seeds of an arm; bands reach from the lowest to the highest seed. Churn is the share of targets whose "
-    "query changed since the evaluation before, of those matched at both. Instability is the number of queries per image whose target "
-    "changed. Slots of different seeds do not correspond, so only these numbers are compared."
+    "query changed since the evaluation before, of those matched at both. Found-by churn is the share of targets that another candidate "
+    "detects than at the evaluation before, of those detected at both (right class, IoU 0.5 or more); it is defined for every detector. "
+    "Instability is the number of queries per image whose target changed. Slots of different seeds do not correspond, so only these "
+    "numbers are compared."
 )
 AGREEMENT_CAPTION = "Agreement is the share of targets, of those matched in both models, whose two queries are paired with each other."
+FOUND_BY_CAPTION = (
+    "Found-by churn: of the targets detected at two consecutive evaluations (right class, IoU 0.5 or more), the share that another "
+    "candidate detects. It is read from detections, so it is defined for every detector."
+)
 FOUND_CAPTION = (
     "Share of all targets that both runs of a pair of seeds find (right class, IoU of the matched query 0.5 or more) at their last "
     "evaluations, with 95 % intervals over resampled images. Slots of different seeds do not correspond."
@@ -41,8 +47,8 @@ def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
         entries: the same runs.
 
     Returns:
-        One row per arm and step: ``arm`` (recipe, arm, schedule), ``step``, ``seeds``, and for each of ``ap``, ``churn`` and
-        ``instability`` the mean, ``<name>_low`` and ``<name>_high``.
+        One row per arm and step: ``arm`` (recipe, arm, schedule), ``step``, ``seeds``, and for each of ``ap``, ``churn``,
+        ``found_by_churn`` and ``instability`` the mean, ``<name>_low`` and ``<name>_high``; ``not_defined`` as in the points.
     """
     arms = {entry.run.name: f"{entry.recipe} · {entry.arm} · {entry.schedule}" for entry in entries}
     columns = [panel.column for panel in PROGRESS]
@@ -50,11 +56,15 @@ def arm_points(points: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
     values = grouped[columns].mean()
     low, high = (getattr(grouped[columns], end)().add_suffix(suffix) for end, suffix in (("min", "_low"), ("max", "_high")))
     seeds = grouped["run"].nunique().rename("seeds")
-    return pd.concat([seeds, values, low, high], axis=1).reset_index()
+    told = [grouped["not_defined"].first()] if "not_defined" in points else []
+    return pd.concat([seeds, values, low, high, *told], axis=1).reset_index()
 
 
 def arm_figure(points: pd.DataFrame) -> go.Figure:
-    """Draws AP, churn and instability over steps: per arm a mean line and a band over seeds; ``points`` come from ``arm_points``."""
+    """Draws AP, churn, found-by churn and instability over steps: per arm a mean line and a band over seeds.
+
+    ``points`` come from ``arm_points``.
+    """
     figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
     for position, arm in enumerate(points["arm"].unique()):
         colour, dash = run_style(position)
@@ -75,12 +85,14 @@ def arm_figure(points: pd.DataFrame) -> go.Figure:
     for column, panel in enumerate(PROGRESS, 1):
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
         figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
-    return quiet(figure, 320)
+    return say_undefined(quiet(figure, 320), points)
 
 
 def agreement_points(run: Run, split: str = "val") -> pd.DataFrame:
-    """Returns a run's agreement with its teacher by evaluation: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher."""
-    frame = match_frame(run, "agreement", split).reindex(columns=["step", "layer", "agreement", "n"])
+    """Returns a run's agreement with its teacher by evaluation: ``run``, ``step``, ``agreement``, ``n``; empty without a teacher and
+    where a many-to-one assignment does not define it.
+    """
+    frame = frame_if_defined(run, "agreement", split)[0].reindex(columns=["step", "layer", "agreement", "n"])
     return in_last_layer(frame).drop(columns="layer").dropna().assign(run=run.name)
 
 
@@ -145,13 +157,28 @@ def by_layer_figure(table: pd.DataFrame) -> go.Figure:
     return quiet(figure, 300)
 
 
+def found_by_figure(table: pd.DataFrame) -> go.Figure:
+    """Draws found-by churn over steps with intervals; ``table`` comes from ``found_by.found_by_churn``."""
+    value, low, high = (100 * table[column].to_numpy(float) for column in ("found_by_churn", "low", "high"))
+    steps = table["step"].to_numpy(float)
+    figure = Chart(go.Scatter(
+        x=steps, y=value, mode="lines+markers", showlegend=False, customdata=table["n"], line={"color": COLOURS[0], "width": 1.8},
+        error_y=interval((value, low, high), COLOURS[0]),
+        hovertemplate="step %{x}: %{y:.1f} % of %{customdata} targets<extra></extra>",
+    ))  # fmt: skip
+    figure.update_xaxes(title_text="step", range=reach(steps, zero=True))
+    figure.update_yaxes(title_text="found-by churn (% of targets)", range=reach(value, low, high, zero=True))
+    return quiet(figure, 300)
+
+
 def slices_figure(
     tables: Mapping[str, pd.DataFrame], classes: Sequence[str], share: str = "churn", title: str = "targets whose query changed (%)"
 ) -> go.Figure:
-    """Draws a share of the targets by class and by size: churn between evaluations, or agreement.
+    """Draws a share of the targets by class and by size: churn or found-by churn between evaluations, or agreement.
 
     Args:
-        tables: frame of ``grouped.pooled_by`` or ``agreement.agreement_by`` for each of ``label`` and ``size``.
+        tables: frame of ``grouped.pooled_by``, ``found_by.pooled_found_by_churn`` or ``agreement.agreement_by`` for each of ``label``
+            and ``size``.
         classes: name by label.
         share: column that is drawn.
         title: title of its axis.

@@ -125,7 +125,7 @@ def _best(rows: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def _query(row: dict[Any, Any], model: str, classes: Any) -> dict[str, Any]:
-    served = f"target {int(row['match'])}" if row["match"] >= 0 else "no target"
+    served = f"target {int(row['match'])}" if row["match"] >= 0 else "no target" if row["match"] == -1 else "ignored in training"
     return {
         "box": [round(float(row[name]), 4) for name in ("cx", "cy", "w", "h")],
         "score": round(float(row["score"]), 3),

@@ -1,5 +1,6 @@
 """Holds what every figure shares: colours that colour-blind readers can tell apart, a quiet layout, and names shown as text."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,6 +91,32 @@ def quiet(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     traces: Any = figure.data
     figure.layout.margin.autoexpand = sum(len(trace.name or "") + 7 for trace in traces if trace.showlegend is not False) > _ROW
     return figure
+
+
+def saying(text: str, height: int = 160) -> go.Figure:
+    """Returns a figure that holds one sentence in place of a drawing, for a number that is not defined."""
+    figure = quiet(Chart(), height, margin={"l": 12, "r": 12, "t": 12, "b": 12})
+    figure.update_xaxes(visible=False, range=[0, 1]).update_yaxes(visible=False, range=[0, 1])
+    return say(figure, text)
+
+
+def noted(figure: go.Figure, text: str) -> go.Figure:
+    """Writes a sentence below a figure, such as which of its numbers are not defined for a run; nothing if ``text`` is empty."""
+    if not text:
+        return figure
+    lines = textwrap.wrap(plain(text), 120)
+    margin = figure.layout.margin.to_plotly_json()
+    room = 16 * len(lines) + 8
+    figure.add_annotation(x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top", yshift=-margin["b"], align="left",
+                          text="<br>".join(lines), showarrow=False, font_color=GREY)  # fmt: skip
+    return laid_out(figure, height=figure.layout.height + room, margin={**margin, "b": margin["b"] + room})
+
+
+def say(figure: go.Figure, text: str, row: int | None = None, column: int | None = None) -> go.Figure:
+    """Writes a sentence into the middle of a figure, or of one of its small plots, in lines of about 40 letters."""
+    lines = "<br>".join(textwrap.wrap(plain(text), 40 if row is not None else 110))
+    place: dict[str, Any] = {} if row is None else {"row": row, "col": column}
+    return figure.add_annotation(x=0.5, y=0.5, xref="x domain", yref="y domain", text=lines, showarrow=False, font_color=GREY, **place)
 
 
 def with_lines(figure: go.Figure) -> go.Figure:

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from workbench.analysis.defined import NOT_DEFINED
+
 
 class Column(NamedTuple):
     """Says how one column of ``analysis.report.summary.table`` is shown.
@@ -48,6 +50,13 @@ COLUMNS: dict[str, Column] = {
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
     "churn": Column("churn", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
     "instability": Column("IS", _IS.format(_EVALUATIONS) + ".", digits=2),
+    "found_by_churn": Column(
+        "found-by churn",
+        "Found-by churn: of the targets detected at both of two consecutive evaluations, the share that another candidate detects (%). "
+        "Defined for every detector.",
+        100,
+        1,
+    ),
     "agreement": Column(
         "agreement",
         "Of the targets matched in both student and teacher, the share that both give to corresponding queries (%). Last decoder layer.",
@@ -74,6 +83,7 @@ COLUMNS: dict[str, Column] = {
     "layers_churn": Column("churn, layers", _CHURN.format(_LAYERS) + ".", 100, 1),
     "layers_instability": Column("IS, layers", _IS.format(_LAYERS) + ".", digits=2),
     "churn_n": Column("n churn", "Number of targets that churn is computed from.", digits=0),
+    "found_by_churn_n": Column("n found-by", "Number of targets that found-by churn is computed from.", digits=0),
     "layers_churn_n": Column("n layers", "Number of targets that churn between layers is computed from.", digits=0),
     "agreement_n": Column("n agreement", "Number of targets that agreement is computed from.", digits=0),
     "quality_n": Column("n quality", "Number of queries that quality is computed from.", digits=0),
@@ -90,7 +100,8 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
         table: frame of ``analysis.report.summary.table``.
 
     Returns:
-        The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown.
+        The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown. A
+        column in which a number is not defined for a run holds text.
     """
     shown: dict[str, Column] = {}
     for name, column in COLUMNS.items():
@@ -101,6 +112,18 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
             shown[name] = column
     frame = table[list(shown)].copy()
     for name, column in shown.items():
-        if column.digits is not None:
+        if column.digits is None:
+            continue
+        if (frame[name] == NOT_DEFINED).any():
+            frame[name] = [_as_text(value, column) for value in frame[name]]
+            shown[name] = column._replace(digits=None)
+        else:
             frame[name] = pd.to_numeric(frame[name]) * column.scale
     return frame, shown
+
+
+def _as_text(value: float | str | None, column: Column) -> str | None:
+    """Returns a value of a column that holds words as well: in the unit and digits of its heading, None if unknown."""
+    if value is None or isinstance(value, str):
+        return value
+    return None if pd.isna(value) else f"{value * column.scale:,.{column.digits}f}"

@@ -46,7 +46,11 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
 
 
 def verdicts_figure(table: pd.DataFrame) -> go.Figure:
-    """Draws differences with their intervals, one small plot per number because units differ; ``table`` is of ``verdict_table``."""
+    """Draws differences with their intervals, one small plot per number because units differ; ``table`` is of ``verdict_table``.
+
+    Numbers that are not defined have no plot; the table says so.
+    """
+    table = table[table["verdict"].isin(list(VERDICT_COLOURS))]
     quantities = list(dict.fromkeys(table["quantity"]))
     figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
                            figure=Chart())  # fmt: skip

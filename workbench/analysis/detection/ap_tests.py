@@ -50,6 +50,7 @@ COCO = {
 }  # fmt: skip
 CHURN = Quantity("churn", False)
 INSTABILITY = Quantity("IS", False, scale=1, decimals=2)
+FOUND_BY_CHURN = Quantity("found-by churn", False)
 LAYER_CHURN = Quantity("churn between layers", False)
 AGREEMENT = Quantity("agreement", True)
 GROUP_AGREEMENT = Quantity("agreement of the teacher's group", True)

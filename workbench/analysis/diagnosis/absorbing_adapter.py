@@ -98,7 +98,9 @@ def _alignment(material: Material, feature: str, when: str) -> _Aligned:
     found = material.info.get("alignment_start") if when == "start" else (lines[-1] if lines else None)
     if not found:
         raise NotJudged("the run was made by an older version, which did not measure the alignment of features")
-    kind = feature if feature != "auto" else "memory" if "memory" in found else "neck"
+    # what ``auto`` compares, and what the head reads in two detectors of one kind, which is measured under its own name
+    shared = next(kind for kind in ("memory", "head", "neck") if kind in found or kind == "neck")
+    kind = shared if feature == "auto" or (feature == "head" and "head" not in found) else feature
     if kind not in found:
         raise NotJudged(f"teacher and student have no {kind} levels with the same stride")
     strides = list(found[kind].values())

@@ -37,6 +37,7 @@ def background_selection(material: Material, baseline: Material | None) -> list[
 
 
 def _queries(material: Material) -> list[Finding]:
+    material.require("selection")
     rows = material.teacher
     if rows["selected"].isna().any():
         raise NotJudged("the run was made by an older version, which did not record the selected queries")

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.defined import Model, Number, many_to_one, undefined
 from workbench.analysis.diagnosis.findings import NotJudged
 from workbench.analysis.of_run import open_data
+from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.rows_of_run import last_layer, layers, student_over_steps
 from workbench.analysis.stability.grouped import target_changes
 from workbench.errors import WorkbenchError
@@ -35,6 +37,11 @@ class Material:
     @functools.cached_property
     def info(self) -> dict[str, Any]:
         return self.run.info()
+
+    def require(self, number: Number) -> None:
+        """Raises ``NotJudged`` if a many-to-one assignment does not define the number."""
+        if why := undefined(self.run, number):
+            raise NotJudged(f"what it looks at is {why}")
 
     @property
     def methods(self) -> list[dict[str, Any]]:
@@ -98,6 +105,19 @@ class Material:
     def student(self) -> pd.DataFrame:
         """Rows of the student's last layer at ``result_step``."""
         return last_layer(self.run, self.split, self.result_step, "student", _COLUMNS)
+
+    @property
+    def teacher_detections(self) -> pd.DataFrame:
+        """Rows of ``teacher`` as detections, one each; of a many-to-one detector without duplicates."""
+        return self._detections(self.teacher, "teacher")
+
+    @property
+    def student_detections(self) -> pd.DataFrame:
+        """Rows of ``student`` as detections, one each; of a many-to-one detector without duplicates."""
+        return self._detections(self.student, "student")
+
+    def _detections(self, rows: pd.DataFrame, model: Model) -> pd.DataFrame:
+        return query_detections(without_duplicates(rows) if many_to_one(self.run, model) else rows, self.data)
 
     @functools.cached_property
     def changes(self) -> pd.DataFrame:

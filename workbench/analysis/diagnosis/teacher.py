@@ -13,7 +13,6 @@ from workbench.analysis.detection.bootstrap import LEVEL, draws, mean_ap, with_a
 from workbench.analysis.detection.cells import Cells
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
-from workbench.analysis.queries.query_detections import query_detections
 
 # AP of fewer targets takes too few values for its spread over resamples to be treated as normal
 LEAST_TARGETS = 20
@@ -33,8 +32,8 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
     slices = [part for part in _slices(truth) if part.targets >= LEAST_TARGETS]
     if not slices:
         raise NotJudged(f"no slice of split '{material.split}' has {LEAST_TARGETS} targets")
-    teacher = _aps(truth, query_detections(material.teacher, material.data), slices)
-    student = _aps(truth, query_detections((baseline or material).student, material.data), slices)
+    teacher = _aps(truth, material.teacher_detections, slices)
+    student = _aps(truth, (baseline or material).student_detections, slices)
     reach = float(norm.ppf(1 - (1 - LEVEL) / 2 / len(slices)))
     worse = []
     for part, first, second in zip(slices, teacher, student, strict=True):

@@ -20,8 +20,10 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
     """Finds churn that does not fall while training goes on, or that ends far above the baseline's.
 
     Churn is the share of targets whose query changed from one evaluation to the next in the last layer. Early and late are the first and
-    the last third of these pairs of evaluations. A run in progress is not judged, because its learning rate has not fallen yet.
+    the last third of these pairs of evaluations. A run in progress is not judged, because its learning rate has not fallen yet. Nor is a
+    detector whose assignment is many-to-one, which has no such churn.
     """
+    material.require("churn")
     if material.info.get("state") != "done":
         raise NotJudged("the run is not finished, so its matching may still settle")
     early, late = _early_and_late(material)
@@ -38,6 +40,7 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
     if baseline is None:
         return []
     try:
+        baseline.require("churn")
         other = _early_and_late(baseline)[1]
     except NotJudged:
         return []

@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.analysis.defined import undefined_of
 from workbench.analysis.derived import match_frame
 from workbench.analysis.detection.ap_tests import compare_errors
 from workbench.analysis.diagnosis.diagnose import diagnose
-from workbench.analysis.of_run import RunAt, common_step, last_with_queries, one_evaluation
+from workbench.analysis.of_run import RunAt, all_evaluations, common_step, last_with_queries, one_evaluation
 from workbench.analysis.report.one_run import QUERIES, error_numbers, gain_numbers, records, slot_numbers, stability_numbers
 from workbench.analysis.report.summary import table
 from workbench.analysis.results.detections import seed_of
 from workbench.analysis.results.of_runs import Results
-from workbench.analysis.results.query_tests import compare_detections, compare_queries
+from workbench.analysis.results.query_tests import compare_detections, compare_queries, undefined_quantities, undefined_verdict
 from workbench.analysis.rows_of_run import common_identity, matched_rows
 from workbench.analysis.stability.seeds import seed_spread
 from workbench.errors import WorkbenchError
@@ -40,12 +41,13 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
     Returns:
         ``format``; ``runs``, the rows of ``summary.table`` with a row for every teacher; ``comparisons`` (``baseline`` and ``other``,
         names of runs; ``verdicts`` on every number, ``errors``); ``seeds``, of every side with more than one run the ``spread`` of churn
-        and IS and the targets ``found`` by pairs; by name of the run ``diagnoses``, ``errors`` and ``slots`` (of ``one_run``, with
-        their ``split``), ``stability`` and ``gain`` (with its ``baseline``); ``notes`` on what could not be computed.
+        and IS (nothing of them where ``not_defined`` says so) and of found-by churn, and the targets ``found`` by pairs; by name of the
+        run ``diagnoses``, ``errors`` and ``slots`` (of ``one_run``, with their ``split``), ``stability`` and ``gain`` (with its
+        ``baseline``); ``notes`` on what could not be computed.
     """
     notes: list[str] = []
     results = Results({name: lru_cache(maxsize=most) for name, most in _HELD.items()})
-    found: dict[str, Any] = {"format": FORMAT, "runs": records(table(runs, split, with_teacher=True))}
+    found: dict[str, Any] = {"format": FORMAT, "runs": records(table(runs, split, True, results))}
     baselines = {run.name: _baseline_of(run, runs) for run in runs}
     found["diagnoses"] = {run.name: diagnose(run, baselines[run.name], split).to_json() for run in runs}
     evaluated = {run.name: _result(results, run, notes) for run in runs}
@@ -59,8 +61,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
             found["slots"][run.name] = {"split": at.split, **slot_numbers(results, at, last, split)}
         if rows is None:
             continue
-        dataset = results.dataset(last_with_queries(run, split).data)
-        found["stability"][run.name] = {"split": split, **stability_numbers(run, dataset, rows, split)}
+        found["stability"][run.name] = {"split": split, **stability_numbers(results, last_with_queries(run, split), rows)}
         if baseline is not None and traced.get(baseline.name) is not None:
             try:
                 pair = [one_evaluation(one, split, common_step(run, baseline, split)) for one in (run, baseline)]
@@ -92,17 +93,23 @@ def _comparisons(
         first, second = ({seed_of(run): results.detections(known[run.name]) for run in part} for part in (baseline, own))
         before, after = ({seed_of(run): results.errors(known[run.name]) for run in part} for part in (baseline, own))
         verdicts = compare_detections(truth, first, second)
+        left_out = undefined_quantities(everyone)
         if all(traced[run.name] is not None for run in everyone):
             identity = common_identity([(run, traced[run.name]) for run in everyone], split)
             images = [record.image_id for record in results.dataset(last_with_queries(own[0], split).data).records]
             queries = [{seed_of(run): traced[run.name] for run in part} for part in (baseline, own)]
-            verdicts += compare_queries(queries[0], queries[1], images, identity)
+            verdicts += compare_queries(queries[0], queries[1], images, identity, leave_out=left_out)
+            changes = [{seed_of(run): all_evaluations(run, split) for run in part} for part in (baseline, own)]
+            verdicts += results.found_by_verdict(changes[0], changes[1], images)
         found.append(
             {
                 "baseline": [run.name for run in baseline],
                 "other": [run.name for run in own],
                 "split": known[own[0].name].split,
-                "verdicts": [verdict.to_json() for verdict in verdicts],
+                "verdicts": [
+                    *(verdict.to_json() for verdict in verdicts),
+                    *(undefined_verdict(quantity, why, len(truth["images"])) for quantity, why in left_out.items()),
+                ],
                 "errors": records(compare_errors(before, after)),
             }
         )
@@ -112,12 +119,20 @@ def _comparisons(
 def _seeds(results: Results, side: Sequence[Run], traced: Mapping[str, Any], split: str) -> dict[str, Any]:
     """Returns how much the runs of one side differ, and which targets pairs of them find."""
     known = [run for run in side if traced[run.name] is not None]
-    spread = seed_spread({run.name: match_frame(run, "churn_steps", split) for run in known})
+    why = undefined_of(known, "churn")
+    spread = seed_spread({} if why else {run.name: match_frame(run, "churn_steps", split) for run in known})
+    found_by = {run.name: results.found_by_churn(all_evaluations(run, split)).assign(layer=-1) for run in known if _detected(run, split)}
+    spread = pd.concat([spread, seed_spread(found_by, ("found_by_churn",))], ignore_index=True)
     pairs = []
     for first, second in itertools.pairwise(known):
         both = results.found_by_both(*(last_with_queries(run, split) for run in (first, second)))
         pairs += [{"first": first.name, "second": second.name, **row} for row in records(both)]
-    return {"runs": [run.name for run in side], "spread": records(spread), "found": pairs}
+    return {"runs": [run.name for run in side], "spread": records(spread), "not_defined": why, "found": pairs}
+
+
+def _detected(run: Run, split: str) -> bool:
+    """Returns True if the run keeps the detections of evaluations whose queries it keeps."""
+    return bool(set(run.detection_steps(split)) & set(run.query_steps(split)))
 
 
 def _recorded_rows(results: Results, run: Run, split: str, notes: list[str]) -> pd.DataFrame | None:

@@ -1,7 +1,8 @@
 """Collects all that is known about single boxes, targets and images of a comparison, one row each, for a viewer of errors.
 
-The boxes of a model are its queries at the last decoder layer, each with its best class; the best ``BOXES`` of an image by score are kept,
-and error types are determined among them. All numbers come from the other modules of ``analysis``, joined by image, query and target.
+The boxes of a model are its candidates at the last layer (the queries of a DETR), each with its best class. The best ``BOXES`` of an image
+by score are kept, and error types are determined among them. Duplicates of a detector with a many-to-one assignment are left out first.
+All numbers come from the other modules of ``analysis``, joined by image, query and target.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.defined import Number, many_to_one, undefined, undefined_of
 from workbench.analysis.detection.contribution import image_contributions
 from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import Matches
@@ -17,7 +19,7 @@ from workbench.analysis.detection.slices import slice_targets
 from workbench.analysis.detection.tide import Errors, find_errors
 from workbench.analysis.of_run import common_step
 from workbench.analysis.queries.gain import target_gain
-from workbench.analysis.queries.query_detections import query_detections
+from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.queries.value import ap_drops
 from workbench.analysis.rows_of_run import Model, last_layer, student_over_steps
 from workbench.analysis.stability.agreement import teacher_agreement
@@ -59,6 +61,7 @@ class Inspection:
             from ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
         images: ``image_id``, ``targets``, ``crowding``, and for each model ``<model>_contribution`` to AP50 and ``<model>_instability``
             (IS, mean over evaluations, for the teacher over decoder layers); ``agreement`` of student and teacher.
+        not_defined: one sentence on each kind of number that a many-to-one assignment does not define; its columns are null or missing.
     """
 
     dataset: Dataset
@@ -66,6 +69,7 @@ class Inspection:
     boxes: dict[Role, pd.DataFrame]
     targets: pd.DataFrame
     images: pd.DataFrame
+    not_defined: tuple[str, ...] = ()
 
 
 def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str = "val") -> Inspection:
@@ -96,13 +100,16 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
             raise RunError(
                 f"run '{own.name}' has queries of image {min(unknown)}, which the data does not have. Both runs must use the same images."
             )
-        answers[role] = rows[rows["match"] >= 0]
-        boxes[role] = _best(rows)
+        several = many_to_one(own, model)
+        answers[role] = rows[rows["match"] >= 0][: 0 if several else None]  # of a target, which has one query at most
+        # the candidate of a detector with several a target is known by its number, because its cell may have several
+        boxes[role] = _best(without_duplicates(rows).assign(source=-1) if several else rows)
         found = query_detections(boxes[role], dataset)
         errors[role] = find_errors(truth, found)
         boxes[role] = boxes[role].merge(_outcomes(errors[role]), on=_PAIR, how="left")
-        value = ap_drops(truth, found, blocks=1)[["query", "ap_drop"]].rename(columns={"ap_drop": "value"})
-        boxes[role] = boxes[role].merge(value, on="query", how="left")
+        if not several:
+            value = ap_drops(truth, found, blocks=1)[["query", "ap_drop"]].rename(columns={"ap_drop": "value"})
+            boxes[role] = boxes[role].merge(value, on="query", how="left")
     targets = _targets(dataset, errors["student"])
     images = pd.DataFrame({"image_id": [record.image_id for record in dataset.records]})
     images["targets"] = [int(record.trainable.sum()) for record in dataset.records]
@@ -116,10 +123,11 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         images = images.merge(contribution.rename(columns={"contribution": f"{role}_contribution"}), on="image_id", how="left")
         images = images.merge(instability.rename(columns={"queries": f"{role}_instability"}), on="image_id", how="left")
     if "teacher" in boxes:
-        images = images.merge(_agreement(run, split, step, answers["student"]["layer"].max()), on="image_id", how="left")
         boxes["teacher"]["grade"] = _grades(boxes["teacher"])
-        boxes["student"] = _with_mates(boxes["student"], boxes["teacher"])
-    if baseline is not None:
+        if not undefined(run, "agreement"):
+            images = images.merge(_agreement(run, split, step, answers["student"]["layer"].max()), on="image_id", how="left")
+            boxes["student"] = _with_mates(boxes["student"], boxes["teacher"])
+    if baseline is not None and not undefined_of((run, baseline), "gain"):
         now, before = (answers[role].assign(step=step, model="student") for role in ("student", "baseline"))
         gains = target_gain(now, before, step)
         targets = targets.merge(gains[[*_TARGET, "gain"]], on=_TARGET, how="left")
@@ -127,8 +135,18 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
             if role in boxes:
                 own_gain = gains.rename(columns={"target": "match"})[["image_id", "match", "gain"]]
                 boxes[role] = boxes[role].merge(own_gain, on=["image_id", "match"], how="left")
+    if baseline is not None:
         boxes["student"]["new"] = _new(boxes["student"], boxes["baseline"])
-    return Inspection(dataset, step, boxes, targets, images)
+    return Inspection(dataset, step, boxes, targets, images, _not_defined(run, baseline, "teacher" in boxes))
+
+
+def _not_defined(run: Run, baseline: Run | None, taught: bool) -> tuple[str, ...]:
+    """Returns a sentence on each kind of number that is not defined for the comparison."""
+    runs = [run, *([baseline] if baseline is not None else [])]
+    numbers: list[Number] = ["churn", "layer churn", "slots", *(["gain"] if baseline is not None else [])]
+    told = [undefined_of(runs, number) for number in numbers]
+    told += [undefined_of([run], number) for number in ("teacher layer churn", "agreement") if taught]
+    return tuple(sentence for sentence in told if sentence)
 
 
 def _best(rows: pd.DataFrame) -> pd.DataFrame:
@@ -167,6 +185,9 @@ def _targets(dataset: Dataset, errors: Errors) -> pd.DataFrame:
 
 def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Returns the stability of every target, the mean instability of every image, and every target's changes between layers."""
+    if undefined(run, "teacher layer churn" if role == "teacher" else "layer churn"):
+        nothing = pd.DataFrame(columns=[*_TARGET, "stability", "queries", "changes"]).astype({name: "int64" for name in _TARGET})
+        return nothing[[*_TARGET, "stability"]], nothing[["image_id", "queries"]], nothing[[*_TARGET, "changes"]]
     here = TEACHER_STEP if role == "teacher" else step
     rows = read_queries(run, split, [here], CHURN_NEEDED, "model = $model", {"model": model}, matched=True)
     changes = target_changes(rows, "layer", model)

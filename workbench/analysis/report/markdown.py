@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from workbench.analysis.defined import NOT_DEFINED
+
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
 
 
@@ -58,6 +60,7 @@ def _columns(table: pd.DataFrame, text: Callable[[Any], str]) -> list[_Column]:
         _Column("churn between evaluations (n)", ("churn", "churn_n"), _percent),
         _Column("IS", ("instability",), "{:.2f}".format),
         _Column("IS, share of maximum", ("instability_normalised",), _percent),
+        _Column("found-by churn (n)", ("found_by_churn", "found_by_churn_n"), _percent),
         _Column("churn between layers (n)", ("layers_churn", "layers_churn_n"), _percent),
         _Column("IS between layers", ("layers_instability",), "{:.2f}".format),
         _Column("IS between layers, share of maximum", ("layers_instability_normalised",), _percent),
@@ -76,4 +79,6 @@ def _percent(share: float, n: int | None = None) -> str:
 
 def _cell(column: _Column, row: Mapping[Any, Any]) -> str:
     values = [row.get(name) for name in column.names]
+    if NOT_DEFINED in values:
+        return NOT_DEFINED
     return "-" if any(value is None for value in values) else column.show(*values)

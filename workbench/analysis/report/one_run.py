@@ -1,4 +1,7 @@
-"""Computes what a report shows of one run: errors, stability, the value of its queries, and the gain over its baseline."""
+"""Computes what a report shows of one run: errors, stability, the value of its queries, and the gain over its baseline.
+
+Where a number is not defined because an assignment is many-to-one, a text that says so stands in the place of its rows.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.defined import undefined
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.confusion import BACKGROUND
-from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.of_run import RunAt
+from workbench.analysis.of_run import RunAt, all_evaluations
 from workbench.analysis.queries.quality import quality_by
 from workbench.analysis.results.of_runs import Results
 from workbench.analysis.rows_of_run import at_last_step, identity_over_steps, in_last_layer
@@ -59,6 +62,8 @@ def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) 
         ``slots``, the number of slots; ``rows`` of ``value.ap_drops`` of the ten with the largest drop; and from the evaluation
         ``traced`` the number of ``dead`` slots (never matched; None if unknown), and where the ten look and what they serve.
     """
+    if why := undefined(at.run, "slots"):
+        return {"slots": None, "dead": None, "traced": split, "rows": why}
     drops = results.slot_drops(at).sort_values("ap_drop", ascending=False)
     found: dict[str, Any] = {"slots": len(drops), "dead": None, "traced": split}
     top = drops.head(MOST)
@@ -72,28 +77,28 @@ def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) 
     return {**found, "rows": records(top)}
 
 
-def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: str) -> dict[str, Any]:
+def stability_numbers(results: Results, at: RunAt, queries: pd.DataFrame) -> dict[str, Any]:
     """Returns churn and IS of the student between evaluations: ``steps`` (last layer), ``by_layer``, ``by_label`` and ``by_size`` (all
     evaluations together); ``between_layers`` of the last evaluation and of the ``teacher``; the ten ``targets`` that change their query
     most often; ``agreement`` with the teacher and with its ``group`` over steps (last layer), each with ``by_label`` at the last step;
-    ``quality`` of student and teacher by class. ``identity`` tells what identified a query across evaluations.
+    ``quality`` of student and teacher by class. ``identity`` tells what identified a query across evaluations. ``found_by`` has found-by
+    churn: ``identity`` of a candidate, ``steps``, ``by_label``, ``by_size``; None if the run keeps no detections of these evaluations.
+
+    Args:
+        results: provider of results.
+        at: an evaluation of the run and split.
+        queries: matched rows of student and teacher at all evaluations.
     """
-    targets, identity = target_frame(dataset.coco()), identity_over_steps(run, split, queries)
+    run, dataset, targets = at.run, results.dataset(at.data), results.targets(at.data)
     last = at_last_step(queries)
-    changes = target_changes(queries, identity=identity)
-    found: dict[str, Any] = {
-        "identity": identity,
-        "steps": records(stability_by(image_counts(queries, identity=identity))),
-        "by_layer": records(pooled_by(image_counts(queries, layers="all", identity=identity))),
-        "between_layers": records(stability_by(image_counts(last, "layer"))),
-        "teacher": records(stability_by(image_counts(queries, "layer", "teacher"))),
-        "targets": records(target_histories(changes, identity=identity).head(MOST)),
-    }
-    for by in _SLICES:
-        counts = image_counts(queries, identity=identity, targets=targets, by=by)
-        found[f"by_{by}"] = _named(pooled_by(counts, by), dataset)
-    for name, pairs in (("agreement", teacher_agreement(queries)), ("group", group_agreement(queries))):
-        deepest = in_last_layer(pairs)
+    found = _churn(run, at.split, dataset, targets, queries) | {"found_by": _found_by(results, at)}
+    found["between_layers"] = undefined(run, "layer churn") or records(stability_by(image_counts(last, "layer")))
+    found["teacher"] = undefined(run, "teacher layer churn") or records(stability_by(image_counts(queries, "layer", "teacher")))
+    for name, make in (("agreement", teacher_agreement), ("group", group_agreement)):
+        if why := undefined(run, "agreement"):
+            found[name] = {key: why for key in ("steps", *(f"by_{by}" for by in _SLICES))}
+            continue
+        deepest = in_last_layer(make(queries))
         latest = at_last_step(deepest)
         found[name] = {
             "steps": records(agreement_by(deepest)),
@@ -106,16 +111,49 @@ def stability_numbers(run: Run, dataset: Dataset, queries: pd.DataFrame, split: 
     return found
 
 
+def _churn(run: Run, split: str, dataset: Dataset, targets: pd.DataFrame, queries: pd.DataFrame) -> dict[str, Any]:
+    """Returns churn and IS of the student between evaluations, and the targets that change their query."""
+    if why := undefined(run, "churn"):
+        return {"identity": None, **dict.fromkeys(("steps", "by_layer", "targets", *(f"by_{by}" for by in _SLICES)), why)}
+    identity = identity_over_steps(run, split, queries)
+    changes = target_changes(queries, identity=identity)
+    found: dict[str, Any] = {
+        "identity": identity,
+        "steps": records(stability_by(image_counts(queries, identity=identity))),
+        "by_layer": records(pooled_by(image_counts(queries, layers="all", identity=identity))),
+        "targets": records(target_histories(changes, identity=identity).head(MOST)),
+    }
+    for by in _SLICES:
+        counts = image_counts(queries, identity=identity, targets=targets, by=by)
+        found[f"by_{by}"] = _named(pooled_by(counts, by), dataset)
+    return found
+
+
+def _found_by(results: Results, at: RunAt) -> dict[str, Any] | None:
+    """Returns found-by churn over steps and by slice."""
+    split = all_evaluations(at.run, at.split)
+    if not set(at.run.detection_steps(at.split)) & set(at.run.query_steps(at.split)):
+        return None
+    return {
+        "identity": results.found_by_identity(split),
+        "steps": records(results.found_by_churn(split)),
+        **{f"by_{by}": _named(results.found_by_churn_by(split, by), results.dataset(at.data)) for by in _SLICES},
+    }
+
+
 def gain_numbers(results: Results, at: RunAt, baseline: RunAt) -> dict[str, Any]:
     """Returns the compared ``step``, the ``mean`` gain, gain ``by_label`` and ``by_size``, and ``correlations`` of gain with what was
     known before training (empty without a teacher).
     """
     dataset, taught = results.dataset(at.data), len(results.matched_queries(at, "teacher")) > 0
+    if why := undefined(at.run, "gain") or undefined(baseline.run, "gain"):
+        return {"step": at.step, **dict.fromkeys(("mean", *(f"by_{by}" for by in _SLICES), "correlations"), why)}
+    predicted = undefined(at.run, "predictors") or (records(results.correlations(at, baseline)) if taught else [])
     return {
         "step": at.step,
         "mean": records(results.mean_gain(at, baseline)),
         **{f"by_{by}": _named(results.gain_by(at, baseline, by), dataset) for by in _SLICES},
-        "correlations": records(results.correlations(at, baseline)) if taught else [],
+        "correlations": predicted,
     }
 
 

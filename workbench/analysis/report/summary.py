@@ -1,18 +1,28 @@
-"""Summarises runs, one row each: accuracy, stability of the matching, cost and compute, read only from the files of the run."""
+"""Summarises runs, one row each: accuracy, stability of the matching, cost and compute.
+
+All but found-by churn, which needs the targets of the data, is read only from the files of the run.
+"""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.derived import Name, match_frame
+from workbench.analysis.defined import NOT_DEFINED, Number, undefined
+from workbench.analysis.derived import Name, frame_if_defined
+from workbench.analysis.of_run import all_evaluations
+from workbench.analysis.results.detections import data_held
+from workbench.analysis.results.stability import StabilityResults
 from workbench.analysis.rows_of_run import in_last_layer
 from workbench.analysis.stability.churn import pooled
+from workbench.errors import WorkbenchError
 from workbench.store.run import Run
 
 TEACHER = "teacher"  # stands for the arm in the row of a teacher
 _RESULT = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _COST = ("parameters", "flops", "ms_per_image")
+_CHANGES = ("churn", "instability", "instability_normalised")
 
 
 def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
@@ -30,7 +40,8 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
         of the result, ``ap`` .. ``ap_large`` (0..1), ``per_class`` {name: AP}; ``churn``, ``churn_n``, ``instability``,
         ``instability_normalised`` between evaluations (all pairs of consecutive ones pooled, last layer) and ``churn_spacing``, the steps
         between them, None if they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
-        and ``agreement_n`` with the teacher, ``quality`` and ``quality_n`` of matched queries, both of the last layer at that step;
+        and ``agreement_n`` with the teacher, ``quality`` and ``quality_n`` of matched queries, both of the last layer at that step
+        (``NOT_DEFINED`` in place of each number that a many-to-one assignment does not define);
         ``parameters``, ``flops``, ``ms_per_image``; ``compute_seconds`` of training and ``compute_kind``, cpu (process seconds)
         or wall (of the device).
     """
@@ -38,7 +49,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
     group = info.get("group") or {}
     evaluations = run.evaluations()
     result = _result(evaluations, info.get("best_step"))
-    steps = match_frame(run, "churn_steps", trace)
+    steps = frame_if_defined(run, "churn_steps", trace)[0]
     at = _recorded_step(run, trace, result.get("step"))
     seconds, kind = _compute(run, info)
     return {
@@ -53,8 +64,11 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
         **_accuracy(result),
         **_stability(steps, ""),
         "churn_spacing": _spacing(steps),
-        **_stability(_at(match_frame(run, "churn_layers", trace), at), "layers_"),
+        **_stability(_at(frame_if_defined(run, "churn_layers", trace)[0], at), "layers_"),
         **_deepest(run, "agreement", "agreement", trace, at),
+        **_undefined(run, "churn", _CHANGES),
+        **_undefined(run, "layer churn", [f"layers_{name}" for name in _CHANGES]),
+        **_undefined(run, "agreement", ["agreement"]),
         **_deepest(run, "quality", "quality", trace, at),
         **_cost(evaluations),
         "compute_seconds": seconds,
@@ -78,7 +92,8 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
         **_accuracy(result),
         **_stability(steps, ""),
         "churn_spacing": None,
-        **_stability(match_frame(run, "teacher_churn_layers", trace), "layers_"),
+        **_stability(frame_if_defined(run, "teacher_churn_layers", trace)[0], "layers_"),
+        **_undefined(run, "teacher layer churn", [f"layers_{name}" for name in _CHANGES]),
         "agreement": None,
         "agreement_n": None,
         **_deepest(run, "teacher_quality", "quality", trace, None),
@@ -88,24 +103,45 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
     }
 
 
-def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False) -> pd.DataFrame:
+def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, results: StabilityResults | None = None) -> pd.DataFrame:
     """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
+
+    ``found_by_churn`` and ``found_by_churn_n`` stand beside churn: all pairs of consecutive evaluations pooled, None if the data of the run
+    is gone.
 
     Args:
         runs: runs in the order of the rows.
         trace: split of the query table.
         with_teacher: True to put one row in front for every teacher that the runs learned from.
+        results: opens the data of the runs; one that remembers what it opened by default.
 
     Returns:
         A frame of objects with None, never NaN, for unknown numbers.
     """
-    rows = [summarise(run, trace) for run in runs]
+    results = results or StabilityResults(data_held())
+    rows = [summarise(run, trace) | _found_by(results, run, trace) for run in runs]
     if with_teacher:
         rows = [*_teachers(runs, trace), *rows]
     for row in rows:
         row |= {f"ap {name}": ap for name, ap in row.pop("per_class").items()}
     frame = pd.DataFrame(rows, dtype=object)
     return frame.where(frame.notna(), None)
+
+
+def _found_by(results: StabilityResults, run: Run, trace: str) -> dict[str, Any]:
+    """Returns found-by churn of all evaluations together, and its n."""
+    frame = None
+    if len(set(run.detection_steps(trace)) & set(run.query_steps(trace))) > 1:
+        with suppress(WorkbenchError, KeyError, TypeError):  # the data is gone, or the run does not say what it is
+            frame = results.found_by_churn_by(all_evaluations(run, trace), None)
+    if frame is None or frame.empty:
+        return {"found_by_churn": None, "found_by_churn_n": None}
+    return {"found_by_churn": float(frame["found_by_churn"].iloc[0]), "found_by_churn_n": int(frame["n"].iloc[0])}
+
+
+def _undefined(run: Run, number: Number, keys: Sequence[str]) -> dict[str, str]:
+    """Returns what is said in place of the numbers of these keys; empty if they are defined."""
+    return dict.fromkeys(keys, NOT_DEFINED) if undefined(run, number) else {}
 
 
 def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
@@ -153,7 +189,7 @@ def _at(frame: pd.DataFrame, step: int | None) -> pd.DataFrame:
 
 
 def _deepest(run: Run, name: Name, column: str, trace: str, step: int | None) -> dict[str, Any]:
-    frame = _at(match_frame(run, name, trace), step)
+    frame = _at(frame_if_defined(run, name, trace)[0], step)
     if frame.empty:
         return {column: None, f"{column}_n": None}
     row = in_last_layer(frame).iloc[-1]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,13 @@ from workbench.store.detections import read_detections
 from workbench.store.run import Run
 
 Hold = Callable[[Callable[..., Any]], Callable[..., Any]]
+_DATA = ("opened", "opened_truth")  # results that all others about the same data are computed from
 KITTI_SAMPLES = 300  # resamples of the images for the intervals of KITTI's AP
+
+
+def data_held(most: int = 4) -> dict[str, Hold]:
+    """Returns the ``hold`` of results that remember the data that they opened last, of at most so many splits."""
+    return {name: lru_cache(maxsize=most) for name in _DATA}
 
 
 class DetectionResults:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.defined import require
 from workbench.analysis.detection.bootstrap import Interval
 from workbench.analysis.of_run import RunAt
 from workbench.analysis.queries.gain import NEEDED as GAIN_NEEDED
@@ -18,7 +19,10 @@ LISTED = ("image_id", "query", "label", "score", "best_iou", "match", "quality")
 
 
 class QueryResults(DetectionResults):
-    """Results about the rows of the last decoder layer."""
+    """Results about the rows of the last decoder layer.
+
+    What is about slots, gain and its predictors raises ``NotDefined`` where the assignment is many-to-one.
+    """
 
     def all_queries(self, at: RunAt, model: Model) -> pd.DataFrame:
         """Returns all queries of the last layer, in the columns that a list shows."""
@@ -31,26 +35,33 @@ class QueryResults(DetectionResults):
 
     def slot_drops(self, at: RunAt) -> pd.DataFrame:
         """Returns the AP drop of every slot: ``value.ap_drops``."""
+        require(at.run, "slots")
         return self._kept(at, "ap-drops", lambda: ap_drops(self.truth(at.data), self.detections(at)))
 
     def slot_drop_interval(self, at: RunAt, query: int) -> Interval:
         """Returns the AP drop of one slot with its interval by Poisson resamples."""
+        require(at.run, "slots")
         return slot_interval(self.truth(at.data), self.detections(at), query)
 
     def slots(self, at: RunAt) -> pd.DataFrame:
         """Returns what every slot of the student does: ``slots.slot_table``."""
+        require(at.run, "slots")
         return self._kept(at, "slots", lambda: slot_table(last_layer(at.run, at.split, at.step, "student", SLOTS_NEEDED)))
 
     def slot_heatmaps(self, at: RunAt) -> dict[int, np.ndarray]:
         """Returns where every slot of the student looks: ``slots.slot_heatmaps``."""
+        require(at.run, "slots")
         return slot_heatmaps(last_layer(at.run, at.split, at.step, "student", ("query", "cx", "cy", "match")))
 
     def slot_serves(self, at: RunAt, by: str) -> pd.DataFrame:
         """Returns classes (``by`` label) or sizes (size) of the targets of each slot."""
+        require(at.run, "slots")
         return slot_serves(self.matched_queries(at, "student"), self.targets(at.data), by)
 
     def gains(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
         """Returns the gain of every target over the baseline at the same step: ``gain.target_gain``."""
+        require(at.run, "gain")
+        require(baseline.run, "gain")
         return target_gain(self.matched_queries(at, "student"), self.matched_queries(baseline, "student"), at.step)
 
     def mean_gain(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
@@ -63,10 +74,12 @@ class QueryResults(DetectionResults):
 
     def slot_gains(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
         """Returns the mean gain of the targets of every slot."""
+        require(at.run, "slots")
         return slot_gain(self.gains(at, baseline))
 
     def properties(self, at: RunAt, baseline: RunAt) -> pd.DataFrame:
         """Returns every target's gain beside what was known of it before training; empty without a teacher."""
+        require(at.run, "predictors")
         teacher, before = self.matched_queries(at, "teacher"), self.matched_queries(baseline, "student")
         return target_properties(self.gains(at, baseline), teacher, before, self.targets(at.data))
 

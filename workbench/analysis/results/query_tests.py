@@ -1,17 +1,19 @@
 """Compares two sides in every number that is shown of them: AP, errors, calibration, stability, agreement and value."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.defined import Number, undefined
 from workbench.analysis.detection.ap_tests import (
     AGREEMENT,
     CALIBRATION_ERROR,
     CHURN,
     COCO,
+    FOUND_BY_CHURN,
     GROUP_AGREEMENT,
     INSTABILITY,
     LAYER_CHURN,
@@ -32,9 +34,15 @@ from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.rows_of_run import at_last_step, in_last_layer
 from workbench.analysis.stability.agreement import group_agreement, teacher_agreement
 from workbench.analysis.stability.churn import Identity
+from workbench.analysis.stability.found_by import found_by_totals
 from workbench.analysis.stability.grouped import image_counts
+from workbench.store.run import Run
 
+NO_VERDICT = "not defined"  # stands for the word of a verdict
 _COLUMNS = ["image_id", "total", "n"]
+_ONE_TO_ONE: dict[Quantity, Number] = {
+    CHURN: "churn", INSTABILITY: "churn", LAYER_CHURN: "layer churn", AGREEMENT: "agreement", GROUP_AGREEMENT: "agreement", WORTH: "gain",
+}  # fmt: skip
 
 
 def compare_detections(
@@ -123,6 +131,7 @@ def compare_queries(
     identity: Identity = "source",
     samples: int = SAMPLES,
     seed: int = 0,
+    leave_out: Collection[Quantity] = (),
 ) -> list[Verdict]:
     """Returns verdicts on churn and IS between evaluations, churn between layers, agreement with the teacher and with its group, quality,
     and score x IoU.
@@ -135,6 +144,7 @@ def compare_queries(
         identity: what identifies a query across evaluations in all runs; see ``rows_of_run.common_identity``.
         samples: number of resamples of the images.
         seed: seed of the resamples.
+        leave_out: numbers that are not defined for one of the runs: ``undefined_quantities``.
 
     Returns:
         One verdict per number that every run of both sides has.
@@ -146,10 +156,46 @@ def compare_queries(
     }  # fmt: skip
     found: list[Verdict] = []
     for quantity, totals in numbers.items():
+        if quantity in leave_out:
+            continue
         sides = [{run: totals(rows) for run, rows in side.items()} for side in (baseline, other)]
         if all(len(frame) for side in sides for frame in side.values()):
             found.append(compare_totals(quantity, sides[0], sides[1], images, samples, seed))
     return found
+
+
+def compare_found_by(
+    baseline: Side[pd.DataFrame], other: Side[pd.DataFrame], images: Sequence[int], samples: int = SAMPLES, seed: int = 0
+) -> list[Verdict]:
+    """Returns the verdict on found-by churn, which every detector has; empty if a run has only one evaluation.
+
+    Args:
+        baseline: frames of ``found_by.found_by_changes`` by seed, of one identity in all runs.
+        other: frames of the other side, by seed.
+        images: ids of all images of the split.
+        samples: number of resamples of the images.
+        seed: seed of the resamples.
+    """
+    sides = [{run: found_by_totals(changes) for run, changes in side.items()} for side in (baseline, other)]
+    if not all(len(frame) for side in sides for frame in side.values()):
+        return []
+    return [compare_totals(FOUND_BY_CHURN, sides[0], sides[1], images, samples, seed)]
+
+
+def undefined_quantities(runs: Sequence[Run]) -> dict[Quantity, str]:
+    """Returns the numbers of ``compare_queries`` that are not defined for one of these runs, each with ``NOT_DEFINED`` and why."""
+    found: dict[Quantity, str] = {}
+    for quantity, number in _ONE_TO_ONE.items():
+        if said := next((said for run in runs if (said := undefined(run, number))), ""):
+            found[quantity] = said
+    return found
+
+
+def undefined_verdict(quantity: Quantity, why: str, images: int) -> dict[str, Any]:
+    """Returns what stands in the place of ``Verdict.to_json`` for a number that is not defined."""
+    numbers = dict.fromkeys(("baseline", "other", "difference", "low", "high"))
+    sentence = f"{quantity.name}: {why}."
+    return {"quantity": quantity.name, "verdict": NO_VERDICT, "about": "", **numbers, "images": images, "seeds": [], "sentence": sentence}
 
 
 def _agreeing(pairs: pd.DataFrame) -> pd.DataFrame:

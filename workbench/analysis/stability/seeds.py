@@ -45,6 +45,8 @@ def seed_spread(changes: Mapping[str, pd.DataFrame], measures: tuple[str, ...] =
 def found_targets(rows: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Returns whether a model finds each target: its matched query has the right class and an IoU of 0.5 or more.
 
+    Of a detector that gives a target several positive candidates, one of them is enough.
+
     Args:
         rows: rows of the query table, of one model and one step; the last layer is read.
         targets: frame of ``targets.target_frame``.
@@ -54,9 +56,9 @@ def found_targets(rows: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """
     last = rows[(rows["layer"] == rows["layer"].max()) & (rows["match"] >= 0)]
     answers = last[["image_id", "match", "label", "match_iou"]].rename(columns={"match": "target", "label": "said"})
-    both = targets.merge(answers.astype({"target": "int64"}), on=_TARGET, how="left")
-    found = (both["said"] == both["label"]) & (both["match_iou"] >= FOUND_IOU)
-    return targets.assign(found=found.fillna(False).to_numpy(dtype=bool))
+    both = targets.merge(answers.astype({"target": "int64"}), on=_TARGET)
+    right = both.loc[(both["said"] == both["label"]) & (both["match_iou"] >= FOUND_IOU), _TARGET]
+    return targets.assign(found=pd.MultiIndex.from_frame(targets[_TARGET]).isin(pd.MultiIndex.from_frame(right)))
 
 
 def found_by_both(

@@ -13,8 +13,8 @@ class MemoryConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
 
     feature: Feature = "auto"
     """Which feature maps are compared. ``memory`` is the encoder's output (paper), ``neck`` is the backbone's levels projected to the
-    detector's width, and ``backbone`` is the backbone's own output; ``auto`` takes the memory where both detectors have one, else the
-    neck.
+    detector's width, ``backbone`` is the backbone's own output, and ``head`` is what the prediction head reads; ``auto`` takes the
+    memory where both detectors have one, the neck where both or neither have queries, and ``head`` otherwise.
     """
     channel_reduce: Literal["sum", "mean"] = "sum"
     """How the squared errors of a cell are combined over channels. ``mean`` is what a second-hand source does; ``sum`` gives the published
@@ -25,6 +25,10 @@ class MemoryConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     adaptor: Literal["auto", "always"] = "auto"
     """When a 1x1 convolution takes the student's maps to the teacher's width. ``auto`` adds it where widths differ, ``always`` adds it
     everywhere.
+    """
+    position_embedding: bool = False
+    """Adds the sine embedding of a target's box to both maps in the cells of that target, and standardises the channels of every cell,
+    before the maps are compared. It is our reading of a component of which no more than the name is known.
     """
 
 
@@ -55,6 +59,7 @@ class CLoCKDistillConfig(ClassTeachingConfig, frozen=True):
     """Configures CLoCKDistill, which distils the encoder's memory around the targets, and the answers to queries made from targets."""
 
     published_weights = {"memory_foreground": 5e-5, "memory_background": 1e-7}  # noqa: RUF012
+    alone = {"memory": {"logits": None}}  # noqa: RUF012
 
     method: Literal["clockdistill"] = "clockdistill"
     """Selects the method."""

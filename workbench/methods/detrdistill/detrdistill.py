@@ -4,10 +4,13 @@ There are two profiles: ``paper`` (equations as printed) and ``official_code`` (
 one switch in ``config``. Where the paper does not say, the choice is documented with the switch. Layers are counted from 0.
 """
 
+from typing import cast
+
 from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.output import Level, Queries, QueryOutput
+from workbench.detectors.detector import Detector
+from workbench.detectors.output import DetectorOutput, Level, Queries, QueryOutput, query_output
 from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.files import hash_json
@@ -20,15 +23,18 @@ from workbench.methods.detrdistill.contrastive import ContrastiveHead
 from workbench.methods.detrdistill.features import cell_weights, features_term
 from workbench.methods.detrdistill.logits import logits_mates, logits_terms
 from workbench.methods.extra_group import TeacherQueries
-from workbench.methods.levels import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
+from workbench.methods.levels import Adaptor, Compared, compared_levels, levels_of, paired_levels
 from workbench.methods.method import Method
 from workbench.methods.query_masks import visible_masks
 from workbench.methods.selection import selected_queries
 
 
-class DETRDistill(Method[QueryOutput]):
+class DETRDistill(Method):
     """DETRDistill with the terms ``features``, ``assignment`` and ``contrastive``, and ``logits`` (joint) or ``logits_positive`` and
     ``logits_negative`` (split).
+
+    The features alone (``logits: null``, ``assignment: null``) need no queries of the student, and with ``mask: uniform`` none of the
+    teacher either.
     """
 
     name = "detrdistill"
@@ -37,36 +43,44 @@ class DETRDistill(Method[QueryOutput]):
     citation = "DETRDistill, ICCV 2023, equations 3-10; released code BIVLab-USTC/DETRDistill"
     config: DETRDistillConfig
 
-    def __init__(self, config: DETRDistillConfig, student: QueryDetector, teacher: QueryDetector, pairing: Pairing):
+    def __init__(self, config: DETRDistillConfig, student: Detector, teacher: Detector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         layer_map = pairing.layer_map
         if config.depth == "first":
-            if student.num_layers > teacher.num_layers:
+            if student.num_stages > teacher.num_stages:
                 raise ConfigError(
-                    f"method 'detrdistill' with depth: first pairs layers by index, but the student has {student.num_layers} "
-                    f"decoder layers and the teacher {teacher.num_layers}. Set 'depth: groups' and declare 'layer_map:'."
+                    f"method 'detrdistill' with depth: first pairs layers by index, but the student has {student.num_stages} "
+                    f"decoder layers and the teacher {teacher.num_stages}. Set 'depth: groups' and declare 'layer_map:'."
                 )
-            layer_map = tuple((layer,) for layer in range(student.num_layers))
+            layer_map = tuple((layer,) for layer in range(student.num_stages))
         self.layer_map = layer_map
         self.taught = sorted({t for group in layer_map for t in group})
         self.pairs = LayerPairs.of(layer_map, config.depth_reduce)
         if config.logits is not None and config.logits.layers == "last":
             self.pairs = self.pairs.last()
+        self.compared: Compared | None = None
         if config.features is not None:
-            self.feature: Resolved = resolve_feature(config.features.feature, student, teacher)
-            self.adaptor = Adaptor(student, teacher, self.feature, always=config.features.adaptor == "always")
-            self.strides = sorted(set(student.level_channels(self.feature)) & set(teacher.level_channels(self.feature)))
-            widths = set(teacher.level_channels(self.feature).values())
-            if config.features.mask != "uniform" and widths != {teacher.width}:
+            always = config.features.adaptor == "always"
+            self.compared = compared_levels(self.name, config.features.feature, student, teacher, always=always)
+            self.adaptor = Adaptor(self.compared)
+            widths = set(self.compared.teacher.values())
+            if config.features.mask != "uniform" and widths != {own := cast(QueryDetector, teacher).width}:
                 raise IncompatibleError(
-                    f"method 'detrdistill': the teacher's {self.feature} ({teacher.family}) has {sorted(widths)} "
-                    f"channels and its queries have {teacher.width}, so no mask can be made from both. Set 'mask: uniform', "
+                    f"method 'detrdistill': the teacher's {self.compared.feature} ({teacher.family}) has {sorted(widths)} "
+                    f"channels and its queries have {own}, so no mask can be made from both. Set 'mask: uniform', "
                     "or take another feature."
                 )
         if config.contrastive is not None:
-            self.contrastive = ContrastiveHead(config.contrastive, student.width, teacher.width)
+            self.contrastive = ContrastiveHead(config.contrastive, *(cast(QueryDetector, side).width for side in (student, teacher)))
         if config.assignment is not None:
-            self.group = TeacherQueries(self.name, student, teacher, config.assignment.reference)
+            # ``check`` has found queries on both sides
+            pair = cast(QueryDetector, student), cast(QueryDetector, teacher)
+            self.group = TeacherQueries(self.name, *pair, config.assignment.reference)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Method.notes``."""
+        return (f"{self.name} compares {self.compared.text()}",) if self.compared is not None else ()
 
     @property
     def state_layers(self) -> tuple[int, ...]:
@@ -79,7 +93,7 @@ class DETRDistill(Method[QueryOutput]):
             layers |= set(self.pairs.teacher)
         return tuple(sorted(layers))
 
-    def forward(self, student: QueryOutput, teacher: QueryOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
+    def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         config = self.config
         terms: dict[str, Tensor] = {}
@@ -88,42 +102,43 @@ class DETRDistill(Method[QueryOutput]):
             found, mate = logits_terms(config.logits, self.pairs, student, teacher, selected, context, config.no_object)
             terms |= found
             if config.contrastive is not None:
-                value = self.contrastive(student.states, teacher.states, self.pairs, mate)
+                value = self.contrastive(query_output(student).states, query_output(teacher).states, self.pairs, mate)
                 terms |= {"contrastive": value} if value is not None else {}
-        if config.features is not None:
-            pairs = paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature))
+        if config.features is not None and self.compared is not None:
+            pairs = paired_levels(levels_of(student, self.compared.feature), levels_of(teacher, self.compared.feature))
             known = context.prepared(self.prepared_by) or self._weights([level for _, level in pairs], teacher, selected, context)
             weights = [known[f"weights/{level.stride}"] for _, level in pairs]
             terms["features"] = features_term(config.features, self.adaptor, pairs, weights)
         if config.assignment is not None:
             layers = [group[-1] for group in self.layer_map]
-            terms["assignment"] = assignment_term(config.assignment, self.group, layers, student, teacher, selected, context)
+            own, other = query_output(student), query_output(teacher)
+            terms["assignment"] = assignment_term(config.assignment, self.group, layers, own, other, selected, context)
         return terms
 
     @property
     def prepared_by(self) -> str | None:
         """See ``Method.prepared_by``. Nothing can be prepared if queries are drawn anew in every step."""
         features, selection = self.config.features, self.config.selection
-        if features is None or features.mask == "uniform" or selection.rule == "random_k":
+        if features is None or self.compared is None or features.mask == "uniform" or selection.rule == "random_k":
             return None
         decides = [features.model_dump(mode="json"), selection.model_dump(mode="json"), self.taught, self.pairing.class_map]
-        return hash_json([*decides, self.feature, self.strides])[:16]
+        return hash_json([*decides, self.compared.feature, self.compared.strides])[:16]
 
-    def prepare(self, teacher: QueryOutput, context: MethodContext) -> dict[str, Tensor]:
+    def prepare(self, teacher: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.prepare``. Returns the weight of every cell, ``weights/STRIDE [B, H, W]``."""
-        if self.prepared_by is None:
+        if self.prepared_by is None or self.compared is None:
             return {}
-        levels = [level for level in levels_of(teacher, self.feature) if level.stride in self.strides]
+        levels = [level for level in levels_of(teacher, self.compared.feature) if level.stride in self.compared.strides]
         return self._weights(levels, teacher, selected_queries(self.config.selection, teacher, context), context)
 
-    def _weights(self, levels: list[Level], teacher: QueryOutput, selected: Tensor, context: MethodContext) -> dict[str, Tensor]:
+    def _weights(self, levels: list[Level], teacher: DetectorOutput, selected: Tensor, context: MethodContext) -> dict[str, Tensor]:
         assert self.config.features is not None
         weights = cell_weights(self.config.features, teacher, levels, self.taught, selected, context)
         return {f"weights/{level.stride}": weight for level, weight in zip(levels, weights, strict=True)}
 
-    def selected(self, teacher: QueryOutput, context: MethodContext) -> Tensor | None:
-        """See ``Method.selected``."""
-        return selected_queries(self.config.selection, teacher, context)
+    def selected(self, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
+        """See ``Method.selected``. Without queries of the teacher there is nothing to choose among."""
+        return None if not isinstance(teacher, QueryOutput) else selected_queries(self.config.selection, teacher, context)
 
     @property
     def mask_layers(self) -> tuple[int, ...]:
@@ -133,12 +148,14 @@ class DETRDistill(Method[QueryOutput]):
             return ()
         return tuple(self.taught if features.layers == "all" else self.taught[-1:])
 
-    def masks(self, teacher: QueryOutput, layers: list[int], context: MethodContext, selected: Tensor | None) -> list[tuple[Level, Tensor]]:
+    def masks(
+        self, teacher: DetectorOutput, layers: list[int], context: MethodContext, selected: Tensor | None
+    ) -> list[tuple[Level, Tensor]]:
         """See ``Method.masks``."""
         assert self.config.features is not None
-        return visible_masks(self.config.features.query_mask, teacher, layers, context, selected)
+        return visible_masks(self.config.features.query_mask, query_output(teacher), layers, context, selected)
 
-    def train_mates(self, student: QueryOutput, teacher: QueryOutput, context: MethodContext) -> Tensor | None:
+    def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.train_mates``. Returns the matching of the logits terms."""
         if self.config.logits is None:
             return None
@@ -151,7 +168,7 @@ class DETRDistill(Method[QueryOutput]):
         """See ``Method.sends_queries``."""
         return self.config.assignment is not None
 
-    def teacher_group(self, teacher: QueryOutput, context: MethodContext) -> Queries:
+    def teacher_group(self, teacher: DetectorOutput, context: MethodContext) -> Queries:
         """See ``Method.teacher_group``. As in ``assignment_term``, the last layer's selection applies."""
         selected = selected_queries(self.config.selection, teacher, context)[self.layer_map[-1][-1]]
-        return self.group(teacher.queries, None if bool(selected.all()) else selected)
+        return self.group(query_output(teacher).queries, None if bool(selected.all()) else selected)

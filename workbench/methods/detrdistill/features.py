@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.detectors.criterion import over_processes
-from workbench.detectors.output import Level, QueryOutput
+from workbench.detectors.output import DetectorOutput, Level, query_output
 from workbench.methods.context import MethodContext
 from workbench.methods.detrdistill.config import FeaturesConfig
 from workbench.methods.levels import Adaptor
@@ -36,7 +36,7 @@ def features_term(
 
 @torch.no_grad()
 def cell_weights(
-    config: FeaturesConfig, teacher: QueryOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
+    config: FeaturesConfig, teacher: DetectorOutput, levels: list[Level], layers: list[int], selected: Tensor, context: MethodContext
 ) -> list[Tensor]:
     """Returns the weight of every cell's squared error, ``[B, H, W]`` per level, without gradient.
 
@@ -46,7 +46,7 @@ def cell_weights(
     if config.mask == "uniform":
         return [level.features.new_ones(level.padding.shape) for level in levels]
     layers = layers if config.layers == "all" else layers[-1:]
-    masks = [selection_masks(config.query_mask, teacher, level, layers, context, selected) for level in levels]
+    masks = [selection_masks(config.query_mask, query_output(teacher), level, layers, context, selected) for level in levels]
     if config.mask == "cosine":
         return [mask.square().sum(0) for mask in masks]
     return [mask.sum(0) / len(layers) for mask in masks]

@@ -89,7 +89,9 @@ def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list
     hashes = {field: _hash(boxes[["index", "class", "x1", "y1", "x2", "y2", *own]]) for field, (boxes, own) in labels.items()}
     changed = {field: value for field, value in labels.items() if said.get(field) != hashes[field]}
     _write(dataset, inspection, changed, numbers, schema, paths if new else None)
-    dataset.info[INFO] = {**origin, "key": key, "step": inspection.step, "fields": hashes}
+    dataset.info[INFO] = {**origin, "key": key, "step": inspection.step, "fields": hashes, "not_defined": list(inspection.not_defined)}
+    if inspection.not_defined:
+        dataset.description = " ".join(inspection.not_defined)
     dataset.save()
     dataset.reload()
     save_views(dataset, inspection)

@@ -42,7 +42,8 @@ _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
 }  # fmt: skip
 _IMAGE_FIELDS: dict[str, type[fo.Field]] = {"image_id": fo.IntField, "target_count": fo.IntField, "crowding": fo.StringField}
-_NOTHING = ("encoder_cell", "match", "teacher_query", "training_teacher_query", "target")  # attributes in which -1 means that there is none
+# attributes in which -1 means that there is none, and in a match -2 that the box is ignored in training
+_NOTHING = ("encoder_cell", "match", "teacher_query", "training_teacher_query", "target")
 _CODES = {"image": 0, "targets": 1, "teacher": 2, "student": 3, "baseline": 4}
 Schema = dict[str, type[fo.Field]]
 Identity = tuple[int, str, int]  # index of an image, the attribute that identifies its box, and the attribute's value
@@ -66,7 +67,7 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
             x1=(rows["cx"] - rows["w"] / 2).clip(0, 1), y1=(rows["cy"] - rows["h"] / 2).clip(0, 1),
             x2=(rows["cx"] + rows["w"] / 2).clip(0, 1), y2=(rows["cy"] + rows["h"] / 2).clip(0, 1),
         )  # fmt: skip
-        boxes[[name for name in _NOTHING if name in boxes]] = boxes[[name for name in _NOTHING if name in boxes]].mask(lambda v: v == -1)
+        boxes[[name for name in _NOTHING if name in boxes]] = boxes[[name for name in _NOTHING if name in boxes]].mask(lambda v: v < 0)
         if "teacher_query_class" in boxes:
             label = boxes["teacher_query_class"]
             boxes["teacher_query_class"] = pd.Series(names[label.fillna(-1).astype(int)], boxes.index).where(label.notna())

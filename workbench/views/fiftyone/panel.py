@@ -89,6 +89,7 @@ class MatchingPanel(foo.Panel):
             return
         record = data.records[index]
         ctx.panel.state.note = f"image_id {record.image_id}, {len(record.boxes)} targets, step {info['step']}. Select another in the grid."
+        ctx.panel.state.note += "".join(f" {sentence}" for sentence in info.get("not_defined", ()))
         ctx.panel.state.link = image_address(info, index)
         ctx.panel.state.titles = list(figures)
         for number, figure in enumerate(figures.values()):
