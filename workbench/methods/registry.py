@@ -119,8 +119,8 @@ def pair_matrix() -> list[list[str]]:
     kinds: dict[Kind, list[frozenset[str]]] = {}
     for family in FAMILIES.values():
         kinds.setdefault(kind_of(family.detector.provides), []).append(family.detector.provides)
-    there = [kind for kind in get_args(Kind) if kind in kinds]
-    sides: list[tuple[Kind, Kind]] = list(product(there, there))
+    there: list[Kind] = [kind for kind in get_args(Kind) if kind in kinds]
+    sides = list(product(there, there))
     rows = [["method", *(f"{teacher} → {student}" for teacher, student in sides)]]
     for name in method_names():
         method = find_method(name)
