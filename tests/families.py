@@ -9,6 +9,7 @@ from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.registry import FAMILIES
+from workbench.detectors.two_stage_detector import TwoStageDetector
 
 # what a family needs besides, or in place of, the fields of SMALL that its configuration has
 _TWO_LEVELS = {"backbone": {"stem": 8, "widths": [8, 16], "depths": [1, 1], "levels": [1, 2]}, "denoising": 8}
@@ -25,8 +26,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "d_fine": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "deimv2": _TWO_LEVELS | {"bins": 8, "depth": 0.34, "points": [2, 3]},
     "fcos": _DENSE | {"head_groups": 4},
+    "gfl": _DENSE | {"reg_max": 6, "anchor_scale": 4.0, "head_groups": 4},
     "faster_rcnn": _TWO_STAGE,
     "lw_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3, "scales": [2.0, 1.0]},
+    "reppoints": _DENSE | {"head_groups": 4},
+    "retinanet": _DENSE,
     "rf_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3},
     "rt_detr": _TWO_LEVELS,
     "rt_detr_v2": _TWO_LEVELS,
@@ -34,6 +38,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 NAMES = list(FAMILIES)
 QUERY_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, QueryDetector)]
 DENSE_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, DenseDetector)]
+TWO_STAGE_NAMES = [name for name in NAMES if issubclass(FAMILIES[name].detector, TwoStageDetector)]
 
 
 def tiny_config(name: str, **changes: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
 IMAGES, STEPS = 8, (10, 20, 30)
-OPTIONS = {"train": 2, "val": IMAGES, "test": 4}
+OPTIONS: dict[str, Any] = {"train": 2, "val": IMAGES, "test": 4}
 SIDE, SHAPES, BEST = 12, 2, 20  # cells along a side, anchors a cell, rows of the best background
 GRID = {"strides": [8], "sizes_differ": False, "shapes": SHAPES, "levels": 1}
 DENSE: dict[str, Any] = {"assignment": "many", "geometric": True, "rows": "top", "grid": GRID}

@@ -98,9 +98,10 @@ def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
     assert {path: what for path, what in found.items() if what} == {}
 
 
-# what a page may ask: which evaluation is meant, results about it, figures, and which runs there are; nothing that computes besides
+# what a page may ask: which evaluation is meant, which numbers are defined for it, results about it, figures, and which runs there are;
+# nothing that computes besides
 ASKED = {
-    "workbench.analysis.of_run", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
+    "workbench.analysis.of_run", "workbench.analysis.defined", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
     "workbench.analysis.report.summary", "workbench.store.run", "workbench.teacher_cache.folders", "workbench.errors",
 }  # fmt: skip
 

@@ -10,8 +10,7 @@ from lib import choices, page
 from lib.headings import COLUMNS
 from lib.held import RESULTS
 from workbench.analysis.of_run import RunAt
-from workbench.analysis.rows_of_run import Model
-from workbench.store.queries import TEACHER_STEP, read_facts
+from workbench.analysis.rows_of_run import Model, has_all_rows
 from workbench.views.box_drawing import class_name
 from workbench.views.raster import raster_figure
 
@@ -58,8 +57,8 @@ def queries(here: RunAt, classes: Sequence[str]) -> None:
     rows, inside = listed(here, model, tuple(box) if box else None)
     with left:
         chart = f"queries-{model}"
-        facts = read_facts(here.run, here.split, here.step if model == "student" else TEACHER_STEP)
-        meaning = f"{EVERY if facts['rows'] == 'all' else TOP} {CAPTION} n = {count} queries of split {here.split}."
+        which = EVERY if has_all_rows(here.run, here.split, here.step, model) else TOP
+        meaning = f"{which} {CAPTION} n = {count} queries of split {here.split}."
         page.chart(figure_of(here, model), chart, meaning, rows, on_select=choices.box_kept(chart, "area"), modes=["box"])
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})

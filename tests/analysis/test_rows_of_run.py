@@ -1,5 +1,7 @@
 """Which rows, layer and evaluation of a run are meant, against a filter over all rows of its table."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -7,6 +9,7 @@ from tests.analysis.query_examples import random_queries
 from tests.analysis.run_examples import finished_run, write_queries
 from workbench.analysis.rows_of_run import (
     common_identity,
+    found_by_identity,
     image_rows,
     in_last_layer,
     last_layer,
@@ -16,7 +19,8 @@ from workbench.analysis.rows_of_run import (
     student_over_steps,
 )
 from workbench.errors import RunError
-from workbench.store.queries import TEACHER_STEP, read_queries
+from workbench.store.queries import TEACHER_STEP, query_facts, query_writer, read_queries
+from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
 KEYS = ["step", "model", "image_id", "layer", "query", "match"]
@@ -86,3 +90,28 @@ def test_runs_are_compared_by_box_where_one_of_them_needs_it(monkeypatch: pytest
     monkeypatch.setattr("workbench.analysis.rows_of_run._inputs_differ", lambda run, split: run.name == "boxes")
     assert common_identity([(runs[0], rows)], "val") == "source"
     assert common_identity([(run, rows) for run in runs], "val") == "box"
+
+
+@pytest.mark.parametrize(
+    ("facts", "source", "same", "other"),
+    [
+        ({}, -1, "query", "query"), ({}, 5, "source", "box"),
+        ({"assignment": "many", "grid": {"strides": [8]}}, -1, "query", "box"), ({"assignment": "many"}, -1, "box", "box"),
+    ],
+    ids=["learned queries", "selected queries", "dense", "two-stage"],
+)  # fmt: skip
+def test_a_candidate_is_known_by_what_stays_the_same_place(facts: dict[str, Any], source: int, same: str, other: str):
+    found = pd.DataFrame({"source": [source]})
+    for name, inputs, wanted in (("same", ("a", "a"), same), ("other", ("a", "b"), other)):
+        run = Run.create(name, {})
+        for step, key in zip((10, 20), inputs, strict=True):
+            with query_writer(run, "val", step, facts=query_facts(1, False, key, **facts)) as writer:
+                writer.write(QUERY_SCHEMA.empty_table())
+        assert found_by_identity(run, "val", found) == wanted
+
+
+def test_without_pairs_the_teachers_last_layer_stands_beside_the_students():
+    run, _ = finished_run("unpaired")
+    student, teacher = image_rows(run, "val", [10], 102)
+    own, beside = paired_layer(student.assign(mate_layer=None), teacher, 0)
+    assert own["layer"].unique().tolist() == [0] and beside["layer"].unique().tolist() == [3]

@@ -218,8 +218,8 @@ def test_images_without_targets_and_more_targets_than_candidates_train(name: str
 
 
 def class_gradient(detector: DenseDetector, output: DenseOutput, targets: TargetBatch) -> Tensor:
-    """``[B, N]``: how much the losses ask of each candidate's classes."""
-    leaf = output.logits.detach().requires_grad_()
+    """``[B, N]``: how much the losses ask of the classes of each candidate that is as unsure as can be."""
+    leaf = torch.zeros_like(output.logits).requires_grad_()
     (found,) = torch.autograd.grad(total(detector, replace(output, logits=leaf), targets), leaf)
     return found[0].abs().sum(-1)
 

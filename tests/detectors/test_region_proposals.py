@@ -13,8 +13,9 @@ from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.dense_detector import pixel_boxes
 from workbench.detectors.faster_rcnn import FasterRcnnModelConfig
+from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import two_stage_output
-from workbench.detectors.region_proposals import RegionProposals, drawn, matched
+from workbench.detectors.region_proposals import RegionProposals, drawn
 from workbench.training.candidates import chosen_candidates
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -22,15 +23,15 @@ ALL = torch.ones(1, 3, dtype=torch.bool)
 
 def test_the_sample_is_drawn_from_torch_s_generator_and_keeps_its_shares():
     detector = fresh(True)
-    targets = some_targets(4, 3)
+    targets = some_targets(30, 40)
     one, again, other = (run(detector, SIZE, SIZE, targets=targets, seed=seed) for seed in (7, 7, 8))
     assert torch.equal(one.proposals, again.proposals) and torch.equal(one.context.anchors, again.context.anchors)
     assert not torch.equal(one.context.anchors, other.context.anchors)
     for output in (one, other):
         match = detector.assign(output, targets)[0]
-        assert ((match > -2).sum(1) == detector.config.samples).all() and ((match >= 0).sum(1) <= detector.config.samples // 4).all()
+        assert (match > -2).sum(1).tolist() == [32, 32] and (match >= 0).sum(1).tolist() == [8, 8]
         anchors = output.context.anchors
-        assert ((anchors > -2).sum(1) == 32).all() and ((anchors >= 0).sum(1) <= 16).all()
+        assert (anchors > -2).sum(1).tolist() == [32, 32] and (anchors >= 0).sum(1).tolist() == [16, 16]
 
 
 def test_losses_of_one_output_are_the_same_each_time():
@@ -170,7 +171,8 @@ def test_images_without_targets_and_more_targets_than_proposals_train(counts: tu
     value = total(detector, run(detector, SIZE, SIZE, targets=targets), targets)
     value.backward()
     assert torch.isfinite(value)
-    assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)
+    # each has a gradient, be it 0, which training in several processes waits for
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
 
 
 def test_boxes_far_smaller_than_a_cell_train():

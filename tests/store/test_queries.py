@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.store.batches import random_batch, rows_of
 from workbench.errors import RunError
-from workbench.store.queries import TEACHER_STEP, _ascending, query_writer, read_queries
+from workbench.store.queries import TEACHER_STEP, _ascending, query_facts, query_writer, read_facts, read_layers, read_queries
+from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
 KEYS = ["image_id", "model", "layer", "query"]
@@ -169,3 +171,34 @@ def test_a_row_group_is_small_enough_to_find_one_image_in():
 def test_reading_needs_no_torch_so_that_pages_start_quickly():
     code = "import sys, workbench.store.queries, workbench.analysis.stability.churn; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_manifest_of_a_one_to_one_table_is_that_of_earlier_versions():
+    assert list(query_facts(3, True, "key").items()) == [("images", 3), ("sampled", True), ("input", "key")]
+    run = Run.create("usual", {})
+    facts = []
+    for step, told in ((10, query_facts(3, True, "key")), (20, None)):
+        with query_writer(run, "val", step, facts=told) as writer:
+            writer.write(rows_of(random_batch(1)))
+        facts.append(read_facts(run, "val", step))
+    usual = {"assignment": "one", "geometric": False, "rows": "all", "grid": None}
+    assert facts == [{"images": 3, "sampled": True, "input": "key", **usual}, {"images": None, "sampled": False, "input": None, **usual}]
+
+
+def test_a_many_to_one_table_says_what_it_is_and_how_many_rows_it_has():
+    run, grid = Run.create("dense", {}), {"strides": [8, 16], "sizes_differ": True, "shapes": 9, "levels": 2}
+    own = {"assignment": "many", "geometric": True, "rows": "top", "grid": grid}
+    with query_writer(run, "val", 10, facts=query_facts(3, False, "key", **own)) as writer:
+        writer.write(rows_of(random_batch(1)))
+    assert read_facts(run, "val", 10) == {"images": 3, "sampled": False, "input": "key", **own}
+    manifest = json.loads((run.queries_path("val", 10) / "manifest.json").read_text())
+    assert manifest["rows"] == len(read_queries(run, "val", [10])) and manifest["kept"] == "top"
+
+
+def test_the_layers_of_a_model_are_known_without_a_query_0():
+    run = Run.create("layers", {})
+    rows = pd.concat([rows_of(random_batch(1, layers=3)).to_pandas(), rows_of({**random_batch(1), "model": "teacher_group"}).to_pandas()])
+    with query_writer(run, "val", 10) as writer:
+        writer.write(pa.Table.from_pandas(rows[rows["query"] > 1], QUERY_SCHEMA, preserve_index=False))
+    assert read_layers(run, "val", 10, "student") == [0, 1, 2] and read_layers(run, "val", 10, "teacher_group") == [0, 1]
+    assert read_layers(run, "val", 10, "teacher") == []

@@ -1,4 +1,7 @@
-"""Losses from the cache are those of the live teacher on the same pictures, for every family and every method that can use it."""
+"""Losses from the cache are those of the live teacher on the same pictures, for every family with queries and every method that can use it.
+
+Families without queries have ``test_dense``.
+"""
 
 import contextlib
 import importlib

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 from tests import inspection_examples as examples
+from tests import many_to_one_examples
 from tests.flows import command
 from tests.patience import patience, patient
+from workbench.analysis.defined import NOT_DEFINED
 from workbench.analysis.detection.tide import find_errors
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
@@ -630,3 +632,26 @@ def test_no_app_is_found_where_none_is_served(tmp_path, monkeypatch):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert running() is None
+
+
+def test_a_many_to_one_comparison_has_no_attribute_of_a_matching_and_says_why(fiftyone: str, tmp_path: Path):
+    from workbench.views.fiftyone.dataset import INFO, open_comparison
+
+    for name in ("dense", "detr-of-dense"):
+        run, baseline = (many_to_one_examples.make_run(tmp_path / name, own) for own in (name, "dense-undistilled"))
+        dataset = open_comparison(run, baseline)
+        there = set(dataset.get_field_schema(flat=True))
+        gone = {"teacher.detections.stability", "targets.detections.teacher_query", "student.detections.followed", "agreement",
+                "student.detections.gain", "student.detections.teacher_query", "teacher_instability"}  # fmt: skip
+        own = {"student.detections.stability", "student.detections.value", "targets.detections.student_query", "student_instability"}
+        assert not there & gone
+        assert there & own == (set() if name == "dense" else own)
+        assert {"student.detections.error", "student.detections.quality", "teacher.detections.grade", "student_contribution"} <= there
+        assert {"student lost what the teacher found", "best queries of the teacher", "new false positives after distillation"} <= set(
+            dataset.list_saved_views()
+        )
+        assert not {"teacher was wrong and the student followed", "high-quality queries without gain"} & set(dataset.list_saved_views())
+        assert "agreement with the teacher of" in dataset.description and dataset.description.count(NOT_DEFINED) >= 3
+        assert dataset.info[INFO]["not_defined"] == list(inspect(many_to_one_examples.make_data(), run, baseline).not_defined)
+        # a candidate is known by its number, not by its cell, which other anchors share
+        assert "teacher.detections.encoder_cell" not in there and dataset.count("teacher.detections") > 0

@@ -11,7 +11,8 @@ RUNS = ["base", HOSTILE]
 
 def points() -> pd.DataFrame:
     return pd.DataFrame([
-        {"run": run, "step": step, "ap": ap, "churn": churn, "instability": churn and 4 * churn, "n": 12}
+        {"run": run, "step": step, "ap": ap, "churn": churn, "instability": churn and 4 * churn, "n": 12,
+         "found_by_churn": churn and 2 * churn, "found_by_n": 9}
         for run, scale in zip(RUNS, (1, 2), strict=True)
         for step, ap, churn in ((200, 0.1 * scale, None), (100, 0.05 * scale, 0.25))
     ])  # fmt: skip
@@ -24,7 +25,8 @@ def test_ap_is_shown_in_per_cent_in_order_of_steps():
     assert np.allclose(ap.y, [5, 10])
     assert list(figure.data[1].x) == [100]  # no churn where there is no earlier evaluation
     assert list(figure.data[1].y) == [25]
-    assert list(figure.data[2].y) == [1.0]
+    assert list(figure.data[2].y) == [50] and list(figure.data[2].customdata) == [9]
+    assert list(figure.data[3].y) == [1.0]
 
 
 def test_a_run_has_one_colour_in_every_panel_and_one_entry_in_the_legend():
@@ -32,13 +34,23 @@ def test_a_run_has_one_colour_in_every_panel_and_one_entry_in_the_legend():
     for position in range(2):
         own = [trace for trace in figure.data if trace.legendgroup == str(position)]
         assert {trace.line.color for trace in own} == {run_style(position)[0]}
-        assert [trace.showlegend for trace in own] == [True, False, False]
+        assert [trace.showlegend for trace in own] == [True, False, False, False]
 
 
 def test_steps_of_all_panels_move_together_and_axes_name_their_units():
     figure = progress_figure(points(), RUNS)
-    assert {figure.layout[f"xaxis{i}"].matches for i in ("", 2, 3)} == {"x"}
-    assert [figure.layout[f"yaxis{i}"].title.text for i in ("", 2, 3)] == ["AP (%)", "churn (% of targets)", "queries per image"]
+    assert {figure.layout[f"xaxis{i}"].matches for i in ("", 2, 3, 4)} == {"x"}
+    units = ["AP (%)", "churn (% of targets)", "found-by churn (% of targets)", "queries per image"]
+    assert [figure.layout[f"yaxis{i}"].title.text for i in ("", 2, 3, 4)] == units
+
+
+def test_a_number_that_no_run_defines_is_replaced_by_its_reason_and_one_that_some_run_defines_is_drawn():
+    several = points().assign(churn=None, instability=None, not_defined="not defined: many-to-one (<b>why</b>)")
+    figure = progress_figure(several, RUNS)
+    notes = [note.text.replace("<br>", " ") for note in figure.layout.annotations if "many-to-one" in note.text]
+    assert notes == ["not defined: many-to-one (&lt;b&gt;why&lt;/b&gt;)"] * 2
+    mixed = pd.concat([several[several["run"] == RUNS[0]], points()[points()["run"] == RUNS[1]]])
+    assert not any("many-to-one" in note.text for note in progress_figure(mixed, RUNS).layout.annotations)
 
 
 def test_names_of_runs_never_reach_plotly_as_markup():

@@ -72,7 +72,7 @@ def test_a_band_reaches_over_the_seeds_of_an_arm_and_over_nothing_else():
     runs = [("a", "distilled", 0), ("b", "distilled", 1), ("c", "<b>x</b>", 0)]
     entries = [Entry(Run(Path(name)), "shapes", arm, seed, "equal steps") for name, arm, seed in runs]
     points = pd.DataFrame([
-        {"run": name, "step": 10, "ap": 0.1 * (i + 1), "churn": 0.2 * (i + 1), "instability": 1.0 * (i + 1), "n": 5}
+        {"run": name, "step": 10, "ap": 0.1 * (i + 1), "churn": 0.2 * (i + 1), "found_by_churn": 0.3, "instability": 1.0 * (i + 1), "n": 5}
         for i, (name, _, _) in enumerate(runs)
     ])  # fmt: skip
     arms = arm_points(points, entries).set_index("arm")

@@ -60,6 +60,11 @@ def last_layer(
     return read_queries(run, split, [step], columns, "model = $model and layer = $layer", known, matched)
 
 
+def has_all_rows(run: Run, split: str, step: int, model: Model = "student") -> bool:
+    """Returns True if every candidate of a model has a row; False if only the positive ones and the best by score have."""
+    return read_facts(run, split, TEACHER_STEP if model == "teacher" else step)["rows"] == "all"
+
+
 def in_last_layer(rows: pd.DataFrame) -> pd.DataFrame:
     """Keeps the rows of the deepest layer among these."""
     return rows[rows["layer"] == rows["layer"].max()]

@@ -11,20 +11,21 @@ from workbench.detectors.output import Grid
 Sizes = Sequence[tuple[int, int]]
 
 
-def point_grid(strides: tuple[int, ...], sizes: Sizes, device: torch.device) -> Grid:
-    """Returns the centre of every cell.
+def point_grid(strides: tuple[int, ...], sizes: Sizes, device: torch.device, place: float = 0.5) -> Grid:
+    """Returns one point of every cell.
 
     Args:
         strides: stride of each level in input pixels.
         sizes: height and width of each level in cells.
         device: device of the grid.
+        place: where the point lies in its cell; 0.5 is the centre, 0 the first pixel.
     """
     points: list[Tensor] = []
     for stride, (height, width) in zip(strides, sizes, strict=True):
-        y = (torch.arange(height, device=device) + 0.5) * stride
-        x = (torch.arange(width, device=device) + 0.5) * stride
+        y = (torch.arange(height, device=device) + place) * stride
+        x = (torch.arange(width, device=device) + place) * stride
         points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2))
-    return _grid(strides, sizes, [torch.cat([level, level], -1) for level in points], 1)
+    return make_grid(strides, sizes, torch.cat([torch.cat([level, level], -1) for level in points]), 1)
 
 
 def anchor_grid(generator: AnchorGenerator, strides: tuple[int, ...], sizes: Sizes, device: torch.device) -> Grid:
@@ -32,14 +33,16 @@ def anchor_grid(generator: AnchorGenerator, strides: tuple[int, ...], sizes: Siz
     generator.set_cell_anchors(torch.float32, device)
     steps = [[torch.tensor(stride, device=device)] * 2 for stride in strides]
     anchors = generator.grid_anchors([list(size) for size in sizes], steps)
-    return _grid(strides, sizes, anchors, generator.num_anchors_per_location()[0])
+    return make_grid(strides, sizes, torch.cat(anchors), generator.num_anchors_per_location()[0])
 
 
-def _grid(strides: tuple[int, ...], sizes: Sizes, anchors: list[Tensor], shapes: int) -> Grid:
-    device, counts = anchors[0].device, [len(level) for level in anchors]
-    level = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
+def make_grid(strides: tuple[int, ...], sizes: Sizes, anchors: Tensor, shapes: int) -> Grid:
+    """Returns the grid of anchors that lie in the order of a grid. The arguments are its fields."""
+    device = anchors.device
+    counts = [height * width * shapes for height, width in sizes]
+    level = torch.cat([torch.full((count,), index, device=device) for index, count in enumerate(counts)])
     cell = torch.arange(sum(counts), device=device) // shapes
-    return Grid(level, cell, torch.cat(anchors), strides, tuple((int(h), int(w)) for h, w in sizes), shapes)
+    return Grid(level, cell, anchors, strides, tuple((int(h), int(w)) for h, w in sizes), shapes)
 
 
 def flat(maps: Sequence[Tensor], numbers: int) -> Tensor:

@@ -168,6 +168,10 @@ class Grid:
         """Returns ``[N]``: the stride of each candidate's level."""
         return self.anchors.new_tensor(self.strides)[self.level]
 
+    def inside(self, sides: Tensor) -> Tensor:
+        """Returns ``[B, N]`` bool: True for a candidate whose centre lies in an un-padded image; ``sides [B, 2]`` are width and height."""
+        return (self.centres < sides[:, None]).all(-1)
+
 
 @dataclass(frozen=True)
 class HeadMap:
@@ -178,12 +182,14 @@ class HeadMap:
         logits: ``[B, A*C, h, w]`` for A candidates a cell.
         boxes: ``[B, A*R, h, w]``, the R numbers from which the family decodes a box.
         quality: ``[B, A, h, w]`` logits of centreness or IoU, if the family predicts it.
+        first: ``[B, A*R, h, w]``, the numbers of the boxes that the head refines (``DenseOutput.first``), if the family has two stages.
     """
 
     stride: int
     logits: Tensor
     boxes: Tensor
     quality: Tensor | None = None
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,20 +223,20 @@ class TwoStageOutput(DetectorOutput):
         proposals: ``[B, N, 4]`` cxcywh in 0..1; those that are not ``valid`` only fill up the batch.
         class_boxes: ``[B, N, C, 4]`` cxcywh, the box of each class, of which ``boxes`` holds that of the best class; None for a family
             that predicts one box for all classes.
-        pooled: Number of levels of the neck, the finest, that the second stage reads; the others only propose. None if it reads all.
+        pooled: Strides of the levels of the neck that the second stage reads; the others only propose. None if it reads all.
         context: Data that ``TwoStageDetector.classify`` reuses; opaque to callers.
     """
 
     first: DenseOutput
     proposals: Tensor
     class_boxes: Tensor | None = None
-    pooled: int | None = None
+    pooled: tuple[int, ...] | None = None
     context: Any = None
 
     @property
     def head(self) -> tuple[Level, ...]:
         """Returns the levels of the neck that the second stage reads."""
-        return self.neck[: self.pooled]
+        return tuple(level for level in self.neck if self.pooled is None or level.stride in self.pooled)
 
 
 def query_output(output: DetectorOutput) -> QueryOutput:
@@ -280,3 +286,9 @@ def scores(output: DetectorOutput, stage: int | slice = slice(None)) -> Tensor:
     if isinstance(output, DenseOutput) and output.quality is not None:
         return (found * output.quality[stage].float().sigmoid()[..., None]).sqrt()
     return found
+
+
+def valid_scores(output: DetectorOutput, stage: int | slice = slice(None)) -> Tensor:
+    """Returns ``scores``, with 0 for candidates that do not exist in an image."""
+    found = scores(output, stage)
+    return found if output.valid is None else found.masked_fill(~output.valid[..., None], 0.0)

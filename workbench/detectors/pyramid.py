@@ -121,9 +121,9 @@ class Tower(nn.Module):
         return features
 
 
-def prediction(width: int, channels: int, prior: float | None = None) -> nn.Conv2d:
+def prediction(width: int, channels: int, prior: float | None = None, kernel: int = 3) -> nn.Conv2d:
     """Returns the last convolution of a head. Its bias makes every class start at the probability ``prior``, or is 0."""
-    convolution = nn.Conv2d(width, channels, 3, padding=1)
+    convolution = nn.Conv2d(width, channels, kernel, padding=kernel // 2)
     nn.init.normal_(convolution.weight, std=WEIGHT_SPREAD)
     assert convolution.bias is not None
     nn.init.constant_(convolution.bias, 0.0 if prior is None else -math.log((1 - prior) / prior))

@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.criterion import over_processes
-from workbench.detectors.dense_detector import BACKGROUND, IGNORED, at_positives, pixel_boxes, relative_boxes, with_ignored
+from workbench.detectors.dense_detector import IGNORED, at_positives, pixel_boxes, relative_boxes, with_ignored
 from workbench.detectors.grid import anchor_grid, flat
+from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import DenseOutput, HeadMap
 from workbench.detectors.pyramid import WEIGHT_SPREAD, PyramidConfig, Tower, levels_with_padding, sides_of
 
@@ -115,7 +116,8 @@ class RegionProposals(nn.Module):
         kept = config.training_proposals if self.training else config.proposals
         assert output.valid is not None
         logits = output.logits[0, ..., 0].masked_fill(~output.valid, -torch.inf)
-        start, best = 0, list[Tensor]()
+        best: list[Tensor] = []
+        start = 0
         for height, width in grid.sizes:
             count = height * width * grid.shapes
             best.append(logits[:, start : start + count].topk(min(most, count), dim=1).indices + start)
@@ -165,31 +167,6 @@ class RegionProposals(nn.Module):
             "objectness": objectness / count,
             "rpn_bbox": F.smooth_l1_loss(numbers, wanted, beta=BETA, reduction="sum") / count,
         }
-
-
-def matched(matcher: Matcher, candidates: Tensor, valid: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
-    """Returns the target of each candidate by torchvision's matcher, ``[B, N]``: -1 for background, -2 between the thresholds.
-
-    A target without area, or that no valid candidate touches, gets none. torchvision's matcher would give the second kind all the
-    candidates that touch it as little as the best one does: all those with IoU 0.
-
-    Args:
-        matcher: the matcher.
-        candidates: ``[B, N, 4]`` xyxy.
-        valid: ``[B, N]`` bool, candidates that may be the best of a target.
-        boxes: ``[B, G, 4]`` xyxy of the targets.
-        usable: ``[B, G]`` bool, targets that may be assigned.
-    """
-    match = torch.full(valid.shape, BACKGROUND, device=valid.device)
-    usable = usable & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    for image, own in enumerate(usable):
-        index = own.nonzero()[:, 0]
-        iou = box_iou(boxes[image, index], candidates[image]).masked_fill(~valid[image], -1.0)
-        touched = (iou > 0).any(1)
-        if touched.any():
-            found = matcher(iou[touched])
-            match[image] = torch.where(found >= 0, index[touched][found.clamp(min=0)], found)
-    return match
 
 
 def drawn(sampler: BalancedPositiveNegativeSampler, match: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.backbone import Backbone
 from workbench.detectors.dense_detector import IGNORED, pixel_boxes, relative_boxes, with_ignored
 from workbench.detectors.detector import Detections, InputSpec
+from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import DetectorOutput, TwoStageOutput, probability, two_stage_output
 from workbench.detectors.own_model import OwnModel
 from workbench.detectors.pyramid import Pyramid, levels_with_padding
-from workbench.detectors.region_proposals import RegionProposals, drawn, matched
+from workbench.detectors.region_proposals import RegionProposals, drawn
 from workbench.matching import Activation
 
 OVERLAP = 0.5  # IoU with a target from which on a proposal is positive
@@ -126,7 +127,7 @@ class TwoStageDetector(OwnModel):
             first=replace(first, backbone=backbone),
             proposals=relative_boxes(rois, first.sides),
             class_boxes=class_boxes,
-            pooled=len(features),
+            pooled=self.backbone.strides,
             context=RoiContext(levels, first.sides, rois, numbers, anchors),
         )
 

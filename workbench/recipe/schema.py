@@ -133,8 +133,8 @@ class TrainConfig(BaseModel):
     sampling_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay. AdamW leaves biases and normalisation layers out. SGD decays every parameter, as the published detectors that are
-    trained with it do.
+    """Weight decay. AdamW leaves biases and normalisation layers out; DETRDistill's released recipe decays them too. SGD decays every
+    parameter, as the published detectors that are trained with it do.
     """
     warmup: int = Field(0, ge=0)
     """Number of steps at the start over which the learning rate rises linearly to its peak."""

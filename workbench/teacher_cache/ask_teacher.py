@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.datasets.batches import variant_batch
 from workbench.datasets.transforms import Op
-from workbench.detectors.output import DetectorOutput
+from workbench.detectors.output import DetectorOutput, QueryOutput
 from workbench.errors import NonFiniteError
 from workbench.methods.context import MethodContext
 from workbench.methods.recorded import drawing_method, recorded_masks
@@ -17,6 +17,7 @@ from workbench.methods.selection import QUALITY_GAMMA, query_quality
 from workbench.recipe.setup import Setup
 from workbench.store.masks import quantise
 from workbench.teacher_cache.cached_outputs import PREPARED, learned_queries, pack, split_constants
+from workbench.teacher_cache.dense_outputs import ANCHORS, dense_form, dense_part
 from workbench.teacher_cache.fields import CacheFields
 
 
@@ -26,7 +27,7 @@ class Rows:
 
     Attributes:
         tensors: ``[B, ...]`` tensors by name.
-        constants: ``[1, ...]`` tensors that are the same for all rows.
+        constants: Tensors that are the same for all rows: queries ``[1, ...]``, anchors ``[N, 4]``.
         ops: Augmentation of each image.
         image_ids: Image ids in the dataset's records.
     """
@@ -57,14 +58,21 @@ class RowMaker:
 
     @property
     def form(self) -> dict[str, object]:
-        """Activation and number of columns of the class head; see ``Manifest``."""
+        """Activation and number of columns of the class head, and the grid of a teacher without queries; see ``Manifest``."""
         detector = self.teacher.detector
         softmax = detector.activation == "softmax"
-        return {"activation": detector.activation, "columns": len(detector.spec.classes) + softmax}
+        form: dict[str, object] = {"activation": detector.activation, "columns": len(detector.spec.classes) + softmax}
+        return form if "queries" in detector.provides else form | dense_form(self._blank_output())
+
+    @torch.no_grad()
+    def _blank_output(self) -> DetectorOutput:
+        height, width = self.variants.canvas
+        blank = torch.zeros(1, 3, height, width, device=self.device)
+        return self.teacher(blank, torch.zeros(1, height, width, dtype=torch.bool, device=self.device))
 
     @torch.no_grad()
     def rows(self, numbers: Sequence[int]) -> Rows:
-        """Returns the teacher's outputs for some rows, with its matching to the targets, its quality and its selection masks.
+        """Returns the teacher's outputs for some rows; those of queries with matching to the targets, quality and selection masks.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -77,10 +85,11 @@ class RowMaker:
         packed = pack(output, self.contents)
         targets = batch.targets
         context = MethodContext(student=self.setup.student, pairing=self.pairing, targets=targets)
-        packed["match"] = context.teacher_match(output).transpose(0, 1).to(torch.int16).contiguous()
-        quality = query_quality("paper", QUALITY_GAMMA, output, list(range(len(output.boxes))), targets, context)
-        packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
-        packed |= self._masks(output, context)
+        if isinstance(output, QueryOutput):
+            packed["match"] = context.teacher_match(output).transpose(0, 1).to(torch.int16).contiguous()
+            quality = query_quality("paper", QUALITY_GAMMA, output, list(range(len(output.boxes))), targets, context)
+            packed["quality"] = quality.transpose(0, 1).to("cpu", torch.float16).contiguous()
+            packed |= self._masks(output, context)
         for method in self.setup.methods:
             for name, value in method.prepare(output, context).items():
                 packed[f"{PREPARED}{method.name}/{method.prepared_by}/{name}"] = value.to("cpu", torch.float32).contiguous()
@@ -92,9 +101,11 @@ class RowMaker:
                     "Set cache.precision: fp32, or check these images."
                 )
         tensors, constants = split_constants(packed, learned_queries(self.teacher.detector))
+        if (dense := dense_part(output)) is not None:
+            constants[ANCHORS] = dense.grid.anchors.cpu().contiguous()
         return Rows(tensors, constants, batch.ops, batch.image_ids)
 
-    def _masks(self, output: DetectorOutput, context: MethodContext) -> dict[str, Tensor]:
+    def _masks(self, output: QueryOutput, context: MethodContext) -> dict[str, Tensor]:
         """Returns selection masks as uint8 ``[B, layers, H, W]`` with (offset, scale) ``[B, layers, 2]``; see ``store.masks``."""
         packed: dict[str, Tensor] = {}
         kind = "memory" if output.memory else "neck"

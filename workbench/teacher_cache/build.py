@@ -13,6 +13,7 @@ from workbench.errors import CacheError
 from workbench.recipe.setup import Setup
 from workbench.store.manifest import MANIFEST
 from workbench.teacher_cache.ask_teacher import RowMaker, Rows
+from workbench.teacher_cache.dense_outputs import DENSE, filled_up
 from workbench.teacher_cache.fields import CacheFields
 from workbench.teacher_cache.key import cache_folder, cache_key, differences, wanted_fields
 from workbench.teacher_cache.shards import CONSTANTS, Manifest, locked, read_manifest, without_damaged, write_file
@@ -117,7 +118,7 @@ class Builder:
         start = time.perf_counter()
         rows = self.maker.rows(sample)
         seconds = (time.perf_counter() - start) / len(sample)
-        grown = (*(f"{kind}/" for kind in self.contents.maps), "attentions/")
+        grown = (*(f"{kind}/" for kind in self.contents.maps), "attentions/", DENSE)
         done = 1 - len(self.before.missing) / (len(self.before.shards) + 1) if self.before is not None else 0.0
         there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         return Estimate(
@@ -183,7 +184,7 @@ class Builder:
         for first in range(0, len(numbers), BATCH):
             parts.append(self.maker.rows(numbers[first : first + BATCH]))
             progress(min(first + BATCH, len(numbers)))
-        tensors = {key: torch.cat([part.tensors[key] for part in parts]) for key in parts[0].tensors}
+        tensors = {key: torch.cat(filled_up(key, [part.tensors[key] for part in parts], 1)) for key in parts[0].tensors}
         # one metadata entry: the order of several is not fixed, and a shard that is made again should be the same file
         facts = {"image_ids": [image for part in parts for image in part.image_ids], "ops": [ops for part in parts for ops in part.ops]}
         spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries, QueryOutput, query_output
+from workbench.detectors.output import Attentions, DetectorOutput, Level, Queries, QueryOutput
 from workbench.methods.context import TeacherAnswer
+from workbench.teacher_cache.class_logits import Convert, pack_logits, unpack_logits
+from workbench.teacher_cache.dense_outputs import dense_names, pack_dense, read_dense
 from workbench.teacher_cache.fields import CacheFields
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _QUERIES = "queries/"
 PREPARED = "prepared/"
-# logit of a class that was not kept; its probability is 0 in both precisions
-_ABSENT = -6e4
 
 
 def learned_queries(detector: Detector) -> bool:
@@ -24,39 +24,46 @@ def learned_queries(detector: Detector) -> bool:
     return "learned_queries" in detector.provides and detector.reference_form == "boxes"
 
 
-def pack(output: DetectorOutput, contents: CacheFields) -> dict[str, Tensor]:
+def pack(output: DetectorOutput, contents: CacheFields, device: str = "cpu") -> dict[str, Tensor]:
     """Returns the part of an output that ``contents`` keeps: ``[B, ...]`` by name, contiguous and on the CPU.
 
     Maps are stored with channels last, as the encoder makes them. The student's maps have the same layout, and comparing equal layouts
     is several times faster.
+
+    Args:
+        output: output of the teacher.
+        contents: the fields to keep.
+        device: ``meta`` gives tensors that have sizes and no values.
     """
-    kind = _DTYPES[contents.precision]
 
-    def rows(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Returns ``[L, B, ...]`` as ``[B, L, ...]``."""
-        return value.transpose(0, 1).to("cpu", dtype or kind).contiguous()
+    def convert(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return value.to(device, dtype or _DTYPES[contents.precision]).contiguous()
 
-    packed: dict[str, Tensor] = {"boxes": rows(output.boxes, torch.float32)}
-    if contents.top_k is None:
-        packed["logits"] = rows(output.logits)
-    else:
-        best = output.logits.topk(min(contents.top_k, output.logits.shape[-1]), dim=-1)
-        packed["logits"], packed["classes"] = rows(best.values), rows(best.indices, torch.int16)
-    if contents.states:
-        packed["states"] = rows(query_output(output).states[list(contents.states)])
+    packed = _pack_queries(output, contents, convert) if isinstance(output, QueryOutput) else pack_dense(output, contents, convert)
     for name, strides in contents.maps.items():
         for level in getattr(output, name):
             if level.stride in strides:
-                packed[f"{name}/{level.stride}"] = level.features.permute(0, 2, 3, 1).to("cpu", kind).contiguous()
-                packed[f"{name}/{level.stride}/padding"] = level.padding.cpu().contiguous()
+                packed[f"{name}/{level.stride}"] = convert(level.features.permute(0, 2, 3, 1))
+                packed[f"{name}/{level.stride}/padding"] = convert(level.padding, torch.bool)
+    return packed
+
+
+def _pack_queries(output: QueryOutput, contents: CacheFields, convert: Convert) -> dict[str, Tensor]:
+    def rows(value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Returns ``[L, B, ...]`` as ``[B, L, ...]``."""
+        return convert(value.transpose(0, 1), dtype)
+
+    packed = {"boxes": rows(output.boxes, torch.float32)} | pack_logits(output.logits, contents.top_k, rows)
+    if contents.states:
+        packed["states"] = rows(output.states[list(contents.states)])
     if contents.queries:
         for key in ("content", "position", "reference", "source"):
-            value = getattr(query_output(output).queries, key)
+            value = getattr(output.queries, key)
             if value is not None:
-                packed[_QUERIES + key] = value.to("cpu", torch.int32 if key == "source" else torch.float32).contiguous()
-    if contents.attentions and (attentions := query_output(output).attentions) is not None:
-        packed["attentions/self"] = rows(attentions.self_attention)
-        packed["attentions/cross"] = rows(attentions.cross_attention)
+                packed[_QUERIES + key] = convert(value, torch.int32 if key == "source" else torch.float32)
+    if contents.attentions and output.attentions is not None:
+        packed["attentions/self"] = rows(output.attentions.self_attention)
+        packed["attentions/cross"] = rows(output.attentions.cross_attention)
     if contents.box_distribution and output.box_distribution is not None:
         packed["box_distribution"] = rows(output.box_distribution)
     return packed
@@ -70,7 +77,7 @@ def split_constants(packed: Mapping[str, Tensor], constant: bool) -> tuple[dict[
 
 def names_of(contents: CacheFields, there: Sequence[str]) -> list[str]:
     """Lists the existing tensors that belong to ``contents``."""
-    wanted = {"boxes", "logits", "classes", *(["states"] if contents.states else [])}
+    wanted = {"boxes", "logits", "classes", "match", *(["states"] if contents.states else []), *dense_names(contents)}
     for kind, strides in contents.maps.items():
         wanted |= {f"{kind}/{stride}{ending}" for stride in strides for ending in ("", "/padding")}
     wanted |= {name for name in there if contents.queries and name.startswith(_QUERIES)}
@@ -87,20 +94,21 @@ class CachedTeacherOutputs:
     Attributes:
         rows: ``[B, ...]`` tensors by name.
         constants: ``[1, ...]`` tensors that are the same for all images.
-        match: ``[B, L, N]`` int16, the teacher's own matching to the targets.
+        match: ``[B, L, N]`` int16, the own matching to the targets of a teacher with queries; None of another teacher.
         states: Decoder layer of each of the kept states.
-        form: ``activation`` and number of ``columns`` of the class head.
+        form: See ``Manifest``.
     """
 
     rows: dict[str, Tensor]
     constants: dict[str, Tensor]
-    match: Tensor
+    match: Tensor | None
     states: tuple[int, ...]
     form: dict[str, Any]
 
     def __getitem__(self, part: slice) -> "CachedTeacherOutputs":
         """Returns the outputs for some of the images."""
-        return replace(self, rows={name: value[part] for name, value in self.rows.items()}, match=self.match[part])
+        match = None if self.match is None else self.match[part]
+        return replace(self, rows={name: value[part] for name, value in self.rows.items()}, match=match)
 
     def to(self, device: torch.device | str) -> "CachedTeacherOutputs":
         """Returns the same outputs on ``device``; the matching stays on the CPU, where all matchings are."""
@@ -112,9 +120,9 @@ class CachedTeacherOutputs:
         return TeacherAnswer(output=self.output(), match=self.teacher_match, prepared=self.prepared)
 
     @property
-    def teacher_match(self) -> Tensor:
-        """The teacher's own matching to the targets, ``[L, B, N]`` int64."""
-        return self.match.transpose(0, 1).long()
+    def teacher_match(self) -> Tensor | None:
+        """The own matching to the targets of a teacher with queries, ``[L, B, N]`` int64."""
+        return None if self.match is None else self.match.transpose(0, 1).long()
 
     @property
     def prepared(self) -> dict[str, dict[str, Tensor]]:
@@ -128,34 +136,28 @@ class CachedTeacherOutputs:
 
     def output(self) -> DetectorOutput:
         """Returns the output in float32, as methods take it; fields that are not kept are empty, states of missing layers are NaN."""
+        levels: dict[str, Any] = {kind: self._levels(kind) for kind in ("memory", "neck", "backbone")}
+        if "kind" in self.form:
+            return read_dense({**self.constants, **self.rows}, self.form, levels)
         boxes = self._layers("boxes")
         layers, batch, queries = boxes.shape[:3]
         return QueryOutput(
-            logits=self._logits(),
+            logits=unpack_logits(self.rows, self.form["columns"]).transpose(0, 1).contiguous(),
             boxes=boxes,
             states=self._states(layers, boxes),
             queries=self._queries(batch, queries, boxes),
-            memory=self._levels("memory"),
-            neck=self._levels("neck"),
-            backbone=self._levels("backbone"),
             context=None,
             activation=self.form["activation"],
             attentions=Attentions(self._layers("attentions/self"), self._layers("attentions/cross"))
             if "attentions/self" in self.rows
             else None,
             box_distribution=self._layers("box_distribution") if "box_distribution" in self.rows else None,
+            **levels,
         )
 
     def _layers(self, name: str) -> Tensor:
         """Returns ``[B, L, ...]`` as ``[L, B, ...]`` float32."""
         return self.rows[name].transpose(0, 1).float().contiguous()
-
-    def _logits(self) -> Tensor:
-        values = self._layers("logits")
-        if "classes" not in self.rows:
-            return values
-        full = values.new_full((*values.shape[:-1], self.form["columns"]), _ABSENT)
-        return full.scatter_(-1, self.rows["classes"].transpose(0, 1).long(), values)
 
     def _states(self, layers: int, like: Tensor) -> Tensor:
         if "states" not in self.rows:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 from workbench.detectors.detector import Detector
 from workbench.errors import IncompatibleError
@@ -15,10 +15,15 @@ Precision = Literal["fp16", "fp32"]
 _FEATURES: dict[str, Feature] = {
     "memory|neck|head": "auto", "head": "head", "memory": "memory", "neck": "neck", "backbone": "backbone",
 }  # fmt: skip
+# fields that only a teacher without queries has; where they are False they stand in no manifest, as before they existed
+_DENSE = ("dense_logits", "dense_boxes", "dense_distribution", "rois")
 
 
 class CacheFields(BaseModel, frozen=True, extra="forbid"):
-    """Fields of a ``DetectorOutput`` that are kept for every image; logits and boxes of all layers always are.
+    """Fields of a ``DetectorOutput`` that are kept for every image.
+
+    Logits and boxes of all layers of a teacher with queries always are. Those of other teachers are as many as the anchors of the image and
+    kept only where a method reads them.
 
     Attributes:
         precision: Precision of logits, states, maps, attentions and distributions. Boxes, references and query vectors are float32,
@@ -31,6 +36,10 @@ class CacheFields(BaseModel, frozen=True, extra="forbid"):
         box_distribution: True if the box distribution is kept, for families that have one.
         prepared: What methods prepare from the output (``Method.prepare``), as ``method/hash of its settings``; stored as float32. A
             cache made with other settings can still be used: every step then prepares it anew.
+        dense_logits: True if the class logits of every anchor or point are kept, with the centreness of a family that predicts it.
+        dense_boxes: True if its boxes are kept, and the numbers of the head from which they are decoded.
+        dense_distribution: True if its box distribution is kept.
+        rois: True if the proposals of a two-stage teacher are kept, with their logits and boxes.
     """
 
     precision: Precision = "fp16"
@@ -41,18 +50,29 @@ class CacheFields(BaseModel, frozen=True, extra="forbid"):
     attentions: bool = False
     box_distribution: bool = False
     prepared: tuple[str, ...] = ()
+    dense_logits: bool = False
+    dense_boxes: bool = False
+    dense_distribution: bool = False
+    rois: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value or name not in _DENSE}
 
     @property
     def large(self) -> list[str]:
         """Kept fields that grow with the image's number of cells; the user must accept their size before they are written."""
-        return [*(f"{kind} maps" for kind in sorted(self.maps)), *(["attention maps"] if self.attentions else [])]
+        flags = {"attentions": "attention maps", "dense_logits": "dense logits", "dense_boxes": "dense boxes",
+                 "dense_distribution": "dense box distributions"}  # fmt: skip
+        return [*(f"{kind} maps" for kind in sorted(self.maps)), *(text for name, text in flags.items() if getattr(self, name))]
 
     def lacks(self, wanted: "CacheFields") -> list[str]:
         """Lists the parts of ``wanted`` that are not kept here, in words."""
         missing = [f"states of layer {layer}" for layer in wanted.states if layer not in self.states]
         for kind, strides in wanted.maps.items():
             missing += [f"{kind} at stride {stride}" for stride in strides if stride not in self.maps.get(kind, ())]
-        missing += [name for name in ("queries", "attentions", "box_distribution") if getattr(wanted, name) and not getattr(self, name)]
+        flags = ("queries", "attentions", "box_distribution", *_DENSE)
+        missing += [name for name in flags if getattr(wanted, name) and not getattr(self, name)]
         return missing
 
 
@@ -74,6 +94,7 @@ def fields_of(
     states: set[int] = set()
     maps: dict[str, set[int]] = {}
     kept: dict[str, Any] = {"queries": False, "attentions": False, "box_distribution": False}
+    with_queries = "queries" in teacher.provides
     for method in methods:
         config = method.config
         if "decode" in config.needs_teacher:
@@ -93,10 +114,12 @@ def fields_of(
                 # what the head reads is kept under its own name
                 name = kind if kind != "head" else "memory" if "memory" in teacher.provides else "neck"
                 maps.setdefault(name, set()).update(set(student.level_channels(kind)) & set(teacher.level_channels(kind)))
-            elif need in ("attentions", "box_distribution"):
-                kept[need] = True
+            # of alternatives, what this teacher provides
+            for one in set(need.split("|")) & teacher.provides & {"attentions", "box_distribution", *_DENSE}:
+                kept["dense_distribution" if one == "box_distribution" and not with_queries else one] = True
         # the student's decoder may be fed with the teacher's queries
-        kept["queries"] |= "decode" in config.needs_student
+        sends = "decode" in student.provides and any("decode" in need.split("|") for need in config.needs_student)
+        kept["queries"] |= with_queries and sends
     return CacheFields(
         precision=precision, top_k=top_k, states=tuple(sorted(states)),
         maps={kind: tuple(sorted(strides)) for kind, strides in sorted(maps.items())},

@@ -76,6 +76,11 @@ def _row(folder: Path) -> dict[str, Any]:
     key, contents = manifest.key, manifest.key["contents"]
     files = len(manifest.shards) + 1
     state = "complete" if not manifest.missing else f"{100 * (files - len(manifest.missing)) // files} %"
+    logits = "logits" if contents["top_k"] is None else f"best {contents['top_k']} classes"
+    said = [logits, "boxes"]
+    if "kind" in manifest.form:  # of a teacher without queries only the predictions that the key names are kept
+        flags = {"logits": f"dense {logits}", "boxes": "dense boxes", "distribution": "dense box distributions"}
+        said = [text for name, text in flags.items() if contents.get(f"dense_{name}")] + ["proposals"] * contents.get("rois", False)
     parts = [*(f"{kind} {strides}" for kind, strides in contents["maps"].items()), *(["attentions"] if contents["attentions"] else [])]
     return {
         "cache": folder.name,
@@ -83,7 +88,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "images": manifest.rows // key["variants"],
         "variants": key["variants"],
         "precision": contents["precision"],
-        "keeps": ", ".join(["logits" if contents["top_k"] is None else f"best {contents['top_k']} classes", "boxes", *parts]),
+        "keeps": ", ".join([*said, *parts]),
         "GB": size,
         "build seconds": manifest.seconds["wall"],
         "teacher": str(key["teacher"])[:12],

@@ -15,6 +15,7 @@ from workbench.errors import CacheError
 from workbench.recipe.setup import Setup
 from workbench.store.manifest import MANIFEST
 from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs, names_of
+from workbench.teacher_cache.dense_outputs import filled_up
 from workbench.teacher_cache.fields import CacheFields
 from workbench.teacher_cache.key import cache_folder, cache_key, differences, wanted_fields
 from workbench.teacher_cache.shards import CONSTANTS, read_manifest, verify
@@ -79,9 +80,9 @@ class TeacherCache:
             rows.append((file.tensors, position))
         # if another recipe continued a build, only some of the shards hold what methods prepare
         names = names_of(self.wanted, [name for name in rows[0][0] if all(name in tensors for tensors, _ in rows)])
-        values = {name: torch.stack([tensors[name][position] for tensors, position in rows]) for name in (*names, "match")}
-        constants = self._open(CONSTANTS).tensors if self.wanted.queries else {}
-        return CachedTeacherOutputs(values, constants, values.pop("match"), self.kept.states, self.manifest.form)
+        values = {name: torch.stack(filled_up(name, [tensors[name][position] for tensors, position in rows], 0)) for name in names}
+        constants = self._open(CONSTANTS).tensors if self.wanted.queries or "kind" in self.manifest.form else {}
+        return CachedTeacherOutputs(values, constants, values.pop("match", None), self.kept.states, self.manifest.form)
 
     def tensors(self, shard: str) -> dict[str, Tensor]:
         """Returns all tensors of a shard by name: ``[rows, ...]``.

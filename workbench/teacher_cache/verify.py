@@ -11,6 +11,7 @@ from workbench.matching import match_targets
 from workbench.recipe.setup import Setup
 from workbench.teacher_cache.build import Builder
 from workbench.teacher_cache.cached_outputs import PREPARED
+from workbench.teacher_cache.dense_outputs import filled_up
 from workbench.teacher_cache.read import TeacherCache
 from workbench.teacher_cache.shards import without_damaged
 
@@ -43,7 +44,7 @@ class Checked:
         rows: Number of rows that were recomputed.
         differences: Differences by tensor.
         flips: Number of queries of those rows that the rounded output would match with another target than the unrounded one did.
-            Training uses the matching of the unrounded output. None if only the best classes are kept.
+            Training uses the matching of the unrounded output. None if only the best classes are kept, or the teacher has no queries.
         queries: Number of queries that could flip, over all layers.
     """
 
@@ -73,6 +74,7 @@ def check_cache(setup: Setup, device: torch.device | str = "cpu", sample: int = 
     # reading would need the constants, but a row is compared as it is stored in its shard
     cache = TeacherCache(builder.folder, builder.contents.model_copy(update={"queries": False}))
     rows = [row for row in _spread(whole.rows, sample) if whole.place(row)[0] in whole.files]
+    with_queries = "kind" not in whole.form
     found: dict[str, Difference] = {}
     flips, queries = 0, 0
     for row in rows:
@@ -82,11 +84,12 @@ def check_cache(setup: Setup, device: torch.device | str = "cpu", sample: int = 
         for key, value in now.items():
             if key.startswith(PREPARED) and key not in kept:  # made with other settings of a method, so training does not read it either
                 continue
-            difference = _difference(key, kept[key][position], value[0])
+            difference = _difference(key, *filled_up(key, [kept[key][position], value[0]], 0))
             found[key] = _worse(found.get(key, difference), difference)
-        rounded, unrounded = _matches(setup, cache, row)
-        flips, queries = flips + int((rounded != unrounded).sum()), queries + unrounded.numel()
-    counted = flips if cache.kept.top_k is None else None
+        if with_queries:
+            rounded, unrounded = _matches(setup, cache, row)
+            flips, queries = flips + int((rounded != unrounded).sum()), queries + unrounded.numel()
+    counted = flips if cache.kept.top_k is None and with_queries else None
     return Checked(tuple(damaged), len(rows), tuple(found.values()), counted, queries)
 
 
@@ -98,6 +101,7 @@ def _matches(setup: Setup, cache: TeacherCache, row: int) -> tuple[torch.Tensor,
     answers = cache.read([index], number, batch.ops)
     output = answers.output()
     logits = setup.pairing.in_student_classes(output.logits, output.activation)
+    assert answers.teacher_match is not None
     return match_targets(logits, output.boxes, batch.targets, output.activation), answers.teacher_match
 
 

@@ -14,7 +14,7 @@ from workbench.analysis.diagnosis.teacher_input import DOUBTFUL_AP, LEAST_AP, me
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, TransformConfig
-from workbench.detectors.output import DetectorOutput, probability
+from workbench.detectors.output import DetectorOutput, TwoStageOutput, probability
 from workbench.errors import IncompatibleError
 from workbench.files import write_json
 from workbench.recipe.loading import stored_recipe
@@ -93,13 +93,11 @@ def keep_readings(run: Run) -> None:
 def _readings(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> Iterator[Reading]:
     assert setup.teacher is not None
     detector, student = setup.teacher.detector, setup.student.spec
-    corners = [(batch, dataclasses.replace(output, boxes=_corners_as_centres(output.boxes))) for batch, output in answers]
+    corners = [(batch, _read_as_corners(output)) for batch, output in answers]
     yield Reading("box format", "With its boxes read as x1, y1, x2, y2", "its box head predicts another format", _ap(setup, corners))
     order = _best_class_order(setup, answers)
     if order != list(range(len(order))):
-        # a last column for no object stays in place
-        columns = [*order, *range(len(order), answers[0][1].logits.shape[-1])]
-        permuted = [(batch, dataclasses.replace(output, logits=output.logits[..., columns])) for batch, output in answers]
+        permuted = [(batch, _in_order(output, order)) for batch, output in answers]
         names = ", ".join(detector.spec.classes[order.index(column)] for column in range(len(order)))
         yield Reading("class map", f"With its classes named {names}", "correct its workbench.json", _ap(setup, permuted))
     for name, (mean, std) in {**_INPUTS, "the recipe's mean and std": (student.mean, student.std)}.items():
@@ -138,6 +136,21 @@ def _ap(setup: Setup, answers: list[tuple[Batch, DetectorOutput]]) -> float:
     truth["annotations"] = [annotation for annotation in truth["annotations"] if annotation["image_id"] in seen]
     ap = coco_ap(truth, collect_detections(setup.val, found, detector.spec.classes)).ap
     return 0.0 if np.isnan(ap) else ap
+
+
+def _read_as_corners(output: DetectorOutput) -> DetectorOutput:
+    """Returns the output as if its boxes had been predicted as x1, y1, x2, y2."""
+    if isinstance(output, TwoStageOutput) and output.class_boxes is not None:
+        output = dataclasses.replace(output, class_boxes=_corners_as_centres(output.class_boxes))
+    return dataclasses.replace(output, boxes=_corners_as_centres(output.boxes))
+
+
+def _in_order(output: DetectorOutput, order: list[int]) -> DetectorOutput:
+    """Returns the output with its class columns in another order; a last column for no object stays in place."""
+    if isinstance(output, TwoStageOutput) and output.class_boxes is not None:
+        output = dataclasses.replace(output, class_boxes=output.class_boxes[:, :, order])
+    columns = [*order, *range(len(order), output.logits.shape[-1])]
+    return dataclasses.replace(output, logits=output.logits[..., columns])
 
 
 def _corners_as_centres(boxes: Tensor) -> Tensor:

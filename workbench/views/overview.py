@@ -44,7 +44,7 @@ class Panel(NamedTuple):
 PROGRESS = (
     Panel("ap", "AP", "AP (%)", 100, ".1f"),
     Panel("churn", "Churn between evaluations", "churn (% of targets)", 100, ".1f"),
-    Panel("found_by_churn", "Found-by churn between evaluations", "found-by churn (% of targets)", 100, ".1f"),
+    Panel("found_by_churn", "Found-by churn", "found-by churn (% of targets)", 100, ".1f"),
     Panel("instability", "Instability between evaluations", "queries per image", 1, ".2f"),
 )
 COUNTS = {"churn": "n", "found_by_churn": "found_by_n"}  # of targets behind a share
@@ -126,6 +126,12 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         figure.update_xaxes(title_text="step", rangemode="tozero", matches="x", row=1, col=column)
         figure.update_yaxes(title_text=panel.unit, rangemode="tozero", row=1, col=column)
     return say_undefined(quiet(figure, 320), points)
+
+
+def counted(points: pd.DataFrame) -> str:
+    """Returns how many targets churn and found-by churn of ``progress_points`` are computed from, in words."""
+    churn, found = (int(points[name].sum()) for name in ("n", "found_by_n"))
+    return f"n = {churn} pairs of target and evaluation for churn and {found} for found-by churn,"
 
 
 def say_undefined(figure: go.Figure, points: pd.DataFrame) -> go.Figure:

@@ -1,5 +1,6 @@
 """Found-by churn against loops that match detections with targets one at a time."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,13 @@ def found_slowly(truth: dict[str, Any], detections: pd.DataFrame) -> dict[tuple[
         places[own["image_id"]] = place + 1
         x, y, w, h = own["bbox"]
         targets.append((own["image_id"], place, own["category_id"], [x, y, x + w, y + h]))
-    for row in detections.sort_values("score", ascending=False, kind="stable").itertuples():
-        box = (row.x1, row.y1, row.x2, row.y2)
+    for row in detections.sort_values("score", ascending=False, kind="stable").to_dict("records"):
+        box = (row["x1"], row["y1"], row["x2"], row["y2"])
         free = [(overlap(box, own[3]), own[:2]) for own in targets
-                if own[0] == row.image_id and own[2] == row.category_id and own[:2] not in found]  # fmt: skip
+                if own[0] == row["image_id"] and own[2] == row["category_id"] and own[:2] not in found]  # fmt: skip
         best = max((pair for pair in free if pair[0] >= 0.5), default=None)
         if best is not None:
-            found[best[1]] = (row.query, box)
+            found[best[1]] = (row["query"], box)
     return found
 
 
@@ -95,11 +96,13 @@ def test_churn_is_what_a_loop_over_targets_counts(seed: int, by_box: bool):
     assert told == {(step, *key): query for step, own in slow.items() for key, (query, _) in own.items()}
     changes = found_by_changes(frame, STEPS, "box" if by_box else "query")
     churn = found_by_churn(changes, samples=20).set_index("step")
-    for before, step in zip(STEPS, STEPS[1:], strict=False):
+    for before, step in itertools.pairwise(STEPS):
         both = sorted(set(slow[before]) & set(slow[step]))
         wanted = [changed_slowly(slow[step][key], slow[before][key], by_box) for key in both]
         own = changes[changes["step"] == step]
-        assert list(zip(own["image_id"], own["target"], own["changed"], strict=True)) == [(*k, w) for k, w in zip(both, wanted, strict=True)]
+        assert list(zip(own["image_id"], own["target"], own["changed"], strict=True)) == [
+            (*k, w) for k, w in zip(both, wanted, strict=True)
+        ]
         if both:
             assert churn.loc[step, "found_by_churn"] == pytest.approx(np.mean(wanted)) and churn.loc[step, "n"] == len(both)
         else:

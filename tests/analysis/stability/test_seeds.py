@@ -72,3 +72,13 @@ def test_a_target_without_a_query_is_not_found():
     nothing = last(1).assign(match=-1)
     assert not found_targets(nothing, targets)["found"].any()
     assert found_by_both(nothing, last(1), targets, samples=3)[["both", "only_first"]].sum(axis=None) == 0
+
+
+def test_of_several_positive_candidates_one_that_is_right_is_enough():
+    targets = target_frame(random_truth(1, images=6))
+    some = targets.head(3).copy()
+    rows = pd.DataFrame({
+        "image_id": np.repeat(some["image_id"], 2), "match": np.repeat(some["target"], 2), "layer": 0,
+        "label": np.repeat(some["label"], 2).to_numpy() + np.array([0, 0, 1, 0, 0, 1]), "match_iou": [0.4, 0.6, 0.9, 0.3, 0.2, 0.9],
+    })  # fmt: skip
+    assert found_targets(rows, targets)["found"].tolist() == [True, *[False] * (len(targets) - 1)]

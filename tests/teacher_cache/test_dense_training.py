@@ -1,0 +1,64 @@
+"""Training with the cache of a teacher without queries, or for a student without: the live teacher's numbers on the same pictures."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.examples import SMALL, SPEC
+from tests.families import tiny, tiny_config
+from tests.flows import command, tiny_recipe, write_recipe
+from tests.teacher_cache.teachers import built, opened
+from tests.teacher_cache.test_training import CHANGES, train
+from workbench.recipe.setup import Setup, build
+
+FCOS = {name: value for name, value in tiny_config("fcos").items() if name != "family"}
+STUDENTS: dict[str, dict[str, Any]] = {"fcos": {"family": "fcos", **FCOS}, "deformable_detr": {"family": "deformable_detr", **SMALL}}
+PLAIN: dict[str, Any] = {
+    "methods": [{"method": "fitnet", "balance": 0.3}], "data": {"transform": {"augment": ["dihedral"]}},
+    "cache": {"variants": 2, "precision": "fp32"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def fcos_folder(tmp_path: Path) -> Path:
+    """An FCOS with random weights as a detector folder."""
+    folder = tmp_path / "fcos"
+    folder.mkdir()
+    tiny("fcos", 2, spec=replace(SPEC, classes=(*SPEC.classes, "cross"))).save(folder)
+    return folder
+
+
+def pair(teacher: str, student: str) -> Setup:
+    changes = {"teacher": {"checkpoint": teacher}, "student": None}
+    return build(tiny_recipe(CHANGES, PLAIN, changes, {"student": STUDENTS[student]}), teacher, record_teacher=False)
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("fcos", "fcos"), ("fcos", "deformable_detr"), ("shapes_teacher", "fcos")])
+def test_a_run_from_the_cache_logs_what_a_run_with_the_live_teacher_does(teacher: str, student: str, fcos_folder: Path):
+    name = str(fcos_folder) if teacher == "fcos" else teacher
+    live, cached = pair(name, student), pair(name, student)
+    built(cached)
+    wanted, _, asked = train("live", live)
+    found, _, asked_cached = train("cached", cached, opened(cached))
+    assert (asked, asked_cached) == (4, 0)
+    for line, other in zip(found, wanted, strict=True):
+        assert {key: pytest.approx(value, rel=1e-4, abs=1e-4) for key, value in other.items()} == line
+        assert any(key.startswith("raw/fitnet") for key in line)
+
+
+def test_the_commands_say_what_a_dense_cache_holds(tmp_path: Path, fcos_folder: Path, runs_folder: Path):
+    changes = {"teacher": {"checkpoint": str(fcos_folder)}, "student": None, "data": {"options": {"train": 4}}}
+    recipe = str(write_recipe(tmp_path, PLAIN, changes, {"student": STUDENTS["fcos"]}))
+    code, out, err = command("cache", "build", recipe)
+    assert code == 10 and "neck maps" in err and "--accept" in err
+    # 12 x 12, 6 x 6 and 3 x 3 cells of 32 float32 channels and a byte of padding, and two sides
+    assert "4 images x 2 variants, 24.4 kB each, including neck maps" in out
+    assert (144 + 36 + 9) * (4 * 32 + 1) + 8 == 24389
+    code, out, err = command("cache", "build", recipe, "--accept")
+    assert code == 0 and "8 outputs computed, 0 reused" in out, err
+    code, out, _ = command("cache", "list")
+    assert code == 0 and "neck [8, 16, 32]" in out and "logits" not in out
+    code, out, err = command("cache", "check", recipe, "--answers", "3")
+    assert code == 0 and "every file is intact" in out and "matchings" not in out, err
