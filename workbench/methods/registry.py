@@ -32,6 +32,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "ld": ("ld", "LD"),
     "kd_detr": ("kd_detr", "KDDETR"),
     "d3etr": ("d3etr", "D3ETR"),
+    "detkds": ("detkds.detkds", "DetKDS"),
 }
 PLUGINS = "workbench.methods"
 _registered: dict[str, type[Method]] = {}
