@@ -33,7 +33,7 @@ def search_space(
     from workbench.methods.detkds.genotype import INPUTS
     from workbench.search.space import MODES, positions, survey
 
-    tables = {input: (positions(input), positions(input, added=True)) for input in INPUTS}
+    tables: dict[Input, tuple[Any, Any]] = {input: (positions(input), positions(input, added=True)) for input in INPUTS}
     for inputs in _alike(tables):
         console.print(Text(", ".join(inputs), style="bold"))
         counted, whole = tables[inputs[0]]
