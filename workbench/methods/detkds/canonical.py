@@ -48,8 +48,10 @@ def _chains(genotype: Genotype, mode: Mode) -> Genotype | None:
     """Chains that give the same values, whatever the distance."""
     if genotype.t2 == "scale_r1":
         return replace(genotype, t2="no")
-    if genotype.t2 == "scale" and genotype.t3 in ("min_max_normalize", "batchnorm"):
-        return replace(genotype, t2="no")  # both undo a factor and a summand
+    # both undo a factor and a summand; the variance of maps weighted by 1 over an area is not large beside a batch norm's constant
+    undone = ("min_max_normalize",) if genotype.input == "foreground" else ("min_max_normalize", "batchnorm")
+    if genotype.t2 == "scale" and genotype.t3 in undone:
+        return replace(genotype, t2="no")
     if (genotype.t1, genotype.t2, genotype.t3) == ("satt", "no", "norm_C"):
         return replace(genotype, t1="no")  # a factor for each cell
     if genotype.t1 == "catt" and genotype.t2 != "scale" and genotype.t3 == "norm_HW":
