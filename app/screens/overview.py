@@ -56,7 +56,7 @@ def body() -> None:
     if st.session_state.get("with_intervals") != shown:
         show_table(place, table, "summary-first")
     points = pd.concat([held.progress(own) for own in shown])
-    meaning = f"{views.PROGRESS_CAPTION} n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
+    meaning = f"{views.PROGRESS_CAPTION} {views.counted(points)} split {split}, {len(chosen)} runs."
     page.chart(views.progress_figure(points, chosen), "progress", meaning, points)
     runs = [own.run for own in shown]
     page.note(undefined_of(runs, "churn"))

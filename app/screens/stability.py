@@ -38,7 +38,7 @@ def runs_compared() -> None:
         return
     shown = [all_evaluations(entries[name].run, split) for name in chosen]
     points = pd.concat([held.progress(own) for own in shown])
-    targets = f" n = {int(points['n'].sum())} pairs of target and evaluation of split {split}, {len(chosen)} runs."
+    targets = f" {overview.counted(points)} split {split}, {len(chosen)} runs."
     runs = [own.run for own in shown]
     if by == "arms":
         points = stability.arm_points(points, [entries[name] for name in chosen])

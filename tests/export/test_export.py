@@ -22,7 +22,7 @@ from workbench.datasets.coco import write_coco
 from workbench.datasets.opening import open_dataset
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import probability
+from workbench.detectors.output import valid_scores
 from workbench.detectors.registry import FAMILIES
 from workbench.detectors.transformers_adapter import TransformersDetector
 from workbench.errors import ExportError, MissingExtraError
@@ -79,7 +79,7 @@ def test_the_onnx_file_of_every_family_gives_what_the_detector_gives(family: str
     batch = next(evaluation_batches(dataset, transform, 1, [4]))
     with torch.no_grad():
         output = detector(batch.images, batch.padding)
-    np.testing.assert_allclose(scores, probability(output, -1), atol=1e-4)
+    np.testing.assert_allclose(scores, valid_scores(output, -1), atol=1e-4)
     np.testing.assert_allclose(boxes, output.boxes[-1], atol=1e-3)
 
 
@@ -179,7 +179,8 @@ def test_a_folder_whose_weights_transformers_does_not_take_is_refused_and_leaves
 @pytest.mark.parametrize(
     ("changed", "good"),
     [({}, True), ({"boxes": 1e-3}, True), ({"boxes": 1.1e-3}, False), ({"scores": 1.1e-4}, False), ({"scores": math.nan}, False),
-     ({"exported_ap": 0.4009}, True), ({"exported_ap": 0.3989}, False), ({"reselected": 2}, True), ({"reselected": 3}, False)],
+     ({"exported_ap": 0.4009}, True), ({"exported_ap": 0.3989}, False), ({"reselected": 2}, True), ({"reselected": 3}, False),
+     ({"detections": 300, "other": 3}, True), ({"detections": 300, "other": 4}, False), ({"other": 1}, False)],
 )  # fmt: skip
 def test_an_agreement_holds_up_to_its_tolerances_and_no_number_is_no_agreement(changed: dict[str, float], good: bool):
     values: dict[str, Any] = {"boxes": 0.0, "scores": 0.0, "reselected": 0, "ap": 0.4, "exported_ap": 0.4}

@@ -108,6 +108,79 @@ def test_the_memory_terms_equal_the_sums_of_the_formula_over_both_levels(channel
     assert (method.weight_of("memory_foreground"), method.weight_of("memory_background")) == (5e-5, 1e-7)
 
 
+def box_embedding(box: Tensor, width: int) -> list[float]:
+    """Sines and cosines of centre and size, row before column, with wavelengths that grow to 10000 x 2 pi."""
+    values: list[float] = []
+    for number in (1, 0, 3, 2):
+        for k in range(0, width // 4, 2):
+            angle = 2 * math.pi * float(box[number]) / 10000 ** (k / (width // 4))
+            values += [math.sin(angle), math.cos(angle)]
+    return values
+
+
+def standardised(values: list[float]) -> list[float]:
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values) + 1e-5)
+    return [(value - mean) / deviation for value in values]
+
+
+def test_with_position_embedding_the_memory_terms_equal_loops_over_the_cells_of_the_smallest_target():
+    shapes = ((8, 4, 6), (16, 2, 3))
+    student, teacher = random_output(2, (2, 5), width=16, levels=shapes), random_output(2, (2, 5), width=16, levels=shapes, seed=1)
+    targets = batch_of([3, 0], 3, torch.Generator().manual_seed(0))
+    targets.valid[0, 1] = False
+    terms = run(build_for("clockdistill", student, teacher, logits=None, memory={"position_embedding": True}), student, teacher, targets)
+    wanted, overlapping = {True: 0.0, False: 0.0}, 0
+    for own, other in zip(student.memory, teacher.memory, strict=True):
+        location, scale = masks_by_loop(other, targets)
+        for image in range(2):
+            width, height = int((~own.padding[image, 0]).sum()), int((~own.padding[image, :, 0]).sum())
+            for y in range(height):
+                for x in range(width):
+                    around: list[tuple[int, int]] = []
+                    for g in (g for g in range(3) if targets.valid[image, g]):
+                        columns, rows = cells_of(targets.boxes[image, g], width, height)
+                        around += [(len(columns) * len(rows), g)] if x in columns and y in rows else []
+                    overlapping += len(around) > 1
+                    added = box_embedding(targets.boxes[image, min(around)[1]], 16) if around else [0.0] * 16
+                    a, b = (
+                        standardised([f + e for f, e in zip(level.features[image, :, y, x].tolist(), added, strict=True)])
+                        for level in (own, other)
+                    )
+                    error = sum((p - q) ** 2 for p, q in zip(a, b, strict=True))
+                    wanted[bool(location[image, y, x])] += error * float(scale[image, y, x]) / 2
+    assert overlapping, "two targets share a cell"
+    assert terms["memory_foreground"].item() == pytest.approx(wanted[True], rel=1e-4)
+    assert terms["memory_background"].item() == pytest.approx(wanted[False], rel=1e-4)
+
+
+def test_the_embedding_of_a_box_is_in_its_cells_alone_worked_by_hand():
+    teacher = random_output(1, (1, 3), levels=((8, 4, 4),))
+    # sine and cosine of 2 pi times row 0.25, column 0.5, height 0.5 and width 0.25
+    embedding = torch.tensor([1.0, 0.0, 0.0, -1.0, 0.0, -1.0, 1.0, 0.0])
+    nothing = torch.zeros(1, 4, 4, dtype=torch.bool)
+    teacher = replace(teacher, memory=(Level(torch.zeros(1, 8, 4, 4), 8, nothing),))
+    student = replace(teacher, memory=(Level(embedding.view(1, 8, 1, 1).expand(1, 8, 4, 4), 8, nothing),))
+    box = torch.tensor([[[0.5, 0.25, 0.25, 0.5]]])
+    targets = TargetBatch(box, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool))
+    plain, enriched = (
+        run(build_for("clockdistill", student, teacher, logits=None, memory={"position_embedding": on}), student, teacher, targets)
+        for on in (False, True)
+    )
+    # four channels differ by 1 in every cell, and the weights of either region sum to 1
+    assert (plain["memory_foreground"].item(), plain["memory_background"].item()) == pytest.approx((4, 4), rel=1e-5)
+    # with the embedding the cells of the target hold it once and twice, which is one direction; outside it stands against nothing, with
+    # variance 1/2, so the four channels differ by the root of 2
+    assert (enriched["memory_foreground"].item(), enriched["memory_background"].item()) == pytest.approx((0, 8), abs=1e-3)
+
+
+def test_a_memory_whose_channels_hold_no_embedding_of_a_box_is_refused():
+    student = random_output(1, (1, 3), width=12)
+    with pytest.raises(IncompatibleError, match=r"\[12\] channels, .* a multiple of 8.*position_embedding: false"):
+        build_for("clockdistill", student, student, logits=None, memory={"position_embedding": True})
+    build_for("clockdistill", student, student, logits=None)
+
+
 def step(
     config: dict[str, Any], student: Any, teacher: Any, targets: TargetBatch, number: int = 0
 ) -> tuple[Any, Any, Any, MethodContext, Any]:

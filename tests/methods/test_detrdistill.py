@@ -79,15 +79,16 @@ def entropy(t: Tensor) -> float:
     return sum(-float(p) * math.log(float(p)) - (1 - float(p)) * math.log(1 - float(p)) for p in t)
 
 
-def pair_cost(student: QueryOutput, teacher: QueryOutput, k: int, t: int, image: int) -> np.ndarray:
-    """The cost of section 2.2.1 with loops: class 1, L1 5, GIoU 2."""
+def pair_cost(student: QueryOutput, teacher: QueryOutput, k: int, t: int, image: int, with_class: bool = True) -> np.ndarray:
+    """The cost of section 2.2.1 with loops: class 1 or 0, L1 5, GIoU 2."""
     z, b = student.logits[k, image], student.boxes[k, image]
     p, c = teacher.logits[t, image].sigmoid(), clamped(teacher.boxes[t, image])
     giou = generalized_box_iou(cxcywh_to_xyxy(b), cxcywh_to_xyxy(c))
     cost = np.zeros((len(z), len(p)))
     for i in range(len(z)):
         for j in range(len(p)):
-            cost[i, j] = bce(z[i], p[j]) + 5 * float((b[i] - c[j]).abs().sum()) - 2 * float(giou[i, j])
+            cost[i, j] = 5 * float((b[i] - c[j]).abs().sum()) - 2 * float(giou[i, j])
+            cost[i, j] += bce(z[i], p[j]) if with_class else 0.0
     return cost
 
 
@@ -145,10 +146,14 @@ def test_the_joint_logits_term_equals_a_loop_over_images_with_scipy(queries: tup
 
 @pytest.mark.parametrize("queries", [(6, 6), (4, 7), (7, 4)], ids=str)
 @pytest.mark.parametrize("negatives", ["box", "class_and_box", "off"])
-def test_the_split_logits_terms_equal_a_loop_over_objects_and_the_rest(queries: tuple[int, int], negatives: str):
+@pytest.mark.parametrize("cost_of_negatives", [None, "box", "class_and_box"])
+def test_the_split_logits_terms_equal_a_loop_over_objects_and_the_rest(
+    queries: tuple[int, int], negatives: str, cost_of_negatives: str | None
+):
     student, teacher = random_output(2, (3, queries[0])), random_output(2, (3, queries[1]), seed=1)
     targets = batch_of([3, 0, 1], 3)
-    terms = terms_of({"logits": {"negatives": negatives}, "features": None}, student, teacher, targets)
+    switch = {"negative_cost": cost_of_negatives} if cost_of_negatives else {}
+    terms = terms_of({"logits": {"negatives": negatives, **switch}, "features": None}, student, teacher, targets)
     own = match_targets(teacher.logits, teacher.boxes, targets)
     positive_term = negative_term = 0.0
     for layer in range(2):
@@ -162,6 +167,8 @@ def test_the_split_logits_terms_equal_a_loop_over_objects_and_the_rest(queries: 
             positives += [pair_loss(student, teacher, layer, layer, image, i, objects[j], True) for i, j in zip(rows, columns, strict=True)]
             free = np.setdiff1d(np.arange(queries[0]), rows)
             both = negatives == "class_and_box"
+            # the profile, which is the paper's, takes the box alone
+            cost = pair_cost(student, teacher, layer, layer, image, with_class=cost_of_negatives == "class_and_box")
             for i, j in zip(*linear_sum_assignment(cost[np.ix_(free, others)]), strict=True):
                 rest.append(pair_loss(student, teacher, layer, layer, image, free[i], others[j], both))
         positive_term += sum(positives) / len(positives)
@@ -192,6 +199,26 @@ def test_two_queries_and_one_object_worked_by_hand():
     assert terms["logits_positive"].item() == pytest.approx(5 * 0.1 + 2 * (1 - 1 / 3), rel=1e-4)
     # negative, box only: student 1 holds teacher 0 in a box twice as high: L1 0.2, IoU = GIoU = 0.5
     assert terms["logits_negative"].item() == pytest.approx(5 * 0.2 + 2 * 0.5, rel=1e-4)
+
+
+def test_negatives_are_matched_by_the_box_whatever_their_classes_worked_by_hand():
+    # one layer, one image without targets, one class: the student's boxes lie near the teacher's 0 and 1, but have the classes of 1 and 0
+    base = random_output(1, (1, 2), classes=1)
+    teacher, student = (
+        replace(base, logits=torch.tensor(logits).view(1, 1, 2, 1), boxes=torch.tensor(boxes).view(1, 1, 2, 4))
+        for logits, boxes in (
+            ([4.0, -4.0], [[0.3, 0.5, 0.2, 0.2], [0.7, 0.5, 0.2, 0.2]]),
+            ([-4.0, 4.0], [[0.4, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]]),
+        )
+    )
+    one = {"student_classes": ["a"], "teacher_classes": ["a"]}
+    # by the box: L1 0.1, IoU 0.02 / 0.06, a hull without a rest, on either side
+    near = 5 * 0.1 + 2 * (1 - 1 / 3)
+    # with the class: 0.4 at (0.4, 0.5) goes to 0.7, L1 0.3, nothing of 0.08 shared, 0.02 of a hull of 0.1 between them
+    far = 5 * 0.3 + 2 * (1 + 0.02 / 0.1)
+    for cost, wanted in (("box", near), ("class_and_box", far)):
+        terms = terms_of({"features": None, "logits": {"negative_cost": cost}}, student, teacher, batch_of([0], 1), **one)
+        assert terms["logits_negative"].item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_student_layer_learns_from_the_teacher_layers_of_its_group():
@@ -534,7 +561,11 @@ def test_levels_pair_by_stride_and_a_pair_without_a_common_one_is_refused():
 
 
 GOLDEN: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
-    "paper": ({}, {"logits_positive": 12.844945907592773, "logits_negative": 10.532159805297852, "features": 2.2303121089935303}),
+    "paper": ({}, {"logits_positive": 12.844945907592773, "logits_negative": 9.967779159545898, "features": 2.2303121089935303}),
+    "paper with the class in the cost of negatives": (
+        {"logits": {"negative_cost": "class_and_box"}},
+        {"logits_positive": 12.844945907592773, "logits_negative": 10.532159805297852, "features": 2.2303121089935303},
+    ),
     "official_code": ({"profile": "official_code"}, {"logits": 12.500836372375488, "features": 0.6093258261680603}),
     "official_code in groups": (
         {"profile": "official_code", "depth": "groups", "features": {"mask_padding": True}},
@@ -569,15 +600,24 @@ def test_a_profile_sets_every_switch_and_a_switch_can_be_set_apart():
     }  # fmt: skip
     assert (code.assignment, code.contrastive) == (AssignmentConfig(assign_source="student", reference="student"), ContrastiveConfig())
     assert code.depth == "first" and DETRDistillConfig().depth == "groups"
+    paper = DETRDistillConfig().logits
+    assert paper is not None and (code.logits.negative_cost, paper.negative_cost) == ("class_and_box", "box")
     assert DETRDistillConfig().assignment == AssignmentConfig() and DETRDistillConfig().contrastive is None
     changed = DETRDistillConfig.model_validate({"profile": "official_code", "features": {"mask": "product"}})
     assert changed.features is not None and (changed.features.mask, changed.features.quality) == ("product", "official_code")
     assert DETRDistillConfig.model_validate(code.model_dump(mode="json")) == code
 
 
+def test_the_papers_cost_of_negatives_is_left_out_where_none_is_matched_by_itself():
+    for settings in ({"split": False, "negatives": "class_and_box"}, {"negatives": "off"}):
+        logits = DETRDistillConfig.model_validate({"logits": settings}).logits
+        assert logits is not None and logits.negative_cost == "class_and_box"
+
+
 @pytest.mark.parametrize(("config", "message"), [
     ({"logits": None, "features": None, "assignment": None}, "nothing to distil"),
     ({"logits": {"split": False}}, "trains class_and_box"),
+    ({"logits": {"split": False, "negatives": "class_and_box", "negative_cost": "box"}}, "one cost for every query"),
     ({"features": {"gamma": 1.5}}, "less than or equal to 1"),
     ({"features": {"mask": "squared"}}, "'product', 'cosine' or 'uniform'"),
     ({"weight": -1}, "greater than or equal to 0"),

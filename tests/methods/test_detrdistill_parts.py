@@ -243,8 +243,8 @@ def test_the_matching_of_top_k_negatives_grows_with_k_and_not_with_the_teachers_
     from workbench.methods.detrdistill import logits
 
     seen: list[tuple[int, ...]] = []
-    one = logits.pair_cost
-    monkeypatch.setattr(logits, "pair_cost", lambda *a: seen.append(tuple(one(*a).shape)) or one(*a))
+    both = logits.pair_costs
+    monkeypatch.setattr(logits, "pair_costs", lambda *a: seen.extend({tuple(part.shape) for part in both(*a)}) or both(*a))
     targets = batch_of([3, 1], 3)
     for queries in (20, 60):
         student, teacher = random_output(1, (2, 20)), random_output(1, (2, queries), seed=1)

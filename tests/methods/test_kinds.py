@@ -155,7 +155,7 @@ def test_a_rule_that_chooses_among_queries_needs_a_teacher_that_has_some():
 def test_the_matrix_of_kinds_says_what_the_families_of_these_kinds_say():
     header, *rows = pair_matrix()
     kinds = {name: kind_of(family.detector.provides) for name, family in FAMILIES.items()}
-    assert header[1:] == [f"{a} → {b}" for a, b in product(dict.fromkeys(kinds.values()), repeat=2)]
+    assert header[1:] == [f"{a} → {b}" for a, b in product(("query", "dense", "two-stage"), repeat=2)]
     for name, *cells in rows:
         method = find_method(name)
         for pair, cell in zip(header[1:], cells, strict=True):

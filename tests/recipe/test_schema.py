@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import ConfigError
+from workbench.methods.detrdistill.config import DETRDistillConfig
 from workbench.recipe.loading import load_recipe, stored_recipe
 from workbench.resources import share_path
 
@@ -74,3 +75,17 @@ def test_a_stored_recipe_is_without_the_parts_it_does_not_name_and_at_the_defaul
     assert stored_recipe(older, "run") == recipe, "the recipe says 'assignment: null', and the rest is at its defaults"
     with pytest.raises(ConfigError, match=r"run:\n.*train\.stepz"):
         stored_recipe({**stored, "train": {**stored["train"], "stepz": 3}}, "run")
+
+
+def test_a_profile_fills_in_nothing_that_a_stored_run_was_made_without():
+    today = load_recipe(share_path("recipes") / "published" / "coco_adamixer_detrdistill.yaml")
+    older = today.model_dump(mode="json")
+    (method,) = older["methods"]
+    assert method["profile"] == "paper" and method["logits"].pop("negative_cost") == "box"
+    (then,) = stored_recipe(older, "run").methods
+    assert isinstance(then, DETRDistillConfig) and then.logits is not None and then.logits.negative_cost == "class_and_box"
+    assert stored_recipe(older, "run").hash() != today.hash()
+    released = load_recipe(share_path("recipes") / "published" / "coco_deformable_detr_detrdistill.yaml").model_dump(mode="json")
+    del released["methods"][0]["depth"]
+    (then,) = stored_recipe(released, "run").methods
+    assert isinstance(then, DETRDistillConfig) and then.depth == "groups", "the default of the setting, not the profile's 'first'"

@@ -19,6 +19,7 @@ def export(
         str | None,
         typer.Option("--data", metavar="FOLDER", help="Dataset to check the export on, or shapes; by default the run's own data."),
     ] = None,
+    nms: Annotated[bool, typer.Option("--nms", help="Put the suppression of duplicates into the ONNX file of a dense detector.")] = False,
     runs: Root = None,
 ) -> None:
     """Write a detector as ONNX, or for transformers.
@@ -31,13 +32,16 @@ def export(
 
     from workbench.commands.console import console
     from workbench.commands.progress import console_count
+    from workbench.errors import ExportError
     from workbench.export.onnx_file import export_onnx
     from workbench.export.transformers_folder import export_transformers
 
+    if nms and not onnx:
+        raise ExportError("--nms is about an ONNX file, and --transformers writes none. Leave one of them out.")
     use_root(runs)
     name = Path(detector).name
     where = out or Path(f"{name}.onnx" if onnx else f"{name}-transformers")
     with console_count(console, "images checked") as progress:
-        agreement = (export_onnx if onnx else export_transformers)(detector, where, data, progress)
+        agreement = export_onnx(detector, where, data, progress, nms) if onnx else export_transformers(detector, where, data, progress)
     console.print(Text(str(agreement)), soft_wrap=True)
     console.print(Text(f"written: {where}"), soft_wrap=True)

@@ -310,6 +310,14 @@ class AdaMixer(OwnModel, QueryDetector):
     """
 
     config_class = AdaMixerModelConfig
+    parts = {  # noqa: RUF012
+        "backbone": r"backbone\.",
+        "neck": r"neck\.",
+        "decoder": r"layers\.\d+\.(?!(class|box)_head\.)",
+        "head": r"layers\.\d+\.(class|box)_head\.",
+        "queries": r"initial_",
+    }
+    decoder_layer = r"^layers\.(\d+)\."
     family = "adamixer"
     provides = frozenset({"neck", "backbone", "head", "queries", "states", "decode", "references", "learned_queries"})
     reference_form = "xyzr"

@@ -12,6 +12,7 @@ from transformers import DFineConfig, DFineForObjectDetection
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded
+from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.distribution import bin_positions, distribution_losses
 from workbench.detectors.output import AuxGroup, DetectorOutput, Queries, QueryOutput, query_output
@@ -79,7 +80,8 @@ class DFine(RtDetr):
     """Adapter around ``DFineForObjectDetection``.
 
     transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and omits the classes of the last layer
-    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code.
+    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code
+    (Peterande/D-FINE@4a1f73a). On the same outputs every term is equal to that code's; but that code does not clip boxes to the image.
     """
 
     family = "d_fine"
@@ -114,26 +116,47 @@ class DFine(RtDetr):
         first = {f"{name}{end}_first": weight for end in ends for name, weight in QUALITY_WEIGHTS.items()}
         return super().loss_weights | first | {f"{name}{end}": weight for end in ends for name, weight in DISTRIBUTION_WEIGHTS.items()}
 
+    @property
+    def shares_matching(self) -> bool:
+        """True if the box terms of all layers are trained on the union of their matchings (section 4.2)."""
+        return True
+
     def losses(
         self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See ``Detector.losses``. Adds ``fgl`` and ``ddf``."""
+        """See ``Detector.losses``. Adds ``fgl`` and ``ddf``.
+
+        The initial prediction and the encoder's proposals belong to the union, and are trained on it. Class terms keep the matching of
+        their own layer, and denoising queries their own targets. As in the published code, the two parts of ``ddf_denoising`` are
+        weighted by the counts of the ordinary queries.
+        """
         if match is None:
             match = match_targets(output.logits, output.boxes, targets, output.activation)
-        terms = super().losses(output, targets, num_boxes, match)
-        decoder = self.model.model.decoder
-        positions, scale = self.bin_positions(), decoder.reg_scale
+        alike = {group.name: match_targets(group.logits, group.boxes, targets) for group in output.aux if group.match is None}
+        own = tuple(replace(group, match=alike.get(group.name, group.match)) for group in output.aux)
+        terms = super().losses(replace(output, aux=own), targets, num_boxes, match)
+        pairs = num_boxes
+        if self.shares_matching:
+            union = united(torch.cat([match, *alike.values()]), targets.labels.shape[1])
+            pairs = over_processes((union >= 0).sum().to(output.logits)).clamp(min=1)
+            match = _spread(union, output.logits)
+            shared = tuple(replace(group, match=_spread(union, group.logits)) for group in own if group.name in alike)
+            found = super().losses(replace(output, aux=shared), targets, pairs, match)
+            terms |= {name: value for name, value in found.items() if not name.startswith("class")}
+        positions, scale = self.bin_positions(), self.model.model.decoder.reg_scale
         assert output.box_distribution is not None
         reference = query_output(output).context["reference"]
         terms |= distribution_losses(
-            output.box_distribution, output.logits, output.boxes, reference, match, targets, num_boxes, positions, scale
+            output.box_distribution, output.logits, output.boxes, reference, match, targets, pairs, positions, scale
         )
-        for group in output.aux:
+        # those of the last layer that has a divergence, which are the ones that the published code still holds by then
+        counts = torch.stack([(match[-2] >= 0).sum(), (match[-2] < 0).sum()])
+        for group in own:
             if group.distribution is None or group.reference is None or group.match is None:
                 continue
             found = distribution_losses(
                 group.distribution, group.logits, group.boxes, group.reference, group.match, targets, num_boxes * group.copies, positions,
-                scale,
+                scale, counts,
             )  # fmt: skip
             terms |= {f"{name}_{group.name}": value for name, value in found.items()}
         return terms
@@ -190,3 +213,25 @@ class DFine(RtDetr):
     def cross_map(module: Any, arguments: dict[str, Any], output: Any) -> Tensor:
         """See ``sampled_points_map``."""
         return sampled_points_map(module, module.num_points_list, arguments, output[1])
+
+
+def united(match: Tensor, targets: int) -> Tensor:
+    """Merges several matchings: every query that any of them matches gets the target that most of them give it.
+
+    Args:
+        match: ``[K, B, N]`` int64, target index or -1.
+        targets: number of targets.
+
+    Returns:
+        ``[B, N]`` int64. Among targets with equally many votes the first wins.
+    """
+    if targets == 0:
+        return match[0]
+    columns = torch.arange(targets, device=match.device)
+    votes, best = (match[..., None] == columns).sum(0).max(-1)
+    return torch.where(votes > 0, best, -1)
+
+
+def _spread(match: Tensor, logits: Tensor) -> Tensor:
+    """Repeats a matching for every layer of ``logits``."""
+    return match.expand(len(logits), -1, -1)

@@ -1,24 +1,19 @@
 """Adapts DEIMv2 (Huang et al., 2025) from transformers.
 
-It is D-FINE with a matchability-aware class loss and with boxes matched across layers.
+It is D-FINE with a matchability-aware class loss and gated feed-forward layers.
 """
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import Deimv2Config, Deimv2ForObjectDetection
 
-from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import set_loss
 from workbench.detectors.d_fine import DFine, RefinedModelConfig
 from workbench.detectors.detector import InputSpec
-from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.output import Level
 from workbench.detectors.quality_losses import MATCHABILITY_GAMMA, matchability_loss
 from workbench.detectors.transformers_adapter import padding_at, stride_of
-from workbench.matching import match_targets
 
 
 class Deimv2ModelConfig(RefinedModelConfig):
@@ -86,53 +81,7 @@ class Deimv2(DFine):
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
 
-    def losses(
-        self, output: DetectorOutput, targets: TargetBatch, num_boxes: Tensor | float, match: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """See ``Detector.losses``. All box terms except denoising's use the union of all layers' matchings (D-FINE, section 4.2)."""
-        if match is None:
-            match = match_targets(output.logits, output.boxes, targets, output.activation)
-        if not self.model.config.use_dense_one_to_one:
-            return super().losses(output, targets, num_boxes, match)
-        own = {group.name: match_targets(group.logits, group.boxes, targets) for group in output.aux if group.match is None}
-        union = united(torch.cat([match, *own.values()]), targets.labels.shape[1])
-        pairs = _mean_over_processes((union >= 0).sum().to(output.logits))
-        common = [replace(group, match=_spread(union, group.logits)) for group in output.aux if group.name in own]
-        everywhere = replace(output, aux=tuple(common))
-        terms = super().losses(everywhere, targets, pairs, _spread(union, output.logits))
-        denoising = replace(output, aux=tuple(group for group in output.aux if group.name not in own))
-        fixed = super().losses(denoising, targets, num_boxes, match)
-        terms |= {name: value for name, value in fixed.items() if "_denoising" in name}
-        for name, group, matched in (("class", output, match), *((f"class_{g.name}", g, own[g.name]) for g in common)):
-            terms[name] = set_loss(group.logits, group.boxes, matched, targets, num_boxes, quality_loss=matchability_loss)["class"]
-        return terms
-
-
-def united(match: Tensor, targets: int) -> Tensor:
-    """Merges several matchings: every query that any of them matches gets the target that most of them give it.
-
-    Args:
-        match: ``[K, B, N]`` int64, target index or -1.
-        targets: number of targets.
-
-    Returns:
-        ``[B, N]`` int64. Among targets with equally many votes the first wins.
-    """
-    if targets == 0:
-        return match[0]
-    columns = torch.arange(targets, device=match.device)
-    votes, best = (match[..., None] == columns).sum(0).max(-1)
-    return torch.where(votes > 0, best, -1)
-
-
-def _spread(match: Tensor, logits: Tensor) -> Tensor:
-    """Repeats a matching for every layer of ``logits``."""
-    return match.expand(len(logits), -1, -1)
-
-
-def _mean_over_processes(count: Tensor) -> Tensor:
-    """Averages a count over the processes that train together; the result is at least 1."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
+    @property
+    def shares_matching(self) -> bool:
+        """See ``DFine.shares_matching``. The smallest published models match every layer by itself."""
+        return bool(self.model.config.use_dense_one_to_one)

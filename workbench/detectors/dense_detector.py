@@ -6,16 +6,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.backbone import Backbone
 from workbench.detectors.detector import Detections, InputSpec
 from workbench.detectors.grid import flat
-from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output, scores
+from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output, valid_scores
 from workbench.detectors.own_model import OwnModel
 from workbench.detectors.pyramid import Pyramid, levels_with_padding, prediction, sides_of
+from workbench.detectors.suppression import Suppression, suppressed
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -112,34 +112,17 @@ class DenseDetector(OwnModel):
             targets: which of these may be assigned.
         """
 
+    def suppression(self, grid: Grid) -> Suppression:
+        """Returns the rule by which ``detections`` leaves out duplicates, for candidates that lie on ``grid``."""
+        config = self.config
+        counts = tuple(height * width * grid.shapes for height, width in grid.sizes)
+        return Suppression(config.score_threshold, config.nms_threshold, config.candidates, counts)
+
     @torch.no_grad()
     def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:
         """Returns the pairs that are left after non-maximum suppression within each class, best first. See ``Detector.detections``."""
         dense = dense_output(output)
-        found = scores(dense, -1)
-        if dense.valid is not None:
-            found = found.masked_fill(~dense.valid[..., None], 0.0)
-        counts = [height * width * dense.grid.shapes for height, width in dense.grid.sizes]
-        return [
-            self._of_image(found[image], dense.boxes[-1, image].float(), counts, size, k)
-            for image, size in enumerate(sizes.to(found.device)[:, [1, 0]].float())
-        ]
-
-    def _of_image(self, found: Tensor, boxes: Tensor, counts: list[int], size: Tensor, k: int) -> Detections:
-        config, classes, start = self.config, found.shape[-1], 0
-        kept: list[tuple[Tensor, Tensor]] = []
-        for count in counts:
-            score = found[start : start + count].flatten()
-            above = (score > config.score_threshold).nonzero()[:, 0]
-            best, order = score[above].topk(min(config.candidates, len(above)))
-            kept.append((best, above[order] + start * classes))
-            start += count
-        score, pair = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        candidate, label = pair // classes, pair % classes
-        pixels = cxcywh_to_xyxy(boxes[candidate]) * size.repeat(2)
-        pixels = torch.minimum(pixels.clamp(min=0), size.repeat(2))
-        best = batched_nms(pixels, score, label, config.nms_threshold)[:k]
-        return Detections(candidate[best].cpu(), label[best].cpu(), score[best].cpu(), pixels[best].cpu())
+        return suppressed(valid_scores(dense, -1), dense.boxes[-1].float(), sizes, self.suppression(dense.grid), k)
 
     def reset_classes(self, spec: InputSpec) -> list[str]:
         """See ``Detector.reset_classes``."""

@@ -1,7 +1,8 @@
 """Defines the interface that every detector family implements; those of DETRs implement more, see ``query_detector``."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from workbench.detectors.output import DetectorOutput
 from workbench.matching import Activation
 
 Kind = Literal["query", "dense", "two-stage"]
+Part = Literal["backbone", "neck", "encoder", "decoder", "head", "queries"]
 
 
 def kind_of(provides: frozenset[str]) -> Kind:
@@ -77,6 +79,8 @@ class Detector(nn.Module, ABC):
             from the position). A dense detector provides ``dense_logits`` and ``dense_boxes``, a two-stage detector ``rois``. Either may
             provide ``box_distribution``.
         assignment: ``one`` if a target is assigned to one candidate at most, ``many`` if several candidates may learn from it.
+        parts: Which weights belong to which part, as regular expressions that match the start of a name. Each weight belongs to one part.
+        decoder_layer: Regular expression that finds, as its group, the decoder layer that a weight belongs to.
         geometric: True if the assignment depends on boxes and anchors alone, so that training does not change it.
         activation: Activation of the class head.
         spec: The images and classes that the model was trained on.
@@ -91,6 +95,8 @@ class Detector(nn.Module, ABC):
     assignment: ClassVar[Literal["one", "many"]]
     geometric: ClassVar[bool] = False
     reads_padding: ClassVar[bool] = True
+    parts: ClassVar[Mapping[Part, str]] = {"backbone": r"backbone\.", "neck": r"neck\.", "head": r"(?!(backbone|neck)\.)"}
+    decoder_layer: ClassVar[str] = r"(?!)"
     provides: frozenset[str]
     activation: Activation = "sigmoid"
     spec: InputSpec
@@ -102,6 +108,21 @@ class Detector(nn.Module, ABC):
     @property
     @abstractmethod
     def num_stages(self) -> int: ...
+
+    @classmethod
+    def part_of(cls, name: str) -> Part:
+        """Returns the part that a weight or buffer belongs to.
+
+        Args:
+            name: its name in ``state_dict``.
+
+        Raises:
+            ValueError: it belongs to no part or to several, which is a mistake in ``parts``.
+        """
+        found: list[Part] = [part for part, pattern in cls.parts.items() if re.match(pattern, name)]
+        if len(found) != 1:
+            raise ValueError(f"weight '{name}' of family '{cls.family}' belongs to {len(found)} parts: {', '.join(found) or 'none'}")
+        return found[0]
 
     @classmethod
     @abstractmethod

@@ -196,6 +196,16 @@ class Dino(OwnModel, QueryDetector):
     config_class = DinoModelConfig
     family = "dino"
     provides = frozenset({"memory", "neck", "backbone", "head", "queries", "states", "decode", "references", "attentions"})
+    parts = {  # noqa: RUF012
+        "backbone": r"backbone\.",
+        "neck": r"neck\.",
+        "encoder": r"encoder\.|level_embedding",
+        "decoder": r"decoder\.|decoder_norm\.|position_head\.",
+        "head": r"(class|box)_heads\.",
+        # what chooses queries among the encoder's cells, and the label table of denoising, stand for learned queries
+        "queries": r"proposal|content\.|label_embedding\.",
+    }
+    decoder_layer = r"^(?:decoder|class_heads|box_heads)\.(\d+)\."
 
     def __init__(self, config: DinoModelConfig, spec: InputSpec):
         super().__init__(config, spec)

@@ -44,6 +44,7 @@ def distribution_losses(
     num_boxes: Tensor | float,
     positions: Tensor,
     scale: Tensor,
+    counts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Computes fine-grained localization loss and decoupled distillation focal loss, unweighted and summed over layers.
 
@@ -57,6 +58,8 @@ def distribution_losses(
         num_boxes: normaliser of the first term.
         positions: ``[bins + 1]``, see ``bin_positions``.
         scale: see ``bin_positions``.
+        counts: ``[2]``, the numbers of matched and of unmatched queries whose roots weight the two parts of ``ddf``; None counts those
+            of each layer.
 
     Returns:
         ``fgl`` (equation 6) is the cross-entropy with the two bins around the true distance, weighted by IoU. ``ddf`` (equation 7) is
@@ -83,7 +86,9 @@ def distribution_losses(
         divergence = F.kl_div(F.log_softmax(distribution[index] / TEMPERATURE, -1), last, reduction="none").sum(-1)
         local = weight[index][..., None] * TEMPERATURE**2 * divergence
         matched = match[index] >= 0
-        parts = [(local[chosen].mean(), chosen.sum().sqrt()) for chosen in (matched, ~matched) if bool(chosen.any())]
+        kinds = (matched, ~matched)
+        roots = (torch.stack([kind.sum() for kind in kinds]) if counts is None else counts.to(local.device)).sqrt()
+        parts = [local[kind].mean() * root for kind, root in zip(kinds, roots, strict=True) if bool(kind.any())]
         if parts:
-            ddf = ddf + torch.stack([mean * root for mean, root in parts]).sum() / torch.stack([root for _, root in parts]).sum()
+            ddf = ddf + torch.stack(parts).sum() / roots.sum()
     return {"fgl": fgl, "ddf": ddf}

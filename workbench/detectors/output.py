@@ -286,3 +286,9 @@ def scores(output: DetectorOutput, stage: int | slice = slice(None)) -> Tensor:
     if isinstance(output, DenseOutput) and output.quality is not None:
         return (found * output.quality[stage].float().sigmoid()[..., None]).sqrt()
     return found
+
+
+def valid_scores(output: DetectorOutput, stage: int | slice = slice(None)) -> Tensor:
+    """Returns ``scores``, with 0 for candidates that do not exist in an image."""
+    found = scores(output, stage)
+    return found if output.valid is None else found.masked_fill(~output.valid[..., None], 0.0)

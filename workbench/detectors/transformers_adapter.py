@@ -20,6 +20,7 @@ from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.weights import load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
 
 CLASS_PRIOR = 0.01
+_HEADS = r"(class_embed|bbox_embed|pre_bbox_head|lqe_layers|reg_scale|up$)"
 
 
 class TransformersDetector(QueryDetector):
@@ -35,6 +36,17 @@ class TransformersDetector(QueryDetector):
     """
 
     model_class: ClassVar[type]
+    parts = {  # noqa: RUF012
+        "backbone": r"model\.model\.(backbone\.(?!projector\.)|conv_encoder\.(model|backbone)\.)",
+        "neck": r"model\.model\.(input_proj|encoder_input_proj|backbone\.projector|conv_encoder\.(?!(model|backbone)\.))",
+        "encoder": r"model\.model\.(encoder\.|level_embed)",
+        # the head of a family that refines boxes is known under two names, of which one lies in the decoder
+        "decoder": rf"model\.model\.(decoder\.(?!{_HEADS})|decoder_input_proj)",
+        "head": rf"model\.(?!model\.)|model\.model\.decoder\.{_HEADS}",
+        # what chooses queries among the encoder's cells, and the label table of denoising, stand for learned queries
+        "queries": r"model\.model\.(query_|reference_point|enc_|pos_trans|denoising_class_embed)",
+    }
+    decoder_layer = r"\.(?:decoder\.layers|lqe_layers|class_embed|bbox_embed)\.(\d+)\."
 
     def __init__(self, model: Any, spec: InputSpec, trainable_norm: bool):
         super().__init__()

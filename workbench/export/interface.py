@@ -1,14 +1,16 @@
-"""Describes the inputs and outputs of an export: image size, padding mask and classes."""
+"""Describes the inputs and outputs of an export: image size, padding mask and classes, and what is left to do with the outputs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
+from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import QueryOutput
+from workbench.detectors.suppression import Suppression
 from workbench.errors import ExportError
 
 
@@ -24,6 +26,8 @@ class Interface:
         padding: True if the file takes a padding mask; without one, images are resized to exactly ``height`` x ``width``.
         resize: Resize rule of images, as in a recipe; None keeps their size.
         source: True if the file also gives each query's encoder cell, for families that select their queries per image.
+        suppression: Fields of the ``Suppression`` that makes detections of scores and boxes; None for families without duplicates.
+        nms: True if the suppression is inside the file, which then gives detections; otherwise it is left to the user.
     """
 
     family: str
@@ -33,6 +37,8 @@ class Interface:
     padding: bool
     resize: dict[str, Any] | None
     source: bool
+    suppression: dict[str, Any] | None = None
+    nms: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -40,14 +46,26 @@ class Interface:
 
     @property
     def outputs(self) -> list[str]:
+        if self.nms:
+            return ["scores", "labels", "boxes", "count"]
         return ["scores", "boxes", "source"] if self.source else ["scores", "boxes"]
 
+    @property
+    def rule(self) -> Suppression | None:
+        """Returns ``suppression`` as the library takes it."""
+        return None if self.suppression is None else Suppression(**{**self.suppression, "counts": tuple(self.suppression["counts"])})
 
-def interface_of(detector: Detector, dataset: Dataset) -> Interface:
+
+def interface_of(detector: Detector, dataset: Dataset, nms: bool = False) -> Interface:
     """Returns the inputs and outputs of an export of ``detector``, for images such as those of ``dataset``.
 
+    Args:
+        detector: the detector to export.
+        dataset: images such as it will see.
+        nms: put the suppression of duplicates into the file.
+
     Raises:
-        ExportError: the images come in several sizes and the model ignores padding.
+        ExportError: the images come in several sizes and the model ignores padding; or ``nms`` of a family without duplicates.
     """
     spec = detector.spec
     transform = transform_of(detector)
@@ -64,10 +82,16 @@ def interface_of(detector: Detector, dataset: Dataset) -> Interface:
             f"{detector.family} takes images of one size only{sides}, but those of '{dataset.name}' come in "
             f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}."
         )
+    rule = None
     with torch.no_grad():
         output = detector.blank_output()
         selected = isinstance(output, QueryOutput) and bool((output.queries.source >= 0).all())
-    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected)
+        if isinstance(detector, DenseDetector):
+            sized = detector(torch.zeros(1, 3, height, width), torch.zeros(1, height, width, dtype=torch.bool))
+            rule = asdict(detector.suppression(sized.grid))
+    if nms and rule is None:
+        raise ExportError(f"{detector.family} has no duplicates to suppress. Export it without --nms.")
+    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected, rule, nms)
 
 
 def transform_of(detector: Detector) -> Transform:

@@ -1,4 +1,4 @@
-"""Exports a detector as one ONNX file, from pixels to scores and boxes."""
+"""Exports a detector as one ONNX file, from pixels to scores and boxes, or to detections."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,31 +17,34 @@ from torch import Tensor, nn
 from workbench import __version__
 from workbench.datasets.batches import Batch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import probability
+from workbench.detectors.output import QueryOutput, valid_scores
 from workbench.detectors.registry import load_detector
 from workbench.errors import ExportError, MissingExtraError, pip_install
-from workbench.export.comparison import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.comparison import Agreement, Answer, Found, Progress, Scored, compare, evaluation_split, refuse
 from workbench.export.interface import Interface, interface_of
+from workbench.export.onnx_nms import chosen_detections, translations
 from workbench.files import replacing
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
+from workbench.training.evaluation import DETECTIONS
 
 BOX_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4
 FORMAT_VERSION = 1
 
 
-def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None) -> Agreement:
+def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: Progress | None = None, nms: bool = False) -> Agreement:
     """Writes a detector as one ONNX file for any batch size, after checking onnxruntime's outputs on real images.
 
     The file takes ``images`` uint8 ``[B, H, W, 3]`` RGB (normalisation is inside) and gives ``scores`` ``[B, N, C]`` and ``boxes``
-    ``[B, N, 4]``, cxcywh in 0..1 of the un-padded image (``docs/formats.md``).
+    ``[B, N, 4]``, cxcywh in 0..1 of the un-padded image, or detections (``docs/formats.md``).
 
     Args:
         name: an open run, the name or path of a run, a detector folder, or an embedded detector.
         out: the file to write.
         data: dataset folder, or shapes, to check on; None uses the run's own data, or shapes without a run.
         progress: called with the number of images checked and the total.
+        nms: put the non-maximum suppression of a dense detector into the file, which then gives detections.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
@@ -54,7 +57,7 @@ def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: P
     found = find_detector(name)
     detector = load_detector(found.folder).eval()
     dataset = evaluation_split(found.run, data)
-    interface = interface_of(detector, dataset)
+    interface = interface_of(detector, dataset, nms)
     with replacing(out) as temporary:
         program = onnx_program(detector, interface)
         program.save(temporary)
@@ -76,14 +79,15 @@ def read_interface(path: Path) -> Interface:
     try:
         properties = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
         facts = json.loads(properties["workbench"])
-        values = {name: facts[name] for name in Interface.__dataclass_fields__}
+        # files of earlier versions lack the fields that have a default
+        values = {field.name: facts[field.name] for field in fields(Interface) if field.default is MISSING or field.name in facts}
     except Exception as error:  # protobuf's errors have no common base class, and other tools do not write this key
         raise ExportError(f"{path} is not an ONNX file written by 'workbench export': {type(error).__name__}. Export it again.") from error
     return Interface(**{**values, "classes": tuple(values["classes"])})
 
 
 class _Deployed(nn.Module):
-    """The detector as a function from pixels to scores and boxes of its last layer."""
+    """The detector as a function from pixels to scores and boxes of its last stage, or to detections."""
 
     scale: Tensor
     shift: Tensor
@@ -91,6 +95,7 @@ class _Deployed(nn.Module):
     def __init__(self, detector: Detector, interface: Interface):
         super().__init__()
         self.detector, self.source = detector, interface.source
+        self.rule = interface.rule if interface.nms else None
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (detector.spec.mean, detector.spec.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", mean / std)
@@ -99,8 +104,10 @@ class _Deployed(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
         mask = torch.zeros_like(images[..., 0], dtype=torch.bool) if padding is None else padding
         output = self.detector(pixels.masked_fill(mask[:, None], 0), mask)
-        answer = probability(output, -1), output.boxes[-1]
-        return (*answer, output.queries.source) if self.source else answer
+        scores, boxes = valid_scores(output, -1), output.boxes[-1]
+        if self.rule is not None:
+            return chosen_detections(scores, boxes, self.rule, DETECTIONS)
+        return (scores, boxes, output.queries.source) if self.source and isinstance(output, QueryOutput) else (scores, boxes)
 
 
 def onnx_program(detector: Detector, interface: Interface) -> Any:
@@ -120,7 +127,8 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
             warnings.simplefilter("ignore")
             graph = torch.export.export(_Deployed(detector, interface).eval(), tuple(example), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(graph, dynamo=True, optimize=False, verbose=False,
-                                        input_names=interface.inputs, output_names=interface.outputs)  # fmt: skip
+                                        input_names=interface.inputs, output_names=interface.outputs,
+                                        custom_translation_table=translations() if interface.nms else None)  # fmt: skip
             _fold(program)
             return program
     except Exception as error:  # torch raises dozens of exception types here, which mean the same to a user
@@ -159,10 +167,15 @@ class _Session:
             ) from error
         self.interface = interface
 
-    def __call__(self, pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, pixels: Tensor, batch: Batch) -> Answer:
         feed = {"images": pixels.numpy()} | ({"padding": batch.padding.numpy()} if self.interface.padding else {})
-        scores, boxes, *source = (torch.from_numpy(value) for value in self.session.run(None, feed))
-        return scores, boxes, source[0] if source else None
+        given = {
+            output.name: torch.from_numpy(value)
+            for output, value in zip(self.session.get_outputs(), self.session.run(None, feed), strict=True)
+        }
+        if self.interface.nms:
+            return Found(given["scores"], given["labels"], given["boxes"], given["count"])
+        return Scored(given["scores"], given["boxes"], given.get("source"), self.interface.rule)
 
 
 def _describe(path: Path, interface: Interface, agreement: Agreement) -> None:

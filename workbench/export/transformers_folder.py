@@ -9,7 +9,7 @@ from workbench.datasets.batches import Batch
 from workbench.detectors.registry import load_detector
 from workbench.detectors.transformers_adapter import TransformersDetector
 from workbench.errors import ExportError
-from workbench.export.comparison import Agreement, Progress, compare, evaluation_split, refuse
+from workbench.export.comparison import Agreement, Progress, Scored, compare, evaluation_split, refuse
 from workbench.export.image_processor import check_image_processor, write_image_processor
 from workbench.export.interface import interface_of, transform_of
 from workbench.files import replacing_folder
@@ -53,7 +53,7 @@ def export_transformers(name: str | Run, out: Path, data: str | None = None, pro
     return agreement
 
 
-def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor, None]]:
+def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callable[[Tensor, Batch], Scored]:
     """Returns a function that gives the outputs of the model that transformers itself loads from a folder."""
     from transformers import AutoModelForObjectDetection
     from transformers import logging as transformers_logging
@@ -79,9 +79,9 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
         )
     model.eval()
 
-    def answer(pixels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, None]:
+    def answer(pixels: Tensor, batch: Batch) -> Scored:
         found = model(pixel_values=batch.images, pixel_mask=(~batch.padding).long())
         scores = found.logits.sigmoid() if detector.activation == "sigmoid" else found.logits.softmax(-1)[..., :-1]
-        return scores, found.pred_boxes, None
+        return Scored(scores, found.pred_boxes)
 
     return answer

@@ -56,8 +56,10 @@ def class_divergence(logits: Tensor, target: Tensor, activation: Activation) -> 
 
 
 @torch.no_grad()
-def pair_cost(logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tensor, activation: Activation, weights: CostWeights) -> Tensor:
-    """Returns the cost ``[..., N_S, N_T]`` of every student query with every teacher query: weighted cross-entropy, L1 and GIoU.
+def pair_costs(
+    logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tensor, activation: Activation, weights: CostWeights
+) -> tuple[Tensor, Tensor]:
+    """Computes the two parts of the cost of every student query with every teacher query.
 
     Args:
         logits: ``[..., N_S, K]``.
@@ -66,13 +68,16 @@ def pair_cost(logits: Tensor, boxes: Tensor, target: Tensor, target_boxes: Tenso
         target_boxes: ``[..., N_T, 4]`` cxcywh.
         activation: activation of the logits.
         weights: weights of the three terms.
+
+    Returns:
+        The weighted cross-entropy, and the weighted L1 and GIoU, each ``[..., N_S, N_T]``.
     """
     l1, giou = box_costs(boxes.float(), target_boxes.float())
     if activation == "softmax":
         classes = -logits.float().log_softmax(-1) @ target.float().transpose(-1, -2)
     else:
         classes = soft_class_cost(logits.float(), target.float())
-    return weights.class_ * classes + weights.bbox * l1 + weights.giou * giou
+    return weights.class_ * classes, weights.bbox * l1 + weights.giou * giou
 
 
 def box_loss(boxes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

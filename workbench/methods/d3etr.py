@@ -10,7 +10,7 @@ from workbench.detectors.output import Attentions, Queries, QueryOutput
 from workbench.detectors.query_detector import QueryDetector
 from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, assign
-from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
+from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_costs
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
 from workbench.methods.method import ClassTeachingConfig, Method, gather_queries
@@ -111,8 +111,10 @@ class D3ETR(Method[QueryOutput]):
         """Returns class targets ``[P, B, N_T, C]`` of P layer pairs, and ``[P, B, N_S]`` teacher query of each student query or -1."""
         own, other = self.layers.student, self.layers.teacher
         wanted = class_targets(teacher, student.activation, context, self.config.no_object)[other]
-        cost = pair_cost(student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST)
-        return wanted, assign(cost)
+        class_cost, box_cost = pair_costs(
+            student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST
+        )
+        return wanted, assign(class_cost + box_cost)
 
     def _terms(
         self, matching: str, student: QueryOutput, teacher: QueryOutput, wanted: Tensor, rows: Tensor, columns: Tensor

@@ -18,6 +18,8 @@ from workbench.methods.kd_detr import softened_divergence
 from workbench.methods.ld_dense import check_grids, dense_terms, released_region
 from workbench.methods.method import BaseMethodConfig, Method
 
+Region = Literal["diou", "official"]
+
 
 class LDConfig(BaseMethodConfig, frozen=True):
     """Configures LD, which distils the distributions of box edges.
@@ -37,6 +39,11 @@ class LDConfig(BaseMethodConfig, frozen=True):
     """Number of queries nearest to a target whose IoUs set its threshold (ATSS); number of anchors of each level for dense detectors."""
     lower: float = Field(0.25, ge=0, lt=1)
     """Share of that threshold at which the valuable localization region begins."""
+    region: Region = "diou"
+    """How the valuable localization region is measured. ``diou`` takes DIoU (paper) and leaves out queries with a target; ``official`` is
+    the released code, whose overlap is divided by the area of the query's own box in place of the union, and which keeps queries with a
+    target.
+    """
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -62,7 +69,8 @@ class LD(Method[DetectorOutput]):
     Queries take the place of the paper's dense locations. The teacher's queries also go through the student's decoder, so that both
     distributions are measured from the same query. The main region consists of the teacher's queries with a target (its own matching).
     The valuable localization region (VLR) consists of queries without a target whose box lies between ``lower`` and 1 times the ATSS
-    threshold of a target, measured in DIoU. The terms are summed over paired layers and have the released normalisers:
+    threshold of a target, measured in DIoU (``region: official`` is the released code's other rule). The terms are summed over paired
+    layers and have the released normalisers:
 
     - ``main``: T^2 KL of every edge's distribution, averaged over bins, times the student's best class score (no gradient through it),
       summed over edges and queries, divided by 4.
@@ -109,7 +117,9 @@ class LD(Method[DetectorOutput]):
         edges = softened_divergence(answer.box_distribution[own], teacher.box_distribution[other], self.config.temperature).sum(-1)
         classes = softened_divergence(answer.logits[own], wanted, self.config.class_temperature)
         main = (context.teacher_match(teacher)[other] >= 0).to(edges.device)
-        region = valuable_region(teacher.boxes[other], targets, self.config.candidates, self.config.lower).masked_fill(main, 0.0)
+        region = valuable_region(teacher.boxes[other], targets, self.config.candidates, self.config.lower, self.config.region)
+        if self.config.region == "diou":
+            region = region.masked_fill(main, 0.0)
         score = probability(answer)[own].amax(-1).detach()
         terms: dict[str, Tensor] = {}
         if main.any():
@@ -146,17 +156,20 @@ def _bins(output: DetectorOutput) -> int:
 
 
 @torch.no_grad()
-def valuable_region(boxes: Tensor, targets: TargetBatch, candidates: int, lower: float) -> Tensor:
+def valuable_region(boxes: Tensor, targets: TargetBatch, candidates: int, lower: float, region: Region = "diou") -> Tensor:
     """Returns, for every box, the IoU with its target if it lies in the valuable localization region, else 0: ``[..., B, N]``.
 
     The threshold of a target is the mean plus standard deviation of the IoUs of the ``candidates`` boxes with the nearest centres (ATSS).
-    The region is where DIoU lies in [``lower`` times the threshold, threshold).
+    The region is where DIoU lies in [``lower`` times the threshold, threshold). DIoU is the overlap minus the squared distance of the
+    centres over that of the corners of the hull, and the released code divides the overlap by the area of the box alone. Both measure in
+    shares of the image's sides; the released code measures in pixels, which differs where the image is not square.
 
     Args:
         boxes: ``[..., B, N, 4]`` cxcywh.
         targets: targets of the B images; only matchable ones count.
         candidates: number of boxes per target.
         lower: lower bound of the region, as a share of the threshold.
+        region: see ``LDConfig``.
     """
     if not targets.valid.shape[1]:
         return boxes.new_zeros(boxes.shape[:-1])
@@ -165,7 +178,11 @@ def valuable_region(boxes: Tensor, targets: TargetBatch, candidates: int, lower:
     iou, _ = iou_and_giou(a, b)
     distance = (near[..., :2] - wanted[..., :2]).square().sum(-1)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    diou = iou - distance / hull.square().sum(-1).clamp(min=1e-12)
+    overlap = iou
+    if region == "official":
+        shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+        overlap = shared / near[..., 2:].prod(-1).clamp(min=1e-12)
+    diou = overlap - distance / hull.square().sum(-1).clamp(min=1e-12)
     nearest = distance.topk(min(candidates, distance.shape[-2]), dim=-2, largest=False).indices
     overlaps = iou.gather(-2, nearest)
     threshold = (overlaps.mean(-2) + overlaps.std(-2))[..., None, :]

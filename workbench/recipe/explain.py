@@ -23,6 +23,7 @@ from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError
 from workbench.methods.method import BaseMethodConfig
 from workbench.methods.registry import find_method, method_names
+from workbench.recipe.inherit import InheritingConfig
 from workbench.recipe.schema import CheckpointConfig, DataConfig, Recipe, fields_of, is_tag, models_in
 
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value"}
@@ -132,10 +133,10 @@ def _below(owner: type[BaseModel], name: str) -> _Below:
     if (owner, name) == (DataConfig, "options"):
         return _Below((), {"shapes": lambda: ShapesConfig})
     if models == [BaseModel]:
-        return _Below((CheckpointConfig,), {name: lambda name=name: FAMILIES[name].config for name in FAMILIES})
+        return _Below((CheckpointConfig, InheritingConfig), {name: lambda name=name: FAMILIES[name].config for name in FAMILIES})
     if models == [BaseMethodConfig]:
         return _Below((), {name: lambda name=name: find_method(name).Config for name in method_names()})
-    tags = {model: _tag(model) for model in models}
+    tags = {model: _tag(model) if len(models) > 1 else None for model in models}
     return _Below(
         tuple(model for model in models if tags[model] is None),
         {tag: lambda model=model: model for model, tag in tags.items() if tag is not None},

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import find_method
+from workbench.recipe.inherit import InheritingConfig
 from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
 from workbench.resources import share_path
 from workbench.store.groups import own_arm_name
@@ -79,15 +80,28 @@ def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Reads the recipe stored with a run, with the meaning its settings had when the run was made; errors name ``where``.
 
     The stored recipe has every setting that existed then. A setting that is missing was added later, and the run used what is now its
-    default. The exception is an optional part of a method (``null``): the run was made without it, even if it is on by default today.
+    default, even where a profile sets something else today. The exception is an optional part of a method (``null``): the run was made
+    without it, even if it is on by default today.
     """
-    methods = [{**_absent_parts(str(method.get("method"))), **method} for method in values.get("methods") or ()]
-    return parse_recipe({**values, "methods": methods}, where)
+    return parse_recipe({**values, "methods": [_as_it_was(method) for method in values.get("methods") or ()]}, where)
 
 
-def _absent_parts(method: str) -> dict[str, None]:
-    fields = find_method(method).Config.model_fields
-    return {name: None for name, field in fields.items() if type(None) in typing.get_args(field.annotation)}
+def _as_it_was(method: dict[str, Any]) -> dict[str, Any]:
+    """Completes the stored settings of a method, so that no profile fills in what the run did not have."""
+    config = find_method(str(method.get("method"))).Config
+    absent = {name: None for name, field in config.model_fields.items() if type(None) in typing.get_args(field.annotation)}
+    completed = _defaults(config) | absent | method
+    for name, value in method.items():
+        if isinstance(value, dict) and name in config.model_fields:
+            parts = [_defaults(model) for model in models_in(config.model_fields[name].annotation)]
+            completed[name] = {key: default for part in parts for key, default in part.items()} | value
+    return completed
+
+
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """Returns the default of every setting that has one."""
+    fields = model.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +170,7 @@ def _valid_names(location: list[str], values: dict[str, Any]) -> list[str]:
         location = location[2:]
     student = values.get("student")
     if location[:1] == ["student"] and isinstance(student, dict):
-        models = [CheckpointConfig if "checkpoint" in student else FAMILIES[student["family"]].config]
+        models = [CheckpointConfig] if "checkpoint" in student else [FAMILIES[student["family"]].config, InheritingConfig]
         location = location[1:]
     for part in location:
         following: list[type[BaseModel]] = []

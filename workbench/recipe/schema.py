@@ -14,6 +14,7 @@ from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.files import hash_json
 from workbench.methods.registry import MethodConfig
+from workbench.recipe.inherit import InheritConfig, InheritingConfig, inheriting
 from workbench.store.groups import own_arm_name
 
 STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -90,7 +91,10 @@ def _of_family(values: Any) -> Any:
             "there is no family '{name}'. {hint}Families are {families}.",
             {"name": str(name), "hint": hint, "families": _families()},
         )
-    return FAMILIES[name].config.model_validate(values)
+    config = FAMILIES[name].config
+    if values.get("inherit") is not None:
+        return inheriting(config).model_validate(values)
+    return config.model_validate({key: value for key, value in values.items() if key != "inherit"})
 
 
 def _families() -> str:
@@ -129,8 +133,8 @@ class TrainConfig(BaseModel):
     sampling_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of sampling offsets and reference points."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Weight decay. AdamW leaves biases and normalisation layers out. SGD decays every parameter, as the published detectors that are
-    trained with it do.
+    """Weight decay. AdamW leaves biases and normalisation layers out; DETRDistill's released recipe decays them too. SGD decays every
+    parameter, as the published detectors that are trained with it do.
     """
     warmup: int = Field(0, ge=0)
     """Number of steps at the start over which the learning rate rises linearly to its peak."""
@@ -197,7 +201,9 @@ class Recipe(BaseModel):
     data: DataConfig
     """Where the images come from and how they are prepared."""
     student: Student
-    """The detector that is trained: an architecture of one of the families, or a checkpoint to start from."""
+    """The detector that is trained: an architecture of one of the families, some parts of which may start from the teacher's weights
+    (``inherit``), or a checkpoint to start from.
+    """
     teacher: Teacher | None = None
     """The detector that the student learns from: a checkpoint, or another recipe that trains it. Null trains without a teacher."""
     layer_map: tuple[tuple[int, ...], ...] | None = None
@@ -219,11 +225,30 @@ class Recipe(BaseModel):
     def _methods_need_a_teacher(self) -> "Recipe":
         if self.methods and self.teacher is None:
             raise ValueError("methods need a teacher: add 'teacher:' with a checkpoint or a recipe")
+        if self.inherit is not None and self.teacher is None:
+            raise ValueError("student.inherit needs a teacher: add 'teacher:' with a checkpoint or a recipe")
         names = [config.method for config in self.methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"method {', '.join(twice)} is listed twice, so its terms could not be told apart. List it once")
         return self
+
+    @model_validator(mode="after")
+    def _batch_for_the_methods(self) -> "Recipe":
+        images = self.train.batch_size // self.train.accumulate
+        for config in self.methods:
+            if config.least_images > images:
+                raise ValueError(
+                    f"method {config.method} compares the images of a batch and needs {config.least_images} of them at a time, but "
+                    f"train.batch_size {self.train.batch_size} in {self.train.accumulate} parts gives {images}. Raise batch_size, lower "
+                    "accumulate, or choose formulas that do not name the batch"
+                )
+        return self
+
+    @property
+    def inherit(self) -> InheritConfig | None:
+        """Returns which parts of the student start from the teacher's weights; None if all of them are new."""
+        return self.student.inherit if isinstance(self.student, InheritingConfig) else None
 
     @property
     def own_arm(self) -> str:

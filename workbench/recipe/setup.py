@@ -21,6 +21,7 @@ from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method
+from workbench.recipe.inherit import architecture_of, bare, inherit_parts
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.remote import is_remote
 from workbench.resources import share_path
@@ -218,7 +219,8 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
     """
     spec = input_spec(recipe, dataset)
     if not isinstance(recipe.student, CheckpointConfig):
-        return family(recipe.student.family).detector.build(recipe.student, spec)  # pyright: ignore[reportAttributeAccessIssue]
+        architecture = architecture_of(recipe.student)
+        return family(architecture.family).detector.build(architecture, spec)
     student = load_detector(find_detector(recipe.student.checkpoint).folder)
     if recipe.student.head == "reset":
         fresh = student.reset_classes(spec)
@@ -230,6 +232,19 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
         )
     student.spec = spec
     return student
+
+
+def inherited(recipe: Recipe, student: Detector, teacher: Detector, pairing: Pairing) -> list[str]:
+    """Starts the parts of the student that the recipe names from the teacher's weights, and returns what to say about it.
+
+    Raises:
+        IncompatibleError: see ``inherit_parts``.
+    """
+    if recipe.inherit is None:
+        return []
+    architecture = bare(architecture_of(recipe.student))
+    build_as = family(architecture.family).detector.build
+    return inherit_parts(recipe.inherit, student, teacher, pairing, lambda spec: build_as(architecture, spec))
 
 
 def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[Dataset]) -> None:
@@ -310,7 +325,7 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
     splits = [train, val, *([test] if test is not None else [])]
     check_sizes(student, "student", recipe, splits)
     frozen, pairing, methods, teacher_hash = None, None, [], None
-    if teacher is not None and (recipe.methods or record_teacher):
+    if teacher is not None and (recipe.methods or record_teacher or recipe.inherit is not None):
         folder = find_detector(teacher).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
@@ -318,6 +333,7 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
             notes.append(f"teacher classes that the data lacks and every term leaves out: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
+        notes += inherited(recipe, student, detector, pairing)
         frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
         methods = [build_method(config, student, detector, pairing) for config in recipe.methods]

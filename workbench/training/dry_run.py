@@ -17,9 +17,11 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.registry import family, load_detector
 from workbench.errors import ConfigError, NonFiniteError
 from workbench.methods.context import Progress, TeacherAnswer, make_pairing
+from workbench.methods.method import Method
 from workbench.methods.registry import build_method
+from workbench.recipe.inherit import architecture_of, bare
 from workbench.recipe.schema import CheckpointConfig, Recipe
-from workbench.recipe.setup import FrozenTeacher, find_detector, open_split
+from workbench.recipe.setup import FrozenTeacher, find_detector, inherited, open_split
 from workbench.training.launch import teacher_of
 from workbench.training.optim import make_optimizer, optimizer_copies
 from workbench.training.step import DistillStep, weighted_sum
@@ -90,7 +92,10 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     else:
         teacher = _detector(recipe.teacher, spec) if recipe.teacher is not None else None
     pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
-    methods = [build_method(config, student, teacher, pairing) for config in recipe.methods] if teacher is not None and pairing else []
+    methods: list[Method] = []
+    if teacher is not None and pairing is not None:
+        inherited(recipe, student, teacher, pairing)
+        methods = [build_method(config, student, teacher, pairing) for config in recipe.methods]
     frozen = FrozenTeacher(teacher, student.spec) if teacher is not None else None
     if frozen is not None:
         frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)
@@ -172,7 +177,7 @@ def _detector(config: Any, spec: InputSpec) -> Detector:
         if detector.spec.classes != spec.classes:
             detector.reset_classes(spec)
         return detector
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": None})})
+    config = bare(architecture_of(config))
     return family(config.family).detector.build(config, spec)
 
 

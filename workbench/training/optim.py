@@ -16,7 +16,7 @@ _SAMPLING = ("sampling_offsets", "reference_points")
 def parameter_groups(student: nn.Module, methods: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
     """Returns groups with a ``factor`` on the learning rate: backbone, sampling offsets and reference points, and the rest.
 
-    AdamW does not decay biases and norms; SGD decays all parameters.
+    AdamW does not decay biases and norms, though DETRDistill's released recipe decays them as well; SGD decays all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in [*student.named_parameters(), *methods.named_parameters()]:

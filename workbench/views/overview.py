@@ -128,6 +128,12 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     return say_undefined(quiet(figure, 320), points)
 
 
+def counted(points: pd.DataFrame) -> str:
+    """Returns how many targets churn and found-by churn of ``progress_points`` are computed from, in words."""
+    churn, found = (int(points[name].sum()) for name in ("n", "found_by_n"))
+    return f"n = {churn} pairs of target and evaluation for churn and {found} for found-by churn,"
+
+
 def say_undefined(figure: go.Figure, points: pd.DataFrame) -> go.Figure:
     """Writes into each small plot of ``PROGRESS`` whose number no run defines why that is."""
     if "not_defined" not in points:

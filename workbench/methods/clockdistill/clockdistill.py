@@ -1,8 +1,9 @@
 """Implements CLoCKDistill (Lan and Tian, arXiv 2502.10683): memory weighted by target locations, and logits of queries made from targets.
 
-This is a re-implementation that was not checked against the authors' code. Three facts are first-hand, from the abstract: the encoder's
-output is distilled rather than backbone features; it is enriched by the locations of objects; queries made from ground truth go through
-both decoders. Equations and weights are second-hand. ``docs/methods.md`` lists each of them, and what is not known at all.
+This is a re-implementation that was not checked against the authors' code: the abstract names a repository, lanqz7766/CLoCKDistill, that
+could not be read here. Three facts are first-hand, from the abstract: the encoder's output is distilled rather than backbone features; it
+is enriched by the locations of objects; queries made from ground truth go through both decoders. Equations and weights are second-hand.
+``docs/methods.md`` lists each of them, and what is not known at all.
 """
 
 from typing import cast
@@ -13,9 +14,10 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, query_output
 from workbench.detectors.query_detector import QueryDetector
+from workbench.errors import IncompatibleError
 from workbench.methods.clockdistill.config import CLoCKDistillConfig
 from workbench.methods.clockdistill.logits import TargetContents, target_logits_term
-from workbench.methods.clockdistill.memory import memory_terms
+from workbench.methods.clockdistill.memory import EMBEDDING_UNIT, memory_terms
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.levels import Adaptor, Compared, compared_levels, levels_of, paired_levels
 from workbench.methods.method import Method
@@ -41,6 +43,12 @@ class CLoCKDistill(Method):
             always = config.memory.adaptor == "always"
             self.compared = compared_levels(self.name, config.memory.feature, student, teacher, always=always)
             self.adaptor = Adaptor(self.compared)
+            widths = sorted(set(self.compared.teacher.values()))
+            if config.memory.position_embedding and any(width % EMBEDDING_UNIT for width in widths):
+                raise IncompatibleError(
+                    f"method '{self.name}': the teacher's {self.compared.feature} ({teacher.family}) has {widths} channels, and the "
+                    f"embedding of a box needs a multiple of {EMBEDDING_UNIT}. Set 'position_embedding: false'."
+                )
         if config.logits is not None:
             # ``check`` has found decoders on both sides
             self.contents = TargetContents(cast(QueryDetector, student), cast(QueryDetector, teacher), config.logits.seed)

@@ -26,6 +26,10 @@ class MemoryConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """When a 1x1 convolution takes the student's maps to the teacher's width. ``auto`` adds it where widths differ, ``always`` adds it
     everywhere.
     """
+    position_embedding: bool = False
+    """Adds the sine embedding of a target's box to both maps in the cells of that target, and standardises the channels of every cell,
+    before the maps are compared. It is our reading of a component of which no more than the name is known.
+    """
 
 
 class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

@@ -1,13 +1,18 @@
 """Computes location-and-context-aware memory distillation (CLoCKDistill, section 3.1)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import Level
+from workbench.detectors.position import sine_embedding
 from workbench.methods.clockdistill.config import MemoryConfig
 from workbench.methods.levels import Adaptor
+
+# a box has four numbers, each with as many sines as cosines
+EMBEDDING_UNIT = 8
 
 
 def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level, Level]], targets: TargetBatch) -> dict[str, Tensor]:
@@ -24,7 +29,12 @@ def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level
     """
     foreground = background = pairs[0][0].features.new_zeros(())
     for own, other in pairs:
-        error = (other.features.float() - adaptor(own).float()).square()
+        wanted, given = other.features.float(), adaptor(own).float()
+        if config.position_embedding:
+            position = target_positions(other, targets)
+            # without the norm the embedding would cancel out of the difference
+            wanted, given = (_standardised(features + position) for features in (wanted, given))
+        error = (wanted - given).square()
         error = error.sum(1) if config.channel_reduce == "sum" else error.mean(1)
         inside, scale = location_and_scale(other, targets)
         images = len(error) if config.batch_reduce == "mean" else 1
@@ -46,6 +56,35 @@ def location_and_scale(level: Level, targets: TargetBatch) -> tuple[Tensor, Tens
         ``[B, H, W]`` bool and ``[B, H, W]`` float.
     """
     inside = ~level.padding
+    shares = _shares(level, targets)
+    scale = shares.amax(1) if shares.shape[1] else torch.zeros(inside.shape, device=inside.device)
+    located = scale > 0
+    outside = inside & ~located
+    rest = outside / outside.sum((1, 2), keepdim=True).clamp(min=1)
+    return located, torch.where(located, scale, rest)
+
+
+@torch.no_grad()
+def target_positions(level: Level, targets: TargetBatch) -> Tensor:
+    """Returns, in the cells of targets, the sine embedding of the target's box: centre and size, row before column. Elsewhere it is 0.
+
+    Where several targets overlap, a cell belongs to the smallest, as in ``location_and_scale``.
+
+    Returns:
+        ``[B, D, H, W]``, D being the level's channels, a multiple of ``EMBEDDING_UNIT``.
+    """
+    shares = _shares(level, targets)
+    if not shares.shape[1]:
+        return torch.zeros_like(level.features, dtype=torch.float32)
+    embedding = sine_embedding(targets.boxes[..., [1, 0, 3, 2]], level.features.shape[1] // 4)
+    share, owner = shares.max(1)
+    found = embedding.gather(1, owner.flatten(1)[..., None].expand(-1, -1, embedding.shape[-1]))
+    return (found * (share > 0).flatten(1)[..., None]).transpose(1, 2).unflatten(-1, share.shape[1:])
+
+
+def _shares(level: Level, targets: TargetBatch) -> Tensor:
+    """Returns ``[B, G, H, W]``: one over the number of a target's cells in each of them, 0 elsewhere and for targets that do not count."""
+    inside = ~level.padding
     height, width = inside.shape[1:]
     sides = torch.stack([inside.any(1).sum(1), inside.any(2).sum(1)], dim=-1)[:, None]
     corners = cxcywh_to_xyxy(targets.boxes).unflatten(-1, (2, 2)) * sides[:, :, None]
@@ -56,9 +95,9 @@ def location_and_scale(level: Level, targets: TargetBatch) -> tuple[Tensor, Tens
     across = (x >= first[..., :1]) & (x < after[..., :1])
     down = (y >= first[..., 1:]) & (y < after[..., 1:])
     covered = across[:, :, None, :] & down[..., None] & targets.valid[:, :, None, None]
-    share = 1.0 / (after - first).prod(-1).clamp(min=1)
-    scale = (covered * share[..., None, None]).amax(1) if covered.shape[1] else torch.zeros(inside.shape, device=inside.device)
-    located = covered.any(1)
-    outside = inside & ~located
-    rest = outside / outside.sum((1, 2), keepdim=True).clamp(min=1)
-    return located, torch.where(located, scale, rest)
+    return covered / (after - first).prod(-1).clamp(min=1)[..., None, None]
+
+
+def _standardised(features: Tensor) -> Tensor:
+    """Returns ``[B, D, H, W]`` with mean 0 and variance 1 over the channels of every cell."""
+    return F.layer_norm(features.permute(0, 2, 3, 1), features.shape[1:2]).permute(0, 3, 1, 2)

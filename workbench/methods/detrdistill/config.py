@@ -19,6 +19,11 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """What teacher queries without an object teach. ``box`` teaches the box alone (paper), ``class_and_box`` both (released code),
     ``top_k`` the boxes of the ``k`` queries with the best scores, and ``off`` nothing (write ``"off"``: without quotes YAML reads false).
     """
+    negative_cost: Literal["box", "class_and_box"] = "class_and_box"
+    """What teacher queries without an object are matched by. ``box`` takes L1 and GIoU alone, because the class of such a query is always
+    background (paper, and what the profile ``paper`` sets); ``class_and_box`` takes the cost of the other queries, which a joint matching
+    needs.
+    """
     k: Annotated[int, Field(ge=1)] = 50
     """Number of queries that ``negatives: top_k`` keeps, which bounds the cost of the matching."""
     weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
@@ -32,6 +37,8 @@ class LogitsConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     def _joint_keeps_negatives(self) -> "LogitsConfig":
         if not self.split and self.negatives != "class_and_box":
             raise ValueError("a joint matching (split: false) trains class_and_box on every query")
+        if not self.split and self.negative_cost != "class_and_box":
+            raise ValueError("a joint matching (split: false) has one cost for every query, negative_cost: class_and_box")
         return self
 
 
@@ -55,8 +62,9 @@ class FeaturesConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docst
     gamma: Annotated[float, Field(ge=0, le=1)] = QUALITY_GAMMA
     """Exponent of the score in equation 8. The paper gives no value."""
     layers: Literal["all", "last"] = "last"
-    """Whose queries make the mask. ``all`` takes those of every teacher layer that teaches (released code), ``last`` those of the last one
-    (the paper does not say).
+    """Whose queries make the mask. ``all`` takes those of every teacher layer that teaches (released code, whose pair has equal depths: it
+    sums the masks of all the teacher's layers, and those that teach are fewer under ``depth: first`` with a deeper teacher). ``last`` takes
+    those of the last one (the paper does not say).
     """
     mask_padding: bool = True
     """Leaves padded cells out; the released code counts them."""
@@ -104,7 +112,7 @@ class ContrastiveConfig(BaseModel, extra="forbid", frozen=True, use_attribute_do
 
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "paper": {"logits": {}, "features": {}, "assignment": {}},
+    "paper": {"logits": {"negative_cost": "box"}, "features": {}, "assignment": {}},
     "official_code": {
         "logits": {"split": False, "negatives": "class_and_box"},
         "features": {"feature": "neck", "mask": "cosine", "quality": "official_code", "layers": "all", "mask_padding": False},
@@ -140,7 +148,8 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
     """Which of the teacher's queries teach, in every part."""
     depth: Literal["groups", "first"] = "groups"
     """Which teacher layers teach a student layer. ``groups`` follows the layer map of the run (paper, Fig. 5); ``first`` takes the teacher
-    layer of the same index (released code).
+    layer of the same index (released code). With a deeper teacher, ``first`` leaves the later layers out of every part, the masks
+    included; the released code would sum masks over all of them, but its contrastive term fails on such a pair.
     """
     depth_reduce: Literal["mean", "sum"] = "mean"
     """How the terms of several teacher layers of one student layer are combined. ``mean`` averages them, ``sum`` adds them up (the paper
@@ -155,6 +164,9 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
         filled = dict(values)
         for key, defaults in PROFILES.get(values.get("profile", "paper"), {}).items():
             given = values.get(key, {} if isinstance(defaults, dict) else defaults)
+            if isinstance(given, dict) and (given.get("split") is False or given.get("negatives") == "off"):
+                # no negatives are matched by themselves, so the profile has nothing to say about their cost
+                defaults = {name: value for name, value in defaults.items() if name != "negative_cost"}
             filled[key] = {**defaults, **given} if isinstance(given, dict) and isinstance(defaults, dict) else given
         return filled
 

@@ -10,7 +10,7 @@ from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from workbench.detectors.criterion import over_processes
 from workbench.detectors.output import DetectorOutput
 from workbench.matching import QUERY_COST, Activation, assign
-from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_cost
+from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_costs
 from workbench.methods.context import LayerPairs, MethodContext
 from workbench.methods.detrdistill.config import LogitsConfig
 from workbench.methods.method import gather_queries
@@ -126,12 +126,15 @@ def _match(
         here = columns.to(student.logits.device)
         wanted, wanted_boxes = gather_queries(wanted, here), gather_queries(wanted_boxes, here)
     own, own_boxes = student.logits[pairs.student], student.boxes[pairs.student]
-    cost = pair_cost(own, own_boxes, wanted, wanted_boxes, student.activation, QUERY_COST).cpu()
+    class_cost, box_cost = pair_costs(own, own_boxes, wanted, wanted_boxes, student.activation, QUERY_COST)
+    cost = (class_cost + box_cost).cpu()
     if not config.split:
         return _Matching(columns, wanted, wanted_boxes, assign(cost, columns=taught), None)
     mate = assign(cost, columns=positive)
+    if config.negatives == "off":
+        return _Matching(columns, wanted, wanted_boxes, mate, None)
     # students that the positives took are excluded, which keeps the whole matching one-to-one
-    rest = assign(cost, columns=taught & ~positive, rows=mate < 0) if config.negatives != "off" else None
+    rest = assign(cost if config.negative_cost == "class_and_box" else box_cost, columns=taught & ~positive, rows=mate < 0)
     return _Matching(columns, wanted, wanted_boxes, mate, rest)
 
 
