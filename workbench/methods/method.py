@@ -70,6 +70,11 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
         """True if a term reads more of the teacher's class scores than the best few, so that a cache must hold all of them."""
         return True
 
+    @property
+    def least_images(self) -> int:
+        """Returns the smallest number of images with which the terms have a gradient: 1 unless a term compares the images of a batch."""
+        return 1
+
     @model_validator(mode="after")
     def _known_terms(self) -> "BaseMethodConfig":
         for key in ("weights", "balance"):

@@ -33,6 +33,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "ld": ("ld", "LD"),
     "kd_detr": ("kd_detr", "KDDETR"),
     "d3etr": ("d3etr", "D3ETR"),
+    "detkds": ("detkds.detkds", "DetKDS"),
 }
 PLUGINS = "workbench.methods"
 YES, ALONE = "yes", " alone"  # what a cell of a matrix says, or ends in, where a method serves
