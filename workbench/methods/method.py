@@ -253,7 +253,8 @@ class Method(nn.Module, ABC, Generic[Output]):
         config = cls.Config.model_validate({"method": cls.name} | dict(cls.Config.alone[part] if part is not None else {}))
         own = {need for need in config.needs_student if not set(need.split("|")) & student}
         other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
-        return [need.replace("|", " or ") for need in sorted(own | other)]
+        apart = {need for need in config.needs - own - other if not set(need.split("|")) & student & teacher}
+        return sorted([_listed([need]) for need in own | other] + [f"{_listed([need])} in common" for need in apart])
 
     def check(self, student: Detector, teacher: Detector) -> None:
         """Checks that the method can serve a pair.
