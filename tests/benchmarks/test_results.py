@@ -51,6 +51,29 @@ def test_what_is_said_of_the_teacher_cache_is_what_the_benchmark_found():
     assert f"takes {bytes_:.0f} bytes, {ratio:.3f} times the raw size" in page
 
 
+def test_what_is_said_of_dense_detectors_is_what_the_benchmark_found():
+    figures, page = figures_of("dense"), results_page()
+    detections = "detections of 2000 images with 1000 candidates"
+
+    def row(text: str, name: str, digits: int) -> str:
+        low, high = figures[name]["interval"]
+        return f"| {text} | {figures[name]['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] |"
+
+    assert row("student step / bare loop", "student step / bare loop with torchvision's loss", 2) in page
+    assert row("assignment and losses / student step", "assignment and losses / student step", 3) in page
+    text = "detections of 2,000 images with 1,000 candidates each / torchvision's post-processing"
+    assert row(text, f"{detections} / torchvision's post-processing", 2) in page
+    step, suppression = figures["student step"]["value"], figures[detections]["value"]
+    assert f"The step takes {step:.0f} ms and the suppression {suppression / 2:.2f} ms an image." in page
+    assert all(figure["holds"] is not False for figure in figures.values())
+    formats = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    maps, predictions = (
+        figures[f"cache of an FCOS teacher, {what}: bytes of an image and variant"]["value"]
+        for what in ("feature maps", "logits and boxes")
+    )
+    assert f"| FCOS on shapes, 96x96 pixels, 4 classes, width 64 | {maps:,.0f} | | {predictions:,.0f} |" in formats
+
+
 def test_what_each_method_adds_on_the_page_is_what_the_benchmark_found():
     page, ending = results_page(), " / (student step + teacher forward)"
     shares = {name.removesuffix(ending): figure["value"] for name, figure in figures_of("methods").items() if name.endswith(ending)}

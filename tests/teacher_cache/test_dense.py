@@ -340,6 +340,15 @@ def test_of_a_two_stage_teacher_the_pyramid_is_kept_and_proposals_only_where_a_m
         assert torch.equal(getattr(kept, name), getattr(output, name)), name
 
 
+def test_a_cached_level_that_only_proposes_is_none_that_the_head_reads():
+    output = two_stage(5)
+    fine, *_, coarse = (level.stride for level in output.neck)
+    output = replace(output, pooled=(fine,))
+    kept = read_back(output, CacheFields(maps={"neck": (fine, coarse)}), columns=4)
+    assert [level.stride for level in kept.neck] == [fine, coarse]
+    assert [level.stride for level in kept.head] == [level.stride for level in output.head] == [fine]
+
+
 def test_proposals_of_batches_with_different_numbers_are_filled_up_with_invalid_ones():
     packed = [pack(two_stage(count), CacheFields(rois=True)) for count in (3, 5)]
     joined: Mapping[str, Tensor] = {

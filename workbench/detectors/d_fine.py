@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import DFineConfig, DFineForObjectDetection
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded
+from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.distribution import bin_positions, distribution_losses
 from workbench.detectors.output import AuxGroup, DetectorOutput, Queries, QueryOutput, query_output
@@ -80,7 +80,8 @@ class DFine(RtDetr):
     """Adapter around ``DFineForObjectDetection``.
 
     transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and omits the classes of the last layer
-    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code.
+    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code
+    (Peterande/D-FINE@4a1f73a). On the same outputs every term is equal to that code's; but that code does not clip boxes to the image.
     """
 
     family = "d_fine"
@@ -137,7 +138,7 @@ class DFine(RtDetr):
         pairs = num_boxes
         if self.shares_matching:
             union = united(torch.cat([match, *alike.values()]), targets.labels.shape[1])
-            pairs = _mean_over_processes((union >= 0).sum().to(output.logits))
+            pairs = over_processes((union >= 0).sum().to(output.logits)).clamp(min=1)
             match = _spread(union, output.logits)
             shared = tuple(replace(group, match=_spread(union, group.logits)) for group in own if group.name in alike)
             found = super().losses(replace(output, aux=shared), targets, pairs, match)
@@ -234,11 +235,3 @@ def united(match: Tensor, targets: int) -> Tensor:
 def _spread(match: Tensor, logits: Tensor) -> Tensor:
     """Repeats a matching for every layer of ``logits``."""
     return match.expand(len(logits), -1, -1)
-
-
-def _mean_over_processes(count: Tensor) -> Tensor:
-    """Averages a count over the processes that train together; the result is at least 1."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
