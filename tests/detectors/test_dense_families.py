@@ -16,7 +16,7 @@ from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DenseOutput, scores
-from workbench.detectors.registry import load_detector
+from workbench.detectors.registry import FAMILIES, load_detector
 
 every_family = pytest.mark.parametrize("name", DENSE_NAMES)
 both_modes = pytest.mark.parametrize("training", [False, True])
@@ -188,6 +188,19 @@ def test_a_geometric_assignment_does_not_change_with_the_predictions(name: str):
     assert not detector.geometric or torch.equal(detector.assign(other, targets), match)
     for image, count in enumerate((3, 2, 4)):
         assert match[0, image].max() < count
+
+
+@pytest.mark.parametrize("name", [name for name in DENSE_NAMES if FAMILIES[name].detector.geometric])
+def test_which_targets_are_covered_is_known_without_the_model(name: str):
+    detector, targets = shared(name), some_targets(900, 0, 4)
+    output = detector(*images_of(*SIZES))
+    pixels = cxcywh_to_xyxy(targets.boxes) * output.sides.repeat(1, 2)[:, None]
+    covered = detector.covered(output.sides, targets) & targets.valid
+    assert torch.equal(covered, detector.covered_by(output, pixels, targets) & targets.valid)
+    assert 0 < covered.sum() < targets.valid.sum()
+    if type(detector).covered_by is DenseDetector.covered_by:
+        for image, match in enumerate(detector.assign(output, targets)[0]):
+            assert covered[image].nonzero()[:, 0].tolist() == sorted(set(match[match >= 0].tolist()))
 
 
 @every_family

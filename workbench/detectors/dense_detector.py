@@ -35,6 +35,8 @@ class DenseDetector(OwnModel):
     provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
     numbers: int = 4
     """Numbers of the head's map from which a box is decoded."""
+    uncovered: ClassVar[str] = "get no positive candidate, so that nothing learns them"
+    """What is said of the targets that ``covered`` leaves out."""
 
     def __init__(self, config: Any, spec: InputSpec):
         super().__init__(config, spec)
