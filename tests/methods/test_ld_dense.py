@@ -194,7 +194,8 @@ def test_a_cache_keeps_queries_for_a_student_that_is_asked_about_them_and_for_no
     student, teacher = pair()
     method = built(student, teacher)
     fields = fields_of([method], student, teacher)
-    assert fields.box_distribution and not fields.queries and not method.sends_queries
+    assert fields.dense_distribution and fields.dense_logits and not fields.dense_boxes
+    assert not fields.queries and not method.sends_queries
     detr, other = tiny("d_fine", 1), tiny("d_fine", 2)
     asked = built(detr, other)
     assert fields_of([asked], detr, other).queries and asked.sends_queries
@@ -204,9 +205,9 @@ def test_pairs_that_cannot_be_compared_are_refused_by_name():
     gfl, detr = tiny("gfl"), tiny("d_fine")
     without = stub(detr.blank_output(), provides=detr.provides - {"decode"})  # pyright: ignore[reportArgumentType]
     for student, teacher, message in (
-        (gfl, detr, "needs queries or dense_boxes from both sides, but gfl and d_fine"),
-        (detr, gfl, "needs queries or dense_boxes from both sides, but d_fine and gfl"),
-        (without, detr, r"needs decode or dense_boxes, which the student \(stub\)"),
+        (gfl, detr, "needs queries or dense_logits from both sides, but gfl and d_fine"),
+        (detr, gfl, "needs queries or dense_logits from both sides, but d_fine and gfl"),
+        (without, detr, r"needs decode or dense_logits, which the student \(stub\)"),
         (tiny("fcos"), gfl, r"needs box_distribution, which the student \(fcos\)"),
         (gfl, small_detector(), r"needs box_distribution, which the teacher \(deformable_detr\)"),
         (gfl, tiny("gfl", reg_max=4), rf"has {BINS} bins .*the teacher \(gfl\) 5"),

@@ -53,12 +53,12 @@ class LDConfig(BaseMethodConfig, frozen=True):
     @property
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
-        return frozenset({"queries|dense_boxes", "box_distribution"})
+        return frozenset({"queries|dense_logits", "box_distribution"})
 
     @property
     def needs_student(self) -> frozenset[str]:
         """See ``BaseMethodConfig``. The teacher's queries, if it has any, go through the student's decoder."""
-        return self.needs | {"decode|dense_boxes"}
+        return self.needs | {"decode|dense_logits"}
 
 
 class LD(Method[DetectorOutput]):
