@@ -30,11 +30,12 @@ from workbench.commands.record import record
 from workbench.commands.report import report
 from workbench.commands.run import run
 from workbench.commands.runs import runs_app
+from workbench.commands.search import search_app
 from workbench.errors import WorkbenchError
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
-    "Train and compare": {"demo": demo, "run": run, "compare": compare, "cache": cache_app},
+    "Train and compare": {"demo": demo, "run": run, "compare": compare, "search": search_app, "cache": cache_app},
     "Look at results": {
         "app": dashboard,
         "runs": runs_app,

@@ -118,7 +118,8 @@ def looped(output: DenseOutput, targets: TargetBatch, match: Tensor) -> dict[str
 
 def test_losses_equal_loops_over_candidates_edges_and_bins():
     model, targets = detector(), some_targets(2, 3)
-    output = model(*images_of(*SIZES))
+    with torch.no_grad():
+        output = model(*images_of(*SIZES))
     match = model.assign(output, targets)
     losses = model.losses(output, targets, 1.0)
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(looped(output, targets, match[0]), rel=1e-4)

@@ -12,7 +12,7 @@ from tests.families import tiny
 from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.targets import TargetBatch, Targets
 from workbench.detectors.dense_detector import pixel_boxes
-from workbench.detectors.faster_rcnn import FasterRcnnModelConfig
+from workbench.detectors.faster_rcnn import FasterRcnn, FasterRcnnModelConfig
 from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import two_stage_output
 from workbench.detectors.region_proposals import RegionProposals, drawn
@@ -119,22 +119,29 @@ def test_an_ignored_candidate_is_never_drawn():
     assert torch.equal(drawn(shared().sampler, match), match)
 
 
-def test_proposals_lie_in_the_image_and_come_from_its_own_anchors():
-    detector = shared()
-    output = run(detector, *PADDED)
+def test_proposals_lie_in_the_image():
+    output = run(shared(), *PADDED)
     assert output.valid is not None
     rois, sides = output.context.rois, output.context.sides
     assert sides.tolist() == [[96, 64], [80, 64], [96, 40]]
     for image in range(3):
         own = rois[image, output.valid[image]]
         assert len(own) > 3 and (own >= 0).all() and (own <= sides[image].repeat(2)).all() and (own[:, 2:] > own[:, :2]).all()
-    first = output.first
+
+
+@pytest.mark.parametrize("most", [40, 1000])
+def test_an_anchor_in_the_padding_neither_proposes_nor_takes_the_place_of_another(most: int):
+    detector = tiny("faster_rcnn", candidates=most, proposals=1000)
+    assert isinstance(detector, FasterRcnn)
+    first = run(detector, *PADDED).first
     assert first.valid is not None and not first.valid[1:].all()
-    # an anchor in the padding that is surer than all others makes no proposal
-    loud = replace(first, logits=first.logits.masked_fill(~first.valid[None, :, :, None], 100.0))
+    hidden = ~first.valid
     pixels = pixel_boxes(first.boxes[0], first.sides)
-    for loud_boxes, boxes in zip(detector.rpn.propose(loud, pixels), detector.rpn.propose(first, pixels), strict=True):
-        assert torch.equal(loud_boxes, boxes)
+    # those of the padding are surer than all others, and see a box in the image
+    loud = replace(first, logits=first.logits.masked_fill(hidden[None, ..., None], 100.0))
+    inside = torch.where(hidden[..., None], torch.tensor([1.0, 1.0, 3.0, 3.0]), pixels)
+    for own, wanted in zip(detector.rpn.propose(loud, inside), detector.rpn.propose(first, pixels), strict=True):
+        assert torch.equal(own, wanted) and not (own == torch.tensor([1.0, 1.0, 3.0, 3.0])).all(1).any()
 
 
 def test_an_image_without_proposals_has_one_candidate_that_is_not_valid():
@@ -220,7 +227,13 @@ def pooled_by_hand(level: torch.Tensor, box: list[float], cells: int = 3, points
     return torch.nn.functional.avg_pool2d((upper * (1 - down) + lower * down) * inside, points)
 
 
-WRONG = [{"anchor_scales": []}, {"anchor_ratios": [0.0]}, {"samples": 0}, {"head_groups": 3, "head_norm": "group"}]
+WRONG = [
+    {"anchor_scales": []},
+    {"anchor_scales": [0.1]},
+    {"anchor_ratios": [0.0]},
+    {"samples": 0},
+    {"head_groups": 3, "head_norm": "group"},
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG)

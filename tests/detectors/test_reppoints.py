@@ -29,7 +29,7 @@ BY_HAND = torch.tensor([[0.0, 0], [0, 0], [0, 0], [0, 1], [9, 1], [0, 1], [0, 2]
 
 
 def detector(seed: int = 0) -> RepPoints:
-    made = tiny("reppoints", seed)
+    made = tiny("reppoints", seed, width=32)
     assert isinstance(made, RepPoints)
     return made
 
@@ -140,8 +140,8 @@ def test_the_assignment_depends_on_the_boxes_of_the_first_stage_alone():
     assert torch.equal(match[0], plain.masked_fill(~output.valid, -2))
     assert torch.equal(model.assign(replace(output, boxes=output.boxes * 0.5, logits=output.logits + 1), targets), match)
     moved = output.first.clone()
-    moved[0, 0] = targets.boxes[0, 0]
-    assert model.assign(replace(output, first=moved), targets)[0, 0, 0] == 0
+    moved[0, 0] = targets.boxes[0, 1]
+    assert model.assign(replace(output, first=moved), targets)[0, 0, 0] == 1
     moved[1, 7] = torch.nan
     with pytest.raises(NonFiniteCostError, match=r"\(0, 1\)"):
         model.assign(replace(output, first=moved), targets)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.methods.detrdistill.config import DETRDistillConfig
-from workbench.methods.registry import METHODS, find_method, method_matrix
+from workbench.methods.registry import METHODS, find_method, method_matrix, pair_matrix
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
@@ -17,6 +17,11 @@ def as_table(rows: list[list[str]]) -> str:
 def test_the_matrix_of_methods_and_families_is_the_one_that_the_code_makes():
     shown, made = PAGE.split("<!-- matrix -->\n")[1].split("\n<!-- /matrix -->")[0], as_table(method_matrix())
     assert shown == made, f"docs/methods.md, between the two marks of the matrix, must read\n{made}"
+
+
+def test_the_matrix_of_kinds_is_the_one_that_the_code_makes():
+    shown, made = PAGE.split("<!-- pairs -->\n")[1].split("\n<!-- /pairs -->")[0], as_table(pair_matrix())
+    assert shown == made, f"docs/methods.md, between the two marks of the pairs, must read\n{made}"
 
 
 @pytest.mark.parametrize("name", METHODS)

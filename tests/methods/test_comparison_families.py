@@ -17,9 +17,10 @@ COMPARED = [name for name in METHODS if name not in ("detrdistill", "clockdistil
 
 def lacks(name: str, detector: Detector) -> str | None:
     """What a family lacks for a method, as the refusal says it."""
-    own = {"ld": {"box_distribution"}, "d3etr": {"attentions", "memory"}, "kd_detr": set[str]()}
-    needs = own[name] | {"queries", "decode"} if name in own else set[str]()
-    if missing := sorted(needs - detector.provides):
+    both = {"queries", "decode"}
+    own = {"d3etr": both | {"attentions", "memory"}, "kd_detr": both}.get(name, set())
+    needs = {"box_distribution", "decode|dense_logits", "queries|dense_logits"} if name == "ld" else own
+    if missing := sorted(need.replace("|", " or ") for need in needs if not set(need.split("|")) & detector.provides):
         return f"needs {', '.join(missing)}, which the student"
     if name == "kd_detr" and isinstance(detector, QueryDetector) and detector.reference_form != "boxes":
         return f"references are {detector.reference_form}"
@@ -58,10 +59,10 @@ def test_every_compared_method_serves_some_family_and_most_serve_all():
     assert all(served.values())
     assert all(len(served[name]) == len(NAMES) for name in ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd"))
     assert {"detr", "conditional_detr", "dab_detr", "deformable_detr", "dino"} <= set(served["d3etr"]) & set(served["kd_detr"])
-    assert "d_fine" in served["ld"]
+    assert {"d_fine", "gfl"} <= set(served["ld"])
 
 
-@pytest.mark.parametrize("family", ["deformable_detr", "d_fine"])
+@pytest.mark.parametrize("family", ["deformable_detr", "d_fine", "gfl"])
 def test_terms_stay_in_single_precision_in_a_step_of_mixed_precision(family: str):
     student, teacher, images, targets = tiny(family, 1), tiny(family, 2), images_of((128, 192), (128, 160)), batch_of([2, 1], 3)
     pairing = make_pairing(student, teacher, None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.examples import SPEC, batch_of, images_of, small_detector
 from tests.families import tiny
 from tests.methods.pairs import step_context, stub
+from tests.teacher_cache.test_dense import both, setup_of
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, InputSpec
@@ -194,11 +195,24 @@ def test_a_cache_keeps_queries_for_a_student_that_is_asked_about_them_and_for_no
     student, teacher = pair()
     method = built(student, teacher)
     fields = fields_of([method], student, teacher)
-    assert fields.dense_distribution and fields.dense_logits and not fields.dense_boxes
-    assert not fields.queries and not method.sends_queries
+    assert (fields.dense_logits, fields.dense_distribution, fields.dense_boxes, fields.queries) == (True, True, False, False)
     detr, other = tiny("d_fine", 1), tiny("d_fine", 2)
     asked = built(detr, other)
-    assert fields_of([asked], detr, other).queries and asked.sends_queries
+    assert fields_of([asked], detr, other).queries and asked.sends_queries and not method.sends_queries
+
+
+def test_terms_from_a_cache_are_those_of_the_live_teacher():
+    student, teacher = pair()
+    setup = setup_of(student, teacher, {"method": "ld"}, precision="fp32")
+    method = setup.methods[0]
+    for batch, cached, live in both(setup):
+        own = student(batch.images, batch.padding)
+        context = step_context(student, None, method.pairing, batch.targets, match=student.assign(own, batch.targets))
+        wanted = method(own, live, batch.targets, context)
+        found = method(own, cached.output(), batch.targets, context)
+        assert set(found) == {"main", "valuable", "classes"}
+        for name, value in found.items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)
 
 
 def test_pairs_that_cannot_be_compared_are_refused_by_name():

@@ -121,9 +121,11 @@ def test_train_mate_is_the_assignment_that_the_logits_terms_are_taken_over(once:
             cost = costs(own, other, -(q * np.log(p) + (1 - q) * np.log(1 - p)).sum(-1))
             positive, taught = other["match"].to_numpy() >= 0, other["selected"].to_numpy(bool)
             wanted = np.full(len(own), -1)
-            for columns in (np.flatnonzero(positive & taught), np.flatnonzero(~positive & taught)):
+            # the paper leaves the class out where a query of the teacher has no target
+            boxes_alone = costs(own, other, np.zeros_like(cost))
+            for one, columns in ((cost, np.flatnonzero(positive & taught)), (boxes_alone, np.flatnonzero(~positive & taught))):
                 free = np.flatnonzero(wanted < 0)
-                row, column = linear_sum_assignment(cost[np.ix_(free, columns)])
+                row, column = linear_sum_assignment(one[np.ix_(free, columns)])
                 wanted[free[row]] = columns[column]
             assert own["train_mate"].tolist() == wanted.tolist()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -365,6 +365,15 @@ def test_a_two_stage_teacher_answers_with_its_proposals_and_pyramid(family: str)
                 assert int(own.sum()) == int(other.sum())
                 for found, wanted in ((kept.logits[0], live.logits[0]), (kept.boxes[0], live.boxes[0]), (kept.proposals, live.proposals)):
                     same(found[image, own], wanted[image, other], 1e-4)
+
+
+def test_a_cached_level_that_only_proposes_is_none_that_the_head_reads():
+    output = two_stage(5)
+    fine, *_, coarse = (level.stride for level in output.neck)
+    output = replace(output, pooled=(fine,))
+    kept = read_back(output, CacheFields(maps={"neck": (fine, coarse)}), columns=4)
+    assert [level.stride for level in kept.neck] == [fine, coarse]
+    assert [level.stride for level in kept.head] == [level.stride for level in output.head] == [fine]
 
 
 def test_proposals_of_batches_with_different_numbers_are_filled_up_with_invalid_ones():

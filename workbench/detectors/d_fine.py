@@ -80,7 +80,8 @@ class DFine(RtDetr):
     """Adapter around ``DFineForObjectDetection``.
 
     transformers' own loss pairs the boxes of layer l with the distributions of layer l + 1 and omits the classes of the last layer
-    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code.
+    but one, because its lists start at different layers. Here every layer is trained with its own, as in the published code
+    (Peterande/D-FINE@4a1f73a). On the same outputs every term is equal to that code's; but that code does not clip boxes to the image.
     """
 
     family = "d_fine"

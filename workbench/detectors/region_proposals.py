@@ -46,7 +46,15 @@ class ProposalConfig(PyramidConfig):
     def _anchors(self) -> "ProposalConfig":
         if not self.anchor_scales or not self.anchor_ratios or min(*self.anchor_scales, *self.anchor_ratios) <= 0:
             raise ValueError("anchor_scales and anchor_ratios each need at least one number, all above 0")
+        # torchvision rounds the sides of anchors to whole pixels
+        if not all(anchors.all() for anchors in self.generator().cell_anchors):
+            raise ValueError("anchor_scales and anchor_ratios make an anchor without area. Choose larger scales or ratios nearer to 1")
         return self
+
+    def generator(self) -> AnchorGenerator:
+        """Returns torchvision's generator of the anchors of all levels."""
+        sizes = tuple(tuple(stride * scale for scale in self.anchor_scales) for stride in self.strides)
+        return AnchorGenerator(sizes, (self.anchor_ratios,) * len(sizes))  # pyright: ignore[reportArgumentType] - its hint says one tuple
 
 
 class RegionProposals(nn.Module):
@@ -59,10 +67,9 @@ class RegionProposals(nn.Module):
     def __init__(self, config: ProposalConfig):
         super().__init__()
         self.config = config
-        strides, scales, ratios = config.strides, config.anchor_scales, config.anchor_ratios
-        self.generator = AnchorGenerator(tuple(tuple(stride * scale for scale in scales) for stride in strides), (ratios,) * len(strides))
-        shapes = len(scales) * len(ratios)
-        self.tower = Tower(config, len(strides))
+        self.generator = config.generator()
+        shapes = self.generator.num_anchors_per_location()[0]
+        self.tower = Tower(config, len(config.strides))
         self.object_head, self.box_head = nn.Conv2d(config.width, shapes, 1), nn.Conv2d(config.width, 4 * shapes, 1)
         for head in (self.object_head, self.box_head):
             nn.init.normal_(head.weight, std=WEIGHT_SPREAD)

@@ -70,6 +70,11 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
         """True if a term reads more of the teacher's class scores than the best few, so that a cache must hold all of them."""
         return True
 
+    @property
+    def least_images(self) -> int:
+        """Returns the smallest number of images with which the terms have a gradient: 1 unless a term compares the images of a batch."""
+        return 1
+
     @model_validator(mode="after")
     def _known_terms(self) -> "BaseMethodConfig":
         for key in ("weights", "balance"):
@@ -248,7 +253,8 @@ class Method(nn.Module, ABC, Generic[Output]):
         config = cls.Config.model_validate({"method": cls.name} | dict(cls.Config.alone[part] if part is not None else {}))
         own = {need for need in config.needs_student if not set(need.split("|")) & student}
         other = {need for need in config.needs_teacher if not set(need.split("|")) & teacher}
-        return [need.replace("|", " or ") for need in sorted(own | other)]
+        apart = {need for need in config.needs - own - other if not set(need.split("|")) & student & teacher}
+        return sorted([_listed([need]) for need in own | other] + [f"{_listed([need])} in common" for need in apart])
 
     def check(self, student: Detector, teacher: Detector) -> None:
         """Checks that the method can serve a pair.

@@ -233,6 +233,18 @@ class Recipe(BaseModel):
             raise ValueError(f"method {', '.join(twice)} is listed twice, so its terms could not be told apart. List it once")
         return self
 
+    @model_validator(mode="after")
+    def _batch_for_the_methods(self) -> "Recipe":
+        images = self.train.batch_size // self.train.accumulate
+        for config in self.methods:
+            if config.least_images > images:
+                raise ValueError(
+                    f"method {config.method} compares the images of a batch and needs {config.least_images} of them at a time, but "
+                    f"train.batch_size {self.train.batch_size} in {self.train.accumulate} parts gives {images}. Raise batch_size, lower "
+                    "accumulate, or choose formulas that do not name the batch"
+                )
+        return self
+
     @property
     def inherit(self) -> InheritConfig | None:
         """Returns which parts of the student start from the teacher's weights; None if all of them are new."""

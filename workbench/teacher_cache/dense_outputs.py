@@ -38,10 +38,10 @@ def dense_form(output: DetectorOutput) -> dict[str, Any]:
     if dense is None:
         return {}
     grid = dense.grid
-    return {
-        "kind": "two_stage" if isinstance(output, TwoStageOutput) else "dense",
-        "strides": list(grid.strides), "sizes": [list(size) for size in grid.sizes], "shapes": grid.shapes,
-    }  # fmt: skip
+    form = {"strides": list(grid.strides), "sizes": [list(size) for size in grid.sizes], "shapes": grid.shapes}
+    if not isinstance(output, TwoStageOutput):
+        return {"kind": "dense", **form}
+    return {"kind": "two_stage", **form, "pooled": None if output.pooled is None else list(output.pooled)}
 
 
 def pack_dense(output: DetectorOutput, contents: CacheFields, convert: Convert) -> dict[str, Tensor]:
@@ -117,6 +117,7 @@ def read_dense(kept: Mapping[str, Tensor], form: Mapping[str, Any], levels: Mapp
         valid=kept.get(f"{ROIS}valid"),
         first=first,
         proposals=kept.get(f"{ROIS}proposals", none),
+        pooled=tuple(form["pooled"]) if form.get("pooled") is not None else None,
         **levels,
     )
 

@@ -33,7 +33,8 @@ class Manifest:
     Attributes:
         key: Everything that affects its numbers, by name.
         form: What reading needs and no tensor holds: activation and number of the class columns; of a teacher without queries also its
-            ``kind`` (dense or two_stage) and the ``strides``, ``sizes`` and ``shapes`` of its grid.
+            ``kind`` (dense or two_stage) and the ``strides``, ``sizes`` and ``shapes`` of its grid; of a two-stage teacher ``pooled``, the
+            strides that its second stage reads.
         rows: Number of rows of the complete cache, one per image and variant.
         rows_per_shard: Number of rows of every shard except the last.
         seconds: Seconds spent on building so far: ``cpu`` (of the process) and ``wall``.

@@ -1,0 +1,216 @@
+"""Implements the distances of DetKDS, as released and corrected, and computes the loss of a formula.
+
+As released, ``cos`` is a similarity, so that minimising it drives the student away; ``kl`` takes both sides after the same transformation,
+so that one of them is no probability or no logarithm; ``cor`` is a logarithm without a lower bound. Corrected, every distance is 0 or
+larger and smallest where student and teacher are equal.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.boxes import iou_and_giou
+from workbench.methods.detkds.genotype import Distance, Genotype, Mode, Third
+from workbench.methods.detkds.knowledge import TINY, Knowledge, log_softmax, mean, total_mean, unit
+from workbench.methods.detkds.operations import THIRD, axes_of, beginning
+
+ROUNDING = 1e-6
+COR_POWER = 2.02  # (c - 1)^2 to the power of 1.01, as released
+SSIM_SIDE, SSIM_SIGMA = 11, 1.5
+SSIM_CONSTANTS = (0.01, 0.03)
+# axis of the distribution that each third transformation names; the others, and all at rank 2 that name HW, stand for C
+_NAMED_AXIS = {
+    "norm_HW": "HW", "softmax_HW": "HW", "logsoftmax_HW": "HW", "channel": "HW", "norm_N": "N", "softmax_N": "N", "logsoftmax_N": "N",
+}  # fmt: skip
+_LOGARITHMS: Mapping[Third, Third] = {
+    "softmax_N": "logsoftmax_N", "softmax_C": "logsoftmax_C", "softmax_HW": "logsoftmax_HW", "logsoftmax_N": "logsoftmax_N",
+    "logsoftmax_C": "logsoftmax_C", "logsoftmax_HW": "logsoftmax_HW",
+}  # fmt: skip
+
+
+def formula_loss(
+    genotype: Genotype,
+    student: Knowledge,
+    teacher: Knowledge,
+    mode: Mode,
+    seed: int = 0,
+    weight: Tensor | None = None,
+    tied: bool | None = None,
+) -> Tensor:
+    """Computes the loss of a formula.
+
+    Args:
+        genotype: the formula.
+        student: values with gradient, of the teacher's shape and with its mask.
+        teacher: values without gradient.
+        mode: ``official`` computes the released distances. Its ``Knowledge`` has no mask.
+        seed: seed of random masks.
+        weight: ``[N]``, weights of the first axis; corrected mode alone.
+        tied: hide the same cells of both sides; None does in corrected mode and draws a mask for each side in official mode.
+    """
+    own = torch.Generator().manual_seed(seed)
+    other = torch.Generator().manual_seed(seed) if (mode == "corrected" if tied is None else tied) else own
+    third = THIRD[genotype.t3]
+    begun = beginning(genotype, student, mode, own)
+    with torch.no_grad():
+        wanted = beginning(genotype, teacher, mode, other)
+    if mode == "official":
+        with torch.no_grad():
+            taught = third(wanted).values
+        return RELEASED[genotype.distance](third(begun).values, taught).mean()
+    if genotype.distance == "kl":
+        return _divergence(genotype, begun, wanted, weight)
+    with torch.no_grad():
+        taught = third(wanted)
+    return CORRECTED[genotype.distance](third(begun), taught, weight)
+
+
+def pearson_released(student: Tensor, teacher: Tensor) -> Tensor:
+    """Returns one minus Pearson's correlation along the second axis, with 1e-8 beside the product of the norms."""
+    own, other = (values - values.mean(1, keepdim=True) for values in (student, teacher))
+    return 1 - (own * other).sum(1) / (own.norm(dim=1) * other.norm(dim=1) + 1e-8)
+
+
+def correlation_released(student: Tensor, teacher: Tensor) -> Tensor:
+    """Returns log2 of the summed differences of every entry's correlation over the batch from 1."""
+    own, other = ((values - values.mean(0)) / values.std(0) for values in (student, teacher))
+    correlation = (own * other).flatten(1).sum(0) / len(own)
+    return torch.log2((correlation - 1).abs().pow(COR_POWER).sum())
+
+
+RELEASED: Mapping[Distance, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda student, teacher: F.l1_loss(student, teacher, reduction="none"),
+    "l2": lambda student, teacher: F.mse_loss(student, teacher, reduction="none"),
+    "kl": lambda student, teacher: F.kl_div(student, teacher, reduction="none"),
+    "smooth_l1": lambda student, teacher: F.smooth_l1_loss(student, teacher, reduction="none"),
+    "cos": lambda student, teacher: F.cosine_similarity(student, teacher, dim=1),
+    "pear": pearson_released,
+    "cor": correlation_released,
+}
+
+
+def _elementwise(name: Distance) -> Callable[[Knowledge, Knowledge, Tensor | None], Tensor]:
+    def distance(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+        return total_mean(RELEASED[name](student.values, teacher.values), student.inside, weight)
+
+    return distance
+
+
+def _reduced(knowledge: Knowledge, axis: int) -> Tensor | None:
+    """Returns the mask of what is left when an axis has been summed over."""
+    return None if knowledge.inside is None else knowledge.inside.any(axis, keepdim=True)
+
+
+def _correlation(student: Knowledge, teacher: Knowledge, axis: int, centred: bool) -> Tensor:
+    """Returns the cosine of student and teacher along an axis, or Pearson's correlation; 0 beside a vector of zeros."""
+    sides: list[Tensor] = []
+    for side in (student, teacher):
+        if centred:
+            # what rounding leaves of a constant vector is no direction
+            least = ROUNDING * torch.linalg.vector_norm(side.values.detach(), dim=axis, keepdim=True) + TINY
+            sides.append(unit(side.replaced(side.values - mean(side, (axis,))).values, (axis,), least))
+        else:
+            sides.append(unit(side.values, (axis,)))
+    # norms without a constant beside them: with one, a longer student would be nearer
+    return (sides[0] * sides[1]).sum(axis, keepdim=True)
+
+
+def cosine(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+    """Returns one minus the cosine along the second axis (``cos``)."""
+    return total_mean(1 - _correlation(student, teacher, 1, centred=False), _reduced(student, 1), weight)
+
+
+def pearson(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+    """Returns one minus Pearson's correlation along the second axis (``pear``)."""
+    return total_mean(1 - _correlation(student, teacher, 1, centred=True), _reduced(student, 1), weight)
+
+
+def batch_correlation(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+    """Returns one minus Pearson's correlation along the first axis, to the power of 2.02 (``cor``)."""
+    missing = (1 - _correlation(student, teacher, 0, centred=True)).clamp(min=0)
+    return total_mean(missing.pow(COR_POWER), _reduced(student, 0))
+
+
+def ssim(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+    """Returns one minus the structural similarity (Wang et al., 2004) of each channel, with windows of 11 x 11 cells (``ssim``).
+
+    The dynamic range is the teacher's. Windows that reach over the border of the image hold the cells inside alone.
+    """
+    inside = teacher.inside
+    kept = torch.ones_like(teacher.values) if inside is None else inside.expand_as(teacher.values).to(teacher.values)
+    spread = (teacher.values.masked_fill(kept == 0, -torch.inf).max() - teacher.values.masked_fill(kept == 0, torch.inf).min()).square()
+    low, high = (constant**2 * spread.clamp(min=TINY) for constant in SSIM_CONSTANTS)
+    cells = _blurred(kept).clamp(min=TINY)
+
+    def local(values: Tensor) -> Tensor:
+        return _blurred(values * kept) / cells
+
+    own, other = student.values, teacher.values
+    mean_own, mean_other = local(own), local(other)
+    covariance = local(own * other) - mean_own * mean_other
+    variances = local(own.square()) - mean_own.square() + local(other.square()) - mean_other.square()
+    likeness = (2 * mean_own * mean_other + low) * (2 * covariance + high)
+    likeness = likeness / ((mean_own.square() + mean_other.square() + low) * (variances.clamp(min=0) + high))
+    return total_mean(1 - likeness, inside)
+
+
+def _blurred(values: Tensor) -> Tensor:
+    """Returns the Gaussian mean of each window, with zeros beyond the border."""
+    images, channels, height, width = values.shape
+    place = torch.arange(SSIM_SIDE, device=values.device, dtype=values.dtype) - SSIM_SIDE // 2
+    kernel = (-(place**2) / (2 * SSIM_SIGMA**2)).exp()
+    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
+    flat, half = values.reshape(images * channels, 1, height, width), SSIM_SIDE // 2
+    flat = F.conv2d(F.conv2d(flat, kernel, padding=(half, 0)), kernel.transpose(2, 3), padding=(0, half))
+    return flat.view_as(values)
+
+
+def _overlap(place: int) -> Callable[[Knowledge, Knowledge, Tensor | None], Tensor]:
+    def distance(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+        return total_mean(1 - iou_and_giou(student.values, teacher.values)[place], None, weight)
+
+    return distance
+
+
+CORRECTED: Mapping[Distance, Callable[[Knowledge, Knowledge, Tensor | None], Tensor]] = {
+    "l1": _elementwise("l1"),
+    "l2": _elementwise("l2"),
+    "smooth_l1": _elementwise("smooth_l1"),
+    "cos": cosine,
+    "pear": pearson,
+    "cor": batch_correlation,
+    "ssim": ssim,
+    "iou": _overlap(0),
+    "giou": _overlap(1),
+}
+
+
+def _divergence(genotype: Genotype, student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
+    """Returns the Kullback-Leibler divergence from student to teacher (``kl``), the sum over one axis, averaged over the others.
+
+    A softmax of the chain, or its logarithm, is the distribution itself. Any other third transformation is followed by a softmax over the
+    axis that it names: HW or N if its name says so, else C, which behind ``batch`` is everything that an image has.
+    """
+    own = _distribution(genotype, student)
+    with torch.no_grad():
+        other = _distribution(genotype, teacher)
+    axis = _axis(genotype, own.values)
+    lost = own.replaced(other.values.exp() * (other.values - own.values)).values.sum(axis, keepdim=True)
+    return total_mean(lost, _reduced(own, axis), weight if axis else None)
+
+
+def _distribution(genotype: Genotype, begun: Knowledge) -> Knowledge:
+    """Returns the logarithm of the distribution that a divergence compares."""
+    logarithm = _LOGARITHMS.get(genotype.t3)
+    if logarithm is not None and not (logarithm == "logsoftmax_HW" and begun.values.ndim == 2):
+        return THIRD[logarithm](begun)
+    done = THIRD[genotype.t3](begun)
+    if _NAMED_AXIS.get(genotype.t3) == "HW" and done.values.ndim == 4:
+        done = done.flattened(2)
+    return log_softmax(done, _axis(genotype, done.values))
+
+
+def _axis(genotype: Genotype, values: Tensor) -> int:
+    return (axes_of(_NAMED_AXIS.get(genotype.t3, "C"), values) or (1,))[0]

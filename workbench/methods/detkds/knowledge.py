@@ -1,0 +1,105 @@
+"""Holds a tensor on its way through a formula, with the entries that count, and sums over these entries alone."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TINY = 1e-12  # norms below it count as zero
+_NEVER = -1e30  # finite, so that a row without any entry that counts gives no NaN
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Values of student or teacher.
+
+    Attributes:
+        values: ``[N, C]``, ``[N, C, M]`` or ``[N, C, H, W]``; 0 where an entry does not count.
+        inside: bool, broadcasts to ``values``; False for entries that do not count, such as padding. None if all count.
+    """
+
+    values: Tensor
+    inside: Tensor | None = None
+
+    def replaced(self, values: Tensor) -> "Knowledge":
+        """Returns new values of the same shape, 0 where an entry does not count."""
+        return Knowledge(values if self.inside is None else values.masked_fill(~self.inside, 0.0), self.inside)
+
+    def flattened(self, start: int) -> "Knowledge":
+        """Returns the same entries with all axes from ``start`` on as one."""
+        inside = self.inside
+        if inside is not None:
+            inside = (inside.expand_as(self.values) if start == 1 else inside).flatten(start)
+        return Knowledge(self.values.flatten(start), inside)
+
+
+def count(knowledge: Knowledge, axes: tuple[int, ...]) -> Tensor | int:
+    """Returns how many entries count along some axes, which stay as axes of length 1."""
+    values, inside = knowledge.values, knowledge.inside
+    whole = 1
+    for axis in axes:
+        whole *= values.shape[axis]
+    if inside is None:
+        return whole
+    # an axis along which the mask is broadcast counts with its full length
+    own = 1
+    for axis in axes:
+        own *= inside.shape[axis]
+    return inside.sum(axes, keepdim=True).clamp(min=1) * (whole // own)
+
+
+def mean(knowledge: Knowledge, axes: tuple[int, ...]) -> Tensor:
+    """Returns the mean along some axes, which stay as axes of length 1; 0 where no entry counts."""
+    return knowledge.values.sum(axes, keepdim=True) / count(knowledge, axes)
+
+
+def log_softmax(knowledge: Knowledge, axis: int) -> Knowledge:
+    """Returns the logarithm of the softmax over the entries of an axis that count."""
+    values, inside = knowledge.values, knowledge.inside
+    return knowledge.replaced((values if inside is None else values.masked_fill(~inside, _NEVER)).log_softmax(axis))
+
+
+def softmax(knowledge: Knowledge, axis: int) -> Knowledge:
+    """Returns the softmax over the entries of an axis that count."""
+    values, inside = knowledge.values, knowledge.inside
+    return knowledge.replaced((values if inside is None else values.masked_fill(~inside, _NEVER)).softmax(axis))
+
+
+def unit(values: Tensor, axes: tuple[int, ...], least: Tensor | float = TINY) -> Tensor:
+    """Divides values by their Euclidean norm along some axes.
+
+    Args:
+        values: any shape.
+        axes: axes that a vector lies along.
+        least: norm up to which a vector counts as zero: it becomes zero and has no gradient, which would be as large as its norm is small.
+    """
+    norm = torch.linalg.vector_norm(values, dim=axes, keepdim=True)
+    return values * torch.where(norm > least, 1 / torch.clamp(norm, min=least), 0.0)
+
+
+def standardised(knowledge: Knowledge, eps: float = 1e-5) -> Knowledge:
+    """Returns values with mean 0 and variance 1 over all axes but the second, as a fresh batch norm in training computes them."""
+    values = knowledge.values
+    axes = (0, *range(2, values.ndim))
+    if knowledge.inside is None and count(knowledge, axes) != 1:
+        return Knowledge(F.batch_norm(values, None, None, training=True, eps=eps))
+    centred = knowledge.replaced(values - mean(knowledge, axes))
+    variance = mean(knowledge.replaced(centred.values.square()), axes)
+    return knowledge.replaced(centred.values / (variance + eps).sqrt())
+
+
+def total_mean(values: Tensor, inside: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    """Returns the mean of the entries that count, weighted if weights are given.
+
+    Args:
+        values: any shape.
+        inside: see ``Knowledge``; of the same number of axes as ``values``.
+        weight: ``[N]``, weights of the first axis.
+    """
+    if weight is not None:
+        share = weight.view(-1, *[1] * (values.ndim - 1))
+        return (values * share).sum() / (weight.sum() * (values.numel() // len(weight))).clamp(min=TINY)
+    if inside is None:
+        return values.mean()
+    return (values * inside).sum() / (inside.sum() * (values.numel() // inside.numel())).clamp(min=1)

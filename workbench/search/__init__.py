@@ -1,0 +1,1 @@
+"""Searches for the best distiller: the space of formulas and its gates."""
