@@ -1,6 +1,7 @@
 """Faster R-CNN answers and learns as torchvision's does, and keeps the contract of the other families."""
 
 import copy
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from tests.detectors.torchvision_faster_rcnn import targets_of, twin_of
 from tests.detectors.two_stage_examples import CLASSES, PADDED, SIZE, fresh, run, shared, some_targets
@@ -39,6 +41,16 @@ def test_detections_are_those_of_torchvision(changes: dict[str, Any]):
         assert torch.equal(own.labels + 1, wanted["labels"])
         torch.testing.assert_close(own.scores, wanted["scores"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(own.boxes, wanted["boxes"], atol=1e-3, rtol=1e-5)
+
+
+def test_the_level_that_only_proposes_is_pooled_as_in_torchvision():
+    neck = shared().neck
+    theirs = FeaturePyramidNetwork([8, 16], 16, LastLevelMaxPool())  # pyright: ignore[reportArgumentType] - its hint says None
+    theirs.load_state_dict(neck.fpn.state_dict())
+    features = [torch.randn(2, 8, 13, 22), torch.randn(2, 16, 7, 11)]
+    ours, wanted = neck(features), theirs(OrderedDict(zip("01", features, strict=True)))
+    assert [level.shape[-2:] for level in ours] == [(13, 22), (7, 11), (4, 6)]
+    assert all(torch.equal(own, other) for own, other in zip(ours, wanted.values(), strict=True))
 
 
 def test_the_original_size_scales_the_detections_alone():

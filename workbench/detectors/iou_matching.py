@@ -22,7 +22,6 @@ def matched(matcher: Matcher, candidates: Tensor, valid: Tensor, boxes: Tensor, 
         usable: ``[B, G]`` bool, targets that may be assigned.
     """
     match = torch.full(valid.shape, BACKGROUND, device=valid.device)
-    usable = usable & (boxes[..., 2:] > boxes[..., :2]).all(-1)
     for image, own in enumerate(usable):
         index = own.nonzero()[:, 0]
         iou = box_iou(boxes[image, index], candidates[image]).masked_fill(~valid[image], -1.0)
