@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tests.flows import command
 from workbench.methods.detkds import genotype as names
 from workbench.methods.detkds.canonical import canonical
-from workbench.methods.detkds.genotype import NAMED, Genotype, Mode, genotypes
+from workbench.methods.detkds.genotype import NAMED, Genotype, Mode, genotypes, refusal
 from workbench.search.space import SAME, Probe, examine, gate, positions, survey
 
 SPACES = [(input, mode) for input in ("global", "foreground", "logits") for mode in ("official", "corrected")]
@@ -82,6 +84,19 @@ def test_no_corrected_formula_of_features_is_worse_at_the_teacher_than_elsewhere
         g.t2 == "local_s1" and (g.t3.endswith("HW") or g.t3 == "channel") for g, outcome in found.items() if outcome == "no gradient"
     )
     assert all(g.distance == "ssim" for g, outcome in found.items() if outcome == "illegal")
+
+
+def test_the_page_of_the_search_counts_as_the_code_does():
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    for line in page.split("| input | formulas as released |")[1].splitlines()[2:7]:
+        name, total, corrected, official = (cell.strip() for cell in line.strip("|").split("|"))
+        input: Any = name.strip("`")
+        every = list(genotypes(input))
+        assert f"{len(every):,}" in total
+        assert corrected == f"{len({canonical(g, 'corrected') for g in every}):,}"
+        assert official == f"{len({canonical(g, 'official') for g in every}):,}" or official.startswith("none")
+    refused = [sum(refusal(g, "corrected", images) is not None for g in genotypes("global")) for images in (2, 1)]
+    assert "{} of the 3,920 formulas of whole maps are illegal, and {:,} with one".format(*refused) in page
 
 
 def test_the_probe_is_always_the_same_and_disturbs_no_random_stream():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.families import tiny
+from tests.families import DENSE_NAMES, TWO_STAGE_NAMES, tiny
 from tests.teacher_cache.teachers import opened
 from tests.teacher_cache.test_losses import ESTIMATE, VARIANTS, pictures, recipe_of
 from workbench.datasets.batches import variant_batch
@@ -113,17 +113,23 @@ def same_maps(kept: tuple[HeadMap, ...], live: tuple[HeadMap, ...], share: float
                 same(found, wanted, share)
 
 
+@pytest.mark.parametrize("family", DENSE_NAMES)
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 1e-5), ("fp16", HALF)])
-def test_every_field_that_is_kept_is_what_the_live_teacher_says(precision: str, share: float):
-    setup = setup_of(tiny("fcos", 1), tiny("fcos", 2), reading("dense_logits", "dense_boxes", "neck", "backbone"), precision=precision)
+def test_every_field_that_is_kept_is_what_the_live_teacher_says(family: str, precision: str, share: float):
+    teacher = tiny(family, 2)
+    needs = {"dense_logits", "dense_boxes", "box_distribution", "neck", "backbone"} & teacher.provides
+    setup = setup_of(tiny(family, 1), teacher, reading(*sorted(needs)), precision=precision)
     for batch, answers, live in both(setup):
         kept = answers.output()
         assert isinstance(kept, DenseOutput) and isinstance(live, DenseOutput)
         same(kept.logits, live.logits, share)
         same(kept.boxes, live.boxes, 1e-5)  # never halves
-        assert kept.quality is not None and live.quality is not None
-        same(kept.quality, live.quality, share)
-        same_maps(kept.maps, live.maps, share, ("logits", "boxes", "quality"))
+        for name, tolerance in (("quality", share), ("box_distribution", share), ("first", 1e-5)):
+            found, wanted = getattr(kept, name), getattr(live, name)
+            assert (found is None) == (wanted is None)
+            if wanted is not None:
+                same(found, wanted, tolerance)
+        same_maps(kept.maps, live.maps, share, ("logits", "boxes", "quality", "first"))
         assert kept.valid is not None and live.valid is not None
         assert torch.equal(kept.valid, live.valid) and not live.valid.all() and batch.padding.any()
         assert torch.equal(kept.sides, live.sides) and kept.activation == live.activation
@@ -141,12 +147,12 @@ def test_every_field_that_is_kept_is_what_the_live_teacher_says(precision: str, 
 
 
 @pytest.mark.parametrize(("needs", "held"), [
-    (("neck",), {"neck/8", "neck/16", "neck/32"}),
-    (("memory|neck|head",), {"neck/8", "neck/16", "neck/32"}),
-    (("head",), {"neck/8", "neck/16", "neck/32"}),
+    (("neck",), {"neck/4", "neck/8", "neck/16"}),
+    (("memory|neck|head",), {"neck/4", "neck/8", "neck/16"}),
+    (("head",), {"neck/4", "neck/8", "neck/16"}),
     (("queries|dense_logits",), {"dense/logits", "dense/map/quality"}),
     (("dense_boxes",), {"dense/boxes", "dense/map/boxes"}),
-    (("dense_logits", "backbone"), {"dense/logits", "dense/map/quality", "backbone/8"}),
+    (("dense_logits", "backbone"), {"dense/logits", "dense/map/quality", "backbone/4", "backbone/8"}),
 ])  # fmt: skip
 def test_only_what_a_method_states_is_stored_and_the_rest_is_empty(needs: tuple[str, ...], held: set[str]):
     setup = setup_of(tiny("fcos", 1), tiny("fcos", 2), reading(*needs))
@@ -193,7 +199,7 @@ def test_losses_on_maps_are_those_of_the_live_teacher_whatever_the_kinds_of_the_
         setup = setup_of(student, teacher, *({"method": name} for name in ON_MAPS), precision=precision)
         for batch, answers, live in both(setup):
             assert {name for name in answers.rows if name.endswith("/padding")} == {
-                f"{PAIRS[pair]}/{stride}/padding" for stride in (8, 16, 32) if stride == 8 or pair == ("fcos", "fcos")
+                f"{PAIRS[pair]}/{stride}/padding" for stride in (4, 8, 16) if stride == 8 or pair == ("fcos", "fcos")
             }
             with torch.no_grad():
                 output = setup.student(batch.images, batch.padding)
@@ -202,6 +208,19 @@ def test_losses_on_maps_are_those_of_the_live_teacher_whatever_the_kinds_of_the_
                     assert wanted.keys() == found.keys() and wanted
                     for term, value in wanted.items():
                         assert abs(found[term] - value) <= tolerance * max(1.0, abs(value)), (method.name, term)
+
+
+def test_ld_from_the_cache_has_the_terms_of_the_live_teacher_and_needs_logits_and_distributions_alone():
+    for precision, tolerance in (("fp32", 1e-5), ("fp16", 2e-3)):
+        setup = setup_of(tiny("gfl", 1), tiny("gfl", 2), {"method": "ld"}, precision=precision)
+        (method,) = setup.methods
+        for batch, answers, live in both(setup):
+            assert set(answers.rows) == {"dense/sides", "dense/logits", "dense/distribution"}
+            with torch.no_grad():
+                output = setup.student(batch.images, batch.padding)
+                wanted, found = (term_values(setup, method, batch, output, said) for said in (live, answers.output()))
+            assert wanted.keys() == found.keys() == {"main", "valuable", "classes"}
+            assert found == pytest.approx(wanted, rel=tolerance)
 
 
 def term_values(setup: Setup, method: Method, batch: Any, student: DetectorOutput, teacher: DetectorOutput) -> dict[str, float]:
@@ -235,15 +254,15 @@ def test_a_dense_cache_says_what_it_keeps_and_how_large_that_is():
     builder = Builder(setup)
     estimate = builder.estimate()
     assert estimate.large == ("neck maps", "dense logits", "dense boxes")
-    # 96 x 64 pixels have 8 x 12, 4 x 6 and 2 x 3 cells of 32 channels; 3 classes, centreness, 4 distances in halves, 4 numbers of the box
-    cells = 8 * 12 + 4 * 6 + 2 * 3
-    assert estimate.row_bytes == cells * (2 * 32 + 1) + cells * (2 * (3 + 1 + 4) + 4 * 4) + 2 * 4
+    # 96 x 64 pixels have 16 x 24, 8 x 12 and 4 x 6 cells of 16 channels; 3 classes, centreness, 4 distances in halves, 4 numbers of the box
+    cells = 16 * 24 + 8 * 12 + 4 * 6
+    assert estimate.row_bytes == cells * (2 * 16 + 1) + cells * (2 * (3 + 1 + 4) + 4 * 4) + 2 * 4
     assert estimate.large_bytes == estimate.row_bytes
     with pytest.raises(CacheError, match=r"neck maps and dense logits and dense boxes.*--accept"):
         builder.build(estimate)
     builder.build(estimate, accept=True)
     (row,) = list_caches()
-    assert row["keeps"] == "dense logits, dense boxes, neck [8, 16, 32]"
+    assert row["keeps"] == "dense logits, dense boxes, neck [4, 8, 16]"
     on_disk = sum(path.stat().st_size for path in builder.folder.glob("shard-*"))
     assert 6 * estimate.row_bytes == pytest.approx(on_disk, rel=0.02)
 
@@ -262,10 +281,10 @@ def test_a_grid_is_written_once_for_all_images():
     builder.build(ESTIMATE, accept=True)
     manifest = json.loads((builder.folder / "manifest.json").read_text())
     assert manifest["form"] == {
-        "activation": "sigmoid", "columns": 3, "kind": "dense", "strides": [8, 16, 32], "sizes": [[8, 12], [4, 6], [2, 3]], "shapes": 1,
+        "activation": "sigmoid", "columns": 3, "kind": "dense", "strides": [4, 8, 16], "sizes": [[16, 24], [8, 12], [4, 6]], "shapes": 1,
     }  # fmt: skip
     anchors = dict(opened(setup)._open("constants.safetensors").tensors)
-    assert set(anchors) == {"grid/anchors"} and anchors["grid/anchors"].shape == (126, 4)
+    assert set(anchors) == {"grid/anchors"} and anchors["grid/anchors"].shape == (504, 4)
 
 
 def test_a_part_of_a_batch_and_another_device_have_the_same_answers():
@@ -274,14 +293,6 @@ def test_a_part_of_a_batch_and_another_device_have_the_same_answers():
     whole, part = answers.output(), answers[1:].to("cpu").output()
     assert isinstance(whole, DenseOutput) and isinstance(part, DenseOutput)
     assert torch.equal(part.logits, whole.logits[:, 1:]) and torch.equal(part.sides, whole.sides[1:])
-
-
-def with_distribution(output: DetectorOutput, bins: int, shapes: int = 1) -> DenseOutput:
-    """The same output as if edges were distributions, as GFL has them."""
-    assert isinstance(output, DenseOutput)
-    generator = torch.Generator().manual_seed(0)
-    count = len(output.grid.cell)
-    return replace(output, box_distribution=torch.randn(1, len(output.sides), count, 4, bins, generator=generator))
 
 
 def read_back(output: DetectorOutput, contents: CacheFields, columns: int = 3) -> DetectorOutput:
@@ -303,13 +314,6 @@ def said_by(name: str, seed: int = 0, images: int = 2) -> DetectorOutput:
     return tiny(name, seed)(torch.randn(images, 3, 64, 96), padding)
 
 
-def test_a_box_distribution_comes_back_as_it_was():
-    output = with_distribution(said_by("fcos"), 5)
-    kept = read_back(output, CacheFields(precision="fp32", dense_distribution=True, dense_logits=True))
-    assert kept.box_distribution is not None and output.box_distribution is not None
-    assert torch.equal(kept.box_distribution, output.box_distribution) and torch.equal(kept.logits, output.logits)
-
-
 def two_stage(proposals: int) -> TwoStageOutput:
     """An output of two stages that no model made: it proposes boxes, the last image one less."""
     first = said_by("fcos")
@@ -327,17 +331,40 @@ def two_stage(proposals: int) -> TwoStageOutput:
 
 def test_of_a_two_stage_teacher_the_pyramid_is_kept_and_proposals_only_where_a_method_reads_them():
     output = two_stage(5)
-    maps = CacheFields(maps={"neck": (8, 32)})
-    assert set(pack(output, maps)) == {"dense/sides", *(f"neck/{s}{e}" for s in (8, 32) for e in ("", "/padding"))}
+    maps = CacheFields(maps={"neck": (8, 16)})
+    assert set(pack(output, maps)) == {"dense/sides", *(f"neck/{s}{e}" for s in (8, 16) for e in ("", "/padding"))}
     kept = read_back(output, maps, columns=4)
     assert isinstance(kept, TwoStageOutput) and kept.logits.shape == (1, 2, 0, 4) and kept.boxes.shape == (1, 2, 0, 4)
-    assert kept.proposals.shape == (2, 0, 4) and [level.stride for level in kept.head] == [8, 32]
+    assert kept.proposals.shape == (2, 0, 4) and [level.stride for level in kept.head] == [8, 16]
     assert kept.first.grid.sizes == output.first.grid.sizes
 
     kept = read_back(output, CacheFields(precision="fp32", rois=True), columns=4)
     assert isinstance(kept, TwoStageOutput) and kept.activation == "softmax"
     for name in ("logits", "boxes", "proposals", "valid"):
         assert torch.equal(getattr(kept, name), getattr(output, name)), name
+
+
+@pytest.mark.parametrize("family", TWO_STAGE_NAMES)
+def test_a_two_stage_teacher_answers_with_its_proposals_and_pyramid(family: str):
+    student, teacher = tiny(family, 1), tiny(family, 2)
+    for needs in (("rois", "neck"), ("neck",)):
+        setup = setup_of(student, teacher, reading(*needs), precision="fp32", name="-".join(needs))
+        for _, answers, live in both(setup):
+            kept = answers.output()
+            assert isinstance(kept, TwoStageOutput) and isinstance(live, TwoStageOutput)
+            assert [level.stride for level in kept.neck] == [level.stride for level in live.neck]
+            for own, other in zip(kept.neck, live.neck, strict=True):
+                same(own.features, other.features, 1e-5)
+            if "rois" not in needs:
+                assert kept.proposals.shape[1] == 0 and not any(name.startswith("rois/") for name in answers.rows)
+                continue
+            assert kept.valid is not None and live.valid is not None and kept.activation == live.activation == "softmax"
+            for image in range(3):
+                # the batch that was stored may have been filled up further
+                own, other = kept.valid[image], live.valid[image]
+                assert int(own.sum()) == int(other.sum())
+                for found, wanted in ((kept.logits[0], live.logits[0]), (kept.boxes[0], live.boxes[0]), (kept.proposals, live.proposals)):
+                    same(found[image, own], wanted[image, other], 1e-4)
 
 
 def test_a_cached_level_that_only_proposes_is_none_that_the_head_reads():

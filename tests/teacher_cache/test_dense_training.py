@@ -53,12 +53,12 @@ def test_the_commands_say_what_a_dense_cache_holds(tmp_path: Path, fcos_folder: 
     recipe = str(write_recipe(tmp_path, PLAIN, changes, {"student": STUDENTS["fcos"]}))
     code, out, err = command("cache", "build", recipe)
     assert code == 10 and "neck maps" in err and "--accept" in err
-    # 12 x 12, 6 x 6 and 3 x 3 cells of 32 float32 channels and a byte of padding, and two sides
-    assert "4 images x 2 variants, 24.4 kB each, including neck maps" in out
-    assert (144 + 36 + 9) * (4 * 32 + 1) + 8 == 24389
+    # 24 x 24, 12 x 12 and 6 x 6 cells of 16 float32 channels and a byte of padding, and two sides
+    assert "4 images x 2 variants, 49.1 kB each, including neck maps" in out
+    assert (576 + 144 + 36) * (4 * 16 + 1) + 8 == 49148
     code, out, err = command("cache", "build", recipe, "--accept")
     assert code == 0 and "8 outputs computed, 0 reused" in out, err
     code, out, _ = command("cache", "list")
-    assert code == 0 and "neck [8, 16, 32]" in out and "logits" not in out
+    assert code == 0 and "neck [4, 8, 16]" in out and "logits" not in out
     code, out, err = command("cache", "check", recipe, "--answers", "3")
     assert code == 0 and "every file is intact" in out and "matchings" not in out, err

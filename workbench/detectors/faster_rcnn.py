@@ -77,10 +77,13 @@ class FasterRcnn(TwoStageDetector):
 
     def read(self, levels: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """See ``TwoStageDetector.read``."""
-        named = {str(index): level for index, level in enumerate(levels)}
-        features = self.roi_head(self.pool(named, list(rois), []))
+        features = self.roi_head(self.pooled(levels, rois))
         logits, numbers = self.class_head(features).float(), self.box_head(features).float()
         return logits.view(*rois.shape[:2], -1), numbers.view(*rois.shape[:2], -1, 4)
+
+    def pooled(self, levels: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Returns the map of each proposal ``[B * N, width, roi_cells, roi_cells]``, pooled from the level of its size."""
+        return self.pool({str(index): level for index, level in enumerate(levels)}, list(rois), [])
 
     def decode_boxes(self, numbers: Tensor, rois: Tensor) -> Tensor:
         """See ``TwoStageDetector.decode_boxes``."""

@@ -15,7 +15,7 @@ from workbench.detectors.backbone import Backbone
 from workbench.detectors.dense_detector import IGNORED, pixel_boxes, relative_boxes, with_ignored
 from workbench.detectors.detector import Detections, InputSpec
 from workbench.detectors.iou_matching import matched
-from workbench.detectors.output import DetectorOutput, TwoStageOutput, probability, two_stage_output
+from workbench.detectors.output import DenseOutput, DetectorOutput, TwoStageOutput, probability, two_stage_output
 from workbench.detectors.own_model import OwnModel
 from workbench.detectors.pyramid import Pyramid, levels_with_padding
 from workbench.detectors.region_proposals import RegionProposals, drawn
@@ -109,7 +109,7 @@ class TwoStageDetector(OwnModel):
         pyramid = self.neck(features)
         first, anchor_boxes = self.rpn(pyramid, padding)
         backbone = levels_with_padding(features, self.backbone.strides, padding)
-        rois, valid = _padded(self.rpn.propose(first, anchor_boxes), first.sides)
+        rois, valid = self.propose(first, anchor_boxes)
         anchors = None
         if self.training and targets is not None:
             anchors = self.rpn.sample(first, targets)
@@ -130,6 +130,15 @@ class TwoStageDetector(OwnModel):
             pooled=self.backbone.strides,
             context=RoiContext(levels, first.sides, rois, numbers, anchors),
         )
+
+    def propose(self, first: DenseOutput, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the proposals ``[B, N, 4]`` as xyxy in input pixels, best first, and which of them do not only fill up the batch.
+
+        Args:
+            first: output of the first stage.
+            boxes: ``[B, A, 4]`` its boxes as xyxy in input pixels.
+        """
+        return _padded(self.rpn.propose(first, boxes), first.sides)
 
     def _class_boxes(self, numbers: Tensor, rois: Tensor, sides: Tensor) -> Tensor:
         pixels = self.decode_boxes(numbers, rois)
