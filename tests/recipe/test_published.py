@@ -61,7 +61,9 @@ def test_the_deformable_detr_is_the_released_one(path: Path, name: str):
     assert (backbone["name"], backbone["levels"], backbone["norm"], backbone["weights"]) == (name, [2, 3, 4], "frozen", "imagenet")
 
 
-@pytest.mark.parametrize("path", [path for path in PUBLISHED if "adamixer" not in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in PUBLISHED if "adamixer" not in path.stem and "fcos" not in path.stem], ids=lambda p: p.stem
+)
 def test_images_are_prepared_as_detr_prepares_them(path: Path):
     transform = values_of(path)["data"]["transform"]
     assert transform["resize"] == {"shortest": list(range(480, 801, 32)), "longest": 1333}
@@ -101,6 +103,36 @@ def test_the_dino_is_the_released_one_with_four_scales(name: str, backbone: str,
     assert (train["learning_rate"], train["backbone_factor"], train["sampling_factor"]) == (1e-4, 0.1, 1.0)
     assert (train["weight_decay"], train["clip_norm"], train["batch_size"], train["class_weight"]) == (1e-4, 0.1, 16, 1.0)
     assert train["steps"] == epochs * COCO_EPOCH and [round(epochs * drop) for drop in train["drops"]] == [epochs * 11 // 12]
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("coco_fcos_detkds", "resnet50"), ("coco_fcos_r101", "resnet101")])
+def test_the_fcos_is_the_released_one_but_for_its_optimiser(name: str, backbone: str):
+    values = values_of(FOLDER / f"{name}.yaml")
+    student, train, transform = values["student"], values["train"], values["data"]["transform"]
+    wanted = {
+        "family": "fcos",
+        "width": 256,
+        "extra_levels": 2,
+        "extra_from": "pyramid",
+        "head_convs": 4,
+        "head_norm": "group",
+        "radius": 1.5,
+    }
+    assert {key: student[key] for key in wanted} == wanted
+    assert (student["backbone"]["name"], student["backbone"]["levels"], student["backbone"]["norm"]) == (backbone, [2, 3, 4], "frozen")
+    # two images at a time, 500 steps of warm-up, 24 epochs, a tenth after 16 and 22, L2 clip 35
+    assert train["batch_size"] / train["accumulate"] == 2 and (train["warmup"], train["clip_norm"]) == (500, 35.0)
+    assert train["steps"] == 24 * COCO_EPOCH and [round(24 * drop, 1) for drop in train["drops"]] == [16, 22]
+    assert transform["resize"] == {"shortest": [640, 800], "longest": 1333} and [op["op"] for op in transform["augment"]] == ["flip"]
+
+
+@pytest.mark.parametrize(("arm", "mode"), [(None, "official"), ("corrected", "corrected")])
+def test_the_formulas_of_detkds_on_fcos_are_the_released_ones(arm: str | None, mode: str):
+    (method,) = values_of(FOLDER / "coco_fcos_detkds.yaml", arm)["methods"]
+    assert (method["mode"], method["feature"], method["balance"]) == (mode, "neck", None)
+    assert method["global_"] == {"t1": "catt", "t2": "scale_r2", "t3": "norm_N", "distance": "l1", "weight": 5.0}
+    assert method["foreground"] == {"t1": "mask", "t2": "scale_r1", "t3": "norm_C", "distance": "l1", "weight": 2.0}
+    assert (method["instance"], method["logits"], method["localization"]) == (None, None, None)
 
 
 def test_the_distillation_is_the_released_one():
