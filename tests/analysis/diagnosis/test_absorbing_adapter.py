@@ -1,13 +1,16 @@
 """An adapter that learns what the student should."""
 
 from collections.abc import Iterator
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 from torch import Tensor, nn
 
 from tests.analysis.diagnosis.small_runs import small_run
+from workbench.analysis.diagnosis.absorbing_adapter import _alignment
 from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.findings import NotJudged
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
@@ -72,3 +75,23 @@ def test_a_run_of_an_older_version_without_alignment_is_not_judged(deep_run: Run
     deep_run.evaluations_path.write_text(lines)
     assert checks["absorbing adapter"].outcome == "not judged" and "older version" in checks["absorbing adapter"].why
     assert info == deep_run.info()
+
+
+@pytest.mark.parametrize(("feature", "kinds", "read"), [
+    ("auto", ("memory", "neck", "backbone"), "memory"), ("auto", ("neck", "backbone"), "neck"),
+    # a detector with queries and one without
+    ("auto", ("head", "neck", "backbone"), "head"), ("head", ("head", "neck"), "head"), ("neck", ("head", "neck"), "neck"),
+    # of two detectors of one kind, what the head reads has been measured under its own name
+    ("head", ("memory", "neck"), "memory"), ("head", ("neck", "backbone"), "neck"),
+])  # fmt: skip
+def test_the_alignment_is_read_at_the_levels_that_the_term_compares(feature: str, kinds: tuple[str, ...], read: str):
+    values = {kind: {"8": {"value": index / 10, "low": 0.0, "high": 1.0, "without": [0.1, 0.2]}} for index, kind in enumerate(kinds)}
+    material: Any = SimpleNamespace(run=SimpleNamespace(evaluations=lambda: [{"alignment": values}]), info={})
+    assert _alignment(material, feature, "end").estimate.value == values[read]["8"]["value"]
+
+
+def test_levels_that_were_not_measured_are_named():
+    measured = {"neck": {"8": {"value": 0.5, "low": 0.0, "high": 1.0, "without": [0.1, 0.2]}}}
+    material: Any = SimpleNamespace(run=SimpleNamespace(evaluations=lambda: [{"alignment": measured}]), info={})
+    with pytest.raises(NotJudged, match="no memory levels with the same stride"):
+        _alignment(material, "memory", "end")
