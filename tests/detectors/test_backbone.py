@@ -56,6 +56,8 @@ def test_options_make_a_small_backbone_of_another_library():
         ({"name": "resnet18", "options": {"a": 1}}, "options go with"),
         ({"name": "resnet18", "levels": [3, 2]}, "ascending"),
         ({}, "needs a name, or widths and depths"),
+        ({"widths": [8, 0, 16], "depths": [1, 1, 1], "levels": [3]}, "stage 2 has no channels or no blocks"),
+        ({"widths": [8, -4], "depths": [0, 1], "levels": [2]}, "stage 1, 2 has no channels or no blocks"),
     ],
 )
 def test_a_backbone_that_makes_no_sense_is_refused(values: dict[str, Any], message: str):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision.models.detection.retinanet import RetinaNet as Theirs
 from torchvision.models.detection.retinanet import _default_anchorgen  # pyright: ignore[reportPrivateUsage]
+from torchvision.ops import box_iou
 
 from tests.detectors.dense_examples import (
     Features,
@@ -164,6 +165,18 @@ def pixels(*boxes: Sequence[float]) -> TargetBatch:
     corners = torch.tensor(boxes) / torch.tensor([192.0, 128.0, 192.0, 128.0])
     centred = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], -1)
     return TargetBatch.of([Targets(centred, torch.zeros(len(boxes), dtype=torch.int64), torch.ones(len(boxes), dtype=torch.bool))])
+
+
+def test_a_target_is_covered_if_an_anchor_of_its_image_overlaps_it_by_half():
+    detector = dense("retinanet")
+    sizes = [(128, 192), (66, 100)]
+    output = saying(detector, deltas, 0)[0](*sizes)
+    targets = targets_of_every_size((40, 40), 3)
+    covered = detector.covered(output.sides, targets)
+    assert output.valid is not None
+    for image, boxes in enumerate(in_pixels(targets, sizes)):
+        overlap = box_iou(boxes["boxes"], output.grid.anchors[output.valid[image]].double())
+        assert torch.equal(covered[image], (overlap >= 0.5).any(1)) and 0 < covered[image].sum() < 40
 
 
 def test_a_target_that_no_anchor_overlaps_makes_no_anchor_positive():

@@ -11,6 +11,7 @@ import torch
 
 from tests.examples import batch_of, images_of
 from tests.families import tiny
+from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector, kind_of
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import IncompatibleError
@@ -64,6 +65,10 @@ def step_of(form: str, student: Detector, teacher: Detector) -> tuple[DistillSte
     return DistillStep(student, [method], pairing, teacher), {f"{method.name}.{t}": method.weight_of(t) for t in method.term_names}
 
 
+def targets_of(*counts: int) -> TargetBatch:
+    return batch_of(counts, 3, torch.Generator().manual_seed(2))
+
+
 @cache
 def answer_of(name: str) -> TeacherAnswer:
     teacher = shared(name, 1)
@@ -87,7 +92,7 @@ def test_a_pair_of_kinds_is_refused_by_what_it_lacks_or_taught_with_finite_terms
         assert all(need.replace("|", " or ") in message for need in needs)
         return
     # random boxes may miss every target, and then no query has a quality and no region a query
-    targets, parameters = batch_of([4, 3], 3), [p for p in student.parameters() if p.requires_grad]
+    targets, parameters = targets_of(4, 3), [p for p in student.parameters() if p.requires_grad]
     step, weights = step_of(form, student, teacher)
     progress = Progress(step=0, epoch=0, num_boxes=7.0)
     terms = step(*images_of(*SIZES), targets, progress=progress, teacher=answer_of(KINDS[kinds[0]]))
@@ -102,7 +107,7 @@ def test_a_pair_of_kinds_is_refused_by_what_it_lacks_or_taught_with_finite_terms
 
 @pytest.mark.parametrize("pair", UNLIKE, ids=lambda pair: " to ".join(pair))
 def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair: tuple[str, str]):
-    teacher, images, targets = shared(pair[0], 1), images_of(*SIZES), batch_of([2, 1], 3)
+    teacher, images, targets = shared(pair[0], 1), images_of(*SIZES), targets_of(2, 1)
     answer, served = answer_of(pair[0]), []
     for form in FORMS:
         student = copy.deepcopy(shared(pair[1], 2)).train()
@@ -121,7 +126,7 @@ def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair:
             optimizer.step()
         assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True)), form
         served.append(form)
-    features = ["fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "unmasked features of detrdistill", "memory of clockdistill"]
+    features = ["fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "detkds", "unmasked features of detrdistill", "memory of clockdistill"]
     masked = ["features of detrdistill"] if "queries" in teacher.provides else []
     assert sorted(served) == sorted(features + masked)
 

@@ -4,17 +4,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from workbench.datasets.transforms import FixedSize
+from workbench.detectors.detector import kind_of
+from workbench.detectors.registry import FAMILIES
 from workbench.methods.clockdistill.clockdistill import CLoCKDistill
 from workbench.methods.detrdistill.detrdistill import DETRDistill
+from workbench.methods.registry import find_method
 from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
+from workbench.training.dry_run import dry_run
 from workbench.training.launch import teacher_of
 
 FOLDER = share_path("recipes") / "published"
 PUBLISHED = sorted(FOLDER.glob("*.yaml"))
 RELEASED = FOLDER / "coco_deformable_detr_detrdistill.yaml"
 CONDITIONAL = FOLDER / "coco_conditional_detr_detrdistill.yaml"
+# recipes of detectors without queries
+DENSE = [
+    path for path in PUBLISHED if kind_of(FAMILIES[yaml.safe_load(path.read_text())["student"]["family"]].detector.provides) != "query"
+]
 COCO_EPOCH = -(-118287 // 16)  # images without targets are kept, the last batch is a part
 
 
@@ -31,7 +41,12 @@ def test_every_arm_loads_and_the_teacher_is_another_published_recipe(path: Path)
         made = teacher_of(one, path.parent)
         if one.methods:
             assert made is not None and made[0].name in {other.stem for other in PUBLISHED}
-            assert made[0].data.transform == one.data.transform
+            shown = [recipe.data.transform.model_dump(mode="json") for recipe in (made[0], one)]
+            if path in DENSE:
+                # GFL's teacher is trained at several scales and its student at one, of which the largest is the same
+                for values in shown:
+                    values["resize"]["shortest"] = max(values["resize"]["shortest"])
+            assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("arm", [None, "r18", "mobilenet_v2", "paper", "undistilled"])
@@ -61,7 +76,9 @@ def test_the_deformable_detr_is_the_released_one(path: Path, name: str):
     assert (backbone["name"], backbone["levels"], backbone["norm"], backbone["weights"]) == (name, [2, 3, 4], "frozen", "imagenet")
 
 
-@pytest.mark.parametrize("path", [path for path in PUBLISHED if "adamixer" not in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in PUBLISHED if "adamixer" not in path.stem and path not in DENSE], ids=lambda path: path.stem
+)
 def test_images_are_prepared_as_detr_prepares_them(path: Path):
     transform = values_of(path)["data"]["transform"]
     assert transform["resize"] == {"shortest": list(range(480, 801, 32)), "longest": 1333}
@@ -103,6 +120,15 @@ def test_the_dino_is_the_released_one_with_four_scales(name: str, backbone: str,
     assert train["steps"] == epochs * COCO_EPOCH and [round(epochs * drop) for drop in train["drops"]] == [epochs * 11 // 12]
 
 
+@pytest.mark.parametrize(("arm", "mode"), [(None, "official"), ("corrected", "corrected")])
+def test_the_formulas_of_detkds_on_fcos_are_the_released_ones(arm: str | None, mode: str):
+    (method,) = values_of(FOLDER / "coco_fcos_detkds.yaml", arm)["methods"]
+    assert (method["mode"], method["feature"], method["balance"]) == (mode, "neck", None)
+    assert method["global_"] == {"t1": "catt", "t2": "scale_r2", "t3": "norm_N", "distance": "l1", "weight": 5.0}
+    assert method["foreground"] == {"t1": "mask", "t2": "scale_r1", "t3": "norm_C", "distance": "l1", "weight": 2.0}
+    assert (method["instance"], method["logits"], method["localization"]) == (None, None, None)
+
+
 def test_the_distillation_is_the_released_one():
     (method,) = values_of(RELEASED)["methods"]
     assert (method["method"], method["profile"], method["weight"], method["balance"]) == ("detrdistill", "official_code", 1.0, None)
@@ -136,3 +162,165 @@ def test_clockdistill_has_its_second_hand_weights_and_says_what_it_is(name: str)
     assert CLoCKDistill.Config.published_weights == {"memory_foreground": 5e-5, "memory_background": 1e-7}
     assert method["weights"] == {} and method["logits"]["weights"] == [1.0, 5.0, 2.0]
     assert "re-implementation, unverified" in path.read_text()
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    # RetinaHead: 4 convolutions without a norm, 3 octaves of 3 ratios, extra levels from C5
+    "retinanet": {
+        "width": 256, "extra_levels": 2, "extra_from": "backbone", "head_convs": 4, "head_norm": "none", "octave_scales": 3,
+        "anchor_ratios": [0.5, 1.0, 2.0], "anchor_sizes": [], "nms_threshold": 0.5, "score_threshold": 0.05, "candidates": 1000,
+    },
+    # FCOSHead with center_sampling (radius 1.5) and GIoU loss, extra levels from P5
+    "fcos": {
+        "width": 256, "extra_levels": 2, "extra_from": "pyramid", "head_convs": 4, "head_norm": "group", "head_groups": 32, "radius": 1.5,
+        "giou_weight": 1.0, "nms_threshold": 0.6, "score_threshold": 0.05, "candidates": 1000,
+    },
+    # GFLHead: reg_max 16, octave_base_scale 8, extra levels from P5
+    "gfl": {
+        "width": 256, "extra_levels": 2, "extra_from": "pyramid", "head_convs": 4, "head_norm": "group", "head_groups": 32, "reg_max": 16,
+        "anchor_scale": 8.0, "nms_threshold": 0.6, "score_threshold": 0.05, "candidates": 1000,
+    },
+    # RepPointsHead: 3 convolutions with GroupNorm, extra levels from C5
+    "reppoints": {
+        "width": 256, "extra_levels": 2, "extra_from": "backbone", "head_convs": 3, "head_norm": "group", "head_groups": 32,
+        "nms_threshold": 0.5, "score_threshold": 0.05, "candidates": 1000,
+    },
+    # RPNHead and Shared2FCBBoxHead: one level behind the backbone's four, 2000 anchors of a level and 1000 proposals in training
+    "faster_rcnn": {
+        "width": 256, "extra_levels": 1, "extra_from": "pool", "head_convs": 1, "head_norm": "none", "anchor_scales": [8.0],
+        "anchor_ratios": [0.5, 1.0, 2.0], "anchor_samples": 256, "training_candidates": 2000, "training_proposals": 1000, "proposals": 1000,
+        "proposal_threshold": 0.7, "candidates": 1000, "samples": 512, "roi_cells": 7, "roi_width": 1024, "nms_threshold": 0.5,
+        "score_threshold": 0.05,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DENSE, ids=lambda path: path.stem)
+def test_a_dense_detector_is_mmdets(path: Path):
+    student = values_of(path)["student"]
+    wanted = HEADS[student["family"]]
+    assert {key: student[key] for key in wanted} == wanted
+    backbone = student["backbone"]
+    ends = {"r101": "resnet101", "x101": "timm/resnext101_64x4d"}
+    assert backbone["name"] == ends.get(path.stem.rpartition("_")[2], "resnet50")
+    # frozen_stages=1 and norm_eval
+    assert (backbone["norm"], backbone["weights"]) == ("frozen", "imagenet")
+    assert backbone["levels"] == ([1, 2, 3, 4] if student["family"] == "faster_rcnn" else [2, 3, 4])
+
+
+ONE, TWO, MANY = [800], [640, 800], [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+# epochs, learning rate, clipping, short sides, epochs of the drops
+SCHEDULES: dict[tuple[str, str | None], tuple[int, float, float, list[int], list[int]]] = {
+    ("coco_retinanet_r101", None): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_retinanet_x101", None): (36, 0.01, 0.0, [640, 672, 704, 736, 768, 800], [27, 33]),
+    ("coco_fcos_r101", None): (24, 0.01, 35.0, TWO, [16, 22]),
+    ("coco_gfl_r101", None): (24, 0.01, 0.0, MANY, [16, 22]),
+    ("coco_faster_rcnn_r101", None): (24, 0.02, 0.0, ONE, [16, 22]),
+    ("coco_reppoints_r101", None): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_retinanet_r50", None): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_retinanet_r50", "fgd"): (24, 0.01, 35.0, ONE, [16, 22]),
+    ("coco_retinanet_r50", "mgd"): (24, 0.01, 35.0, ONE, [16, 22]),
+    ("coco_retinanet_r50", "pkd"): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_retinanet_r50", "cwd"): (12, 0.01, 0.0, ONE, [8, 11]),
+    ("coco_fcos_r50", None): (24, 0.01, 35.0, TWO, [16, 22]),
+    ("coco_fcos_r50", "fgd"): (24, 0.01, 35.0, TWO, [16, 22]),
+    ("coco_gfl_r50", None): (12, 0.01, 0.0, ONE, [8, 11]),
+    ("coco_gfl_r50", "ld"): (12, 0.01, 0.0, ONE, [8, 11]),
+    ("coco_gfl_r50", "fgd"): (12, 0.01, 35.0, ONE, [8, 11]),
+    ("coco_gfl_r50", "cwd"): (12, 0.01, 0.0, ONE, [8, 11]),
+    ("coco_retinanet_detkds_plain", None): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_retinanet_detkds_plain", "matched"): (24, 0.02, 35.0, ONE, [16, 22]),
+    ("coco_faster_rcnn_detkds_plain", None): (24, 0.02, 0.0, ONE, [16, 22]),
+    ("coco_faster_rcnn_detkds_plain", "matched"): (24, 0.02, 35.0, ONE, [16, 22]),
+    ("coco_fcos_detkds", None): (24, 0.01, 35.0, TWO, [16, 22]),
+    ("coco_fcos_detkds", "undistilled"): (24, 0.01, 35.0, TWO, [16, 22]),
+    ("coco_reppoints_detkds_plain", None): (24, 0.01, 0.0, ONE, [16, 22]),
+    ("coco_reppoints_detkds_plain", "matched"): (24, 0.01, 35.0, ONE, [16, 22]),
+    ("coco_gfl_detkds_plain", None): (12, 0.01, 0.0, ONE, [8, 11]),
+    ("coco_gfl_detkds_plain", "matched"): (24, 0.01, 35.0, MANY, [16, 22]),
+}
+
+
+def test_every_recipe_of_a_dense_detector_has_a_schedule_to_be_compared_with():
+    assert {name for name, _ in SCHEDULES} == {path.stem for path in DENSE}
+
+
+@pytest.mark.parametrize(("name", "arm"), SCHEDULES)
+def test_the_schedule_of_a_dense_detector_is_mmdets_or_that_of_the_methods_own_code(name: str, arm: str | None):
+    values, (epochs, rate, clip, sides, drops) = values_of(FOLDER / f"{name}.yaml", arm), SCHEDULES[name, arm]
+    train = values["train"]
+    assert (train["optimizer"], train["momentum"], train["weight_decay"], train["batch_size"]) == ("sgd", 0.9, 1e-4, 16)
+    # two images at a time, as on each of eight GPUs
+    assert train["batch_size"] / train["accumulate"] == 2
+    assert (train["steps"], train["learning_rate"], train["clip_norm"]) == (epochs * COCO_EPOCH, rate, clip)
+    assert (train["backbone_factor"], train["warmup"], train["schedule"], train["ema"]) == (1.0, 500, "step", 0.0)
+    assert [round(epochs * drop) for drop in train["drops"]] == drops
+    assert values["data"]["transform"]["resize"] == {"shortest": sides, "longest": 1333}
+    assert [op["op"] for op in values["data"]["transform"]["augment"]] == ["flip"]
+    assert (values["data"]["transform"]["mean"], values["data"]["transform"]["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+INHERITED = {"from": "teacher", "parts": ["neck", "head"]}
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "gfl"])
+def test_the_methods_between_dense_detectors_have_their_released_weights(family: str):
+    path = FOLDER / f"coco_{family}_r50.yaml"
+    arms = load_recipe(path).arms
+    assert list(arms) == [*(["ld"] if family == "gfl" else []), "fgd", "mgd", "pkd", "cwd"]
+    for name in arms:
+        values = values_of(path, name)
+        (method,) = values["methods"]
+        assert method["method"] == name and method["weight"] == 1.0 and method["balance"] is None
+        assert values["teacher"]["recipe"] == f"coco_{family}_r101.yaml"
+        # init_student of FGD and MGD
+        assert values["student"].get("inherit") == (INHERITED if name in ("fgd", "mgd") else None)
+        built: Any = find_method(name).Config.model_validate(method)
+        weights = {term: method["weights"].get(term, built.published_weights[term]) for term in built.term_names}
+        if name == "fgd":
+            # alpha, beta, gamma, lambda and the temperature; FCOS has 1.6 times RetinaNet's
+            factor = 1.6 if family == "fcos" else 1.0
+            alpha = {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "relation": 5e-6}
+            assert weights == pytest.approx({term: factor * value for term, value in alpha.items()})
+            assert method["temperature"] == (0.8 if family == "fcos" else 0.5)
+        elif name == "mgd":
+            assert weights == {"features": 2e-5} and method["mask_ratio"] == 0.65
+        elif name == "pkd":
+            assert weights == {"features": 10.0}
+        elif name == "cwd":
+            assert weights == {"channels": 10.0} and method["temperature"] == 1.0
+        else:
+            assert weights == {"main": 0.25, "valuable": 0.25, "classes": 10.0}
+            assert (method["temperature"], method["class_temperature"], method["candidates"]) == (10.0, 2.0, 9)
+
+
+@pytest.mark.parametrize(("name", "arm", "teacher"), [
+    ("coco_retinanet_detkds_plain", None, "coco_retinanet_x101"), ("coco_faster_rcnn_detkds_plain", None, "coco_faster_rcnn_r101"),
+    ("coco_fcos_detkds", "undistilled", "coco_fcos_r101"), ("coco_reppoints_detkds_plain", None, "coco_reppoints_r101"),
+    ("coco_gfl_detkds_plain", None, "coco_gfl_r101"),
+])  # fmt: skip
+def test_the_five_students_of_detkds_stand_undistilled_beside_their_teachers(name: str, arm: str | None, teacher: str):
+    values = values_of(FOLDER / f"{name}.yaml", arm)
+    assert (values["teacher"]["recipe"], values["methods"], values["student"].get("inherit")) == (f"{teacher}.yaml", [], None)
+
+
+def test_the_distilled_student_of_detkds_starts_from_its_teachers_neck_and_head():
+    for arm in (None, "corrected"):
+        assert values_of(FOLDER / "coco_fcos_detkds.yaml", arm)["student"]["inherit"] == INHERITED
+
+
+def test_the_gain_on_gfl_is_not_to_be_read_against_the_student_of_one_scale():
+    text = (FOLDER / "coco_gfl_detkds_plain.yaml").read_text()
+    assert "40.2 AP" in text and "42.9 AP" in text and "`matched`" in text
+
+
+@pytest.mark.parametrize(("name", "arm"), [
+    ("coco_retinanet_r50", "fgd"), ("coco_fcos_r50", "mgd"), ("coco_gfl_r50", "ld"), ("coco_gfl_r50", "pkd"),
+    ("coco_reppoints_detkds_plain", None), ("coco_faster_rcnn_detkds_plain", None),
+])  # fmt: skip
+def test_a_dry_run_of_a_dense_recipe_passes_on_images_of_a_sixteenth(name: str, arm: str | None):
+    recipe = load_recipe(FOLDER / f"{name}.yaml", arm=arm)
+    transform = recipe.data.transform.model_copy(update={"resize": FixedSize(height=128, width=160)})
+    found = dry_run(recipe.model_copy(update={"data": recipe.data.model_copy(update={"transform": transform})}), FOLDER)
+    assert found.classes == 80 and found.teacher_parameters > found.student_parameters
+    assert {key.partition(".")[0] for key in found.terms if "." in key} == {config.method for config in recipe.methods}

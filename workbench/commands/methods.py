@@ -6,7 +6,7 @@ from workbench.commands.options import Json
 
 
 def methods(json_path: Json = None) -> None:
-    """List the distillation methods: loss terms, needs, sources, and the detectors that they serve.
+    """List the distillation methods: loss terms, needs, sources.
 
     The needs are what a method takes from teacher and student; the families are those that provide it. The second table says which kinds
     of teacher and student a method serves: detectors with queries, dense ones and two-stage ones.

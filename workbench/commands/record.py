@@ -43,7 +43,8 @@ def record(
     group = f", up to {sizes.group_rows:,} of the teacher's queries in its decoder" if sizes.group_rows else ""
     teacher = f" and {sizes.teacher_rows:,} of the teacher" if sizes.teacher_rows else ""
     what = f"{sizes.images:,} of {sizes.of:,} images, {sizes.student_rows:,} rows of the student{group}{teacher}"
-    size = f"states of {sizes.state_images:,} images, about {sizes.bytes / 1e6:,.1f} MB"
+    states = f"states of {sizes.state_images:,} images, " if sizes.state_images else ""
+    size = f"{states}about {sizes.bytes / 1e6:,.1f} MB"
     console.print(Text(f"{planned.run.name}, step {planned.step}, split {split}: {what}, {size}"), soft_wrap=True)
     with console_count(console, "images") as progress:
         planned.write(progress)

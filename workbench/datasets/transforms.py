@@ -166,19 +166,10 @@ class Transform:
             record: record with the image's targets.
             ops: result of ``draw`` or ``evaluation_ops``.
         """
-        boxes = record.boxes.copy()
-        valid = record.trainable
         for op in ops:
-            height, width = image.shape[:2]
             image = _apply_to_image(op, image)
-            boxes = _apply_to_boxes(op, boxes, width, height)
-            if op["op"] == "crop":
-                np.clip(boxes, 0, [op["width"], op["height"]] * 2, out=boxes)
-                valid = valid & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-        height, width = image.shape[:2]
-        boxes = np.clip(boxes / np.array([width, height, width, height], np.float64), 0, 1)
-        centred = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float32)
-        return Sample(image, centred, record.labels, valid, ops)
+        boxes, valid, _ = targets_after(record, ops)
+        return Sample(image, boxes, record.labels, valid, ops)
 
     def _resize(self, width: int, height: int, choice: int) -> list[Op]:
         resize = self.config.resize
@@ -236,6 +227,24 @@ def _draw(config: Flip | Dihedral | Crop | Color, rng: np.random.Generator, widt
         sides.append(int(rng.integers(low, max(low, round(config.max * side)) + 1)))
     x, y = int(rng.integers(width - sides[0] + 1)), int(rng.integers(height - sides[1] + 1))
     return {"op": "crop", "x": x, "y": y, "width": sides[0], "height": sides[1]}
+
+
+def targets_after(record: Record, ops: list[Op]) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Returns boxes and validity of an image's targets after ``ops``, as ``Sample`` holds them, and width and height of the image.
+
+    The image itself need not be read.
+    """
+    boxes, valid = record.boxes.copy(), record.trainable
+    width, height = record.width, record.height
+    for op in ops:
+        boxes = _apply_to_boxes(op, boxes, width, height)
+        width, height = size_after(op, width, height)
+        if op["op"] == "crop":
+            np.clip(boxes, 0, [width, height] * 2, out=boxes)
+            valid = valid & ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+    boxes = np.clip(boxes / np.array([width, height, width, height], np.float64), 0, 1)
+    centred = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float32)
+    return centred, valid, (width, height)
 
 
 def size_after(op: Op, width: int, height: int) -> tuple[int, int]:

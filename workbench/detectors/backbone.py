@@ -75,6 +75,8 @@ class BackboneConfig(BaseModel):
                 )
             if not self.widths or len(self.widths) != len(self.depths):
                 raise ValueError("backbone needs a name, or widths and depths of the same length")
+            if empty := [stage for stage, parts in enumerate(zip(self.widths, self.depths, strict=True), 1) if min(parts) < 1]:
+                raise ValueError(f"backbone stage {', '.join(map(str, empty))} has no channels or no blocks: widths and depths start at 1")
         elif self.widths or self.depths:
             raise ValueError(f"backbone '{self.name}' fixes widths and depths: leave them out")
         if self.options and self.library != "transformers":

@@ -35,6 +35,8 @@ class DenseDetector(OwnModel):
     provides = frozenset({"neck", "backbone", "head", "dense_logits", "dense_boxes"})
     numbers: int = 4
     """Numbers of the head's map from which a box is decoded."""
+    uncovered: ClassVar[str] = "get no positive candidate, so that nothing learns them"
+    """What is said of the targets that ``covered`` leaves out."""
 
     def __init__(self, config: Any, spec: InputSpec):
         super().__init__(config, spec)
@@ -117,6 +119,29 @@ class DenseDetector(OwnModel):
         config = self.config
         counts = tuple(height * width * grid.shapes for height, width in grid.sizes)
         return Suppression(config.score_threshold, config.nms_threshold, config.candidates, counts)
+
+    def grid_of(self, height: int, width: int, device: torch.device) -> Grid:
+        """Returns the candidates for images of this size, without running the model."""
+        return self.grid([(-(-height // stride), -(-width // stride)) for stride in self.config.strides], device)
+
+    @torch.no_grad()
+    def covered(self, sides: Tensor, targets: TargetBatch) -> Tensor:
+        """Returns which targets get a positive candidate ``[B, G]``, without running the model. Only geometric families can tell.
+
+        Args:
+            sides: ``[B, 2]`` width and height of the images in input pixels.
+            targets: their targets.
+        """
+        width, height = (int(side) for side in sides.amax(0))
+        grid = self.grid_of(height, width, sides.device)
+        nothing = sides.new_zeros(1, len(sides), len(grid.cell), 4)
+        output = DenseOutput(logits=nothing[..., :1], boxes=nothing, valid=grid.inside(sides), grid=grid, maps=(), sides=sides)
+        return self.covered_by(output, pixel_boxes(targets.boxes, sides), targets)
+
+    def covered_by(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
+        """Returns which targets the candidates of an output cover ``[B, G]``; the arguments are those of ``positives``."""
+        match = self.positives(output, boxes, targets)
+        return (match[..., None] == torch.arange(boxes.shape[1], device=match.device)).any(1)
 
     @torch.no_grad()
     def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:

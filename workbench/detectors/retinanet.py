@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.dense_detector import DenseDetector, at_positives, class_indicator, pixel_boxes
@@ -63,12 +63,13 @@ class RetinaNet(DenseDetector):
     """RetinaNet with focal loss and L1 loss on the deltas between anchors and boxes.
 
     An anchor is positive for the target that it overlaps most, from an IoU of 0.5 on. The anchors that overlap a target more than all
-    others do are positive as well, so that every target has one. Below 0.4 an anchor is background, and between the two it is ignored.
+    others do are positive as well. Below 0.4 an anchor is background, and between the two it is ignored.
     """
 
     family = "retinanet"
     config_class = RetinaNetModelConfig
     config: RetinaNetModelConfig
+    uncovered = f"overlap no anchor by an IoU of {POSITIVE_IOU}, so that only their nearest anchors learn them"
 
     def __init__(self, config: RetinaNetModelConfig, spec: InputSpec):
         super().__init__(config, spec)
@@ -106,6 +107,12 @@ class RetinaNet(DenseDetector):
         assert output.valid is not None
         anchors = output.grid.anchors.expand(len(boxes), -1, -1)
         return matched(self.matcher, anchors, output.valid, boxes, targets.valid)
+
+    def covered_by(self, output: DenseOutput, boxes: Tensor, targets: TargetBatch) -> Tensor:
+        """See ``DenseDetector.covered_by``. The anchors that are positive only because no other is nearer do not count."""
+        overlap = torch.stack([box_iou(own, output.grid.anchors) for own in boxes])
+        assert output.valid is not None
+        return overlap.masked_fill(~output.valid[:, None], 0.0).amax(-1) >= POSITIVE_IOU
 
     @property
     def loss_weights(self) -> dict[str, float]:

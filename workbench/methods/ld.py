@@ -42,7 +42,7 @@ class LDConfig(BaseMethodConfig, frozen=True):
     region: Region = "diou"
     """How the valuable localization region is measured. ``diou`` takes DIoU (paper) and leaves out queries with a target; ``official`` is
     the released code, whose overlap is divided by the area of the query's own box in place of the union, and which keeps queries with a
-    target.
+    target. Dense detectors always take the released region.
     """
 
     @property

@@ -3,12 +3,15 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import nn
 
 from workbench.datasets.base import Dataset
+from workbench.datasets.transforms import size_after
+from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import QueryOutput
 from workbench.detectors.registry import load_detector
@@ -142,18 +145,39 @@ class QueryRecording:
         return facts["sampled"] and facts["images"] != len(self.scope.indices)
 
     def _sizes(self) -> Sizes:
-        images, kept = len(self.scope.indices), len(self.scope.states)
-        layers, queries, width = _row_counts(self._setup.student)
-        rows, size = images * layers * queries, 2 * kept * layers * queries * width
+        images = len(self.scope.indices)
+        layers, queries, width = self._row_counts(self._setup.student)
+        rows, state_bytes = images * layers * queries, 2 * layers * queries * width
         group_rows = teacher_rows = 0
         if self._setup.teacher is not None:
-            depth, queries, width = _row_counts(self._setup.teacher.detector)
+            depth, queries, width = self._row_counts(self._setup.teacher.detector)
             if sending_method(self._setup.methods) is not None:
                 group_rows = images * layers * queries
             if self._teacher_wanted:
-                teacher_rows, size = images * depth * queries, size + 2 * kept * depth * queries * width
-        size += _BYTES_PER_ROW * (rows + group_rows + teacher_rows)
+                teacher_rows, state_bytes = images * depth * queries, state_bytes + 2 * depth * queries * width
+        kept = len(self.scope.states) if state_bytes else 0
+        size = kept * state_bytes + _BYTES_PER_ROW * (rows + group_rows + teacher_rows)
         return Sizes(images, len(self._dataset), rows, group_rows, teacher_rows, kept, size)
+
+    def _row_counts(self, detector: Detector) -> tuple[int, int, int]:
+        """Returns the stages, the candidates that get a row in each, and the width of their decoder states, 0 where there are none.
+
+        Positives of a detector that is no DETR are not counted: most of them are among those with the best scores.
+        """
+        output = detector.blank_output()
+        if isinstance(output, QueryOutput):
+            layers, _, queries, width = output.states.shape
+            return layers, queries, width
+        candidates = output.boxes.shape[2]
+        if isinstance(detector, DenseDetector):
+            candidates = len(detector.grid_of(*self._largest(), output.boxes.device).cell)
+        return len(output.boxes), best_count(candidates), 0
+
+    def _largest(self) -> tuple[int, int]:
+        """Returns height and width of the largest images as the detectors see them."""
+        sizes = {(self._dataset.records[index].width, self._dataset.records[index].height) for index in self.scope.indices}
+        seen = [reduce(lambda size, op: size_after(op, *size), self._setup.evaluation_transform.evaluation_ops(*s), s) for s in sizes]
+        return max(height for _, height in seen), max(width for width, _ in seen)
 
     def _check(self) -> None:
         whole = self.step in complete_steps(self.run, self.split) and not read_facts(self.run, self.split, self.step)["sampled"]
@@ -168,18 +192,6 @@ class QueryRecording:
                 f"recording needs {self.sizes.bytes / 1e9:.1f} GB, but {self.run.path} has {free / 1e9:.1f} GB free. Free some space, or "
                 "record fewer images with --images."
             )
-
-
-def _row_counts(detector: Detector) -> tuple[int, int, int]:
-    """Returns the stages, the candidates that get a row in each, and the width of their decoder states, 0 where there are none.
-
-    Positives of a detector that is no DETR are not counted: most of them are among those with the best scores.
-    """
-    output = detector.blank_output()
-    if isinstance(output, QueryOutput):
-        layers, _, queries, width = output.states.shape
-        return layers, queries, width
-    return len(output.boxes), best_count(output.boxes.shape[2]), 0
 
 
 def stratified(dataset: Dataset, count: int) -> list[int]:

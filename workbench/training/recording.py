@@ -13,6 +13,7 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import fixed_size
 from workbench.detectors.criterion import pair_losses
+from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, probability, query_output
 from workbench.files import hash_json
@@ -140,10 +141,23 @@ class QueryRecorder:
         return evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, scope.indices)
 
     def _facts(self, dataset: Dataset, scope: Scope, detector: Detector) -> dict[str, object]:
-        key = input_key(self.setup, dataset, scope)
-        assignment, geometric = detector.assignment, detector.geometric
-        kept = "all" if assignment == "one" else "top"
-        return query_facts(len(scope.indices), scope.sampled, key, assignment=assignment, geometric=geometric, rows=kept)
+        return query_facts(
+            len(scope.indices),
+            scope.sampled,
+            input_key(self.setup, dataset, scope),
+            assignment=detector.assignment,
+            geometric=detector.geometric,
+            rows="all" if detector.assignment == "one" else "top",
+            grid=self._grid(dataset, scope, detector),
+        )
+
+    def _grid(self, dataset: Dataset, scope: Scope, detector: Detector) -> dict[str, object] | None:
+        """Returns what the candidates of a dense detector are; None for other detectors, whose candidates are no cells."""
+        if not isinstance(detector, DenseDetector):
+            return None
+        grid = detector.grid_of(1, 1, torch.device("cpu"))
+        differ = _input_size(self.setup, dataset, scope) is None
+        return {"strides": list(grid.strides), "sizes_differ": differ, "shapes": grid.shapes, "levels": len(grid.strides)}
 
     def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter | None, scope: Scope) -> None:
         assert self.setup.pairing is not None and self.setup.teacher is not None
@@ -218,11 +232,16 @@ class QueryRecorder:
 def input_key(setup: Setup, dataset: Dataset, scope: Scope) -> str:
     """Returns a hash of what determines the input size; encoder cells of two tables are the same places if their hashes are equal."""
     resize = setup.evaluation_transform.config.model_dump(mode="json").get("resize")
-    sizes = ((dataset.records[index].width, dataset.records[index].height) for index in scope.indices)
-    if fixed_size(setup.evaluation_transform.config, sizes, training=False) is not None:
+    if _input_size(setup, dataset, scope) is not None:
         return hash_json([resize])[:16]
     # images are padded to the largest one of their batch
     return hash_json([resize, BATCH, [dataset.records[index].image_id for index in scope.indices]])[:16]
+
+
+def _input_size(setup: Setup, dataset: Dataset, scope: Scope) -> tuple[int, int] | None:
+    """Returns (width, height) of every image as the detectors see it; None if they differ."""
+    sizes = ((dataset.records[index].width, dataset.records[index].height) for index in scope.indices)
+    return fixed_size(setup.evaluation_transform.config, sizes, training=False)
 
 
 def _moved(queries: Queries, device: torch.device) -> Queries:

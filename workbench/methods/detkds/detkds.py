@@ -32,7 +32,7 @@ from workbench.methods.detkds.inputs import (
     whole_maps,
 )
 from workbench.methods.extra_group import TeacherQueries
-from workbench.methods.levels import Adaptor, Resolved, levels_of, paired_levels, resolve_feature
+from workbench.methods.levels import Adaptor, compared_levels, levels_of, paired_levels
 from workbench.methods.maps import MapPair
 from workbench.methods.method import Method
 
@@ -92,15 +92,8 @@ class DetKDS(Method):
     def __init__(self, config: DetKDSConfig, student: Detector, teacher: Detector, pairing: Pairing):
         super().__init__(config, student, teacher, pairing)
         if config.reads_features:
-            self.feature: Resolved = resolve_feature(config.feature, student, teacher)
-            own, other = student.level_channels(self.feature), teacher.level_channels(self.feature)
-            if not set(own) & set(other):
-                raise IncompatibleError(
-                    f"method '{self.name}': the student's {self.feature} levels ({student.family}) have strides {sorted(own)} and the "
-                    f"teacher's ({teacher.family}) have {sorted(other)}. Levels pair by stride, and these share none. "
-                    "Choose another 'feature:'."
-                )
-            self.adaptor = Adaptor(student, teacher, self.feature)
+            self.compared = compared_levels(self.name, config.feature, student, teacher)
+            self.adaptor = Adaptor(self.compared)
         self.queries = "queries" in student.provides & teacher.provides
         if config.reads_responses:
             if self.queries:
@@ -111,6 +104,11 @@ class DetKDS(Method):
             self.group = TeacherQueries(self.name, cast(QueryDetector, student), cast(QueryDetector, teacher))
         # masks are a pure function of (run's seed, step), so that a resumed run repeats them and no other random stream is disturbed
         self.random_seed = int(torch.randint(2**31, ()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See ``Method.notes``."""
+        return (f"{self.name} compares {self.compared.text()}",) if self.config.reads_features else ()
 
     def weight_of(self, term: str) -> float:
         """See ``Method.weight_of``. The published weight of a term stands beside its formula."""
@@ -155,7 +153,7 @@ class DetKDS(Method):
 
     def _map_pairs(self, student: DetectorOutput, teacher: DetectorOutput) -> Iterator[MapPair]:
         """Yields the levels that both have, the student's in the teacher's width; as released, padding is a part of the map."""
-        for own, other in paired_levels(levels_of(student, self.feature), levels_of(teacher, self.feature)):
+        for own, other in paired_levels(levels_of(student, self.compared.feature), levels_of(teacher, self.compared.feature)):
             if self.config.mode == "official":
                 everywhere = torch.ones_like(own.padding)[:, None]
                 yield MapPair(self.adaptor(own).float(), other.features.detach().float(), everywhere, own.stride)

@@ -10,7 +10,7 @@ from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DenseOutput, DetectorOutput, QueryOutput, TwoStageOutput, dense_output, probability
 from workbench.matching import QUERY_COST, assign
-from workbench.methods.classes import class_targets, pair_cost
+from workbench.methods.classes import class_targets, pair_costs
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.detkds.distances import RELEASED
 from workbench.methods.detkds.genotype import Genotype, Mode
@@ -159,8 +159,8 @@ def matched_queries(
     own, other = [s for s, _ in layers], [t for _, t in layers]
     # the rule for no-object only decides who is matched with whom, not what is compared
     wanted = class_targets(teacher, student.activation, context, "1-max")[other]
-    cost = pair_cost(student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST)
-    mate = assign(cost)
+    costs = pair_costs(student.logits[own], student.boxes[own], wanted, teacher.boxes[other], student.activation, QUERY_COST)
+    mate = assign(costs[0] + costs[1])
     pairs: list[QueryPairs] = []
     for found, (s, t) in zip(mate, layers, strict=True):
         rows = (found >= 0).nonzero()[:, 1].view(len(found), -1).to(student.logits.device)

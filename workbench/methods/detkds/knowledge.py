@@ -54,6 +54,14 @@ def mean(knowledge: Knowledge, axes: tuple[int, ...]) -> Tensor:
     return knowledge.values.sum(axes, keepdim=True) / count(knowledge, axes)
 
 
+def extremes(knowledge: Knowledge) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and the largest value of the whole tensor."""
+    values, inside = knowledge.values, knowledge.inside
+    if inside is None:
+        return values.min(), values.max()
+    return values.masked_fill(~inside, torch.inf).min(), values.masked_fill(~inside, -torch.inf).max()
+
+
 def log_softmax(knowledge: Knowledge, axis: int) -> Knowledge:
     """Returns the logarithm of the softmax over the entries of an axis that count."""
     values, inside = knowledge.values, knowledge.inside

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.methods.detkds.genotype import First, Genotype, Mode, Second, Third
-from workbench.methods.detkds.knowledge import Knowledge, count, log_softmax, mean, softmax, standardised, unit
+from workbench.methods.detkds.knowledge import Knowledge, count, extremes, log_softmax, mean, softmax, standardised, unit
 
 TEMPERATURE = 0.5
 KEPT = 0.35  # probability that a cell passes the mask
@@ -137,10 +137,8 @@ def softmax_over(axis: str, logarithm: bool = False) -> Callable[[Knowledge], Kn
 
 def min_max(knowledge: Knowledge) -> Knowledge:
     """Maps the smallest value of the whole tensor to 0 and the largest to 1 (``min_max_normalize``)."""
-    values, inside = knowledge.values, knowledge.inside
-    low = (values if inside is None else values.masked_fill(~inside, torch.inf)).min()
-    high = (values if inside is None else values.masked_fill(~inside, -torch.inf)).max()
-    return knowledge.replaced((values - low) / (high - low + 1e-9))
+    low, high = extremes(knowledge)
+    return knowledge.replaced((knowledge.values - low) / (high - low + 1e-9))
 
 
 def squared(knowledge: Knowledge) -> Knowledge:
