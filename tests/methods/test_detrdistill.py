@@ -519,8 +519,8 @@ def test_different_widths_meet_in_an_adapter_that_is_trained_and_is_no_part_of_t
 
 def test_auto_takes_memory_where_both_have_it_else_the_neck():
     without = stub(provides=ALL - {"memory"})
-    assert built({}, stub(), stub()).notes[0].startswith("detrdistill compares memory levels of strides ")
-    assert built({}, without, stub()).notes[0].startswith("detrdistill compares neck levels of strides ")
+    assert built({}, stub(), stub()).notes[0].startswith("detrdistill compares memory level of stride 8 ")
+    assert built({}, without, stub()).notes[0].startswith("detrdistill compares neck level of stride 8 ")
     with pytest.raises(IncompatibleError, match=r"needs memory, which the student \(stub\) does not provide"):
         built({"features": {"feature": "memory"}}, without, stub())
     with pytest.raises(IncompatibleError, match=r"needs states, which the teacher \(stub\) does not provide"):
