@@ -1,6 +1,7 @@
 """What holds for every dense family: one output, an assignment that knows padding and regions, its own losses, weights on disk."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -226,8 +227,41 @@ def test_images_without_targets_and_more_targets_than_candidates_train(name: str
     loss = total(detector, output, targets)
     loss.backward()
     assert torch.isfinite(loss)
-    assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)
+    # a process whose part of a batch has no target must give all gradients, or the others wait for it
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters() if p.requires_grad)
     assert bool((detector.assign(output, targets) >= 0).any()) == (sum(counts) > 0)
+
+
+@every_family
+def test_the_losses_of_two_processes_average_to_those_of_the_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch):
+    detector, targets = shared(name), some_targets(3, 0, 4, 1)
+    images, padding = images_of(*ALIKE, ALIKE[0])
+
+    def losses(images_of_process: slice, num_boxes: float) -> dict[str, Tensor]:
+        output = detector(images[images_of_process], padding[images_of_process])
+        return detector.losses(output, targets[images_of_process], num_boxes)
+
+    whole, halves = losses(slice(0, 4), 8.0), (slice(0, 2), slice(2, 4))
+    counts: list[list[Tensor]] = [[], []]  # what each of two processes adds up, in the order in which it does
+    for process, half in enumerate(halves):
+        with monkeypatch.context() as patch:
+            as_one_of_two(patch, lambda total, own=counts[process]: own.append(total.clone()))
+            losses(half, 4.0)
+    parts: list[dict[str, Tensor]] = []
+    for process, half in enumerate(halves):
+        with monkeypatch.context() as patch:
+            others = iter(counts[1 - process])
+            as_one_of_two(patch, lambda total, others=others: total.add_(next(others)))
+            parts.append(losses(half, 4.0))
+    for key, value in whole.items():
+        torch.testing.assert_close((parts[0][key] + parts[1][key]) / 2, value, atol=1e-4, rtol=1e-4)
+
+
+def as_one_of_two(patch: pytest.MonkeyPatch, add_up: Callable[[Tensor], object]) -> None:
+    """Makes this process one of two, whose sums ``add_up`` makes in place."""
+    patch.setattr(torch.distributed, "is_initialized", lambda: True)
+    patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    patch.setattr(torch.distributed, "all_reduce", add_up)
 
 
 def class_gradient(detector: DenseDetector, output: DenseOutput, targets: TargetBatch) -> Tensor:

@@ -40,9 +40,13 @@ CACHEABLE: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHO
     "clockdistill": {"method": "clockdistill", "logits": None},
     "released": {"method": "detrdistill", "profile": "official_code", "assignment": {"reference": "teacher"}},
     "selected": {"method": "detrdistill", "selection": {"rule": "top_k", "k": 3}},
-}
+    "responses": {
+        "method": "detkds", "global_": None, "foreground": None, "logits": {"t3": "softmax_C", "distance": "kl"},
+        "localization": {"distance": "giou"},
+    },
+}  # fmt: skip
 # the other methods on maps read what FitNet reads
-OF_QUERIES = ("detrdistill", "released", "d3etr", "kd_detr", "ld", "fitnet")
+OF_QUERIES = ("detrdistill", "released", "d3etr", "kd_detr", "ld", "responses", "fitnet")
 VARIANTS = 2
 ESTIMATE = Estimate("", 3, VARIANTS, 1 << 16, 0.0, 1 << 40, 0.0, (), 0)
 
@@ -110,7 +114,7 @@ class Assignments:
 @pytest.fixture
 def assignments(monkeypatch: pytest.MonkeyPatch) -> Assignments:
     made = Assignments()
-    for name in ("workbench.methods.d3etr", "workbench.methods.detrdistill.logits"):
+    for name in ("workbench.methods.d3etr", "workbench.methods.detrdistill.logits", "workbench.methods.detkds.inputs"):
         monkeypatch.setattr(importlib.import_module(name), "assign", made)
     return made
 

@@ -95,7 +95,7 @@ class RegionProposals(nn.Module):
             maps.append(HeadMap(stride, self.object_head(features), self.box_head(features)))
         grid = anchor_grid(self.generator, self.config.strides, [_size(level.logits) for level in maps], padding.device)
         sides, numbers = sides_of(padding), flat([level.boxes for level in maps], 4).float()
-        boxes = self.coder.decode_single(numbers.flatten(0, 1), grid.anchors.repeat(len(numbers), 1)).view(numbers.shape)
+        boxes = self.coder.decode_single(numbers.flatten(0, 1), grid.anchors.repeat(numbers.shape[0], 1)).view(numbers.shape)
         output = DenseOutput(
             logits=flat([level.logits for level in maps], 1).float()[None],
             boxes=relative_boxes(boxes, sides)[None],

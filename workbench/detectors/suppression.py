@@ -1,4 +1,4 @@
-"""Chooses detections among the scored boxes of a dense detector: the best of each level, without duplicates of one class."""
+"""Chooses detections among the scored boxes of a detector without queries: the best of each level, without duplicates of one class."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,15 @@ class Suppression:
         score_threshold: Scores at or below it are left out.
         nms_threshold: IoU above which the worse of two boxes of one class is left out.
         candidates: Highest number of (candidate, class) pairs of each level that go into it.
-        counts: Number of candidates of each level, which lie one level after the other.
+        counts: Number of candidates of each level, which lie one level after the other; proposals are one level.
+        smallest: Share of the image's side below which a clipped box is left out, if one of its own sides is that short.
     """
 
     score_threshold: float
     nms_threshold: float
     candidates: int
     counts: tuple[int, ...]
+    smallest: float = 0.0
 
 
 def suppressed(scores: Tensor, boxes: Tensor, sizes: Tensor, rule: Suppression, k: int) -> list[Detections]:
@@ -32,7 +34,7 @@ def suppressed(scores: Tensor, boxes: Tensor, sizes: Tensor, rule: Suppression, 
 
     Args:
         scores: ``[B, N, C]``, 0 for a candidate that does not exist.
-        boxes: ``[B, N, 4]`` cxcywh in 0..1.
+        boxes: ``[B, N, 4]`` cxcywh in 0..1, or ``[B, N, C, 4]`` with a box for each class.
         sizes: ``[B, 2]`` original height and width.
         rule: what is left out.
         k: highest number of pairs per image.
@@ -52,7 +54,10 @@ def _of_image(scores: Tensor, boxes: Tensor, side: Tensor, rule: Suppression, k:
         start += count
     score, pair = (torch.cat(parts) for parts in zip(*kept, strict=True))
     candidate, label = pair // classes, pair % classes
-    pixels = cxcywh_to_xyxy(boxes[candidate]) * side
+    pixels = cxcywh_to_xyxy(boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]) * side
     pixels = torch.minimum(pixels.clamp(min=0), side)
+    if rule.smallest:
+        large = (pixels[:, 2:] - pixels[:, :2] >= rule.smallest * side[2:]).all(-1)
+        score, candidate, label, pixels = score[large], candidate[large], label[large], pixels[large]
     best = batched_nms(pixels, score, label, rule.nms_threshold)[:k]
     return Detections(candidate[best].cpu(), label[best].cpu(), score[best].cpu(), pixels[best].cpu())

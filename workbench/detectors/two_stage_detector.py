@@ -19,6 +19,7 @@ from workbench.detectors.output import DenseOutput, DetectorOutput, TwoStageOutp
 from workbench.detectors.own_model import OwnModel
 from workbench.detectors.pyramid import Pyramid, levels_with_padding
 from workbench.detectors.region_proposals import RegionProposals, drawn
+from workbench.detectors.suppression import Suppression
 from workbench.matching import Activation
 
 OVERLAP = 0.5  # IoU with a target from which on a proposal is positive
@@ -163,6 +164,13 @@ class TwoStageDetector(OwnModel):
         own = two_stage_output(output)
         assert own.valid is not None
         return self._matched(own.context.rois, own.valid, targets, own.context.sides)[None]
+
+    def suppression(self, proposals: int, side: int) -> Suppression:
+        """Returns the rule of ``detections``, as near as shares of the image can say it, for a number of proposals and an image of ``side``
+        pixels.
+        """
+        config, classes = self.config, len(self.spec.classes)
+        return Suppression(config.score_threshold, config.nms_threshold, proposals * classes, (proposals,), SMALLEST / side)
 
     @torch.no_grad()
     def detections(self, output: DetectorOutput, sizes: Tensor, k: int = 300) -> list[Detections]:

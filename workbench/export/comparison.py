@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from workbench.analysis.detection.ap import coco_ap
@@ -12,7 +13,7 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.opening import open_dataset
 from workbench.detectors.detector import Detections, Detector
-from workbench.detectors.output import DetectorOutput, QueryOutput, valid_scores
+from workbench.detectors.output import DetectorOutput, QueryOutput, TwoStageOutput, valid_scores
 from workbench.detectors.query_detector import best_detections
 from workbench.detectors.suppression import Suppression, suppressed
 from workbench.errors import ExportError
@@ -27,7 +28,7 @@ RESELECTED_SHARE = 0.1
 # rounding may change which of two boxes a suppression leaves, whose IoU is its threshold; more changes mean a different model
 OTHER_SHARE = 0.01
 
-SHARED = 0.01  # difference of box coordinates, as a share of the image's side, up to which two detections are one
+SHARED = 0.01  # difference of scores, and of box coordinates as a share of the image's side, up to which two detections are one
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +39,7 @@ class Scored:
 
     Attributes:
         scores: ``[B, N, C]``.
-        boxes: ``[B, N, 4]`` cxcywh in 0..1.
+        boxes: ``[B, N, 4]`` cxcywh in 0..1, or ``[B, N, C, 4]`` with a box for each class.
         source: ``[B, N]`` encoder cells of the queries, None if the export does not give them.
         rule: How detections are chosen; None takes the best pairs.
     """
@@ -81,7 +82,7 @@ class Agreement:
         reselected: Number of images for which rounding selected another query; their boxes and scores are not compared.
         ap: AP of the detector, 0..1.
         exported_ap: AP of the export, 0..1.
-        detections: Number of detections of the detector, if the export chooses them itself; 0 otherwise.
+        detections: Number of detections of the detector, if the export chooses them or its proposals itself; 0 otherwise.
         other: Number of detections that only one of the two has; their boxes and scores are not compared.
     """
 
@@ -143,7 +144,8 @@ def compare(
         own, other = detector.detections(output, batch.sizes, DETECTIONS), _detections(answer, batch.sizes)
         ours.append((batch, own))
         theirs.append((batch, other))
-        if isinstance(answer, Scored):
+        # proposals are chosen inside the file, so they are not the same one by one
+        if isinstance(answer, Scored) and not isinstance(output, TwoStageOutput):
             apart.add_scored(output, answer)
         else:
             apart.add_found(own, other, batch.sizes)
@@ -190,27 +192,20 @@ class _Differences:
         self._largest(boxes - other_boxes, scores - other_scores)
 
     def add_found(self, own: list[Detections], other: list[Detections], sizes: Tensor) -> None:
-        """Compares detections that lie at the same place with the same class; equal scores may be in another order."""
+        """Compares the detections that both have: of the same class at the same place. Nearly equal scores may be in another order."""
         for here, there, size in zip(own, other, sizes[:, [1, 0, 1, 0]].float(), strict=True):
-            distance = ((here.boxes[:, None] - there.boxes) / size).abs().amax(-1)
-            distance = distance.masked_fill(here.labels[:, None] != there.labels, torch.inf)
-            mate = _mates(distance)
-            shared = mate >= 0
-            self.detections += len(mate)
-            self.other += len(here.scores) + len(there.scores) - 2 * int(shared.sum())
-            self._largest(distance[shared, mate[shared]], here.scores[shared] - there.scores[mate[shared]])
+            boxes = ((here.boxes[:, None] - there.boxes) / size).abs().amax(-1)
+            scores = (here.scores[:, None] - there.scores).abs()
+            apart = torch.maximum(boxes, scores).clamp(max=1).masked_fill(here.labels[:, None] != there.labels, 1.0).nan_to_num(nan=1.0)
+            row, column = map(torch.from_numpy, linear_sum_assignment(apart.numpy()))
+            shared = apart[row, column] <= SHARED
+            row, column = row[shared], column[shared]
+            self.detections += len(here.scores)
+            self.other += len(here.scores) + len(there.scores) - 2 * len(row)
+            self._largest(boxes[row, column], scores[row, column])
 
     def _largest(self, boxes: Tensor, scores: Tensor) -> None:
         self.box, self.score = max(self.box, _largest(boxes)), max(self.score, _largest(scores))
-
-
-def _mates(distance: Tensor) -> Tensor:
-    """Returns the column that each row ``[R]`` shares with no nearer row, -1 if there is none within ``SHARED``."""
-    if not distance.numel():
-        return torch.full((len(distance),), -1)
-    nearest = distance.argmin(1)
-    mutual = distance.argmin(0)[nearest] == torch.arange(len(distance))
-    return nearest.masked_fill(~mutual | ~(distance.amin(1) <= SHARED), -1)
 
 
 def refuse(what: str, agreement: Agreement, boxes: float, scores: float) -> None:

@@ -9,9 +9,11 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
 from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import QueryOutput
+from workbench.detectors.output import DenseOutput, QueryOutput, TwoStageOutput
 from workbench.detectors.suppression import Suppression
+from workbench.detectors.two_stage_detector import TwoStageDetector
 from workbench.errors import ExportError
+from workbench.export.two_stage_graph import traceable_stages
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Interface:
         source: True if the file also gives each query's encoder cell, for families that select their queries per image.
         suppression: Fields of the ``Suppression`` that makes detections of scores and boxes; None for families without duplicates.
         nms: True if the suppression is inside the file, which then gives detections; otherwise it is left to the user.
+        class_boxes: True if a candidate has a box for each class.
     """
 
     family: str
@@ -39,6 +42,7 @@ class Interface:
     source: bool
     suppression: dict[str, Any] | None = None
     nms: bool = False
+    class_boxes: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -82,16 +86,27 @@ def interface_of(detector: Detector, dataset: Dataset, nms: bool = False) -> Int
             f"{detector.family} takes images of one size only{sides}, but those of '{dataset.name}' come in "
             f"{len(prepared)} (up to {width}x{height}). Train it with data.transform.resize: {{height: H, width: W}}."
         )
-    rule = None
     with torch.no_grad():
         output = detector.blank_output()
         selected = isinstance(output, QueryOutput) and bool((output.queries.source >= 0).all())
-        if isinstance(detector, DenseDetector):
-            sized = detector(torch.zeros(1, 3, height, width), torch.zeros(1, height, width, dtype=torch.bool))
-            rule = asdict(detector.suppression(sized.grid))
+        rule, class_boxes = _suppression(detector, height, width)
     if nms and rule is None:
         raise ExportError(f"{detector.family} has no duplicates to suppress. Export it without --nms.")
-    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected, rule, nms)
+    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected, rule, nms, class_boxes)
+
+
+def _suppression(detector: Detector, height: int, width: int) -> tuple[dict[str, Any] | None, bool]:
+    """Returns how detections are chosen among the outputs for images of this size, None if they have no duplicates; and whether boxes are
+    those of classes.
+    """
+    if not isinstance(detector, DenseDetector | TwoStageDetector):
+        return None, False
+    with traceable_stages(detector):
+        output = detector(torch.zeros(1, 3, height, width), torch.zeros(1, height, width, dtype=torch.bool))
+    if isinstance(output, DenseOutput) and isinstance(detector, DenseDetector):
+        return asdict(detector.suppression(output.grid)), False
+    assert isinstance(output, TwoStageOutput) and isinstance(detector, TwoStageDetector)
+    return asdict(detector.suppression(output.proposals.shape[1], max(height, width))), output.class_boxes is not None
 
 
 def transform_of(detector: Detector) -> Transform:

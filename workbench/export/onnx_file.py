@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from workbench import __version__
 from workbench.datasets.batches import Batch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import QueryOutput, valid_scores
+from workbench.detectors.output import QueryOutput, TwoStageOutput, valid_scores
 from workbench.detectors.registry import load_detector
 from workbench.errors import ExportError, MissingExtraError, pip_install
 from workbench.export.comparison import Agreement, Answer, Found, Progress, Scored, compare, evaluation_split, refuse
 from workbench.export.interface import Interface, interface_of
 from workbench.export.onnx_nms import chosen_detections, translations
+from workbench.export.two_stage_graph import traceable_stages
 from workbench.files import replacing
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
@@ -44,7 +45,7 @@ def export_onnx(name: str | Run, out: Path, data: str | None = None, progress: P
         out: the file to write.
         data: dataset folder, or shapes, to check on; None uses the run's own data, or shapes without a run.
         progress: called with the number of images checked and the total.
-        nms: put the non-maximum suppression of a dense detector into the file, which then gives detections.
+        nms: put the non-maximum suppression of a detector without queries into the file, which then gives detections.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
@@ -104,7 +105,8 @@ class _Deployed(nn.Module):
         pixels = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
         mask = torch.zeros_like(images[..., 0], dtype=torch.bool) if padding is None else padding
         output = self.detector(pixels.masked_fill(mask[:, None], 0), mask)
-        scores, boxes = valid_scores(output, -1), output.boxes[-1]
+        scores = valid_scores(output, -1)
+        boxes = output.class_boxes if isinstance(output, TwoStageOutput) and output.class_boxes is not None else output.boxes[-1]
         if self.rule is not None:
             return chosen_detections(scores, boxes, self.rule, DETECTIONS)
         return (scores, boxes, output.queries.source) if self.source and isinstance(output, QueryOutput) else (scores, boxes)
@@ -123,12 +125,12 @@ def onnx_program(detector: Detector, interface: Interface) -> Any:
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in interface.inputs}
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet(), _traceable(detector):
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), _traceable(detector), traceable_stages(detector):
             warnings.simplefilter("ignore")
             graph = torch.export.export(_Deployed(detector, interface).eval(), tuple(example), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(graph, dynamo=True, optimize=False, verbose=False,
                                         input_names=interface.inputs, output_names=interface.outputs,
-                                        custom_translation_table=translations() if interface.nms else None)  # fmt: skip
+                                        custom_translation_table=translations())  # fmt: skip
             _fold(program)
             return program
     except Exception as error:  # torch raises dozens of exception types here, which mean the same to a user

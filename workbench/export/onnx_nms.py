@@ -65,7 +65,7 @@ def chosen_detections(scores: Tensor, boxes: Tensor, rule: Suppression, most: in
 
     Args:
         scores: ``[B, N, C]``, 0 for a candidate that does not exist.
-        boxes: ``[B, N, 4]`` cxcywh in 0..1.
+        boxes: ``[B, N, 4]`` cxcywh in 0..1, or ``[B, N, C, 4]`` with a box for each class.
         rule: what is left out.
         most: highest number of detections of an image.
 
@@ -73,6 +73,18 @@ def chosen_detections(scores: Tensor, boxes: Tensor, rule: Suppression, most: in
         Scores ``[B, D]``, descending; labels ``[B, D]`` int64; boxes ``[B, D, 4]`` xyxy in 0..1, inside the image; and the number of
         detections ``[B]`` int64. Places behind it have the score 0, the label -1 and a box of zeros.
     """
+    if boxes.ndim == 4:
+        score, label, corners, kept = _of_each_class(scores, boxes, rule, most)
+    else:
+        score, label, corners, kept = _of_each_level(scores, boxes, rule, most)
+    top, place = (score * kept).topk(min(most, kept.shape[1]), dim=1)
+    found = top > 0
+    corners = corners.gather(1, place[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0.0)
+    return top, label.gather(1, place).masked_fill(~found, -1), corners, found.sum(1)
+
+
+def _of_each_level(scores: Tensor, boxes: Tensor, rule: Suppression, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns score, label, xyxy box and what a suppression leaves of the best pairs of each level ``[B, P]``."""
     classes, start = scores.shape[-1], 0
     best: list[Tensor] = []
     pairs: list[Tensor] = []
@@ -82,12 +94,24 @@ def chosen_detections(scores: Tensor, boxes: Tensor, rule: Suppression, most: in
         pairs.append(pair + start * classes)
         start += count
     score, pair = torch.cat(best, 1), torch.cat(pairs, 1)
-    score = torch.where(score > rule.score_threshold, score, 0.0)
     candidate, label = pair // classes, pair % classes
     corners = cxcywh_to_xyxy(boxes).clamp(0, 1).gather(1, candidate[..., None].expand(-1, -1, 4))
+    score = _above(score, corners, rule)
     of_class = label[:, None] == torch.arange(classes, device=label.device)[:, None]
-    kept = score * kept_boxes(corners, torch.where(of_class, score[:, None], 0.0), rule.nms_threshold, most)
-    top, place = kept.topk(min(most, kept.shape[1]), dim=1)
-    found = top > 0
-    corners = corners.gather(1, place[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0.0)
-    return top, label.gather(1, place).masked_fill(~found, -1), corners, found.sum(1)
+    return score, label, corners, kept_boxes(corners, torch.where(of_class, score[:, None], 0.0), rule.nms_threshold, most)
+
+
+def _of_each_class(scores: Tensor, boxes: Tensor, rule: Suppression, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the same of all pairs, if every class has boxes of its own: each class is suppressed as if it were an image."""
+    batch, count, classes = scores.shape
+    corners = cxcywh_to_xyxy(boxes).clamp(0, 1)
+    score, corners = _above(scores, corners, rule).transpose(1, 2), corners.transpose(1, 2)
+    kept = kept_boxes(corners.flatten(0, 1), score.flatten(0, 1)[:, None], rule.nms_threshold, most).view(batch, classes * count)
+    label = torch.arange(classes, device=scores.device)[:, None].expand(classes, count).flatten().expand(batch, -1)
+    return score.flatten(1), label, corners.flatten(1, 2), kept
+
+
+def _above(score: Tensor, corners: Tensor, rule: Suppression) -> Tensor:
+    """Returns the scores, with 0 where the rule leaves a box out whatever the others are."""
+    large = (corners[..., 2:] - corners[..., :2] >= rule.smallest).all(-1)
+    return torch.where((score > rule.score_threshold) & large, score, 0.0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, roi_align
 
@@ -349,7 +350,8 @@ def test_a_two_stage_detector_compares_what_its_first_stage_says():
     config = NONE | {"logits": {"t3": "norm_HW", "distance": "l1"}, "localization": {"distance": "giou"}}
     two = terms_of(built(*sides, **config), sides[0], *both, batch_of([1, 1], 3))
     dense = terms_of(built(student, teacher, **config), student, own, other, batch_of([1, 1], 3))
-    assert {key: float(value) for key, value in two.items()} == pytest.approx({key: float(value) for key, value in dense.items()})
+    found, wanted = ({key: float(value.detach()) for key, value in terms.items()} for terms in (two, dense))
+    assert found == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("own", "other"), [("fcos", "deformable_detr"), ("deformable_detr", "fcos")])
@@ -357,7 +359,7 @@ def test_detectors_of_two_kinds_share_feature_maps_alone(own: str, other: str):
     student, teacher = tiny(own, 1), tiny(other, 2)
     images, targets = images_of(*SIZES), batch_of([2, 1], 3)
     method = built(student, teacher)
-    assert method.feature == "head"
+    assert method.compared.feature == "head"
     with torch.no_grad():
         answer = teacher(*images)
     terms = terms_of(method, student, student(*images), answer, targets)
@@ -369,7 +371,7 @@ def test_detectors_of_two_kinds_share_feature_maps_alone(own: str, other: str):
 
 
 def test_two_dense_detectors_with_other_levels_share_boxes_no_more():
-    student, teacher, _, _ = dense_pair(extra_levels=1)
+    student, teacher, _, _ = dense_pair(extra_levels=2)
     assert built(student, teacher, **alone("logits", distance="l1"))
     with pytest.raises(IncompatibleError, match=r"compares class scores and boxes cell by cell, but the student \(fcos\) predicts 1 boxes"):
         built(student, teacher, **alone("localization", distance="l1"))
@@ -425,6 +427,11 @@ def test_too_few_boxes_leave_a_formula_over_the_boxes_out():
 def test_a_configuration_that_cannot_work_is_refused_with_the_reason(values: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         DetKDSConfig.model_validate(values)
+
+
+def test_no_is_read_without_quotes_as_people_write_it():
+    text = "{method: detkds, global_: {t1: no, t2: no, t3: no, distance: l1}, foreground: null}"
+    assert DetKDSConfig.model_validate(yaml.safe_load(text)).genotypes == {"global": Genotype("global", distance="l1")}
 
 
 def test_weights_stand_beside_the_formulas_and_background_has_half():

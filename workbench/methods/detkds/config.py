@@ -30,6 +30,12 @@ class _Formula(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     weight: NotNegative = 1.0
     """Weight of the formula's term (gamma). ``background`` has half of it. ``balance`` takes its place."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_without_quotes(cls, values: Any) -> Any:
+        """Reads ``t1: no``, which YAML takes for false, as the transformation of that name."""
+        return {key: "no" if value is False else value for key, value in values.items()} if isinstance(values, dict) else values
+
 
 class FeatureFormula(_Formula, frozen=True):
     """Configures how feature maps are compared: ``z = t3(t2(t1(x)))`` of both sides, then a distance."""
