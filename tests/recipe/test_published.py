@@ -144,7 +144,9 @@ def test_the_formulas_of_detkds_are_the_released_ones(name: str, arm: str | None
     for one, mode in ((arm, "official"), *((("corrected", "corrected"),) if arm is None else ())):
         (config,) = load_recipe(path, arm=one).methods
         assert isinstance(config, DetKDSConfig)
-        assert (config.mode, config.feature, config.balance, config.weights) == (mode, "neck", None, {})
+        # P2 to P5 of Faster R-CNN, every level of the others
+        feature = "head" if "faster_rcnn" in name else "neck"
+        assert (config.mode, config.feature, config.balance, config.weights) == (mode, feature, None, {})
         assert {config.genotypes[input]: part.weight for input, part in config.formulas.items()} == wanted
     assert "released" in load_recipe(path).note
     assert values_of(path, arm)["student"]["inherit"] == INHERITED

@@ -223,6 +223,26 @@ def test_ld_from_the_cache_has_the_terms_of_the_live_teacher_and_needs_logits_an
             assert found == pytest.approx(wanted, rel=tolerance)
 
 
+RESPONSES: dict[str, Any] = {
+    "method": "detkds", "global_": None, "foreground": None, "logits": {"t3": "norm_HW", "distance": "kl"},
+    "localization": {"distance": "giou"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [*DENSE_NAMES, *TWO_STAGE_NAMES])
+def test_class_scores_and_boxes_of_detkds_are_those_of_the_live_teacher_and_of_its_first_stage(family: str):
+    for precision, tolerance in (("fp32", 1e-4), ("fp16", 2e-3)):
+        setup = setup_of(tiny(family, 1), tiny(family, 2), RESPONSES, precision=precision)
+        (method,) = setup.methods
+        for batch, answers, live in both(setup):
+            assert {"dense/logits", "dense/boxes"} <= set(answers.rows)
+            with torch.no_grad():
+                output = setup.student(batch.images, batch.padding)
+                wanted, found = (term_values(setup, method, batch, output, said) for said in (live, answers.output()))
+            assert wanted.keys() == found.keys() == {"logits", "localization"}
+            assert found == pytest.approx(wanted, rel=tolerance)
+
+
 def term_values(setup: Setup, method: Method, batch: Any, student: DetectorOutput, teacher: DetectorOutput) -> dict[str, float]:
     assert setup.pairing is not None
     torch.manual_seed(0)  # MGD draws cells

@@ -17,6 +17,7 @@ _FEATURES: dict[str, Feature] = {
 }  # fmt: skip
 # fields that only a teacher without queries has; where they are False they stand in no manifest, as before they existed
 _DENSE = ("dense_logits", "dense_boxes", "dense_distribution", "rois")
+_FIRST_STAGE = frozenset({"dense_logits", "dense_boxes"})
 
 
 class CacheFields(BaseModel, frozen=True, extra="forbid"):
@@ -95,6 +96,8 @@ def fields_of(
     maps: dict[str, set[int]] = {}
     kept: dict[str, Any] = {"queries": False, "attentions": False, "box_distribution": False}
     with_queries = "queries" in teacher.provides
+    # a method that reads dense predictions reads those of a two-stage teacher's first stage
+    provided = teacher.provides | (_FIRST_STAGE if "rois" in teacher.provides else frozenset())
     for method in methods:
         config = method.config
         if "decode" in config.needs_teacher:
@@ -115,7 +118,7 @@ def fields_of(
                 name = kind if kind != "head" else "memory" if "memory" in teacher.provides else "neck"
                 maps.setdefault(name, set()).update(set(student.level_channels(kind)) & set(teacher.level_channels(kind)))
             # of alternatives, what this teacher provides
-            for one in set(need.split("|")) & teacher.provides & {"attentions", "box_distribution", *_DENSE}:
+            for one in set(need.split("|")) & provided & {"attentions", "box_distribution", *_DENSE}:
                 kept["dense_distribution" if one == "box_distribution" and not with_queries else one] = True
         # the student's decoder may be fed with the teacher's queries
         sends = "decode" in student.provides and any("decode" in need.split("|") for need in config.needs_student)

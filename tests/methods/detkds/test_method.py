@@ -366,7 +366,7 @@ def test_detectors_of_two_kinds_share_feature_maps_alone(own: str, other: str):
     assert set(terms) == {"global", "foreground", "background"} and all(torch.isfinite(value) for value in terms.values())
     with pytest.raises(IncompatibleError, match=r"'detkds' needs dense_logits or queries or rois from both sides, but .* have none"):
         built(student, teacher, logits={"distance": "l1"})
-    with pytest.raises(IncompatibleError, match="needs dense_boxes or queries or rois from both sides"):
+    with pytest.raises(IncompatibleError, match=r"needs dense_boxes or queries or rois from both sides, but .* have none"):
         built(student, teacher, localization={"distance": "l1"})
 
 
@@ -447,4 +447,6 @@ def test_needs_follow_the_inputs():
     logits = DetKDSConfig.model_validate(alone("logits", distance="l1"))
     assert logits.needs == logits.needs_student == {"dense_logits|queries|rois"} and logits.needs_all_classes
     boxes = DetKDSConfig.model_validate(alone("localization", distance="l1") | {"correspondence": "teacher_queries"})
-    assert boxes.needs_teacher == {"dense_boxes|queries|rois"} and boxes.needs_student == boxes.needs | {"decode"}
+    assert boxes.needs_teacher == {"dense_boxes|queries|rois", "dense_logits|queries|rois"} and boxes.needs_student == boxes.needs | {
+        "decode"
+    }

@@ -171,7 +171,8 @@ class DetKDSConfig(BaseMethodConfig, frozen=True):
     def needs(self) -> frozenset[str]:
         """See ``BaseMethodConfig``. Class scores and boxes are compared between detectors of one kind."""
         needs = {feature_needs(self.feature)} if self.reads_features else set[str]()
-        needs |= {f"dense_logits|{RESPONSES}"} if self.logits is not None else set()
+        # boxes count by the class scores
+        needs |= {f"dense_logits|{RESPONSES}"} if self.reads_responses else set()
         return frozenset(needs | ({f"dense_boxes|{RESPONSES}"} if self.localization is not None else set()))
 
     @property
