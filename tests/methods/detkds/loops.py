@@ -151,7 +151,12 @@ def divergence(name: str, student: Entries, teacher: Entries) -> list[float]:
     if flattened:
         own, other = flat(own, 2), flat(other, 2)
     other_lines = iter(each_lines(other, axis))
-    return [float((shares(b) * np.log(shares(b) / shares(a))).sum()) for a, b in zip(each_lines(own, axis), other_lines, strict=True)]
+    found: list[float] = []
+    for a, b in zip(each_lines(own, axis), other_lines, strict=True):
+        # logarithms of the shares are taken before the shares, which may round to 0
+        log_own, log_other = (line - line.max() - np.log(np.exp(line - line.max()).sum()) for line in (a, b))
+        found.append(float((np.exp(log_other) * (log_other - log_own)).sum()))
+    return found
 
 
 def each_lines(entries: Entries, axis: int) -> list[Array]:
