@@ -1,6 +1,6 @@
 """Measures a dense detector: its step beside a bare loop with torchvision's loss, its suppression beside torchvision's, its cache.
 
-The detector is FCOS with half a million parameters on the embedded shapes, batch 16, on one thread.
+The detector is the one of ``recipes/families/fcos.yaml`` on the embedded shapes, batch 16, on one thread.
 """
 
 import time
@@ -36,11 +36,6 @@ from workbench.training.loop import Trainer
 
 REPEATS, NMS_REPEATS = 40, 7
 IMAGES = ["data.options.train=64", "data.options.val=16", "data.options.test=16"]
-MODEL: dict[str, Any] = {
-    "family": "fcos",
-    "backbone": {"stem": 32, "widths": [32, 64, 128], "depths": [1, 1, 1], "levels": [2, 3], "norm": "batch"},
-    "width": 64, "extra_levels": 1, "head_convs": 2, "head_groups": 8, "giou_weight": 2.0,
-}  # fmt: skip
 # images of which 1,000 (point, class) pairs are above the threshold, gathered around a few objects
 NMS_IMAGES, NMS_BATCH, CANDIDATES, OBJECTS = 2_000, 16, 1_000, 8
 NMS_SIZES = ((24, 32), (12, 16), (6, 8))
@@ -62,9 +57,15 @@ def figures() -> Iterator[Figure]:
 
 
 def fcos_recipe() -> Recipe:
-    """Returns the recipe of the embedded shapes with FCOS as student and without a teacher."""
-    recipe = load_recipe(recipe_path("shapes"), [*IMAGES, "methods=[]", "teacher=null", "train.clip_norm=1.0"])
-    return recipe.model_copy(update={"student": FcosModelConfig.model_validate(MODEL)})
+    """Returns the recipe of FCOS on the embedded shapes, with few images."""
+    return load_recipe(recipe_path("families/fcos"), IMAGES)
+
+
+def fcos_of(recipe: Recipe, spec: InputSpec) -> Fcos:
+    """Returns the detector of that recipe with random weights."""
+    torch.manual_seed(0)
+    assert isinstance(recipe.student, FcosModelConfig)
+    return Fcos.build(recipe.student, spec)
 
 
 def _step(recipe: Recipe) -> Iterator[Figure]:
@@ -153,7 +154,7 @@ def losses_of(student: Fcos, batch: Batch) -> Callable[[], None]:
 
 
 def _suppression(recipe: Recipe) -> Iterator[Figure]:
-    ours, theirs = suppressions(NMS_IMAGES)
+    ours, theirs = suppressions(recipe, NMS_IMAGES)
     # process time of one thread, so that other processes do not count
     seconds = interleaved({"ours": ours, "theirs": theirs}, NMS_REPEATS, clock=time.process_time)
     what = f"detections of {NMS_IMAGES} images with {CANDIDATES} candidates"
@@ -162,10 +163,10 @@ def _suppression(recipe: Recipe) -> Iterator[Figure]:
     yield _ratio(f"{what} / torchvision's post-processing", median_ratio(seconds["ours"], seconds["theirs"]), "<= 1.0", NMS_REPEATS)
 
 
-def suppressions(images: int) -> tuple[Callable[[], list[dict[str, Tensor]]], Callable[[], list[dict[str, Tensor]]]]:
+def suppressions(recipe: Recipe, images: int) -> tuple[Callable[[], list[dict[str, Tensor]]], Callable[[], list[dict[str, Tensor]]]]:
     """Returns our and torchvision's function from the same head maps of that many images to their detections, in input pixels."""
     spec = InputSpec(tuple(f"class {index}" for index in range(4)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    detector = Fcos.build(FcosModelConfig.model_validate(MODEL), spec)
+    detector = fcos_of(recipe, spec)
     judge, anchors_of = torchvision_fcos(detector)
     sizes = [(height * 8, width * 8) for height, width in NMS_SIZES[:1]]
     batches = [_crowded(detector, seed, min(NMS_BATCH, images - first)) for seed, first in enumerate(range(0, images, NMS_BATCH))]
@@ -234,9 +235,7 @@ def _crowded(detector: Fcos, seed: int, images: int) -> tuple[HeadMap, ...]:
 
 def _cache(recipe: Recipe) -> Iterator[Figure]:
     setup = build(recipe, None)
-    teacher = FcosModelConfig.model_validate(MODEL)
-    torch.manual_seed(0)
-    asked = FrozenTeacher(Fcos.build(teacher, input_spec(recipe, setup.train)), setup.student.spec)
+    asked = FrozenTeacher(fcos_of(recipe, input_spec(recipe, setup.train)), setup.student.spec)
     variants = Variants(setup.train, setup.transform, 1)
     cached: Setup = replace(setup, teacher=asked, pairing=make_pairing(setup.student, asked.detector, None), variants=variants)
     for name, contents in KEPT.items():

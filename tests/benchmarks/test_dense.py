@@ -32,7 +32,7 @@ def test_both_suppressions_find_the_same_in_images_with_a_thousand_candidates(mo
     counts: list[int] = []
     real = suppression.batched_nms
     monkeypatch.setattr(suppression, "batched_nms", lambda boxes, *rest: counts.append(len(boxes)) or real(boxes, *rest))
-    ours, theirs = suppressions(3)
+    ours, theirs = suppressions(fcos_recipe(), 3)
     for found, wanted in zip(ours(), theirs(), strict=True):
         assert found["labels"].tolist() == wanted["labels"].tolist() and 30 < len(found["labels"]) <= 300
         torch.testing.assert_close(found["scores"], wanted["scores"])
