@@ -2,7 +2,7 @@
 
 Two formulas count as the same if their losses differ by a constant factor and a constant summand at most, because ``balance`` takes the
 factor out and the summand has no gradient. Every rule below is an identity of the operations, up to the small numbers that keep them from
-dividing by zero; tests compare the gradients of both forms for the whole space.
+dividing by zero; tests compare the gradients of both forms.
 """
 
 from collections.abc import Callable
