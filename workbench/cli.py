@@ -66,7 +66,7 @@ class Headings(Verbs):
 
 app = typer.Typer(
     cls=Headings,
-    help="Distil a large DETR-family detector into a small one, and see why it did or did not work.",
+    help="Distil a large detector into a small one, and see why it did or did not work.",
     epilog="New here? Try 'workbench demo --quick'. Details: 'workbench VERB --help'.",
     context_settings={"max_content_width": 100},
     add_completion=False,

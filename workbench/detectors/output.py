@@ -4,7 +4,7 @@ S stages (the decoder layers of a DETR), B images, N candidates (the queries of 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -245,9 +245,7 @@ def query_output(output: DetectorOutput) -> QueryOutput:
     Raises:
         TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``queries``.
     """
-    if not isinstance(output, QueryOutput):
-        raise TypeError(f"this is the output of a detector without queries ({type(output).__name__}); state the need for 'queries'")
-    return output
+    return _known(output, QueryOutput, "queries")
 
 
 def dense_output(output: DetectorOutput) -> DenseOutput:
@@ -256,9 +254,7 @@ def dense_output(output: DetectorOutput) -> DenseOutput:
     Raises:
         TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``dense_boxes``.
     """
-    if not isinstance(output, DenseOutput):
-        raise TypeError(f"this is not the output of a dense detector ({type(output).__name__}); state the need for 'dense_boxes'")
-    return output
+    return _known(output, DenseOutput, "dense_boxes")
 
 
 def two_stage_output(output: DetectorOutput) -> TwoStageOutput:
@@ -267,8 +263,15 @@ def two_stage_output(output: DetectorOutput) -> TwoStageOutput:
     Raises:
         TypeError: it is not. ``Method.check`` refuses such a pair before training, if the method states that it needs ``rois``.
     """
-    if not isinstance(output, TwoStageOutput):
-        raise TypeError(f"this is not the output of a two-stage detector ({type(output).__name__}); state the need for 'rois'")
+    return _known(output, TwoStageOutput, "rois")
+
+
+Kind = TypeVar("Kind", bound=DetectorOutput)
+
+
+def _known(output: DetectorOutput, kind: type[Kind], need: str) -> Kind:
+    if not isinstance(output, kind):
+        raise TypeError(f"this is a {type(output).__name__} and no {kind.__name__}; state the need for '{need}'")
     return output
 
 

@@ -6,8 +6,8 @@ which the student's decoder gets beside its own queries, corresponds to the teac
 
 import pandas as pd
 
-from workbench.analysis.detection.ratios import image_ratios
 from workbench.analysis.stability.churn import matched_rows
+from workbench.analysis.stability.grouped import share_of_targets
 
 _KEYS = ["step", "layer", "image_id", "target"]
 _COLUMNS = [*_KEYS, "query", "mate", "other_query", "agrees"]
@@ -58,16 +58,7 @@ def agreement_by(
         One row per step, layer and slice: ``step``, ``layer``, ``by``, ``agreement`` 0..1 with ``low`` and ``high`` (meaningless for a
         single image), ``n`` targets, ``images``.
     """
-    if by is not None and targets is not None:
-        pairs = pairs.merge(targets[["image_id", "target", by]], on=["image_id", "target"])
-    keys = ["step", "layer", *([by] if by else [])]
-    grouped = pairs.groupby(keys, observed=True)
-    counts = pd.DataFrame({"n": grouped.size(), "images": grouped["image_id"].nunique()})
-    group = grouped.ngroup().to_numpy()
-    shares = image_ratios(pairs["image_id"].to_numpy(), group, len(counts), pairs["agrees"].to_numpy(), samples=samples, seed=seed)
-    frame = counts.rename_axis(keys).reset_index()
-    frame = frame.assign(agreement=shares.value, low=shares.low, high=shares.high)
-    return frame[[*keys, "agreement", "low", "high", "n", "images"]]
+    return share_of_targets(pairs, "agrees", "agreement", ["step", "layer"], by, targets, samples, seed)
 
 
 def _agreement(queries: pd.DataFrame, other: pd.DataFrame, on: list[str]) -> pd.DataFrame:

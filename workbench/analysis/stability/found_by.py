@@ -14,7 +14,7 @@ import pandas as pd
 
 from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import Matches
-from workbench.analysis.detection.ratios import image_ratios
+from workbench.analysis.stability.grouped import share_of_targets
 from workbench.analysis.stability.same_box import BOX, SAME_BOX_IOU
 from workbench.overlap import centred_iou
 
@@ -91,16 +91,7 @@ def found_by_churn(
         One row per evaluation but the first, and slice: ``step``, ``previous``, ``by``, ``found_by_churn`` 0..1 with ``low`` and ``high``
         (95 %, resampled images), ``n`` targets, ``images``.
     """
-    if by is not None and targets is not None:
-        changes = changes.merge(targets[[*_TARGET, by]], on=_TARGET)
-    keys = ["step", "previous", *([by] if by else [])]
-    grouped = changes.groupby(keys, observed=True)
-    counts = pd.DataFrame({"n": grouped.size(), "images": grouped["image_id"].nunique()})
-    group = grouped.ngroup().to_numpy()
-    shares = image_ratios(changes["image_id"].to_numpy(), group, len(counts), changes["changed"].to_numpy(), samples=samples, seed=seed)
-    frame = counts.rename_axis(keys).reset_index()
-    frame = frame.assign(found_by_churn=shares.value, low=shares.low, high=shares.high)
-    return frame[[*keys, "found_by_churn", "low", "high", "n", "images"]]
+    return share_of_targets(changes, "changed", "found_by_churn", ["step", "previous"], by, targets, samples, seed)
 
 
 def pooled_found_by_churn(

@@ -175,6 +175,42 @@ def pooled_by(counts: pd.DataFrame, by: str | None = None, samples: int = 300, s
     return stability_by(together, by, samples, seed).drop(columns=["step", "previous"])
 
 
+def share_of_targets(
+    rows: pd.DataFrame,
+    flag: str,
+    name: str,
+    over: list[str],
+    by: str | None = None,
+    targets: pd.DataFrame | None = None,
+    samples: int = 300,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Returns the share of the targets for which something holds, with 95 % intervals over resampled images.
+
+    Args:
+        rows: one row per target, with ``image_id``, ``target`` and the columns ``over`` and ``flag``.
+        flag: boolean column that is averaged.
+        name: what the share is called in the result.
+        over: columns whose values are kept apart, such as ``step``.
+        by: column of ``targets``, or ``image_id``, whose values are kept apart as well; None for all together.
+        targets: frame of ``targets.target_frame``.
+        samples: number of resamples of the images.
+        seed: seed of the draws.
+
+    Returns:
+        One row per group: ``over``, ``by``, ``name`` 0..1 with ``low`` and ``high``, ``n`` targets, ``images``.
+    """
+    if by is not None and targets is not None:
+        rows = rows.merge(targets[["image_id", "target", by]], on=["image_id", "target"])
+    keys = [*over, *([by] if by else [])]
+    grouped = rows.groupby(keys, observed=True)
+    counts = pd.DataFrame({"n": grouped.size(), "images": grouped["image_id"].nunique()})
+    group = grouped.ngroup().to_numpy()
+    shares = image_ratios(rows["image_id"].to_numpy(), group, len(counts), rows[flag].to_numpy(), samples=samples, seed=seed)
+    frame = counts.rename_axis(keys).reset_index().assign(**{name: shares.value, "low": shares.low, "high": shares.high})
+    return frame[[*keys, name, "low", "high", "n", "images"]]
+
+
 def _rows(
     queries: pd.DataFrame, over: Moment, model: str, layers: Layers, targets: pd.DataFrame | None = None, by: str | None = None
 ) -> tuple[pd.DataFrame, Moments]:
