@@ -1,0 +1,92 @@
+"""Reads a search: which pair of detectors, which formulas, how much training each, and when the search ends."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from workbench.errors import ConfigError
+from workbench.methods.detkds.genotype import INPUTS, Input, Mode
+
+SamplerName = Literal["recommended", "family", "official", "tpe", "random"]
+
+
+class SearchPlan(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Describes one search for a distiller.
+
+    The search has three stages: the formulas of one input at a time, the shares of the best formulas together, and training the winners on
+    the whole schedule of the recipe.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
+    """Name of the search and of its folder."""
+    recipe: str
+    """Recipe of the pair: data, student, teacher, cache and full schedule. Its methods are replaced by those that the search tries."""
+    arm: str | None = None
+    """Arm of the recipe. Null takes the recipe as it is written."""
+    inputs: tuple[Input, ...] = INPUTS
+    """Inputs whose formulas are searched, one after the other."""
+    mode: Mode = "corrected"
+    """How formulas are computed: ``corrected``, or ``official`` as the released code does."""
+    settings: dict[str, Any] = {}
+    """Other settings of the method ``detkds``, such as ``feature``."""
+    steps: int = Field(150, gt=0)
+    """Training steps of a trial; the schedule of the recipe is shortened to them."""
+    rungs: tuple[float, ...] = (0.5,)
+    """Shares of the steps after which a trial is evaluated before its end."""
+    share: float = Field(3.0, gt=0)
+    """Share of the detection gradient that a formula starts with in the first stage."""
+    shares: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0, 10.0)
+    """Shares that the second stage chooses from for each input. 0 drops the input."""
+    sampler: SamplerName = "recommended"
+    """What proposes the next trial."""
+    seeded: bool = True
+    """Whether the search begins with the released formulas and those made by hand. ``official`` and ``family`` have none."""
+    trials: int = Field(100, gt=0)
+    """Trials of each input in the first stage that are trained, refused ones not counted."""
+    share_trials: int = Field(40, gt=0)
+    """Trials of the second stage."""
+    repeated: int = Field(5, ge=0)
+    """How many of the best candidates of a stage are trained again with fresh seeds; the best of their means wins."""
+    repeats: int = Field(2, gt=0)
+    """With how many fresh seeds."""
+    fitness: float = Field(0.2, gt=0, lt=1)
+    """Share of the training images that is held out of training and measures a trial."""
+    unpruned: int = Field(16, gt=3)
+    """First trials that run to their end whatever a rung says; the rank correlation of rung and end is measured on them."""
+    correlation: float = Field(0.6, ge=0, le=1)
+    """Smallest rank correlation with the end at which a rung ends trials."""
+    seed: int = Field(0, ge=0)
+    """Seed of the held-out images, of the sampler and of the trials."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not self.inputs or len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"inputs must name at least one of {', '.join(INPUTS)}, each once")
+        if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < rung < 1 for rung in self.rungs):
+            raise ValueError("rungs must be rising shares of the steps between 0 and 1")
+        if len(set(self.shares)) < 2 or min(self.shares) < 0:
+            raise ValueError("shares must have at least two different values, none below 0; a space of one point leaves nothing to search")
+        return self
+
+
+def load_plan(path: Path) -> SearchPlan:
+    """Reads the YAML file of a search.
+
+    Raises:
+        ConfigError: the file is unreadable, or a setting is unknown, of the wrong type or out of bounds.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the search {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a search. Expected a mapping with keys such as {', '.join(SearchPlan.model_fields)}.")
+    try:
+        return SearchPlan.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, item['loc'])) or 'search'}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
+        raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
