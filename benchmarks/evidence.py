@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from benchmarks.harness import machine
 from workbench.analysis.detection.bootstrap import bootstrap_ap
 from workbench.analysis.report.summary import TEACHER
 from workbench.commands.progress import console_watch
-from workbench.errors import WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError
 from workbench.files import read_json, write_json, write_text
 from workbench.recipe.loading import load_recipe, merge, recipe_path, stored_recipe
 from workbench.recipe.setup import open_split
@@ -62,6 +63,10 @@ FAMILY_RECIPES = (
 # their recipes are in recipes/families; their rows come when the table is made anew, which D-FINE's criterion asks for as well
 WITHOUT_A_ROW = ("faster_rcnn", "fcos", "gfl", "reppoints", "retinanet")
 METHODS = ("detrdistill", "clockdistill", "fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "kd_detr", "d3etr")
+DENSE_METHODS = ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "ld", "detkds")
+UNLIKE_PAIRS = tuple(
+    f"compare/{name}" for name in ("deformable_detr_of_retinanet", "fcos_of_deformable_detr", "retinanet_of_faster_rcnn", "d_fine_of_gfl")
+)
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
     "families": EvidenceTable(FAMILY_RECIPES, (UNDISTILLED,), (), (0,)),
@@ -74,6 +79,8 @@ TABLES = {
     "methods": EvidenceTable(("compare/deformable_detr",), (UNDISTILLED, *METHODS), METHODS),
     "clockdistill_parts": EvidenceTable(("compare/deformable_detr",), (UNDISTILLED, "clockdistill", "clock_memory", "clock_queries"), ()),
     "methods_second_family": EvidenceTable(("compare/d_fine",), (UNDISTILLED, *SECOND_FAMILY), ("detrdistill", "cwd")),
+    "dense": EvidenceTable(("compare/gfl",), (UNDISTILLED, *DENSE_METHODS), DENSE_METHODS),
+    "unlike_pairs": EvidenceTable(UNLIKE_PAIRS, (UNDISTILLED, "fgd", "cwd", "pkd"), ()),
     "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (UNDISTILLED, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (UNDISTILLED,), (), needs_data=True),
     "bccd": EvidenceTable(("bccd",), (UNDISTILLED, DISTILLED), (DISTILLED,), needs_data=True),
@@ -81,23 +88,27 @@ TABLES = {
 
 
 def main() -> None:
-    """Runs the command line: ``python -m benchmarks.evidence [TABLE ...] [--bccd PATH] [--jobs N]``."""
+    """Runs the command line: ``python -m benchmarks.evidence [TABLE ...] [--only RECIPE ...] [--bccd PATH] [--jobs N]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="tables to make; default: all whose data is available")
     parser.add_argument("--bccd", default=None, help="folder of the BCCD dataset")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=None, metavar="RECIPE", help="make the rows of these recipes; keep the others")
     arguments = parser.parse_args()
+    if arguments.only and arguments.tables != ["families"]:
+        parser.error("--only works with the table families alone: rows of other tables are compared with each other")
     console = Console()
     for name in arguments.tables or TABLES:
         table = TABLES[name]
         if table.needs_data and arguments.bccd is None:
             console.print(f"{name}: skipped, because it needs --bccd PATH")
             continue
-        rows = rows_of(table)
+        rows = rows_of(table, arguments.only)
+        kept = kept_rows(load(name), table, arguments.only) if arguments.only else []
         _build_caches(table)
         with console_watch(console) as watch:
             execute(rows, arguments.jobs, data=arguments.bccd if table.needs_data else None, watch=watch)
-        record = _record(name, table, rows, arguments.bccd)
+        record = _record(name, table, rows, arguments.bccd, kept)
         write_json(RESULTS / f"{name}.json", record)
         write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), name, record["markdown"]))
         console.print(record["markdown"])
@@ -117,9 +128,15 @@ def cache_line(build_seconds: float, students: tuple[int, ...] = (1, 3, 10)) -> 
     return f"Building the teacher cache took {build_seconds:.0f} s of the processor, once. To each student that is {shares}."
 
 
-def rows_of(table: EvidenceTable) -> list[Row]:
-    """Returns the runs of a table."""
-    return [row for recipe in table.recipes for row in plan(recipe_path(recipe), table.arms, table.seeds, table.equal_compute)]
+def rows_of(table: EvidenceTable, only: Sequence[str] | None = None) -> list[Row]:
+    """Returns the runs of a table, or those of some of its recipes.
+
+    Raises:
+        ConfigError: a recipe is not one of the table's.
+    """
+    if unknown := sorted(set(only or ()) - set(table.recipes)):
+        raise ConfigError(f"the table has no recipe {', '.join(unknown)}; its recipes are {', '.join(table.recipes)}.")
+    return [row for recipe in only or table.recipes for row in plan(recipe_path(recipe), table.arms, table.seeds, table.equal_compute)]
 
 
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
@@ -182,11 +199,24 @@ def with_intervals(frame: pd.DataFrame, data: str | None) -> pd.DataFrame:
     return frame.assign(ap_low=pd.Series(low, dtype=object), ap_high=pd.Series(high, dtype=object))
 
 
-def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None) -> dict[str, Any]:
+def kept_rows(record: dict[str, Any], table: EvidenceTable, only: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the rows of a committed table that are not made anew: those of its other recipes."""
+    names = {load_recipe(recipe_path(recipe)).name for recipe in set(table.recipes) - set(only)}
+    return [row for row in record["rows"] if row["recipe"] in names]
+
+
+def in_order(rows: Iterable[dict[str, Any]], table: EvidenceTable) -> list[dict[str, Any]]:
+    """Returns the rows in the order of the table's recipes."""
+    order = [load_recipe(recipe_path(recipe)).name for recipe in table.recipes]
+    return sorted(rows, key=lambda row: order.index(row["recipe"]))
+
+
+def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None, kept: list[dict[str, Any]]) -> dict[str, Any]:
     frame = with_intervals(compare_rows(rows), bccd if table.needs_data else None)
     if name == "families":
         students = [Run.open(str(run)).info()["recipe"]["student"] for run in frame["run"]]
         frame = frame.assign(family=[student["family"] for student in students])
+        frame = pd.DataFrame(in_order([*kept, *json.loads(frame.to_json(orient="records"))], table))
     data = " --bccd PATH" if table.needs_data else ""
     values = json.loads(frame.to_json(orient="records"))
     markdown = family_table(frame) if name == "families" else seed_tables(frame)

@@ -13,12 +13,16 @@ from benchmarks.evidence import (
     WITHOUT_A_ROW,
     cache_line,
     family_table,
+    in_order,
+    kept_rows,
     load,
     recipe_hashes,
+    rows_of,
     with_table,
 )
 from tests.conftest import ROOT
 from workbench.detectors.registry import FAMILIES
+from workbench.errors import ConfigError
 from workbench.recipe.loading import load_recipe, recipe_path
 
 
@@ -88,6 +92,16 @@ def test_a_line_of_the_table_of_families_is_worked_out_from_its_run():
         "ap50": 0.609, "compute_seconds": 198.28, "steps": 1500, "commit": "70187f92483b",
     }])  # fmt: skip
     assert family_table(frame).splitlines()[2] == "| dino | 0.42 M | 46.7 [45.0, 48.1] | 60.9 | 1500 | 132 | 198 | 70187f92483b |"
+
+
+def test_rows_of_other_recipes_are_kept_and_stand_in_the_order_of_the_table():
+    table, record = TABLES["families"], load("families")
+    kept = kept_rows(record, table, ["families/d_fine", "families/detr"])
+    assert {row["recipe"] for row in record["rows"]} - {row["recipe"] for row in kept} == {"d_fine", "detr"}
+    assert in_order(reversed(record["rows"]), table) == record["rows"]
+    assert [row.recipe.stem for row in rows_of(table, ["families/d_fine"])] == ["d_fine"]
+    with pytest.raises(ConfigError, match="no recipe families/retina;"):
+        rows_of(table, ["families/retina"])
 
 
 def test_what_building_a_cache_costs_each_student_is_its_share():
