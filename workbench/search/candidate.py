@@ -61,6 +61,7 @@ class Outcome:
         gate: What ended the trial early; None if it was trained to its end.
         reason: Why, as a sentence; empty if it was trained to its end.
         seconds: CPU seconds of the trial's process, evaluation included.
+        ratios: Gradient norm of each term at weight 1 over that of the detection loss, on the first batch; ``balance`` makes shares of it.
     """
 
     ap: float | None
@@ -68,3 +69,4 @@ class Outcome:
     gate: Gate | None = None
     reason: str = ""
     seconds: float = 0.0
+    ratios: dict[str, float] = field(default_factory=dict[str, float])
