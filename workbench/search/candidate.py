@@ -57,7 +57,7 @@ class Outcome:
 
     Attributes:
         ap: AP (0..1) on the fitness split after the last step; None if a gate ended the trial before.
-        rungs: AP by step, at every rung that was reached, the last step included.
+        rungs: AP by step, at every rung that was reached, the last step included. Before it every second image of the split is measured.
         gate: What ended the trial early; None if it was trained to its end.
         reason: Why, as a sentence; empty if it was trained to its end.
         seconds: CPU seconds of the trial's process, evaluation included.

@@ -95,6 +95,6 @@ def _check_classes(train: Dataset, split: FitnessSplit, share: float, seed: int)
         missing = [name for label, name in enumerate(train.classes) if label not in there]
         if missing:
             raise DataError(
-                f"split '{train.split}' of {train.name}: of the {len(positions)} images {where} (fitness {share:g}, seed {seed}) none has a "
-                f"box of {', '.join(missing)}. Choose another seed or fitness of the search, or take the class out of the data."
+                f"split '{train.split}' of {train.name}: of the {len(positions)} images {where} (fitness {share:g}, seed {seed}) none "
+                f"has a box of {', '.join(missing)}. Choose another seed or fitness of the search, or take the class out of the data."
             )

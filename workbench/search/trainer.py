@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from workbench.analysis.detection.ap import coco_ap
-from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.device import resolve_device
 from workbench.errors import ConfigError, NonFiniteError
 from workbench.files import hash_json, read_json, try_lock, write_json
@@ -22,6 +20,7 @@ from workbench.recipe.setup import Setup, build_on, open_split
 from workbench.search.candidate import Candidate, Gate, Outcome
 from workbench.search.fitness import FitnessSplit, fitness_split
 from workbench.search.gates import collapse_steps, collapsed
+from workbench.search.measure import Measure
 from workbench.search.plan import SearchPlan
 from workbench.search.trial import RefusedError, Trial, method_of, trial_setup
 from workbench.store.manifest import MANIFEST
@@ -29,15 +28,14 @@ from workbench.teacher_cache.build import Builder
 from workbench.teacher_cache.key import cache_folder
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.teacher_cache.shards import read_manifest
-from workbench.training.evaluation import BATCH, detect
 from workbench.training.launch import Launch, ready_teacher
 from workbench.training.sanity import check_teacher
 
 REFERENCE = "reference.json"
 WARMUP = 0.1
 """Largest share of a trial's steps over which the learning rate rises, because the warm-up of a whole run may be as long as a trial."""
-HELD_PIXELS = 100_000_000
-"""Fitness images are decoded once and held in memory if they have no more pixels than this (1.2 GB as floats)."""
+RUNG_STRIDE = 2
+"""A rung is measured on every second of the images that are held out, because it costs time and only has to rank trials."""
 Rung = Callable[[int, float], bool]
 
 
@@ -47,7 +45,7 @@ class Reference:
 
     Attributes:
         losses: Detection loss of each step.
-        rungs: AP (0..1) at each rung and at the end.
+        rungs: AP (0..1) at each rung, on every second of the held-out images, and at the end, on all of them.
     """
 
     losses: tuple[float, ...]
@@ -130,8 +128,8 @@ class TrialTrainer:
             self.shared: Setup = build_on(whole, teacher, train, fitness, None)
             check_teacher(self.shared)
             self.cache = self._cache()
-            self._truth = fitness.coco()
-            self._batches = self._held()
+            self._end = Measure(fitness, self.shared.evaluation_transform)
+            self._rung = Measure(train.part(self.split.held[::RUNG_STRIDE], fitness.split), self.shared.evaluation_transform)
             self.reference: Reference = self._reference()
 
     @property
@@ -176,26 +174,11 @@ class TrialTrainer:
                 if reason := collapsed(trial.losses, reference.losses, self.plan.steps):
                     return outcome("R2", reason)
             if done in self.rungs:
-                rungs[done] = self._ap(trial)
+                rungs[done] = self._rung.ap(trial)
                 if rung(done, rungs[done]):
                     return outcome("rung", f"other trials were better at step {done}")
-        rungs[self.plan.steps] = self._ap(trial)
+        rungs[self.plan.steps] = self._end.ap(trial)
         return outcome(None, ap=rungs[self.plan.steps])
-
-    def _ap(self, trial: Trial) -> float:
-        """Returns the AP (0..1) of a trial's student on the images that are held out; one that detects nothing has 0."""
-        student = trial.setup.student
-        with trial.averaged():
-            detections = detect(student, self.shared.val, self.shared.evaluation_transform, trial.accelerator.device, self._batches)
-        student.train()
-        return coco_ap(self._truth, detections).ap if len(detections) else 0.0
-
-    def _held(self) -> list[Batch] | None:
-        """Returns the batches of the fitness images, or None if they are too large to be held in memory."""
-        fitness = self.shared.val
-        if sum(record.width * record.height for record in fitness.records) > HELD_PIXELS:
-            return None
-        return list(evaluation_batches(fitness, self.shared.evaluation_transform, BATCH))
 
     def _cache(self) -> TeacherCache | None:
         """Opens the teacher cache of the recipe, which is built first if it is missing or unfinished; None if the recipe has none.
