@@ -169,7 +169,8 @@ class TrialTrainer:
             try:
                 trial.advance()
             except NonFiniteError as error:
-                return outcome("R2", str(error))
+                # the rest is about checkpoints and settings of a run
+                return outcome("R2", str(error).split(". ")[0])
             if reference is not None and done in collapse_steps(self.plan.steps):
                 if reason := collapsed(trial.losses, reference.losses, self.plan.steps):
                     return outcome("R2", reason)
