@@ -59,6 +59,9 @@ class Learner:
         step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
         optimizer = make_optimizer(setup.student, step_module.methods, self.config)
         self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
+        # walking through all modules takes a hundredth of a small student's step
+        self._all_parameters = list(self.step_module.parameters())
+        self._student_parameters = [p for p in setup.student.parameters() if p.requires_grad]
         self.teacher = setup.teacher.to(self.accelerator.device) if setup.teacher is not None else None
         self.average = Average(setup.student, self.config.ema) if self.config.ema else None
         self.loader = TrainLoader(
@@ -90,13 +93,10 @@ class Learner:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for step in batches:
                 terms = self._terms(self.loader.batch(step).to(device), 0, model)
-                measured.append(term_gradients(terms, self.detection_weights, self._student_parameters()))
+                measured.append(term_gradients(terms, self.detection_weights, self._student_parameters))
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
         return measured
-
-    def _student_parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
 
     def _terms(self, batch: TrainBatch, step: int, module: torch.nn.Module | None = None) -> Terms:
         """Computes the terms of a batch; ``module`` replaces the prepared module, which expects a backward pass."""
@@ -128,11 +128,11 @@ class Learner:
                 if not torch.isfinite(total):
                     raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step + 1, terms)
                 if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
-                    values |= self.monitor.measure(terms, self._student_parameters())
+                    values |= self.monitor.measure(terms, self._student_parameters)
                 self.accelerator.backward(total / self.config.accumulate)
         except NonFiniteCostError as error:
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1) from error
-        norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
+        norm = self.accelerator.clip_grad_norm_(self._all_parameters, self.config.clip_norm or float("inf"))
         # with a loss scaler such a step is skipped and the scale halved; without one it would make every weight NaN
         if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1)
