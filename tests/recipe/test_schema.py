@@ -11,7 +11,7 @@ from workbench.recipe.loading import load_recipe, stored_recipe
 from workbench.resources import share_path
 
 SHAPES = share_path("recipes") / "shapes.yaml"
-SHIPPED = sorted(path for path in share_path("recipes").rglob("*.yaml") if path.parent.name != "checkpoints")
+SHIPPED = sorted(path for path in share_path("recipes").rglob("*.yaml") if path.parent.name not in ("checkpoints", "search"))
 
 
 @pytest.mark.parametrize(("override", "near"), [

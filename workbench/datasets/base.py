@@ -60,6 +60,17 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Pixels of some of the images."""
+
+    images: Images
+    positions: Sequence[int]
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self.images[self.positions[index]]
+
+
 class Dataset:
     """Images and targets of one split.
 
@@ -119,6 +130,17 @@ class Dataset:
                 f"{record.width}x{record.height} when the dataset was opened. Open it again."
             )
         return image
+
+    def part(self, positions: Sequence[int], split: str) -> "Dataset":
+        """Returns some of the images as a split of its own.
+
+        Args:
+            positions: positions of the images in ``records``.
+            split: name of the part.
+        """
+        paths = None if self.paths is None else [self.paths[index] for index in positions]
+        records = [self.records[index] for index in positions]
+        return Dataset(self.name, split, self.classes, self.category_ids, records, _Part(self._images, positions), paths=paths)
 
     def hash(self) -> str:
         """Returns the SHA-256 of classes, file names, sizes, boxes, labels and flags. Pixels are not included."""

@@ -31,7 +31,7 @@ def recipe_path(name: str) -> Path:
         if candidate.is_file():
             return candidate
     found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
-    shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] != "checkpoints"))
+    shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] not in ("checkpoints", "search")))
     raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
 
 

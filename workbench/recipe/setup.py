@@ -310,10 +310,17 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
     Raises:
         WorkbenchError: a problem that the user can fix.
     """
-    notes: list[str] = []
     _check_splits(recipe)
     train, val = open_split(recipe, recipe.data.train), open_split(recipe, recipe.data.val)
     test = open_split(recipe, recipe.data.test) if recipe.data.test else None
+    return build_on(recipe, teacher, train, val, test, record_teacher)
+
+
+def build_on(
+    recipe: Recipe, teacher: str | Run | None, train: Dataset, val: Dataset, test: Dataset | None, record_teacher: bool = True
+) -> Setup:
+    """Builds all objects of a run on splits that are open; see ``build``."""
+    notes: list[str] = []
     for other in filter(None, (val, test)):
         if other.classes != train.classes:
             raise ConfigError(

@@ -57,10 +57,11 @@ class Outcome:
 
     Attributes:
         ap: AP (0..1) on the fitness split after the last step; None if a gate ended the trial before.
-        rungs: AP by step, at every rung that was reached, the last step included.
+        rungs: AP by step, at every rung that was reached, the last step included. Before it every second image of the split is measured.
         gate: What ended the trial early; None if it was trained to its end.
         reason: Why, as a sentence; empty if it was trained to its end.
         seconds: CPU seconds of the trial's process, evaluation included.
+        ratios: Gradient norm of each term at weight 1 over that of the detection loss, on the first batch; ``balance`` makes shares of it.
     """
 
     ap: float | None
@@ -68,3 +69,4 @@ class Outcome:
     gate: Gate | None = None
     reason: str = ""
     seconds: float = 0.0
+    ratios: dict[str, float] = field(default_factory=dict[str, float])

@@ -1,7 +1,7 @@
 """Evaluates a detector: detections, COCO AP, and the queries of student and teacher with their matchings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,13 @@ class Evaluator:
 
 
 @torch.no_grad()
-def detect(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device | str) -> pa.Table:
+def detect(
+    model: FrozenTeacher | Detector,
+    dataset: Dataset,
+    transform: Transform,
+    device: torch.device | str,
+    batches: Iterable[Batch] | None = None,
+) -> pa.Table:
     """Returns the detections of every image of a dataset.
 
     Args:
@@ -97,10 +103,11 @@ def detect(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transfo
         dataset: images to detect objects in.
         transform: the evaluation transform.
         device: device to run on.
+        batches: batches of the dataset that were made before; None makes them.
     """
     detector = model.detector if isinstance(model, FrozenTeacher) else model
     model.eval()
-    batches = evaluation_batches(dataset, transform, BATCH)
+    batches = evaluation_batches(dataset, transform, BATCH) if batches is None else batches
     found = [(b, detector.detections(model(b.images.to(device), b.padding.to(device)), b.sizes, DETECTIONS)) for b in batches]
     return collect_detections(dataset, found, detector.spec.classes)
 

@@ -68,7 +68,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     if processes.is_main_process:
         free_path(name)
     _check_trackers(launch.trackers)
-    teacher = _teacher(recipe, launch, listener, folder)
+    teacher = ready_teacher(recipe, launch, listener, folder)
     setup = build(recipe, teacher)
     if isinstance(teacher, Run) and teacher.info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher.name}' was trained on other data. {_train_again(teacher.name)}")
@@ -171,8 +171,18 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
 
 
-def _teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> Run | str | None:
-    """Returns the teacher to load: the run made from its recipe, trained first if it does not exist yet, or the name of a checkpoint."""
+def ready_teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> Run | str | None:
+    """Returns the teacher to load: the run made from its recipe, trained first if it does not exist yet, or the name of a checkpoint.
+
+    Args:
+        recipe: recipe of the student.
+        launch: how the teacher's run is started.
+        listener: receives its progress.
+        folder: folder of the student's recipe file.
+
+    Raises:
+        RunError: the teacher's run was made with another recipe.
+    """
     made = teacher_of(recipe, folder)
     if made is None:
         return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None

@@ -66,6 +66,8 @@ class TrainLoader:
         variants: fixed augmented variants to cycle through, in place of ever new augmentations.
         read_teacher: reads the teacher's cached outputs for images (by position) in a variant (by number). It receives the images' ops,
             to check that they are those of the cache.
+        positions: positions of the images that are loaded; None loads all. Augmentations, variants and cached outputs of an image do not
+            depend on which others are loaded.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TrainLoader:
         world: int = 1,
         variants: Variants | None = None,
         read_teacher: ReadTeacher | None = None,
+        positions: Sequence[int] | None = None,
     ):
         self._dataset = dataset
         self._transform = transform
@@ -89,7 +92,8 @@ class TrainLoader:
         self._world = world
         self._variants = variants
         self._read_teacher = read_teacher
-        self.steps_per_epoch = -(-len(dataset) // (batch_size * world))
+        self._positions = range(len(dataset)) if positions is None else positions
+        self.steps_per_epoch = -(-len(self._positions) // (batch_size * world))
 
     def batch(self, step: int) -> TrainBatch:
         """Returns the batch of ``step`` (0-based).
@@ -99,9 +103,9 @@ class TrainLoader:
             CacheError: the teacher's cached outputs for an image cannot be read.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self._seed, epoch, len(self._dataset))
+        order = _epoch_order(self._seed, epoch, len(self._positions))
         first = (within * self._world + self._rank) * self._batch_size
-        indices = [int(order[position % len(order)]) for position in range(first, first + self._batch_size)]
+        indices = [self._positions[int(order[place % len(order)])] for place in range(first, first + self._batch_size)]
         if self._variants is not None:
             variant = self._variants.of_epoch(epoch)
             batch = variant_batch(self._variants, indices, [variant] * len(indices))

@@ -3,33 +3,22 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from workbench.errors import Interrupted
 from workbench.files import write_text
-from workbench.methods.context import Progress, TeacherAnswer
 from workbench.recipe.setup import Setup
 from workbench.store.run import Run, append_line, read_lines
 from workbench.teacher_cache.read import TeacherCache
-from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
-from workbench.training.loader import TrainBatch, TrainLoader
+from workbench.training.learner import GRADIENT_EVERY, Learner
 from workbench.training.monitor import TermMonitor
-from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
-from workbench.training.processes import broadcast_from_main, gathered, init_processes, interruptible
-from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
+from workbench.training.processes import broadcast_from_main, interruptible
 
 logger = logging.getLogger(__name__)
-
-BALANCE_BATCHES = 4
-GRADIENT_EVERY = 10
 
 
 class Listener(Protocol):
@@ -40,7 +29,7 @@ class Listener(Protocol):
     def on_message(self, text: str) -> None: ...
 
 
-class Trainer:
+class Trainer(Learner):
     """Trains one run to its end, from its first step or from its last checkpoint."""
 
     def __init__(
@@ -52,40 +41,14 @@ class Trainer:
         trackers: tuple[str, ...] = (),
         cache: TeacherCache | None = None,
     ):
-        self.run, self.setup, self.listener = run, setup, listener
-        self.config = setup.recipe.train
-        processes = init_processes(device)
-        self.accelerator = Accelerator(
-            mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
-            cpu=str(processes.device) == "cpu",
-            log_with=list(trackers) or None,
-            project_dir=str(run.path) if trackers else None,
-            # a method omits a term for which a process's part of the batch has no target, and then its adapter gets no gradient
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=bool(setup.methods))],
-        )
+        self.run, self.listener = run, listener
+        super().__init__(setup, device, cache, trackers, run.path)
         self.main = self.accelerator.is_main_process
         if trackers:
             self.accelerator.init_trackers(setup.recipe.name)
-        # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
-        setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        teacher = setup.teacher.detector if setup.teacher is not None and cache is None else None
-        step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
-        optimizer = make_optimizer(setup.student, step_module.methods, self.config)
-        self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
-        self.teacher = setup.teacher.to(self.accelerator.device) if setup.teacher is not None else None
-        self.average = Average(setup.student, self.config.ema) if self.config.ema else None
-        self.loader = TrainLoader(
-            setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
-            self.accelerator.process_index, self.accelerator.num_processes, setup.variants,
-            cache.read if cache is not None else None,
-        )  # fmt: skip
-        weights, class_weight = setup.student.loss_weights, self.config.class_weight
-        self.detection_weights = {k: class_weight if class_weight and k.startswith("class") else v for k, v in weights.items()}
-        self.term_weights: dict[str, float] = {}
         self.evaluator = Evaluator(setup, run, self.accelerator.device)
         self.seconds = {"cpu": 0.0, "wall": 0.0}
         self.taught: dict[str, bool] = {}
-        self.monitor = TermMonitor([], {}, {}, self.taught)
         self.best = (-1.0, -1)
 
     def train(self) -> None:
@@ -143,6 +106,9 @@ class Trainer:
             self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")
         else:
             self.term_weights = self._balance()
+            if self.setup.methods:
+                said = ", ".join(f"{name} {weight:.4g}" for name, weight in self.term_weights.items())
+                self.listener.on_message(f"term weights: {said}")
             if self.main:
                 for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
                     write_text(path, "")
@@ -154,82 +120,10 @@ class Trainer:
             self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
         return saved[-1] if saved else 0
 
-    def _balance(self) -> dict[str, float]:
-        """Returns the terms' weights, measured on the first batches; buffers of the models and random generators stay unchanged."""
-        model = self.accelerator.unwrap_model(self.step_module)
-        if not self.setup.methods:
-            return {}
-        measured: list[dict[str, tuple[float, float]]] = []
-        if any(method.config.balance is not None for method in self.setup.methods):
-            buffers = {name: value.clone() for name, value in model.named_buffers()}
-            device = self.accelerator.device
-            model.train()
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                for step in range(BALANCE_BATCHES):
-                    terms = self._terms(self.loader.batch(step).to(device), 0, model)
-                    measured.append(term_gradients(terms, self.detection_weights, self._student_parameters()))
-            for name, value in model.named_buffers():
-                value.copy_(buffers[name])
-        weights = balanced_weights(self.setup.methods, mean_norms(gathered(measured)))
-        self.listener.on_message("term weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items()))
-        return weights
-
-    def _student_parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.accelerator.unwrap_model(self.step_module).student.parameters() if p.requires_grad]
-
-    def _terms(self, batch: TrainBatch, step: int, module: torch.nn.Module | None = None) -> Terms:
-        """Computes the terms of a batch; ``module`` replaces the prepared module, which expects a backward pass."""
-        targets = batch.targets
-        count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        epoch = step // self.loader.steps_per_epoch
-        progress, teacher = Progress(step=step, epoch=epoch, num_boxes=count), None
-        with self.accelerator.autocast():
-            if batch.teacher is not None:
-                teacher = batch.teacher.answer()
-            elif self.teacher is not None and self.setup.methods:
-                teacher = TeacherAnswer(output=self.teacher(images, batch.padding))
-            return (module or self.step_module)(images, batch.padding, targets, progress=progress, teacher=teacher)
-
-    def _train_step(self, batch: TrainBatch, step: int, logged: bool) -> dict[str, float] | None:
-        """Runs one optimiser step; returns the values to log, or None if this step is not logged."""
-        model = self.accelerator.unwrap_model(self.step_module)
-        self.step_module.train()
-        rate = learning_rate(self.config, step)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad()
-        values: dict[str, float] = {}
-        terms, total = None, torch.zeros(())
-        try:
-            for part in _parts(batch, self.config.accumulate):
-                terms = self._terms(part, step)
-                total = weighted_sum(terms, self.detection_weights, self.term_weights)
-                if not torch.isfinite(total):
-                    raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step + 1, terms)
-                if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
-                    values |= self.monitor.measure(terms, self._student_parameters())
-                self.accelerator.backward(total / self.config.accumulate)
-        except NonFiniteCostError as error:
-            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1) from error
-        norm = self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.config.clip_norm or float("inf"))
-        # with a loss scaler such a step is skipped and the scale halved; without one it would make every weight NaN
-        if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(model.student, step)
-        if not logged:
-            return None
-        assert terms is not None
-        values |= {f"detection/{k}": float(v.detach()) for k, v in terms.detection.items()}
-        values |= {f"raw/{k}": float(v.detach()) for k, v in terms.distillation.items()}
-        values |= {f"weighted/{k}": float(v.detach()) * self.term_weights[k] for k, v in terms.distillation.items()}
-        return {"loss": float(total.detach()), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
-
     def _evaluate(self, step: int) -> None:
         """Evaluates on the validation split and stores its queries, in the first process only."""
         if self.main:
-            with self._averaged():
+            with self.averaged():
                 epoch = step // self.loader.steps_per_epoch
                 line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
             append_line(self.run.evaluations_path, line)
@@ -262,17 +156,6 @@ class Trainer:
             self.run.update_info(state="done", seconds=self.seconds)
         self.accelerator.end_training()
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        student = self.accelerator.unwrap_model(self.step_module).student
-        if self.average is not None:
-            self.average.swap(student)
-        try:
-            yield
-        finally:
-            if self.average is not None:
-                self.average.swap(student)
-
     def _clock(self) -> tuple[float, float]:
         return time.process_time(), time.perf_counter()
 
@@ -282,11 +165,3 @@ class Trainer:
             torch.cuda.synchronize()
         now = self._clock()
         self.seconds = {"cpu": self.seconds["cpu"] + now[0] - since[0], "wall": self.seconds["wall"] + now[1] - since[1]}
-
-
-def _parts(batch: TrainBatch, count: int) -> list[TrainBatch]:
-    """Splits the batch into ``count`` parts of equal size."""
-    if count == 1:
-        return [batch]
-    size = len(batch.image_ids) // count
-    return [batch.part(i * size, (i + 1) * size) for i in range(count)]

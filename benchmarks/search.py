@@ -1,0 +1,151 @@
+"""Measures what a search adds to the training of its students: gates, trials and rungs, and the operations of a formula on large maps.
+
+Trials are those of ``recipes/search/shapes_fcos.yaml``, on one thread.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
+from benchmarks.methods import CLASSES, SPEC
+from benchmarks.step import step_of
+from workbench.datasets.targets import TargetBatch
+from workbench.detectors.fcos import Fcos, FcosModelConfig
+from workbench.methods.context import MethodContext, Progress, make_pairing
+from workbench.methods.detkds.config import DetKDSConfig
+from workbench.methods.detkds.detkds import DetKDS
+from workbench.methods.detkds.genotype import NAMED, Genotype, genotypes
+from workbench.resources import share_path
+from workbench.search.candidate import Candidate
+from workbench.search.plan import load_plan
+from workbench.search.space import gate
+from workbench.search.trainer import TrialTrainer
+from workbench.search.trial import Trial, method_of, trial_setup
+
+GATED, GATE_REPEATS, TRIAL_REPEATS, MAP_REPEATS = 100, 20, 5, 3
+IMAGES = 16  # in a batch of the pair on shapes
+HEIGHT, WIDTH, BATCH, TARGETS = 800, 1333, 2, 7
+CANDIDATE = NAMED["released_global"]
+# formulas on large maps: the released one, the published methods that are points of the space, and one with the dearest operations
+ON_MAPS = {
+    "released_global": NAMED["released_global"], "cwd": NAMED["cwd"], "pkd": NAMED["pkd"],
+    "natt > no > batchnorm, ssim": Genotype("global", "natt", "no", "batchnorm", "ssim"),
+}  # fmt: skip
+
+
+def figures() -> Iterator[Figure]:
+    """Yields the cost of a trial around its steps, and of a formula beside the step of a ResNet-50 student."""
+    torch.set_num_threads(1)
+    yield from _static_gate()
+    with temporary_runs(), tempfile.TemporaryDirectory() as folder:
+        yield from _trials(Path(folder))
+    yield from _large_maps()
+    # ask and tell at 5,000 trials: to be added with workbench.search.samplers
+
+
+def _static_gate() -> Iterator[Figure]:
+    """Yields the time of gate R0 over formulas that are drawn from the space of whole maps."""
+    every = list(genotypes("global", added=True))
+    picks = np.random.default_rng(0).choice(len(every), GATED, replace=False)
+    seconds: list[float] = []
+    for index in picks:
+        start = time.process_time()
+        gate(every[index], "corrected", IMAGES)
+        seconds.append(time.process_time() - start)
+    yield Figure("gate R0 of a formula", 1000 * float(np.median(seconds)), "ms", "<= 50", repeats=GATED)
+    yield Figure("gate R0, the slowest formula", 1000 * max(seconds), "ms", "<= 50", repeats=GATED)
+
+
+def _trials(folder: Path) -> Iterator[Figure]:
+    """Yields the time of gate R1, and what a trial costs beside its bare steps."""
+    plan = load_plan(share_path("recipes") / "search" / "shapes_fcos.yaml")
+    trainer = TrialTrainer(plan, "cpu", folder)
+    candidate = Candidate(((CANDIDATE, plan.share),))
+
+    def trial() -> Trial:
+        return Trial(trial_setup(trainer.shared, method_of(candidate, plan), 0), "cpu", trainer.cache, trainer.split.kept)
+
+    made = trial()
+    made.begin()
+    gates = interleaved({"R1": lambda: made._gradients([0])}, GATE_REPEATS, warmup=2, clock=time.process_time)["R1"]
+    yield Figure("gate R1 of a formula", 1000 * float(np.median(gates)), "ms", "<= 100", repeats=GATE_REPEATS)
+
+    for _ in range(trainer.rungs[0]):
+        made.advance()
+
+    def bare() -> None:
+        """Trains the steps that a user would write, on the same batches from the same cache."""
+        own = trial()
+        run = step_of(own.setup, own.setup.recipe, own.setup.methods)
+        for step in range(plan.steps):
+            run(own.loader.batch(step))
+
+    rungs, trainer.rungs = len(trainer.rungs), ()
+    functions: dict[str, Callable[[], object]] = {
+        "build": trial, "bare": bare, "trial": lambda: trainer.train(candidate, 0), "rung": lambda: trainer._rung.ap(made),
+        "end": lambda: trainer._end.ap(made),
+    }  # fmt: skip
+    # process time of one thread, so that other processes do not count
+    seconds = interleaved(functions, TRIAL_REPEATS, clock=time.process_time)
+    steps = seconds["bare"] - seconds["build"]
+    yield Figure("a trial, evaluation included", float(np.median(seconds["trial"] + rungs * seconds["rung"])), "s", repeats=TRIAL_REPEATS)
+    parts = (
+        ("student, gates and weights of a trial / its bare steps", seconds["trial"] - seconds["end"] - steps, "<= 0.05"),
+        ("the same with its rungs / its bare steps", seconds["trial"] - seconds["end"] + rungs * seconds["rung"] - steps, "<= 0.12"),
+        ("evaluation at the end / bare steps of a trial", seconds["end"], None),
+    )
+    for name, cost, target in parts:
+        ratio = median_ratio(cost, steps)
+        yield Figure(name, ratio.value, "x", target, (ratio.low, ratio.high), TRIAL_REPEATS)
+
+
+def _large_maps() -> Iterator[Figure]:
+    """Yields the cost of formulas, forward and backward to the maps that they receive, beside the step of FCOS with a ResNet-50."""
+    torch.manual_seed(0)
+    config = {"family": "fcos", "backbone": {"name": "resnet50", "levels": [2, 3, 4], "norm": "frozen"}, "width": 256, "extra_levels": 2}
+    student = Fcos.build(FcosModelConfig.model_validate(config), SPEC).train()
+    student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    images = torch.randn(BATCH, 3, HEIGHT, WIDTH).contiguous(memory_format=torch.channels_last)
+    padding = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
+    padding[1, :, 1100:] = True
+    sides = 0.05 + 0.4 * torch.rand(BATCH, TARGETS, 2)
+    boxes = torch.cat([sides / 2 + (1 - sides) * torch.rand(BATCH, TARGETS, 2), sides], -1)
+    targets = TargetBatch(boxes, torch.randint(CLASSES, (BATCH, TARGETS)), torch.ones(BATCH, TARGETS, dtype=torch.bool))
+    with torch.no_grad():
+        output = student(images, padding)
+    # values of other students cost the same
+    answer = replace(output, neck=tuple(replace(level, features=torch.randn_like(level.features)) for level in output.neck))
+    pairing = make_pairing(student, student, None)
+    count = float(BATCH * TARGETS)
+
+    def step() -> None:
+        student.zero_grad()
+        found = student(images, padding)
+        terms = student.losses(found, targets, count, student.assign(found, targets))
+        torch.stack([student.loss_weights[name] * value for name, value in terms.items()]).sum().backward()
+
+    def cost_of(genotype: Genotype) -> Callable[[], None]:
+        method = DetKDS(DetKDSConfig.of({genotype: 1.0}), student, student, pairing).train()
+
+        def run() -> None:
+            leaves = replace(output, neck=tuple(replace(level, features=level.features.detach().requires_grad_()) for level in output.neck))
+            progress = Progress(step=0, epoch=0, num_boxes=count)
+            context = MethodContext(student=student, pairing=pairing, targets=targets, progress=progress)
+            torch.stack(list(method(leaves, answer, targets, context).values())).sum().backward()
+
+        return run
+
+    functions: dict[str, Callable[[], object]] = {"step": step, **{name: cost_of(genotype) for name, genotype in ON_MAPS.items()}}
+    seconds = interleaved(functions, MAP_REPEATS, clock=time.process_time)
+    yield Figure(
+        f"FCOS with ResNet-50, step at {HEIGHT}x{WIDTH}, batch {BATCH}", float(np.median(seconds["step"])), "s", repeats=MAP_REPEATS
+    )
+    for name in ON_MAPS:
+        ratio = median_ratio(seconds[name], seconds["step"])
+        yield Figure(f"formula {name} / that step", ratio.value, "x", "<= 0.05", (ratio.low, ratio.high), MAP_REPEATS)

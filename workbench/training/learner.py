@@ -1,0 +1,168 @@
+"""The part of training that changes a student: models and optimiser on their device, weights of the terms, one optimiser step."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from workbench.methods.context import Progress, TeacherAnswer
+from workbench.recipe.setup import Setup
+from workbench.teacher_cache.read import TeacherCache
+from workbench.training.balance import balanced_weights, mean_norms, term_gradients
+from workbench.training.loader import TrainBatch, TrainLoader
+from workbench.training.monitor import TermMonitor
+from workbench.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from workbench.training.processes import gathered, init_processes
+from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
+
+BALANCE_BATCHES = 4
+GRADIENT_EVERY = 10
+
+
+class Learner:
+    """Holds a student with its optimiser and changes it step by step; what happens between the steps is up to a subclass.
+
+    Args:
+        setup: models and data.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        cache: the teacher's outputs; None asks the live teacher.
+        trackers: trackers of accelerate that log the run.
+        tracked: folder of what they write.
+        positions: positions of the training images to train on; None takes all.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        device: str = "auto",
+        cache: TeacherCache | None = None,
+        trackers: tuple[str, ...] = (),
+        tracked: Path | None = None,
+        positions: Sequence[int] | None = None,
+    ):
+        self.setup, self.config = setup, setup.recipe.train
+        processes = init_processes(device)
+        self.accelerator = Accelerator(
+            mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
+            cpu=str(processes.device) == "cpu",
+            log_with=list(trackers) or None,
+            project_dir=str(tracked) if trackers else None,
+            # a method omits a term for which a process's part of the batch has no target, and then its adapter gets no gradient
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=bool(setup.methods))],
+        )
+        # convolutions and pooling are about a fifth faster in this layout, on CPUs and on GPUs
+        setup.student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        teacher = setup.teacher.detector if setup.teacher is not None and cache is None else None
+        step_module = DistillStep(setup.student, setup.methods, setup.pairing if setup.methods else None, teacher)
+        optimizer = make_optimizer(setup.student, step_module.methods, self.config)
+        self.step_module, self.optimizer = self.accelerator.prepare(step_module, optimizer)
+        # walking through all modules takes a hundredth of a small student's step
+        self._all_parameters = list(self.step_module.parameters())
+        self._student_parameters = [p for p in setup.student.parameters() if p.requires_grad]
+        self.teacher = setup.teacher.to(self.accelerator.device) if setup.teacher is not None else None
+        self.average = Average(setup.student, self.config.ema) if self.config.ema else None
+        self.loader = TrainLoader(
+            setup.train, setup.transform, self.config.batch_size, setup.recipe.seed, self.config.workers,
+            self.accelerator.process_index, self.accelerator.num_processes, setup.variants,
+            cache.read if cache is not None else None, positions,
+        )  # fmt: skip
+        weights, class_weight = setup.student.loss_weights, self.config.class_weight
+        self.detection_weights = {k: class_weight if class_weight and k.startswith("class") else v for k, v in weights.items()}
+        self.term_weights: dict[str, float] = {}
+        self.monitor = TermMonitor([], {}, {}, {})
+
+    def _balance(self) -> dict[str, float]:
+        """Returns the terms' weights, measured on the first batches; buffers of the models and random generators stay unchanged."""
+        if not self.setup.methods:
+            return {}
+        measured: list[dict[str, tuple[float, float]]] = []
+        if any(method.config.balance is not None for method in self.setup.methods):
+            measured += self._gradients(range(BALANCE_BATCHES))
+        return balanced_weights(self.setup.methods, mean_norms(gathered(measured)))
+
+    def _gradients(self, batches: Iterable[int]) -> list[dict[str, tuple[float, float]]]:
+        """Returns what ``term_gradients`` measures on some of the first batches; buffers and random generators stay unchanged."""
+        model = self.accelerator.unwrap_model(self.step_module)
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        device = self.accelerator.device
+        measured: list[dict[str, tuple[float, float]]] = []
+        model.train()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for step in batches:
+                terms = self._terms(self.loader.batch(step).to(device), 0, model)
+                measured.append(term_gradients(terms, self.detection_weights, self._student_parameters))
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+        return measured
+
+    def _terms(self, batch: TrainBatch, step: int, module: torch.nn.Module | None = None) -> Terms:
+        """Computes the terms of a batch; ``module`` replaces the prepared module, which expects a backward pass."""
+        targets = batch.targets
+        count = torch.as_tensor(self.accelerator.reduce(targets.valid.sum().float(), "mean")).clamp(min=1)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        epoch = step // self.loader.steps_per_epoch
+        progress, teacher = Progress(step=step, epoch=epoch, num_boxes=count), None
+        with self.accelerator.autocast():
+            if batch.teacher is not None:
+                teacher = batch.teacher.answer()
+            elif self.teacher is not None and self.setup.methods:
+                teacher = TeacherAnswer(output=self.teacher(images, batch.padding))
+            return (module or self.step_module)(images, batch.padding, targets, progress=progress, teacher=teacher)
+
+    def _train_step(self, batch: TrainBatch, step: int, logged: bool) -> dict[str, float] | None:
+        """Runs one optimiser step; returns the values to log, or None if this step is not logged."""
+        model = self.accelerator.unwrap_model(self.step_module)
+        self.step_module.train()
+        rate = learning_rate(self.config, step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        values: dict[str, float] = {}
+        terms, total = None, torch.zeros(())
+        try:
+            for part in _parts(batch, self.config.accumulate):
+                terms = self._terms(part, step)
+                total = weighted_sum(terms, self.detection_weights, self.term_weights)
+                if not torch.isfinite(total):
+                    raise explain_non_finite(model.student, part.images, part.padding, part.image_ids, step + 1, terms)
+                if logged and terms.distillation and (step + 1) % (GRADIENT_EVERY * self.config.log_every) == 0:
+                    values |= self.monitor.measure(terms, self._student_parameters)
+                self.accelerator.backward(total / self.config.accumulate)
+        except NonFiniteCostError as error:
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1) from error
+        norm = self.accelerator.clip_grad_norm_(self._all_parameters, self.config.clip_norm or float("inf"))
+        # with a loss scaler such a step is skipped and the scale halved; without one it would make every weight NaN
+        if self.accelerator.scaler is None and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+            raise explain_non_finite(model.student, batch.images, batch.padding, batch.image_ids, step + 1)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(model.student, step)
+        if not logged:
+            return None
+        assert terms is not None
+        values |= {f"detection/{k}": float(v.detach()) for k, v in terms.detection.items()}
+        values |= {f"raw/{k}": float(v.detach()) for k, v in terms.distillation.items()}
+        values |= {f"weighted/{k}": float(v.detach()) * self.term_weights[k] for k, v in terms.distillation.items()}
+        return {"loss": float(total.detach()), "learning_rate": rate, "gradient_norm": float(norm or 0.0), **values}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Gives the student its averaged weights while the block runs, if the recipe averages them."""
+        student = self.accelerator.unwrap_model(self.step_module).student
+        if self.average is not None:
+            self.average.swap(student)
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.swap(student)
+
+
+def _parts(batch: TrainBatch, count: int) -> list[TrainBatch]:
+    """Splits the batch into ``count`` parts of equal size."""
+    if count == 1:
+        return [batch]
+    size = len(batch.image_ids) // count
+    return [batch.part(i * size, (i + 1) * size) for i in range(count)]
