@@ -1,7 +1,6 @@
 """A search that trains nothing: fitness from a table, a plan of a shipped recipe, and a worker that can be killed."""
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,5 +57,6 @@ class TableTrainer:
         return Outcome(ap, {50: ap / 2, 100: ap}, seconds=2.0)
 
 
-if __name__ == "__main__":
-    work(opened(Path(sys.argv[1]), trials=int(sys.argv[2]), sampler="recommended"), TableTrainer(seconds=0.15))
+def train_in_a_process(folder: str, trials: int) -> None:
+    """Works on a search until it is done; the target of a process that is killed."""
+    work(opened(Path(folder), trials=trials, sampler="recommended"), TableTrainer(seconds=0.15))

@@ -22,36 +22,40 @@ def images_of(recipe: Recipe) -> int:
     return recipe.train.batch_size // recipe.train.accumulate
 
 
-def identity(plan: SearchPlan, recipe: Recipe, fitness: str) -> dict[str, Any]:
+def identity(plan: SearchPlan, recipe: Recipe, fitness: str | None) -> dict[str, Any]:
     """Returns everything that says what a trial means; trials of searches that differ in it cannot be compared.
 
     Args:
         plan: what is searched.
         recipe: the plan's recipe with its arm.
-        fitness: hash of the list of held-out images.
+        fitness: hash of the list of held-out images; None if it is not known yet.
     """
     settings = plan.model_dump(mode="json", exclude=set(FREE) | {"recipe"})
     space = hash_json({input: positions(input) for input in plan.inputs})[:8]
     return {"space": f"{FORMAT_VERSION}-{space}", "recipe": recipe.hash(), "batch": images_of(recipe), "fitness": fitness, **settings}
 
 
-def created_or_checked(plan: SearchPlan, folder: Path, mine: dict[str, Any], commit: str | None, other_code: bool) -> dict[str, Any]:
-    """Returns the content of study.json, which is written if there is none and compared with the plan if there is one."""
+def check_plan(folder: Path, mine: dict[str, Any], commit: str | None, other_code: bool) -> dict[str, Any] | None:
+    """Returns the content of a search's study.json after comparing it with a plan; None if there is none yet.
+
+    Args:
+        folder: folder of the search.
+        mine: identity of the plan.
+        commit: commit of this code.
+        other_code: whether the search may have been begun with another.
+
+    Raises:
+        RunError: the search has other settings or code, or its trials have no study.json.
+    """
     path, journal = folder / "study.json", folder / "journal.log"
-    values = plan.model_dump(mode="json")
     if not path.is_file():
         if journal.is_file() and journal.stat().st_size:
-            raise RunError(
-                f"{journal} has trials, but {path} is missing, so nobody knows what they mean. Restore it, or choose another name."
-            )
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        state = {"format_version": FORMAT_VERSION, "id": secrets.token_hex(8), "created": created, "commit": commit, "identity": mine,
-                 "hash": hash_json(mine)[:16], "plan": values}  # fmt: skip
-        write_json(path, state)
-        return state
+            raise RunError(f"{journal} has trials, but {path}, which says what they mean, is missing. Restore it, or choose another name.")
+        return None
     state = read_json(path)
     theirs: dict[str, Any] = state["identity"]
-    keys = sorted(key for key in {*theirs, *mine} if theirs.get(key) != mine.get(key))
+    unknown = {"fitness"} if mine["fitness"] is None else set[str]()
+    keys = sorted(key for key in {*theirs, *mine} - unknown if theirs.get(key) != mine.get(key))
     if keys:
         differences = "\n".join(f"  {key}: {theirs.get(key)}, now {mine.get(key)}" for key in keys)
         raise RunError(
@@ -63,9 +67,27 @@ def created_or_checked(plan: SearchPlan, folder: Path, mine: dict[str, Any], com
             f"the search in {folder} was begun with commit {state['commit']} of the code, and this is {commit}, which may train "
             "differently. Check that commit out, or give --other-code; each trial records its commit."
         )
-    if state["plan"] != values:
+    return state
+
+
+def record_plan(folder: Path, plan: SearchPlan, mine: dict[str, Any], commit: str | None, state: dict[str, Any] | None) -> dict[str, Any]:
+    """Writes a search's study.json if it is new, or if its plan now goes on for longer; returns its content.
+
+    Args:
+        folder: folder of the search.
+        plan: what is searched.
+        mine: identity of the plan.
+        commit: commit of this code.
+        state: what ``check_plan`` returned.
+    """
+    values = plan.model_dump(mode="json")
+    if state is None:
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        state = {"format_version": FORMAT_VERSION, "id": secrets.token_hex(8), "created": created, "commit": commit, "identity": mine,
+                 "hash": hash_json(mine)[:16]}  # fmt: skip
+    if state.get("plan") != values:
         state["plan"] = values
-        write_json(path, state)
+        write_json(folder / "study.json", state)
     return state
 
 

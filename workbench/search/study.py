@@ -20,7 +20,7 @@ from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.resources import code_commit
 from workbench.search.candidate import Candidate, Outcome
 from workbench.search.genes import FormulaSpace, ShareSpace, Space
-from workbench.search.identity import created_or_checked, identity, images_of, refuse_empty
+from workbench.search.identity import check_plan, identity, images_of, record_plan, refuse_empty
 from workbench.search.journal import PATIENCE_SECONDS, open_journal
 from workbench.search.plan import SearchPlan
 from workbench.search.records import TrialRecord, record_of, should_end
@@ -114,8 +114,16 @@ class SearchStudy:
         with open(folder / "locks" / "study", "a+b") as lock:
             if not lock_within(lock, PATIENCE_SECONDS):
                 raise RunError(f"another process has been opening the search {folder} for a minute. End it, or try again.")
-            state = created_or_checked(plan, folder, identity(plan, recipe, fitness), commit, other_code)
+            mine = identity(plan, recipe, fitness)
+            state = record_plan(folder, plan, mine, commit, check_plan(folder, mine, commit, other_code))
         return cls(plan, folder, state, write=True)
+
+    @staticmethod
+    def check(plan: SearchPlan, folder: Path, other_code: bool = False) -> None:
+        """Raises what ``open`` would, except for the held-out images and the journal, before anything is prepared for training."""
+        recipe = load_recipe(recipe_path(plan.recipe), arm=plan.arm)
+        refuse_empty(plan, images_of(recipe))
+        check_plan(folder, identity(plan, recipe, None), code_commit(), other_code)
 
     @classmethod
     def read(cls, folder: Path) -> "SearchStudy":
@@ -256,8 +264,8 @@ class SearchStudy:
             outcome: what became of it.
             notes: further attributes.
         """
-        facts: dict[str, Any] = {"rungs": {str(step): ap for step, ap in outcome.rungs.items()}, "seconds": outcome.seconds, **notes}
-        facts |= {"gate": outcome.gate, "reason": outcome.reason} if outcome.gate is not None else {}
+        facts = {key: value for key, value in asdict(outcome).items() if key != "ap" and value} | notes
+        facts["rungs"] = {str(step): ap for step, ap in outcome.rungs.items()}
         with self.journal.together():
             for step, ap in outcome.rungs.items():
                 if step not in asked.rungs:

@@ -83,11 +83,13 @@ def train(search: SearchStudy, trainer: Trainer, asked: Asked) -> Outcome:
         return outcome
     try:
         outcome = trainer.train(asked.candidate, asked.seed, lambda step, ap: search.rung(asked, step, ap))
-    except KeyboardInterrupt as error:
-        search.fail(asked, "it was interrupted", retry=True)
-        raise Interrupted(f"search '{search.name}' was interrupted. The same command continues it.") from error
-    except BaseException as error:
+    except Exception as error:
         search.fail(asked, f"{type(error).__name__}: {error}", retry=False)
+        raise
+    except BaseException as error:
+        search.fail(asked, "its worker was interrupted", retry=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"search '{search.name}' was interrupted. The same command continues it.") from error
         raise
     search.tell(asked, outcome)
     return outcome
