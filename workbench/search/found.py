@@ -68,7 +68,7 @@ def _write(search: SearchStudy, first: TrialRecord, mean: Mean | None, folder: P
     repeats = [r for r in search.records(first.study) if r.repeat_of == first.number and r.value is not None] if mean else []
     values["lineage"] = {
         "search": search.name, "hash": search.state["hash"], "space": search.state["identity"]["space"],
-        "fitness": search.state["identity"]["fitness"], "candidate": first.candidate, "study": first.study, "trial": first.number,
+        "fitness": search.state["identity"]["held_out"], "candidate": first.candidate, "study": first.study, "trial": first.number,
         "repeats": [r.number for r in repeats], "seeds": [first.seed, *(r.seed for r in repeats)],
         "mean": mean.mean if mean else None, "commit": first.commit,
     }  # fmt: skip

@@ -58,6 +58,14 @@ class Space(ABC):
             yield dict(zip(self.choices, values, strict=True))
 
     @cached_property
+    def _places(self) -> dict[str, dict[Any, int]]:
+        return {position: {choice: index for index, choice in enumerate(choices)} for position, choices in self.choices.items()}
+
+    def code(self, genes: Genes) -> tuple[int, ...]:
+        """Returns the index of each choice at its position."""
+        return tuple(places[genes[position]] for position, places in self._places.items())
+
+    @cached_property
     def _keys(self) -> dict[tuple[Any, ...], str]:
         return {}
 

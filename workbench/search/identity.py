@@ -32,7 +32,7 @@ def identity(plan: SearchPlan, recipe: Recipe, fitness: str | None) -> dict[str,
     """
     settings = plan.model_dump(mode="json", exclude=set(FREE) | {"recipe"})
     space = hash_json({input: positions(input) for input in plan.inputs})[:8]
-    return {"space": f"{FORMAT_VERSION}-{space}", "recipe": recipe.hash(), "batch": images_of(recipe), "fitness": fitness, **settings}
+    return {"space": f"{FORMAT_VERSION}-{space}", "recipe": recipe.hash(), "batch": images_of(recipe), "held_out": fitness, **settings}
 
 
 def check_plan(folder: Path, mine: dict[str, Any], commit: str | None, other_code: bool) -> dict[str, Any] | None:
@@ -54,7 +54,7 @@ def check_plan(folder: Path, mine: dict[str, Any], commit: str | None, other_cod
         return None
     state = read_json(path)
     theirs: dict[str, Any] = state["identity"]
-    unknown = {"fitness"} if mine["fitness"] is None else set[str]()
+    unknown = {"held_out"} if mine["held_out"] is None else set[str]()
     keys = sorted(key for key in {*theirs, *mine} - unknown if theirs.get(key) != mine.get(key))
     if keys:
         differences = "\n".join(f"  {key}: {theirs.get(key)}, now {mine.get(key)}" for key in keys)

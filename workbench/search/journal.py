@@ -165,13 +165,13 @@ def open_journal(folder: Path, write: bool) -> tuple[Journal, JournalStorage]:
             raise RunError(f"cannot write {path}. Make it writable, or copy the search's folder.")
     elif not path.is_file():
         raise RunError(f"{folder} has no journal.log, so it has no trials. Restore the file, or begin the search with 'workbench search'.")
+    _check(path)
     kernel_lock = KernelLock(path, lock)
     if write:
         kernel_lock.acquire()  # mends the last line, or says what is wrong
         kernel_lock.release()
     elif lock.is_file() and path.stat().st_size < (known := int(lock.read_text() or 0)):
         raise RunError(_shorter(path, path.stat().st_size, known, lock))
-    _check(path)
     journal = Journal(path, kernel_lock)
     try:
         return journal, JournalStorage(journal)

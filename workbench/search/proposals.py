@@ -24,6 +24,7 @@ class Past:
     Attributes:
         number: Number in the study.
         genes: Its choices, in canonical form.
+        code: The index of each of these choices.
         key: Its canonical form as text.
         state: Its state in the study.
         value: Its AP if it was trained to its end.
@@ -32,6 +33,7 @@ class Past:
 
     number: int
     genes: dict[str, Any]
+    code: tuple[int, ...]
     key: str
     state: TrialState
     value: float | None
@@ -76,7 +78,7 @@ class History:
             candidate = self.space.candidate(genes)
             kept = genes if candidate is None else self.space.genes(candidate)
             value = trial.value if trial.state == TrialState.COMPLETE else None
-            past = Past(number, dict(kept), key, trial.state, value, trial.user_attrs.get("role", ""))
+            past = Past(number, dict(kept), self.space.code(kept), key, trial.state, value, trial.user_attrs.get("role", ""))
             self.trials[number] = past
             self.seen.setdefault(key, number)
             if value is not None:
