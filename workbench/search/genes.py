@@ -57,6 +57,12 @@ class Space(ABC):
         for values in product(*self.choices.values()):
             yield dict(zip(self.choices, values, strict=True))
 
+    def settled(self, genes: Genes) -> dict[str, Any]:
+        """Returns the genes of the canonical form; the genes themselves if that form is written with choices the space lacks."""
+        candidate = self.candidate(genes)
+        kept = dict(genes) if candidate is None else self.genes(candidate)
+        return kept if all(gene in self._places[position] for position, gene in kept.items()) else dict(genes)
+
     @cached_property
     def _places(self) -> dict[str, dict[Any, int]]:
         return {position: {choice: index for index, choice in enumerate(choices)} for position, choices in self.choices.items()}

@@ -46,7 +46,8 @@ class KernelLock(BaseJournalFileLock):
         """
         if self._file is None:
             try:
-                file = open(self._path, "a+b")
+                self._path.touch()
+                file = open(self._path, "r+b")
             except OSError as error:
                 raise RunError(f"cannot write {self._path}: {error.strerror}. Make the search's folder writable, or copy it.") from error
             if not lock_within(file, self._patience):
@@ -68,8 +69,8 @@ class KernelLock(BaseJournalFileLock):
         """Gives the lock back once it has been given back as often as it was taken."""
         self._depth -= 1
         if self._depth == 0:
-            self._file.truncate(0)
-            self._file.write(str(self._journal.stat().st_size).encode())
+            self._file.seek(0)
+            self._file.write(b"%020d" % self._journal.stat().st_size)  # always as long, so that it is overwritten at once
             self._close()
 
     def _close(self) -> None:
@@ -122,6 +123,10 @@ class Journal(JournalFileBackend):
                 changes, self._together = self._together, None
                 if changes:
                     super().append_logs(changes)
+                    if self._before is not None:
+                        # the base class remembers where lines begin that it has read, and would start from the first one next time
+                        for _ in super().read_logs(self._before):
+                            pass
         finally:
             self._kernel_lock.release()
 

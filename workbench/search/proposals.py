@@ -1,6 +1,7 @@
 """Defines what a sampler of this room is: it reads the trials of a study and proposes a point whose canonical form is new."""
 
 from abc import abstractmethod
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from workbench.search.genes import Genes, Space
 
-TRIES = 24
-"""Proposals that are drawn before a point is taken at random among those that were never tried."""
-
 
 @dataclass
 class Past:
@@ -23,7 +21,7 @@ class Past:
 
     Attributes:
         number: Number in the study.
-        genes: Its choices, in canonical form.
+        genes: Its choices, in canonical form where the space has it.
         code: The index of each of these choices.
         key: Its canonical form as text.
         state: Its state in the study.
@@ -75,16 +73,14 @@ class History:
             if len(genes) < len(self.space.choices):
                 continue  # its worker was killed while it proposed
             key = self.space.key(genes)
-            candidate = self.space.candidate(genes)
-            kept = genes if candidate is None else self.space.genes(candidate)
+            kept = self.space.settled(genes)
             value = trial.value if trial.state == TrialState.COMPLETE else None
-            past = Past(number, dict(kept), self.space.code(kept), key, trial.state, value, trial.user_attrs.get("role", ""))
+            past = Past(number, kept, self.space.code(kept), key, trial.state, value, trial.user_attrs.get("role", ""))
             self.trials[number] = past
             self.seen.setdefault(key, number)
             if value is not None:
-                self._ranked.append(past)
+                insort(self._ranked, past, key=lambda past: (-(past.value or 0), past.number))
         self._read = len(trials)
-        self._ranked.sort(key=lambda past: (-(past.value or 0), past.number))
         return self
 
     def best(self, count: int | None = None) -> list[Past]:
@@ -100,7 +96,12 @@ class SpaceSampler(BaseSampler):
         seed: proposals follow from it, the trials and the number of the trial.
         starts: points to propose first.
         repeats: whether a canonical form may be proposed again.
+
+    Attributes:
+        tries: Proposals that are drawn before a point is taken at random among those that were never tried.
     """
+
+    tries = 24
 
     def __init__(self, space: Space, seed: int, starts: Sequence[Genes] = (), repeats: bool = False):
         self.space, self.seed, self.starts, self.repeats = space, seed, list(starts), repeats
@@ -128,7 +129,7 @@ class SpaceSampler(BaseSampler):
         for start in self.starts:
             if self.space.key(start) not in self.history.seen:
                 return start, "start"
-        for _ in range(1 if self.repeats else TRIES):
+        for _ in range(1 if self.repeats else self.tries):
             genes, role = self.propose(study, trial, random)
             if self.repeats or self.space.key(genes) not in self.history.seen:
                 return genes, role

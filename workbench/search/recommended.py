@@ -29,6 +29,8 @@ class RecommendedSampler(SpaceSampler):
     are tried too. One proposal in ten is drawn at random. Trials that a gate refused never breed.
     """
 
+    tries = 2
+
     def propose(self, study: Study, trial: FrozenTrial, random: np.random.Generator) -> tuple[Genes, str]:
         population = self.history.best(POPULATION)
         if len(population) < FIRST or random.random() < IMMIGRANTS:
@@ -38,7 +40,7 @@ class RecommendedSampler(SpaceSampler):
         if not new:
             return children[0], "child"
         effects = drawn_effects(self.space, self.history.best(), random)
-        codes = np.array([self.space.code(self._canonical(child)) for child in new])
+        codes = np.array([self.space.code(self.space.settled(child)) for child in new])
         return new[int(_sums(effects, codes).argmax())], "child"
 
     def _child(self, population: list[Past], random: np.random.Generator) -> dict[str, Any]:
@@ -47,10 +49,6 @@ class RecommendedSampler(SpaceSampler):
         if random.random() < CROSSOVER:
             child |= {position: gene for position, gene in second.genes.items() if random.random() < 0.5}
         return mutated(child, self.space.choices, 1 / len(child), random)
-
-    def _canonical(self, genes: Genes) -> Genes:
-        candidate = self.space.candidate(genes)
-        return genes if candidate is None else self.space.genes(candidate)
 
 
 def tournament(population: list[Past], random: np.random.Generator) -> Past:

@@ -33,6 +33,8 @@ class TreeSampler(SpaceSampler):
     Trials that are running count as bad ones, so that workers do not all propose the same.
     """
 
+    tries = 4
+
     def propose(self, study: Study, trial: FrozenTrial, random: np.random.Generator) -> tuple[Genes, str]:
         sampler = TPESampler(seed=int(random.integers(2**31)), multivariate=True, constant_liar=True)
         genes = sampler.sample_relative(study, trial, dict(self.space.distributions))

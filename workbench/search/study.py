@@ -80,7 +80,7 @@ class SearchStudy:
         self._samplings: dict[str, Sampling] = {}
         self._spaces: dict[str, Space] = {}
         self._studies: dict[str, optuna.Study] = {}
-        self._records: dict[str, dict[int, TrialRecord]] = {}
+        self._records: dict[str, tuple[list[TrialRecord], set[int]]] = {}
         for study in self.storage.get_all_studies():
             if study.user_attrs.get("search") != self.state["id"]:
                 raise RunError(
@@ -194,20 +194,20 @@ class SearchStudy:
 
     def records(self, name: str) -> list[TrialRecord]:
         """Returns the trials of a study in order, and behind them the repeats of its candidates."""
-        known = {one.study_name for one in self.storage.get_all_studies()}
-        return [
-            record
-            for study in (name, name + REPEATS)
-            if study in known
-            for record in self._read(study, self.study(study).get_trials(deepcopy=False))
-        ]
+        return [record for study in (name, name + REPEATS) if self._exists(study) for record in self._read(study)]
 
-    def _read(self, study: str, trials: list[Any]) -> list[TrialRecord]:
-        cached = self._records.setdefault(study, {})
-        for trial in trials:
-            if trial.number not in cached or cached[trial.number].state in ("RUNNING", "WAITING"):
-                cached[trial.number] = record_of(study.removesuffix(REPEATS), trial)
-        return list(cached.values())
+    def _exists(self, study: str) -> bool:
+        return study in self._studies or study in {one.study_name for one in self.storage.get_all_studies()}
+
+    def _read(self, study: str) -> list[TrialRecord]:
+        """Returns the records of a study of Optuna; those of finished trials are made once."""
+        trials = self.study(study).get_trials(deepcopy=False)
+        records, unfinished = self._records.setdefault(study, ([], set()))
+        for number in [*sorted(unfinished), *range(len(records), len(trials))]:
+            record = record_of(study.removesuffix(REPEATS), trials[number])
+            records[number : number + 1] = [record]
+            (unfinished.add if record.open else unfinished.discard)(number)
+        return records
 
     def ask(self, name: str) -> Asked:
         """Proposes the next trial of a study and locks it for this process."""
