@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -140,6 +141,24 @@ def try_lock(file: IO[Any], shared: bool = False) -> bool:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def lock_within(file: IO[Any], seconds: float) -> bool:
+    """Locks an open file as ``try_lock`` does, and waits for another holder.
+
+    Args:
+        file: the open file.
+        seconds: how long to wait.
+
+    Returns:
+        True if the file is locked now, False if another holder has kept it.
+    """
+    deadline = time.monotonic() + seconds
+    while not try_lock(file):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
     return True
 
 

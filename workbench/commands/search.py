@@ -1,16 +1,141 @@
-"""``workbench search space``: shows the space of formulas that DetKDS searches."""
+"""``workbench search``: searches for the best distiller, shows how far a search is, ends it, and writes what it found."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.commands.options import Json, Verb, sub_app
+from workbench.commands.options import Device, Json, Plain, Verb, Verbs
+from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from workbench.methods.detkds.genotype import Input, Mode
     from workbench.search.space import Survey
+    from workbench.search.study import SearchStudy
 
-search_app = sub_app("Search for the best distiller; see which formulas there are.")
+
+class _SearchVerbs(Verbs):
+    """Takes ``search PLAN`` for ``search run PLAN``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
+        return super().parse_args(ctx, ["run", *args] if named else args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["PLAN|COMMAND", "[OPTIONS]"]
+
+
+search_app = typer.Typer(
+    cls=_SearchVerbs,
+    help="Search for the best distiller: 'workbench search PLAN' begins or continues one.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search, or its folder.")]
+
+
+@search_app.command("run", cls=Verb, hidden=True)
+def search_run(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="File of a search, or the name of one that comes with the workbench.")],
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="How many processes train trials at a time.")] = 1,
+    device: Device = "auto",
+    other_code: Annotated[bool, typer.Option("--other-code", help="Continue a search that another commit of the code has begun.")] = False,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    plain: Plain = False,
+    json_path: Json = None,
+) -> None:
+    """Search for the best distiller of a pair of detectors.
+
+    The same command continues a search that was interrupted; it can run several times at once. Ctrl-C ends it after the trials that run.
+
+    Example: workbench search shapes_fcos --workers 2
+    """
+    from workbench.commands.console import console, print_rows
+    from workbench.commands.search_progress import require_optuna, status_rows, train_here, train_there
+    from workbench.device import resolve_device
+    from workbench.search.plan import load_plan, plan_path
+    from workbench.store.searches import searches_root
+
+    resolve_device(device)
+    require_optuna()
+    path = plan_path(plan)
+    loaded = load_plan(path)
+    folder = searches_root() / loaded.name
+    if not worker:
+        (folder / "stop").unlink(missing_ok=True)
+    if workers == 1:
+        search = train_here(loaded, folder, device, other_code, plain or worker)
+    else:
+        search = train_there(loaded, path, folder, workers, device, other_code, plain)
+    if not worker:
+        print_rows(status_rows(search), json_path)
+        console.print(f"'workbench search export {loaded.name}' writes what it found.")
+
+
+@search_app.command("status", cls=Verb)
+def search_status(name: Name, json_path: Json = None) -> None:
+    """Show how far a search is, what is best so far, and what it has cost.
+
+    Best is a mean over fresh seeds, with its interval of 95 %; the trial that was picked as the best does not count.
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console, print_rows
+    from workbench.commands.search_progress import facts, facts_json, status_rows
+    from workbench.files import write_json
+
+    search = _opened(name)
+    print_rows(status_rows(search))
+    for line in facts(search):
+        console.print(Text(line), soft_wrap=True)
+    if json_path is not None:
+        write_json(json_path, facts_json(search))
+
+
+@search_app.command("stop", cls=Verb)
+def search_stop(name: Name) -> None:
+    """Let the workers of a search end after the trials that they train."""
+    from workbench.commands.console import console
+    from workbench.files import write_text
+
+    search = _opened(name)
+    write_text(search.stop_path, "")
+    console.print(f"the workers of {search.name} end after their trials. The command that began the search continues it.", soft_wrap=True)
+
+
+@search_app.command("export", cls=Verb)
+def search_export(
+    name: Name,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="How many of the best candidates to write.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write; by default where 'run found/NAME' finds them.")
+    ] = None,
+) -> None:
+    """Write the best candidates of a search as recipes.
+
+    Example: workbench search export shapes_fcos --top 3
+    """
+    from rich.text import Text
+
+    from workbench.commands.console import console
+    from workbench.search.found import export
+
+    for path in export(_opened(name), top, out):
+        console.print(Text(f"{path}: train it with 'workbench run {path if out else f'found/{path.stem}'}'"), soft_wrap=True)
+
+
+def _opened(name: str) -> "SearchStudy":
+    """Opens a search by name or folder to look at it."""
+    from workbench.commands.search_progress import require_optuna
+
+    require_optuna()
+    from workbench.search.study import SearchStudy
+    from workbench.store.run import is_path
+    from workbench.store.searches import searches_root
+
+    if not name:
+        raise ConfigError("name a search.")
+    return SearchStudy.read(Path(name) if is_path(name) else searches_root() / name)
 
 
 @search_app.command("space", cls=Verb)

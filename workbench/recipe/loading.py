@@ -15,17 +15,26 @@ from workbench.recipe.inherit import InheritingConfig
 from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
 from workbench.resources import share_path
 from workbench.store.groups import own_arm_name
+from workbench.store.searches import found_recipes, searches_root
 
 
 def recipe_path(name: str) -> Path:
-    """Returns the path of a recipe, given as a file or as the name of a shipped one.
+    """Returns the path of a recipe, given as a file, as the name of a shipped one, or as ``found/NAME`` if a search has found it.
 
     Raises:
-        RunError: the name is neither; the message lists the shipped recipes.
+        RunError: the name is none of these; the message lists the shipped recipes, or those that were found.
     """
     path = Path(name)
     if path.is_file():
         return path
+    if path.parts[:1] == ("found",):
+        recipes = found_recipes()
+        if name not in recipes:
+            known = ", ".join(recipes) or "none"
+            raise RunError(
+                f"no search in {searches_root()} has found a recipe '{name}'. Found there: {known}. 'search export' writes them."
+            )
+        return recipes[name]
     folder = share_path("recipes")
     for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
         if candidate.is_file():

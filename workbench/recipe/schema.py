@@ -188,6 +188,34 @@ class CacheConfig(BaseModel):
     """Name of the cache. Null uses the name of the recipe."""
 
 
+class LineageConfig(BaseModel):
+    """Says where a recipe that a search has found comes from. The search writes it, and it changes nothing."""
+
+    model_config = STRICT
+    search: str
+    """Name of the search."""
+    hash: str
+    """Hash of everything that says what a trial of the search means."""
+    space: str
+    """Version of the space of formulas."""
+    fitness: str
+    """Hash of the list of training images that were held out and measured the trials."""
+    candidate: str
+    """The distiller as the search writes it."""
+    study: str
+    """Part of the search that tried it: an input, or ``shares``."""
+    trial: int
+    """Number of its first trial in that study."""
+    repeats: tuple[int, ...] = ()
+    """Numbers of the trials that trained it again with fresh seeds."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of its first trial and of those repeats."""
+    mean: float | None = None
+    """Mean AP (0..1) of those repeats on the held-out images, the first trial left out. Null if there are none."""
+    commit: str | None = None
+    """Commit of the code that trained its first trial."""
+
+
 class Recipe(BaseModel):
     """Describes one experiment: data, student, teacher, methods and schedule."""
 
@@ -196,6 +224,8 @@ class Recipe(BaseModel):
     """Name of the experiment, which the names of its runs begin with. It has at most 61 letters, digits, dots, dashes and underscores."""
     note: str = ""
     """Free text that is stored with the run and changes nothing."""
+    lineage: LineageConfig | None = None
+    """The search that found the recipe. Null if a person wrote it."""
     seed: int = Field(0, ge=0)
     """Seed of the student's first weights, the order of the images and their augmentation."""
     data: DataConfig
@@ -262,7 +292,7 @@ class Recipe(BaseModel):
         tables valid. Whoever changes a default must therefore make the tables again.
         """
         values = _decisive(self)
-        for key in ("seed", "note", "arms"):
+        for key in ("seed", "note", "lineage", "arms"):
             values.pop(key, None)
         values["data"].pop("path", None)
         values["train"].pop("workers", None)

@@ -6,8 +6,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, RunError
 from workbench.methods.detkds.genotype import INPUTS, Input, Mode
+from workbench.resources import share_path
 
 SamplerName = Literal["recommended", "family", "official", "tpe", "random"]
 
@@ -90,3 +91,17 @@ def load_plan(path: Path) -> SearchPlan:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, item['loc'])) or 'search'}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
         raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
+
+
+def plan_path(name: str) -> Path:
+    """Returns the file of a search, given as a file or as the name of a shipped one.
+
+    Raises:
+        RunError: the name is neither; the message lists the shipped searches.
+    """
+    path, folder = Path(name), share_path("recipes") / "search"
+    for candidate in (path, folder / name, folder / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    shipped = ", ".join(sorted(one.stem for one in folder.glob("*.yaml"))) or "none"
+    raise RunError(f"there is no search '{name}': no such file exists, and the shipped searches are {shipped}.")

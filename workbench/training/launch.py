@@ -166,7 +166,7 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
         but: keys that are not compared.
     """
     recipes = (stored_recipe(run.info()["recipe"], str(run.info_path)), recipe)
-    before, now = (flat(one.model_dump(mode="json", exclude={"arms"})) for one in recipes)
+    before, now = (flat(one.model_dump(mode="json", exclude={"arms", "lineage"})) for one in recipes)
     keys = [key for key in sorted({*before, *now}) if key not in (*_NO_RESULT, *but) and before.get(key) != now.get(key)]
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
 
