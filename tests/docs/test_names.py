@@ -37,7 +37,11 @@ def unknown(call: str) -> list[str]:
     command, place = COMMANDS, 0
     while hasattr(command, "commands") and place < len(words) and not words[place].startswith("--"):
         if words[place] not in command.commands:
-            return [words[place]]
+            default = getattr(command, "default", None)
+            if default is None or not (words[place].isupper() or (ROOT / "recipes" / "search" / f"{words[place]}.yaml").is_file()):
+                return [words[place]]
+            command = command.commands[default]
+            break
         command, place = command.commands[words[place]], place + 1
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     return [word for word in words[place:] if word.startswith("--") and word not in known]

@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
 
-from tests.flows import command
+from tests.flows import InProcess, command
 from tests.search.examples import PLAN, TableTrainer, plan
+from workbench.errors import RunError
 from workbench.methods.detkds.config import DetKDSConfig
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.search.found import candidate_of, export, ranking
@@ -56,6 +57,27 @@ def test_a_search_runs_shows_itself_and_writes_what_it_found(plan_file: Path, tm
     # once more, there is nothing left to train
     code, _, _ = command("search", str(plan_file), "--plain")
     assert code == 0 and len(SearchStudy.read(tmp_path / "searches" / "tried").records("logits")) == len(search.records("logits"))
+
+
+def broken(*given):
+    raise RunError("the disk is full")
+
+
+def test_several_workers_are_processes_of_their_own_and_their_errors_are_shown(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from workbench.commands import search_progress
+
+    monkeypatch.setattr(search_progress, "subprocess", SimpleNamespace(Popen=InProcess, DEVNULL=None, STDOUT=None))
+    InProcess.started.clear()
+    code, out, err = command("search", str(plan_file), "--workers", "2")
+    assert (code, err) == (0, "") and "6 of 6" in out
+    assert [words[:4] for words in InProcess.started] == [["search", "run", str(plan_file), "--worker"]] * 2
+    plan_file.write_text(plan_file.read_text().replace("trials: 6", "trials: 9"))
+    monkeypatch.setattr(Opened, "train", broken)
+    code, _, err = command("search", str(plan_file), "--workers", "2")
+    assert code == 5 and "a worker of search 'tried' ended with code 5" in err and "workbench: the disk is full" in err
+    assert not [r for r in SearchStudy.read(tmp_path / "searches" / "tried").records("logits") if r.open]
 
 
 def test_what_was_found_is_the_recipe_with_the_best_distiller_and_its_lineage(plan_file: Path, tmp_path: Path):

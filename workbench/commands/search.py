@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 class _SearchVerbs(Verbs):
     """Takes ``search PLAN`` for ``search run PLAN``."""
 
+    default = "run"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
-        return super().parse_args(ctx, ["run", *args] if named else args)
+        return super().parse_args(ctx, [self.default, *args] if named else args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return ["PLAN|COMMAND", "[OPTIONS]"]
@@ -27,7 +29,7 @@ class _SearchVerbs(Verbs):
 
 search_app = typer.Typer(
     cls=_SearchVerbs,
-    help="Search for the best distiller: 'workbench search PLAN' begins or continues one.",
+    help="Search for the best distiller.\n\n'workbench search PLAN' begins a search, or continues it.",
     add_completion=False,
     rich_markup_mode=None,
 )
