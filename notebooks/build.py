@@ -21,7 +21,7 @@ from PIL import Image
 FOLDER = Path(__file__).parent
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-SECONDS_A_CELL = 3600
+SECONDS_A_CELL = 4 * 3600  # the longest trains for 45 quiet minutes
 LARGE = 120_000  # bytes; a larger PNG becomes a JPEG
 _DRAW = """async figure => {
   const place = document.getElementById("figure");
