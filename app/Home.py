@@ -25,6 +25,7 @@ pages = [
     st.Page("screens/masks.py", title="Selection masks", icon=":material/gradient:"),
     st.Page("screens/image.py", title="Matching explorer", icon=":material/image_search:"),
     st.Page("screens/error_types.py", title="Errors", icon=":material/rule:", url_path="errors"),
+    st.Page("screens/search.py", title="Search", icon=":material/account_tree:"),
     st.Page("screens/caches_and_runs.py", title="Caches and runs", icon=":material/database:", url_path="storage"),
 ]
 st.navigation(pages, position="top").run()

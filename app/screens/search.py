@@ -1,0 +1,230 @@
+"""Shows a search for a distiller while it runs and after it: trials, best candidates, what survives, the space, gates and cost."""
+
+from importlib.util import find_spec
+
+import pandas as pd
+import streamlit as st
+
+from lib import choices, page
+from workbench.errors import pip_install
+from workbench.store.searches import search_folders, searches_root
+from workbench.views import search as views
+
+if find_spec("optuna") is None:
+    page.banner("info", "A search needs Optuna", f"Run: {pip_install('search')}")
+    st.stop()
+
+from lib import held_searches as held
+
+NUMBER = st.column_config.NumberColumn
+PARTS = {
+    "trials": "Trials", "best": "Best candidates", "survivors": "What survives", "space": "The space", "gates": "Gates, rungs and cost",
+    "searches": "All searches",
+}  # fmt: skip
+OPERATIONS = {
+    "does": st.column_config.TextColumn("what it does", width="large"), "function": st.column_config.TextColumn("function"),
+    "file": st.column_config.TextColumn("file", width="medium"), "line": NUMBER("line", width=60),
+}  # fmt: skip
+SHARES = {
+    "share": NUMBER("of the best 20 %", format="%.0f %%", help="Share of the choice among the best 20 % of the trained trials."),
+    "proposed": NUMBER("of all trained", format="%.0f %%", help="Share of the choice among all trained trials."),
+    "trials": NUMBER("n", help="Trials that were trained to their end."),
+}  # fmt: skip
+COSTS = {
+    "what": st.column_config.TextColumn("what became of it"), "seconds": NUMBER("CPU (s)", format="%.0f"),
+    "each": NUMBER("each (s)", format="%.1f"),
+}  # fmt: skip
+root = searches_root()
+
+
+@st.fragment(run_every=page.REFRESH_SECONDS)
+def watch(before: object) -> None:
+    """Runs the page again as soon as a journal has changed or a search has begun; until then it only looks at the files' times."""
+    if seen() != before:
+        st.rerun()
+
+
+def seen() -> object:
+    """Returns what the page depends on: which searches there are, and the state of the one that it shows."""
+    folders = search_folders(root)
+    shown = next((folder for folder in folders if folder.name == st.session_state.get("search")), None)
+    return sorted(folders), shown and held.moment(shown)
+
+
+folders = {folder.name: folder for folder in search_folders(root)}
+if not folders:
+    st.subheader("No searches yet", anchor=False)
+    st.caption("This page shows the searches in the folder below and looks for new ones every few seconds. This command begins one:")
+    st.code(f"WORKBENCH_SEARCHES={root.resolve()} workbench search shapes_fcos --workers 2", language=None)
+    watch(seen())
+    st.stop()
+
+bar = st.columns([3, 2, 7], vertical_alignment="bottom")
+name = choices.select(bar[0], "Search", "search", list(folders), next(iter(folders)), help="The search that changed last comes first.")
+at = held.moment(folders[name])
+
+
+@page.guarded("This search cannot be shown")
+def body() -> None:
+    """Shows the headline, and the chosen part."""
+    read = held.read(at)
+    if not read.records:
+        page.banner("info", "No trial yet", "Trials appear here as soon as a worker has begun one.")
+        return
+    running = next((study for study, one in read.stages.items() if one.open or one.repeating), next(reversed(read.records)))
+    study = choices.select(bar[1], "Study", "study", list(read.records), running, help="An input whose formulas are searched, or the "
+                           "shares of the best formulas together.")  # fmt: skip
+    choices.write_address(search=name, study=study)
+    headline(read, study)
+    part = choices.part(PARTS)
+    if part == "trials":
+        trials(study)
+    elif part == "best":
+        best(study)
+    elif part == "survivors":
+        survivors(study)
+    elif part == "space":
+        space(study)
+    elif part == "gates":
+        gates(study)
+    else:
+        searches()
+
+
+def headline(read: held.Read, study: str) -> None:
+    """Shows how far the study is, its best mean, the noise, and the cost of the whole search."""
+    cells = st.columns(5)
+    one, leaders = read.stages.get(study), held.table(at, study, "leaders")
+    if one is not None:
+        cells[0].metric("Trials trained", f"{one.trained} of {one.target}", help=f"{one.open + one.repeating} running or waiting, "
+                        f"{one.repeats} repeats done.")  # fmt: skip
+    if leaders.empty:
+        cells[1].metric("Best AP, fresh seeds", "–", help="The best candidates are trained with fresh seeds when all trials of the "
+                        "study are done. Until then nobody knows which is best: the best single trial is mostly a lucky one.")  # fmt: skip
+    else:
+        last = leaders.iloc[-1]
+        between = "" if pd.isna(last["low"]) else f" ({last['low']:.1f} to {last['high']:.1f})"
+        cells[1].metric("Best AP, fresh seeds", f"{last['mean']:.1f}{between}", help=f"Mean over {last['n']} fresh seeds of the candidate "
+                        f"of trial {last['number']}, with its 95 % interval.")  # fmt: skip
+    spread = held.table(at, study, "noise")
+    cells[2].metric("Spread between seeds", "–" if spread is None else f"{100 * spread:.2f} AP", help="Standard deviation of AP between "
+                    "fresh seeds of one candidate, over all repeated candidates of the study.")  # fmt: skip
+    cost = read.cost
+    cells[3].metric("Cost so far", views.duration(cost.spent), help=f"CPU time of the whole search: {cost.trials} of {cost.total} trials "
+                    "and repeats.")  # fmt: skip
+    cells[4].metric("To come", "–" if cost.left is None else views.duration(cost.left), help="CPU time of the trials and repeats that are "
+                    "left, at the mean of those so far.")  # fmt: skip
+
+
+@st.fragment
+@page.guarded("The trials cannot be shown")
+def trials(study: str) -> None:
+    """Shows all trials of a study, and the chosen one in detail."""
+    table, leaders = held.table(at, study, "trials"), held.table(at, study, "leaders")
+    firsts = table[~table["repeat"]].set_index("number")
+    head = st.columns([6, 6], vertical_alignment="bottom")
+    chosen: int | None = None
+    if len(firsts):
+        default = int(firsts.index[-1]) if leaders.empty else int(leaders["number"].iloc[-1])
+        names = views.trial_names(firsts)
+        chosen = choices.select(head[0], "Trial", "trial", sorted(names), default, format_func=names.__getitem__, help="Or click a mark. "
+                                "Type to look for an operation.")  # fmt: skip
+    figure = views.trials_figure(table, held.table(at, study, "rungs"), leaders, chosen)
+    counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
+    page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
+    if chosen is not None:
+        detail(study, chosen)
+        choices.write_address(trial=chosen)
+
+
+def choose_trial() -> None:
+    """Stores the trial whose mark was clicked."""
+    found = choices.clicked("search-trials")
+    if found:
+        st.session_state["trial"] = found[0]
+
+
+def detail(study: str, number: int) -> None:
+    """Shows what a trial trained: its equation, what came out, where its operations are computed, and how a recipe uses it."""
+    record = next(one for one in held.read(at).records[study] if one.number == number and not one.repeat)
+    found = held.details(at, record)
+    st.markdown(f"**Trial {number}**")
+    st.text(record.candidate)
+    if record.reason:
+        st.text(f"{record.gate or record.state}: {record.reason}")
+    if found is None:
+        st.caption("Its choices leave nothing to train.")
+        return
+    left, right = st.columns([1.15, 1], gap="medium")
+    with left:
+        for name, share, equation, meaning in found.equations:
+            st.latex(equation)
+            page.note(f"{name}, at {share:g} times the detection gradient. {meaning}")
+        page.note("Student (S) and teacher (T) pass through the same steps. Angle brackets are the mean over all that is left.")
+        places = pd.DataFrame(list(found.operations)).drop(columns="input" if len(found.equations) == 1 else [])
+        st.dataframe(places, hide_index=True, row_height=28, key="operations", column_config=OPERATIONS)
+    with right:
+        st.code(found.entry, language="yaml")
+        page.note(f"This entry in a recipe trains with the formula. 'workbench search export {at.folder.name} --top 3' writes whole "
+                  "recipes of the candidates that were trained with fresh seeds.")  # fmt: skip
+
+
+@page.guarded("The best candidates cannot be shown")
+def best(study: str) -> None:
+    """Shows the candidates that were trained again, with their intervals."""
+    table = held.table(at, study, "means")
+    meaning = f"{views.MEANS_CAPTION} n = {len(table)} candidates, {int(table['n'].sum())} repeats of study {study}."
+    page.chart(views.means_figure(table), "search-means", meaning, table)
+
+
+@page.guarded("What survives cannot be shown")
+def survivors(study: str) -> None:
+    """Shows how common each choice is among the best trials as the search goes on."""
+    table = held.table(at, study, "survivors")
+    last = table[table["trials"] == table["trials"].max()]
+    n = 0 if table.empty else int(table["trials"].max())
+    page.chart(views.survivors_figure(table), "search-survivors", f"{views.SURVIVORS_CAPTION} n = {n} trials of study {study}.", table)
+    shown = last.assign(choice=last["choice"].astype(str), share=100 * last["share"], proposed=100 * last["proposed"])
+    st.dataframe(shown[["position", "choice", "share", "proposed", "trials"]], hide_index=True, row_height=28, key="survivor-table",
+                 column_config=SHARES)  # fmt: skip
+
+
+@page.guarded("The space cannot be shown")
+def space(study: str) -> None:
+    """Shows the trained formulas as parallel coordinates."""
+    table, positions = held.table(at, study, "space")
+    meaning = f"{views.SPACE_CAPTION} n = {len(table)} trials of study {study}."
+    page.chart(views.space_figure(table, positions), "search-space", meaning, table)
+
+
+@page.guarded("The gates cannot be shown")
+def gates(study: str) -> None:
+    """Shows what was refused and why, how well rungs tell the end, and what trials cost."""
+    plan = held.read(at).plan
+    st.markdown("**Ended early**")
+    table = held.table(at, study, "rejections")
+    meaning = "R0: the formula cannot work; R1: its gradient on a batch; R2: training collapsed; rung: others were better there. "
+    page.chart(views.rejections_figure(table), "search-rejections", f"{meaning}n = {int(table['trials'].sum())} trials of study {study}.",
+               table)  # fmt: skip
+    st.markdown("**Rungs**")
+    points, rungs = held.table(at, study, "calibration")
+    meaning = f"{views.RUNGS_CAPTION} The limit is {plan.correlation:g}, measured on at least {plan.unpruned} trials."
+    page.chart(views.rungs_figure(points, rungs, plan.correlation, plan.unpruned), "search-rungs", f"{meaning} n = {len(points)} points.",
+               points)  # fmt: skip
+    st.markdown("**Cost**")
+    costs = held.table(at, study, "cost")
+    st.dataframe(costs.assign(what=costs["what"].map(views.KINDS)), hide_index=True, row_height=28, key="cost-table", column_config=COSTS)
+    page.note(f"CPU seconds of the {int(costs['trials'].sum())} trials and repeats of study {study} that have ended.")
+
+
+def searches() -> None:
+    """Lists all searches."""
+    st.dataframe(held.all_searches(list(folders.values())), hide_index=True, row_height=28, key="searches", placeholder="–")
+    page.note(f"n = {len(folders)} searches in {root.resolve()}. Workers may run while you look. These commands end the search that is "
+              "shown above after its running trials, write its best candidates as recipes, and open its journal in Optuna's dashboard:")  # fmt: skip
+    journal = folders[name].resolve() / "journal.log"
+    st.code(f"workbench search stop {name}\nworkbench search export {name} --top 3\noptuna-dashboard {journal}", language=None)
+
+
+body()
+watch(seen())

@@ -1,0 +1,350 @@
+"""Shows a search for a distiller: its trials with their rungs, the best means, what survives, the space, and what rungs tell.
+
+The tables come from ``workbench.search.shown``; AP is in points.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.views.style import (
+    COLOURS,
+    GREY,
+    Chart,
+    faded,
+    interval,
+    laid_out,
+    plain,
+    quiet,
+    reach,
+    run_style,
+    saying,
+    with_names,
+)
+
+TRIALS_CAPTION = (
+    "A large mark is a trial's AP on the held-out images at its end, or at the rung that ended it; small marks joined to it are its rungs "
+    "before. Crosses at the bottom were refused by a gate before they had an AP. Diamonds repeat one of the best candidates with a fresh "
+    "seed. The line is the best mean over fresh seeds with its 95 % interval (Student's t, spread of all repeated candidates "
+    "together); the best single trial is not shown as the best, because luck helped to pick it."
+)
+MEANS_CAPTION = (
+    "Candidates that were trained again. Filled marks are fresh seeds, bars their mean with its 95 % interval. The open mark is the trial "
+    "that made the candidate one of the best; it does not count, and mostly lies too high."
+)
+SURVIVORS_CAPTION = (
+    "Share of each choice among the best 20 % of the trials that had been trained by then (to their end, repeats left out), in canonical "
+    "form. A choice that fades is one that does not survive; one that darkens is one that the search keeps."
+)
+SPACE_CAPTION = (
+    "One line for each trial that was trained to its end, coloured by its AP. Drag along an axis to keep the lines that pass there, on "
+    "several axes at once if you like; click an axis to undo it. Lines are moved a little within a choice, so that they can be told apart."
+)
+RUNGS_CAPTION = (
+    "The first trials of the study, which run to their end whatever a rung says. A rung may end later trials only if Spearman's rank "
+    "correlation with the end reaches the limit of the plan."
+)
+OUTCOMES = {
+    "trained": ("trained to its end", COLOURS[0], "circle"),
+    "rung": ("ended at a rung", COLOURS[4], "circle"),
+    "refused": ("refused by a gate", COLOURS[1], "x-thin"),
+    "failed": ("failed", GREY, "x-thin"),
+}
+KINDS = {kind: name for kind, (name, *_) in OUTCOMES.items()} | {"repeat": "repeat with a fresh seed"}
+_BEST = COLOURS[2]
+_REPEAT = COLOURS[3]
+_MANY = 1500  # marks; above it the browser draws them on its graphics card
+_AP_SCALE = ((0.0, "#7A5AA6"), (0.35, "#CC5C97"), (0.7, "#E8833A"), (1.0, "#F2B134"))  # all of them stand out from white and from black
+
+
+def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFrame, chosen: int | None = None) -> go.Figure:
+    """Draws the trials of a study in the order in which they ended.
+
+    Args:
+        trials: ``shown.trial_table``.
+        rungs: ``shown.rung_table``.
+        leaders: ``shown.leader_table``.
+        chosen: number of a trial to point at.
+    """
+    if trials.empty:
+        return saying("No trial has ended yet.")
+    figure = Chart()
+    marks = "scattergl" if len(trials) + len(rungs) > _MANY else "scatter"
+    measured = trials.dropna(subset=["ap"])
+    bottom, top = reach(measured["ap"].to_numpy(), rungs["ap"].to_numpy(), leaders[["mean", "low", "high"]].to_numpy(float), zero=True)
+    floor = bottom - 0.04 * (top - bottom)
+    _add_leaders(figure, leaders, len(trials))
+    _add_rungs(figure, measured, rungs, marks)
+    for kind, (name, colour, symbol) in OUTCOMES.items():
+        own = trials[(trials["outcome"] == kind) & ~trials["repeat"]]
+        if len(own):
+            marker = {"color": colour, "size": 8 if symbol == "circle" else 7, "symbol": symbol, "line": {"width": 0}}
+            marker |= {"line": {"width": 1.4, "color": colour}} if symbol != "circle" else {}
+            _add_trials(figure, own, own["ap"].fillna(floor), f"{name} ({len(own)})", marker, marks)
+    again = trials[trials["repeat"]].dropna(subset=["ap"])
+    if len(again):
+        marker = {"color": _REPEAT, "size": 8, "symbol": "diamond", "line": {"width": 0}}
+        _add_trials(figure, again, again["ap"], f"repeat with a fresh seed ({len(again)})", marker, marks)
+    pointed = trials[~trials["repeat"] & (trials["number"] == chosen)]
+    if len(pointed):
+        ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"width": 2, "color": COLOURS[1]}}
+        figure.add_scatter(
+            x=pointed["place"], y=pointed["ap"].fillna(floor), mode="markers", marker=ring, showlegend=False, hoverinfo="skip"
+        )
+    figure.update_xaxes(title_text="trials and repeats, in the order in which they ended", range=reach(trials["place"].to_numpy()))
+    figure.update_yaxes(title_text="AP", range=[floor - 0.03 * (top - bottom), top])
+    return quiet(figure, 430, legend_y=1.02)
+
+
+def _add_leaders(figure: go.Figure, leaders: pd.DataFrame, last: int) -> None:
+    """Adds the best mean as steps over the band of its interval."""
+    if leaders.empty:
+        return
+    steps = pd.concat([leaders, leaders.tail(1).assign(place=max(last, int(leaders["place"].iloc[-1])))])
+    known = steps.dropna(subset=["low"])
+    if len(known):
+        edges = [_stairs(known["place"].to_numpy(), known[name].to_numpy()) for name in ("low", "high")]
+        (x, low), (_, high) = edges
+        figure.add_scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself", fillcolor=faded(_BEST, 0.18),
+                           line_width=0, mode="lines", hoverinfo="skip", showlegend=False)  # fmt: skip
+    texts = [f"{plain(row.candidate)}<br>mean {row.mean:.2f}{_between(row.low, row.high)}<br>n = {row.n} fresh seeds"
+             for row in steps.itertuples()]  # fmt: skip
+    figure.add_scatter(x=steps["place"], y=steps["mean"], mode="lines", line={"color": _BEST, "width": 2.2, "shape": "hv"},
+                       name="best mean over fresh seeds", hovertext=texts, hovertemplate="%{hovertext}<extra></extra>")  # fmt: skip
+
+
+def _stairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the corners of a line that keeps each value until the next."""
+    return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+
+
+def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame, marks: str) -> None:
+    """Adds a small mark for each rung, and a thin line from a trial's first rung to its end."""
+    if rungs.empty:
+        return
+    first = rungs.sort_values("step").groupby("place", sort=True)["ap"].first()
+    ends = measured.set_index("place")["ap"]
+    both = pd.concat([first.rename("rung"), ends], axis=1, join="inner")
+    x = np.column_stack([both.index, both.index, np.full(len(both), np.nan)]).ravel()
+    y = np.column_stack([both["rung"], both["ap"], np.full(len(both), np.nan)]).ravel()
+    figure.add_trace({"type": marks, "x": x, "y": y, "mode": "lines", "line": {"color": faded(GREY, 0.45), "width": 1}, "hoverinfo": "skip",
+                      "showlegend": False})  # fmt: skip
+    figure.add_trace({
+        "type": marks, "x": rungs["place"], "y": rungs["ap"], "mode": "markers", "name": "at a rung",
+        "marker": {"color": faded(GREY, 0.9), "size": 4, "line": {"width": 0}}, "customdata": rungs[["number", "step"]].to_numpy(),
+        "hovertemplate": "trial %{customdata[0]}, step %{customdata[1]}<br>AP %{y:.2f}<extra></extra>",
+    })  # fmt: skip
+
+
+def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, marker: dict[str, Any], marks: str) -> None:
+    texts = [
+        f"{'repeat of trial' if row.repeat else 'trial'} {int(row.repeat_of if row.repeat else row.number)}"
+        f"{'' if np.isnan(row.ap) else f', AP {row.ap:.2f}'}<br>{plain(row.candidate)}"
+        + (f"<br>{plain(row.gate)}: {plain(row.reason)}" if row.gate else f"<br>{plain(row.reason)}" if row.reason else "")
+        for row in own.itertuples()
+    ]
+    shown = own["repeat_of"].fillna(own["number"]).astype(int)
+    figure.add_trace({
+        "type": marks, "x": own["place"], "y": y, "mode": "markers", "name": name, "marker": marker, "hovertext": texts,
+        "customdata": shown.to_numpy()[:, None], "hovertemplate": "%{hovertext}<extra></extra>",
+    })  # fmt: skip
+
+
+def means_figure(table: pd.DataFrame) -> go.Figure:
+    """Draws the candidates of ``shown.mean_table``, the best at the top."""
+    if table.empty:
+        return saying("No candidate has been trained with fresh seeds yet.")
+    figure, place = Chart(), np.arange(len(table))
+    texts = [f"{plain(row.candidate)}<br>mean {row.mean:.2f}{_between(row.low, row.high)}<br>n = {row.n} fresh seeds"
+             for row in table.itertuples()]  # fmt: skip
+    figure.add_scatter(
+        x=table["mean"], y=place, mode="markers", name="mean over fresh seeds",
+        hovertext=texts, hovertemplate="%{hovertext}<extra></extra>",
+        marker={"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": _BEST}},
+        error_x=interval([table[name].to_numpy(float) for name in ("mean", "low", "high")], _BEST),
+    )  # fmt: skip
+    seeds = [(index, value) for index, values in enumerate(table["values"]) for value in values]
+    figure.add_scatter(x=[value for _, value in seeds], y=[index for index, _ in seeds], mode="markers", name="fresh seed",
+                       marker={"color": _REPEAT, "size": 8, "symbol": "diamond"}, hovertemplate="AP %{x:.2f}<extra></extra>")  # fmt: skip
+    figure.add_scatter(
+        x=table["first"], y=place, mode="markers", name="first trial, not counted", hovertemplate="AP %{x:.2f}<extra></extra>",
+        marker={"color": COLOURS[0], "size": 9, "symbol": "circle-open", "line": {"width": 1.6}},
+    )  # fmt: skip
+    values = [table[name].to_numpy(float) for name in ("low", "high", "mean", "first")]
+    figure.update_xaxes(title_text="AP", range=reach(*values, np.array([value for _, value in seeds])))
+    names = [plain(f"{row.number} · {_short(str(row.candidate))}") for row in table.itertuples()]
+    return with_names(quiet(figure, 110 + 30 * len(table), legend_y=1.02), names)
+
+
+def survivors_figure(table: pd.DataFrame) -> go.Figure:
+    """Draws the share of each choice among the best fifth over the trials of ``shown.survivor_table``, one plot for each position."""
+    if table.empty:
+        return saying("No trial has been trained to its end yet.")
+    positions = list(dict.fromkeys(table["position"]))
+    columns = min(len(positions), 2)
+    rows = -(-len(positions) // columns)
+    orders = {position: _by_end(table[table["position"] == position]) for position in positions}
+    tall = [max(len(orders[position]) for position in positions[row * columns : (row + 1) * columns]) for row in range(rows)]
+    figure = make_subplots(rows, columns, subplot_titles=[plain(name) for name in positions], row_heights=[max(n, 3) for n in tall],
+                           vertical_spacing=0.1 if rows > 1 else 0, horizontal_spacing=0.17, figure=Chart())  # fmt: skip
+    moments = sorted(table["trials"].unique())
+    for index, position in enumerate(positions):
+        row, column = index // columns + 1, index % columns + 1
+        own, order = table[table["position"] == position], orders[position]
+        grids = [own.pivot(index="choice", columns="trials", values=name).reindex(index=order, columns=moments).fillna(0)
+                 for name in ("share", "proposed")]  # fmt: skip
+        figure.add_heatmap(
+            x=moments, y=list(range(len(order))), z=100 * grids[0].to_numpy(), customdata=100 * grids[1].to_numpy(), zmin=0, zmax=100,
+            colorscale=((0, faded(COLOURS[0], 0.06)), (0.25, faded(COLOURS[0], 0.45)), (1, COLOURS[0])), showscale=index == 0,
+            hovertext=[[plain(choice)] * len(moments) for choice in order], ygap=1,
+            colorbar={"title": {"text": "% of the best fifth", "side": "right"}, "thickness": 10, "outlinewidth": 0, "x": 1.01},
+            hovertemplate="%{hovertext} after %{x} trials<br>%{z:.0f} % of the best fifth, %{customdata:.0f} % of all<extra></extra>",
+            row=row, col=column,
+        )  # fmt: skip
+        names = [f"{plain(choice)}  {100 * grids[0].loc[choice].iloc[-1]:.0f} %" for choice in order]
+        figure.update_yaxes(tickvals=list(range(len(order))), ticktext=names, range=[len(order) - 0.5, -0.5], showgrid=False,
+                            row=row, col=column)  # fmt: skip
+        figure.update_xaxes(title_text="trials trained" if row == rows or index + columns >= len(positions) else "", showgrid=False,
+                            range=_edges(moments), row=row, col=column)  # fmt: skip
+    height = 110 + sum(20 * max(n, 3) for n in tall) + 50 * (rows - 1)
+    return quiet(figure, height, margin={"l": 170, "r": 90, "t": 34, "b": 44})
+
+
+def _by_end(own: pd.DataFrame) -> list[Any]:
+    """Returns the choices of a position, the most common among the best at the end first."""
+    last = own[own["trials"] == own["trials"].max()]
+    first = list(last.sort_values(["share", "proposed"], ascending=False, kind="stable")["choice"])
+    return first + [choice for choice in dict.fromkeys(own["choice"]) if choice not in first]
+
+
+def _edges(moments: Sequence[int]) -> list[float]:
+    """Returns the ends of an axis of cells around the moments."""
+    if len(moments) == 1:
+        return [moments[0] - 0.5, moments[0] + 0.5]
+    return [moments[0] - (moments[1] - moments[0]) / 2, moments[-1] + (moments[-1] - moments[-2]) / 2]
+
+
+def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
+    """Draws the trials of ``shown.space_table`` as lines across the positions, coloured by AP; axes can be brushed."""
+    if table.empty:
+        return saying("No trial has been trained to its end yet.")
+    axes: list[dict[str, Any]] = []
+    shift = np.random.default_rng(0).uniform(-0.28, 0.28, (len(table), len(positions)))
+    for index, position in enumerate(positions):
+        choices = sorted(dict.fromkeys(table[position]), key=lambda one: (isinstance(one, str), one))
+        code = {choice: place for place, choice in enumerate(choices)}
+        axes.append({
+            "label": plain(position), "values": (table[position].map(code) + shift[:, index]).tolist(), "range": [-0.5, len(choices) - 0.5],
+            "tickvals": list(range(len(choices))), "ticktext": [plain(choice) for choice in choices],
+        })  # fmt: skip
+    ap = table["ap"].to_numpy(float)
+    axes.append({"label": "AP", "values": ap.tolist(), "range": reach(ap), "tickformat": ".1f"})
+    order = np.argsort(ap, kind="stable")  # the best are drawn last, over the others
+    for axis in axes:
+        axis["values"] = [axis["values"][place] for place in order]
+    figure = Chart(go.Parcoords(
+        dimensions=axes, uirevision="kept", unselected_line={"color": "#8C8C8C", "opacity": 0.08},
+        line={"color": ap[order].tolist(), "colorscale": _AP_SCALE, "cmin": float(ap.min()), "cmax": float(max(ap.max(), ap.min() + 1e-9)),
+              "showscale": True, "colorbar": {"title": {"text": "AP"}, "thickness": 10, "outlinewidth": 0}},
+    ))  # fmt: skip
+    # an axis of this kind is no axis of a plot, and its lines have no legend
+    return laid_out(figure, height=480, margin={"l": 90, "r": 70, "t": 56, "b": 24}, paper_bgcolor="rgba(0,0,0,0)", font={"size": 12})
+
+
+def rungs_figure(points: pd.DataFrame, rungs: pd.DataFrame, limit: float, least: int) -> go.Figure:
+    """Draws AP at each rung against AP at the end, with the rank correlation.
+
+    Args:
+        points: first table of ``shown.calibration_table``.
+        rungs: its second table.
+        limit: least correlation at which a rung ends trials.
+        least: number of trials on which it must have been measured.
+    """
+    if rungs.empty:
+        return saying("No first trial has run to its end yet, so nothing is known about rungs.")
+    titles = [f"step {int(row.step)}: {_told(row.correlation, int(row.n), limit, least)}" for row in rungs.itertuples()]
+    figure = make_subplots(1, len(rungs), subplot_titles=[plain(title) for title in titles], horizontal_spacing=0.08, figure=Chart())
+    for column, row in enumerate(rungs.itertuples(), 1):
+        own = points[points["step"] == row.step]
+        figure.add_scatter(
+            x=own["rung"], y=own["end"], mode="markers", marker={"color": run_style(column - 1)[0], "size": 8}, showlegend=False,
+            customdata=own[["number"]].to_numpy(), row=1, col=column,
+            hovertemplate="trial %{customdata[0]}<br>AP at the rung %{x:.2f}<br>AP at the end %{y:.2f}<extra></extra>",
+        )  # fmt: skip
+        figure.update_xaxes(title_text="AP at the rung", range=reach(own["rung"].to_numpy()), row=1, col=column)
+        figure.update_yaxes(title_text="AP at the end" if column == 1 else "", range=reach(own["end"].to_numpy()), row=1, col=column)
+    return quiet(figure, 320, margin={"l": 56, "r": 12, "t": 34, "b": 44})
+
+
+def _told(correlation: float, trials: int, limit: float, least: int) -> str:
+    if np.isnan(correlation):
+        return f"rank correlation not defined, n = {trials}"
+    verdict = "ends trials" if correlation >= limit and trials >= least else "ends none"
+    return f"rank correlation {correlation:.2f}, n = {trials}; {verdict}"
+
+
+def rejections_figure(table: pd.DataFrame) -> go.Figure:
+    """Draws how many trials each gate ended, by reason (``shown.rejection_table``)."""
+    if table.empty:
+        return saying("No gate has ended a trial yet.")
+    names = [plain(f"{row.gate}: {_short(str(row.reason), 70)}") for row in table.itertuples()]
+    figure = Chart()
+    for index, gate in enumerate(dict.fromkeys(table["gate"])):
+        own = np.flatnonzero(table["gate"] == gate)
+        figure.add_bar(
+            x=table["trials"].iloc[own], y=own, orientation="h", name=plain(gate), hovertext=[plain(table["reason"].iloc[n]) for n in own],
+            marker={"color": run_style(index)[0], "line_width": 0}, hovertemplate="%{hovertext}<br>%{x} trials<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="trials", range=reach(table["trials"].to_numpy(float), zero=True))
+    drawn = with_names(quiet(figure, 110 + 22 * len(table), barmode="overlay", bargap=0.3, legend_y=1.02), names)
+    longest = max(map(len, names))
+    return laid_out(drawn, margin={**drawn.layout.margin.to_plotly_json(), "l": 24 + int(5.9 * longest)})
+
+
+def curves_figure(curves: pd.DataFrame) -> go.Figure:
+    """Draws how good the best formula is that samplers have found after each trial, with intervals over their seeds.
+
+    Args:
+        curves: ``sampler``, ``trial``, ``ap`` (points), ``low``, ``high``, ``n`` (seeds).
+    """
+    figure = Chart()
+    for position, sampler in enumerate(dict.fromkeys(curves["sampler"])):
+        own = curves[curves["sampler"] == sampler].sort_values("trial")
+        colour, dash = run_style(position)
+        x = own["trial"].to_numpy()
+        figure.add_scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([own["low"], own["high"][::-1]]), fill="toself",
+                           fillcolor=faded(colour, 0.15), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)  # fmt: skip
+        figure.add_scatter(
+            x=x, y=own["ap"], name=plain(sampler), mode="lines", line={"color": colour, "dash": dash, "width": 2}, customdata=own["n"],
+            hovertemplate=f"{plain(sampler)} after %{{x}} trials: AP %{{y:.2f}}<br>%{{customdata}} seeds<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="trials", range=reach(curves["trial"].to_numpy(float)))
+    figure.update_yaxes(title_text="best AP so far", range=reach(curves[["ap", "low", "high"]].to_numpy(float)))
+    return quiet(figure, 420)
+
+
+def trial_names(firsts: pd.DataFrame) -> dict[int, str]:
+    """Returns the name of each trial in a list: number, formula and AP. The rows of ``shown.trial_table`` are indexed by number."""
+    return {
+        number: f"{number} · {candidate} · {'not measured' if np.isnan(ap) else f'AP {ap:.2f}'}"
+        for number, candidate, ap in zip(firsts.index.tolist(), firsts["candidate"], firsts["ap"], strict=True)
+    }
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in a unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _between(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f" (95 %: {low:.2f} to {high:.2f})"
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
