@@ -10,6 +10,8 @@ STYLE = f"""
 [data-testid='stCaptionContainer'] p {{line-height: 1.35}}
 .stPlotlyChart .main-svg {{background: none !important}}
 .stPlotlyChart text[style*='fill: rgb{page.INK}'] {{fill: currentColor !important}}
+.stPlotlyChart .parcoords text {{text-shadow: none !important}}
+[data-testid='stMetricValue'] {{font-size: 1.4rem}}
 .stPlotlyChart .modebar-btn path {{fill: currentColor !important; opacity: 0.5}}
 """
 

@@ -1,5 +1,6 @@
 """Shows a search for a distiller while it runs and after it: trials, best candidates, what survives, the space, gates and cost."""
 
+import shlex
 from importlib.util import find_spec
 
 import pandas as pd
@@ -22,13 +23,15 @@ PARTS = {
     "searches": "All searches",
 }  # fmt: skip
 OPERATIONS = {
-    "does": st.column_config.TextColumn("what it does", width="large"), "function": st.column_config.TextColumn("function"),
-    "file": st.column_config.TextColumn("file", width="medium"), "line": NUMBER("line", width=60),
+    "position": st.column_config.TextColumn(width=80), "choice": st.column_config.TextColumn(width=150),
+    "file": st.column_config.TextColumn(width=330), "line": NUMBER("line", width=60, format="%d"),
+    "function": st.column_config.TextColumn(width=170), "does": st.column_config.TextColumn("what the function does", width=640),
 }  # fmt: skip
+LISTED = {"changed": st.column_config.TextColumn("last change (UTC)"), "share_trials": NUMBER("trials of shares"),
+          "repeated": NUMBER("repeated candidates"), "repeats": NUMBER("fresh seeds")}  # fmt: skip
 SHARES = {
     "share": NUMBER("of the best 20 %", format="%.0f %%", help="Share of the choice among the best 20 % of the trained trials."),
     "proposed": NUMBER("of all trained", format="%.0f %%", help="Share of the choice among all trained trials."),
-    "trials": NUMBER("n", help="Trials that were trained to their end."),
 }  # fmt: skip
 COSTS = {
     "what": st.column_config.TextColumn("what became of it"), "seconds": NUMBER("CPU (s)", format="%.0f"),
@@ -55,7 +58,7 @@ folders = {folder.name: folder for folder in search_folders(root)}
 if not folders:
     st.subheader("No searches yet", anchor=False)
     st.caption("This page shows the searches in the folder below and looks for new ones every few seconds. This command begins one:")
-    st.code(f"WORKBENCH_SEARCHES={root.resolve()} workbench search shapes_fcos --workers 2", language=None)
+    st.code(f"WORKBENCH_SEARCHES={shlex.quote(str(root.resolve()))} workbench search shapes_fcos --workers 2", language=None)
     watch(seen())
     st.stop()
 
@@ -96,8 +99,9 @@ def headline(read: held.Read, study: str) -> None:
     cells = st.columns(5)
     one, leaders = read.stages.get(study), held.table(at, study, "leaders")
     if one is not None:
-        cells[0].metric("Trials trained", f"{one.trained} of {one.target}", help=f"{one.open + one.repeating} running or waiting, "
-                        f"{one.repeats} repeats done.")  # fmt: skip
+        running = one.open + one.repeating
+        cells[0].metric("Trials trained", f"{one.trained} of {one.target}", f"{running} running" if running else None, delta_color="off",
+                        delta_arrow="off", help=f"{running} running or waiting, {one.repeats} repeats done.")  # fmt: skip
     if leaders.empty:
         cells[1].metric("Best AP, fresh seeds", "–", help="The best candidates are trained with fresh seeds when all trials of the "
                         "study are done. Until then nobody knows which is best: the best single trial is mostly a lucky one.")  # fmt: skip
@@ -122,16 +126,17 @@ def trials(study: str) -> None:
     """Shows all trials of a study, and the chosen one in detail."""
     table, leaders = held.table(at, study, "trials"), held.table(at, study, "leaders")
     firsts = table[~table["repeat"]].set_index("number")
-    head = st.columns([6, 6], vertical_alignment="bottom")
+    above, below = st.container(), st.container()  # the figure points at the trial that is chosen below it
     chosen: int | None = None
     if len(firsts):
         default = int(firsts.index[-1]) if leaders.empty else int(leaders["number"].iloc[-1])
         names = views.trial_names(firsts)
-        chosen = choices.select(head[0], "Trial", "trial", sorted(names), default, format_func=names.__getitem__, help="Or click a mark. "
-                                "Type to look for an operation.")  # fmt: skip
-    figure = views.trials_figure(table, held.table(at, study, "rungs"), leaders, chosen)
-    counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
-    page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
+        chosen = choices.select(below, "Trial", "trial", sorted(names), default, format_func=names.__getitem__, width=760,
+                                help="Or click a mark. Type to look for an operation.")  # fmt: skip
+    with above:
+        figure = views.trials_figure(table, held.table(at, study, "rungs"), leaders, chosen)
+        counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
+        page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
     if chosen is not None:
         detail(study, chosen)
         choices.write_address(trial=chosen)
@@ -148,8 +153,6 @@ def detail(study: str, number: int) -> None:
     """Shows what a trial trained: its equation, what came out, where its operations are computed, and how a recipe uses it."""
     record = next(one for one in held.read(at).records[study] if one.number == number and not one.repeat)
     found = held.details(at, record)
-    st.markdown(f"**Trial {number}**")
-    st.text(record.candidate)
     if record.reason:
         st.text(f"{record.gate or record.state}: {record.reason}")
     if found is None:
@@ -161,12 +164,13 @@ def detail(study: str, number: int) -> None:
             st.latex(equation)
             page.note(f"{name}, at {share:g} times the detection gradient. {meaning}")
         page.note("Student (S) and teacher (T) pass through the same steps. Angle brackets are the mean over all that is left.")
-        places = pd.DataFrame(list(found.operations)).drop(columns="input" if len(found.equations) == 1 else [])
-        st.dataframe(places, hide_index=True, row_height=28, key="operations", column_config=OPERATIONS)
     with right:
         st.code(found.entry, language="yaml")
         page.note(f"This entry in a recipe trains with the formula. 'workbench search export {at.folder.name} --top 3' writes whole "
                   "recipes of the candidates that were trained with fresh seeds.")  # fmt: skip
+    columns = ["input"] * (len(found.equations) > 1) + ["position", "choice", "file", "line", "function", "does"]
+    places = pd.DataFrame(list(found.operations))[columns]
+    st.dataframe(places, hide_index=True, row_height=28, key="operations", column_config=OPERATIONS)
 
 
 @page.guarded("The best candidates cannot be shown")
@@ -185,7 +189,7 @@ def survivors(study: str) -> None:
     n = 0 if table.empty else int(table["trials"].max())
     page.chart(views.survivors_figure(table), "search-survivors", f"{views.SURVIVORS_CAPTION} n = {n} trials of study {study}.", table)
     shown = last.assign(choice=last["choice"].astype(str), share=100 * last["share"], proposed=100 * last["proposed"])
-    st.dataframe(shown[["position", "choice", "share", "proposed", "trials"]], hide_index=True, row_height=28, key="survivor-table",
+    st.dataframe(shown[["position", "choice", "share", "proposed"]], hide_index=True, row_height=28, key="survivor-table",
                  column_config=SHARES)  # fmt: skip
 
 
@@ -219,11 +223,13 @@ def gates(study: str) -> None:
 
 def searches() -> None:
     """Lists all searches."""
-    st.dataframe(held.all_searches(list(folders.values())), hide_index=True, row_height=28, key="searches", placeholder="–")
-    page.note(f"n = {len(folders)} searches in {root.resolve()}. Workers may run while you look. These commands end the search that is "
-              "shown above after its running trials, write its best candidates as recipes, and open its journal in Optuna's dashboard:")  # fmt: skip
-    journal = folders[name].resolve() / "journal.log"
-    st.code(f"workbench search stop {name}\nworkbench search export {name} --top 3\noptuna-dashboard {journal}", language=None)
+    st.dataframe(held.all_searches(list(folders.values())), hide_index=True, row_height=28, key="searches", placeholder="–",
+                 column_config=LISTED)  # fmt: skip
+    page.note(f"n = {len(folders)} searches in {root.resolve()}. Workers may run while you look.")
+    st.caption("These commands end the search chosen above after its running trials, write its best candidates as recipes, and open its "
+               "journal in optuna-dashboard:")  # fmt: skip
+    own, journal = shlex.quote(name), shlex.quote(str(folders[name].resolve() / "journal.log"))
+    st.code(f"workbench search stop {own}\nworkbench search export {own} --top 3\noptuna-dashboard {journal}", language=None)
 
 
 body()

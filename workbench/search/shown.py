@@ -96,10 +96,10 @@ def mean_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
 
 def survivor_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
     """Returns how common each choice is among the best fifth as a search goes on: ``trials``, ``position``, ``choice``, ``share``,
-    ``proposed`` (its share among all trained trials). The end is the last of about 40 moments.
+    ``proposed`` (its share among all trained trials). The end is the last of at most 40 moments, which are 5 trials or more apart.
     """
     trained = sum(record.value is not None and not record.repeat for record in records)
-    rows = survivors(records, max(1, trained // _MOMENTS))
+    rows = survivors(records, max(5, -(-trained // _MOMENTS)))
     return pd.DataFrame(
         [(row.trials, row.position, row.gene, row.share, row.proposed) for row in rows],
         columns=["trials", "position", "choice", "share", "proposed"],
@@ -175,7 +175,8 @@ def details(plan: SearchPlan, record: TrialRecord) -> Details | None:
     candidate = candidate_of(record)
     equations = tuple((one.input, share, equation(one, plan.mode), MEANINGS[one.input]) for one, share in candidate.shares)
     places = tuple(place for one, _ in candidate.shares for place in code_of(one, plan.mode))
-    entry = yaml.safe_dump({"methods": [candidate.method(plan.mode, **plan.settings)]}, sort_keys=False)
+    method = candidate.method(plan.mode, **plan.settings)
+    entry = yaml.safe_dump({"methods": [{"method": method.pop("method"), **method}]}, sort_keys=False)
     return Details(equations, places, entry)
 
 

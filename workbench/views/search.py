@@ -34,7 +34,7 @@ TRIALS_CAPTION = (
 )
 MEANS_CAPTION = (
     "Candidates that were trained again. Filled marks are fresh seeds, bars their mean with its 95 % interval. The open mark is the trial "
-    "that made the candidate one of the best; it does not count, and mostly lies too high."
+    "that made the candidate one of the best; it does not count, and tends to lie too high."
 )
 SURVIVORS_CAPTION = (
     "Share of each choice among the best 20 % of the trials that had been trained by then (to their end, repeats left out), in canonical "
@@ -42,7 +42,8 @@ SURVIVORS_CAPTION = (
 )
 SPACE_CAPTION = (
     "One line for each trial that was trained to its end, coloured by its AP. Drag along an axis to keep the lines that pass there, on "
-    "several axes at once if you like; click an axis to undo it. Lines are moved a little within a choice, so that they can be told apart."
+    "several axes at once if you like; click an axis to undo it. Lines are moved a little within a choice, so that they can be told apart. "
+    "The choice with the highest mean AP is at the top of its axis."
 )
 RUNGS_CAPTION = (
     "The first trials of the study, which run to their end whatever a rung says. A rung may end later trials only if Spearman's rank "
@@ -135,7 +136,8 @@ def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame, m
                       "showlegend": False})  # fmt: skip
     figure.add_trace({
         "type": marks, "x": rungs["place"], "y": rungs["ap"], "mode": "markers", "name": "at a rung",
-        "marker": {"color": faded(GREY, 0.9), "size": 4, "line": {"width": 0}}, "customdata": rungs[["number", "step"]].to_numpy(),
+        "marker": {"color": faded(GREY, 0.9), "size": 4, "line": {"width": 0}}, "unselected": {"marker": {"opacity": 1}},
+        "customdata": rungs[["number", "step"]].to_numpy(),
         "hovertemplate": "trial %{customdata[0]}, step %{customdata[1]}<br>AP %{y:.2f}<extra></extra>",
     })  # fmt: skip
 
@@ -190,7 +192,7 @@ def survivors_figure(table: pd.DataFrame) -> go.Figure:
     orders = {position: _by_end(table[table["position"] == position]) for position in positions}
     tall = [max(len(orders[position]) for position in positions[row * columns : (row + 1) * columns]) for row in range(rows)]
     figure = make_subplots(rows, columns, subplot_titles=[plain(name) for name in positions], row_heights=[max(n, 3) for n in tall],
-                           vertical_spacing=0.1 if rows > 1 else 0, horizontal_spacing=0.17, figure=Chart())  # fmt: skip
+                           vertical_spacing=0.15 if rows > 1 else 0, horizontal_spacing=0.17, figure=Chart())  # fmt: skip
     moments = sorted(table["trials"].unique())
     for index, position in enumerate(positions):
         row, column = index // columns + 1, index % columns + 1
@@ -210,7 +212,7 @@ def survivors_figure(table: pd.DataFrame) -> go.Figure:
                             row=row, col=column)  # fmt: skip
         figure.update_xaxes(title_text="trials trained" if row == rows or index + columns >= len(positions) else "", showgrid=False,
                             range=_edges(moments), row=row, col=column)  # fmt: skip
-    height = 110 + sum(20 * max(n, 3) for n in tall) + 50 * (rows - 1)
+    height = 110 + int(sum(20 * max(n, 3) for n in tall) / (1 - 0.15 * (rows - 1)))
     return quiet(figure, height, margin={"l": 170, "r": 90, "t": 34, "b": 44})
 
 
@@ -235,7 +237,7 @@ def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
     axes: list[dict[str, Any]] = []
     shift = np.random.default_rng(0).uniform(-0.28, 0.28, (len(table), len(positions)))
     for index, position in enumerate(positions):
-        choices = sorted(dict.fromkeys(table[position]), key=lambda one: (isinstance(one, str), one))
+        choices = _worst_first(table, position)
         code = {choice: place for place, choice in enumerate(choices)}
         axes.append({
             "label": plain(position), "values": (table[position].map(code) + shift[:, index]).tolist(), "range": [-0.5, len(choices) - 0.5],
@@ -253,6 +255,12 @@ def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
     ))  # fmt: skip
     # an axis of this kind is no axis of a plot, and its lines have no legend
     return laid_out(figure, height=480, margin={"l": 90, "r": 70, "t": 56, "b": 24}, paper_bgcolor="rgba(0,0,0,0)", font={"size": 12})
+
+
+def _worst_first(table: pd.DataFrame, position: str) -> list[Any]:
+    """Returns the choices of a position from the lowest mean AP to the highest; shares in their own order."""
+    means = table.groupby(position)["ap"].mean()
+    return list(means.sort_values(kind="stable").index) if all(isinstance(one, str) for one in means.index) else sorted(means.index)
 
 
 def rungs_figure(points: pd.DataFrame, rungs: pd.DataFrame, limit: float, least: int) -> go.Figure:
