@@ -11,6 +11,7 @@ STYLE = f"""
 .stPlotlyChart .main-svg {{background: none !important}}
 .stPlotlyChart text[style*='fill: rgb{page.INK}'] {{fill: currentColor !important}}
 .stPlotlyChart .parcoords text {{text-shadow: none !important}}
+.stPlotlyChart .parcoords :is(.axis path, .axis line) {{stroke: currentColor !important; stroke-opacity: 0.5}}
 [data-testid='stMetricValue'] {{font-size: 1.4rem}}
 .stPlotlyChart .modebar-btn path {{fill: currentColor !important; opacity: 0.5}}
 """

@@ -100,6 +100,8 @@ def survivor_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
     """
     trained = sum(record.value is not None and not record.repeat for record in records)
     rows = survivors(records, max(5, -(-trained // _MOMENTS)))
+    order = {position: place for place, position in enumerate(dict.fromkeys(row.position for row in rows))}
+    rows.sort(key=lambda row: (row.trials, order[row.position], -row.share, -row.proposed))
     return pd.DataFrame(
         [(row.trials, row.position, row.gene, row.share, row.proposed) for row in rows],
         columns=["trials", "position", "choice", "share", "proposed"],

@@ -38,7 +38,7 @@ MEANS_CAPTION = (
 )
 SURVIVORS_CAPTION = (
     "Share of each choice among the best 20 % of the trials that had been trained by then (to their end, repeats left out), in canonical "
-    "form. A choice that fades is one that does not survive; one that darkens is one that the search keeps."
+    "form. A choice whose colour fades does not survive; one whose colour grows strong is what the search keeps."
 )
 SPACE_CAPTION = (
     "One line for each trial that was trained to its end, coloured by its AP. Drag along an axis to keep the lines that pass there, on "
@@ -153,6 +153,7 @@ def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, m
     figure.add_trace({
         "type": marks, "x": own["place"], "y": y, "mode": "markers", "name": name, "marker": marker, "hovertext": texts,
         "customdata": shown.to_numpy()[:, None], "hovertemplate": "%{hovertext}<extra></extra>",
+        "unselected": {"marker": {"opacity": 1}},
     })  # fmt: skip
 
 
