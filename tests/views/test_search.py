@@ -1,0 +1,170 @@
+"""Figures of a search: what is drawn is what the tables hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.search.test_records import trial
+from workbench.search import shown
+from workbench.search.records import TrialRecord
+from workbench.views import search as views
+from workbench.views.style import plain
+
+HOSTILE = "<img src=x onerror=alert(1)> %{x} $y$"
+GENES = ("no", "satt", "no", "mask", "satt", "satt")
+
+
+def ended(number: int, **changes) -> TrialRecord:
+    """A trial without an AP at its end."""
+    return replace(trial(number, 0.0, state="PRUNED"), value=None, **changes)
+
+
+def records() -> list[TrialRecord]:
+    """Six trained trials, one that a rung ended, one that a gate refused, and two repeats of each of two."""
+    made = [
+        trial(n, 0.1 + 0.02 * n, rung=0.05 + 0.01 * n, genes={"t3": gene}, formulas=({"t3": gene},), unpruned=True, candidate=f"c{n}")
+        for n, gene in enumerate(GENES)
+    ]
+    made.append(ended(6, gate="rung", rungs={50: 0.04}, candidate="c6", reason="others were better"))
+    made.append(ended(7, gate="R1", rungs={}, candidate=HOSTILE, reason=HOSTILE))
+    for n, (of, value) in enumerate([(5, 0.18), (5, 0.2), (4, 0.16), (4, 0.14)]):
+        made.append(trial(n, value, repeat_of=of, ended=10.0 + n, seed=1 + n % 2))
+    return made
+
+
+def drawn(**changes):
+    own = records()
+    return views.trials_figure(shown.trial_table(own), shown.rung_table(own), shown.leader_table(own), **changes)
+
+
+def named(figure, name: str):
+    return next(trace for trace in figure.data if trace.name and trace.name.startswith(name))
+
+
+def test_every_trial_is_drawn_once_in_the_colour_of_what_became_of_it():
+    figure = drawn()
+    assert list(named(figure, "trained to its end").y) == pytest.approx([10, 12, 14, 16, 18, 20])
+    assert list(named(figure, "trained to its end").x) == [1, 2, 3, 4, 5, 6]
+    assert list(named(figure, "ended at a rung").y) == pytest.approx([4])
+    assert list(named(figure, "repeat").y) == pytest.approx([18, 20, 16, 14])
+    assert list(named(figure, "at a rung").y) == pytest.approx([5, 6, 7, 8, 9, 10])
+    colours = {named(figure, name).marker.color for name in ("trained", "ended", "refused", "repeat")}
+    assert len(colours) == 4
+    assert [trace.name for trace in figure.data if trace.name and "(" in trace.name] == [
+        "trained to its end (6)", "ended at a rung (1)", "refused by a gate (1)", "repeat with a fresh seed (4)",
+    ]  # fmt: skip
+
+
+def test_a_refused_trial_stands_below_every_ap_and_inside_the_axis():
+    figure = drawn()
+    low, high = figure.layout.yaxis.range
+    place = named(figure, "refused").y[0]
+    assert low < place < 0 < 20 < high
+
+
+def test_the_line_is_the_best_mean_and_never_the_best_single_trial():
+    line = named(drawn(), "best mean")
+    assert list(line.y) == pytest.approx([18, 19, 19, 19])  # the first seed alone; then both; then the interval changes; the end
+    assert list(line.x) == [9, 10, 12, 12]
+    assert max(line.y) < 20
+    assert "95 %" in line.hovertext[-1] and "n = 2 fresh seeds" in line.hovertext[-1]
+
+
+def test_a_click_on_a_repeat_means_the_trial_that_it_repeats():
+    figure = drawn()
+    assert [row[0] for row in named(figure, "repeat").customdata] == [5, 5, 4, 4]
+    assert [row[0] for row in named(figure, "trained").customdata] == list(range(6))
+
+
+def test_the_chosen_trial_is_pointed_at():
+    assert [list(trace.x) for trace in drawn(chosen=3).data if trace.marker.size == 16] == [[4]]
+    assert not [trace for trace in drawn().data if trace.marker.size == 16]
+
+
+def test_many_trials_are_drawn_by_the_graphics_card():
+    many = [trial(n, 0.1 + n / 1e5, rung=0.05, candidate="c") for n in range(1000)]
+    figure = views.trials_figure(shown.trial_table(many), shown.rung_table(many), shown.leader_table(many))
+    assert {trace.type for trace in figure.data} == {"scattergl"}
+    assert {trace.type for trace in drawn().data} == {"scatter"}
+
+
+def test_names_and_reasons_are_drawn_as_text():
+    assert HOSTILE not in str(drawn().to_dict())
+    assert plain(HOSTILE) in named(drawn(), "refused").hovertext[0]
+    table = pd.DataFrame({"gate": ["R1"], "trials": [3], "reason": [HOSTILE]})
+    assert HOSTILE not in str(views.rejections_figure(table).to_dict())
+    space = pd.DataFrame({"number": [0, 1], "ap": [1.0, 2.0], HOSTILE: [HOSTILE, "no"]})
+    assert HOSTILE not in str(views.space_figure(space, [HOSTILE]).to_dict())
+    curves = pd.DataFrame({"sampler": [HOSTILE], "trial": [1], "ap": [1.0], "low": [0.5], "high": [1.5], "n": [3]})
+    assert HOSTILE not in str(views.curves_figure(curves).to_dict())
+
+
+def test_means_show_seeds_interval_and_the_trial_that_was_picked():
+    table = shown.mean_table(records())
+    figure = views.means_figure(table)
+    assert list(named(figure, "mean").x) == pytest.approx([19, 15])
+    assert sorted(named(figure, "fresh seed").x) == pytest.approx([14, 16, 18, 20])
+    assert list(named(figure, "first trial").x) == pytest.approx([20, 18])
+    assert list(named(figure, "mean").error_x.array) == pytest.approx(list(table["high"] - table["mean"]))
+    assert list(figure.layout.yaxis.ticktext) == ["5 · c5", "4 · c4"]
+
+
+def test_survivors_are_cells_with_the_most_common_choice_at_the_top():
+    figure = views.survivors_figure(shown.survivor_table(records()))
+    cells = figure.data[0]
+    assert list(cells.x) == [5, 6]
+    # the best fifth of five trials is the fifth; of six it is the two last: all satt
+    assert np.asarray(cells.z).tolist() == [[100, 100], [0, 0], [0, 0]]
+    assert np.asarray(cells.customdata)[:, 1].tolist() == pytest.approx([50, 100 / 3, 100 / 6])
+    assert list(figure.layout.yaxis.ticktext) == ["satt  100 %", "no  0 %", "mask  0 %"]
+
+
+def test_the_space_has_an_axis_a_position_whose_best_choice_is_at_the_top():
+    table, positions = shown.space_table(records())
+    lines = views.space_figure(table, positions).data[0]
+    assert [axis.label for axis in lines.dimensions] == ["t3", "AP"]
+    means = table.groupby("t3")["ap"].mean()
+    assert list(lines.dimensions[0].ticktext) == sorted(means.index, key=lambda name: means[name])
+    ordered = table.sort_values("ap")
+    nearest = [lines.dimensions[0].ticktext[round(value)] for value in lines.dimensions[0]["values"]]
+    assert nearest == ordered["t3"].tolist()
+    assert list(lines.line.color) == pytest.approx(ordered["ap"].tolist())
+    assert list(lines.dimensions[1]["values"]) == pytest.approx(ordered["ap"].tolist())
+
+
+def test_shares_keep_their_own_order_on_an_axis():
+    table = pd.DataFrame({"number": [0, 1, 2], "ap": [3.0, 2.0, 1.0], "logits": [0.0, 3.0, 10.0]})
+    assert list(views.space_figure(table, ["logits"]).data[0].dimensions[0].ticktext) == ["0.0", "3.0", "10.0"]
+
+
+def test_a_rung_says_its_correlation_its_trials_and_whether_it_ends_trials():
+    points, rungs = shown.calibration_table(records())
+    for limit, least, said in [(0.6, 6, "ends trials"), (0.6, 7, "ends none")]:
+        figure = views.rungs_figure(points, rungs, limit, least)
+        assert figure.layout.annotations[0].text == f"step 50: rank correlation 1.00, n = 6; {said}"
+    assert list(figure.data[0].x) == pytest.approx([5, 6, 7, 8, 9, 10])
+    assert list(figure.data[0].y) == pytest.approx([10, 12, 14, 16, 18, 20])
+
+
+def test_rejections_are_bars_of_each_reason():
+    figure = views.rejections_figure(shown.rejection_table(records()))
+    assert {trace.name: list(trace.x) for trace in figure.data} == {"R1": [1], "rung": [1]}
+
+
+@pytest.mark.parametrize("figure", [
+    lambda: views.trials_figure(shown.trial_table([]), shown.rung_table([]), shown.leader_table([])),
+    lambda: views.means_figure(shown.mean_table([])), lambda: views.survivors_figure(shown.survivor_table([])),
+    lambda: views.space_figure(*shown.space_table([])), lambda: views.rungs_figure(*shown.calibration_table([]), 0.6, 16),
+    lambda: views.rejections_figure(shown.rejection_table([])),
+])  # fmt: skip
+def test_an_empty_study_is_a_sentence(figure):
+    assert figure().data == () and figure().layout.annotations[0].text.endswith(".")
+
+
+def test_curves_have_bands_over_seeds():
+    curves = pd.DataFrame({"sampler": ["a", "a", "b", "b"], "trial": [1, 2, 1, 2], "ap": [1.0, 2, 1, 3], "low": [0.5, 1, 0.5, 2],
+                           "high": [1.5, 3, 1.5, 4], "n": [5] * 4})  # fmt: skip
+    figure = views.curves_figure(curves)
+    assert [list(trace.y) for trace in figure.data] == [[0.5, 1, 3, 1.5], [1, 2], [0.5, 2, 4, 1.5], [1, 3]]
