@@ -151,11 +151,10 @@ def choose_trial() -> None:
 
 def detail(study: str, number: int) -> None:
     """Shows what a trial trained: its equation, what came out, where its operations are computed, and how a recipe uses it."""
-    record = next(one for one in held.read(at).records[study] if one.number == number and not one.repeat)
-    found = held.details(at, record)
-    if record.reason:
-        st.text(f"{record.gate or record.state}: {record.reason}")
-    if found is None:
+    found = held.trial_details(at, study, number)
+    if found.ended:
+        st.text(found.ended)
+    if not found.equations:
         st.caption("Its choices leave nothing to train.")
         return
     left, right = st.columns([1.15, 1], gap="medium")

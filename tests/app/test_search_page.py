@@ -245,4 +245,5 @@ def test_the_page_is_whole_in_both_themes_and_follows_the_journal(served: str, r
     x, y, number = page.evaluate(OTHER_MARK, int(chosen))
     page.mouse.click(x, y)
     page.wait_for_url(re.compile(rf"[?&]trial={number}(&|$)"))
-    page.wait_for_function("number => document.querySelector('.st-key-trial').textContent.includes(`${number} · `)", arg=number)
+    page.wait_for_function("number => [...document.querySelectorAll('.st-key-trial *')].some("
+                           "element => (element.value || element.textContent).startsWith(`${number} · `))", arg=number)  # fmt: skip

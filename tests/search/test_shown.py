@@ -14,6 +14,7 @@ from tests.search.test_records import trial
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.search import shown
 from workbench.search.candidate import Candidate, Outcome
+from workbench.search.reader import SearchReader
 from workbench.search.records import TrialRecord
 from workbench.search.study import SearchStudy
 from workbench.search.workers import work
@@ -157,7 +158,6 @@ def test_rejections_and_costs_count_every_trial(search: SearchStudy):
 def test_the_entry_of_a_trial_is_a_method_that_a_recipe_accepts(search: SearchStudy, tmp_path: Path):
     record = next(one for one in search.records("shares") if len(one.formulas) == 2 and not one.repeat)
     found = shown.details(search.plan, record)
-    assert found is not None
     recipe = yaml.safe_load(recipe_path("shapes").read_text())
     recipe.pop("arms", None)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe | yaml.safe_load(found.entry)))
@@ -171,7 +171,8 @@ def test_the_entry_of_a_trial_is_a_method_that_a_recipe_accepts(search: SearchSt
 
 
 def test_choices_that_leave_nothing_have_no_details(search: SearchStudy):
-    assert shown.details(search.plan, trial(0, 0.1)) is None
+    found = shown.details(search.plan, trial(0, 0.1, candidate="nothing", gate="R0", reason="every share is 0"))
+    assert (found.candidate, found.ended, found.equations, found.entry) == ("nothing", "R0: every share is 0", (), "")
 
 
 @pytest.mark.parametrize("table", [
@@ -196,3 +197,15 @@ def test_what_became_of_a_trial():
         "failed": trial(3, 0.1, state="FAIL"), "open": trial(4, 0.1, state="WAITING"),
     }  # fmt: skip
     assert {name: shown.outcome(record) for name, record in kinds.items()} == {name: name for name in kinds}
+
+
+def test_a_reader_sees_what_was_written_since(tmp_path: Path):
+    writer = opened(tmp_path / "tried")
+    reader = SearchReader(tmp_path / "tried")
+    assert reader.read().records == {}
+    asked = writer.ask("logits")
+    assert [one.open for one in reader.read().records["logits"]] == [True]
+    writer.tell(asked, Outcome(0.3, {50: 0.2, 100: 0.3}, seconds=2.0))
+    found = reader.read()
+    assert [one.value for one in found.records["logits"]] == [0.3]
+    assert found.stages["logits"].trained == 1 and found.cost.spent == 2.0 and found.plan == writer.plan

@@ -1,6 +1,6 @@
 """Turns the trials of a search into tables, as figures and pages show them. AP is in points (0..100) here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from workbench.search.equation import MEANINGS, equation
 from workbench.search.found import candidate_of
 from workbench.search.operation_code import Place, code_of
 from workbench.search.plan import SearchPlan
-from workbench.search.records import TrialRecord, best_so_far, calibration, means, rejections, survivors
+from workbench.search.records import TrialRecord, best_so_far, calibration, means, noise, rejections, survivors
 from workbench.store.searches import changed
 
 OUTCOMES = ("trained", "rung", "refused", "failed")
@@ -151,35 +151,47 @@ def cost_table(records: Iterable[TrialRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "trials", "seconds", "each"])
 
 
+TABLES: Mapping[str, Callable[[list[TrialRecord]], Any]] = {
+    "trials": trial_table, "rungs": rung_table, "leaders": leader_table, "means": mean_table, "survivors": survivor_table,
+    "space": space_table, "calibration": calibration_table, "rejections": rejection_table, "cost": cost_table, "noise": noise,
+}  # fmt: skip
+"""What a page asks of the trials of a study, by name."""
+
+
 @dataclass(frozen=True)
 class Details:
-    """What one candidate is.
+    """What a trial trained; without equations if its choices leave nothing to train.
 
     Attributes:
+        candidate: The candidate as text.
+        ended: What ended the trial early and why; empty if nothing did.
         equations: For each formula: its input, its share, its equation as LaTeX, and what the equation's letters mean.
         operations: Where each operation is computed.
         entry: The entry of a recipe that trains with it, as YAML.
     """
 
+    candidate: str
+    ended: str
     equations: tuple[tuple[str, float, str, str], ...]
     operations: tuple[Place, ...]
     entry: str
 
 
-def details(plan: SearchPlan, record: TrialRecord) -> Details | None:
-    """Returns what the candidate of a trial is; None if its choices leave nothing to train.
+def details(plan: SearchPlan, record: TrialRecord) -> Details:
+    """Returns what a trial trained.
 
     Raises:
         RunError: this version lacks one of its operations.
     """
+    ended = f"{record.gate or record.state}: {record.reason}" if record.reason else ""
     if not record.formulas:
-        return None
+        return Details(record.candidate, ended, (), (), "")
     candidate = candidate_of(record)
     equations = tuple((one.input, share, equation(one, plan.mode), MEANINGS[one.input]) for one, share in candidate.shares)
     places = tuple(place for one, _ in candidate.shares for place in code_of(one, plan.mode))
     method = candidate.method(plan.mode, **plan.settings)
     entry = yaml.safe_dump({"methods": [{"method": method.pop("method"), **method}]}, sort_keys=False)
-    return Details(equations, places, entry)
+    return Details(record.candidate, ended, equations, places, entry)
 
 
 def listed(folder: Path) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _add_leaders(figure: go.Figure, leaders: pd.DataFrame, last: int) -> None:
         figure.add_scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself", fillcolor=faded(_BEST, 0.18),
                            line_width=0, mode="lines", hoverinfo="skip", showlegend=False)  # fmt: skip
     texts = [f"{plain(row.candidate)}<br>mean {row.mean:.2f}{_between(row.low, row.high)}<br>n = {row.n} fresh seeds"
-             for row in steps.itertuples()]  # fmt: skip
+             for row in _rows(steps)]  # fmt: skip
     figure.add_scatter(x=steps["place"], y=steps["mean"], mode="lines", line={"color": _BEST, "width": 2.2, "shape": "hv"},
                        name="best mean over fresh seeds", hovertext=texts, hovertemplate="%{hovertext}<extra></extra>")  # fmt: skip
 
@@ -147,7 +147,7 @@ def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, m
         f"{'repeat of trial' if row.repeat else 'trial'} {int(row.repeat_of if row.repeat else row.number)}"
         f"{'' if np.isnan(row.ap) else f', AP {row.ap:.2f}'}<br>{plain(row.candidate)}"
         + (f"<br>{plain(row.gate)}: {plain(row.reason)}" if row.gate else f"<br>{plain(row.reason)}" if row.reason else "")
-        for row in own.itertuples()
+        for row in _rows(own)
     ]
     shown = own["repeat_of"].fillna(own["number"]).astype(int)
     figure.add_trace({
@@ -163,7 +163,7 @@ def means_figure(table: pd.DataFrame) -> go.Figure:
         return saying("No candidate has been trained with fresh seeds yet.")
     figure, place = Chart(), np.arange(len(table))
     texts = [f"{plain(row.candidate)}<br>mean {row.mean:.2f}{_between(row.low, row.high)}<br>n = {row.n} fresh seeds"
-             for row in table.itertuples()]  # fmt: skip
+             for row in _rows(table)]  # fmt: skip
     figure.add_scatter(
         x=table["mean"], y=place, mode="markers", name="mean over fresh seeds",
         hovertext=texts, hovertemplate="%{hovertext}<extra></extra>",
@@ -179,7 +179,7 @@ def means_figure(table: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     values = [table[name].to_numpy(float) for name in ("low", "high", "mean", "first")]
     figure.update_xaxes(title_text="AP", range=reach(*values, np.array([value for _, value in seeds])))
-    names = [plain(f"{row.number} · {_short(str(row.candidate))}") for row in table.itertuples()]
+    names = [plain(f"{row.number} · {_short(str(row.candidate))}") for row in _rows(table)]
     return with_names(quiet(figure, 110 + 30 * len(table), legend_y=1.02), names)
 
 
@@ -275,9 +275,9 @@ def rungs_figure(points: pd.DataFrame, rungs: pd.DataFrame, limit: float, least:
     """
     if rungs.empty:
         return saying("No first trial has run to its end yet, so nothing is known about rungs.")
-    titles = [f"step {int(row.step)}: {_told(row.correlation, int(row.n), limit, least)}" for row in rungs.itertuples()]
+    titles = [f"step {int(row.step)}: {_told(row.correlation, int(row.n), limit, least)}" for row in _rows(rungs)]
     figure = make_subplots(1, len(rungs), subplot_titles=[plain(title) for title in titles], horizontal_spacing=0.08, figure=Chart())
-    for column, row in enumerate(rungs.itertuples(), 1):
+    for column, row in enumerate(_rows(rungs), 1):
         own = points[points["step"] == row.step]
         figure.add_scatter(
             x=own["rung"], y=own["end"], mode="markers", marker={"color": run_style(column - 1)[0], "size": 8}, showlegend=False,
@@ -300,7 +300,7 @@ def rejections_figure(table: pd.DataFrame) -> go.Figure:
     """Draws how many trials each gate ended, by reason (``shown.rejection_table``)."""
     if table.empty:
         return saying("No gate has ended a trial yet.")
-    names = [plain(f"{row.gate}: {_short(str(row.reason), 70)}") for row in table.itertuples()]
+    names = [plain(f"{row.gate}: {_short(str(row.reason), 70)}") for row in _rows(table)]
     figure = Chart()
     for index, gate in enumerate(dict.fromkeys(table["gate"])):
         own = np.flatnonzero(table["gate"] == gate)
@@ -311,7 +311,7 @@ def rejections_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="trials", range=reach(table["trials"].to_numpy(float), zero=True))
     drawn = with_names(quiet(figure, 110 + 22 * len(table), barmode="overlay", bargap=0.3, legend_y=1.02), names)
     longest = max(map(len, names))
-    return laid_out(drawn, margin={**drawn.layout.margin.to_plotly_json(), "l": 24 + int(5.9 * longest)})
+    return laid_out(drawn, margin={"l": 24 + int(5.9 * longest), "r": 12, "t": 56, "b": 44})
 
 
 def curves_figure(curves: pd.DataFrame) -> go.Figure:
@@ -349,6 +349,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    """Returns the rows of a table, with its columns as attributes."""
+    return list(table.itertuples())
 
 
 def _between(low: float, high: float) -> str:
