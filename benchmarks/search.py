@@ -28,7 +28,8 @@ from workbench.search.space import gate
 from workbench.search.trainer import TrialTrainer
 from workbench.search.trial import Trial, method_of, trial_setup
 
-GATED, GATE_REPEATS, TRIAL_REPEATS, MAP_REPEATS = 100, 20, 5, 3
+GATED, GATE_REPEATS, MAP_REPEATS = 100, 20, 3
+PART = 10  # steps between two measurements of a trial
 IMAGES = 16  # in a batch of the pair on shapes
 HEIGHT, WIDTH, BATCH, TARGETS = 800, 1333, 2, 7
 CANDIDATE = NAMED["released_global"]
@@ -71,38 +72,43 @@ def _trials(folder: Path) -> Iterator[Figure]:
     def trial() -> Trial:
         return Trial(trial_setup(trainer.shared, method_of(candidate, plan), 0), "cpu", trainer.cache, trainer.split.kept)
 
-    made = trial()
-    made.begin()
+    def begun() -> Trial:
+        made = trial()
+        made.begin()
+        return made
+
+    made, other = begun(), trial()
     gates = interleaved({"R1": lambda: made._gradients([0])}, GATE_REPEATS, warmup=2, clock=time.process_time)["R1"]
     yield Figure("gate R1 of a formula", 1000 * float(np.median(gates)), "ms", "<= 100", repeats=GATE_REPEATS)
-
-    for _ in range(trainer.rungs[0]):
-        made.advance()
+    batches, run = other.loader.iterate(0), step_of(other.setup, other.setup.recipe, other.setup.methods)
 
     def bare() -> None:
-        """Trains the steps that a user would write, on the same batches from the same cache."""
-        own = trial()
-        run = step_of(own.setup, own.setup.recipe, own.setup.methods)
-        for step in range(plan.steps):
-            run(own.loader.batch(step))
+        """Trains steps that a user would write, on the same batches from the same cache."""
+        for _ in range(PART):
+            run(next(batches))
 
-    rungs, trainer.rungs = len(trainer.rungs), ()
+    def steps() -> None:
+        for _ in range(PART):
+            made.advance()
+
     functions: dict[str, Callable[[], object]] = {
-        "build": trial, "bare": bare, "trial": lambda: trainer.train(candidate, 0), "rung": lambda: trainer._rung.ap(made),
-        "end": lambda: trainer._end.ap(made),
+        "begin": begun, "bare": bare, "steps": steps, "rung": lambda: trainer._rung.ap(made), "end": lambda: trainer._end.ap(made),
     }  # fmt: skip
     # process time of one thread, so that other processes do not count
-    seconds = interleaved(functions, TRIAL_REPEATS, clock=time.process_time)
-    steps = seconds["bare"] - seconds["build"]
-    yield Figure("a trial, evaluation included", float(np.median(seconds["trial"] + rungs * seconds["rung"])), "s", repeats=TRIAL_REPEATS)
+    seconds = interleaved(functions, plan.steps // PART - 1, clock=time.process_time)
+    whole = {name: values * (plan.steps / PART if name in ("bare", "steps") else 1) for name, values in seconds.items()}
+    around, rungs = whole["begin"] + whole["steps"] - whole["bare"], len(trainer.rungs) * whole["rung"]
+    repeats = len(around)
+    together = whole["begin"] + whole["steps"] + rungs + whole["end"]
+    yield Figure("a trial, evaluation included", float(np.median(together)), "s", repeats=repeats)
     parts = (
-        ("student, gates and weights of a trial / its bare steps", seconds["trial"] - seconds["end"] - steps, "<= 0.05"),
-        ("the same with its rungs / its bare steps", seconds["trial"] - seconds["end"] + rungs * seconds["rung"] - steps, "<= 0.12"),
-        ("evaluation at the end / bare steps of a trial", seconds["end"], None),
+        ("student, gates and weights of a trial / its bare steps", around, "<= 0.05"),
+        ("the same with its rungs / its bare steps", around + rungs, "<= 0.12"),
+        ("evaluation at the end / bare steps of a trial", whole["end"], None),
     )
     for name, cost, target in parts:
-        ratio = median_ratio(cost, steps)
-        yield Figure(name, ratio.value, "x", target, (ratio.low, ratio.high), TRIAL_REPEATS)
+        ratio = median_ratio(cost, whole["bare"])
+        yield Figure(name, ratio.value, "x", target, (ratio.low, ratio.high), repeats)
 
 
 def _large_maps() -> Iterator[Figure]:

@@ -58,14 +58,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
     Example:
         >>> recipe = load_recipe(Path("recipes/shapes.yaml"), ["train.steps=300"], arm="features")
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a recipe. Expected a mapping with keys such as {', '.join(Recipe.model_fields)}.")
+    values = read_mapping(path, "recipe", Recipe.model_fields)
     arms = values.get("arms") or {}
     own_arm = own_arm_name(bool(values.get("methods")))
     if arm in arms:
@@ -75,6 +68,28 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
     for override in overrides:
         values = _changed(values, _override(override))
     return parse_recipe(values, str(path))
+
+
+def read_mapping(path: Path, what: str, keys: typing.Iterable[str]) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        what: what it is, for messages: ``recipe`` or ``search``.
+        keys: keys that it may have.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a {what}. Expected a mapping with keys such as {', '.join(keys)}.")
+    return typing.cast("dict[str, Any]", values)
 
 
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:

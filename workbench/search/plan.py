@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from workbench.errors import ConfigError, RunError
 from workbench.methods.detkds.genotype import INPUTS, Input, Mode
+from workbench.recipe.loading import read_mapping
 from workbench.resources import share_path
 
 SamplerName = Literal["recommended", "family", "official", "tpe", "random"]
@@ -78,14 +78,7 @@ def load_plan(path: Path) -> SearchPlan:
     Raises:
         ConfigError: the file is unreadable, or a setting is unknown, of the wrong type or out of bounds.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the search {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not a search. Expected a mapping with keys such as {', '.join(SearchPlan.model_fields)}.")
+    values = read_mapping(path, "search", SearchPlan.model_fields)
     try:
         return SearchPlan.model_validate(values)
     except ValidationError as error:
