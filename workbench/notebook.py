@@ -11,6 +11,8 @@ Example:
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from workbench.analysis.detection.ap_tests import Verdict, compare_ap
@@ -21,7 +23,7 @@ from workbench.analysis.results.of_runs import Results
 from workbench.commands.progress import cell_listener
 from workbench.datasets.check import check
 from workbench.datasets.opening import open_dataset
-from workbench.errors import RunError
+from workbench.errors import MissingExtraError, RunError, pip_install
 from workbench.export.onnx_file import export_onnx
 from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
@@ -132,7 +134,46 @@ def compare(baseline: Mapping[int, Run], other: Mapping[int, Run], split: str = 
     return compare_ap(truth, first, second)
 
 
+def fitness_table(path: str | None = None) -> Any:
+    """Returns a table of formulas whose AP is known, to search in without training; see ``search.table.FitnessTable``.
+
+    Args:
+        path: its file; by default the one that comes with the checkout.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        RunError: there is no table.
+
+    Example:
+        >>> wb.fitness_table().race(["random", "recommended"], trials=60)
+    """
+    _require_optuna()
+    from workbench.search.table import FitnessTable
+
+    return FitnessTable.read(Path(path) if path else None)
+
+
+def survivors(trials: Sequence[Any]) -> Any:
+    """Returns how common each choice is among the best fifth of the trials as a search goes on; ``figures.survivors`` draws it.
+
+    Args:
+        trials: of ``FitnessTable.search``, or of a study of a real search.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+    """
+    _require_optuna()
+    from workbench.search.shown import survivor_table
+
+    return survivor_table(trials)
+
+
+def _require_optuna() -> None:
+    if find_spec("optuna") is None:
+        raise MissingExtraError(f"a search needs Optuna. Run: {pip_install('search')}")
+
+
 __all__ = [
-    "Run", "check", "compare", "diagnose", "evaluate", "export_onnx", "export_transformers", "figures", "load_recipe", "open_data",
-    "open_dataset", "predict", "register", "stepper", "summary", "train",
+    "Run", "check", "compare", "diagnose", "evaluate", "export_onnx", "export_transformers", "figures", "fitness_table", "load_recipe",
+    "open_data", "open_dataset", "predict", "register", "stepper", "summary", "survivors", "train",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from workbench.views import error_types as error_views
 from workbench.views import image as image_views
 from workbench.views import masks as mask_views
 from workbench.views import overview, stability, training, value
+from workbench.views import search as search_views
 from workbench.views.catalog import catalog
 from workbench.views.style import noted, saying
 
@@ -189,6 +190,16 @@ def cost_differences(run: Run, baseline: Run, split: str = "val") -> go.Figure:
     """Draws by how much the cost of each type of error differs from the baseline's, with intervals and verdicts."""
     pair = [last_with_detections(one, split) for one in (baseline, run)]
     return error_views.difference_figure(RESULTS.compared_errors(*pair)[0])
+
+
+def sampler_curves(curves: pd.DataFrame) -> go.Figure:
+    """Draws how good the best formula is that each sampler has found, with intervals over its seeds; of ``FitnessTable.race``."""
+    return search_views.curves_figure(curves)
+
+
+def survivors(table: pd.DataFrame) -> go.Figure:
+    """Draws how common each choice is among the best fifth of a search as it goes on; of ``wb.survivors``."""
+    return search_views.survivors_figure(table)
 
 
 def image_rows(run: Run, image_id: int, step: int | None = None, split: str = "val") -> tuple[pd.DataFrame, pd.DataFrame]:
