@@ -14,7 +14,7 @@
 #
 # A formula of DetKDS takes the same maps of student and teacher through three transformations and compares them by a distance. There are
 # thousands, and a trial trains a student for each. This notebook trains nothing: all 305 different formulas of a grid were trained twice
-# beforehand, for 150 steps on one pair, so that a search of an hour can be repeated a hundred times in a minute.
+# beforehand, for 150 steps on one pair, so that a search of 60 trials can be repeated fifty times in seconds.
 
 # %%
 import os
@@ -90,7 +90,7 @@ best = max(trials, key=lambda trial: trial.value)
 Math(equation(Genotype("global", **best.genes), "corrected"))
 
 # %% [markdown]
-# Here a formula has one AP. In a real search each trial has one seed, and the best of many trials is mostly a lucky one. A real search
+# Here a formula has one AP. In a real search each trial has one seed, and the best of many trials tends to be a lucky one. A real search
 # therefore trains its best five again with fresh seeds, and reports their mean with an interval.
 #
 # ## A search of your own

@@ -104,7 +104,7 @@ def headline(read: held.Read, study: str) -> None:
                         delta_arrow="off", help=f"{running} running or waiting, {one.repeats} repeats done.")  # fmt: skip
     if leaders.empty:
         cells[1].metric("Best AP, fresh seeds", "–", help="The best candidates are trained with fresh seeds when all trials of the "
-                        "study are done. Until then nobody knows which is best: the best single trial is mostly a lucky one.")  # fmt: skip
+                        "study are done. Until then nobody knows which is best: the best single one tends to be lucky.")  # fmt: skip
     else:
         last = leaders.iloc[-1]
         between = "" if pd.isna(last["low"]) else f" ({last['low']:.1f} to {last['high']:.1f})"

@@ -326,7 +326,7 @@ def curves_figure(curves: pd.DataFrame) -> go.Figure:
         colour, dash = run_style(position)
         x = own["trial"].to_numpy()
         figure.add_scatter(x=np.concatenate([x, x[::-1]]), y=np.concatenate([own["low"], own["high"][::-1]]), fill="toself",
-                           fillcolor=faded(colour, 0.15), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)  # fmt: skip
+                           fillcolor=faded(colour, 0.1), line_width=0, mode="lines", hoverinfo="skip", showlegend=False)  # fmt: skip
         figure.add_scatter(
             x=x, y=own["ap"], name=plain(sampler), mode="lines", line={"color": colour, "dash": dash, "width": 2}, customdata=own["n"],
             hovertemplate=f"{plain(sampler)} after %{{x}} trials: AP %{{y:.2f}}<br>%{{customdata}} seeds<extra></extra>",
