@@ -134,8 +134,10 @@ def trials(study: str) -> None:
         chosen = choices.select(below, "Trial", "trial", sorted(names), default, format_func=names.__getitem__, width=760,
                                 help="Or click a mark. Type to look for an operation.")  # fmt: skip
     with above:
-        figure = views.trials_figure(table, held.table(at, study, "rungs"), leaders, chosen)
+        rungs = held.table(at, study, "rungs")
+        figure = views.trials_figure(table, rungs, leaders, chosen)
         counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
+        counts += " Rungs are left out, because there are too many." if views.without_rungs(table, rungs) else ""
         page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
     if chosen is not None:
         detail(study, chosen)
@@ -196,7 +198,9 @@ def survivors(study: str) -> None:
 def space(study: str) -> None:
     """Shows the trained formulas as parallel coordinates."""
     table, positions = held.table(at, study, "space")
+    drawn = len(views.drawn_of(table))
     meaning = f"{views.SPACE_CAPTION} n = {len(table)} trials of study {study}."
+    meaning += f" {drawn} are drawn, the best and an even sample of the others." if drawn < len(table) else ""
     page.chart(views.space_figure(table, positions), "search-space", meaning, table)
 
 

@@ -83,11 +83,23 @@ def test_the_chosen_trial_is_pointed_at():
     assert not [trace for trace in drawn().data if trace.marker.size == 16]
 
 
-def test_many_trials_are_drawn_by_the_graphics_card():
+def test_many_trials_are_drawn_by_the_graphics_card_and_without_rungs():
     many = [trial(n, 0.1 + n / 1e5, rung=0.05, candidate="c") for n in range(1000)]
-    figure = views.trials_figure(shown.trial_table(many), shown.rung_table(many), shown.leader_table(many))
-    assert {trace.type for trace in figure.data} == {"scattergl"}
+    tables = shown.trial_table(many), shown.rung_table(many)
+    figure = views.trials_figure(*tables, shown.leader_table(many), 7)
+    assert views.without_rungs(*tables)
+    assert [(trace.type, len(trace.x)) for trace in figure.data] == [("scattergl", 1000)]
     assert {trace.type for trace in drawn().data} == {"scatter"}
+
+
+def test_of_very_many_lines_the_best_and_an_even_sample_are_drawn():
+    table = pd.DataFrame({"number": range(3000), "ap": np.random.default_rng(0).permutation(3000) / 100, "t3": "no"})
+    kept = views.drawn_of(table)
+    assert len(kept) == kept["number"].nunique() == len(views.space_figure(table, ["t3"]).data[0].dimensions[0]["values"]) == 800
+    assert sorted(kept["ap"])[-160:] == sorted(table["ap"])[-160:]
+    others = np.sort(kept["ap"])[:-160]
+    assert others[0] == 0 and np.diff(others).max() < 0.06
+    assert views.drawn_of(table.head(800)) is not None and len(views.drawn_of(table.head(800))) == 800
 
 
 def test_names_and_reasons_are_drawn_as_text():

@@ -58,7 +58,8 @@ OUTCOMES = {
 KINDS = {kind: name for kind, (name, *_) in OUTCOMES.items()} | {"repeat": "repeat with a fresh seed"}
 _BEST = COLOURS[2]
 _REPEAT = COLOURS[3]
-_MANY = 1500  # marks; above it the browser draws them on its graphics card
+_MOST_LINES = 800  # of the space
+_MANY = 1500  # trials and rungs; above it the browser draws the trials on its graphics card
 _AP_SCALE = ((0.0, "#7A5AA6"), (0.35, "#CC5C97"), (0.7, "#E8833A"), (1.0, "#F2B134"))  # all of them stand out from white and from black
 
 
@@ -69,21 +70,23 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         trials: ``shown.trial_table``.
         rungs: ``shown.rung_table``.
         leaders: ``shown.leader_table``.
-        chosen: number of a trial to point at.
+        chosen: number of a trial to point at; left out where there are too many marks to draw them anew for it.
     """
     if trials.empty:
         return saying("No trial has ended yet.")
     figure = Chart()
-    marks = "scattergl" if len(trials) + len(rungs) > _MANY else "scatter"
+    many = without_rungs(trials, rungs)
+    marks, size = ("scattergl", 4) if many else ("scatter", 8)
     measured = trials.dropna(subset=["ap"])
     bottom, top = reach(measured["ap"].to_numpy(), rungs["ap"].to_numpy(), leaders[["mean", "low", "high"]].to_numpy(float), zero=True)
     floor = bottom - 0.04 * (top - bottom)
     _add_leaders(figure, leaders, len(trials))
-    _add_rungs(figure, measured, rungs, marks)
+    if not many:
+        _add_rungs(figure, measured, rungs)
     for kind, (name, colour, symbol) in OUTCOMES.items():
         own = trials[(trials["outcome"] == kind) & ~trials["repeat"]]
         if len(own):
-            marker = {"color": colour, "size": 8 if symbol == "circle" else 7, "symbol": symbol, "line": {"width": 0}}
+            marker = {"color": colour, "size": size if symbol == "circle" else size - 1, "symbol": symbol, "line": {"width": 0}}
             marker |= {"line": {"width": 1.4, "color": colour}} if symbol != "circle" else {}
             _add_trials(figure, own, own["ap"].fillna(floor), f"{name} ({len(own)})", marker, marks)
     again = trials[trials["repeat"]].dropna(subset=["ap"])
@@ -91,7 +94,7 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         marker = {"color": _REPEAT, "size": 8, "symbol": "diamond", "line": {"width": 0}}
         _add_trials(figure, again, again["ap"], f"repeat with a fresh seed ({len(again)})", marker, marks)
     pointed = trials[~trials["repeat"] & (trials["number"] == chosen)]
-    if len(pointed):
+    if len(pointed) and not many:
         ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"width": 2, "color": COLOURS[1]}}
         figure.add_scatter(
             x=pointed["place"], y=pointed["ap"].fillna(floor), mode="markers", marker=ring, showlegend=False, hoverinfo="skip"
@@ -99,6 +102,11 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
     figure.update_xaxes(title_text="trials and repeats, in the order in which they ended", range=reach(trials["place"].to_numpy()))
     figure.update_yaxes(title_text="AP", range=[floor - 0.03 * (top - bottom), top])
     return quiet(figure, 430, legend_y=1.02)
+
+
+def without_rungs(trials: pd.DataFrame, rungs: pd.DataFrame) -> bool:
+    """True if ``trials_figure`` leaves out rungs, because there are too many marks to tell them apart and to draw them quickly."""
+    return len(trials) + len(rungs) > _MANY
 
 
 def _add_leaders(figure: go.Figure, leaders: pd.DataFrame, last: int) -> None:
@@ -123,7 +131,7 @@ def _stairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
 
 
-def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame, marks: str) -> None:
+def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame) -> None:
     """Adds a small mark for each rung, and a thin line from a trial's first rung to its end."""
     if rungs.empty:
         return
@@ -132,10 +140,10 @@ def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame, m
     both = pd.concat([first.rename("rung"), ends], axis=1, join="inner")
     x = np.column_stack([both.index, both.index, np.full(len(both), np.nan)]).ravel()
     y = np.column_stack([both["rung"], both["ap"], np.full(len(both), np.nan)]).ravel()
-    figure.add_trace({"type": marks, "x": x, "y": y, "mode": "lines", "line": {"color": faded(GREY, 0.45), "width": 1}, "hoverinfo": "skip",
-                      "showlegend": False})  # fmt: skip
+    line = {"color": faded(GREY, 0.45), "width": 1}
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
     figure.add_trace({
-        "type": marks, "x": rungs["place"], "y": rungs["ap"], "mode": "markers", "name": "at a rung",
+        "type": "scatter", "x": rungs["place"], "y": rungs["ap"], "mode": "markers", "name": "at a rung",
         "marker": {"color": faded(GREY, 0.9), "size": 4, "line": {"width": 0}}, "unselected": {"marker": {"opacity": 1}},
         "customdata": rungs[["number", "step"]].to_numpy(),
         "hovertemplate": "trial %{customdata[0]}, step %{customdata[1]}<br>AP %{y:.2f}<extra></extra>",
@@ -235,6 +243,7 @@ def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
     """Draws the trials of ``shown.space_table`` as lines across the positions, coloured by AP; axes can be brushed."""
     if table.empty:
         return saying("No trial has been trained to its end yet.")
+    table = drawn_of(table)
     axes: list[dict[str, Any]] = []
     shift = np.random.default_rng(0).uniform(-0.28, 0.28, (len(table), len(positions)))
     for index, position in enumerate(positions):
@@ -256,6 +265,16 @@ def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
     ))  # fmt: skip
     # an axis of this kind is no axis of a plot, and its lines have no legend
     return laid_out(figure, height=480, margin={"l": 90, "r": 70, "t": 56, "b": 24}, paper_bgcolor="rgba(0,0,0,0)", font={"size": 12})
+
+
+def drawn_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the trials that ``space_figure`` draws: all of them or, of very many, the best fifth of what fits and every n-th other."""
+    if len(table) <= _MOST_LINES:
+        return table
+    ranked = table.sort_values("ap", ascending=False, kind="stable")
+    best = _MOST_LINES // 5
+    others = np.linspace(best, len(ranked) - 1, _MOST_LINES - best).round().astype(int)
+    return ranked.iloc[[*range(best), *others]]
 
 
 def _worst_first(table: pd.DataFrame, position: str) -> list[Any]:
