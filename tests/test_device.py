@@ -63,6 +63,7 @@ VERBS = {
     "evaluate": ["evaluate", "shapes_teacher"],
     "predict": ["predict", "shapes_teacher", "IMAGES", "--out", "OUT"],
     "record": ["record", "there"],
+    "search run": ["search", "shapes_fcos"],
     "cache build": ["cache", "build", "RECIPE"],
     "cache check": ["cache", "check", "RECIPE"],
 }

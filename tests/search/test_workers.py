@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,7 +36,10 @@ def workers() -> Iterator[Any]:
 
     def start(folder: Path, trials: int) -> Any:
         process = context.Process(target=train_in_a_process, args=(str(folder), trials))
-        process.start()
+        with pytest.MonkeyPatch.context() as patch:
+            # a page that a test of the dashboard ran in this process is still the main module, which workers would run too
+            patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+            process.start()
         started.append(process)
         return process
 
