@@ -9,7 +9,8 @@ import streamlit as st
 from lib import choices, held, page
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
-from workbench.analysis.defined import LAYER_NUMBERS, NOT_DEFINED, undefined_of
+from lib.layers_panel import layers_panel
+from workbench.analysis.defined import NOT_DEFINED, undefined_of
 from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
@@ -62,13 +63,7 @@ def body() -> None:
     page.note(undefined_of(runs, "churn"))
     left, right = st.columns(2, gap="medium")
     with right:
-        st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([held.layers(own) for own in shown])
-        why = [said for number in LAYER_NUMBERS if (said := undefined_of(runs, number))]
-        if len(layers) or not why:
-            meaning = f"{views.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets of split {split} over all lines."
-            page.chart(views.layers_figure(layers, chosen), "layers", meaning, layers)
-        page.note(" ".join(why))
+        layers_panel(shown, chosen, "layers", f"of split {split} over all lines.")
     table = with_intervals(table)
     with left:
         st.markdown("**Final AP**")

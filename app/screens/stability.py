@@ -6,7 +6,8 @@ import streamlit as st
 from lib import choices, held, page
 from lib.headings import COLUMNS
 from lib.held import RESULTS
-from workbench.analysis.defined import LAYER_NUMBERS, require, undefined_of
+from lib.layers_panel import layers_panel
+from workbench.analysis.defined import require, undefined_of
 from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queries, splits_with_queries
 from workbench.views import overview, stability
 from workbench.views.catalog import Entry, latest_comparison
@@ -48,13 +49,7 @@ def runs_compared() -> None:
     page.note(undefined_of(runs, "churn"))
     left, middle, right = st.columns(3, gap="medium")
     with left:
-        st.markdown("**Churn between decoder layers**")
-        layers = pd.concat([held.layers(own) for own in shown])
-        why = [said for number in LAYER_NUMBERS if (said := undefined_of(runs, number))]
-        if len(layers) or not why:
-            meaning = f"{overview.LAYERS_CAPTION} n = {int(layers['n'].sum())} targets over all lines. The teacher is grey."
-            page.chart(overview.layers_figure(layers, chosen), "stability-layers", meaning, layers)
-        page.note(" ".join(why))
+        layers_panel(shown, chosen, "stability-layers", "over all lines. The teacher is grey.")
     with middle:
         st.markdown("**Agreement with the teacher**")
         agreements = pd.concat([held.agreement(own) for own in shown])
