@@ -32,7 +32,7 @@ from workbench.teacher_cache.ask_teacher import RowMaker
 from workbench.teacher_cache.fields import CacheFields
 from workbench.training.evaluation import DETECTIONS
 from workbench.training.loader import TrainLoader
-from workbench.training.loop import Trainer
+from workbench.training.loop import Silent, Trainer
 
 REPEATS, NMS_REPEATS = 40, 7
 IMAGES = ["data.options.train=64", "data.options.val=16", "data.options.test=16"]
@@ -70,7 +70,7 @@ def fcos_of(recipe: Recipe, spec: InputSpec) -> Fcos:
 
 def _step(recipe: Recipe) -> Iterator[Figure]:
     ours, theirs = (build(recipe, None) for _ in range(2))
-    trainer = Trainer(Run.create("bench", {}), ours, _Silent(), "cpu")
+    trainer = Trainer(Run.create("bench", {}), ours, Silent(), "cpu")
     batch = TrainLoader(ours.train, ours.transform, recipe.train.batch_size, 0).batch(0)
     student, bare_student = ours.student, theirs.student
     assert isinstance(student, Fcos) and isinstance(bare_student, Fcos)
@@ -266,11 +266,3 @@ def _leaf(value: Tensor) -> Tensor:
 
 def _ratio(name: str, ratio: Ratio, target: str, repeats: int) -> Figure:
     return Figure(name, ratio.value, "x", target, (ratio.low, ratio.high), repeats)
-
-
-class _Silent:
-    """Listens to a trainer and says nothing."""
-
-    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
-    def on_evaluation(self, line: dict[str, Any]) -> None: ...
-    def on_message(self, text: str) -> None: ...

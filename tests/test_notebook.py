@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import workbench.notebook as wb
-from tests.app.example_runs import Silent, runs_in
+from tests.app.example_runs import runs_in
 from workbench.errors import RunError
+from workbench.training.loop import Silent
 
 TINY = ["train.steps=4", "train.evaluate_every=2", "train.checkpoint_every=4", "train.batch_size=2",
         "data.options.train=4", "data.options.val=3", "data.options.test=3"]  # fmt: skip

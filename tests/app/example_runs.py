@@ -13,20 +13,13 @@ from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.store.run import Run
 from workbench.training.launch import Launch, start
+from workbench.training.loop import Silent
 
 # What a careless page would render: HTML, markdown, a formula, a plotly template, a Streamlit directive.
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "**bold** $x^2$", ":red[red] %{x} _a_")
 HOSTILE_RUN = "<img src=x onerror=alert(3)> **bold** $x$ :red[r]"
 SMALL = ("train.steps=30", "train.evaluate_every=10", "train.checkpoint_every=30", "train.batch_size=4")
 FEW_IMAGES = ("data.options.train=16", "data.options.val=6", "data.options.test=6")
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
-    def on_evaluation(self, line: dict[str, Any]) -> None: ...
-    def on_message(self, text: str) -> None: ...
 
 
 @contextmanager

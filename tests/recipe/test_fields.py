@@ -9,6 +9,7 @@ from workbench.datasets.shapes import ShapesConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.methods.registry import METHODS, find_method
 from workbench.recipe.schema import Recipe, models_in
+from workbench.search.plan import SearchPlan
 from workbench.tasks.convert import CheckpointDescription
 
 
@@ -27,7 +28,7 @@ def reachable(*models: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 CHOSEN = [*(family.config for family in FAMILIES.values()), *(find_method(name).Config for name in METHODS)]
-MODELS = list(reachable(Recipe, ShapesConfig, CheckpointDescription, *CHOSEN))
+MODELS = list(reachable(Recipe, SearchPlan, ShapesConfig, CheckpointDescription, *CHOSEN))
 FIELDS = {name for model in MODELS for name in model.model_fields}
 
 

@@ -20,6 +20,7 @@ from workbench.teacher_cache.folders import list_caches
 from workbench.teacher_cache.read import open_cache
 from workbench.training.balance import term_gradients
 from workbench.training.launch import Launch, start
+from workbench.training.loop import Silent
 from workbench.training.optim import learning_rate
 
 UNION = Candidate(((Genotype("global", "catt"), 1.0), (Genotype("foreground", distance="l1"), 0.5), (Genotype("instance"), 2.0)))
@@ -145,7 +146,7 @@ def test_a_trial_with_all_images_learns_as_a_run_does(folder: Path, tmp_path: Pa
     for _ in range(4):
         trial.advance()
     recipe = load_recipe(tmp_path / "recipe.yaml", ["train.log_every=1"])
-    run = start(recipe, Launch(name="run", device="cpu"), _Silent())
+    run = start(recipe, Launch(name="run", device="cpu"), Silent())
     losses = [line["loss"] for line in run.metrics()]
     assert trial.losses == pytest.approx(losses, rel=1e-5)
 
@@ -184,9 +185,3 @@ def test_the_files_of_a_search_are_whole_json(trainer: TrialTrainer, folder: Pat
     assert tuple(fitness["image_ids"]) == trainer.fitness_images and fitness["hash"] == trainer.split.hash
     batches = evaluation_batches(trainer.shared.val, trainer.shared.evaluation_transform, 16)
     assert [image for batch in batches for image in batch.image_ids] == list(trainer.fitness_images)
-
-
-class _Silent:
-    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
-    def on_evaluation(self, line: dict[str, object]) -> None: ...
-    def on_message(self, text: str) -> None: ...

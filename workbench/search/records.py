@@ -147,10 +147,7 @@ def means(records: Sequence[TrialRecord]) -> list[Mean]:
         records: trials of one study, or of several.
     """
     firsts = {(r.study, r.number): r for r in records if not r.repeat}
-    groups: dict[tuple[str, int], list[float]] = {}
-    for record in records:
-        if record.repeat_of is not None and record.value is not None:
-            groups.setdefault((record.study, record.repeat_of), []).append(record.value)
+    groups = _repeated(records)
     spread, freedom = _pooled(groups.values())
     found: list[Mean] = []
     for key, values in groups.items():
@@ -175,11 +172,16 @@ def best_so_far(records: Sequence[TrialRecord]) -> list[tuple[float, Mean]]:
 
 def noise(records: Iterable[TrialRecord]) -> float | None:
     """Returns the standard deviation of AP between seeds of one candidate, over all repeated candidates; None if it is unknown."""
+    return _pooled(_repeated(records).values())[0]
+
+
+def _repeated(records: Iterable[TrialRecord]) -> dict[tuple[str, int], list[float]]:
+    """Returns the AP of each repeat, by study and number of the candidate's first trial."""
     groups: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record.repeat_of is not None and record.value is not None:
             groups.setdefault((record.study, record.repeat_of), []).append(record.value)
-    return _pooled(groups.values())[0]
+    return groups
 
 
 def _pooled(groups: Iterable[Sequence[float]]) -> tuple[float | None, int]:

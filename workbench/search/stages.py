@@ -6,7 +6,7 @@ from typing import Any, Literal
 from workbench.methods.detkds.genotype import FEATURES, INPUTS, Genotype
 from workbench.search.genes import ShareSpace
 from workbench.search.records import Mean, TrialRecord, best, cost, means
-from workbench.search.study import Asked, SearchStudy
+from workbench.search.study import MOST_TRIES, Asked, SearchStudy
 
 SHARES = "shares"
 Next = Asked | Literal["wait", "done"]
@@ -60,7 +60,7 @@ def stage(search: SearchStudy, name: str, target: int) -> Stage:
     if ended and not running:
         seeds = range(plan.seed + 1, plan.seed + 1 + plan.repeats)
         missing = [(one, seed) for one in best(records, plan.repeated) for seed in seeds if (one.number, seed) not in there]
-        missing = [(one, seed) for one, seed in missing if _deaths(repeats, one, seed) < 3]
+        missing = [(one, seed) for one, seed in missing if _deaths(repeats, one, seed) < MOST_TRIES]
     done = sum(record.state in ("COMPLETE", "PRUNED") for record in repeats)
     return Stage(name, trained, running, target, done, missing, sum(record.open for record in repeats), ended)
 

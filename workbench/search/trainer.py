@@ -29,6 +29,7 @@ from workbench.teacher_cache.key import cache_folder
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.teacher_cache.shards import read_manifest
 from workbench.training.launch import Launch, ready_teacher
+from workbench.training.loop import Silent
 from workbench.training.sanity import check_teacher
 
 REFERENCE = "reference.json"
@@ -232,13 +233,12 @@ class TrialTrainer:
             yield
 
 
-class _Saying:
-    """Listens to the training of a teacher and passes on what it says."""
+class _Saying(Silent):
+    """Listens to the training of a teacher and passes on its messages."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
 
-    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
-    def on_evaluation(self, line: dict[str, Any]) -> None: ...
     def on_message(self, text: str) -> None:
+        """Passes on a message."""
         self._say(text)

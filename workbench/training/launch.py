@@ -21,7 +21,7 @@ from workbench.resources import code_commit, share_path
 from workbench.store.groups import EQUAL_STEPS
 from workbench.store.run import Run, free_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
-from workbench.training.loop import Listener, Trainer
+from workbench.training.loop import Listener, Silent, Trainer
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
 
@@ -64,7 +64,7 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     """
     processes = _init_processes(launch)
     name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
-    listener = listener if processes.is_main_process else _Silent()
+    listener = listener if processes.is_main_process else Silent()
     if processes.is_main_process:
         free_path(name)
     _check_trackers(launch.trackers)
@@ -93,7 +93,7 @@ def resume(run: Run, launch: Launch, listener: Listener) -> Run:
         DeviceError: this machine does not have the device.
         RunError: the run is finished, or another process is writing it.
     """
-    listener = listener if _init_processes(launch).is_main_process else _Silent()
+    listener = listener if _init_processes(launch).is_main_process else Silent()
     _check_trackers(launch.trackers)
     info = run.info()
     if info.get("state") == "done":
@@ -128,14 +128,6 @@ def _init_processes(launch: Launch) -> PartialState:
     if str(processes.device) == "cpu":
         torch.set_num_threads(1)
     return processes
-
-
-class _Silent:
-    """A listener that ignores everything, for all processes except the first."""
-
-    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
-    def on_evaluation(self, line: dict[str, Any]) -> None: ...
-    def on_message(self, text: str) -> None: ...
 
 
 def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path, str] | None:

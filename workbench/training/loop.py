@@ -29,6 +29,19 @@ class Listener(Protocol):
     def on_message(self, text: str) -> None: ...
 
 
+class Silent:
+    """A listener that ignores everything."""
+
+    def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
+        """Ignores a step."""
+
+    def on_evaluation(self, line: dict[str, Any]) -> None:
+        """Ignores an evaluation."""
+
+    def on_message(self, text: str) -> None:
+        """Ignores a message."""
+
+
 class Trainer(Learner):
     """Trains one run to its end, from its first step or from its last checkpoint."""
 
