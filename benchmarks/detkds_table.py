@@ -7,8 +7,6 @@ the mean AP of a formula's seeds. Nothing is trained, so that many sampler seeds
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -16,31 +14,16 @@ import numpy as np
 
 from benchmarks.fitness_table import DISTANCES, T1, T2, T3, Row, cells, fitness, read_table
 from benchmarks.harness import machine
-from workbench.methods.detkds.canonical import canonical
 from workbench.methods.detkds.genotype import Genotype
 from workbench.resources import code_commit
-from workbench.search.candidate import Candidate
-from workbench.search.genes import FormulaSpace
 from workbench.search.plan import SamplerName
-from workbench.search.samplers import simulate
+from workbench.search.table import FitnessTable
 
 SAMPLERS: tuple[SamplerName, ...] = ("random", "official", "family", "recommended", "tpe")
 SEEDS = 100
 BUDGETS = (60, 120)
 RESAMPLES = 2000
 POSITIONS: dict[str, tuple[str, ...]] = {"t1": T1, "t2": T2, "t3": T3, "distance": DISTANCES}
-
-
-@dataclass(frozen=True, eq=False)
-class GridSpace(FormulaSpace):
-    """The formulas of the table of fitness."""
-
-    @cached_property
-    def choices(self) -> dict[str, tuple[Any, ...]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return dict(POSITIONS)
-
-    def starts(self, seeded: bool) -> list[dict[str, Any]]:
-        return [one for one in super().starts(seeded) if all(gene in POSITIONS[place] for place, gene in one.items())]
 
 
 def means(rows: Sequence[Row]) -> dict[Genotype, float]:
@@ -62,15 +45,10 @@ def means(rows: Sequence[Row]) -> dict[Genotype, float]:
     return found
 
 
-def curves(table: Mapping[Genotype, float], name: SamplerName, seeded: bool, seeds: int = SEEDS, trials: int = max(BUDGETS)) -> np.ndarray:
+def curves(table: FitnessTable, name: SamplerName, seeded: bool, seeds: int = SEEDS, trials: int = max(BUDGETS)) -> np.ndarray:
     """Returns the best AP (0..1) so far of each sampler seed after each trial, ``[seeds, trials]``."""
-    space = GridSpace("global", "corrected", 16)
-
-    def told(candidate: Candidate) -> float | None:
-        return table.get(canonical(candidate.shares[0][0], "corrected"))
-
-    runs = [simulate(name, space, told, trials, seed, seeded) for seed in range(seeds)]
-    return np.array([np.maximum.accumulate(values) for values in runs])
+    runs = [[record.value or 0.0 for record in table.search(name, trials, seed, seeded)] for seed in range(seeds)]
+    return np.maximum.accumulate(runs, axis=1)
 
 
 def trials_to_reach(found: np.ndarray, value: float) -> np.ndarray:
@@ -111,11 +89,11 @@ def additive_share(table: Mapping[Genotype, float]) -> float:
 def record() -> dict[str, Any]:
     """Returns the numbers of the comparison and the Markdown that docs/search.md shows."""
     header, rows = read_table()
-    table = means(rows)
+    table, searched = means(rows), FitnessTable.read()
     results: list[dict[str, Any]] = []
     for seeded in (False, True):
         names: tuple[SamplerName, ...] = ("random", "recommended", "tpe") if seeded else SAMPLERS
-        found = {name: curves(table, name, seeded) for name in names}
+        found = {name: curves(searched, name, seeded) for name in names}
         for name in names:
             for budget in BUDGETS:
                 at = found[name][:, budget - 1]
