@@ -33,8 +33,8 @@ class RandomSampler(SpaceSampler):
 class TreeSampler(SpaceSampler):
     """Optuna's tree-structured Parzen estimator, no formula twice.
 
-    Trials that are running count as bad ones, so that workers do not all propose the same. Beyond 400 trials the estimator sees
-    the newest 400 and the best 25, because its time grows with their number. More than 25 are never good ones to it, and old bad ones have
+    Trials that are running count as bad ones, so that workers do not all propose the same. Beyond 300 trials the estimator sees
+    the newest 300 and the best 25, because its time grows with their number. More than 25 are never good ones to it, and old bad ones have
     little weight.
     """
 
