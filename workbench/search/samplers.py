@@ -39,11 +39,13 @@ class TreeSampler(SpaceSampler):
     """
 
     tries = 4
+    _part: "tuple[int, _Part] | None" = None  # what the estimator sees while this trial is proposed
 
     def propose(self, study: Study, trial: FrozenTrial, random: np.random.Generator) -> tuple[Genes, str]:
-        part = _Part(study, self.history.best(GOOD))
+        if self._part is None or self._part[0] != trial.number:
+            self._part = trial.number, _Part(study, self.history.best(GOOD))
         sampler = TPESampler(seed=int(random.integers(2**31)), multivariate=True, constant_liar=True)
-        genes = sampler.sample_relative(part, trial, dict(self.space.distributions))
+        genes = sampler.sample_relative(self._part[1], trial, dict(self.space.distributions))
         return (genes, "tpe") if genes else (anywhere(self.space, random), "random")
 
 
