@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from workbench.methods.detkds.genotype import FEATURES, INPUTS, Genotype
+from workbench.search.asked import Asked
 from workbench.search.genes import ShareSpace
 from workbench.search.records import Mean, TrialRecord, best, cost, means
-from workbench.search.study import MOST_TRIES, Asked, SearchStudy
+from workbench.search.study import MOST_TRIES, SearchStudy
 
 SHARES = "shares"
 Next = Asked | Literal["wait", "done"]
