@@ -222,5 +222,8 @@ class Detector(nn.Module, ABC):
 
     def level_channels(self, feature: Literal["memory", "neck", "backbone", "head"]) -> dict[int, int]:
         """Returns the number of channels of each feature level, by stride."""
-        levels = getattr(self.blank_output(), feature)
-        return {level.stride: level.features.shape[1] for level in levels}
+        known: dict[str, dict[int, int]] = self.__dict__.setdefault("_known_channels", {})
+        if feature not in known:
+            # no training changes a width, and a search builds its method hundreds of times for one teacher
+            known[feature] = {level.stride: level.features.shape[1] for level in getattr(self.blank_output(), feature)}
+        return dict(known[feature])
