@@ -104,6 +104,7 @@ class Detector(nn.Module, ABC):
     side_multiple: int = 1
     wants_attentions: bool = False
     probe_side: int = 256
+    _known_channels: Mapping[str, dict[int, int]] = {}  # replaced and never changed, because all detectors share the empty one
 
     @property
     @abstractmethod
@@ -222,8 +223,8 @@ class Detector(nn.Module, ABC):
 
     def level_channels(self, feature: Literal["memory", "neck", "backbone", "head"]) -> dict[int, int]:
         """Returns the number of channels of each feature level, by stride."""
-        known: dict[str, dict[int, int]] = self.__dict__.setdefault("_known_channels", {})
-        if feature not in known:
+        if feature not in self._known_channels:
             # no training changes a width, and a search builds its method hundreds of times for one teacher
-            known[feature] = {level.stride: level.features.shape[1] for level in getattr(self.blank_output(), feature)}
-        return dict(known[feature])
+            widths = {level.stride: level.features.shape[1] for level in getattr(self.blank_output(), feature)}
+            self._known_channels = {**self._known_channels, feature: widths}
+        return dict(self._known_channels[feature])
