@@ -176,15 +176,24 @@ class MethodContext:
         return cast(QueryDetector, self.student)
 
     @property
-    def query_teacher(self) -> QueryDetector:
-        """Returns the live teacher, for a method that states the need for ``queries`` or ``decode`` of the teacher.
+    def live_teacher(self) -> Detector:
+        """Returns the live teacher, for a method whose configuration says that it asks it (``BaseMethodConfig.asks_teacher``).
 
         Raises:
             RuntimeError: the teacher's outputs come from a cache.
         """
         if self.teacher is None:
             raise RuntimeError("the teacher is not live: its outputs come from a cache")
-        return cast(QueryDetector, self.teacher)
+        return self.teacher
+
+    @property
+    def query_teacher(self) -> QueryDetector:
+        """Returns the live teacher, for a method that states the need for ``queries`` or ``decode`` of the teacher.
+
+        Raises:
+            RuntimeError: the teacher's outputs come from a cache.
+        """
+        return cast(QueryDetector, self.live_teacher)
 
     @property
     def training(self) -> Progress:
