@@ -279,7 +279,7 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
             )
 
 
-def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
+def in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
     """Returns the teacher's specification with the data's class names.
 
     Raises:
@@ -338,7 +338,7 @@ def build_on(
         folder = find_detector(teacher).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
-        detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
+        detector.spec = in_data_words(detector.spec, recipe.class_map, student.spec.classes)
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
             notes.append(f"teacher classes that the data lacks and every term leaves out: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)

@@ -22,6 +22,7 @@ from workbench.store.groups import EQUAL_STEPS
 from workbench.store.run import Run, free_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Silent, Trainer
+from workbench.training.pair import check_pair
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
 
@@ -187,6 +188,7 @@ def ready_teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Pa
             listener.on_message(f"resuming the teacher's run '{name}'")
             resume(run, dataclasses.replace(launch, name=None, arm=None), listener)
         return run
+    check_pair(recipe, teacher_recipe)
     listener.on_message(f"training the teacher first: run '{name}'")
     return start(teacher_recipe, dataclasses.replace(launch, name=name, arm=None, group=EQUAL_STEPS), listener, beside)
 

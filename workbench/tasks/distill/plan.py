@@ -1,0 +1,113 @@
+"""Plans a job before any time is spent: what the data is, which settings follow from it, which pair is trained, and how long it takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.recipe.loading import changed, load_recipe, parse_recipe
+from workbench.recipe.schema import DataConfig, Recipe
+from workbench.recipe.setup import open_split
+from workbench.store.run import runs_root
+from workbench.tasks.distill.budget import Division, divide
+from workbench.tasks.distill.choices import Choice, choose, facts_of
+from workbench.tasks.distill.data import FoundData, find_data
+from workbench.tasks.distill.measure import Pace, measure
+from workbench.tasks.distill.recipes import STUDENT, TEACHER, Pair, make_pair, shipped
+from workbench.training.pair import check_pair
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; a job is continued only by the same request.
+
+    Attributes:
+        data: Path of the dataset.
+        student: Size of a shipped student, or a recipe.
+        teacher: A detector folder, a run or a name on the hub; None trains the teacher.
+        budget: Wall seconds for everything.
+        seeds: Number of seeds of each student.
+        val: Share of the images to validate on, where the data has no such split.
+        test: Share of the images to report on, likewise.
+        split_seed: Seed of these splits.
+        changes: ``key=value`` for the recipes.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    data: str
+    student: str
+    teacher: str | None
+    budget: float
+    seeds: int
+    val: float
+    test: float
+    split_seed: int
+    changes: tuple[str, ...]
+    device: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that is ready to start.
+
+    Attributes:
+        name: Name of the job.
+        request: What was asked for.
+        data: What the data is, and its splits.
+        choices: Settings that follow from the data.
+        pair: The recipes, without their steps.
+        teacher_pace: Pace of the teacher; None if it is there.
+        student_pace: Pace of the undistilled student.
+        division: How the budget is divided.
+        jobs: Runs at a time.
+    """
+
+    name: str
+    request: Request
+    data: FoundData
+    choices: tuple[Choice, ...]
+    pair: Pair
+    teacher_pace: Pace | None
+    student_pace: Pace
+    division: Division
+    jobs: int
+
+
+def jobs_root() -> Path:
+    """Returns the folder of jobs, beside the folder of runs."""
+    return Path(runs_root()).parent / "distilled"
+
+
+def make_plan(name: str, request: Request, jobs: int) -> Plan:
+    """Reads the data, chooses the settings, checks the pair and measures its pace; trains nothing and keeps nothing.
+
+    Raises:
+        WorkbenchError: a problem that would stop the job later.
+    """
+    found = find_data(request.data)
+    changes: dict[str, Any] = {}
+    for text in request.changes:
+        changes = changed(changes, text)
+    path = shipped(request.student)
+    written = load_recipe(path)
+    train = open_split(written.model_copy(update={"data": DataConfig(**found.values())}), found.splits["train"])
+    choices = choose(facts_of(train), written.student.model_dump(exclude_unset=True))
+    pair = make_pair(name, path, request.teacher, found.values(), choices, changes)
+    own, taught = parsed(pair)
+    check_pair(own, taught)
+    teacher_pace = measure(taught, request.device) if taught is not None else None
+    student_pace = measure(own, request.device)
+    # until the teacher is there, one of its steps says how long its forward pass takes
+    asked = (teacher_pace or student_pace).step / own.train.batch_size / 2
+    cached = asked * len(train) * own.cache.variants if own.cache is not None else 0.0
+    division = divide(request.budget, teacher_pace, student_pace, cached, request.seeds, jobs)
+    return Plan(name, request, found, tuple(choices), pair, teacher_pace, student_pace, division, jobs)
+
+
+def parsed(pair: Pair) -> tuple[Recipe, Recipe | None]:
+    """Returns the recipes of student and teacher, validated.
+
+    Raises:
+        ConfigError: a value is wrong; the message names its key.
+    """
+    taught = parse_recipe(pair.teacher, TEACHER) if pair.teacher is not None else None
+    return parse_recipe(pair.student, STUDENT), taught
