@@ -64,6 +64,7 @@ def divide(budget: float, teacher: Pace | None, student: Pace, cached: float, se
         cached: seconds of building the teacher cache; 0 if it is there.
         seeds: number of seeds of each student.
         jobs: number of runs at a time.
+        distilled: time of a distilled step relative to an undistilled one.
         slowness: how much longer than measured a step was found to take.
 
     Raises:
@@ -77,7 +78,7 @@ def divide(budget: float, teacher: Pace | None, student: Pace, cached: float, se
     left = free - taught.teacher
     step = student.step * slowness * (SLOWER_TOGETHER if jobs > 1 else 1.0)
     # undistilled, distilled, and distilled once more in the undistilled run's time
-    runs, rounds = 3 * seeds, seeds * (2 + DISTILLED) / min(jobs, 3 * seeds)
+    runs, rounds = 3 * seeds, seeds * (2 + distilled) / min(jobs, 3 * seeds)
     fixed = (START_SECONDS + _evaluating(student)) * max(runs / jobs, 1)
     steps = _steps(left - fixed, step * rounds)
     found = Division(taught.teacher_steps, steps, taught.teacher, cached, fixed + steps * step * rounds)

@@ -9,7 +9,7 @@ import numpy as np
 from workbench.datasets.base import Dataset
 from workbench.errors import DataError
 
-LEAST_SIDE = 12  # pixels of a box's shorter side
+LEAST_SIDE = 24  # pixels of a box's shorter side: three cells of the finest level
 MULTIPLE = 32  # the coarsest stride that every choice below has
 LARGEST, SMALLEST = 512, 96
 FEW_IMAGES = 400

@@ -7,6 +7,7 @@ import torch
 
 from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import build
+from workbench.teacher_cache.read import open_cache
 from workbench.training.learner import Learner
 from workbench.training.processes import init_processes
 
@@ -34,6 +35,7 @@ class _Timed(Learner):
     """Takes a few steps."""
 
     def seconds_per_step(self) -> float:
+        self.term_weights = self._balance()
         batches = self.loader.iterate(0)
         taken, start = 0, 0.0
         for number in range(WARM + 1000):
@@ -46,21 +48,23 @@ class _Timed(Learner):
         return (time.perf_counter() - start) / taken
 
 
-def measure(recipe: Recipe, device: str) -> Pace:
-    """Trains a recipe without its methods for a few steps; nothing is kept.
+def measure(recipe: Recipe, device: str, teacher: str | None = None) -> Pace:
+    """Trains a recipe for a few steps; nothing is kept.
 
     Args:
         recipe: a validated recipe whose data is there.
         device: see ``Launch``.
+        teacher: the detector that teaches, out of the cache if the recipe has one; None leaves the methods out.
 
     Raises:
         WorkbenchError: a problem that would stop the run at its start.
     """
     if str(init_processes(device).device) == "cpu":
         torch.set_num_threads(1)  # as a run does
-    alone = recipe.model_copy(update={"methods": (), "teacher": None, "cache": None})
-    setup = build(alone, None)
-    step = _Timed(setup, device).seconds_per_step()
+    if teacher is None:
+        recipe = recipe.model_copy(update={"methods": (), "teacher": None, "cache": None})
+    setup = build(recipe, teacher, record_teacher=False)
+    step = _Timed(setup, device, open_cache(setup) if teacher is not None else None).seconds_per_step()
     # a forward pass is about a third of a step; reading detections and tables out takes about as long again
     image = 0.7 * step / recipe.train.batch_size
     return Pace(step, image, len(setup.val), len(setup.test or ()))

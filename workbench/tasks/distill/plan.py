@@ -1,5 +1,6 @@
 """Plans a job before any time is spent: what the data is, which settings follow from it, which pair is trained, and how long it takes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class Plan:
 def jobs_root() -> Path:
     """Returns the folder of jobs, beside the folder of runs."""
     return Path(runs_root()).parent / "distilled"
+
+
+def default_name(request: Request) -> str:
+    """Returns the name of a job that was given none: that of the data's folder and of the student."""
+    parts = [Path(request.data).resolve().name if request.data != "shapes" else request.data, Path(request.student).stem]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-._")[:50] or "job"
 
 
 def make_plan(name: str, request: Request, jobs: int) -> Plan:
