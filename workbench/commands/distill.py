@@ -25,14 +25,10 @@ def distill(
     ] = None,
     budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="Time for everything, such as 10m, 1h or 8h.")] = "1h",
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many seeds to train each student with.")] = 1,
-    val: Annotated[
-        float, typer.Option("--val", metavar="SHARE", help="Share of the images to validate on if there is no such split.")
-    ] = 0.2,
+    val: Annotated[float, typer.Option("--val", metavar="SHARE", help="Share of the images to validate on, without such a split.")] = 0.2,
     test: Annotated[float, typer.Option("--test", metavar="SHARE", help="Share of the images to report on, likewise.")] = 0.2,
     split_seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of these splits.")] = 0,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the job; by default that of data and student.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the job; else that of data and student.")] = None,
     overrides: Set = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="How many runs to train at a time.")] = 2,
     device: Device = "auto",

@@ -54,7 +54,16 @@ class Division:
         return self.teacher + self.cache + self.students + self.answer
 
 
-def divide(budget: float, teacher: Pace | None, student: Pace, cached: float, seeds: int, jobs: int, slowness: float = 1.0) -> Division:
+def divide(
+    budget: float,
+    teacher: Pace | None,
+    student: Pace,
+    cached: float,
+    seeds: int,
+    jobs: int,
+    distilled: float = DISTILLED,
+    slowness: float = 1.0,
+) -> Division:
     """Divides a budget.
 
     Args:

@@ -37,7 +37,7 @@ class Watch(Protocol):
     def stage(self, text: str, left: float) -> None:
         """A stage begins; ``left`` seconds are expected until the job is done, 0 if that is not known."""
 
-    def runs(self, runs: list[Run]) -> None:
+    def runs(self, runs: list[Run], /) -> None:
         """These runs are in progress; called about twice a second."""
 
     def cached(self, done: int, total: int) -> None:
