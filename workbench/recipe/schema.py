@@ -238,7 +238,7 @@ class Recipe(BaseModel):
     """The detector that the student learns from: a checkpoint, or another recipe that trains it. Null trains without a teacher."""
     layer_map: tuple[tuple[int, ...], ...] | None = None
     """For each decoder layer of the student, the 0-based decoder layers of the teacher that teach it. Null divides the teacher's layers
-    evenly, which needs a whole ratio of the two depths.
+    evenly, in order and the last to the last.
     """
     class_map: dict[str, str] = {}
     """Maps class names of the teacher to class names of the data where they differ. Equal names need no entry."""

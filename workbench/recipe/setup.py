@@ -279,6 +279,15 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
             )
 
 
+def _on_layers(recipe: Recipe, student: Detector, teacher: Detector, pairing: Pairing) -> list[str]:
+    """Says which layers teach which where the depths have no whole ratio and the recipe leaves it open."""
+    depths = student.num_stages, teacher.num_stages
+    if recipe.layer_map is not None or not recipe.methods or depths[1] % depths[0] == 0 or "queries" not in student.provides:
+        return []
+    groups = [list(group) for group in pairing.layer_map]
+    return [f"the student's {depths[0]} decoder layers learn from these of the teacher's {depths[1]}: {groups}; 'layer_map:' changes that"]
+
+
 def in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
     """Returns the teacher's specification with the data's class names.
 
@@ -342,6 +351,7 @@ def build_on(
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
             notes.append(f"teacher classes that the data lacks and every term leaves out: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
+        notes += _on_layers(recipe, student, detector, pairing)
         notes += inherited(recipe, student, detector, pairing)
         frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")
