@@ -55,7 +55,9 @@ class Answer:
         text += f". {_about(self.equal_steps)}"
         if self.teacher is not None:
             text += f" The teacher has {100 * self.teacher:.1f} AP."
-        if self.cause:
+        if self.teacher is not None and self.teacher <= self.undistilled:
+            text += " That is no more than the student has without it: train the teacher longer, or take a better one."
+        elif self.cause:
             text += f" {'What held it back' if self.equal_steps.word != 'better' else 'What to look at'}: {self.cause}"
         return text
 

@@ -9,7 +9,7 @@ from workbench.tasks.distill.measure import Pace
 START_SECONDS = 12.0  # a process: imports, data, checks, the first table of queries
 ANSWER_SECONDS = 30.0  # table, diagnosis, report and exports
 EVALUATIONS = 8
-TEACHER_SHARE = 0.45
+TEACHER_SHARE = 0.6
 DISTILLED = 1.25  # a step with the teacher's answers from the cache, relative to one without
 SLOWER_TOGETHER = 1.15  # several processes share caches and memory
 LEAST_STEPS, MOST_STEPS = 100, 20_000

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import pandas as pd
 
 from workbench.analysis.diagnosis.diagnose import diagnose
+from workbench.analysis.diagnosis.teacher_input import LEAST_AP
 from workbench.analysis.report.answer import Answer, answer
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.device import resolve_device
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, RunError
 from workbench.files import read_json, write_json
 from workbench.recipe.loading import load_recipe
 from workbench.recipe.schema import CheckpointConfig, Recipe
@@ -159,6 +160,13 @@ def _train_teacher(folder: Path, jobs: int, request: Request, watch: Watch, left
     if state(rows[0]) != "done":
         watch.stage(f"teacher: run '{rows[0].name}'", left)
     execute(rows, jobs, device=request.device, watch=watch.runs)
+    run = Run(runs_root() / rows[0].name)
+    if (ap := _best_on_val(run)) < LEAST_AP:
+        steps = run.info()["recipe"]["train"]["steps"]
+        raise RunError(
+            f"after {steps} steps the teacher has {100 * ap:.1f} AP on validation, so it would teach nothing. Give it more time "
+            f"(--budget, with another --name), or a --teacher that is trained. It is kept as run '{run.name}'."
+        )
 
 
 def _build_cache(folder: Path, request: Request, watch: Watch, left: float) -> None:

@@ -81,7 +81,7 @@ def jobs_root() -> Path:
 def default_name(request: Request) -> str:
     """Returns the name of a job that was given none: that of the data's folder and of the student."""
     parts = [Path(request.data).resolve().name if request.data != "shapes" else request.data, Path(request.student).stem]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-._")[:50] or "job"
+    return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-._")[:50] or "job"
 
 
 def make_plan(name: str, request: Request, jobs: int) -> Plan:
