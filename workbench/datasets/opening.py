@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench.datasets import coco, kitti, voc, yolo
+from workbench.datasets.advice import advice_on, seen_at
 from workbench.datasets.base import Dataset
 from workbench.datasets.images import FolderImages
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.reading import Format, usable
+from workbench.datasets.reading import Format, subfolders, usable
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.errors import ConfigError, DataError
 
@@ -75,15 +76,17 @@ def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
     if found:
         several = "; ".join(f"{candidate.name} at {root}" for candidate, root in found)
         raise DataError(f"{path} holds more than one dataset: {several}. Give the path of one of them, and its format.")
+    others = [(other.name, root) for other in FORMATS.values() for root in other.roots(path)] if format != "auto" else []
+    if len(others) == 1:
+        name, root = others[0]
+        raise DataError(
+            f"{root} is a dataset of format {name}, but {format} was asked for. Read it as it is: --set data.format={name} with a recipe "
+            f"(or data.format: auto in it, which tries every format), --format {name} with 'data check'."
+        )
     expected = "; ".join(f"{candidate.name}: {candidate.expects}" for candidate in candidates)
-    raise DataError(f"{path} is not a dataset of a known format. Seen: {_seen(path)}. Expected one of: {expected}.")
-
-
-def _seen(path: Path) -> str:
-    if path.is_file():
-        return f"one file '{path.name}'"
-    names = sorted(item.name + "/" * item.is_dir() for item in path.iterdir())
-    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "an empty folder"
+    below = [(folder, candidate.name) for folder in subfolders(path) for candidate in FORMATS.values() if candidate.roots(folder)]
+    advice = advice_on(path, below) or f"Expected one of: {expected}."
+    raise DataError(f"{path} is not a dataset of a known format. Seen: {seen_at(path)}. {advice}")
 
 
 def _shapes_config(options: dict[str, Any]) -> ShapesConfig:
