@@ -11,15 +11,19 @@ from workbench.datasets.advice import advice_on, seen_at
 from workbench.datasets.base import Dataset
 from workbench.datasets.images import FolderImages
 from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.made_splits import made_contents
 from workbench.datasets.reading import Format, subfolders, usable
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.datasets.splitting import SplitConfig
 from workbench.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FORMAT, yolo.FORMAT)}
 
 
-def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, **options: Any) -> Dataset:
+def open_dataset(
+    path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, splits: SplitConfig | None = None, **options: Any
+) -> Dataset:
     """Opens one split.
 
     Example:
@@ -34,6 +38,7 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         split: name of the split; ``all`` if the files define no splits.
         format: ``auto``, ``shapes``, ``coco``, ``voc``, ``kitti`` or ``yolo``.
         policy: what to do about problems in the files.
+        splits: makes train, val and test from one split of the files; None takes the splits as the files define them.
         options: options of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
 
     Raises:
@@ -41,6 +46,8 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         ConfigError: the format or an option is unknown.
     """
     if format == "shapes" or (format == "auto" and str(path) == "shapes"):
+        if splits is not None:
+            raise ConfigError("the dataset shapes makes its own splits. Remove data.splits, or set data.options.val and data.options.test.")
         return generate_shapes(_shapes_config(options), split)
     found, root = find_format(Path(path), format)
     unknown = sorted(set(options) - found.options)
@@ -48,7 +55,10 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         raise ConfigError(f"format {found.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(found.options)) or 'none'}.")
     policy = policy or Policy()
     issues = Issues()
-    contents = found.read(root, split, policy, issues, **options)
+    if splits is not None and split in splits.shares:
+        contents = made_contents(found, root, split, splits, policy, issues, options)
+    else:
+        contents = found.read(root, split, policy, issues, **options)
     items = list(usable(contents, policy, issues))
     issues.raise_refused(f"{root}, split '{split}',")
     for issue in issues:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from workbench.datasets.base import Dataset
+from workbench.datasets.made_splits import write_lists
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
 from workbench.recipe.loading import load_recipe, recipe_path, stored_recipe
@@ -27,7 +29,7 @@ from workbench.training.sanity import check_teacher
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
-_SHARED_DATA = ("path", "format", "train", "val", "test", "options", "policy")
+_SHARED_DATA = ("path", "format", "train", "val", "test", "splits", "options", "policy")
 _NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "cache.name")
 
 
@@ -81,7 +83,9 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
     if processes.is_main_process:
         teacher_name = teacher.name if isinstance(teacher, Run) else teacher
-        Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
+        run = Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
+        if recipe.data.splits is not None:
+            write_lists(run.splits_path, _splits(setup))
     processes.wait_for_everyone()
     return _train(Run(runs_root() / name), setup, cache, launch, listener)
 
@@ -207,6 +211,11 @@ def _check_trackers(names: Sequence[str]) -> None:
             raise MissingExtraError(f"--log {name} needs a package that is not installed. Run: pip install {name}")
 
 
+def _splits(setup: Setup) -> dict[str, Dataset]:
+    splits = {"train": setup.train, "val": setup.val, "test": setup.test}
+    return {name: data for name, data in splits.items() if data is not None}
+
+
 def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str | None) -> dict[str, Any]:
     recipe = setup.recipe
     libraries = {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "scipy", "numpy")}
@@ -220,6 +229,7 @@ def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str
         "seed": recipe.seed,
         "dataset": setup.train.name,
         "dataset_hash": setup.train.hash(),
+        "split_hashes": {split: data.hash() for split, data in _splits(setup).items()} if recipe.data.splits is not None else None,
         "classes": list(setup.train.classes),
         "teacher": teacher,
         "teacher_hash": setup.teacher_hash,
