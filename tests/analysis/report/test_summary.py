@@ -20,6 +20,7 @@ def test_a_finished_run_is_summarised_from_its_files():
     }  # fmt: skip
     assert (row["ap"], row["ap50"], row["ap75"], row["ap_small"]) == pytest.approx((0.4, 0.6, 0.3, None))
     assert row["per_class"] == {"a|b": 0.5, "<i>c": None}
+    assert row["class_targets"] == {"a|b": 5, "<i>c": 0}
     assert (row["parameters"], row["flops"], row["ms_per_image"]) == (120_000, 40_000_000, 5.25)
     assert (row["compute_seconds"], row["compute_kind"]) == (100.5, "cpu")
     steps = pooled(churn_over_steps(queries))
@@ -38,6 +39,7 @@ def test_a_finished_run_is_summarised_from_its_files():
 def test_a_run_that_has_just_begun_has_none_for_everything_it_lacks():
     row = summarise(Run.create("begun", {"state": "created"}))
     assert row.pop("run") == "begun" and row.pop("state") == "created" and row.pop("per_class") == {}
+    assert row.pop("class_targets") == {}
     assert set(row.values()) == {None}
 
 

@@ -37,9 +37,9 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
 
     Returns:
         ``run``, ``recipe``, ``arm``, ``seed``, ``schedule``, ``state``, ``commit``, ``steps`` (of the schedule), ``split`` and ``step``
-        of the result, ``ap`` .. ``ap_large`` (0..1), ``per_class`` {name: AP}; ``churn``, ``churn_n``, ``instability``,
-        ``instability_normalised`` between evaluations (all pairs of consecutive ones pooled, last layer) and ``churn_spacing``, the steps
-        between them, None if they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
+        of the result, ``ap`` .. ``ap_large`` (0..1), ``per_class`` {name: AP} and ``class_targets`` {name: number of targets}; ``churn``,
+        ``churn_n``, ``instability``, ``instability_normalised`` between evaluations (all pairs of consecutive ones pooled, last layer) and
+        ``churn_spacing``, the steps between them, None if they differ; the same with ``layers_`` in front between layers at the result's step; ``agreement``
         and ``agreement_n`` with the teacher, ``quality`` and ``quality_n`` of matched queries, both of the last layer at that step
         (``NOT_DEFINED`` in place of each number that a many-to-one assignment does not define);
         ``parameters``, ``flops``, ``ms_per_image``; ``compute_seconds`` of training and ``compute_kind``, cpu (process seconds)
@@ -104,7 +104,7 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
 
 
 def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, results: StabilityResults | None = None) -> pd.DataFrame:
-    """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
+    """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>`` and ``targets <class>``.
 
     ``found_by_churn`` and ``found_by_churn_n`` stand beside churn: all pairs of consecutive evaluations pooled, None if the data of the run
     is gone.
@@ -124,6 +124,7 @@ def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, r
         rows = [*_teachers(runs, trace), *rows]
     for row in rows:
         row |= {f"ap {name}": ap for name, ap in row.pop("per_class").items()}
+        row |= {f"targets {name}": targets for name, targets in row.pop("class_targets").items()}
     frame = pd.DataFrame(rows, dtype=object)
     return frame.where(frame.notna(), None)
 
@@ -163,8 +164,11 @@ def _result(evaluations: Sequence[dict[str, Any]], best_step: int | None) -> dic
 
 def _accuracy(result: dict[str, Any]) -> dict[str, Any]:
     coco = result.get("coco", {})
-    classes = {name: value.get("ap") for name, value in result.get("per_class", {}).items()}
-    return {"split": result.get("split"), "step": result.get("step"), **{name: coco.get(name) for name in _RESULT}, "per_class": classes}
+    per_class = result.get("per_class", {})
+    classes = {name: value.get("ap") for name, value in per_class.items()}
+    targets = {name: value.get("targets") for name, value in per_class.items()}
+    return {"split": result.get("split"), "step": result.get("step"), **{name: coco.get(name) for name in _RESULT},
+            "per_class": classes, "class_targets": targets}  # fmt: skip
 
 
 def _stability(changes: pd.DataFrame, prefix: str) -> dict[str, Any]:
