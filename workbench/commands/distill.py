@@ -92,8 +92,7 @@ def _print_plan(plan: "Plan") -> None:
     from workbench.tasks.distill.budget import told
     from workbench.tasks.distill.job import stages_text
 
-    splits = ", ".join(f"{role}: '{split}'" for role, split in plan.data.splits.items())
-    lines = [f"{plan.data.path} ({plan.data.format}), {splits}"]
+    lines = list(plan.told)
     lines += [f"{choice.key} = {choice.value}: {choice.rule}" for choice in plan.choices]
     lines.append(f"{told(plan.division.seconds)} of {told(plan.request.budget)}: {stages_text(plan)}")
     for line in lines:

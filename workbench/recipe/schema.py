@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.datasets.issues import Policy
+from workbench.datasets.splitting import SplitConfig
 from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.files import hash_json
@@ -36,6 +37,10 @@ class DataConfig(BaseModel):
     """Name of the split that is evaluated during training. Choices such as the best checkpoint are made on it."""
     test: str | None = "test"
     """Name of the split that is evaluated once, when training has ended. Null skips this evaluation."""
+    splits: SplitConfig | None = None
+    """Makes the splits ``train``, ``val`` and ``test`` where the files have none. Each class is in all of them if possible, near-duplicate
+    images are never apart, and the same files give the same splits on every machine. Null takes the splits of the files.
+    """
     options: dict[str, Any] = {}
     """Options of the format: ``images`` (another folder of images) for coco, ``classes`` (their names and order) for voc, kitti and yolo,
     and what to draw for shapes.

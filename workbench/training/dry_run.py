@@ -15,12 +15,14 @@ from workbench.datasets.targets import TargetBatch, Targets
 from workbench.datasets.transforms import FixedSize, TransformConfig
 from workbench.detectors.detector import InputSpec
 from workbench.errors import ConfigError, NonFiniteError
-from workbench.methods.context import Progress, TeacherAnswer
-from workbench.recipe.schema import CheckpointConfig, Recipe
-from workbench.recipe.setup import FrozenTeacher, open_split
+from workbench.methods.context import Progress, TeacherAnswer, make_pairing
+from workbench.methods.method import Method
+from workbench.methods.registry import build_method
+from workbench.recipe.pair import untrained
+from workbench.recipe.schema import Recipe
+from workbench.recipe.setup import FrozenTeacher, inherited, open_split
 from workbench.training.launch import teacher_of
 from workbench.training.optim import make_optimizer, optimizer_copies
-from workbench.training.pair import build_pair
 from workbench.training.step import DistillStep, weighted_sum
 
 # number of classes of each format's published dataset, used when the data is not available
@@ -82,10 +84,17 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     classes = data.classes if data is not None else _stand_ins(recipe)
     transform = recipe.data.transform
     spec = InputSpec(classes, transform.mean, transform.std)
+    student = untrained(recipe.student, spec)
     made = teacher_of(recipe, folder)
-    config = recipe.teacher if isinstance(recipe.teacher, CheckpointConfig) else None
-    pair = build_pair(recipe, made[0] if made is not None else config, spec)
-    student, teacher, pairing, methods = pair.student, pair.teacher, pair.pairing, pair.methods
+    if made is not None:
+        teacher = untrained(made[0].student, spec)
+    else:
+        teacher = untrained(recipe.teacher, spec) if recipe.teacher is not None else None
+    pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
+    methods: list[Method] = []
+    if teacher is not None and pairing is not None:
+        inherited(recipe, student, teacher, pairing)
+        methods = [build_method(config, student, teacher, pairing) for config in recipe.methods]
     frozen = FrozenTeacher(teacher, student.spec) if teacher is not None else None
     if frozen is not None:
         frozen.attentions = any("attentions" in method.config.needs_teacher for method in methods)

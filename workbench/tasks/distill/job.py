@@ -77,6 +77,8 @@ def distill(name: str, request: Request, jobs: int, watch: Watch) -> Done:
     kept = _kept(folder, request)
     if kept is None:
         planned = make_plan(name, request, jobs)
+        for line in planned.told:
+            watch.stage(line, 0.0)
         watch.stage(f"plan: {stages_text(planned)}", planned.division.seconds)
         _write(planned, folder)
         kept = _kept(folder, request) or {}

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.recipe.loading import changed, load_recipe, parse_recipe
+from workbench.recipe.own_data import own_data
+from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import DataConfig, Recipe
 from workbench.recipe.setup import open_split
 from workbench.store.run import runs_root
 from workbench.tasks.distill.budget import Division, divide
 from workbench.tasks.distill.choices import Choice, choose, facts_of
-from workbench.tasks.distill.data import FoundData, find_data
 from workbench.tasks.distill.measure import Pace, measure
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, Pair, make_pair, shipped
-from workbench.training.pair import check_pair
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Plan:
     Attributes:
         name: Name of the job.
         request: What was asked for.
-        data: What the data is, and its splits.
+        data: ``data:`` of both recipes: path, format and splits.
+        told: What the check of the data found, in sentences.
         choices: Settings that follow from the data.
         pair: The recipes, without their steps.
         teacher_pace: Pace of the teacher; None if it is there.
@@ -64,7 +65,8 @@ class Plan:
 
     name: str
     request: Request
-    data: FoundData
+    data: dict[str, Any]
+    told: tuple[str, ...]
     choices: tuple[Choice, ...]
     pair: Pair
     teacher_pace: Pace | None
@@ -90,24 +92,37 @@ def make_plan(name: str, request: Request, jobs: int) -> Plan:
     Raises:
         WorkbenchError: a problem that would stop the job later.
     """
-    found = find_data(request.data)
+    config, told = _data(request)
     changes: dict[str, Any] = {}
     for text in request.changes:
         changes = changed(changes, text)
     path = shipped(request.student)
     written = load_recipe(path)
-    train = open_split(written.model_copy(update={"data": DataConfig(**found.values())}), found.splits["train"])
+    data = config.model_dump(mode="json", exclude_unset=True)
+    train = open_split(written.model_copy(update={"data": config}), config.train)
     choices = choose(facts_of(train), written.student.model_dump(exclude_unset=True))
-    pair = make_pair(name, path, request.teacher, found.values(), choices, changes)
+    pair = make_pair(name, path, request.teacher, data, choices, changes)
     own, taught = parsed(pair)
-    check_pair(own, taught)
+    check_pair(own, taught, train)
     teacher_pace = measure(taught, request.device) if taught is not None else None
     student_pace = measure(own, request.device)
     # until the teacher is there, one of its steps says how long its forward pass takes
     asked = (teacher_pace or student_pace).step / own.train.batch_size / 2
     cached = asked * len(train) * own.cache.variants if own.cache is not None else 0.0
     division = divide(request.budget, teacher_pace, student_pace, cached, request.seeds, jobs)
-    return Plan(name, request, found, tuple(choices), pair, teacher_pace, student_pace, division, jobs)
+    return Plan(name, request, data, told, tuple(choices), pair, teacher_pace, student_pace, division, jobs)
+
+
+def _data(request: Request) -> tuple[DataConfig, tuple[str, ...]]:
+    """Checks the data and decides on its splits; returns them, and what was found in sentences."""
+    if request.data == "shapes":
+        return DataConfig(path="shapes", format="shapes", train="train", val="val", test="test"), ("the embedded shapes",)
+    found = own_data(Path(request.data).expanduser().resolve(), request.val, request.test, request.split_seed)
+    sizes = ", ".join(f"{role} {count:,}" for role, count in found.images.items())
+    boxes = {name: sum(counts[name] for counts in found.boxes.values()) for name in found.boxes["train"]}
+    classes = ", ".join(f"{name} {count:,}" for name, count in boxes.items())
+    lines = [f"{found.config.path} ({found.config.format}); images: {sizes}", f"boxes: {classes}", *found.notes]
+    return found.config, tuple(lines)
 
 
 def parsed(pair: Pair) -> tuple[Recipe, Recipe | None]:

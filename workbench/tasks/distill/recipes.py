@@ -57,7 +57,7 @@ def make_pair(
     values = read_mapping(student, "recipe", Recipe.model_fields)
     if not values.get("methods"):
         raise ConfigError(f"{student} has no 'methods:', so nothing would be distilled. Choose another --student, or add a method to it.")
-    beside = {"path", "format", "train", "val", "test", "options", "policy"}
+    beside = {"path", "format", "train", "val", "test", "splits", "options", "policy"}
     own = {key: value for key, value in (values.get("data") or {}).items() if key not in beside}
     values = _with({**values, "name": name, "data": {**own, **data}}, choices)
     values = merge({**values, "arms": {"undistilled": {"methods": []}}}, changes)
