@@ -1,5 +1,7 @@
 """A budget of time becomes steps: all of it is used, none of it twice, and one that is too small is refused."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from workbench.errors import ConfigError
 from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, seconds_of, told
 from workbench.tasks.distill.measure import Pace
 
-TEACHER, STUDENT = Pace(0.2, 0.01, 100, 100), Pace(0.1, 0.005, 100, 100)
+TEACHER, STUDENT = Pace(0.2, 0.01, 100, 100, 1000), Pace(0.1, 0.005, 100, 100, 1000)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("8 h", 28800)])
@@ -52,6 +54,11 @@ def test_without_a_teacher_to_train_everything_goes_to_the_students():
 def test_a_slower_machine_than_measured_takes_fewer_steps():
     steps = [divide(1000, None, STUDENT, 0.0, 1, 1, slowness=slowness).student_steps for slowness in (1.0, 2.0)]
     assert steps[1] == pytest.approx(steps[0] / 2, abs=10)
+
+
+def test_few_images_are_not_shown_more_than_four_hundred_times():
+    found = divide(36_000, replace(TEACHER, epoch=2), replace(STUDENT, epoch=3), 0.0, 1, 1)
+    assert (found.teacher_steps, found.student_steps) == (800, 1200)
 
 
 def test_a_budget_that_is_too_small_says_what_would_do():

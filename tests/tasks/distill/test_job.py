@@ -160,7 +160,7 @@ def test_the_plan_of_a_dry_run_names_every_rule_and_writes_nothing(patched: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "no dataset at nowhere"),
+        (["--data", "nowhere"], "nowhere: there is no such file or folder"),
         (["--data", "shapes", "--budget", "soon"], "is no time"),
         (["--data", "shapes", "--student", "huge"], "there is no recipe 'huge'"),
         (["--data", "shapes", "--teacher", "nobody"], "nobody"),

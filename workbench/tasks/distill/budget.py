@@ -13,6 +13,7 @@ TEACHER_SHARE = 0.6
 DISTILLED = 1.25  # a step with the teacher's answers from the cache, relative to one without
 SLOWER_TOGETHER = 1.15  # several processes share caches and memory
 LEAST_STEPS, MOST_STEPS = 100, 20_000
+MOST_EPOCHS = 400  # of few images; the rest of the budget is not spent
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -82,14 +83,14 @@ def divide(
     free = budget - ANSWER_SECONDS - cached
     taught = Division(0, LEAST_STEPS, 0.0, cached, 0.0)
     if teacher is not None:
-        steps = _steps(TEACHER_SHARE * free - START_SECONDS - _evaluating(teacher), teacher.step * slowness)
+        steps = _steps(TEACHER_SHARE * free - START_SECONDS - _evaluating(teacher), teacher.step * slowness, teacher.epoch)
         taught = Division(steps, 0, START_SECONDS + _evaluating(teacher) + steps * teacher.step * slowness, cached, 0.0)
     left = free - taught.teacher
     step = student.step * slowness * (SLOWER_TOGETHER if jobs > 1 else 1.0)
     # undistilled, distilled, and distilled once more in the undistilled run's time
     runs, rounds = 3 * seeds, seeds * (2 + distilled) / min(jobs, 3 * seeds)
     fixed = (START_SECONDS + _evaluating(student)) * max(runs / jobs, 1)
-    steps = _steps(left - fixed, step * rounds)
+    steps = _steps(left - fixed, step * rounds, student.epoch)
     found = Division(taught.teacher_steps, steps, taught.teacher, cached, fixed + steps * step * rounds)
     if found.seconds > 1.2 * budget:
         raise ConfigError(
@@ -110,6 +111,6 @@ def _evaluating(pace: Pace) -> float:
     return pace.image * (EVALUATIONS * pace.evaluated + pace.tested)
 
 
-def _steps(seconds: float, step: float) -> int:
+def _steps(seconds: float, step: float, epoch: int) -> int:
     count = int(max(seconds, 0.0) / step)
-    return max(min(count - count % 10, MOST_STEPS), LEAST_STEPS)
+    return max(min(count - count % 10, MOST_STEPS, MOST_EPOCHS * epoch), LEAST_STEPS)

@@ -23,12 +23,14 @@ class Pace:
         image: Seconds of evaluating one image.
         evaluated: Number of validation images.
         tested: Number of test images.
+        epoch: Steps of an epoch.
     """
 
     step: float
     image: float
     evaluated: int
     tested: int
+    epoch: int
 
 
 class _Timed(Learner):
@@ -67,4 +69,4 @@ def measure(recipe: Recipe, device: str, teacher: str | None = None) -> Pace:
     step = _Timed(setup, device, open_cache(setup) if teacher is not None else None).seconds_per_step()
     # a forward pass is about a third of a step; reading detections and tables out takes about as long again
     image = 0.7 * step / recipe.train.batch_size
-    return Pace(step, image, len(setup.val), len(setup.test or ()))
+    return Pace(step, image, len(setup.val), len(setup.test or ()), -(-len(setup.train) // recipe.train.batch_size))
