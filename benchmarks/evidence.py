@@ -238,8 +238,12 @@ def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None, 
     data = " --bccd PATH" if table.needs_data else ""
     markdown = family_table(frame) if name == "families" else seed_tables(frame, table)
     caches = [info["cache"] for row in rows if (info := Run.open(row.name).info()).get("cache")]
-    if caches:
+    builds = dict.fromkeys((cache["name"], cache["build_seconds"]["cpu"]) for cache in caches)
+    if len(builds) == 1:
         markdown += "\n\n" + cache_line(caches[0]["build_seconds"]["cpu"])
+    elif builds:
+        seconds = sorted(seconds for _, seconds in builds)
+        markdown += f"\n\nBuilding the teacher caches took {seconds[0]:.0f} to {seconds[-1]:.0f} s of the processor each, once."
     return {
         "table": name,
         "command": f"python -m benchmarks.evidence {name}{data}",
