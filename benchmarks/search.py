@@ -1,4 +1,4 @@
-"""Measures what a search adds to the training of its students: gates, trials and rungs, and the operations of a formula on large maps.
+"""Measures what a search adds to the training of its students: gates, proposals, trials and rungs, and the operations on large maps.
 
 Trials are those of ``recipes/search/shapes_fcos.yaml``, on one thread.
 """
@@ -6,11 +6,14 @@ Trials are those of ``recipes/search/shapes_fcos.yaml``, on one thread.
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
+from optuna.trial import create_trial
 
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
 from benchmarks.methods import CLASSES, SPEC
@@ -20,15 +23,19 @@ from workbench.detectors.fcos import Fcos, FcosModelConfig
 from workbench.methods.context import MethodContext, Progress, make_pairing
 from workbench.methods.detkds.config import DetKDSConfig
 from workbench.methods.detkds.detkds import DetKDS
-from workbench.methods.detkds.genotype import NAMED, Genotype, genotypes
+from workbench.methods.detkds.genotype import INPUTS, NAMED, Genotype, genotypes
 from workbench.resources import share_path
-from workbench.search.candidate import Candidate
-from workbench.search.plan import load_plan
+from workbench.search.candidate import Candidate, Outcome
+from workbench.search.plan import SamplerName, load_plan
+from workbench.search.samplers import Sampling
 from workbench.search.space import gate
+from workbench.search.study import SearchStudy
 from workbench.search.trainer import TrialTrainer
 from workbench.search.trial import Trial, method_of, trial_setup
 
 GATED, GATE_REPEATS, MAP_REPEATS = 100, 20, 3
+LONG, PROPOSALS = 5000, 20
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 PART = 10  # steps between two measurements of a trial
 IMAGES = 16  # in a batch of the pair on shapes
 HEIGHT, WIDTH, BATCH, TARGETS = 800, 1333, 2, 7
@@ -46,8 +53,9 @@ def figures() -> Iterator[Figure]:
     yield from _static_gate()
     with temporary_runs(), tempfile.TemporaryDirectory() as folder:
         yield from _trials(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _proposals(long_search(Path(folder), LONG))
     yield from _large_maps()
-    # ask and tell at 5,000 trials: to be added with workbench.search.samplers
 
 
 def _static_gate() -> Iterator[Figure]:
@@ -61,6 +69,43 @@ def _static_gate() -> Iterator[Figure]:
         seconds.append(time.process_time() - start)
     yield Figure("gate R0 of a formula", 1000 * float(np.median(seconds)), "ms", "<= 50", repeats=GATED)
     yield Figure("gate R0, the slowest formula", 1000 * max(seconds), "ms", "<= 50", repeats=GATED)
+
+
+def long_search(folder: Path, trials: int) -> SearchStudy:
+    """Returns a search whose study of shares has so many trials with random AP, no two of them alike.
+
+    The shares of five formulas have 7**5 points, more than the formulas of any input. The first 50 trials and the pairs behind them are
+    noted as ``family`` would, and generations of 50 as ``official`` would.
+    """
+    plan = load_plan(share_path("recipes") / "search" / "shapes_fcos.yaml").model_copy(update={"shares": SHARES})
+    search, random = SearchStudy.open(plan, folder, fitness="0" * 16), np.random.default_rng(0)
+    study = search.study("shares", formulas=[asdict(Genotype(input, distance="l1")) for input in INPUTS])
+    space = search.space("shares")
+    with search.journal.together():
+        for number, point in enumerate(random.choice(len(space.points), trials, replace=False)):
+            role = "random" if number < 50 else ("child", "newcomer")[number % 2]
+            made = create_trial(
+                params=space.points[point], distributions=dict(space.distributions), value=random.random(), user_attrs={"role": role},
+                system_attrs={"NSGAIISampler:generation": number // 50},
+            )  # fmt: skip
+            study.add_trial(made)
+    return search
+
+
+def _proposals(search: SearchStudy) -> Iterator[Figure]:
+    """Yields the time to begin a trial late in a search and to record it, through the journal."""
+    samplings = {name: Sampling(name, search.space("shares"), 0) for name in get_args(SamplerName)}
+
+    def propose(sampling: Sampling) -> None:
+        search._samplings["shares"] = sampling
+        search.tell(search.ask("shares"), Outcome(0.1))
+
+    functions: dict[str, Callable[[], object]] = {name: partial(propose, sampling) for name, sampling in samplings.items()}
+    seconds = interleaved(functions, PROPOSALS, warmup=2, clock=time.process_time)
+    for name, values in seconds.items():
+        # NSGA-II is Optuna's and reads all trials each time; it is there to show what the released scripts do
+        target = None if name == "official" else "<= 20"
+        yield Figure(f"ask and tell of {name} at {LONG} trials", 1000 * float(np.median(values)), "ms", target, repeats=PROPOSALS)
 
 
 def _trials(folder: Path) -> Iterator[Figure]:

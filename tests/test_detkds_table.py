@@ -56,7 +56,22 @@ def test_the_page_shows_the_committed_comparison_and_its_sentences():
     one, two = ({row.genotype: row.ap for row in ROWS if row.seed == seed and row.genotype is not None} for seed in (0, 1))
     rank = spearmanr([one[genes] for genes in one], [two[genes] for genes in one]).statistic
     assert f"rank correlation between the seeds is {rank:.2f}" in " ".join(page.split())
-    assert f"{100 * committed['additive']:.0f} % of the variance" in " ".join(page.split())
+    text = " ".join(page.split())
+    assert f"{100 * committed['additive']:.0f} % of the variance" in text
+
+    share = {(row["sampler"], row["seeded"], row["trials"]): f"{row['share']:.2f}" for row in committed["results"]}
+    own, tree = (([share[name, False, count] for count in (60, 120)], share[name, True, 120]) for name in ("recommended", "tpe"))
+    assert (
+        f"value at 60 in {own[0][0]} of the trials and that at 120 in {own[0][1]}. `tpe` needs fewer, {tree[0][0]} and {tree[0][1]}, but"
+        in text
+    )
+    assert f"seeded, `recommended` needs {own[1]} of 120 and `tpe` {tree[1]}." in text
+    spans = [
+        row["share_interval"]
+        for row in committed["results"]
+        if (row["seeded"], row["trials"], row["sampler"] in ("recommended", "tpe")) == (False, 60, True)
+    ]
+    assert max(low for low, _ in spans) < min(high for _, high in spans)
 
 
 def test_the_committed_comparison_is_what_the_samplers_do():

@@ -14,15 +14,13 @@ from workbench.search.records import (
     TrialRecord,
     best,
     best_so_far,
-    calibration,
     cost,
-    may_prune,
     means,
     noise,
     rejections,
-    should_end,
     survivors,
 )
+from workbench.search.rungs import calibration, may_prune, should_end
 from workbench.search.stages import stages, total_cost
 from workbench.search.study import SearchStudy
 from workbench.search.workers import work

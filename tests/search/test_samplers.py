@@ -1,25 +1,29 @@
 """Samplers propose what the space holds, no formula twice, and the same again from the same trials."""
 
 from collections import Counter
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from tests.search.examples import opened, share_of
+from workbench.methods.detkds.genotype import refusal
 from workbench.search.candidate import Candidate, Outcome
 from workbench.search.family import POPULATION, FamilySampler, members
-from workbench.search.genes import FormulaSpace, ShareSpace, Space
+from workbench.search.genes import FormulaSpace, Genes, ShareSpace, Space
 from workbench.search.proposals import History
-from workbench.search.recommended import drawn_effects
-from workbench.search.samplers import Sampling, simulate
+from workbench.search.recommended import REMEMBERED, remembered
+from workbench.search.samplers import Sampling, _Part, simulate
 
 GLOBAL = FormulaSpace("global", "corrected", 2, 3.0)
 LOGITS = FormulaSpace("logits", "corrected", 2, 3.0)
-SHARES = ShareSpace(tuple(space.genotype(next(space.all())) for space in (GLOBAL, LOGITS)), (0.0, 0.3, 1.0, 3.0), 3.0)
+SHARES = ShareSpace(tuple(space.genotype(space.points[0]) for space in (GLOBAL, LOGITS)), (0.0, 0.3, 1.0, 3.0), 3.0)
 OWN = ("random", "recommended", "tpe")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -28,6 +32,12 @@ def table(candidate: Candidate) -> float:
     """A fitness to which each choice adds, so that there is something to learn."""
     genotype = candidate.shares[0][0]
     return sum(share_of(f"{position} {gene}") for position, gene in enumerate(genotype.genes))
+
+
+def allowed(space: FormulaSpace, genes: Genes) -> bool:
+    """True if no rule forbids a formula in a batch."""
+    rows = None if space.input in ("instance", "localization") else space.images
+    return refusal(space.genotype(genes), space.mode, rows) is None
 
 
 def asked(name, space: Space, trials: int, seed: int = 0, refused: float = 0.0) -> optuna.Study:
@@ -76,8 +86,8 @@ def test_another_worker_goes_on_as_the_first_would_have(name):
 def test_running_trials_of_other_workers_are_not_proposed_again(name, tmp_path):
     workers = [opened(tmp_path, sampler=name, inputs=["localization"]) for _ in range(3)]
     space = workers[0].space("localization")
-    running = [workers[index % 3].ask("localization") for index in range(space.size)]
-    assert {space.key(one.genes) for one in running} == {space.key(genes) for genes in space.all()}
+    running = [workers[index % 3].ask("localization") for index in range(len(space.legal))]
+    assert {space.key(one.genes) for one in running} == space.legal
     assert workers[0].sampling("localization").exhausted(workers[0].study("localization"))
     workers[0].tell(running[0], Outcome(0.5))
 
@@ -90,6 +100,41 @@ def test_the_official_sampler_never_evolves_in_as_many_trials_as_the_released_sc
     longer = asked("official", GLOBAL, 60)
     kept = Counter(value for trial in longer.get_trials() for key, value in trial.system_attrs.items() if key.endswith("generation"))
     assert kept == {0: 50, 1: 10}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_formula_that_a_rule_forbids_is_never_proposed(name):
+    one = FormulaSpace("logits", "corrected", 1)  # one image has no norm over images
+    trials = asked(name, one, len(one.legal)).get_trials()
+    assert all(allowed(one, trial.params) for trial in trials)
+    assert {one.key(trial.params) for trial in trials} == {one.key(genes) for genes in one.points if allowed(one, genes)}
+    assert len(one.legal) < one.size
+
+
+def test_the_estimator_of_few_trials_is_that_of_optuna():
+    study, whole = asked("tpe", LOGITS, 20), TPESampler(seed=3, multivariate=True, constant_liar=True)
+    study.ask()
+    trial, sampler = study.get_trials(deepcopy=False)[-1], TPESampler(seed=3, multivariate=True, constant_liar=True)
+    expected = whole.sample_relative(study, trial, dict(LOGITS.distributions))
+    assert sampler.sample_relative(_Part(study, []), trial, dict(LOGITS.distributions)) == expected
+
+
+def test_the_estimator_of_many_trials_sees_the_newest_and_the_best():
+    study, history, random = optuna.create_study(direction="maximize"), History(GLOBAL), np.random.default_rng(0)
+    picks = random.choice(len(GLOBAL.points), REMEMBERED + 100, replace=False)
+    study.add_trials([
+        optuna.trial.create_trial(params=GLOBAL.points[pick], distributions=dict(GLOBAL.distributions), value=random.random())
+        for pick in picks
+    ])  # fmt: skip
+    values = [trial.value or 0.0 for trial in study.get_trials()]
+    best = np.argsort(values)[::-1][:25]
+    history.update(study.get_trials())
+    shown = [trial.number for trial in _Part(study, history.best(25)).get_trials(deepcopy=False)]
+    assert shown == sorted({*range(100, REMEMBERED + 100), *best.tolist()})
+    kept = [past.number for past in remembered(history.best())]
+    ranked = np.argsort(values)[::-1]
+    assert sorted(kept) == sorted([*ranked[: REMEMBERED // 2], *sorted(ranked[REMEMBERED // 2 :])[-REMEMBERED // 2 :]])
+    assert [past.number for past in remembered(history.best()[:REMEMBERED])] == ranked[:REMEMBERED].tolist()
 
 
 def test_a_seeded_search_begins_with_the_legal_known_formulas():
@@ -106,7 +151,7 @@ def test_a_seeded_search_begins_with_the_legal_known_formulas():
 
 def test_the_shares_begin_at_the_balanced_point():
     assert SHARES.starts(seeded=False) == [{"global": 1.0, "logits": 1.0}]  # 3 in two parts, the nearest choice
-    assert SHARES.size == 16 and SHARES.legal == 15
+    assert SHARES.size == 16 and len(SHARES.legal) == 15
     assert SHARES.refusal({"global": 0.0, "logits": 0.0}) is not None
     assert SHARES.candidate({"global": 0.0, "logits": 3.0}) == Candidate(((SHARES.formulas[1], 3.0),))
 
@@ -146,28 +191,28 @@ def test_a_child_of_the_family_swaps_one_transformation_at_most():
     assert crossed[1] > 800 and crossed[0] > 800 and crossed[2] + crossed[3] < 20  # more only where it mutates too
 
 
-def test_drawn_effects_scatter_around_the_ridge_regression_on_the_choices():
-    study, history = asked("random", LOGITS, 40), History(LOGITS)
-    trained = history.update(study.get_trials()).best()
-    sizes = [len(choices) for choices in LOGITS.choices.values()]
-    rows = np.array([[float(past.code[p] == c) for p, size in enumerate(sizes) for c in range(size)] for past in trained])
-    values = np.array([past.value for past in trained], float)
-    values = (values - values.mean()) / values.std()
-    # least squares with a row of sqrt(rest / prior) for each effect
-    penalty = np.sqrt(0.5 / 0.25) * np.eye(rows.shape[1])
-    expected = np.linalg.lstsq(np.vstack([rows, penalty]), np.concatenate([values, np.zeros(rows.shape[1])]), rcond=None)[0]
-    draws = np.array([np.concatenate(drawn_effects(LOGITS, trained, np.random.default_rng(seed))) for seed in range(3000)])
-    error = draws.std(0) / np.sqrt(len(draws))
-    assert (np.abs(draws.mean(0) - expected) < 5 * error).all()
-
-
 def test_a_simulated_search_learns_where_random_does_not():
     found = {name: np.mean([max(simulate(name, GLOBAL, table, 40, seed)) for seed in range(6)]) for name in ("random", "recommended")}
     assert found["recommended"] > found["random"]
 
 
+def test_where_pairs_of_choices_count_recommended_finds_better_formulas_than_the_tree_estimator():
+    def landscape(number: int, candidate: Candidate) -> float:
+        genes = list(enumerate(candidate.shares[0][0].genes))
+        alone = sum(share_of(f"{number} {gene}") for gene in genes)
+        pairs = sum(share_of(f"{number} {one} {other}") for one, other in combinations(genes, 2))
+        return alone + pairs + share_of(f"{number} {candidate}")
+
+    found = {
+        name: [max(simulate(name, GLOBAL, partial(landscape, number), 60, number)) for number in range(16)]
+        for name in ("random", "tpe", "recommended")
+    }
+    assert np.mean(found["recommended"]) > np.mean(found["tpe"]) > np.mean(found["random"])
+
+
 def test_a_simulated_search_counts_trained_trials_alone_and_ends_with_the_space():
-    refused = {str(LOGITS.candidate(genes)) for genes in LOGITS.all() if share_of(LOGITS.key(genes)) < 0.4}
+    refused = {str(LOGITS.candidate(genes)) for genes in LOGITS.points if share_of(LOGITS.key(genes)) < 0.4}
     values = simulate("random", LOGITS, lambda candidate: None if str(candidate) in refused else table(candidate), 10**6, seed=1)
-    assert len(values) == LOGITS.size - len(refused)
-    assert max(values) == max(table(LOGITS.candidate(g)) for g in LOGITS.all() if str(LOGITS.candidate(g)) not in refused)
+    left = {str(LOGITS.candidate(genes)): LOGITS.candidate(genes) for genes in LOGITS.points if allowed(LOGITS, genes)}
+    left = {name: candidate for name, candidate in left.items() if name not in refused}
+    assert refused and sorted(values) == sorted(map(table, left.values()))

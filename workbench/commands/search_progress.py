@@ -17,10 +17,11 @@ from workbench.commands.progress import console_count
 from workbench.errors import Interrupted, MissingExtraError, RunError, pip_install
 
 if TYPE_CHECKING:
+    from workbench.search.asked import Asked
     from workbench.search.candidate import Outcome
     from workbench.search.plan import SearchPlan
     from workbench.search.records import Mean
-    from workbench.search.study import Asked, SearchStudy
+    from workbench.search.study import SearchStudy
 
 LOOK_SECONDS = 1.0
 
@@ -164,7 +165,8 @@ def status_rows(search: "SearchStudy") -> list[dict[str, Any]]:
 
 def facts(search: "SearchStudy") -> list[str]:
     """Returns sentences about what rungs tell, noise, what was refused, and cost."""
-    from workbench.search.records import calibration, noise, rejections
+    from workbench.search.records import noise, rejections
+    from workbench.search.rungs import calibration
     from workbench.search.stages import total_cost
 
     plan, lines = search.plan, list[str]()
@@ -189,7 +191,8 @@ def facts(search: "SearchStudy") -> list[str]:
 def facts_json(search: "SearchStudy") -> dict[str, Any]:
     """Returns everything that ``search status`` says, and every trial."""
     from workbench.search.found import ranking
-    from workbench.search.records import calibration, noise, rejections
+    from workbench.search.records import noise, rejections
+    from workbench.search.rungs import calibration
     from workbench.search.stages import total_cost
 
     everything = {name: search.records(name) for name in search.studies}

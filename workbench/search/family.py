@@ -1,5 +1,6 @@
 """The sampler ``family``: the loop in which the authors' earlier searches (lliai/Auto-DAS) evolve their formulas."""
 
+from bisect import insort
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def members(trials: list[Past]) -> list[Past]:
             continue
         trained = [past for past in pair if past.value is not None]
         if trained:
-            population = sorted([*population[:-1], min(trained, key=_rank)], key=_rank)
+            population.pop()
+            insort(population, min(trained, key=_rank), key=_rank)
     return population
 
 

@@ -1,7 +1,10 @@
 """Decides when a trial ends early: no gradient on a batch (gate R1), or collapse during training (gate R2).
 
-The thresholds are those of the reference algorithm (``docs/search.md``); the paper has none. Its bounds on the gradient-norm ratio of R1
-(1e-3 to 1e3) are not used, because ``balance`` sets every weight from that ratio, whatever it is.
+The thresholds of losses are those of the reference algorithm (``docs/search.md``); the paper has none. Its bounds on the gradient-norm
+ratio of R1 (1e-3 to 1e3) are not used, because ``balance`` sets every weight from that ratio, whatever it is.
+
+Losses alone tell too little: with AdamW a head learns how common the classes are even on features that a formula has made useless, and its
+detection loss falls nearly as far as that of the undistilled student while nothing is detected. AP at the rungs is looked at as well.
 """
 
 import math
@@ -13,6 +16,11 @@ COLLAPSE_AT = (0.2, 0.5)
 """When it is compared, as shares of the steps."""
 SMOOTHED = 0.1
 """The mean over the last steps is compared, this share of all of them, because single batches differ more than students."""
+
+FEW = 0.25
+"""An AP at a rung below this share of the undistilled student's means the same. On the table of fitness no trial below it recovered."""
+SOME = 0.01
+"""AP (0..1) that the undistilled student must have there, because shares of less are chance."""
 
 
 def ratios_of(measured: Mapping[str, tuple[float, float]]) -> dict[str, float]:
@@ -60,3 +68,16 @@ def collapsed(losses: Sequence[float], reference: Sequence[float], steps: int) -
     if own <= COLLAPSE * other:
         return None
     return f"its detection loss at step {len(losses)} is {own:.3g}, {own / other:.3g} times that of the undistilled student"
+
+
+def detects_too_little(ap: float, reference: float, step: int) -> str | None:
+    """Returns why a trial has collapsed at a rung, as a sentence; None if it has not (gate R2).
+
+    Args:
+        ap: AP (0..1) of the trial.
+        reference: AP of the undistilled student at the same step.
+        step: step of the rung.
+    """
+    if reference < SOME or ap >= FEW * reference:
+        return None
+    return f"its AP at step {step} is {100 * ap:.2f}, and the undistilled student has {100 * reference:.2f} there"

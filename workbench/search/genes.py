@@ -1,7 +1,7 @@
 """Defines what a study chooses from: the formulas of one input, or the shares of several formulas together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
@@ -52,10 +52,10 @@ class Space(ABC):
         """Returns the choices as Optuna's distributions."""
         return {position: CategoricalDistribution(choices) for position, choices in self.choices.items()}
 
-    def all(self) -> Iterator[dict[str, Any]]:
-        """Yields every point."""
-        for values in product(*self.choices.values()):
-            yield dict(zip(self.choices, values, strict=True))
+    @cached_property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """Returns every point."""
+        return tuple(dict(zip(self.choices, values, strict=True)) for values in product(*self.choices.values()))
 
     def settled(self, genes: Genes) -> dict[str, Any]:
         """Returns the genes of the canonical form; the genes themselves if that form is written with choices the space lacks."""
@@ -85,12 +85,12 @@ class Space(ABC):
     @cached_property
     def size(self) -> int:
         """Returns the number of different candidates, those included that gate R0 refuses."""
-        return len({self.key(genes) for genes in self.all()})
+        return len({self.key(genes) for genes in self.points})
 
     @cached_property
-    def legal(self) -> int:
-        """Returns the number of different candidates that rules allow; gate R0 computes the others."""
-        return len({self.key(genes) for genes in self.all() if self._lawful(genes)})
+    def legal(self) -> frozenset[str]:
+        """Returns the canonical forms that no rule forbids; what gate R0 computes may still refuse some."""
+        return frozenset(self.key(genes) for genes in self.points if self._lawful(genes))
 
     @abstractmethod
     def _lawful(self, genes: Genes) -> bool:

@@ -94,7 +94,7 @@ def record_plan(folder: Path, plan: SearchPlan, mine: dict[str, Any], commit: st
 def refuse_empty(plan: SearchPlan, images: int) -> None:
     """Refuses a plan with an input that has no formula to choose, or one alone."""
     for input in plan.inputs:
-        legal = FormulaSpace(input, plan.mode, images).legal
+        legal = len(FormulaSpace(input, plan.mode, images).legal)
         if legal == 0:
             raise ConfigError(
                 f"search '{plan.name}': in mode {plan.mode} and with {images} images in a batch, input {input} has no legal formula. Leave "

@@ -95,7 +95,7 @@ class SpaceSampler(BaseSampler):
         space: what to choose from.
         seed: proposals follow from it, the trials and the number of the trial.
         starts: points to propose first.
-        repeats: whether a canonical form may be proposed again.
+        repeats: whether a canonical form may be proposed again, and one that a rule forbids.
 
     Attributes:
         tries: Proposals that are drawn before a point is taken at random among those that were never tried.
@@ -127,22 +127,25 @@ class SpaceSampler(BaseSampler):
 
     def _new(self, study: Study, trial: FrozenTrial, random: np.random.Generator) -> tuple[Genes, str]:
         for start in self.starts:
-            if self.space.key(start) not in self.history.seen:
+            if self.fresh(start):
                 return start, "start"
         for _ in range(1 if self.repeats else self.tries):
             genes, role = self.propose(study, trial, random)
-            if self.repeats or self.space.key(genes) not in self.history.seen:
+            if self.repeats or self.fresh(genes):
                 return genes, role
-        return unseen(self.space, self.history, random), "random"
+        return self._unseen(random), "random"
+
+    def fresh(self, genes: Genes) -> bool:
+        """True if no rule forbids a point and its canonical form was never proposed, also not to another worker."""
+        key = self.space.key(genes)
+        return key in self.space.legal and key not in self.history.seen
+
+    def _unseen(self, random: np.random.Generator) -> dict[str, Any]:
+        """Returns a point drawn at random among the fresh ones; any point if there is none."""
+        points = self.space.points
+        return next((points[index] for index in random.permutation(len(points)) if self.fresh(points[index])), points[0])
 
 
 def anywhere(space: Space, random: np.random.Generator) -> dict[str, Any]:
     """Returns a point drawn at random."""
     return {position: choices[random.integers(len(choices))] for position, choices in space.choices.items()}
-
-
-def unseen(space: Space, history: History, random: np.random.Generator) -> dict[str, Any]:
-    """Returns a point drawn at random among those whose canonical form was never proposed; any point if there is none."""
-    points = list(space.all())
-    left = (points[index] for index in random.permutation(len(points)))
-    return next((genes for genes in left if space.key(genes) not in history.seen), points[0])

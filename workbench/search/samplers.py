@@ -4,7 +4,7 @@ Nothing of a sampler lives in one process alone. What it proposes follows from t
 trial, so that any worker can propose next, and one worker alone proposes the same every time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import optuna
@@ -16,8 +16,11 @@ from workbench.search.candidate import Candidate
 from workbench.search.family import FamilySampler
 from workbench.search.genes import Genes, Space
 from workbench.search.plan import SamplerName
-from workbench.search.proposals import History, SpaceSampler, anywhere
-from workbench.search.recommended import RecommendedSampler
+from workbench.search.proposals import History, Past, SpaceSampler, anywhere
+from workbench.search.recommended import REMEMBERED, RecommendedSampler
+
+GOOD = 25
+"""Trials that Optuna's estimator counts as good at most."""
 
 
 class RandomSampler(SpaceSampler):
@@ -30,15 +33,33 @@ class RandomSampler(SpaceSampler):
 class TreeSampler(SpaceSampler):
     """Optuna's tree-structured Parzen estimator, no formula twice.
 
-    Trials that are running count as bad ones, so that workers do not all propose the same.
+    Trials that are running count as bad ones, so that workers do not all propose the same. Beyond 300 trials the estimator sees
+    the newest 300 and the best 25, because its time grows with their number. More than 25 are never good ones to it, and old bad ones have
+    little weight.
     """
 
     tries = 4
+    _part: "tuple[int, _Part] | None" = None  # what the estimator sees while this trial is proposed
 
     def propose(self, study: Study, trial: FrozenTrial, random: np.random.Generator) -> tuple[Genes, str]:
+        if self._part is None or self._part[0] != trial.number:
+            self._part = trial.number, _Part(study, self.history.best(GOOD))
         sampler = TPESampler(seed=int(random.integers(2**31)), multivariate=True, constant_liar=True)
-        genes = sampler.sample_relative(study, trial, dict(self.space.distributions))
+        genes = sampler.sample_relative(self._part[1], trial, dict(self.space.distributions))
         return (genes, "tpe") if genes else (anywhere(self.space, random), "random")
+
+
+class _Part(Study):
+    """A study that shows its newest trials and some others."""
+
+    def __init__(self, study: Study, others: Sequence[Past]):
+        super().__init__(study.study_name, study._storage)
+        trials = study.get_trials(deepcopy=False)
+        first = max(len(trials) - REMEMBERED, 0)
+        self._shown = [trials[number] for number in sorted(past.number for past in others) if number < first] + trials[first:]
+
+    def _get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False) -> list[FrozenTrial]:
+        return [trial for trial in self._shown if states is None or trial.state in states]
 
 
 class Sampling:
@@ -81,8 +102,8 @@ class Sampling:
         return NSGAIISampler(seed=int(np.random.default_rng([self.seed, number]).integers(2**31)))
 
     def exhausted(self, study: Study) -> bool:
-        """True if every different candidate has been proposed and the sampler proposes none twice."""
-        return not self.repeats and len(self.history.update(study.get_trials(deepcopy=False)).seen) >= self.space.size
+        """True if every candidate that no rule forbids has been proposed and the sampler proposes none twice."""
+        return not self.repeats and self.space.legal <= self.history.update(study.get_trials(deepcopy=False)).seen.keys()
 
 
 def simulate(

@@ -14,7 +14,8 @@ from workbench.search.equation import MEANINGS, equation
 from workbench.search.found import candidate_of
 from workbench.search.operation_code import Place, code_of
 from workbench.search.plan import SearchPlan
-from workbench.search.records import TrialRecord, best_so_far, calibration, means, noise, rejections, survivors
+from workbench.search.records import TrialRecord, best_so_far, means, noise, rejections, survivors
+from workbench.search.rungs import calibration
 from workbench.store.searches import changed
 
 OUTCOMES = ("trained", "rung", "refused", "failed")

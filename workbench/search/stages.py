@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from workbench.methods.detkds.genotype import FEATURES, INPUTS, Genotype
+from workbench.search.asked import Asked
 from workbench.search.genes import ShareSpace
 from workbench.search.records import Mean, TrialRecord, best, cost, means
-from workbench.search.study import MOST_TRIES, Asked, SearchStudy
+from workbench.search.study import MOST_TRIES, SearchStudy
 
 SHARES = "shares"
 Next = Asked | Literal["wait", "done"]
@@ -126,7 +127,7 @@ def shares_study(search: SearchStudy, create: bool = False) -> str | None:
     won = [record for record in (winner(search, input) for input in _in_order(search)) if record is not None]
     formulas: list[dict[str, Any]] = [_formula(record.formulas[0]) for record in won]
     space = ShareSpace(tuple(Genotype(**one) for one in map(_whole, formulas)), search.plan.shares, search.plan.share)
-    if not formulas or space.legal < 2:
+    if not formulas or len(space.legal) < 2:
         return None
     number = 1
     while (name := SHARES if number == 1 else f"{SHARES}-{number}") in search.studies:

@@ -6,57 +6,32 @@ time: a trial's lock is freed by the kernel, and whoever comes next sees that it
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 
 from workbench.errors import RunError
-from workbench.files import hash_json, lock_within, read_json, try_lock
+from workbench.files import hash_json, lock_within, read_json
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.resources import code_commit
-from workbench.search.candidate import Candidate, Outcome
+from workbench.search.asked import Asked, TrialLocks
+from workbench.search.candidate import Outcome
 from workbench.search.genes import FormulaSpace, ShareSpace, Space
 from workbench.search.identity import check_plan, identity, images_of, record_plan, refuse_empty
 from workbench.search.journal import PATIENCE_SECONDS, open_journal
 from workbench.search.plan import SearchPlan
-from workbench.search.records import TrialRecord, record_of, should_end
+from workbench.search.records import TrialRecord, record_of
+from workbench.search.rungs import should_end
 from workbench.search.samplers import Sampling
 
 MOST_TRIES = 3
 """How often a candidate is trained whose workers die."""
 REPEATS = "-repeats"
 """End of the name of the Optuna study with the repeats of another one; no sampler reads it, so that repeats never breed."""
-
-
-@dataclass(eq=False)
-class Asked:
-    """A trial that this process trains now.
-
-    Attributes:
-        study: Name of its study.
-        number: Its number there.
-        space: What its study chooses from.
-        genes: Its choices.
-        candidate: What to train; None if the choices leave nothing.
-        seed: Seed to train with.
-        unpruned: Whether it runs to its end whatever a rung says.
-        rungs: AP by step, of the rungs that it has reached.
-    """
-
-    study: str
-    number: int
-    space: Space
-    genes: dict[str, Any]
-    candidate: Candidate | None
-    seed: int
-    unpruned: bool
-    trial: Trial
-    lock: IO[Any]
-    rungs: dict[int, float] = field(default_factory=dict[int, float])
 
 
 class SearchStudy:
@@ -77,6 +52,7 @@ class SearchStudy:
         self.name = folder.name
         self.commit = code_commit()
         self.journal, self.storage = open_journal(folder, write)
+        self._locks = TrialLocks(folder / "locks")
         self._samplings: dict[str, Sampling] = {}
         self._spaces: dict[str, Space] = {}
         self._studies: dict[str, optuna.Study] = {}
@@ -234,10 +210,7 @@ class SearchStudy:
             return self._begin(study.study_name, study.ask(dict(space.distributions)), space, seed, True)
 
     def _begin(self, study: str, trial: Trial, space: Space, seed: int, unpruned: bool) -> Asked:
-        lock = open(self._lock_path(study, trial.number), "a+b")
-        if not try_lock(lock):
-            lock.close()
-            raise RunError(f"{self._lock_path(study, trial.number)} is locked by another process, though its trial has only begun.")
+        lock = self._locks.take(study, trial.number)
         genes = dict(trial.params)
         candidate = space.candidate(genes)
         formulas = [asdict(genotype) | {"share": share} for genotype, share in candidate.shares] if candidate else []
@@ -276,7 +249,7 @@ class SearchStudy:
                 self.study(asked.study).tell(asked.trial, outcome.ap)
             else:
                 self.study(asked.study).tell(asked.trial, state=TrialState.PRUNED)
-        self._unlock(asked)
+        self._locks.give_back(asked)
 
     def fail(self, asked: Asked, reason: str, retry: bool) -> None:
         """Records that a trial has no result.
@@ -288,7 +261,7 @@ class SearchStudy:
         """
         with self.journal.together():
             self._fail(asked.study, asked.number, reason, retry)
-        self._unlock(asked)
+        self._locks.give_back(asked)
 
     def sweep(self) -> list[tuple[str, int]]:
         """Fails the trials whose worker is gone and queues their candidates once more; returns which they were."""
@@ -297,13 +270,11 @@ class SearchStudy:
             for frozen in self.storage.get_all_studies():
                 name = frozen.study_name
                 for trial in self.study(name).get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    path = self._lock_path(name, trial.number)
-                    with open(path, "a+b") as lock:
-                        if not try_lock(lock):
+                    with self._locks.abandoned(name, trial.number) as abandoned:
+                        if not abandoned:
                             continue
                         worker = trial.user_attrs.get("worker", "unknown")
                         self._fail(name, trial.number, f"its worker ({worker}) was killed", retry=True)
-                        path.unlink(missing_ok=True)
                     gone.append((name, trial.number))
         return gone
 
@@ -316,10 +287,3 @@ class SearchStudy:
             study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": number, "tries": tries + 1})
         self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
         self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-    def _lock_path(self, study: str, number: int) -> Path:
-        return self.folder / "locks" / f"{study}-{number}"
-
-    def _unlock(self, asked: Asked) -> None:
-        self._lock_path(asked.study, asked.number).unlink(missing_ok=True)
-        asked.lock.close()

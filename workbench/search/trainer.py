@@ -19,7 +19,7 @@ from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import Setup, build_on, open_split
 from workbench.search.candidate import Candidate, Gate, Outcome
 from workbench.search.fitness import FitnessSplit, fitness_split
-from workbench.search.gates import collapse_steps, collapsed
+from workbench.search.gates import collapse_steps, collapsed, detects_too_little
 from workbench.search.measure import Measure
 from workbench.search.plan import SearchPlan
 from workbench.search.trial import RefusedError, Trial, method_of, trial_setup
@@ -177,6 +177,8 @@ class TrialTrainer:
                     return outcome("R2", reason)
             if done in self.rungs:
                 rungs[done] = self._rung.ap(trial)
+                if reference is not None and (reason := detects_too_little(rungs[done], reference.rungs[done], done)):
+                    return outcome("R2", reason)
                 if rung(done, rungs[done]):
                     return outcome("rung", f"other trials were better at step {done}")
         rungs[self.plan.steps] = self._end.ap(trial)

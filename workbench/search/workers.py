@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from workbench.errors import Interrupted
+from workbench.search.asked import Asked
 from workbench.search.candidate import Candidate, Outcome
 from workbench.search.records import TrialRecord
 from workbench.search.stages import next_trial
-from workbench.search.study import Asked, SearchStudy
+from workbench.search.study import SearchStudy
 
 PAUSE_SECONDS = 0.5
 

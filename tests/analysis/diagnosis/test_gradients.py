@@ -123,3 +123,14 @@ def test_a_baseline_of_another_length_has_another_learning_rate_and_is_not_compa
     finally:
         healthy_runs[0].update_info(recipe=info["recipe"])
     assert check.outcome == "not judged" and "30 steps" in check.why
+
+
+def test_a_student_that_is_better_than_its_baseline_is_not_drowned(drowned_run: Run, healthy_runs: list[Run]):
+    before = drowned_run.evaluations_path.read_text()
+    lines = [{**line, "coco": {**line["coco"], "ap": 0.9}} for line in drowned_run.evaluations()]
+    drowned_run.evaluations_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        outcome = {check.cause: check.outcome for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]
+    finally:
+        drowned_run.evaluations_path.write_text(before)
+    assert outcome == "clear"

@@ -15,12 +15,13 @@ LEAST_SHARE = 0.01
 # two unrelated directions in a model of 100,000 parameters have a cosine of +-0.003
 OPPOSED = -0.01
 
-# Clipping and AdamW keep the length of a step. Beside unrelated gradients of four times its own norm, the detection loss is left with a
-# quarter of its learning rate.
-DROWNING = 4.0
+# Clipping and AdamW keep the length of a step. Beside unrelated gradients of twice its own norm, the detection loss is left with less than
+# half of its learning rate.
+DROWNING = 2.0
 # Share of the fall of the baseline's detection loss. A large gradient alone does no harm: feature terms with 8 to 50 times the detection
-# loss's gradient (docs/results.md) leave the detection loss below the baseline's.
-LEAST_LOST = 0.1
+# loss's gradient (docs/results.md) leave the detection loss below the baseline's. Both limits were set on 43 runs of a GFL student
+# (validation, seed 9): each of the 21 that lose more than 2 AP beside such a gradient is above them, and none of those that gain is.
+LEAST_LOST = 0.03
 _LEAST_LINES = 6  # lines of metrics.jsonl; from fewer, the spread cannot be estimated
 
 
@@ -78,9 +79,9 @@ def opposing_terms(material: Material, baseline: Material | None) -> list[Findin
 
 
 def drowning_terms(material: Material, baseline: Material | None) -> list[Finding]:
-    """Finds terms whose gradient is too large for the detection loss to act: together it is more than four times the detection loss's, and
-    in the last third of training the detection loss is above the baseline's by more than a tenth of the fall of the baseline's. The norms
-    of several terms are added as if the gradients were at right angles.
+    """Finds terms whose gradient is too large for the detection loss to act: together it is more than twice the detection loss's, in the
+    last third of training the detection loss is above the baseline's by more than 3 % of the fall of the baseline's, and the student's AP
+    is not above the baseline's. The norms of several terms are added as if the gradients were at right angles.
     """
     shares = material.measured("share")
     together = _judged(np.sqrt(sum(np.square(values) for values in _aligned(shares))).tolist())
@@ -92,7 +93,7 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
             "the undistilled run (--against)"
         )
     lost, own, other = _lost(material, baseline)
-    if lost.low <= LEAST_LOST:
+    if lost.low <= LEAST_LOST or _last_ap(material) > _last_ap(baseline):
         return []
     typical = {name: _judged(values) for name, values in shares.items()}
     loud = {name: share for name, share in typical.items() if share.value >= 1} or typical
@@ -116,6 +117,12 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
         "Lower the weight until the gradient is no larger than that of the detection loss "
         f"(balance: {{{next(iter(loud)).partition('.')[2]}: 1.0}}).",
     )]  # fmt: skip
+
+
+def _last_ap(material: Material) -> float:
+    """Returns AP (0..1) at the last evaluation on the validation split, 0 if there is none."""
+    values = [line["coco"]["ap"] or 0.0 for line in material.run.evaluations() if line["split"] == "val"]
+    return values[-1] if values else 0.0
 
 
 def _times(share: float) -> str:
