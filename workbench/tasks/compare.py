@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -261,8 +261,12 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
 def notes(frame: pd.DataFrame) -> list[str]:
     """Returns what a reader must know about the methods of the rows: which of them are re-implementations, and of what."""
     runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
-    names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
-    sources = {name: find_method(name).citation for name in names if name in METHODS}
+    return notes_on(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
+
+
+def notes_on(methods: Iterable[str]) -> list[str]:
+    """Returns which of these methods are re-implementations, and of what, each once."""
+    sources = {name: find_method(name).citation for name in dict.fromkeys(methods) if name in METHODS}
     return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
 
 
