@@ -25,7 +25,7 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import QueryOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import match_targets
-from workbench.methods.context import MethodContext, make_pairing, spread_layers
+from workbench.methods.context import MethodContext, divide_layers, make_pairing
 from workbench.methods.detrdistill.config import AssignmentConfig, ContrastiveConfig, DETRDistillConfig
 from workbench.methods.detrdistill.detrdistill import DETRDistill
 from workbench.methods.query_masks import selection_masks, visible_masks
@@ -246,7 +246,7 @@ def test_a_student_layer_learns_from_the_teacher_layers_of_its_group():
 
 @given(student=st.integers(1, 12), teacher=st.integers(1, 12))
 def test_layers_are_divided_evenly_in_order_and_the_last_teaches_the_last(student: int, teacher: int):
-    groups = spread_layers(student, teacher)
+    groups = divide_layers(student, teacher)
     flat = [layer for group in groups for layer in group]
     assert len(groups) == student and all(groups) and flat == sorted(flat)
     assert groups[-1][-1] == teacher - 1

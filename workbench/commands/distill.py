@@ -11,7 +11,7 @@ from workbench.commands.options import Device, Json, Root, Set, use_root
 if TYPE_CHECKING:
     from workbench.store.run import Run
     from workbench.tasks.distill.job import Done
-    from workbench.tasks.distill.plan import Plan
+    from workbench.tasks.distill.planning import Plan
 
 TOLD_EVERY = 10.0  # seconds
 
@@ -48,7 +48,7 @@ def distill(
     from workbench.device import resolve_device
     from workbench.tasks.distill.budget import seconds_of
     from workbench.tasks.distill.job import distill as run_job
-    from workbench.tasks.distill.plan import Request, default_name, make_plan
+    from workbench.tasks.distill.planning import Request, default_name, make_plan
 
     use_root(runs)
     resolve_device(device)

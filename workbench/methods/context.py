@@ -76,7 +76,7 @@ class LayerPairs:
         return LayerPairs(self.student[first:], self.teacher[first:], self.share[first:])
 
 
-def spread_layers(student: int, teacher: int) -> tuple[tuple[int, ...], ...]:
+def divide_layers(student: int, teacher: int) -> tuple[tuple[int, ...], ...]:
     """Divides the teacher's layers evenly among the student's, in order and the last to the last.
 
     With r times as many of them, r teach each student layer (DETRDistill, Fig. 5). Without a whole ratio some teach one more than others.
@@ -92,7 +92,7 @@ def spread_layers(student: int, teacher: int) -> tuple[tuple[int, ...], ...]:
 
 
 def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[int, ...], ...] | None) -> Pairing:
-    """Derives the layer map of unequal depths (``spread_layers``) and the class map by name.
+    """Derives the layer map of unequal depths (``divide_layers``) and the class map by name.
 
     If one of the two is no DETR, each layer of the student learns from the last stage of the teacher.
 
@@ -104,7 +104,7 @@ def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[in
     if layer_map is None and not ("queries" in student.provides and "queries" in teacher.provides):
         # the one prediction of a detector without decoder layers answers to the last one of the other, which is its result
         layer_map = ((depths[1] - 1,),) * depths[0]
-    layer_map = layer_map or spread_layers(*depths)
+    layer_map = layer_map or divide_layers(*depths)
     if len(layer_map) != depths[0] or not all(layer_map) or any(not 0 <= t < depths[1] for g in layer_map for t in g):
         raise ConfigError(
             f"layer_map {[list(g) for g in layer_map]} does not fit: it must list, for each of {depths[0]} student layers, "

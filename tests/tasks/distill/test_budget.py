@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import ConfigError
 from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, seconds_of, told
-from workbench.tasks.distill.measure import Pace
+from workbench.tasks.distill.pace import Pace
 
 TEACHER, STUDENT = Pace(0.2, 0.01, 100, 100, 1000), Pace(0.1, 0.005, 100, 100, 1000)
 

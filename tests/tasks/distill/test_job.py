@@ -18,7 +18,7 @@ from workbench.store.run import Run, runs_root
 from workbench.tasks import compare as comparison
 from workbench.tasks.distill import budget, job
 from workbench.tasks.distill.job import Done, distill
-from workbench.tasks.distill.plan import Request, default_name, jobs_root
+from workbench.tasks.distill.planning import Request, default_name, jobs_root
 
 CHANGES = ("data.options.train=16", "data.options.val=8", "data.options.test=8", "cache.variants=1")
 REQUEST = Request("shapes", "tiny", None, 600.0, 1, 0.2, 0.2, 0, CHANGES, "cpu")
@@ -46,7 +46,7 @@ def patched(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(comparison, "subprocess", SimpleNamespace(Popen=InProcess, DEVNULL=None, STDOUT=None))
         patch.setattr(budget, "LEAST_STEPS", 16)
         patch.setattr(budget, "MOST_STEPS", 16)
-        patch.setattr("workbench.tasks.distill.measure.ENOUGH_SECONDS", 0.0)
+        patch.setattr("workbench.tasks.distill.pace.ENOUGH_SECONDS", 0.0)
         # sixteen steps make no teacher
         patch.setattr(job, "LEAST_AP", 0.0)
         patch.setattr("workbench.training.sanity.LEAST_AP", 0.0)

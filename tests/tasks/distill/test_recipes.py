@@ -7,8 +7,8 @@ import yaml
 
 from workbench.errors import ConfigError
 from workbench.recipe.loading import load_recipe
-from workbench.tasks.distill.choices import Choice
 from workbench.tasks.distill.recipes import SIZES, TEACHER, make_pair, scheduled, shipped, write_recipe
+from workbench.tasks.distill.rules import Choice
 
 DATA = {"path": "shapes", "format": "shapes", "train": "train", "val": "val", "test": "test"}
 CHOICES = [

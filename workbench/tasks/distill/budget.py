@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from workbench.errors import ConfigError
-from workbench.tasks.distill.measure import Pace
+from workbench.tasks.distill.pace import Pace
 
 START_SECONDS = 12.0  # a process: imports, data, checks, the first table of queries
 ANSWER_SECONDS = 30.0  # table, diagnosis, report and exports

@@ -23,8 +23,8 @@ from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run, runs_root
 from workbench.tasks.compare import Row, compare_rows, execute, plan, state
 from workbench.tasks.distill.budget import Division, divide, told
-from workbench.tasks.distill.measure import Pace, measure
-from workbench.tasks.distill.plan import Plan, Request, jobs_root, make_plan
+from workbench.tasks.distill.pace import Pace, measure
+from workbench.tasks.distill.planning import Plan, Request, jobs_root, make_plan
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, scheduled, write_recipe
 from workbench.teacher_cache.build import Builder
 from workbench.training.launch import teacher_of

@@ -13,7 +13,7 @@ from workbench.recipe.loading import load_recipe, merge, read_mapping, recipe_pa
 from workbench.recipe.schema import Recipe
 from workbench.resources import share_path
 from workbench.tasks.distill.budget import EVALUATIONS
-from workbench.tasks.distill.choices import Choice
+from workbench.tasks.distill.rules import Choice
 
 SIZES = ("tiny", "small", "medium")
 STUDENT, TEACHER = "student.yaml", "teacher.yaml"

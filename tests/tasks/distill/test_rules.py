@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workbench.datasets.base import Dataset
 from workbench.datasets.opening import open_dataset
 from workbench.errors import DataError
-from workbench.tasks.distill.choices import LARGEST, LEAST_SIDE, MULTIPLE, Choice, Facts, choose, facts_of
+from workbench.tasks.distill.rules import LARGEST, LEAST_SIDE, MULTIPLE, Choice, Facts, choose, facts_of
 
 GFL = {"family": "gfl", "backbone": {"levels": [2, 3]}, "extra_levels": 1, "anchor_scale": 4.0}
 

@@ -12,9 +12,9 @@ from workbench.recipe.schema import DataConfig, Recipe
 from workbench.recipe.setup import open_split
 from workbench.store.run import runs_root
 from workbench.tasks.distill.budget import Division, divide
-from workbench.tasks.distill.choices import Choice, choose, facts_of
-from workbench.tasks.distill.measure import Pace, measure
+from workbench.tasks.distill.pace import Pace, measure
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, Pair, make_pair, shipped
+from workbench.tasks.distill.rules import Choice, choose, facts_of
 
 
 @dataclass(frozen=True)
