@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,6 +53,8 @@ def distill(
 
     use_root(runs)
     resolve_device(device)
+    # the same job from whatever folder it is started
+    data = data if data == "shapes" else str(Path(data).expanduser().resolve())
     request = Request(data, student, teacher, seconds_of(budget), seeds, val, test, split_seed, tuple(overrides or ()), device)
     name = name or default_name(request)
     if dry:

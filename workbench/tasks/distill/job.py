@@ -73,6 +73,7 @@ def distill(name: str, request: Request, jobs: int, watch: Watch) -> Done:
         ConfigError: a job of that name was started with another request; the message names the differences.
         WorkbenchError: a problem that the user can fix.
     """
+    start = time.monotonic()
     folder = jobs_root() / name
     kept = _kept(folder, request)
     if kept is None:
@@ -82,7 +83,6 @@ def distill(name: str, request: Request, jobs: int, watch: Watch) -> Done:
         watch.stage(f"plan: {stages_text(planned)}", planned.division.seconds)
         _write(planned, folder)
         kept = _kept(folder, request) or {}
-    start = time.monotonic()
     expected = Division(**kept["expected"])
     _train_teacher(folder, jobs, request, watch, expected.seconds)
     _build_cache(folder, request, watch, expected.seconds - expected.teacher)
@@ -116,6 +116,8 @@ def _kept(folder: Path, request: Request) -> dict[str, Any] | None:
     if not (folder / PLAN).is_file():
         return None
     kept = read_json(folder / PLAN)
+    if kept.get("format") != FORMAT:
+        raise ConfigError(f"{folder / PLAN} was written by another version of the workbench. Give this job another --name.")
     now = _plain(request)
     if changes := [f"{key} {kept['request'].get(key)}, now {now[key]}" for key in now if kept["request"].get(key) != now[key]]:
         raise ConfigError(
