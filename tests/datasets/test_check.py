@@ -182,7 +182,7 @@ def leaky(tmp_path: Path) -> Path:
 
 
 def found(root: Path, **options: object) -> dict[str, tuple[int, list[str]]]:
-    return {finding.kind: (finding.count, finding.examples) for finding in check(root, **options).findings}
+    return {remark.kind: (remark.count, remark.examples) for remark in check(root, **options).remarks}
 
 
 def test_what_is_legal_and_often_a_mistake_is_found_with_its_count_and_place(leaky: Path) -> None:
@@ -199,9 +199,9 @@ def test_what_is_legal_and_often_a_mistake_is_found_with_its_count_and_place(lea
 
 def test_boxes_that_a_size_makes_too_small_are_counted_at_that_size(leaky: Path) -> None:
     assert "box_vanishes" not in found(leaky, resize=FixedSize(width=64, height=64))
-    small = next(f for f in check(leaky, resize=FixedSize(width=32, height=64)).findings if f.kind == "box_vanishes")
+    small = next(f for f in check(leaky, resize=FixedSize(width=32, height=64)).remarks if f.kind == "box_vanishes")
     assert small.count == 1 and "1 of 8 boxes (12.5 %) have a side below 4 pixels at 32x64; most are of cats 1" in small.text
-    both = next(f for f in check(leaky, resize=ShortestSide(shortest=(4, 6), longest=20)).findings if f.kind == "box_vanishes")
+    both = next(f for f in check(leaky, resize=ShortestSide(shortest=(4, 6), longest=20)).remarks if f.kind == "box_vanishes")
     assert "8 of 8" not in both.text and "7 of 8 boxes" in both.text and "at a shorter side of 6" in both.text
 
 

@@ -79,8 +79,10 @@ def test_no_exchange_of_two_groups_would_bring_a_class_into_one_more_split(data,
     place = [where[names[groups.index(group)]] for group in set(groups)]
     common = [label for label in range(7) if sum(label in held for held in holding) >= 3]
 
-    def covered(place: list[str]) -> int:
-        return len({(label, split) for label in common for held, split in zip(holding, place, strict=True) if label in held})
+    def covered(place: list[str]) -> tuple[int, int]:
+        pairs = {(label, split) for held, split in zip(holding, place, strict=True) for label in held}
+        training = {label for label, split in pairs if split == "train"}
+        return len(training), len({(label, split) for label, split in pairs if split != "train" and label in common})
 
     now = covered(place)
     for a, b in itertools.combinations(range(len(place)), 2):
@@ -123,6 +125,13 @@ def test_another_seed_gives_other_splits_of_the_same_sizes() -> None:
     names = [f"{index}.jpg" for index in range(40)]
     first, second = (divide(names, [{0}] * 40, range(40), SHARES, seed) for seed in (0, 1))
     assert first != second and [len(m) for m in first.values()] == [len(m) for m in second.values()] == [24, 8, 8]
+
+
+def test_a_class_of_one_image_is_learned_even_if_that_image_holds_what_other_splits_lack() -> None:
+    names = [f"{index}.jpg" for index in range(5)]
+    for rare in range(5):
+        labels = [{0, 1, 9} if index == rare else {0, 1} if index == (rare + 1) % 5 else {0} for index in range(5)]
+        assert names[rare] in divide(names, labels, range(5), SHARES)["train"]
 
 
 def test_a_rare_class_goes_to_training_first() -> None:

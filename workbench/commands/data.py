@@ -62,11 +62,11 @@ def data_check(
         console.print(Text(f"... and {len(rows) - SHOWN_CLASSES:,} more classes; --json FILE lists all"), soft_wrap=True)
     for issue in report.issues:
         console.print(Text(f"{issue.severity}: {issue}"), soft_wrap=True)
-    for finding in report.findings:
-        console.print(Text(f"look: {finding}"), soft_wrap=True)
+    for remark in report.remarks:
+        console.print(Text(f"look: {remark}"), soft_wrap=True)
     if json_path is not None:
         write_json(json_path, report.to_dict())
-    looks = f"; worth a look: {len(report.findings)}" if report.findings else ""
+    looks = f"; worth a look: {len(report.remarks)}" if report.remarks else ""
     console.print(Text(("nothing is lost" if report.ok else "annotations or images would be lost: see the errors above") + looks))
     if not report.ok:
         raise typer.Exit(1)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from workbench.datasets.findings import Finding, counted, of_boxes, of_classes, of_leaks, of_repeats
 from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.opening import find_format
 from workbench.datasets.pixels import look_at
 from workbench.datasets.reading import Contents, Format, UnnamedClassesError, Usable, match_split, usable
+from workbench.datasets.remarks import Remark, counted, of_boxes, of_classes, of_leaks, of_repeats
 from workbench.datasets.splitting import MADE
 from workbench.datasets.transforms import FixedSize, ShortestSide, TransformConfig
 from workbench.errors import DataError
@@ -34,7 +34,7 @@ class Report:
         others: Number of boxes on them that are not: crowd and ignore regions.
         image_sizes: Number of images of each (width, height).
         box_sides: Square roots of the areas of those boxes in pixels of the stored image: the lowest twentieth, the median, the highest.
-        findings: What is legal and worth a look.
+        remarks: What is legal and worth a look.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Report:
     others: int = 0
     image_sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     box_sides: tuple[float, float, float] | None = None
-    findings: list[Finding] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -102,7 +102,7 @@ class Report:
             ],
             "image_sizes": [{"width": w, "height": h, "images": count} for (w, h), count in sorted(self.image_sizes.items())],
             "box_sides": list(self.box_sides) if self.box_sides is not None else None,
-            "findings": [asdict(finding) for finding in self.findings],
+            "remarks": [asdict(remark) for remark in self.remarks],
         }
 
 
@@ -154,7 +154,7 @@ def check(
             report.issues.add("unreadable_image", policy.action("unreadable_image"), look.error)
     if items:
         _describe(report, list(items.values()))
-        report.findings += _findings(report, read, [item for item in items.values() if item.path in pixels], pixels, resize)
+        report.remarks += _remarks(report, read, [item for item in items.values() if item.path in pixels], pixels, resize)
     return report
 
 
@@ -191,13 +191,13 @@ def _describe(report: Report, items: list[Usable]) -> None:
         report.box_sides = (low, median, high)
 
 
-def _findings(
+def _remarks(
     report: Report,
     read: dict[str, tuple[Contents, list[Usable]]],
     items: list[Usable],
     pixels: dict[Path, np.ndarray],
     resize: FixedSize | ShortestSide | None,
-) -> list[Finding]:
+) -> list[Remark]:
     contents = {name: content for name, (content, _) in read.items()}
     used = roles(read)
     found = list(of_classes(contents, report.classes, used))

@@ -65,36 +65,35 @@ def twins(thumbnails: Thumbnails, others: Thumbnails) -> NDArray[np.int64]:
         thumbnails: ``[N, 256]``.
         others: ``[M, 256]``.
     """
-    found = np.full(len(thumbnails), -1, np.int64)
+    found = np.full(len(thumbnails), len(others), np.int64)
     for rows, columns, alike in _blocks(thumbnails, others, upper=False):
         part = found[rows : rows + len(alike)]
-        new = (part < 0) & alike.any(1)
-        part[new] = columns + alike[new].argmax(1)
-    return found
+        part[:] = np.minimum(part, np.where(alike.any(1), columns + alike.argmax(1), len(others)))
+    first = {pixels.tobytes(): position for position, pixels in reversed(list(enumerate(others)))}
+    same = np.array([first.get(pixels.tobytes(), len(others)) for pixels in thumbnails], np.int64)
+    found = np.minimum(found, same)
+    return np.where(found < len(others), found, -1)
 
 
 def _blocks(first: Thumbnails, second: Thumbnails, upper: bool) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
     """Yields first row, first column and which pairs of a block are near-duplicates; ``upper`` leaves out blocks below the diagonal."""
     for rows in range(0, len(first), _BLOCK):
-        a = first[rows : rows + _BLOCK]
+        a = _differences(first[rows : rows + _BLOCK])
         for columns in range(rows if upper else 0, len(second), _BLOCK):
-            yield rows, columns, _alike(a, second[columns : columns + _BLOCK])
+            yield rows, columns, _alike(a, _differences(second[columns : columns + _BLOCK]))
 
 
-def _alike(first: Thumbnails, second: Thumbnails) -> NDArray[np.bool_]:
-    a, b = _differences(first), _differences(second)
-    dot = (a @ b.T).astype(np.int64)
-    own, other = (a * a).sum(1).astype(np.int64), (b * b).sum(1).astype(np.int64)
+def _alike(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.bool_]:
+    dot = first @ second.T
+    own, other = (first * first).sum(1), (second * second).sum(1)
     part, whole = _COSINE
-    alike = (dot > 0) & (whole**2 * dot**2 >= part**2 * own[:, None] * other) & (own >= _LEAST)[:, None] & (other >= _LEAST)
-    same = (first[:, None] == second).all(-1) if len(first) * len(second) <= _BLOCK else _equal_rows(first, second)
-    return alike | same
-
-
-def _equal_rows(first: Thumbnails, second: Thumbnails) -> NDArray[np.bool_]:
-    _, place = np.unique(np.concatenate([first, second]), axis=0, return_inverse=True)
-    place = place.reshape(-1)
-    return place[: len(first), None] == place[len(first) :]
+    # rounded, and so a little lower than what the whole numbers decide on: few pairs reach it
+    lowest = np.sqrt(own)[:, None] * (0.999 * part / whole * np.sqrt(other))
+    alike = (dot >= lowest) & (own >= _LEAST)[:, None] & (other >= _LEAST)
+    rows, columns = np.nonzero(alike)
+    products = dot[rows, columns].astype(np.int64)
+    alike[rows, columns] = whole**2 * products**2 >= part**2 * own[rows].astype(np.int64) * other[columns].astype(np.int64)
+    return alike
 
 
 def _differences(thumbnails: Thumbnails) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from workbench.datasets.images import decode
 from workbench.errors import DataError, WorkbenchError
 from workbench.files import cache_folder, hash_json, read_json, time_of, write_json
 
-_VERSION = 1
+_VERSION = 1  # raised when a thumbnail, a pair of near-duplicates or a split would come out otherwise
 _SAVED_EVERY = 5000  # images, so that a check of a large dataset that is stopped goes on from there
 
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,7 +12,8 @@ from workbench.datasets.reading import match_split
 from workbench.errors import ConfigError, DataError
 
 MADE = ("train", "val", "test")
-_TRIED = 2_000_000  # exchanges of two groups, so that ten thousand classes take seconds
+_FIRST = 1000  # a class in training is worth more than any number of them elsewhere
+_TRIED = 200_000  # exchanges of two groups, so that ten thousand classes take seconds
 
 
 class SplitConfig(BaseModel):
@@ -98,8 +100,8 @@ def divide(
 
     Iterative stratification (Sechidis et al. 2011): the class that fewest groups hold is dealt out first, each group to the split that
     lacks the class or most of its share of it and has room. Then groups of equal size are exchanged as long as that brings a class into a
-    split that lacked it. Sizes are exact if every group has one image; else they differ by less than the largest group, unless a split
-    would stay empty.
+    split that lacked it, the first one before the others. Sizes are exact if every group has one image; else they differ by less than the
+    largest group, unless a split would stay empty.
 
     Args:
         names: name of each image.
@@ -181,22 +183,34 @@ class _Hand:
             for label in unit.images_with:
                 self.holders.setdefault(label, []).append(number)
         self.wanted = {split: {label: share * self._images(label) for label in self.holders} for split, share in shares.items()}
-        self.common = {label for label, holders in self.holders.items() if len(holders) >= len(shares)}
+        common = {label for label, holders in self.holders.items() if len(holders) >= len(shares)}
+        # a class without boxes in training is never learned, so there even the rarest is due
+        self.due = {split: set(self.holders) if number == 0 else common for number, split in enumerate(shares)}
+        self.worth = {split: _FIRST if number == 0 else 1 for number, split in enumerate(shares)}
 
     def deal(self) -> None:
         """Gives every group to a split."""
         open_ = set(range(len(self.units)))
         left = {label: len(holders) for label, holders in self.holders.items()}
-        while left:
-            label = min(left, key=lambda label: (left[label], label))
-            self._give(label, [number for number in self.holders[label] if number in open_], open_, left)
+        queue = [(count, label) for label, count in left.items()]
+        heapify(queue)
+        while queue:
+            count, label = heappop(queue)
+            # what has been dealt out with other classes since makes an entry out of date; the newer one is in the queue too
+            if count != left.get(label):
+                continue
+            numbers = [number for number in self.holders[label] if number in open_]
             del left[label]
+            for other in self._give(label, numbers, open_, left):
+                heappush(queue, (left[other], other))
         self._give(None, sorted(open_), open_, left)
 
     def _images(self, label: int) -> int:
         return sum(self.units[number].images_with[label] for number in self.holders[label])
 
-    def _give(self, label: int | None, numbers: list[int], open_: set[int], left: dict[int, int]) -> None:
+    def _give(self, label: int | None, numbers: list[int], open_: set[int], left: dict[int, int]) -> set[int]:
+        """Gives groups to splits; returns the other classes that fewer groups are left of now."""
+        fewer: set[int] = set()
         for number in sorted(numbers, key=lambda number: (-len(self.units[number].names), number)):
             split = self._best(label, self.units[number], len(open_))
             open_.remove(number)
@@ -207,6 +221,8 @@ class _Hand:
                 self.wanted[split][other] -= images
                 if other in left:
                     left[other] -= 1
+                    fewer.add(other)
+        return fewer
 
     def _best(self, label: int | None, unit: _Unit, open_: int) -> str:
         empty = [split for split, held in self.held.items() if not held]
@@ -219,7 +235,7 @@ class _Hand:
             return max(fitting, key=lambda split: self.room[split])
 
         def merit(split: str) -> tuple[bool, int, float, int]:
-            missing = {other for other in unit.images_with if other in self.common and not self.covered[split].get(other)}
+            missing = {other for other in unit.images_with if other in self.due[split] and not self.covered[split].get(other)}
             return label in missing, len(missing), round(self.wanted[split][label], 6), self.room[split]
 
         return max(fitting, key=merit)
@@ -231,9 +247,10 @@ class _Hand:
         again = True
         while again and tried < _TRIED:
             again = False
-            for label in sorted(self.common):
+            for label in sorted(self.holders):
                 for split in self.held:
-                    for number in self.holders[label] if not self.covered[split].get(label) else ():
+                    lacks = label in self.due[split] and not self.covered[split].get(label)
+                    for number in self.holders[label] if lacks else ():
                         size = len(self.units[number].names)
                         for other in [other for other in self.held[split] if len(self.units[other].names) == size]:
                             tried += 1
@@ -245,12 +262,13 @@ class _Hand:
                             break
 
     def _gain(self, number: int, source: str, other: int, target: str) -> int:
-        """Returns by how many the pairs of split and class that has boxes there would grow, of classes that all splits could have."""
+        """Returns what an exchange would gain: 1 for each class that comes into a split where it is due, ``_FIRST`` for training."""
         moving, back = self.units[number].images_with.keys(), self.units[other].images_with.keys()
         gain = 0
         for leaving, arriving, origin, goal in ((moving, back, source, target), (back, moving, target, source)):
-            for label in self.common & (leaving - arriving):
-                gain += (self.covered[goal].get(label, 0) == 0) - (self.covered[origin][label] == 1)
+            for label in leaving - arriving:
+                gain += self.worth[goal] * (label in self.due[goal] and self.covered[goal].get(label, 0) == 0)
+                gain -= self.worth[origin] * (label in self.due[origin] and self.covered[origin][label] == 1)
         return gain
 
     def _swap(self, number: int, other: int, place: dict[int, str]) -> None:

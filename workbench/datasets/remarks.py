@@ -19,7 +19,7 @@ _WHOLE = 0.99  # share of width and of height
 
 
 @dataclass
-class Finding:
+class Remark:
     """One kind of thing that is worth a look.
 
     Attributes:
@@ -42,8 +42,8 @@ class Finding:
 
 def of_classes(
     contents: Mapping[str, Contents], boxes: Mapping[str, Mapping[str, tuple[int, int]]], roles: Sequence[str]
-) -> Iterator[Finding]:
-    """Yields findings about the classes.
+) -> Iterator[Remark]:
+    """Yields remarks about the classes.
 
     Args:
         contents: what the files of each split say.
@@ -55,26 +55,26 @@ def of_classes(
     if others:
         different = sorted({name for split in others for name in set(contents[split].classes) ^ set(first.classes)})
         what = "declare other classes, or another order, than the first split; a run needs the same in all"
-        yield _finding("classes_differ", f"{', '.join(others)} {what}", different or others)
+        yield _remark("classes_differ", f"{', '.join(others)} {what}", different or others)
     empty = [name for name, by_split in boxes.items() if not any(count for count, _ in by_split.values())]
     if empty:
         ids = dict(zip(first.classes, first.category_ids, strict=True))
         text = f"{len(empty):,} of {counted(len(boxes), 'class')}; a detector gets an output for each that it never learns"
         if ids.get(empty[0]) == 0 and len(empty) == 1:
             text += ". Roboflow writes such a category with id 0; take it out of the file"
-        yield _finding("class_without_boxes", text, empty)
+        yield _remark("class_without_boxes", text, empty)
     for split in roles:
         lacking = [name for name, by_split in boxes.items() if name not in empty and not by_split.get(split, (0, 0))[0]]
         if lacking:
             why = "it cannot be learned" if split == roles[0] and split.startswith("train") else "its AP is not defined there"
-            yield _finding("class_not_in_split", f"{len(lacking):,} classes have no box in {split}, so {why}", lacking)
+            yield _remark("class_not_in_split", f"{len(lacking):,} classes have no box in {split}, so {why}", lacking)
     pairs = list(_alike(list(boxes)))
     if pairs:
-        yield _finding("class_names_alike", "names that differ only by case, punctuation or plural", [f"{a!r} and {b!r}" for a, b in pairs])
+        yield _remark("class_names_alike", "names that differ only by case, punctuation or plural", [f"{a!r} and {b!r}" for a, b in pairs])
 
 
-def of_leaks(looks: Mapping[str, tuple[Sequence[Usable], Thumbnails]]) -> Iterator[Finding]:
-    """Yields findings about images that two splits share, exactly or nearly.
+def of_leaks(looks: Mapping[str, tuple[Sequence[Usable], Thumbnails]]) -> Iterator[Remark]:
+    """Yields remarks about images that two splits share, exactly or nearly.
 
     Args:
         looks: images and thumbnails of the splits for training, validation and test.
@@ -86,15 +86,15 @@ def of_leaks(looks: Mapping[str, tuple[Sequence[Usable], Thumbnails]]) -> Iterat
             paths = {item.path for item in others}
             both = [item.record.file_name for item in items if item.path in paths]
             if both:
-                yield _finding("image_in_two_splits", f"{len(both):,} of the {len(items):,} images of {split} are in {earlier} too", both)
+                yield _remark("image_in_two_splits", f"{len(both):,} of the {len(items):,} images of {split} are in {earlier} too", both)
             found = kept("twins", [_digest(own), _digest(other)], lambda own=own, other=other: twins(own, other).tolist())
             pairs = [(item, others[twin]) for item, twin in zip(items, found, strict=True) if twin >= 0 and item.path not in paths]
             if pairs:
                 text = f"{len(pairs):,} of the {len(items):,} images of {split} have a near-duplicate in {earlier}, so its AP is too high"
-                yield _finding("leak", text, [f"{a.record.file_name} and {earlier} {b.record.file_name}" for a, b in pairs])
+                yield _remark("leak", text, [f"{a.record.file_name} and {earlier} {b.record.file_name}" for a, b in pairs])
 
 
-def of_repeats(items: Sequence[Usable], thumbnails: Thumbnails) -> Iterator[Finding]:
+def of_repeats(items: Sequence[Usable], thumbnails: Thumbnails) -> Iterator[Remark]:
     """Yields how many images are near-duplicates of others, wherever these are."""
     together = np.array(kept("groups", _digest(thumbnails), lambda: groups(thumbnails).tolist()), np.int64)
     counts = np.bincount(together)
@@ -104,11 +104,11 @@ def of_repeats(items: Sequence[Usable], thumbnails: Thumbnails) -> Iterator[Find
         size = counts[repeated].sum()
         text = f"{size:,} images in {counted(len(repeated), 'group')} look the same; splits that are made keep each group together"
         examples = [", ".join(names[:3]) + ", ..." * (len(names) > 3) for names in members]
-        yield Finding("near_duplicates", text, len(repeated), examples)
+        yield Remark("near_duplicates", text, len(repeated), examples)
 
 
-def of_boxes(items: Sequence[Usable], classes: Sequence[str], transform: TransformConfig, at: str) -> Iterator[Finding]:
-    """Yields findings about boxes: those that are the whole image, and those that a transform makes too small.
+def of_boxes(items: Sequence[Usable], classes: Sequence[str], transform: TransformConfig, at: str) -> Iterator[Remark]:
+    """Yields remarks about boxes: those that are the whole image, and those that a transform makes too small.
 
     Args:
         items: the images.
@@ -133,12 +133,12 @@ def of_boxes(items: Sequence[Usable], classes: Sequence[str], transform: Transfo
         small += [record.file_name] * bool(vanishing.any())
         lost += np.bincount(record.labels[use][vanishing], minlength=len(classes))
     if whole:
-        yield _finding("box_is_whole_image", f"{len(whole):,} of {boxes:,} boxes; an image label, not an object?", whole)
+        yield _remark("box_is_whole_image", f"{len(whole):,} of {boxes:,} boxes; an image label, not an object?", whole)
     if lost.any():
         most = [f"{classes[label]} {lost[label]:,}" for label in np.argsort(-lost, kind="stable")[:3] if lost[label]]
         share = f"{lost.sum():,} of {boxes:,} boxes ({100 * lost.sum() / boxes:.1f} %)"
         text = f"{share} have a side below {LEAST_PIXELS} pixels {at}; most are of {', '.join(most)}"
-        yield Finding("box_vanishes", text, len(small), small[:EXAMPLES])
+        yield Remark("box_vanishes", text, len(small), small[:EXAMPLES])
 
 
 def counted(count: int, what: str) -> str:
@@ -147,8 +147,8 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what if count == 1 else plural}"
 
 
-def _finding(kind: str, text: str, places: Sequence[str]) -> Finding:
-    return Finding(kind, text, len(places), list(places[:EXAMPLES]))
+def _remark(kind: str, text: str, places: Sequence[str]) -> Remark:
+    return Remark(kind, text, len(places), list(places[:EXAMPLES]))
 
 
 def _alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:
