@@ -59,6 +59,7 @@ VERBS = {
     "run": ["run", "RECIPE", "--name", "new"],
     "run --dry-run": ["run", "RECIPE", "--dry-run"],
     "run --resume": ["run", "--resume", "there"],
+    "distill": ["distill", "--data", "IMAGES"],
     "compare": ["compare", "RECIPE", "--seeds", "1"],
     "evaluate": ["evaluate", "shapes_teacher"],
     "predict": ["predict", "shapes_teacher", "IMAGES", "--out", "OUT"],

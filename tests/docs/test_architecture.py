@@ -64,9 +64,9 @@ def test_a_class_of_the_page_has_these_fields_with_these_types_and_these_methods
         assert taken is not None and [name for name in taken if name in said] == said, method.name
 
 
-def test_the_page_has_four_walks_and_six_files_to_read_first():
+def test_the_page_has_five_walks_and_six_files_to_read_first():
     walks = re.findall(r"^### Walk \d.*?(?=^##)", PAGE, re.DOTALL | re.MULTILINE)
-    assert len(walks) == 4
+    assert len(walks) == 5
     assert all(len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) >= 5 and paths(re.findall(r"`([^`\n]+)`", walk)) for walk in walks)
     first = PAGE.split("### The six files to read first")[1].split("\n## ")[0]
     assert len(re.findall(r"^\d\. `workbench/[\w/]+\.py` ", first, re.MULTILINE)) == 6

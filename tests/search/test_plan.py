@@ -53,7 +53,7 @@ def test_entries_that_a_plan_adds_are_searched_and_make_it_another_search(tmp_pa
     assert search.formulas("global").choices["distance"][-1] == "ssim"
     assert all("pow2" in search.formulas(input).choices["t3"] for input in ("global", "logits"))
     assert "ssim" not in search.formulas("logits").choices["distance"]
-    before, after = (sum(1 for _ in one.formulas("global").all()) for one in (released, search))
+    before, after = (sum(1 for _ in one.formulas("global").points) for one in (released, search))
     assert (before, after) == (5 * 8 * 14 * 7, 5 * 8 * 15 * 8)
 
 

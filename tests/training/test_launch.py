@@ -121,9 +121,10 @@ def test_a_pair_that_does_not_fit_and_a_missing_split_are_refused_before_the_tea
         "teacher": {"recipe": "large.yaml"},
         "methods": [{"method": "detrdistill"}],
         "student": {"decoder_layers": 2},
+        "layer_map": [[0], [3]],
     }
     listener = Silent()
-    with pytest.raises(WorkbenchError, match="layer"):
+    with pytest.raises(WorkbenchError, match=r"layer_map .* does not fit"):
         start(parse_recipe(merge(TINY, methods), "test"), CPU, listener, tmp_path)
     write_coco(generate_shapes(ShapesConfig(val=2), "val"), tmp_path / "data")
     with pytest.raises(ConfigError, match=r"has the splits val, .*data\.splits\.val=0\.2"):

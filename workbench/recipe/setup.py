@@ -297,7 +297,8 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
 def _on_layers(recipe: Recipe, student: Detector, teacher: Detector, pairing: Pairing) -> list[str]:
     """Says which layers teach which where the depths have no whole ratio and the recipe leaves it open."""
     depths = student.num_stages, teacher.num_stages
-    if recipe.layer_map is not None or not recipe.methods or depths[1] % depths[0] == 0 or "queries" not in student.provides:
+    whole = depths[1] % depths[0] == 0
+    if recipe.layer_map is not None or not recipe.methods or whole or "queries" not in student.provides & teacher.provides:
         return []
     groups = [list(group) for group in pairing.layer_map]
     return [f"the student's {depths[0]} decoder layers learn from these of the teacher's {depths[1]}: {groups}; 'layer_map:' changes that"]
