@@ -117,9 +117,9 @@ def headline(read: held.Read, study: str) -> None:
     cells[2].metric("Spread between seeds", "–" if spread is None else f"{100 * spread:.2f} AP", help="Standard deviation of AP between "
                     "fresh seeds of one candidate, over all repeated candidates of the study.")  # fmt: skip
     cost = read.cost
-    cells[3].metric("Cost so far", views.duration(cost.spent), help=f"CPU time of the whole search: {cost.trials} of {cost.total} trials "
+    cells[3].metric("Cost so far", views.time_told(cost.spent), help=f"CPU time of the whole search: {cost.trials} of {cost.total} trials "
                     "and repeats.")  # fmt: skip
-    cells[4].metric("To come", "–" if cost.left is None else views.duration(cost.left), help="CPU time of the trials and repeats that are "
+    cells[4].metric("To come", views.time_told(cost.left), help="CPU time of the trials and repeats that are "
                     "left, at the mean of those so far.")  # fmt: skip
 
 

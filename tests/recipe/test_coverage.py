@@ -18,7 +18,7 @@ from workbench.errors import ConfigError
 from workbench.recipe import coverage
 from workbench.recipe.coverage import SAMPLE, check_coverage
 from workbench.recipe.loading import parse_recipe
-from workbench.recipe.setup import build
+from workbench.recipe.setup import Setup, build
 from workbench.training.launch import Launch, start
 
 PLAIN = Transform()
@@ -129,10 +129,25 @@ def test_a_run_tells_the_share_before_it_trains_and_a_hopeless_one_leaves_no_fol
     assert not (runs_folder / "hopeless").exists()
 
 
-def test_images_that_no_stride_divides_are_taken_without_a_word():
-    data = {**TINY["data"], "transform": {"resize": {"height": 50, "width": 77}}}
-    made = build(parse_recipe({**TINY, "data": data, "student": tiny_config("fcos")}, "test"), None)
-    assert not any("stride" in note for note in made.notes)
-    output = made.student(torch.zeros(1, 3, 50, 77), torch.zeros(1, 50, 77, dtype=torch.bool))
-    losses = made.student.losses(output, batch_of((3,), 4), 1.0)
+@pytest.mark.parametrize("family", ["fcos", "faster_rcnn"])
+def test_strides_that_the_images_are_no_multiple_of_are_noted_and_train(family: str):
+    student = tiny_config(family)
+    whole, odd = (build_sized(student, height, width) for height, width in ((64, 96), (50, 77)))
+    assert not any("multiple" in note for note in whole.notes)
+    (note,) = [note for note in odd.notes if "multiple" in note]
+    strides = odd.student.config.strides
+    assert "77x50 pixels" in note and ", ".join(map(str, strides)) in note and f"Multiples of {max(strides)} " in note
+    output = odd.student.train()(torch.zeros(1, 3, 50, 77), torch.zeros(1, 50, 77, dtype=torch.bool), batch_of((3,), 4))
+    losses = odd.student.losses(output, batch_of((3,), 4), 1.0)
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_images_of_several_sizes_are_padded_and_no_stride_is_noted():
+    data = {**TINY["data"], "transform": {"resize": {"shortest": [50], "longest": 77}}}
+    made = build(parse_recipe({**TINY, "data": data, "student": tiny_config("fcos")}, "test"), None)
+    assert not any("multiple" in note for note in made.notes)
+
+
+def build_sized(student: dict[str, Any], height: int, width: int) -> Setup:
+    data = {**TINY["data"], "transform": {"resize": {"height": height, "width": width}}}
+    return build(parse_recipe({**TINY, "data": data, "student": student}, "test"), None)

@@ -24,13 +24,17 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
+def detector_folder(parent: Path, family: str) -> Path:
+    """A detector with random weights that knows the classes of the shapes."""
+    folder = parent / family
+    folder.mkdir()
+    tiny(family, 2, spec=replace(SPEC, classes=(*SPEC.classes, "cross"))).save(folder)
+    return folder
+
+
 @pytest.fixture
 def fcos_folder(tmp_path: Path) -> Path:
-    """An FCOS with random weights as a detector folder."""
-    folder = tmp_path / "fcos"
-    folder.mkdir()
-    tiny("fcos", 2, spec=replace(SPEC, classes=(*SPEC.classes, "cross"))).save(folder)
-    return folder
+    return detector_folder(tmp_path, "fcos")
 
 
 def pair(teacher: str, student: str) -> Setup:
@@ -62,10 +66,7 @@ def two_stage_pair(folder: Path, logits_of: str) -> Setup:
 
 @pytest.fixture
 def two_stage_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "faster_rcnn"
-    folder.mkdir()
-    tiny("faster_rcnn", 2, spec=replace(SPEC, classes=(*SPEC.classes, "cross"))).save(folder)
-    return folder
+    return detector_folder(tmp_path, "faster_rcnn")
 
 
 def test_the_teachers_proposals_and_what_it_says_of_them_are_cached(two_stage_folder: Path):

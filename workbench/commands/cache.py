@@ -1,15 +1,14 @@
 """``workbench cache build|check|list|prune``: stores the teacher's outputs on disk."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.commands.options import Arm, Data, Device, Recipe, Set, Verb, sub_app
+from workbench.duration import duration
 
 if TYPE_CHECKING:
-    from workbench.recipe import schema
     from workbench.recipe.setup import Setup
     from workbench.teacher_cache.build import Estimate
 
@@ -56,7 +55,7 @@ def cache_build(
             if not console.is_terminal and time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 left = (said - start) / max(done - first, 1) * (total - done)
-                console.print(f"{done} of {total} outputs, {_time(left)} left", soft_wrap=True)
+                console.print(f"{done} of {total} outputs, {duration(left)} left", soft_wrap=True)
 
         built = builder.build(estimate, accept, progress)
     for name in built.damaged:
@@ -137,20 +136,11 @@ def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | 
     """Builds teacher, methods and variants of a recipe; if a recipe makes the teacher, that run must exist already."""
     from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.recipe.setup import build
+    from workbench.training.launch import teacher_name
 
     path = recipe_path(name)
     recipe = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)
-    return build(recipe, _teacher(recipe, path.parent), record_teacher=False)
-
-
-def _teacher(recipe: "schema.Recipe", folder: Path) -> str | None:
-    from workbench.recipe.schema import CheckpointConfig
-    from workbench.training.launch import teacher_of
-
-    made = teacher_of(recipe, folder)
-    if made is not None:
-        return made[2]
-    return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
+    return build(recipe, teacher_name(recipe, path.parent), record_teacher=False)
 
 
 def _estimate_lines(estimate: "Estimate") -> list[str]:
@@ -159,11 +149,5 @@ def _estimate_lines(estimate: "Estimate") -> list[str]:
     return [
         f"cache '{estimate.name}': {estimate.images} images x {estimate.variants} variants, {estimate.row_bytes / 1e3:.1f} kB each{large}",
         f"{estimate.bytes / 1e9:.3f} GB in all{there}; {estimate.free_bytes / 1e9:.1f} GB free",
-        f"about {_time(estimate.seconds_left)} at {1e3 * estimate.row_seconds:.0f} ms per output",
+        f"about {duration(estimate.seconds_left)} at {1e3 * estimate.row_seconds:.0f} ms per output",
     ]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -76,9 +76,9 @@ class _Told:
         from rich.text import Text
 
         from workbench.commands.console import console
-        from workbench.tasks.distill.budget import told
+        from workbench.duration import duration
 
-        console.print(Text.assemble((text, "bold"), f"; about {told(left)} left in all" if left else ""), soft_wrap=True)
+        console.print(Text.assemble((text, "bold"), f"; about {duration(left)} left in all" if left else ""), soft_wrap=True)
 
     def cached(self, done: int, total: int) -> None:
         from workbench.commands.console import console
@@ -92,12 +92,12 @@ def _print_plan(plan: "Plan") -> None:
     from rich.text import Text
 
     from workbench.commands.console import console
-    from workbench.tasks.distill.budget import told
+    from workbench.duration import duration
     from workbench.tasks.distill.job import stages_text
 
     lines = list(plan.told)
     lines += [f"{choice.key} = {choice.value}: {choice.rule}" for choice in plan.choices]
-    lines.append(f"{told(plan.division.seconds)} of {told(plan.request.budget)}: {stages_text(plan)}")
+    lines.append(f"{duration(plan.division.seconds)} of {duration(plan.request.budget)}: {stages_text(plan)}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from workbench.commands.console import console
 from workbench.commands.progress import console_count
+from workbench.duration import duration
 from workbench.errors import Interrupted, MissingExtraError, RunError, pip_install
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def train_here(plan: "SearchPlan", folder: Path, device: str, other_code: bool, 
             count(cost.trials, cost.total)
             if plain or not console.is_terminal:
                 ended = f"AP {100 * (outcome.ap or 0):.1f}" if outcome.gate is None else f"{outcome.gate}: {outcome.reason}"
-                left = "" if cost.left is None else f", {_time(cost.left)} left"
+                left = "" if cost.left is None else f", {duration(cost.left)} left"
                 line = f"{asked.study} {asked.number}: {asked.candidate}: {ended} ({cost.trials} of {cost.total}{left})"
                 console.print(Text(line), soft_wrap=True)
 
@@ -183,8 +184,8 @@ def facts(search: "SearchStudy") -> list[str]:
     spread = noise(everything)
     lines.append("spread between seeds: unknown yet" if spread is None else f"spread between seeds: {100 * spread:.2f} AP")
     cost = total_cost(search)
-    left = "" if cost.left is None else f", about {_time(cost.left)} to come"
-    lines.append(f"cost: {_time(cost.spent)} of CPU for {cost.trials} of {cost.total} trials{left}")
+    left = "" if cost.left is None else f", about {duration(cost.left)} to come"
+    lines.append(f"cost: {duration(cost.spent)} of CPU for {cost.trials} of {cost.total} trials{left}")
     return lines
 
 
@@ -212,9 +213,3 @@ def facts_json(search: "SearchStudy") -> dict[str, Any]:
 def _mean(mean: "Mean") -> str:
     interval = "" if mean.low is None or mean.high is None else f" ({100 * mean.low:.1f} to {100 * mean.high:.1f})"
     return f"{100 * mean.mean:.1f}{interval}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Measures, before training, how many targets the candidates of a dense detector cover at the sizes that training images have."""
+"""Looks, before training, whether the levels of a detector without queries suit the images: targets that no candidate covers, cut cells."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,10 @@ import torch
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.targets import TargetBatch, Targets
-from workbench.datasets.transforms import Transform, targets_after
+from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, targets_after
 from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
+from workbench.detectors.two_stage_detector import TwoStageDetector
 from workbench.errors import ConfigError
 
 SAMPLE = 200
@@ -48,6 +49,26 @@ def check_coverage(student: Detector, train: Dataset, transform: Transform) -> l
         f"student {student.family}: all of {len(found):,} targets of the training images {what}. Choose other levels or sizes of anchors "
         "for the student, or another data.transform.resize."
     )
+
+
+def check_strides(student: Detector, size: FixedSize | ShortestSide | None) -> list[str]:
+    """Returns a note if a stride of a detector without queries does not divide the one size that all images get.
+
+    It harms little, because a cell at the edge sees padding for what is missing. Images of several sizes are padded anyway, and not noted.
+
+    Args:
+        student: the detector to train.
+        size: size that images are brought to.
+    """
+    if not isinstance(student, DenseDetector | TwoStageDetector) or not isinstance(size, FixedSize):
+        return []
+    cut = [stride for stride in student.config.strides if size.height % stride or size.width % stride]
+    if not cut:
+        return []
+    return [
+        f"student {student.family}: images of {size.width}x{size.height} pixels are no multiple of the strides {', '.join(map(str, cut))}, "
+        f"so that cells at their right or lower edge lie partly outside. Multiples of {max(cut)} in data.transform.resize avoid it."
+    ]
 
 
 def _targets(train: Dataset, transform: Transform) -> Iterator[tuple[Targets, torch.Tensor]]:

@@ -22,7 +22,7 @@ from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method
-from workbench.recipe.coverage import check_coverage
+from workbench.recipe.coverage import check_coverage, check_strides
 from workbench.recipe.inherit import architecture_of, bare, inherit_parts
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.remote import is_remote
@@ -357,6 +357,7 @@ def build_on(
     student = build_student(recipe, train, notes)
     splits = [train, val, *([test] if test is not None else [])]
     check_sizes(student, "student", recipe, splits)
+    notes += check_strides(student, recipe.data.transform.resize)
     notes += check_coverage(student, train, Transform(recipe.data.transform))
     frozen, pairing, methods, teacher_hash = None, None, [], None
     if teacher is not None and (recipe.methods or record_teacher or recipe.inherit is not None):

@@ -214,6 +214,19 @@ def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path
     return made, path.parent, run_name(made)
 
 
+def teacher_name(recipe: Recipe, folder: Path | None = None) -> str | None:
+    """Returns the name of the detector that teaches: the run that a recipe makes, or a checkpoint; None without a teacher.
+
+    Args:
+        recipe: recipe of the student.
+        folder: folder of the student's recipe file.
+    """
+    made = teacher_of(recipe, folder)
+    if made is not None:
+        return made[2]
+    return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
+
+
 def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str]:
     """Lists the settings that affect the result and differ between a run and a recipe, such as ``train.steps 100, now 200``.
 
@@ -259,7 +272,7 @@ def ready_teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Pa
     """
     made = teacher_of(recipe, folder)
     if made is None:
-        return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
+        return teacher_name(recipe, folder)
     teacher_recipe, beside, name = made
     run = Run(runs_root() / name)
     if broadcast_from_main(run.info_path.exists()):

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.duration import duration
 from workbench.views.style import (
     COLOURS,
     GREY,
@@ -338,13 +339,6 @@ def trial_names(firsts: pd.DataFrame) -> dict[int, str]:
     }
 
 
-def duration(seconds: float) -> str:
-    """Returns a time in a unit that fits."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _rows(table: pd.DataFrame) -> list[Any]:
     """Returns the rows of a table, with its columns as attributes."""
     return list(table.itertuples())
@@ -356,3 +350,8 @@ def _between(low: float, high: float) -> str:
 
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def time_told(seconds: float | None) -> str:
+    """Returns a time in the unit that suits it, a dash if it is not known."""
+    return "–" if seconds is None else duration(seconds)

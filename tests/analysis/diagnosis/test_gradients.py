@@ -3,8 +3,9 @@
 import json
 import statistics
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from torch import Tensor
@@ -86,6 +87,21 @@ def detection_loss(run: Run) -> dict[int, float]:
     return {line["step"]: line["loss"] - line.get("weighted/kd_detr.specific", 0.0) for line in run.metrics()}
 
 
+@contextmanager
+def written(path: Path, lines: list[dict[str, Any]]) -> Iterator[None]:
+    """The file holds these lines while the block runs."""
+    before = path.read_text()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def outcome_of_drowning(run: Run, baseline: Run) -> str:
+    return {check.cause: check.outcome for check in diagnose(run, baseline).checks}["drowning term"]
+
+
 def test_a_term_that_leaves_the_detection_loss_where_it_was_is_named_with_what_is_lost(drowned_run: Run, healthy_runs: list[Run]):
     found = {finding.cause: finding for finding in diagnose(drowned_run, healthy_runs[0]).findings}["drowning term"]
     assert found.severity == "error" and "kd_detr.specific" in found.statement and "balance: {specific: 1.0}" in found.advice
@@ -105,14 +121,10 @@ def test_a_large_gradient_is_not_judged_without_an_undistilled_run_beside_it(dro
 
 
 def test_a_large_gradient_under_which_the_detection_loss_falls_as_the_baselines_is_no_cause(drowned_run: Run, healthy_runs: list[Run]):
-    other, before = detection_loss(healthy_runs[0]), drowned_run.metrics_path.read_text()
+    other = detection_loss(healthy_runs[0])
     lines = [{**line, "loss": other[line["step"]] + line["weighted/kd_detr.specific"]} for line in drowned_run.metrics()]
-    drowned_run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    try:
-        outcome = {check.cause: check.outcome for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]
-    finally:
-        drowned_run.metrics_path.write_text(before)
-    assert outcome == "clear"
+    with written(drowned_run.metrics_path, lines):
+        assert outcome_of_drowning(drowned_run, healthy_runs[0]) == "clear"
 
 
 def test_a_baseline_of_another_length_has_another_learning_rate_and_is_not_compared(drowned_run: Run, healthy_runs: list[Run]):
@@ -126,11 +138,6 @@ def test_a_baseline_of_another_length_has_another_learning_rate_and_is_not_compa
 
 
 def test_a_student_that_is_better_than_its_baseline_is_not_drowned(drowned_run: Run, healthy_runs: list[Run]):
-    before = drowned_run.evaluations_path.read_text()
     lines = [{**line, "coco": {**line["coco"], "ap": 0.9}} for line in drowned_run.evaluations()]
-    drowned_run.evaluations_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    try:
-        outcome = {check.cause: check.outcome for check in diagnose(drowned_run, healthy_runs[0]).checks}["drowning term"]
-    finally:
-        drowned_run.evaluations_path.write_text(before)
-    assert outcome == "clear"
+    with written(drowned_run.evaluations_path, lines):
+        assert outcome_of_drowning(drowned_run, healthy_runs[0]) == "clear"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import ConfigError
-from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, seconds_of, told
+from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, seconds_of
 from workbench.tasks.distill.pace import Pace
 
 TEACHER, STUDENT = Pace(0.2, 0.01, 100, 100, 1000), Pace(0.1, 0.005, 100, 100, 1000)
@@ -64,8 +64,3 @@ def test_few_images_are_not_shown_more_than_four_hundred_times():
 def test_a_budget_that_is_too_small_says_what_would_do():
     with pytest.raises(ConfigError, match=r"60 s is too small.*about \d+ (s|min).*--budget"):
         divide(60, TEACHER, STUDENT, 30.0, 1, 1)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(90, "90 s"), (1800, "30 min"), (9000, "2.5 h")])
-def test_times_are_told_in_their_unit(seconds: float, text: str):
-    assert told(seconds) == text

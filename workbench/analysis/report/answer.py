@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workbench.analysis.detection.ap_tests import Verdict, compare_ap
 from workbench.analysis.diagnosis.findings import Diagnosis
@@ -90,7 +91,7 @@ def answer(runs: Sequence[Run], results: Results, diagnoses: Mapping[str, Diagno
 
 
 def _of_arm(
-    arm: str, baseline: list[Run], sides: Mapping[tuple[str, str], list[Run]], rows: Mapping[str, dict[str, object]],
+    arm: str, baseline: list[Run], sides: Mapping[tuple[str, str], list[Run]], rows: Mapping[str, dict[str, Any]],
     ends: Mapping[str, RunAt], results: Results, diagnoses: Mapping[str, Diagnosis],
 ) -> Answer:  # fmt: skip
     own, short = sides.get((arm, EQUAL_STEPS), []), sides.get((arm, EQUAL_COMPUTE), [])
@@ -113,8 +114,8 @@ def _of_arm(
     )  # fmt: skip
 
 
-def _mean(runs: Sequence[Run], rows: Mapping[str, dict[str, object]]) -> float | None:
-    values = [float(str(rows[run.name]["ap"])) for run in runs if rows[run.name]["ap"] is not None]
+def _mean(runs: Sequence[Run], rows: Mapping[str, dict[str, Any]]) -> float | None:
+    values = [float(rows[run.name]["ap"]) for run in runs if rows[run.name]["ap"] is not None]
     return sum(values) / len(values) if values else None
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from workbench.duration import duration
 from workbench.errors import ConfigError
 from workbench.tasks.distill.pace import Pace
 
@@ -94,17 +95,10 @@ def divide(
     found = Division(taught.teacher_steps, steps, taught.teacher, cached, fixed + steps * step * rounds)
     if found.seconds > 1.2 * budget:
         raise ConfigError(
-            f"a budget of {told(budget)} is too small: the shortest schedules ({LEAST_STEPS} steps) with their evaluations take about "
-            f"{told(found.seconds)} here. Raise --budget, or lower --seeds."
+            f"a budget of {duration(budget)} is too small: the shortest schedules ({LEAST_STEPS} steps) with their evaluations take about "
+            f"{duration(found.seconds)} here. Raise --budget, or lower --seeds."
         )
     return found
-
-
-def told(seconds: float) -> str:
-    """Returns a time in the unit that suits it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _evaluating(pace: Pace) -> float:

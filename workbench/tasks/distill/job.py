@@ -14,20 +14,20 @@ from workbench.analysis.report.answer import Answer, answer
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.device import resolve_device
+from workbench.duration import duration
 from workbench.errors import ConfigError, RunError
 from workbench.files import read_json, write_json
 from workbench.recipe.loading import load_recipe
-from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.recipe.setup import build
 from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run, runs_root
 from workbench.tasks.compare import Row, compare_rows, execute, plan, state
-from workbench.tasks.distill.budget import Division, divide, told
+from workbench.tasks.distill.budget import Division, divide
 from workbench.tasks.distill.pace import Pace, measure
 from workbench.tasks.distill.planning import Plan, Request, jobs_root, make_plan
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, scheduled, write_recipe
 from workbench.teacher_cache.build import Builder
-from workbench.training.launch import teacher_of
+from workbench.training.launch import teacher_name
 
 PLAN, FORMAT = "plan.json", 1
 
@@ -102,9 +102,9 @@ def distill(name: str, request: Request, jobs: int, watch: Watch) -> Done:
 def stages_text(planned: Plan) -> str:
     """Returns the stages with their steps and times."""
     division = planned.division
-    taught = f"teacher {division.teacher_steps} steps, {told(division.teacher)}; " if division.teacher_steps else ""
-    cached = f"cache {told(division.cache)}; " if division.cache else ""
-    return f"{taught}{cached}students {division.student_steps} steps, {told(division.students)}; answer {told(division.answer)}"
+    taught = f"teacher {division.teacher_steps} steps, {duration(division.teacher)}; " if division.teacher_steps else ""
+    cached = f"cache {duration(division.cache)}; " if division.cache else ""
+    return f"{taught}{cached}students {division.student_steps} steps, {duration(division.students)}; answer {duration(division.answer)}"
 
 
 def _kept(folder: Path, request: Request) -> dict[str, Any] | None:
@@ -182,14 +182,6 @@ def _build_cache(folder: Path, request: Request, watch: Watch, left: float) -> N
     if estimate.bytes_left:
         watch.stage(f"teacher cache: {estimate.images} images x {estimate.variants} variants, {estimate.bytes / 1e9:.2f} GB", left)
         builder.build(estimate, accept=True, progress=watch.cached)
-
-
-def teacher_name(recipe: Recipe, folder: Path) -> str | None:
-    """Returns the name of the detector that teaches: the run that a recipe makes, or a checkpoint."""
-    made = teacher_of(recipe, folder)
-    if made is not None:
-        return made[2]
-    return recipe.teacher.checkpoint if isinstance(recipe.teacher, CheckpointConfig) else None
 
 
 def _reschedule(folder: Path, kept: dict[str, Any], request: Request, jobs: int, spent: float) -> dict[str, Any]:
