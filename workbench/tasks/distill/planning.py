@@ -1,11 +1,11 @@
 """Plans a job before any time is spent: what the data is, which settings follow from it, which pair is trained, and how long it takes."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workbench.recipe.loading import changed, load_recipe, parse_recipe
+from workbench.recipe.naming import data_name
 from workbench.recipe.own_data import own_data
 from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import DataConfig, Recipe
@@ -82,8 +82,8 @@ def jobs_root() -> Path:
 
 def default_name(request: Request) -> str:
     """Returns the name of a job that was given none: that of the data's folder and of the student."""
-    parts = [Path(request.data).resolve().name if request.data != "shapes" else request.data, Path(request.student).stem]
-    return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-._")[:50] or "job"
+    data = "shapes" if request.data == "shapes" else data_name(request.data) or "data"
+    return f"{data}-{Path(request.student).stem}"
 
 
 def make_plan(name: str, request: Request, jobs: int) -> Plan:
