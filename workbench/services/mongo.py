@@ -22,11 +22,10 @@ from pathlib import Path
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.files import replacing, try_lock
+from workbench.files import cache_folder, replacing, try_lock
 from workbench.resources import checkout_root
 from workbench.services.servers import (
     ADDRESS,
-    cache_folder,
     listens,
     lookup_server,
     open_lock,

@@ -15,7 +15,7 @@ from typing import IO, Any
 import psutil
 
 from workbench.errors import WorkbenchError
-from workbench.files import read_json, try_lock, write_json
+from workbench.files import cache_folder, read_json, try_lock, write_json
 
 ADDRESS = "127.0.0.1"
 PORTS = 50  # ports tried, beginning with the preferred one
@@ -39,11 +39,6 @@ class Server:
     @property
     def address(self) -> str:
         return f"http://{ADDRESS}:{self.port}"
-
-
-def cache_folder() -> Path:
-    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
 
 
 def register_server(path: Path, pid: int, port: int, **facts: Any) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from workbench.datasets.base import Dataset
-from workbench.files import replacing_folder
+from workbench.files import cache_folder, replacing_folder
 from workbench.remote import is_remote
-from workbench.services.servers import cache_folder
 from workbench.store.run import Run
 
 
