@@ -146,7 +146,7 @@ def test_a_package_that_holds_no_tensors_is_refused_and_nothing_of_it_is_run(
     weights = install(content)
     if content == b"":
         weights.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=rf"{weights.name} of the package {PACKAGE} 0\.1\.0 .*--force-reinstall"):
+    with pytest.raises(CheckpointError, match=rf"package {PACKAGE} 0\.1\.0 is damaged: .*{weights.name}.*--force-reinstall"):
         packaged_weights(LITE)
     assert "ran" not in capsys.readouterr().out
 

