@@ -171,6 +171,11 @@ def _change(page: Any, label: str, key: str, option: str) -> float:
             with suppress(TimeoutError):
                 choice.wait_for(timeout=3_000)
         choice.click()
+    return painted(page, key, option)
+
+
+def painted(page: Any, key: str, option: str) -> float:
+    """Returns the seconds from the last press until the page, whose address then has an option, has painted its last change."""
     page.wait_for_url(re.compile(rf"[?&]{key}={option}(&|$)"))
     settle(page)
     page.wait_for_function(QUIET)

@@ -29,7 +29,7 @@ from workbench.recipe.setup import open_split
 from workbench.store.detections import read_detections
 from workbench.store.groups import DISTILLED, UNDISTILLED
 from workbench.store.run import Run
-from workbench.tasks.compare import Row, compare_rows, execute, notes, plan, seed_table
+from workbench.tasks.compare import Row, compare_rows, execute, notes_on, plan, seed_table
 
 RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,13 +58,13 @@ class EvidenceTable:
     needs_data: bool = False
 
 
+WITHOUT_QUERIES = ("retinanet", "fcos", "gfl", "reppoints", "faster_rcnn")
 # the recipe of the embedded teacher covers Deformable DETR
 FAMILY_RECIPES = (
     *(f"families/{name}" for name in ("detr", "conditional_detr", "dab_detr")), "shapes_teacher",
     *(f"families/{name}" for name in ("dino", "adamixer", "rt_detr", "rt_detr_v2", "d_fine", "deimv2", "lw_detr", "rf_detr")),
+    *(f"families/{name}" for name in WITHOUT_QUERIES),
 )  # fmt: skip
-# their recipes are in recipes/families; their rows come when the table is made anew, which D-FINE's criterion asks for as well
-WITHOUT_A_ROW = ("faster_rcnn", "fcos", "gfl", "reppoints", "retinanet")
 METHODS = ("detrdistill", "clockdistill", "fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "kd_detr", "d3etr")
 DENSE_METHODS = ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "ld", "detkds")
 UNLIKE_PAIRS = tuple(
@@ -73,6 +73,7 @@ UNLIKE_PAIRS = tuple(
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
     "families": EvidenceTable(FAMILY_RECIPES, (UNDISTILLED,), (), (0,)),
+    "small_students": EvidenceTable(tuple(f"families/{name}" for name in WITHOUT_QUERIES), (UNDISTILLED, "small"), (), (0,)),
     "shapes_teacher": EvidenceTable(("shapes_teacher",), (UNDISTILLED,), (), (0, 1)),
     "shapes": EvidenceTable(("shapes",), (UNDISTILLED, DISTILLED, "uniform"), (DISTILLED,)),
     "shapes_components": EvidenceTable(("shapes",), (UNDISTILLED, "features", "logits"), ()),
@@ -86,7 +87,7 @@ TABLES = {
     "unlike_pairs": EvidenceTable(UNLIKE_PAIRS, (UNDISTILLED, "fgd", "cwd", "pkd"), ()),
     "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (UNDISTILLED, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (UNDISTILLED,), (), needs_data=True),
-    "bccd": EvidenceTable(("bccd",), (UNDISTILLED, DISTILLED), (DISTILLED,), needs_data=True),
+    "bccd": EvidenceTable(("bccd", "bccd_fcos"), (UNDISTILLED, DISTILLED), (DISTILLED,), needs_data=True),
 }
 
 
@@ -98,8 +99,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=None, metavar="RECIPE", help="make the rows of these recipes; keep the others")
     arguments = parser.parse_args()
-    if arguments.only and arguments.tables != ["families"]:
-        parser.error("--only works with the table families alone: rows of other tables are compared with each other")
+    if arguments.only and len(arguments.tables) != 1:
+        parser.error("--only needs one table")
     console = Console()
     for name in arguments.tables or [*TABLES, SIMULATED]:
         if name == SIMULATED:
@@ -176,10 +177,16 @@ def family_table(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def seed_tables(frame: pd.DataFrame) -> str:
+def seed_tables(frame: pd.DataFrame, table: EvidenceTable) -> str:
     """Returns one Markdown table per recipe; if there are several, each is headed by the recipe's name."""
-    tables = {str(name): "\n\n".join([seed_table(part), *notes(part)]) for name, part in frame.groupby("recipe", sort=False)}
-    return "\n\n".join(text if len(tables) == 1 else f"`{name}`\n\n{text}" for name, text in tables.items())
+    recipes = {load_recipe(recipe_path(name)).name: name for name in table.recipes}
+    arms = dict.fromkeys([*table.arms, *table.equal_compute])
+    texts: dict[str, str] = {}
+    for name, part in frame.groupby("recipe", sort=False):
+        loaded = [load_recipe(recipe_path(recipes[str(name)]), arm=arm) for arm in arms]
+        methods = notes_on(config.method for recipe in loaded for config in recipe.methods)
+        texts[str(name)] = "\n\n".join([seed_table(part), *methods])
+    return "\n\n".join(text if len(texts) == 1 else f"`{name}`\n\n{text}" for name, text in texts.items())
 
 
 def with_table(text: str, name: str, markdown: str) -> str:
@@ -226,13 +233,17 @@ def _record(name: str, table: EvidenceTable, rows: list[Row], bccd: str | None, 
     if name == "families":
         students = [Run.open(str(run)).info()["recipe"]["student"] for run in frame["run"]]
         frame = frame.assign(family=[student["family"] for student in students])
-        frame = pd.DataFrame(in_order([*kept, *json.loads(frame.to_json(orient="records"))], table))
+    values = in_order([*kept, *json.loads(frame.to_json(orient="records"))], table)
+    frame = pd.DataFrame(values, dtype=object)
     data = " --bccd PATH" if table.needs_data else ""
-    values = json.loads(frame.to_json(orient="records"))
-    markdown = family_table(frame) if name == "families" else seed_tables(frame)
+    markdown = family_table(frame) if name == "families" else seed_tables(frame, table)
     caches = [info["cache"] for row in rows if (info := Run.open(row.name).info()).get("cache")]
-    if caches:
+    builds = dict.fromkeys((cache["name"], cache["build_seconds"]["cpu"]) for cache in caches)
+    if len(builds) == 1:
         markdown += "\n\n" + cache_line(caches[0]["build_seconds"]["cpu"])
+    elif builds:
+        seconds = sorted(seconds for _, seconds in builds)
+        markdown += f"\n\nBuilding the teacher caches took {seconds[0]:.0f} to {seconds[-1]:.0f} s of the processor each, once."
     return {
         "table": name,
         "command": f"python -m benchmarks.evidence {name}{data}",

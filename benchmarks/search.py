@@ -115,7 +115,9 @@ def _trials(folder: Path) -> Iterator[Figure]:
     candidate = Candidate(((CANDIDATE, plan.share),))
 
     def trial() -> Trial:
-        return Trial(trial_setup(trainer.shared, method_of(candidate, plan), 0), "cpu", trainer.cache, trainer.split.kept)
+        first = trainer._beginning(0)
+        setup = trial_setup(trainer.shared, method_of(candidate, plan), 0, first)
+        return Trial(setup, "cpu", trainer.cache, trainer.split.kept, first.norms)
 
     def begun() -> Trial:
         made = trial()

@@ -317,3 +317,22 @@ def test_a_comparison_runs_the_workbench_and_no_module_of_the_current_folder(tmp
 def test_python_m_workbench_is_the_same_command(tmp_path: Path):
     ended = subprocess.run([sys.executable, "-m", "workbench", "runs", "show", "nothing"], capture_output=True, text=True)
     assert ended.returncode == 5 and ended.stderr.startswith("workbench: there is no run 'nothing'")
+
+
+def test_ap_is_printed_from_0_to_100_with_its_split_and_every_class_with_its_n(trained: Path):
+    """All that prints AP for people agrees with what the run recorded; --json keeps shares."""
+    run = Run.open("one", trained)
+    recorded = next(line for line in run.evaluations() if line["split"] == "val")
+    last = run.evaluations()[-1]
+    (listed,) = [line.split() for line in command("runs", "list", "--runs", str(trained))[1].splitlines() if line.startswith("one ")]
+    assert listed[-3:] == [last["split"], str(last["step"]), f"{100 * last['coco']['ap']:.1f}"]
+    shown = [line.split() for line in command("runs", "show", "one", "--runs", str(trained))[1].splitlines()]
+    circle = last["per_class"]["circle"]
+    assert ["AP", "on", "test"] in shown and ["AP", f"{100 * last['coco']['ap']:.1f}"] in shown
+    assert ["AP", "circle", "(n)", f"{100 * circle['ap']:.1f}", f"({circle['targets']})"] in shown
+    code, out, err = command("evaluate", "one", "--device", "cpu", "--runs", str(trained))
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0 and rows[0][:4] == ["split", "val,", "in", "%"], err
+    assert ["AP50", f"{100 * recorded['coco']['ap50']:.1f}"] in [row[:2] for row in rows]
+    circle = recorded["per_class"]["circle"]
+    assert ["AP", "of", "circle", f"{100 * circle['ap']:.1f}", "-", "-", str(circle["targets"]), "targets"] in rows

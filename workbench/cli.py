@@ -18,6 +18,7 @@ from workbench.commands.data import data_app
 from workbench.commands.demo import demo
 from workbench.commands.detectors import detectors
 from workbench.commands.diagnose import diagnose
+from workbench.commands.distill import distill
 from workbench.commands.doctor import doctor
 from workbench.commands.evaluate import evaluate
 from workbench.commands.export import export
@@ -35,7 +36,7 @@ from workbench.errors import WorkbenchError
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
-    "Train and compare": {"demo": demo, "run": run, "compare": compare, "search": search_app, "cache": cache_app},
+    "Train and compare": {"demo": demo, "distill": distill, "run": run, "compare": compare, "search": search_app, "cache": cache_app},
     "Look at results": {
         "app": dashboard,
         "runs": runs_app,

@@ -28,10 +28,11 @@ from workbench.export.onnx_file import export_onnx
 from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
 from workbench.recipe.loading import load_recipe, recipe_path
+from workbench.recipe.naming import run_name
 from workbench.store.run import Run
 from workbench.tasks.evaluate import evaluate
 from workbench.tasks.predict import predict
-from workbench.training.launch import Launch, changes_since, resume, start
+from workbench.training.launch import Launch, changes_since, other_data, resume, start
 from workbench.training.loop import Listener
 from workbench.views import figures
 
@@ -53,7 +54,7 @@ def train(
         recipe: path of a recipe file, or name of a shipped one.
         arm: arm of the recipe; None trains the recipe as written.
         seed: seed of initialisation and data order.
-        name: name of the run; made from recipe, arm and seed if None.
+        name: name of the run; made from recipe, data, arm and seed if None.
         overrides: values for keys of the recipe, such as ``train.steps=300``.
         device: auto, cpu, cuda or cuda:N.
         listener: receives the progress in place of the cell.
@@ -68,12 +69,12 @@ def train(
     """
     path = recipe_path(recipe)
     resolved = load_recipe(path, [*overrides, f"seed={seed}"], arm)
-    name = name or f"{resolved.name}-{arm or resolved.own_arm}-seed{seed}"
+    name = name or run_name(resolved, arm)
     launch = Launch(name=name, arm=arm, device=device)
     run = Run.find(name)
     if run is None:
         return start(resolved, launch, listener or cell_listener(name), path.parent)
-    if changes := changes_since(run, resolved):
+    if changes := changes_since(run, resolved) or other_data(run, resolved):
         raise RunError(
             f"run '{name}' already exists and was made with other settings: {'; '.join(changes)}. Give this run another name=, or "
             f"remove the old one with 'workbench runs rm {name}'."

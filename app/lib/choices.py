@@ -44,6 +44,17 @@ def choose_several(key: str, options: Sequence[str], default: Sequence[str]) -> 
     return st.session_state[key]
 
 
+def choose_limit(key: str) -> float | None:
+    """Works like ``choose`` for a number that may be missing."""
+    if key not in st.session_state:
+        try:
+            value = float(st.query_params.get(key, ""))
+        except ValueError:
+            value = math.nan
+        st.session_state[key] = value if math.isfinite(value) else None
+    return st.session_state[key]
+
+
 def _asked(key: str, default: Any = None) -> Any:
     """Returns the value of the widget; if it has none, the one in the address, and otherwise the last choice on any page."""
     value = st.session_state.get(key)

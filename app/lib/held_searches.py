@@ -1,15 +1,24 @@
 """Holds what was read of searches in memory until their journals change. The library computes everything."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.analysis.of_run import stamp
 from workbench.search.reader import Read, SearchReader
 from workbench.search.shown import TABLES, Details, details, listed
+from workbench.views import search as views
+
+FIGURES: Mapping[str, tuple[Callable[..., go.Figure], tuple[str, ...]]] = {
+    "trials": (views.trials_figure, ("trials", "rungs", "leaders")),
+    "survivors": (views.survivors_figure, ("survivors",)),
+}
+"""Figures that take long to make, with the tables that they draw."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,17 @@ def table(at: Moment, study: str, name: str) -> Any:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _table(folder: str, key: str, study: str, name: str) -> Any:
     return TABLES[name](_read(folder, key).records[study])
+
+
+def figure(at: Moment, study: str, name: str) -> go.Figure:
+    """Returns one of the figures of a study that depend on its trials alone. Pages share it."""
+    return _figure(str(at.folder), at.key, study, name)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _figure(folder: str, key: str, study: str, name: str) -> go.Figure:
+    function, names = FIGURES[name]
+    return function(*(_table(folder, key, study, one) for one in names))
 
 
 def all_searches(folders: list[Path]) -> pd.DataFrame:

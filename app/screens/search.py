@@ -2,6 +2,7 @@
 
 import shlex
 from importlib.util import find_spec
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -10,6 +11,7 @@ from lib import choices, page
 from workbench.errors import pip_install
 from workbench.store.searches import search_folders, searches_root
 from workbench.views import search as views
+from workbench.views import search_space as space_views
 
 if find_spec("optuna") is None:
     page.banner("info", "A search needs Optuna", f"Run: {pip_install('search')}")
@@ -33,6 +35,7 @@ SHARES = {
     "share": NUMBER("of the best 20 %", format="%.0f %%", help="Share of the choice among the best 20 % of the trained trials."),
     "proposed": NUMBER("of all trained", format="%.0f %%", help="Share of the choice among all trained trials."),
 }  # fmt: skip
+SPACE = {"number": NUMBER("trial", width=70), "ap": NUMBER("AP", width=80, format="%.2f")}
 COSTS = {
     "what": st.column_config.TextColumn("what became of it"), "seconds": NUMBER("CPU (s)", format="%.0f"),
     "each": NUMBER("each (s)", format="%.1f"),
@@ -135,9 +138,11 @@ def trials(study: str) -> None:
                                 help="Or click a mark. Type to look for an operation.")  # fmt: skip
     with above:
         rungs = held.table(at, study, "rungs")
-        figure = views.trials_figure(table, rungs, leaders, chosen)
         counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
-        counts += " Rungs are left out, because there are too many." if views.without_rungs(table, rungs) else ""
+        if many := views.without_rungs(table, rungs):
+            counts += f" Because there are so many, rungs are left out, and {len(views.picked(table))} trials have marks, the best and an "
+            counts += "even sample of the others; the others are dashes. The list below has all."
+        figure = held.figure(at, study, "trials") if many else views.trials_figure(table, rungs, leaders, chosen)
         page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
     if chosen is not None:
         detail(study, chosen)
@@ -188,20 +193,60 @@ def survivors(study: str) -> None:
     table = held.table(at, study, "survivors")
     last = table[table["trials"] == table["trials"].max()]
     n = 0 if table.empty else int(table["trials"].max())
-    page.chart(views.survivors_figure(table), "search-survivors", f"{views.SURVIVORS_CAPTION} n = {n} trials of study {study}.", table)
+    page.chart(
+        held.figure(at, study, "survivors"), "search-survivors", f"{views.SURVIVORS_CAPTION} n = {n} trials of study {study}.", table
+    )
     shown = last.assign(choice=last["choice"].astype(str), share=100 * last["share"], proposed=100 * last["proposed"])
     st.dataframe(shown[["position", "choice", "share", "proposed"]], hide_index=True, row_height=28, key="survivor-table",
                  column_config=SHARES)  # fmt: skip
 
 
+@st.fragment
 @page.guarded("The space cannot be shown")
 def space(study: str) -> None:
-    """Shows the trained formulas as parallel coordinates."""
+    """Shows the trained formulas as lines across the positions, and the trials that pass the places that are kept."""
     table, positions = held.table(at, study, "space")
-    drawn = len(views.drawn_of(table))
-    meaning = f"{views.SPACE_CAPTION} n = {len(table)} trials of study {study}."
-    meaning += f" {drawn} are drawn, the best and an even sample of the others." if drawn < len(table) else ""
-    page.chart(views.space_figure(table, positions), "search-space", meaning, table)
+    if table.empty:
+        page.chart(space_views.space_figure(table, positions), "search-space", "n = 0 trials.")
+        return
+    axes = space_views.SpaceAxes(table, positions)
+    chosen = kept_choices(axes)
+    chart = "search-space"
+    passing = chosen.of(table)
+    drawn = len(space_views.drawn_of(passing))
+    meaning = f"{space_views.SPACE_CAPTION} n = {len(passing)} of {len(table)} trials of study {study}."
+    meaning += f" {drawn} of them are drawn, the best and an even sample of the others." if drawn < len(passing) else ""
+    page.chart(space_views.space_figure(table, positions, chosen), chart, meaning, passing, modes=["box"],
+               on_select=lambda: keep_boxed(chart, axes, chosen))  # fmt: skip
+    shown = passing.sort_values("ap", ascending=False, kind="stable")
+    st.dataframe(shown, hide_index=True, row_height=28, height=300, key="space-table", column_config=SPACE)
+
+
+def kept_choices(axes: space_views.SpaceAxes) -> space_views.Kept:
+    """Shows a list for each position and the limits of AP, and returns what they keep."""
+    bar = st.columns([2] * len(axes.choices) + [1, 1])
+    found: dict[str, list[Any]] = {}
+    for place, (position, options) in zip(bar, axes.choices.items(), strict=False):
+        names = {str(option): option for option in reversed(options)}
+        key = f"keep_{position}"
+        choices.choose_several(key, list(names), [])
+        kept = place.multiselect(position, list(names), key=key, placeholder="all")
+        found |= {position: [names[name] for name in kept]} if kept else {}
+    for place, key, label, empty in zip(bar[-2:], ("keep_low", "keep_high"), ("AP from", "AP to"), ("lowest", "highest"), strict=True):
+        choices.choose_limit(key)
+        place.number_input(label, value=None, step=0.5, format="%.2f", key=key, placeholder=empty)
+    low, high = st.session_state["keep_low"], st.session_state["keep_high"]
+    limits = {key: [] if limit is None else [f"{limit:.2f}"] for key, limit in (("keep_low", low), ("keep_high", high))}
+    choices.write_address(**{f"keep_{position}": list(map(str, found.get(position, ()))) for position in axes.choices}, **limits)
+    return space_views.Kept(found, low, high)
+
+
+def keep_boxed(chart: str, axes: space_views.SpaceAxes, before: space_views.Kept) -> None:
+    """Stores what the box that was drawn over the axes keeps."""
+    kept = axes.boxed(st.session_state[chart]["selection"]["box"], before)
+    for position in axes.choices:
+        st.session_state[f"keep_{position}"] = list(map(str, kept.choices.get(position, ())))
+    st.session_state["keep_low"], st.session_state["keep_high"] = kept.low, kept.high
 
 
 @page.guarded("The gates cannot be shown")

@@ -23,8 +23,10 @@ from tests.shared_runs import shared_copy
 from workbench.search.candidate import Outcome
 from workbench.search.equation import equation
 from workbench.search.found import candidate_of
+from workbench.search.shown import space_table
 from workbench.search.study import SearchStudy
 from workbench.search.workers import work
+from workbench.views.search_space import SpaceAxes
 from workbench.views.style import plain
 
 HOSTILE = "<img src=x onerror=alert(1)> **bold** $x$ :red[r] %{y}"
@@ -34,6 +36,12 @@ OTHER_MARK = """chosen => {
   const marks = chart.data.find(trace => trace.name?.startsWith('trained'));
   const index = [...marks.customdata].findIndex(([number]) => number !== chosen), number = marks.customdata[index][0];
   return [corner.left + xaxis._offset + xaxis.l2p(marks.x[index]), corner.top + yaxis._offset + yaxis.l2p(marks.y[index]), number];
+}"""
+# corners of a box on the page that crosses the first axis at the place of its uppermost choice alone
+BOX_AT_THE_TOP = """choices => {
+  const chart = document.querySelector('.js-plotly-plot'), {xaxis, yaxis} = chart._fullLayout, corner = chart.getBoundingClientRect();
+  const at = (x, y) => [corner.left + xaxis._offset + xaxis.l2p(x), corner.top + yaxis._offset + yaxis.l2p(y)];
+  return [...at(-0.15, 1), ...at(0.15, 1 - 0.5 / choices)];
 }"""
 PARTS = ("trials", "best", "survivors", "space", "gates", "searches")
 
@@ -167,12 +175,29 @@ def test_tables_of_the_other_parts_are_those_of_the_journal(page, root: Path):
     assert bars["rung"] == len(rungs)
     survivors = page(root, part="survivors", study="logits").dataframe[0].value
     assert survivors.groupby("position")["share"].sum().tolist() == pytest.approx([100, 100])
-    lines = figure(page(root, part="space", study="logits"), "search-space")["data"][0]
+    listed = page(root, part="space", study="logits").dataframe[0].value
     done = [100 * one.value for one in trials if one.state.name == "COMPLETE" and "repeat_of" not in one.user_attrs]
-    assert sorted(lines["line"]["color"]) == pytest.approx(sorted(done))
+    assert listed["ap"].tolist() == pytest.approx(sorted(done, reverse=True))
     means = figure(page(root, part="best", study="logits"), "search-means")["data"][1]
     repeats = [100 * one.value for one in trials if "repeat_of" in one.user_attrs and one.state.name == "COMPLETE"]
     assert sorted(means["x"]) == pytest.approx(sorted(repeats))
+
+
+def test_lists_and_limits_keep_trials_and_are_in_the_address(page, root: Path):
+    test = page(root, part="space", study="logits")
+    whole = test.dataframe[0].value
+    distance = whole["distance"].iloc[0]
+    test.multiselect(key="keep_distance").set_value([distance]).run()
+    kept = test.dataframe[0].value
+    assert kept["number"].tolist() == whole.loc[whole["distance"] == distance, "number"].tolist() != whole["number"].tolist()
+    assert f"n = {len(kept)} of {len(whole)} trials" in said(test)
+    test.number_input(key="keep_low").set_value(float(kept["ap"].iloc[0]) - 0.005).run()
+    assert test.dataframe[0].value["number"].tolist() == kept["number"].tolist()[:1]
+    kept_distance, low = (test.query_params[name] for name in ("keep_distance", "keep_low"))
+    assert kept_distance in (distance, [distance])
+    assert float(low if isinstance(low, str) else low[0]) == pytest.approx(kept["ap"].iloc[0], abs=0.011)
+    again = page(root, part="space", study="logits", keep_distance=distance)
+    assert again.dataframe[0].value["number"].tolist() == kept["number"].tolist()
 
 
 def test_a_trial_that_ends_while_the_page_is_open_appears(page, root: Path):
@@ -220,7 +245,7 @@ def served(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.mark.browser
 def test_the_page_is_whole_in_both_themes_and_follows_the_journal(served: str, root: Path, open_page: Any):
-    charts = {"trials": (1, 1), "best": (1, 0), "survivors": (1, 1), "gates": (2, 1), "searches": (0, 1)}
+    charts = {"trials": (1, 1), "best": (1, 0), "survivors": (1, 1), "space": (1, 1), "gates": (2, 1), "searches": (0, 1)}
     for part, counts in charts.items():
         page = open_page(f"{served}/search?study=logits&part={part}")
         page.wait_for_function(DRAWN, arg=list(counts))
@@ -234,6 +259,18 @@ def test_the_page_is_whole_in_both_themes_and_follows_the_journal(served: str, r
             page.wait_for_function("dark => (getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
                                    ".match(/\\d+/g)[0] < 128) === dark", arg=theme == "dark")  # fmt: skip
             assert page.evaluate(LOST) == []
+    page = open_page(f"{served}/search?study=logits&part=space")
+    page.wait_for_function(DRAWN, arg=[1, 1])
+    settle(page)
+    axes = SpaceAxes(*space_table(SearchStudy.read(root / "tried").records("logits")))
+    left, top, right, bottom = page.evaluate(BOX_AT_THE_TOP, len(axes.choices["t3"]))
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(right, bottom, steps=5)
+    page.mouse.up()
+    page.wait_for_url(re.compile("keep_t3="))
+    kept = urllib.parse.parse_qs(urllib.parse.urlparse(page.url).query)["keep_t3"]
+    assert kept == [axes.choices["t3"][-1]]
     page = open_page(f"{served}/search?study=logits&part=trials")
     page.wait_for_function(DRAWN, arg=[1, 1])
     worker = opened(root / "tried", inputs=["logits", "localization"], trials=20, repeated=3, unpruned=5, seeded=True)

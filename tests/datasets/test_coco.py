@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from workbench.datasets.base import Dataset, Record
-from workbench.datasets.coco import write_coco
+from workbench.datasets.coco import splits, write_coco
 from workbench.datasets.issues import Policy
 from workbench.datasets.opening import open_dataset
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
@@ -234,3 +234,66 @@ def test_the_coco_sample_is_read_whole_and_scores_as_its_original_annotations_do
     scores = ap(original, detections)
     assert 0.2 < scores[0] < 0.8
     np.testing.assert_allclose(ap(dataset.coco(), detections), scores, atol=1e-9)
+
+
+def one_file(folder: Path, number: int, categories: list[dict[str, Any]]) -> None:
+    content = {
+        "images": [{"id": 0, "file_name": f"{number}.png", "width": 20, "height": 10}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": categories[-1]["id"], "bbox": [number, 1, 2, 3]}],
+        "categories": categories,
+    }
+    (folder / f"{number}.json").write_text(json.dumps(content))
+
+
+def test_a_folder_of_one_file_per_image_is_one_split(tmp_path: Path, make_image) -> None:
+    for number in range(6):
+        make_image(tmp_path / f"{number}.png")
+        one_file(tmp_path, number, [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}])
+    dataset = open_dataset(tmp_path, "all")
+    assert splits(tmp_path) == ("all",)
+    assert [record.image_id for record in dataset.records] == [1, 2, 3, 4, 5, 6]
+    assert [record.boxes[0, 0] for record in dataset.records] == [0, 1, 2, 3, 4, 5]
+    assert dataset.category_ids == (3, 8) and all(record.labels.tolist() == [1] for record in dataset.records)
+
+
+def test_files_per_image_that_number_their_categories_differently_are_joined_by_name(tmp_path: Path, make_image) -> None:
+    for number in range(4):
+        make_image(tmp_path / f"{number}.png")
+        one_file(tmp_path, number, [{"id": 1, "name": ["dog", "cat"][number % 2]}])
+    dataset = open_dataset(tmp_path, "all")
+    assert dataset.classes == ("cat", "dog") and dataset.category_ids == (1, 2)
+    assert [record.labels.tolist() for record in dataset.records] == [[1], [0], [1], [0]]
+
+
+def test_folders_of_one_file_per_image_are_the_splits(tmp_path: Path, make_image) -> None:
+    for split in ("train", "val"):
+        for number in range(4):
+            make_image(tmp_path / split / f"{number}.png")
+            one_file(tmp_path / split, number, [{"id": 1, "name": "cat"}])
+    assert splits(tmp_path) == ("train", "val")
+    assert len(open_dataset(tmp_path, "val")) == 4
+
+
+def test_three_files_of_one_image_each_stay_three_splits(tmp_path: Path, make_image) -> None:
+    for number in range(3):
+        make_image(tmp_path / f"{number}.png")
+        one_file(tmp_path, number, [{"id": 1, "name": "cat"}])
+    assert splits(tmp_path) == ("0", "1", "2")
+
+
+def test_a_broken_file_among_those_per_image_follows_the_policy(tmp_path: Path, make_image) -> None:
+    for number in range(5):
+        make_image(tmp_path / f"{number}.png")
+        one_file(tmp_path, number, [{"id": 1, "name": "cat"}])
+    (tmp_path / "4.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"broken file: 1 refused .*4\.json"):
+        open_dataset(tmp_path, "all")
+    assert len(open_dataset(tmp_path, "all", policy=Policy(broken_file="drop"))) == 4
+
+
+def test_a_lone_file_in_a_folder_answers_to_all_whatever_its_name(tmp_path: Path, make_image, content: dict[str, Any]) -> None:
+    for name in ("a.png", "b.png"):
+        make_image(tmp_path / name)
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    assert splits(tmp_path) == ("cells",)
+    assert len(open_dataset(tmp_path, "all")) == len(open_dataset(tmp_path, "cells")) == 2

@@ -66,8 +66,8 @@ def test_two_datasets_side_by_side_are_not_chosen_between(tmp_path: Path, make_i
         open_dataset(tmp_path, "all")
 
 
-def test_a_format_that_is_asked_for_and_not_there_says_what_it_expects(tmp_path: Path, make_image) -> None:
-    make_kitti(tmp_path, make_image)
+def test_a_format_that_is_asked_for_and_not_there_says_what_it_expects(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
     with pytest.raises(DataError, match="Expected one of: voc: a folder with Annotations"):
         open_dataset(tmp_path, "all", format="voc")
 
@@ -102,3 +102,34 @@ def test_the_hash_tells_boxes_labels_names_and_sizes_apart(tmp_path: Path, make_
     make_image(tmp_path / "image_2" / "000000.png", 30, 30)
     hashes.add(open_dataset(tmp_path, "all").hash())
     assert len(hashes) == 6
+
+
+def test_another_format_than_the_one_asked_for_is_named_with_what_to_set(tmp_path: Path, make_image) -> None:
+    make_kitti(tmp_path, make_image)
+    with pytest.raises(DataError, match=r"is a dataset of format kitti, but voc was asked for.*--set data\.format=kitti"):
+        open_dataset(tmp_path, "all", format="voc")
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        ({"a.jpg": "", "b.jpg": ""}, "2 images and no annotations"),
+        ({"labels/a.txt": "0", "labels/b.txt": "0"}, "2 txt files and no images"),
+        ({"xml/a.xml": "<annotation/>", "xml/b.xml": "<annotation/>"}, "2 xml files and no images"),
+        ({"a.jpg": "", "a.json": '{"shapes": [], "version": 1}'}, "a.json, the first of 1 JSON files, is not COCO: it lacks images"),
+        ({"a.jpg": "", "a.json": "{"}, "is not valid JSON"),
+        ({"cells/data.yaml": "names: [a]"}, r"A dataset lies below it: .*cells \(yolo\)"),
+    ],
+)
+def test_what_a_folder_lacks_is_said(tmp_path: Path, files: dict[str, str], advice: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=advice):
+        open_dataset(tmp_path, "all")
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="archive: unpack it"):
+        open_dataset(tmp_path / "data.zip", "all")

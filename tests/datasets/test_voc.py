@@ -155,3 +155,54 @@ def test_the_blood_cells_have_their_official_split_and_both_one_point_boxes_are_
     assert boxes.sum() + len(points) == 4888
     assert boxes.tolist() == [361, 4153, 372]
     assert sorted(point[:16] for point in points) == ["BloodImage_00338", "BloodImage_00343"]
+
+
+def flat(folder: Path, stems: str, make_image) -> None:
+    """Writes each image with its XML beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem in stems:
+        make_image(folder / f"{stem}.jpg")
+        write_xml(folder, stem, [("cat", (2, 2, 9, 9))])
+        (folder / "Annotations" / f"{stem}.xml").rename(folder / f"{stem}.xml")
+    (folder / "Annotations").rmdir()
+
+
+def test_xml_beside_the_images_is_read_as_one_split(tmp_path: Path, make_image) -> None:
+    flat(tmp_path, "abc", make_image)
+    dataset = open_dataset(tmp_path, "all")
+    assert [record.file_name for record in dataset.records] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert dataset.records[0].boxes.tolist() == [[1, 1, 9, 9]] and dataset.classes == ("cat",)
+
+
+@pytest.mark.parametrize("lists", ["ImageSets/Main", "ImageSets"])
+def test_lists_beside_flat_files_make_the_splits(tmp_path: Path, make_image, lists: str) -> None:
+    flat(tmp_path, "abc", make_image)
+    (tmp_path / lists).mkdir(parents=True)
+    (tmp_path / lists / "val.txt").write_text("c\n")
+    assert [record.file_name for record in open_dataset(tmp_path, "val").records] == ["c.jpg"]
+    assert len(open_dataset(tmp_path, "all")) == 3
+
+
+def test_folders_of_flat_files_are_the_splits_and_share_their_classes(tmp_path: Path, make_image) -> None:
+    for split, stems in (("train", "ab"), ("valid", "c")):
+        flat(tmp_path / split, stems, make_image)
+    write_xml(tmp_path / "valid", "c", [("dog", (2, 2, 9, 9))])
+    (tmp_path / "valid" / "Annotations" / "c.xml").replace(tmp_path / "valid" / "c.xml")
+    train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
+    assert (len(train), len(val)) == (2, 1)
+    assert train.classes == val.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("annotations", "images"), [("annotations", "images"), ("Annotations", "images")])
+def test_images_and_annotations_in_two_folders_are_read(tmp_path: Path, make_image, annotations: str, images: str) -> None:
+    write_xml(tmp_path, "a", [("cat", (2, 2, 9, 9))])
+    (tmp_path / "Annotations").rename(tmp_path / annotations)
+    make_image(tmp_path / images / "a.jpg")
+    assert len(open_dataset(tmp_path, "all")) == 1
+
+
+def test_xml_of_something_else_beside_images_is_no_dataset(tmp_path: Path, make_image) -> None:
+    make_image(tmp_path / "a.jpg")
+    (tmp_path / "a.xml").write_text("<svg/>")
+    with pytest.raises(DataError, match="not a dataset"):
+        open_dataset(tmp_path, "all")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from workbench.datasets.opening import open_dataset
+from workbench.datasets.opening import find_format, open_dataset
 from workbench.errors import DataError
 
 
@@ -112,3 +112,24 @@ def test_a_broken_data_yaml_gives_one_error_that_names_it(root: Path, text: str)
     (root / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=r"data\.yaml"):
         open_dataset(root, "train")
+
+
+def test_labels_beside_their_images_are_read_with_classes_txt(tmp_path: Path, make_image) -> None:
+    make_image(tmp_path / "a.png", 20, 10)
+    make_image(tmp_path / "b.png", 20, 10)
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 1 1\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    dataset = open_dataset(tmp_path, "all")
+    assert [record.boxes.tolist() for record in dataset.records] == [[[0, 0, 20, 10]], []]
+    assert dataset.classes == ("cat", "dog")
+
+
+def test_a_missing_list_of_classes_is_named_with_the_numbers_in_use(root: Path) -> None:
+    with pytest.raises(DataError, match=r"Add classes\.txt .* go from 0 to 1"):
+        open_dataset(root, "train")
+    assert open_dataset(root, "train", classes=["cat", "dog"]).classes == ("cat", "dog")
+
+
+def test_folders_of_these_names_beside_another_format_are_not_taken_for_yolo(root: Path) -> None:
+    (root / "instances.json").write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}')
+    assert find_format(root)[0].name == "coco"

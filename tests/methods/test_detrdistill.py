@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -23,7 +25,7 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import QueryOutput
 from workbench.errors import ConfigError, IncompatibleError
 from workbench.matching import match_targets
-from workbench.methods.context import MethodContext, make_pairing
+from workbench.methods.context import MethodContext, divide_layers, make_pairing
 from workbench.methods.detrdistill.config import AssignmentConfig, ContrastiveConfig, DETRDistillConfig
 from workbench.methods.detrdistill.detrdistill import DETRDistill
 from workbench.methods.query_masks import selection_masks, visible_masks
@@ -242,10 +244,19 @@ def test_a_student_layer_learns_from_the_teacher_layers_of_its_group():
         assert last[name].item() == pytest.approx(value.item(), rel=1e-5)
 
 
-def test_depths_without_a_whole_ratio_need_a_declared_map():
-    for layers in ((2, 3), (4, 2), (3, 4)):
-        with pytest.raises(ConfigError, match=r"no whole ratio.*layer_map"):
-            make_pairing(stub(layers[0]), stub(layers[1]), None)
+@given(student=st.integers(1, 12), teacher=st.integers(1, 12))
+def test_layers_are_divided_evenly_in_order_and_the_last_teaches_the_last(student: int, teacher: int):
+    groups = divide_layers(student, teacher)
+    flat = [layer for group in groups for layer in group]
+    assert len(groups) == student and all(groups) and flat == sorted(flat)
+    assert groups[-1][-1] == teacher - 1
+    counts = [len(group) for group in groups] if student <= teacher else [flat.count(layer) for layer in range(teacher)]
+    assert max(counts) - min(counts) <= 1 and set(flat) == set(range(teacher))
+
+
+def test_depths_without_a_whole_ratio_are_divided_unless_a_map_is_declared():
+    assert make_pairing(stub(2), stub(3), None).layer_map == ((0,), (1, 2))
+    assert make_pairing(stub(4), stub(2), None).layer_map == ((0,), (0,), (1,), (1,))
     assert make_pairing(stub(3), stub(6), None).layer_map == ((0, 1), (2, 3), (4, 5))
     declared = make_pairing(stub(2), stub(3), ((0, 1), (2,)))
     assert declared.pairs() == ([0, 0, 1], [0, 1, 2])

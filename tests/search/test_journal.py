@@ -86,7 +86,7 @@ def test_a_search_with_nothing_to_choose_is_refused(tmp_path: Path, changes: dic
 def test_a_space_of_one_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from workbench.search import genes
 
-    monkeypatch.setattr(genes, "positions", lambda input: {"t3": ("no", "channel"), "distance": ("l2",)})  # two names of one formula
+    monkeypatch.setattr(genes, "positions", lambda input, added: {"t3": ("no", "channel"), "distance": ("l2",)})  # two names of one formula
     with pytest.raises(ConfigError, match=r"input logits has one legal formula.*Leave the input out"):
         opened(tmp_path)
 

@@ -121,3 +121,14 @@ def test_the_verb_shows_positions_and_counts(tmp_path: Path, monkeypatch: pytest
     rows = {(row["input"], row["mode"]): row for row in written["formulas"]}
     assert rows["logits", "corrected"]["formulas"] == 98 and rows["localization", "official"]["works"] == 0
     assert written["positions"]["localization"]["with ours"]["t3"][0] == "no"
+
+
+def test_the_verb_counts_entries_that_a_plan_adds_and_refuses_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(names, "INPUTS", ("localization",))
+    code, out, err = command("search", "space", "--extra", "no", "--json", str(tmp_path / "space.json"))
+    assert code == 0, err
+    assert "with no, with 2 images" in out and "ours besides" not in out
+    written = json.loads((tmp_path / "space.json").read_text())
+    assert {row["formulas"] for row in written["formulas"]} == {5 * 4} and written["extra"] == ["no"]
+    code, out, err = command("search", "space", "--extra", "drop")
+    assert code == 2 and "--extra has no drop. Entries that a plan may add: no, pow2, ssim." in err

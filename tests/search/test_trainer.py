@@ -14,7 +14,7 @@ from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import build
 from workbench.search.candidate import Candidate
 from workbench.search.trainer import TrialTrainer, trial_recipe
-from workbench.search.trial import Trial, method_of, trial_setup
+from workbench.search.trial import Beginning, Trial, method_of, trial_setup
 from workbench.store.run import list_runs
 from workbench.teacher_cache.folders import list_caches
 from workbench.teacher_cache.read import open_cache
@@ -105,6 +105,34 @@ def test_weights_are_shares_of_the_detection_gradient(trainer: TrialTrainer):
         if step == 0:
             assert trial.ratios["detkds.global"] == pytest.approx(shares[0] / norms[0])
     assert trial.term_weights["detkds.global"] * sum(shares) / sum(norms) == pytest.approx(0.7, rel=1e-3)
+
+
+def test_a_trial_is_the_same_whether_what_it_begins_with_is_built_anew_or_kept(trainer: TrialTrainer):
+    config = method_of(UNION, trainer.plan)
+    anew = Trial(trial_setup(trainer.shared, config, 0), "cpu", trainer.cache, trainer.split.kept)
+    kept, weights = Beginning.of(trainer.shared, 0), []
+    for _ in range(2):
+        again = Trial(trial_setup(trainer.shared, config, 0, kept), "cpu", trainer.cache, trainer.split.kept, kept.norms)
+        for own, other in zip(again.step_module.parameters(), anew.step_module.parameters(), strict=True):
+            assert torch.equal(own, other)
+        again.begin()
+        weights.append((again.term_weights, again.ratios))
+    anew.begin()
+    assert weights == [(anew.term_weights, anew.ratios)] * 2
+    found = anew._gradients(range(4))
+    assert kept.norms == {batch: one["detection"][0] for batch, one in enumerate(found)}
+    # another candidate with the same seed has the same detection gradient, and one with another seed has another
+    other = Trial(trial_setup(trainer.shared, method_of(alone(FITNET), trainer.plan), 0), "cpu", trainer.cache, trainer.split.kept)
+    assert [one["detection"][0] for one in other._gradients(range(4))] == list(kept.norms.values())
+    seeded = Trial(trial_setup(trainer.shared, config, 1), "cpu", trainer.cache, trainer.split.kept)
+    assert seeded._gradients([0])[0]["detection"][0] != kept.norms[0]
+
+
+def test_a_trial_leaves_what_the_next_one_begins_with_as_it_is(trainer: TrialTrainer):
+    first = trainer.train(UNION, 0)
+    assert trainer.train(alone(FITNET), 0).gate is None
+    second = trainer.train(UNION, 0)
+    assert (first.ap, first.rungs, first.ratios) == (second.ap, second.rungs, second.ratios)
 
 
 def test_a_rung_that_is_told_to_end_a_trial_ends_it(trainer: TrialTrainer):

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.examples import SMALL, SPEC
 from tests.families import tiny, tiny_config
 from tests.flows import command, tiny_recipe, write_recipe
 from tests.teacher_cache.teachers import built, opened
 from tests.teacher_cache.test_training import CHANGES, train
+from workbench.errors import IncompatibleError
 from workbench.recipe.setup import Setup, build
+from workbench.teacher_cache.build import Builder
 
 FCOS = {name: value for name, value in tiny_config("fcos").items() if name != "family"}
 STUDENTS: dict[str, dict[str, Any]] = {"fcos": {"family": "fcos", **FCOS}, "deformable_detr": {"family": "deformable_detr", **SMALL}}
@@ -46,6 +49,44 @@ def test_a_run_from_the_cache_logs_what_a_run_with_the_live_teacher_does(teacher
     for line, other in zip(found, wanted, strict=True):
         assert {key: pytest.approx(value, rel=1e-4, abs=1e-4) for key, value in other.items()} == line
         assert any(key.startswith("raw/fitnet") for key in line)
+
+
+def two_stage_pair(folder: Path, logits_of: str) -> Setup:
+    """A Faster R-CNN that learns from another one's second stage."""
+    part = {"logits": {"t3": "softmax_C", "distance": "kl"}, "logits_of": logits_of}
+    changes = {"teacher": {"checkpoint": str(folder)}, "student": None}
+    methods = [{"method": "detkds", "global_": None, "foreground": None, "balance": 0.3} | part]
+    student = {"student": tiny_config("faster_rcnn"), "methods": methods}
+    return build(tiny_recipe(CHANGES, PLAIN, changes, student), str(folder), record_teacher=False)
+
+
+@pytest.fixture
+def two_stage_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "faster_rcnn"
+    folder.mkdir()
+    tiny("faster_rcnn", 2, spec=replace(SPEC, classes=(*SPEC.classes, "cross"))).save(folder)
+    return folder
+
+
+def test_the_teachers_proposals_and_what_it_says_of_them_are_cached(two_stage_folder: Path):
+    live, cached = (two_stage_pair(two_stage_folder, "teacher_proposals") for _ in range(2))
+    built(cached)
+    wanted_fields = Builder(cached).contents
+    assert wanted_fields.rois and not wanted_fields.dense_logits
+    torch.manual_seed(0)  # a student draws the proposals that it learns from
+    wanted, _, asked = train("live", live)
+    torch.manual_seed(0)
+    found, _, asked_cached = train("cached", cached, opened(cached))
+    assert (asked, asked_cached) == (4, 0)
+    for line, other in zip(found, wanted, strict=True):
+        assert {key: pytest.approx(value, rel=1e-4, abs=1e-4) for key, value in other.items()} == line
+        assert line["raw/detkds.logits"] > 0
+
+
+def test_the_students_proposals_cannot_be_asked_of_a_cache(two_stage_folder: Path):
+    message = r"asks the teacher about the student's own proposals .*needs the live teacher.* Set 'logits_of: teacher_proposals'"
+    with pytest.raises(IncompatibleError, match=message):
+        Builder(two_stage_pair(two_stage_folder, "student_proposals"))
 
 
 def test_the_commands_say_what_a_dense_cache_holds(tmp_path: Path, fcos_folder: Path, runs_folder: Path):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from torch.testing import assert_close
 
 from tests.examples import images_of
 from tests.flows import DISTILLED, TINY, Silent, teacher_copy, tiny_recipe, write_recipe
+from workbench.analysis.of_run import open_data
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.detectors.registry import load_detector
-from workbench.errors import CheckpointError, ConfigError, DataError, IncompatibleError, MissingExtraError, RunError
+from workbench.errors import CheckpointError, ConfigError, DataError, IncompatibleError, MissingExtraError, RunError, WorkbenchError
 from workbench.files import read_json, write_json
 from workbench.recipe.loading import load_recipe, merge, parse_recipe, recipe_path
 from workbench.recipe.schema import Recipe
@@ -89,12 +91,73 @@ def test_a_teacher_that_lacks_a_class_is_refused_with_what_it_knows():
         start(tiny_recipe(DISTILLED, OTHER_CLASSES), CPU, Silent())
 
 
-def test_a_run_name_that_exists_is_refused_before_anything_is_loaded_and_the_run_keeps_its_files(runs_folder: Path):
-    run = Run.create("run", {"state": "done"})
+@pytest.mark.parametrize(
+    ("state", "changes", "message"),
+    [
+        (
+            "interrupted",
+            {},
+            r"already exists in .*\. Resume it with 'workbench run --resume run', or choose another --name, or .*runs rm run",
+        ),
+        ("done", {}, r"already exists in .* and is finished: 'workbench runs show run' .*another --name, or .*runs rm run"),
+        ("interrupted", {"data": {"path": "/nowhere"}}, r"other data or settings: data shapes, now /nowhere\. Choose another --name"),
+        ("done", {"train": {"learning_rate": 0.5}}, r"other data or settings: train\.learning_rate .*, now 0\.5\. Choose another --name"),
+    ],
+)
+def test_a_run_name_that_exists_is_refused_and_only_the_same_unfinished_run_is_offered_for_resuming(
+    runs_folder: Path, state: str, changes: dict[str, Any], message: str
+):
+    run = Run.create("run", {"state": state, "recipe": tiny_recipe().model_dump(mode="json"), "dataset_hash": "x"})
     before = run.info_path.read_bytes()
-    with pytest.raises(RunError, match=r"run 'run' already exists.*--resume run.*runs rm run.*--name"):
-        start(tiny_recipe({"data": {"path": "/nowhere"}}), CPU, Silent())
-    assert run.info_path.read_bytes() == before
+    with pytest.raises(RunError, match=message) as caught:
+        start(tiny_recipe(changes), CPU, Silent())
+    assert ("--resume" in str(caught.value)) == (state == "interrupted" and not changes)
+    assert run.info_path.read_bytes() == before and [path.name for path in run.path.iterdir()] == ["run.json"]
+
+
+def test_a_pair_that_does_not_fit_and_a_missing_split_are_refused_before_the_teacher_is_trained(tmp_path: Path, runs_folder: Path):
+    write_recipe(tmp_path, {"name": "large", "student": {"decoder_layers": 3}})
+    methods: dict[str, Any] = {
+        "teacher": {"recipe": "large.yaml"},
+        "methods": [{"method": "detrdistill"}],
+        "student": {"decoder_layers": 2},
+    }
+    listener = Silent()
+    with pytest.raises(WorkbenchError, match="layer"):
+        start(parse_recipe(merge(TINY, methods), "test"), CPU, listener, tmp_path)
+    write_coco(generate_shapes(ShapesConfig(val=2), "val"), tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"has the splits val, .*data\.splits\.val=0\.2"):
+        start(parse_recipe(merge(TINY, {**methods, "data": {"path": str(tmp_path / "data")}}), "test"), CPU, listener, tmp_path)
+    assert not any("training the teacher" in text for text in listener.messages) and not list(runs_folder.glob("*"))
+
+
+def test_a_full_disk_is_said_before_training_with_what_is_needed(runs_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(RunError, match=r"take [1-9]\d* MB and .* has 0 MB free"):
+        start(tiny_recipe(), CPU, Silent())
+    assert not list(runs_folder.glob("*"))
+
+
+def test_a_run_on_splits_that_were_made_lists_their_images_and_is_read_again(tmp_path: Path):
+    data = generate_shapes(ShapesConfig(train=10), "train")
+    write_coco(data, tmp_path / "data")
+    made = {"data": {"path": str(tmp_path / "data"), "splits": {"val": 0.2, "test": 0.2, "seed": 1}, "options": {}}}
+    run = start(parse_recipe({**TINY, **made}, "test"), CPU, Silent())
+    lists = {path.stem: path.read_text().splitlines() for path in run.splits_path.iterdir()}
+    assert {split: len(names) for split, names in lists.items()} == {"train": 6, "val": 2, "test": 2}
+    for split, names in lists.items():
+        assert [record.file_name for record in open_data(run.info(), split).records] == names
+    (tmp_path / "data" / "images" / "train" / lists["val"][0]).unlink()
+    with pytest.raises(DataError):
+        open_data(run.info(), "train")
+    file = tmp_path / "data" / "annotations" / "instances_train.json"
+    content = read_json(file)
+    gone = next(image["id"] for image in content["images"] if image["file_name"] == lists["val"][0])
+    content["images"] = [image for image in content["images"] if image["id"] != gone]
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] != gone]
+    write_json(file, content)
+    with pytest.raises(RunError, match="has changed since the run, so split 'val' would hold other images"):
+        open_data(run.info(), "val")
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "/tmp/absolute", ".hidden", "a\nb", "x" * 101, "-option"])

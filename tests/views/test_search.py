@@ -83,23 +83,25 @@ def test_the_chosen_trial_is_pointed_at():
     assert not [trace for trace in drawn().data if trace.marker.size == 16]
 
 
-def test_many_trials_are_drawn_by_the_graphics_card_and_without_rungs():
-    many = [trial(n, 0.1 + n / 1e5, rung=0.05, candidate="c") for n in range(1000)]
+def test_of_many_trials_all_are_drawn_and_the_best_and_an_even_sample_can_be_clicked():
+    aps = np.random.default_rng(0).permutation(2000) / 1e4
+    many = [trial(n, 0.1 + ap, rung=0.05, candidate="c") for n, ap in enumerate(aps.tolist())]
     tables = shown.trial_table(many), shown.rung_table(many)
     figure = views.trials_figure(*tables, shown.leader_table(many), 7)
     assert views.without_rungs(*tables)
-    assert [(trace.type, len(trace.x)) for trace in figure.data] == [("scattergl", 1000)]
-    assert {trace.type for trace in drawn().data} == {"scatter"}
-
-
-def test_of_very_many_lines_the_best_and_an_even_sample_are_drawn():
-    table = pd.DataFrame({"number": range(3000), "ap": np.random.default_rng(0).permutation(3000) / 100, "t3": "no"})
-    kept = views.drawn_of(table)
-    assert len(kept) == kept["number"].nunique() == len(views.space_figure(table, ["t3"]).data[0].dimensions[0]["values"]) == 800
-    assert sorted(kept["ap"])[-160:] == sorted(table["ap"])[-160:]
-    others = np.sort(kept["ap"])[:-160]
-    assert others[0] == 0 and np.diff(others).max() < 0.06
-    assert views.drawn_of(table.head(800)) is not None and len(views.drawn_of(table.head(800))) == 800
+    dashes, marks = figure.data
+    assert (dashes.mode, marks.mode, marks.name) == ("lines", "markers", "trained to its end (2000)")
+    assert len(marks.x) == len(marks.hovertext) == len(marks.customdata) == 600
+    assert sorted(marks.y)[-120:] == sorted(tables[0]["ap"])[-120:]
+    places = np.sort(np.asarray(marks.x))
+    assert places[0] <= 10 and places[-1] >= 1990 and np.diff(places).max() <= 20
+    # a dash lies around its place, at its AP
+    ends = np.asarray(dashes.x, float).reshape(-1, 3)
+    middles = ends[:, :2].mean(1).round().astype(int).tolist()
+    assert sorted([*middles, *np.asarray(marks.x).tolist()]) == tables[0]["place"].tolist()
+    assert np.asarray(dashes.y, float)[::3] == pytest.approx(tables[0].set_index("place")["ap"].loc[middles].to_numpy(), abs=1e-3)
+    assert np.isnan(ends[:, 2]).all()
+    assert len(drawn().data) and "lines" not in {trace.mode for trace in drawn().data if trace.name and "(" in trace.name}
 
 
 def test_names_and_reasons_are_drawn_as_text():
@@ -107,8 +109,6 @@ def test_names_and_reasons_are_drawn_as_text():
     assert plain(HOSTILE) in named(drawn(), "refused").hovertext[0]
     table = pd.DataFrame({"gate": ["R1"], "trials": [3], "reason": [HOSTILE]})
     assert HOSTILE not in str(views.rejections_figure(table).to_dict())
-    space = pd.DataFrame({"number": [0, 1], "ap": [1.0, 2.0], HOSTILE: [HOSTILE, "no"]})
-    assert HOSTILE not in str(views.space_figure(space, [HOSTILE]).to_dict())
     curves = pd.DataFrame({"sampler": [HOSTILE], "trial": [1], "ap": [1.0], "low": [0.5], "high": [1.5], "n": [3]})
     assert HOSTILE not in str(views.curves_figure(curves).to_dict())
 
@@ -133,24 +133,6 @@ def test_survivors_are_cells_with_the_most_common_choice_at_the_top():
     assert list(figure.layout.yaxis.ticktext) == ["satt  100 %", "no  0 %", "mask  0 %"]
 
 
-def test_the_space_has_an_axis_a_position_whose_best_choice_is_at_the_top():
-    table, positions = shown.space_table(records())
-    lines = views.space_figure(table, positions).data[0]
-    assert [axis.label for axis in lines.dimensions] == ["t3", "AP"]
-    means = table.groupby("t3")["ap"].mean()
-    assert list(lines.dimensions[0].ticktext) == sorted(means.index, key=lambda name: means[name])
-    ordered = table.sort_values("ap")
-    nearest = [lines.dimensions[0].ticktext[round(value)] for value in lines.dimensions[0]["values"]]
-    assert nearest == ordered["t3"].tolist()
-    assert list(lines.line.color) == pytest.approx(ordered["ap"].tolist())
-    assert list(lines.dimensions[1]["values"]) == pytest.approx(ordered["ap"].tolist())
-
-
-def test_shares_keep_their_own_order_on_an_axis():
-    table = pd.DataFrame({"number": [0, 1, 2], "ap": [3.0, 2.0, 1.0], "logits": [0.0, 3.0, 10.0]})
-    assert list(views.space_figure(table, ["logits"]).data[0].dimensions[0].ticktext) == ["0.0", "3.0", "10.0"]
-
-
 def test_a_rung_says_its_correlation_its_trials_and_whether_it_ends_trials():
     points, rungs = shown.calibration_table(records())
     for limit, least, said in [(0.6, 6, "ends trials"), (0.6, 7, "ends none")]:
@@ -168,7 +150,7 @@ def test_rejections_are_bars_of_each_reason():
 @pytest.mark.parametrize("figure", [
     lambda: views.trials_figure(shown.trial_table([]), shown.rung_table([]), shown.leader_table([])),
     lambda: views.means_figure(shown.mean_table([])), lambda: views.survivors_figure(shown.survivor_table([])),
-    lambda: views.space_figure(*shown.space_table([])), lambda: views.rungs_figure(*shown.calibration_table([]), 0.6, 16),
+    lambda: views.rungs_figure(*shown.calibration_table([]), 0.6, 16),
     lambda: views.rejections_figure(shown.rejection_table([])),
 ])  # fmt: skip
 def test_an_empty_study_is_a_sentence(figure):

@@ -11,6 +11,7 @@ from typing import Any
 from workbench.datasets.base import Dataset
 from workbench.datasets.issues import Policy
 from workbench.datasets.opening import open_dataset
+from workbench.datasets.splitting import SplitConfig
 from workbench.errors import RunError
 from workbench.files import hash_json, time_of
 from workbench.remote import as_path
@@ -175,7 +176,14 @@ def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
     """
     data = info["recipe"]["data"]
     policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
-    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, **data.get("options", {}))
+    splits = SplitConfig.model_validate(data["splits"]) if data.get("splits") else None
+    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, **data.get("options", {}))
+    made = (info.get("split_hashes") or {}).get(split)
+    if made is not None and made != dataset.hash():
+        raise RunError(
+            f"{data['path']} has changed since the run, so split '{split}' would hold other images, perhaps some that it was trained on. "
+            "Restore the files; splits/ in the run's folder lists them."
+        )
     if list(dataset.classes) != info["classes"]:
         raise RunError(f"{data['path']} now has other classes than when the run was made.")
     return dataset

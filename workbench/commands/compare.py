@@ -57,7 +57,7 @@ def compare(
         base = load_recipe(path)
         chosen = arms.split(",") if arms else list(dict.fromkeys([*base.arms, base.own_arm]))
         wanted = distilled_arms(chosen) if equal_compute is None else [arm for arm in equal_compute.split(",") if arm]
-        plans.append(plan(path, chosen, range(first_seed, first_seed + seeds), wanted))
+        plans.append(plan(path, chosen, range(first_seed, first_seed + seeds), wanted, data=data))
     with console_watch(console) as watch:
         execute([row for rows in plans for row in rows], jobs, overrides or (), data, device, watch)
     print_comparison([compare_rows(rows) for rows in plans], json_path)

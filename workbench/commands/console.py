@@ -63,6 +63,11 @@ def print_comparison(frames: list[Any], json_path: Path | None) -> None:
         write_json(json_path, [row for frame in frames for row in json.loads(frame.to_json(orient="records"))])
 
 
+def percent(share: float | None) -> str | None:
+    """Returns a share as people read AP, from 0 to 100; None stays None."""
+    return None if share is None else f"{100 * share:.1f}"
+
+
 def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> None:
     """Prints a table, one line per row, and writes it to ``json_path`` as JSON."""
     from workbench.files import write_json

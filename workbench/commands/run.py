@@ -16,7 +16,7 @@ def run(
     resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue this interrupted run instead.")] = None,
     arm: Arm = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the initial weights and the order of the data.")] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run; by default RECIPE-ARM-seedN.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run; by default RECIPE-DATA-ARM-seedN.")] = None,
     data: Data = None,
     overrides: Set = None,
     device: Device = "auto",

@@ -16,11 +16,15 @@ runs_app = sub_app("List, show and remove runs.")
 @runs_app.command("list", cls=Verb)
 def runs_list(runs: Root = None, json_path: Json = None) -> None:
     """List all runs with their state and their last AP."""
-    from workbench.commands.console import print_rows
+    from workbench.commands.console import percent, print_rows
+    from workbench.files import write_json
     from workbench.store.run import list_runs
 
     use_root(runs)
-    print_rows([_status(run) for run in list_runs()], json_path)
+    rows = [_status(run) for run in list_runs()]
+    print_rows([{**row, "AP": percent(row["AP"])} for row in rows])
+    if json_path is not None:
+        write_json(json_path, rows)
 
 
 @runs_app.command("show", cls=Verb)

@@ -143,6 +143,7 @@ def _opened(name: str) -> "SearchStudy":
 @search_app.command("space", cls=Verb)
 def search_space(
     images: Annotated[int, typer.Option("--images", metavar="N", min=1, help="Images in a batch of one process.")] = 2,
+    extra: Annotated[list[str] | None, typer.Option("--extra", metavar="ENTRY", help="Count an entry that a plan adds; repeat it.")] = None,
     json_path: Json = None,
 ) -> None:
     """Show the formulas at each position, and how many of them work.
@@ -157,10 +158,15 @@ def search_space(
     from workbench.commands.console import console, print_rows
     from workbench.commands.progress import console_count
     from workbench.files import write_json
-    from workbench.methods.detkds.genotype import INPUTS
+    from workbench.methods.detkds.genotype import EXTRA, INPUTS
     from workbench.search.space import MODES, positions, survey
 
-    tables: dict[Input, tuple[Any, Any]] = {input: (positions(input), positions(input, added=True)) for input in INPUTS}
+    names = tuple(extra or ())
+    known = sorted({name for one in EXTRA.values() for name in one})
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"--extra has no {', '.join(unknown)}. Entries that a plan may add: {', '.join(known)}.")
+
+    tables: dict[Input, tuple[Any, Any]] = {input: (positions(input, names), positions(input, True)) for input in INPUTS}
     for inputs in _alike(tables):
         console.print(Text(", ".join(inputs), style="bold"))
         counted, whole = tables[inputs[0]]
@@ -173,7 +179,7 @@ def search_space(
         surveys: list[Survey] = []
         for done, (input, mode) in enumerate(pairs):
             count(done, len(pairs))
-            surveys.append(survey(input, mode, images))
+            surveys.append(survey(input, mode, images, names))
         count(len(pairs), len(pairs))
     rows = [
         {
@@ -184,11 +190,12 @@ def search_space(
         }
         for one in surveys
     ]  # fmt: skip
-    console.print(Text(f"formulas of the released tables and of the paper's figure, with {images} images in a batch:"))
+    with_extra = f", with {', '.join(names)}" if names else ""
+    console.print(Text(f"formulas of the released tables and of the paper's figure{with_extra}, with {images} images in a batch:"))
     print_rows(rows)
     if json_path is not None:
         choices = {input: {"released": counted, "with ours": whole} for input, (counted, whole) in tables.items()}
-        write_json(json_path, {"images": images, "positions": choices, "formulas": rows})
+        write_json(json_path, {"images": images, "extra": names, "positions": choices, "formulas": rows})
 
 
 def _alike(tables: "dict[Input, tuple[Any, Any]]") -> "list[list[Input]]":

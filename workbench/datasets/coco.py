@@ -1,12 +1,12 @@
 """Reads COCO JSON, and writes any dataset as COCO.
 
-Category ids may have gaps; labels are the ranks of the ids. Boxes are [x, y, width, height] in continuous pixels.
+Category ids may have gaps; labels are the ranks of the ids. Boxes are [x, y, width, height] in continuous pixels. A folder with one file
+per image is one split: images are numbered in the order of the files, and categories are told apart by their names.
 """
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ import numpy as np
 from PIL import Image
 
 from workbench.datasets.base import Dataset
+from workbench.datasets.coco_parts import is_per_image, merged, parse_coco, whole
 from workbench.datasets.images import inside
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, match_split, read_text
+from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, match_split, subfolders
 from workbench.errors import DataError
 from workbench.files import replacing, write_json
 
 EXPECTS = (
-    "a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json or "
-    "SPLIT/_annotations.coco.json"
+    "a JSON file with images, annotations and categories, or a folder with instances.json, annotations/instances_SPLIT.json, "
+    "SPLIT/_annotations.coco.json or one such JSON file for each image"
 )
 _SNIFFED = re.compile(r'"(images|annotations|categories|licenses)"\s*:\s*\[|"info"\s*:\s*\{')
 
@@ -53,10 +54,10 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, images: str | N
     files = _files(root)
     found = match_split(split, list(files))
     if found is None:
-        hint = " It holds one annotation file, which can be opened as split 'all'." if list(files) == ["all"] else ""
+        hint = " It holds one split, which can be opened as split 'all'." if len(files) == 1 else ""
         raise DataError(f"{root} has no COCO split '{split}'. Splits there: {', '.join(files) or 'none'}.{hint}")
-    file = files[found]
-    data = _parsed(file)
+    file = files[found][0]
+    data = parse_coco(file) if len(files[found]) == 1 else merged(files[found], policy, issues)
     category_ids, classes = _categories(data["categories"], file)
     label_of = {category: label for label, category in enumerate(category_ids)}
     rows: dict[int, list[dict[str, Any]]] = {}
@@ -104,23 +105,36 @@ def write_coco(dataset: Dataset, folder: Path) -> Path:
     return target
 
 
-def _files(root: Path) -> dict[str, Path]:
-    """Returns the annotation file of each split."""
+def _files(root: Path) -> dict[str, list[Path]]:
+    """Returns the annotation files of each split: one, or one for each image."""
     if root.is_file():
-        return {"all": root} if root.suffix == ".json" and _looks_right(root) else {}
-    found: dict[str, Path] = {}
+        return {"all": [root]} if root.suffix == ".json" and _looks_right(root) else {}
+    found: dict[str, list[Path]] = {}
+    loose: list[Path] = []
     for file in sorted([*root.glob("annotations/*.json"), *root.glob("*.json"), *root.glob("*/_annotations.coco.json")]):
         if not _looks_right(file):
             continue
         if file.name == "_annotations.coco.json":
-            found[file.parent.name] = file
+            found[file.parent.name] = [file]
         elif file.stem in ("instances", "annotations"):
-            found["all"] = file
+            found["all"] = [file]
         elif file.stem.startswith("instances_"):
-            found[file.stem.removeprefix("instances_")] = file
+            found[file.stem.removeprefix("instances_")] = [file]
         elif not file.stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")):
-            found.setdefault(file.stem, file)
+            loose.append(file)
+    if is_per_image(loose):
+        found.setdefault("all", loose)
+    else:
+        for file in loose:
+            found.setdefault(file.stem, [file])
+    if not found:
+        folders = {folder.name: _right(folder.glob("*.json")) for folder in subfolders(root)}
+        found = {name: files for name, files in folders.items() if is_per_image(files)}
     return found
+
+
+def _right(files: Iterable[Path]) -> list[Path]:
+    return [file for file in sorted(files) if _looks_right(file)]
 
 
 def _looks_right(file: Path) -> bool:
@@ -135,21 +149,9 @@ def _looks_right(file: Path) -> bool:
     return start.lstrip()[:1] == "{" and _SNIFFED.search(start) is not None
 
 
-def _parsed(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{file} is not valid JSON: {error}") from error
-    keys = ("images", "annotations", "categories")
-    missing = [key for key in keys if not isinstance(data, dict) or not isinstance(data.get(key), list)]
-    if missing:
-        raise DataError(f"{file} is not COCO JSON: it lacks the list{'s' * (len(missing) > 1)} {', '.join(missing)}.")
-    return data
-
-
 def _categories(categories: list[Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     try:
-        pairs = sorted((_whole(category["id"]), str(category["name"])) for category in categories)
+        pairs = sorted((whole(category["id"]), str(category["name"])) for category in categories)
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{file}: every category needs a whole-number id and a name ({error!r}).") from error
     twice = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
@@ -161,8 +163,8 @@ def _categories(categories: list[Any], file: Path) -> tuple[tuple[int, ...], tup
 def _image(image: Any, file: Path, policy: Policy, issues: Issues) -> tuple[int, str, tuple[int, int]] | None:
     """Returns id, file name and declared size. Returns None and counts a problem for an entry that lacks id or name."""
     try:
-        size = (_whole(image.get("width") or 0), _whole(image.get("height") or 0))
-        return _whole(image["id"]), str(image["file_name"]), size if all(size) else (0, 0)
+        size = (whole(image.get("width") or 0), whole(image.get("height") or 0))
+        return whole(image["id"]), str(image["file_name"]), size if all(size) else (0, 0)
     except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
         what = f"{file.name}: image {str(image)[:80]} lacks a whole-number id or a file_name"
         issues.add("broken_annotation", policy.action("broken_annotation"), what)
@@ -181,8 +183,8 @@ def _rows(
     fresh = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)
     for position, annotation in enumerate(annotations):
         try:
-            annotation_id = _whole(annotation["id"]) if "id" in annotation else None
-            image_id, category = _whole(annotation["image_id"]), _whole(annotation["category_id"])
+            annotation_id = whole(annotation["id"]) if "id" in annotation else None
+            image_id, category = whole(annotation["image_id"]), whole(annotation["category_id"])
             x, y, width, height = (float(value) for value in annotation["bbox"])
             crowd, area = bool(annotation.get("iscrowd", 0)), float(annotation.get("area") or np.nan)
         except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
@@ -204,13 +206,6 @@ def _rows(
         used.add(annotation_id)
         box = (x, y, x + width, y + height)
         yield image_id, {"box": box, "label": label_of[category], "crowd": crowd, "area": area, "id": annotation_id}
-
-
-def _whole(value: Any) -> int:
-    number = int(value)
-    if isinstance(value, bool) or number != float(value):
-        raise ValueError(f"{value!r} is not a whole number")
-    return number
 
 
 def _image_folder(base: Path, file: Path, split: str, entries: list[Entry]) -> Path:

@@ -7,18 +7,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench.datasets import coco, kitti, voc, yolo
+from workbench.datasets.advice import advice_on, seen_at
 from workbench.datasets.base import Dataset
 from workbench.datasets.images import FolderImages
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.reading import Format, usable
+from workbench.datasets.made_splits import made_contents
+from workbench.datasets.reading import Format, subfolders, usable
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.datasets.splitting import SplitConfig
 from workbench.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FORMAT, yolo.FORMAT)}
 
 
-def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, **options: Any) -> Dataset:
+def open_dataset(
+    path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, splits: SplitConfig | None = None, **options: Any
+) -> Dataset:
     """Opens one split.
 
     Example:
@@ -33,6 +38,7 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         split: name of the split; ``all`` if the files define no splits.
         format: ``auto``, ``shapes``, ``coco``, ``voc``, ``kitti`` or ``yolo``.
         policy: what to do about problems in the files.
+        splits: makes train, val and test from one split of the files; None takes the splits as the files define them.
         options: options of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
 
     Raises:
@@ -40,6 +46,8 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         ConfigError: the format or an option is unknown.
     """
     if format == "shapes" or (format == "auto" and str(path) == "shapes"):
+        if splits is not None:
+            raise ConfigError("the dataset shapes makes its own splits. Remove data.splits, or set data.options.val and data.options.test.")
         return generate_shapes(_shapes_config(options), split)
     found, root = find_format(Path(path), format)
     unknown = sorted(set(options) - found.options)
@@ -47,7 +55,10 @@ def open_dataset(path: str | Path, split: str, format: str = "auto", policy: Pol
         raise ConfigError(f"format {found.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(found.options)) or 'none'}.")
     policy = policy or Policy()
     issues = Issues()
-    contents = found.read(root, split, policy, issues, **options)
+    if splits is not None and split in splits.shares:
+        contents = made_contents(found, root, split, splits, policy, issues, options)
+    else:
+        contents = found.read(root, split, policy, issues, **options)
     items = list(usable(contents, policy, issues))
     issues.raise_refused(f"{root}, split '{split}',")
     for issue in issues:
@@ -75,15 +86,17 @@ def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
     if found:
         several = "; ".join(f"{candidate.name} at {root}" for candidate, root in found)
         raise DataError(f"{path} holds more than one dataset: {several}. Give the path of one of them, and its format.")
+    others = [(other.name, root) for other in FORMATS.values() for root in other.roots(path)] if format != "auto" else []
+    if len(others) == 1:
+        name, root = others[0]
+        raise DataError(
+            f"{root} is a dataset of format {name}, but {format} was asked for. Read it as it is: --set data.format={name} with a recipe "
+            f"(or data.format: auto in it, which tries every format), --format {name} with 'data check'."
+        )
     expected = "; ".join(f"{candidate.name}: {candidate.expects}" for candidate in candidates)
-    raise DataError(f"{path} is not a dataset of a known format. Seen: {_seen(path)}. Expected one of: {expected}.")
-
-
-def _seen(path: Path) -> str:
-    if path.is_file():
-        return f"one file '{path.name}'"
-    names = sorted(item.name + "/" * item.is_dir() for item in path.iterdir())
-    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "an empty folder"
+    below = [(folder, candidate.name) for folder in subfolders(path) for candidate in FORMATS.values() if candidate.roots(folder)]
+    advice = advice_on(path, below) or f"Expected one of: {expected}."
+    raise DataError(f"{path} is not a dataset of a known format. Seen: {seen_at(path)}. {advice}")
 
 
 def _shapes_config(options: dict[str, Any]) -> ShapesConfig:

@@ -1,5 +1,6 @@
 """Defines what every format reader returns, and applies the policy that turns it into records."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from workbench.errors import DataError
 OUTSIDE_TOLERANCE = 0.05  # pixels: annotation files round to two decimals
 LEAST_SIDE = 0.01  # pixels
 _SPLIT_ALIASES = {"val": ("valid", "validation"), "train": ("training",), "test": ("testing",)}
+
+
+class UnnamedClassesError(DataError):
+    """The files number their classes, and the list of their names is missing."""
 
 
 @dataclass
@@ -110,9 +115,11 @@ def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usabl
 
 
 def match_split(wanted: str, available: Sequence[str]) -> str | None:
-    """Returns the name under which a split exists: itself, with a year (val2017), or a usual other name (valid)."""
+    """Returns the name under which a split exists: itself, with a year (val2017), a usual other name (valid), or ``all`` if it is alone."""
     if wanted in available:
         return wanted
+    if wanted == "all" and len(available) == 1:
+        return available[0]
     names = (wanted, *_SPLIT_ALIASES.get(wanted, ()))
     found = [a for a in available if a in names or any(a.startswith(n) and a[len(n) :].isdigit() for n in names)]
     return found[0] if len(found) == 1 else None
@@ -124,6 +131,14 @@ def required_split(wanted: str, available: Sequence[str], where: Path) -> str:
     if found is None:
         raise DataError(f"{where} has no split '{wanted}'. Splits there: {', '.join(available) or 'none'}.")
     return found
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Returns the folders directly in ``folder``, sorted; empty if it is no folder. It costs no look at each of a million files."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def read_text(path: Path) -> str:

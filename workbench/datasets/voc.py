@@ -1,4 +1,4 @@
-"""Reads Pascal VOC: Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt.
+"""Reads Pascal VOC: Annotations/*.xml, JPEGImages/*, ImageSets/Main/SPLIT.txt; or each XML beside its image, perhaps in a folder per split.
 
 Corners are read as the VOC development kit defines them: pixels counted from 1, with both ends inside the box. A box (1, 1, W, H)
 covers the image, and in continuous coordinates x1 = xmin - 1, x2 = xmax. Many tools write 0-based corners and only raise 0 to 1 at the
@@ -10,18 +10,21 @@ Objects marked difficult are kept as crowd: they are never trained on, and detec
 """
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from workbench.datasets.images import SUFFIXES, inside
+from workbench.datasets.images import inside
 from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
+from workbench.datasets.voc_layout import Layout, layouts, roots
 from workbench.errors import DataError
 
-EXPECTS = "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/SPLIT.txt"
+EXPECTS = (
+    "a folder with Annotations/*.xml, JPEGImages/ and ImageSets/Main/SPLIT.txt; or *.xml beside the images, perhaps in a folder per split"
+)
 
 
 @dataclass
@@ -31,18 +34,10 @@ class _Object:
     difficult: bool
 
 
-def roots(path: Path) -> list[Path]:
-    """Returns ``path`` or folders up to two levels below it (VOCdevkit/VOC2007)."""
-    for folders in ([path], path.glob("*"), path.glob("*/*")):
-        found = [folder for folder in sorted(folders) if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()]
-        if found:
-            return found
-    return []
-
-
 def splits(root: Path) -> tuple[str, ...]:
-    """Returns the lists in ImageSets/Main, and ``all``."""
-    return (*sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt")), "all")
+    """Returns the lists in ImageSets, and ``all``; or the folders that hold XML files beside their images."""
+    parts = layouts(root)
+    return (*sorted(_lists(root)), "all") if "" in parts else tuple(parts)
 
 
 def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequence[str] | None = None) -> Contents:
@@ -59,14 +54,16 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
         DataError: there is no such split.
     """
     split = required_split(split, splits(root), root)
-    stems = _stems(root, split)
+    parts = layouts(root)
+    part = parts.get("") or parts[split]
+    stems, names = _stems(root, part, split), part.image_names()
     if classes is None:
-        classes = _all_classes(root)
+        classes = _all_classes(parts.values())
     label_of = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
     next_id = 1
     for position, stem in enumerate(stems):
-        file = inside(root / "Annotations", f"{stem}.xml")
+        file = inside(part.annotations, f"{stem}.xml")
         if file is None:
             issues.add("unsafe_file_name", policy.action("unsafe_file_name"), repr(stem))
             continue
@@ -86,29 +83,36 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
                 box = _continuous(item.corners)
                 rows.append({"box": box, "label": label_of[item.name], "crowd": item.difficult, "id": next_id})
                 next_id += 1
-        entries.append(entry_from_rows(position + 1, _image_name(root, stem), size, rows))
-    return Contents(root.name, tuple(classes), tuple(range(1, len(classes) + 1)), root / "JPEGImages", entries)
+        entries.append(entry_from_rows(position + 1, names.get(stem, f"{stem}.jpg"), size, rows))
+    return Contents(root.name, tuple(classes), tuple(range(1, len(classes) + 1)), part.images, entries)
 
 
 FORMAT = Format("voc", EXPECTS, roots, splits, read, frozenset({"classes"}))
 
 
-def _stems(root: Path, split: str) -> list[str]:
-    listed = root / "ImageSets" / "Main" / f"{split}.txt"
-    if split == "all" and not listed.is_file():
-        return sorted(file.stem for file in (root / "Annotations").glob("*.xml"))
+def _lists(root: Path) -> dict[str, Path]:
+    """Returns the list of each split."""
+    return {file.stem: file for folder in (root / "ImageSets", root / "ImageSets" / "Main") for file in folder.glob("*.txt")}
+
+
+def _stems(root: Path, part: Layout, split: str) -> list[str]:
+    listed = _lists(root).get(split)
+    if listed is None:
+        return sorted(file.stem for file in part.annotations.glob("*.xml"))
     return [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
 
 
-def _all_classes(root: Path) -> list[str]:
+def _all_classes(parts: Iterable[Layout]) -> list[str]:
     names: set[str] = set()
-    for file in (root / "Annotations").glob("*.xml"):
+    folders = [part.annotations for part in parts]
+    for file in (file for folder in folders for file in folder.glob("*.xml")):
         try:
             names.update(item.name for item in _parse(file)[1])
         except DataError:
             continue  # counted when its own split is read
     if not names:
-        raise DataError(f"the files in {root}/Annotations name no class, so there is nothing to detect. Check their <object> elements.")
+        where = ", ".join(map(str, folders))
+        raise DataError(f"the files in {where} name no class, so there is nothing to detect. Check their <object> elements.")
     return sorted(names)
 
 
@@ -162,12 +166,3 @@ def _edges(low: float, high: float) -> tuple[float, float]:
     if low > high:
         return low, high - 1 if high else high
     return (low - 1 if low else low), high
-
-
-def _image_name(root: Path, stem: str) -> str:
-    """Finds the image beside the annotation. The file name inside the XML is often that of another machine and is not used."""
-    folder = root / "JPEGImages"
-    for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)):
-        if (folder / f"{stem}{suffix}").is_file():
-            return f"{stem}{suffix}"
-    return f"{stem}.jpg"

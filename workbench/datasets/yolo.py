@@ -1,10 +1,12 @@
 """Reads YOLO: one txt file per image, with rows of class and centre, width, height in 0..1 of the displayed image.
 
-Either data.yaml names the image folders and the classes, or images/SPLIT and labels/SPLIT lie beside classes.txt. The path of a label
-file is that of the image with the last folder named images replaced by labels. An image without a label file has no objects.
+Either data.yaml names the image folders and the classes, or images/SPLIT and labels/SPLIT lie beside classes.txt, or each label file lies
+beside its image and classes.txt. The path of a label file is that of the image with the last folder named images replaced by labels. An
+image without a label file has no objects.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,31 @@ import yaml
 
 from workbench.datasets.images import SUFFIXES, inside
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
+from workbench.datasets.reading import Contents, Entry, Format, UnnamedClassesError, entry_from_rows, read_text, required_split, subfolders
 from workbench.errors import DataError
 
-EXPECTS = "a folder with data.yaml (train, val, names), or images/, labels/ and classes.txt"
+EXPECTS = "a folder with data.yaml (train, val, names), or images/, labels/ and classes.txt, or images, labels and classes.txt side by side"
 _KEYS = ("train", "val", "test")
 
 
 def roots(path: Path) -> list[Path]:
-    """Returns ``path`` itself, or the folder of a data.yaml."""
+    """Returns ``path`` itself, or the folder of a data.yaml. A folder without a list of classes counts, so that ``read`` can say so."""
     if path.is_file():
         return [path.parent] if path.name in ("data.yaml", "data.yml") else []
-    has_both = (path / "images").is_dir() and (path / "labels").is_dir()
-    return [path] if _yaml_file(path) is not None or (has_both and _names_file(path) is not None) else []
+    if _yaml_file(path) is not None or (_names_file(path) is not None and (_has_folders(path) or _is_flat(path))):
+        return [path]
+    # folders of these names occur beside annotations of other formats too
+    others = any(path.glob("*.json")) or any((path / name).is_dir() for name in ("annotations", "Annotations"))
+    return [path] if _has_folders(path) and not others and any((path / "labels").rglob("*.txt")) else []
+
+
+def _has_folders(path: Path) -> bool:
+    return (path / "images").is_dir() and (path / "labels").is_dir()
+
+
+def _is_flat(path: Path) -> bool:
+    """True if an image lies beside a txt file of its name."""
+    return any(file.with_suffix(".txt").is_file() for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def splits(root: Path) -> tuple[str, ...]:
@@ -33,8 +47,7 @@ def splits(root: Path) -> tuple[str, ...]:
     if file is not None:
         config = _parse_yaml(file)
         return tuple(key for key in _KEYS if config.get(key))
-    folders = sorted(folder.name for folder in (root / "images").iterdir() if folder.is_dir())
-    return tuple(folders) or ("all",)
+    return tuple(folder.name for folder in subfolders(root / "images")) or ("all",)
 
 
 def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequence[str] | None = None) -> Contents:
@@ -121,16 +134,28 @@ def _names(root: Path) -> dict[int, str]:
         raise DataError(f"{file}: names must be a list of class names, or a mapping of number to name.")
     file = _names_file(root)
     if file is None:
-        raise DataError(f"{root} has no data.yaml or classes.txt, so its classes have no names. Add one of these files.")
+        raise UnnamedClassesError(
+            f"{root} has images/ and labels/ but no list of classes. Add classes.txt with the name of one class per line, in the order of "
+            f"the numbers in the labels{_used(root)}; or data.yaml with names."
+        )
     return {index: line.strip() for index, line in enumerate(read_text(file).splitlines()) if line.strip()}
+
+
+def _used(root: Path) -> str:
+    """Returns, in words, the highest class number in the first label files."""
+    numbers: list[int] = []
+    for file in islice((root / "labels").rglob("*.txt"), 500):
+        numbers += [int(line.split()[0]) for line in read_text(file).splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    return f", which go from {min(numbers)} to {max(numbers)}" if numbers else ""
 
 
 def _image_names(root: Path, split: str) -> list[str]:
     """Returns paths relative to ``root``, as text that may still be unsafe."""
     file = _yaml_file(root)
     if file is None:
-        folder = "images" if split == "all" else f"images/{split}"
-        return _files_below(root, folder)
+        if not _has_folders(root):
+            return sorted(file.name for file in root.glob("*") if file.suffix.lower() in SUFFIXES)
+        return _files_below(root, "images" if split == "all" else f"images/{split}")
     config = _parse_yaml(file)
     sources = config[split] if isinstance(config[split], list) else [config[split]]
     names: list[str] = []

@@ -107,6 +107,7 @@ class Detector(nn.Module, ABC):
     exact_norms: bool = False
     wants_attentions: bool = False
     probe_side: int = 256
+    _known_channels: Mapping[str, dict[int, int]] = {}  # replaced and never changed, because all detectors share the empty one
 
     @property
     @abstractmethod
@@ -225,5 +226,8 @@ class Detector(nn.Module, ABC):
 
     def level_channels(self, feature: Literal["memory", "neck", "backbone", "head"]) -> dict[int, int]:
         """Returns the number of channels of each feature level, by stride."""
-        levels = getattr(self.blank_output(), feature)
-        return {level.stride: level.features.shape[1] for level in levels}
+        if feature not in self._known_channels:
+            # no training changes a width, and a search builds its method hundreds of times for one teacher
+            widths = {level.stride: level.features.shape[1] for level in getattr(self.blank_output(), feature)}
+            self._known_channels = {**self._known_channels, feature: widths}
+        return dict(self._known_channels[feature])

@@ -76,27 +76,35 @@ class LayerPairs:
         return LayerPairs(self.student[first:], self.teacher[first:], self.share[first:])
 
 
+def divide_layers(student: int, teacher: int) -> tuple[tuple[int, ...], ...]:
+    """Divides the teacher's layers evenly among the student's, in order and the last to the last.
+
+    With r times as many of them, r teach each student layer (DETRDistill, Fig. 5). Without a whole ratio some teach one more than others.
+    A student with more layers than its teacher has neighbours learn from the same one.
+
+    Args:
+        student: number of the student's layers.
+        teacher: number of the teacher's layers.
+    """
+    if student > teacher:
+        return tuple(((layer + 1) * teacher // student - 1 + (((layer + 1) * teacher) % student > 0),) for layer in range(student))
+    return tuple(tuple(range(layer * teacher // student, (layer + 1) * teacher // student)) for layer in range(student))
+
+
 def make_pairing(student: Detector, teacher: Detector, layer_map: tuple[tuple[int, ...], ...] | None) -> Pairing:
-    """Derives the layer map of unequal depths (DETRDistill, Fig. 5: r teacher layers per student layer) and the class map by name.
+    """Derives the layer map of unequal depths (``divide_layers``) and the class map by name.
 
     If one of the two is no DETR, each layer of the student learns from the last stage of the teacher.
 
     Raises:
-        ConfigError: the depths have no integer ratio and no ``layer_map`` is declared, or the declared one does not fit.
+        ConfigError: the declared ``layer_map`` does not fit.
         IncompatibleError: the student has a class that the teacher lacks.
     """
     depths = (student.num_stages, teacher.num_stages)
     if layer_map is None and not ("queries" in student.provides and "queries" in teacher.provides):
         # the one prediction of a detector without decoder layers answers to the last one of the other, which is its result
         layer_map = ((depths[1] - 1,),) * depths[0]
-    if layer_map is None:
-        if depths[1] % depths[0]:
-            raise ConfigError(
-                f"the teacher has {depths[1]} decoder layers and the student {depths[0]}, which is no whole ratio. "
-                "Declare 'layer_map:', a list that holds for each student layer the list of its teacher layers, such as [[0, 1], [2]]."
-            )
-        ratio = depths[1] // depths[0]
-        layer_map = tuple(tuple(range(k * ratio, (k + 1) * ratio)) for k in range(depths[0]))
+    layer_map = layer_map or divide_layers(*depths)
     if len(layer_map) != depths[0] or not all(layer_map) or any(not 0 <= t < depths[1] for g in layer_map for t in g):
         raise ConfigError(
             f"layer_map {[list(g) for g in layer_map]} does not fit: it must list, for each of {depths[0]} student layers, "
@@ -176,15 +184,24 @@ class MethodContext:
         return cast(QueryDetector, self.student)
 
     @property
-    def query_teacher(self) -> QueryDetector:
-        """Returns the live teacher, for a method that states the need for ``queries`` or ``decode`` of the teacher.
+    def live_teacher(self) -> Detector:
+        """Returns the live teacher, for a method whose configuration says that it asks it (``BaseMethodConfig.asks_teacher``).
 
         Raises:
             RuntimeError: the teacher's outputs come from a cache.
         """
         if self.teacher is None:
             raise RuntimeError("the teacher is not live: its outputs come from a cache")
-        return cast(QueryDetector, self.teacher)
+        return self.teacher
+
+    @property
+    def query_teacher(self) -> QueryDetector:
+        """Returns the live teacher, for a method that states the need for ``queries`` or ``decode`` of the teacher.
+
+        Raises:
+            RuntimeError: the teacher's outputs come from a cache.
+        """
+        return cast(QueryDetector, self.live_teacher)
 
     @property
     def training(self) -> Progress:

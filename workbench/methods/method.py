@@ -66,6 +66,11 @@ class BaseMethodConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
         return self.needs
 
     @property
+    def asks_teacher(self) -> str:
+        """Returns what the live teacher is asked in every step, as a clause; empty if a cache of its outputs is enough."""
+        return "sends its own queries through the teacher's decoder" if "decode" in self.needs_teacher else ""
+
+    @property
     def needs_all_classes(self) -> bool:
         """True if a term reads more of the teacher's class scores than the best few, so that a cache must hold all of them."""
         return True

@@ -66,7 +66,7 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
     elif arm not in (None, own_arm):
         raise ConfigError(f"{path} has no arm '{arm}'. Its arms are {', '.join([own_arm, *arms])}.")
     for override in overrides:
-        values = _changed(values, _override(override))
+        values = changed(values, override)
     return parse_recipe(values, str(path))
 
 
@@ -137,8 +137,15 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _changed(values: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Works like ``merge``, except that a checkpoint replaces a model or a recipe that was described there."""
+def changed(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """Returns the values of a recipe with an override such as ``train.steps=100``.
+
+    It works like ``merge``, except that a checkpoint replaces a model or a recipe that was described there.
+
+    Raises:
+        ConfigError: the override is not ``key=value``, or its value is not YAML.
+    """
+    change = _override(override)
     replaced = {
         side: {}
         for side in ("student", "teacher")

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from workbench.datasets.issues import Policy
+from workbench.datasets.splitting import SplitConfig
 from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.registry import FAMILIES
 from workbench.files import hash_json
@@ -36,6 +37,10 @@ class DataConfig(BaseModel):
     """Name of the split that is evaluated during training. Choices such as the best checkpoint are made on it."""
     test: str | None = "test"
     """Name of the split that is evaluated once, when training has ended. Null skips this evaluation."""
+    splits: SplitConfig | None = None
+    """Makes the splits ``train``, ``val`` and ``test`` where the files have none. Each class is in all of them if possible, near-duplicate
+    images are never apart, and the same files give the same splits on every machine. Null takes the splits of the files.
+    """
     options: dict[str, Any] = {}
     """Options of the format: ``images`` (another folder of images) for coco, ``classes`` (their names and order) for voc, kitti and yolo,
     and what to draw for shapes.
@@ -238,7 +243,7 @@ class Recipe(BaseModel):
     """The detector that the student learns from: a checkpoint, or another recipe that trains it. Null trains without a teacher."""
     layer_map: tuple[tuple[int, ...], ...] | None = None
     """For each decoder layer of the student, the 0-based decoder layers of the teacher that teach it. Null divides the teacher's layers
-    evenly, which needs a whole ratio of the two depths.
+    evenly, in order and the last to the last.
     """
     class_map: dict[str, str] = {}
     """Maps class names of the teacher to class names of the data where they differ. Equal names need no entry."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from workbench.datasets.base import Dataset
 from workbench.datasets.opening import find_format, open_dataset
 from workbench.datasets.reading import match_split
+from workbench.datasets.splitting import complete_splits
 from workbench.datasets.transforms import Transform, fixed_size
 from workbench.datasets.variants import Variants
 from workbench.detectors.backbone import BackboneConfig
@@ -115,31 +116,45 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     data = recipe.data
     if data.path is None:
         raise ConfigError(f"recipe '{recipe.name}' has no path of its data. Give --data PATH, or set data.path in the recipe.")
-    return open_dataset(data.path, split, format=data.format, policy=data.policy, **data.options)
+    return open_dataset(data.path, split, format=data.format, policy=data.policy, splits=data.splits, **data.options)
 
 
-def _check_splits(recipe: Recipe) -> None:
+def check_splits(recipe: Recipe) -> None:
     """Checks that all splits exist, before the first of them is read.
 
     Raises:
         ConfigError: the data lacks a split that the recipe names; the message says what to set.
+        DataError: there is no dataset of the recipe's format.
     """
     data = recipe.data
     if data.path is None or data.format == "shapes" or (data.format == "auto" and data.path == "shapes"):
         return
     found, root = find_format(Path(data.path), data.format)
     there = found.splits(root)
+    made = tuple(data.splits.shares) if data.splits is not None else ()
     wanted = {"train": data.train, "val": data.val, "test": data.test}
-    missing = [key for key, split in wanted.items() if split is not None and match_split(split, there) is None]
-    if not missing:
-        return
+    missing = [key for key, split in wanted.items() if split is not None and split not in made and match_split(split, there) is None]
+    if data.splits is not None and match_split(pool := data.splits.pool(there), there) is None:
+        raise ConfigError(f"{root} has the splits {', '.join(there) or 'none'}, so data.splits.of cannot be {pool}. Name one of them.")
+    if missing:
+        asked = ", ".join(f"{key}: {wanted[key]}" for key in missing)
+        names = ", ".join(there) or "none"
+        raise ConfigError(f"{root} has the splits {names}, but the recipe asks for {asked}. {_way_out(missing, there)}")
+
+
+def _way_out(missing: list[str], there: tuple[str, ...]) -> str:
+    """Returns what to set if splits are missing: have them made, or choose others."""
     choice = {key: "null" if key == "test" else there[0] if len(there) == 1 else "SPLIT" for key in missing}
+    chosen = "hoose a split with " + " ".join(f"--set data.{key}={value}" for key, value in choice.items()) + "."
     both = " Training and validating on the same images shows only that the recipe runs." if len(there) == 1 else ""
-    raise ConfigError(
-        f"{root} has the splits {', '.join(there) or 'none'}, but the recipe asks for "
-        f"{', '.join(f'{key}: {wanted[key]}' for key in missing)}. Choose a split with "
-        f"{' '.join(f'--set data.{key}={value}' for key, value in choice.items())}.{both}"
-    )
+    try:
+        made = complete_splits(there)[1]
+    except ConfigError:
+        made = None
+    if made is None:
+        return f"C{chosen}{both}"
+    values = {**({"of": made.of} if made.of else {}), "val": made.val, "test": made.test}
+    return f"Have them made with {' '.join(f'--set data.splits.{key}={value:}' for key, value in values.items())}, or c{chosen}{both}"
 
 
 def input_spec(recipe: Recipe, dataset: Dataset) -> InputSpec:
@@ -284,7 +299,16 @@ def check_sizes(detector: Detector, role: str, recipe: Recipe, splits: Iterable[
             )
 
 
-def _in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
+def _on_layers(recipe: Recipe, student: Detector, teacher: Detector, pairing: Pairing) -> list[str]:
+    """Says which layers teach which where the depths have no whole ratio and the recipe leaves it open."""
+    depths = student.num_stages, teacher.num_stages
+    if recipe.layer_map is not None or not recipe.methods or depths[1] % depths[0] == 0 or "queries" not in student.provides:
+        return []
+    groups = [list(group) for group in pairing.layer_map]
+    return [f"the student's {depths[0]} decoder layers learn from these of the teacher's {depths[1]}: {groups}; 'layer_map:' changes that"]
+
+
+def in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str, ...]) -> InputSpec:
     """Returns the teacher's specification with the data's class names.
 
     Raises:
@@ -315,7 +339,7 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
     Raises:
         WorkbenchError: a problem that the user can fix.
     """
-    _check_splits(recipe)
+    check_splits(recipe)
     train, val = open_split(recipe, recipe.data.train), open_split(recipe, recipe.data.val)
     test = open_split(recipe, recipe.data.test) if recipe.data.test else None
     return build_on(recipe, teacher, train, val, test, record_teacher)
@@ -343,10 +367,11 @@ def build_on(
         folder = find_detector(teacher).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
-        detector.spec = _in_data_words(detector.spec, recipe.class_map, student.spec.classes)
+        detector.spec = in_data_words(detector.spec, recipe.class_map, student.spec.classes)
         if dropped := [name for name in detector.spec.classes if name not in student.spec.classes]:
             notes.append(f"teacher classes that the data lacks and every term leaves out: {', '.join(dropped)}")
         pairing = make_pairing(student, detector, recipe.layer_map)
+        notes += _on_layers(recipe, student, detector, pairing)
         notes += inherited(recipe, student, detector, pairing)
         frozen = FrozenTeacher(detector, student.spec)
         teacher_hash = hash_file(folder / "model.safetensors")

@@ -106,16 +106,18 @@ class FormulaSpace(Space):
         mode: How formulas are computed.
         images: Images in a batch of one process.
         share: Share of every formula.
+        extra: Entries that the released tables lack.
     """
 
     input: Input
     mode: Mode
     images: int
     share: float = 1.0
+    extra: tuple[str, ...] = ()
 
     @cached_property
     def choices(self) -> dict[str, tuple[Any, ...]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return dict(positions(self.input))
+        return dict(positions(self.input, self.extra))
 
     def genotype(self, genes: Genes) -> Genotype:
         """Returns the formula of some genes, in its canonical form."""

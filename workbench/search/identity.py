@@ -30,8 +30,10 @@ def identity(plan: SearchPlan, recipe: Recipe, fitness: str | None) -> dict[str,
         recipe: the plan's recipe with its arm.
         fitness: hash of the list of held-out images; None if it is not known yet.
     """
-    settings = plan.model_dump(mode="json", exclude=set(FREE) | {"recipe"})
-    space = hash_json({input: positions(input) for input in plan.inputs})[:8]
+    # searches that were begun before there was this field have the identity of those without extra entries
+    unused = set[str]() if plan.extra else {"extra"}
+    settings = plan.model_dump(mode="json", exclude=set(FREE) | {"recipe"} | unused)
+    space = hash_json({input: positions(input, plan.extra) for input in plan.inputs})[:8]
     return {"space": f"{FORMAT_VERSION}-{space}", "recipe": recipe.hash(), "batch": images_of(recipe), "held_out": fitness, **settings}
 
 
@@ -94,7 +96,7 @@ def record_plan(folder: Path, plan: SearchPlan, mine: dict[str, Any], commit: st
 def refuse_empty(plan: SearchPlan, images: int) -> None:
     """Refuses a plan with an input that has no formula to choose, or one alone."""
     for input in plan.inputs:
-        legal = len(FormulaSpace(input, plan.mode, images).legal)
+        legal = len(FormulaSpace(input, plan.mode, images, extra=plan.extra).legal)
         if legal == 0:
             raise ConfigError(
                 f"search '{plan.name}': in mode {plan.mode} and with {images} images in a batch, input {input} has no legal formula. Leave "

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.errors import RunError
 from workbench.methods.detkds import distances, operations
 from workbench.methods.detkds.genotype import FEATURES, Genotype, Mode
+from workbench.methods.detkds.ssim import ssim
 
 _FIRST: Mapping[str, Callable[..., Any]] = {
     "no": operations.unchanged, "satt": operations.spatial_attention, "natt": operations.batch_attention,
@@ -22,7 +23,7 @@ _MADE: Mapping[str, Callable[..., Any]] = {
     "norm": operations.norm_over, "softmax": operations.softmax_over, "logsoftmax": operations.softmax_over,
 }  # fmt: skip
 _CORRECTED: Mapping[str, Callable[..., Any]] = {
-    "cos": distances.cosine, "pear": distances.pearson, "cor": distances.batch_correlation, "ssim": distances.ssim,
+    "cos": distances.cosine, "pear": distances.pearson, "cor": distances.batch_correlation, "ssim": ssim,
 }  # fmt: skip
 _RELEASED: Mapping[str, Callable[..., Any]] = {"pear": distances.pearson_released, "cor": distances.correlation_released}
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from workbench.errors import ConfigError, RunError
-from workbench.methods.detkds.genotype import INPUTS, Input, Mode
+from workbench.methods.detkds.genotype import EXTRA, INPUTS, Input, Mode
 from workbench.recipe.loading import read_mapping
 from workbench.resources import share_path
 
@@ -28,6 +28,10 @@ class SearchPlan(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Arm of the recipe. Null takes the recipe as it is written."""
     inputs: tuple[Input, ...] = INPUTS
     """Inputs whose formulas are searched, one after the other."""
+    extra: tuple[str, ...] = ()
+    """Entries of the tables to search besides those of the released code and the paper's figure: ``pow2`` and ``ssim``, and ``no``, boxes
+    without a transformation. ``workbench search space`` lists them.
+    """
     mode: Mode = "corrected"
     """How formulas are computed: ``corrected``, or ``official`` as the released code does."""
     settings: dict[str, Any] = {}
@@ -65,6 +69,13 @@ class SearchPlan(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     def _possible(self) -> Self:
         if not self.inputs or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"inputs must name at least one of {', '.join(INPUTS)}, each once")
+        possible = set[str]().union(*(EXTRA[input] for input in self.inputs))
+        if unknown := sorted(set(self.extra) - possible):
+            raise ValueError(
+                f"extra has no {', '.join(unknown)}; the inputs {', '.join(self.inputs)} may add {', '.join(sorted(possible))}"
+            )
+        if self.extra and self.mode == "official":
+            raise ValueError("extra needs mode corrected, because the released code has no such entries")
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < rung < 1 for rung in self.rungs):
             raise ValueError("rungs must be rising shares of the steps between 0 and 1")
         if len(set(self.shares)) < 2 or min(self.shares) < 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.methods.detkds.canonical import canonical
 from workbench.methods.detkds.distances import formula_loss
-from workbench.methods.detkds.genotype import FEATURES, Genotype, Input, Mode, genotypes, refusal
+from workbench.methods.detkds.genotype import FEATURES, Added, Genotype, Input, Mode, genotypes, refusal
 from workbench.methods.detkds.knowledge import Knowledge
 
 Outcome = Literal["works", "illegal", "not finite", "no gradient", "not minimal"]
@@ -165,14 +165,14 @@ class Survey:
         return sum(self.outcomes.values())
 
 
-def survey(input: Input, mode: Mode, images: int, added: bool = False) -> Survey:
+def survey(input: Input, mode: Mode, images: int, added: Added = False) -> Survey:
     """Examines all formulas of an input.
 
     Args:
         input: what is compared.
         mode: how formulas are computed.
         images: images in a batch of one process.
-        added: with the entries that the released tables lack.
+        added: see ``Added``.
     """
     probe = Probe(input, mode, images)
     rows = 1 if input not in ("instance", "localization") else None
@@ -202,7 +202,7 @@ def _groups(fingerprints: Iterable[Tensor]) -> int:
     return int((~near.tril(-1).any(1)).sum())
 
 
-def positions(input: Input, added: bool = False) -> dict[str, tuple[str, ...]]:
+def positions(input: Input, added: Added = False) -> dict[str, tuple[str, ...]]:
     """Returns the choices at each position of an input's formulas, in order."""
     table: dict[str, dict[str, None]] = {"t1": {}, "t2": {}, "t3": {}, "distance": {}} if input in FEATURES else {"t3": {}, "distance": {}}
     for genotype in genotypes(input, added):

@@ -132,7 +132,7 @@ class SearchStudy:
 
     def formulas(self, input: Any) -> FormulaSpace:
         """Returns the formulas of an input, each with the share of the first stage."""
-        return FormulaSpace(input, self.plan.mode, self.images, self.plan.share)
+        return FormulaSpace(input, self.plan.mode, self.images, self.plan.share, self.plan.extra)
 
     def space(self, name: str) -> Space:
         """Returns what a study chooses from."""

@@ -22,7 +22,7 @@ from workbench.search.fitness import FitnessSplit, fitness_split
 from workbench.search.gates import collapse_steps, collapsed, detects_too_little
 from workbench.search.measure import Measure
 from workbench.search.plan import SearchPlan
-from workbench.search.trial import RefusedError, Trial, method_of, trial_setup
+from workbench.search.trial import Beginning, RefusedError, Trial, method_of, trial_setup
 from workbench.store.manifest import MANIFEST
 from workbench.teacher_cache.build import Builder
 from workbench.teacher_cache.key import cache_folder
@@ -117,6 +117,7 @@ class TrialTrainer:
     def __init__(self, plan: SearchPlan, device: str, folder: Path, say: Callable[[str], None] = lambda text: None):
         self.plan, self.device, self.folder, self._say = plan, device, folder, say
         self.recipe = trial_recipe(plan)
+        self._beginnings: dict[int, Beginning] = {}
         self.rungs = tuple(sorted({round(share * plan.steps) for share in plan.rungs} - {0, plan.steps}))
         if resolve_device(device).type == "cpu":
             torch.set_num_threads(1)  # sums are then always made in the same order
@@ -159,7 +160,8 @@ class TrialTrainer:
 
         try:
             config = None if candidate is None else method_of(candidate, self.plan)
-            trial = Trial(trial_setup(self.shared, config, seed), self.device, self.cache, self.split.kept)
+            begun = self._beginning(seed)
+            trial = Trial(trial_setup(self.shared, config, seed, begun), self.device, self.cache, self.split.kept, begun.norms)
         except RefusedError as error:
             return outcome("R0", str(error))
         try:
@@ -183,6 +185,12 @@ class TrialTrainer:
                     return outcome("rung", f"other trials were better at step {done}")
         rungs[self.plan.steps] = self._end.ap(trial)
         return outcome(None, ap=rungs[self.plan.steps])
+
+    def _beginning(self, seed: int) -> Beginning:
+        """Returns what trials with a seed begin with; a search has few seeds."""
+        if seed not in self._beginnings:
+            self._beginnings[seed] = Beginning.of(self.shared, seed)
+        return self._beginnings[seed]
 
     def _cache(self) -> TeacherCache | None:
         """Opens the teacher cache of the recipe, which is built first if it is missing or unfinished; None if the recipe has none.

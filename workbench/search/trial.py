@@ -1,6 +1,9 @@
 """Trains one student of a search from its first step to its last, in memory alone: a trial leaves no run folder."""
 
+import copy
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -35,13 +38,40 @@ def method_of(candidate: Candidate, plan: SearchPlan) -> DetKDSConfig:
         raise RefusedError("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())) from error
 
 
-def trial_setup(shared: Setup, config: DetKDSConfig | None, seed: int) -> Setup:
+@dataclass
+class Beginning:
+    """What all trials with one seed begin with, kept because it takes as long as several steps: it does not depend on the candidate.
+
+    Attributes:
+        student: The student as it is before the first step, never trained.
+        state: State of torch's generator behind it.
+        norms: Norm of the gradient of its detection loss, by batch, as far as a trial has measured it.
+    """
+
+    student: Any  # a Detector
+    state: torch.Tensor
+    norms: dict[int, float] = field(default_factory=dict[int, float])
+
+    @classmethod
+    def of(cls, shared: Setup, seed: int) -> "Beginning":
+        """Builds the student of a seed."""
+        teacher, pairing = shared.teacher, shared.pairing
+        assert teacher is not None and pairing is not None
+        recipe = shared.recipe.model_copy(update={"seed": seed, "methods": ()})
+        torch.manual_seed(seed)
+        student = build_student(recipe, shared.train, [])
+        inherited(recipe, student, teacher.detector, pairing)
+        return cls(student, torch.get_rng_state())
+
+
+def trial_setup(shared: Setup, config: DetKDSConfig | None, seed: int, beginning: Beginning | None = None) -> Setup:
     """Returns what one trial trains: a fresh student, and the method's adapters; all else is shared.
 
     Args:
         shared: what all trials share.
         config: the candidate as a method; None trains without distillation.
         seed: seed of the student's first weights, and of the order of the images.
+        beginning: what trials with this seed begin with; None builds it.
 
     Raises:
         RefusedError: the method cannot serve the pair.
@@ -49,9 +79,9 @@ def trial_setup(shared: Setup, config: DetKDSConfig | None, seed: int) -> Setup:
     recipe = shared.recipe.model_copy(update={"seed": seed, "methods": () if config is None else (config,)})
     teacher, pairing = shared.teacher, shared.pairing
     assert teacher is not None and pairing is not None
-    torch.manual_seed(seed)
-    student = build_student(recipe, shared.train, [])
-    inherited(recipe, student, teacher.detector, pairing)
+    beginning = beginning or Beginning.of(shared, seed)
+    student = copy.deepcopy(beginning.student)
+    torch.set_rng_state(beginning.state)
     try:
         methods: list[Method] = [build_method(one, student, teacher.detector, pairing) for one in recipe.methods]
     except IncompatibleError as error:
@@ -72,14 +102,18 @@ class Trial(Learner):
         device: see ``Learner``.
         cache: the teacher's outputs; None asks the live teacher.
         positions: positions of the training images that are not held out.
+        norms: ``Beginning.norms`` of its seed, which the trial completes; None measures them anew.
 
     Attributes:
         losses: Detection loss of each step so far.
         ratios: See ``Outcome``.
     """
 
-    def __init__(self, setup: Setup, device: str, cache: TeacherCache | None, positions: tuple[int, ...]):
+    def __init__(
+        self, setup: Setup, device: str, cache: TeacherCache | None, positions: tuple[int, ...], norms: dict[int, float] | None = None
+    ):
         super().__init__(setup, device, cache, positions=positions)
+        self._norms = {} if norms is None else norms
         self.losses: list[float] = []
         self.ratios: dict[str, float] = {}
         self._batches = self.loader.iterate(0)
@@ -94,13 +128,14 @@ class Trial(Learner):
             return
         wanted = [f"{m.name}.{term}" for m in self.setup.methods for term in m.term_names if is_wanted(m, term)]
         try:
-            measured = self._gradients([0])
+            measured = self._gradients([0], self._norms)
         except IncompatibleError as error:
             raise RefusedError(str(error)) from error
         self.ratios = ratios_of(measured[0])
         if reason := without_gradient(self.ratios, wanted):
             raise RefusedError(reason)
-        measured += self._gradients(range(1, BALANCE_BATCHES))
+        measured += self._gradients(range(1, BALANCE_BATCHES), self._norms)
+        self._norms.update({batch: one["detection"][0] for batch, one in enumerate(measured)})
         self.term_weights = balanced_weights(self.setup.methods, mean_norms(measured))
 
     def advance(self) -> None:

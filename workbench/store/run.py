@@ -132,6 +132,11 @@ class Run:
             raise RunError(f"run '{self.name}' has no checkpoint of step {step}. Steps with a checkpoint: {there}.")
         return self.checkpoint_path(step)
 
+    @property
+    def splits_path(self) -> Path:
+        """Returns the folder of the lists of images, which a run has whose recipe makes its splits."""
+        return self.path / "splits"
+
     def detections_path(self, split: str, step: int) -> Path:
         return self.path / "detections" / f"split={split}" / f"step={step}.parquet"
 

@@ -1,10 +1,11 @@
 """Trains arms times seeds of a recipe, several processes at a time; a finished run is a row that is not made again."""
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from workbench.analysis.report.summary import TEACHER, table
 from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import METHODS, find_method
 from workbench.recipe.loading import load_recipe
-from workbench.recipe.setup import open_split
+from workbench.recipe.naming import run_name
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run, runs_root
-from workbench.training.launch import changes_since, teacher_of
+from workbench.training.launch import changes_since, other_data, teacher_of
 
 # the cost of a step is read from a run once it has made this share of its steps
 ENOUGH = 0.25
@@ -42,8 +43,23 @@ class Row:
     name: str
 
 
-def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_compute: Sequence[str], prefix: str = "") -> list[Row]:
+def plan(
+    recipe_path: Path,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    equal_compute: Sequence[str],
+    prefix: str = "",
+    data: str | None = None,
+) -> list[Row]:
     """Returns the rows in the order they should start: baselines first, equal-compute rows after those they depend on.
+
+    Args:
+        recipe_path: recipe file.
+        arms: arms of the recipe.
+        seeds: seeds of each arm.
+        equal_compute: arms that are trained at equal compute too.
+        prefix: what the names of the runs begin with.
+        data: dataset path for every run, which their names carry; None takes the recipe's.
 
     Raises:
         ConfigError: the recipe or an arm is wrong, or an equal-compute row lacks the rows it is measured from.
@@ -53,15 +69,13 @@ def plan(recipe_path: Path, arms: Sequence[str], seeds: Sequence[int], equal_com
             raise ConfigError(
                 f"equal compute for '{arm}' needs the arms '{UNDISTILLED}' and '{arm}' at equal steps in the same comparison. Add them."
             )
+    given = [f"data.path={json.dumps(data)}"] if data is not None else []
     rows: list[Row] = []
-    for seed in seeds:
-        for arm in arms:
-            name = load_recipe(recipe_path, arm=arm).name
-            rows.append(Row(recipe_path, arm, seed, EQUAL_STEPS, f"{prefix}{name}-{arm}-seed{seed}"))
-    for seed in seeds:
-        for arm in equal_compute:
-            name = load_recipe(recipe_path, arm=arm).name
-            rows.append(Row(recipe_path, arm, seed, EQUAL_COMPUTE, f"{prefix}{name}-{arm}-equal-compute-seed{seed}"))
+    for chosen, schedule in ((arms, EQUAL_STEPS), (equal_compute, EQUAL_COMPUTE)):
+        for seed in seeds:
+            for arm in chosen:
+                recipe = load_recipe(recipe_path, [*given, f"seed={seed}"], arm)
+                rows.append(Row(recipe_path, arm, seed, schedule, prefix + run_name(recipe, arm, schedule == EQUAL_COMPUTE)))
     return rows
 
 
@@ -135,15 +149,13 @@ def execute(
 
 def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
     """Refuses an existing row made from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
-    recipe = load_recipe(row.recipe, overrides, row.arm)
+    given = [f"data.path={json.dumps(data)}"] if data is not None else []
+    recipe = load_recipe(row.recipe, [*overrides, *given], row.arm)
     path = runs_root() / row.name
     if (path / "run.json").exists():
         run = Run(path)
         changes = changes_since(run, recipe, ("train.steps",) if row.schedule == EQUAL_COMPUTE else ())
-        before, now = run.info()["recipe"]["data"]["path"], data or recipe.data.path
-        if not changes and before != now and now is not None:
-            moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": now})})
-            changes = [] if open_split(moved, moved.data.train).hash() == run.info().get("dataset_hash") else [f"data {before}, now {now}"]
+        changes = changes or other_data(run, recipe)
         if changes:
             raise RunError(
                 f"run '{row.name}' already exists and was made with other settings: {'; '.join(changes)}. Remove it with "
@@ -249,8 +261,12 @@ def seed_rows(frame: pd.DataFrame) -> list[list[str]]:
 def notes(frame: pd.DataFrame) -> list[str]:
     """Returns what a reader must know about the methods of the rows: which of them are re-implementations, and of what."""
     runs = [Run.open(str(name)) for name in frame.loc[frame["arm"] != TEACHER, "run"]]
-    names = dict.fromkeys(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
-    sources = {name: find_method(name).citation for name in names if name in METHODS}
+    return notes_on(str(config["method"]) for run in runs for config in run.info()["recipe"]["methods"])
+
+
+def notes_on(methods: Iterable[str]) -> list[str]:
+    """Returns which of these methods are re-implementations, and of what, each once."""
+    sources = {name: find_method(name).citation for name in dict.fromkeys(methods) if name in METHODS}
     return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
 
 

@@ -100,10 +100,10 @@ def fields_of(
     provided = teacher.provides | (_FIRST_STAGE if "rois" in teacher.provides else frozenset())
     for method in methods:
         config = method.config
-        if "decode" in config.needs_teacher:
+        if config.asks_teacher:
             raise IncompatibleError(
-                f"method '{method.name}' sends its own queries through the teacher's decoder in every step, so it needs "
-                f"the live teacher and cannot use a cache. {method.without_live_teacher}"
+                f"method '{method.name}' {config.asks_teacher} in every step, so it needs the live teacher and cannot use a cache. "
+                f"{method.without_live_teacher}"
             )
         if top_k is not None and config.needs_all_classes:
             raise IncompatibleError(

@@ -1,5 +1,6 @@
 """The gradient each term sends into the student: norms, cosines with the detection loss, and weights set from them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from workbench.training.step import Terms
 
 
 def term_gradients(
-    terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
+    terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter], known: float | None = None
 ) -> dict[str, tuple[float, float]]:
     """Returns each unweighted distillation term's gradient norm and its cosine with the gradient of the detection loss.
 
@@ -18,18 +19,24 @@ def term_gradients(
         terms: terms with their graphs, which are kept.
         detection_weights: weights of the detection terms.
         parameters: parameters of the student; those of adapters are left out.
+        known: norm of the gradient of the detection loss if it was measured before; that gradient is then not computed.
 
     Returns:
-        (norm, cosine) by term; ``detection`` has its own norm and cosine 1.
+        (norm, cosine) by term; ``detection`` has its own norm and cosine 1. Cosines are NaN if ``known`` is given.
     """
-    detection = torch.stack([detection_weights[name] * value for name, value in terms.detection.items()]).sum()
-    reference = _flat(detection, parameters)
-    norm = float(reference.norm())
+    reference = None
+    if known is None:
+        reference = _flat(torch.stack([detection_weights[name] * value for name, value in terms.detection.items()]).sum(), parameters)
+    norm = float(reference.norm()) if reference is not None else known
+    assert norm is not None
     result = {"detection": (norm, 1.0)}
     for name, value in terms.distillation.items():
-        gradient = _flat(value, parameters) if value.requires_grad else torch.zeros_like(reference)
-        size = float(gradient.norm())
-        result[name] = (size, float(reference @ gradient) / (norm * size) if norm * size > 0 else 0.0)
+        gradient = _flat(value, parameters) if value.requires_grad else None
+        size = float(gradient.norm()) if gradient is not None else 0.0
+        if reference is None:
+            result[name] = (size, math.nan)
+        else:
+            result[name] = (size, float(reference @ gradient) / (norm * size) if gradient is not None and norm * size > 0 else 0.0)
     return result
 
 

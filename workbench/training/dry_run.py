@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from workbench.datasets.base import Dataset
 from workbench.datasets.targets import TargetBatch, Targets
 from workbench.datasets.transforms import FixedSize, TransformConfig
-from workbench.detectors.detector import Detector, InputSpec
-from workbench.detectors.registry import family, load_detector
+from workbench.detectors.detector import InputSpec
 from workbench.errors import ConfigError, NonFiniteError
 from workbench.methods.context import Progress, TeacherAnswer, make_pairing
 from workbench.methods.method import Method
 from workbench.methods.registry import build_method
-from workbench.recipe.inherit import architecture_of, bare
-from workbench.recipe.schema import CheckpointConfig, Recipe
-from workbench.recipe.setup import FrozenTeacher, find_detector, inherited, open_split
+from workbench.recipe.pair import untrained
+from workbench.recipe.schema import Recipe
+from workbench.recipe.setup import FrozenTeacher, inherited, open_split
 from workbench.training.launch import teacher_of
 from workbench.training.optim import make_optimizer, optimizer_copies
 from workbench.training.step import DistillStep, weighted_sum
@@ -85,12 +84,12 @@ def dry_run(recipe: Recipe, folder: Path | None = None) -> DryRun:
     classes = data.classes if data is not None else _stand_ins(recipe)
     transform = recipe.data.transform
     spec = InputSpec(classes, transform.mean, transform.std)
-    student = _detector(recipe.student, spec)
+    student = untrained(recipe.student, spec)
     made = teacher_of(recipe, folder)
     if made is not None:
-        teacher = _detector(made[0].student, spec)
+        teacher = untrained(made[0].student, spec)
     else:
-        teacher = _detector(recipe.teacher, spec) if recipe.teacher is not None else None
+        teacher = untrained(recipe.teacher, spec) if recipe.teacher is not None else None
     pairing = make_pairing(student, teacher, recipe.layer_map) if teacher is not None else None
     methods: list[Method] = []
     if teacher is not None and pairing is not None:
@@ -168,17 +167,6 @@ def _data(recipe: Recipe) -> Dataset | None:
 def _stand_ins(recipe: Recipe) -> tuple[str, ...]:
     """Returns as many class names as the published dataset of the recipe's format has."""
     return tuple(f"class {index}" for index in range(STAND_IN_CLASSES.get(recipe.data.format, 80)))
-
-
-def _detector(config: Any, spec: InputSpec) -> Detector:
-    """Returns a detector with random weights whatever weights the recipe names, or a checkpoint with its head fitted to the data."""
-    if isinstance(config, CheckpointConfig):
-        detector = load_detector(find_detector(config.checkpoint).folder)
-        if detector.spec.classes != spec.classes:
-            detector.reset_classes(spec)
-        return detector
-    config = bare(architecture_of(config))
-    return family(config.family).detector.build(config, spec)
 
 
 def _batch(height: int, width: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TargetBatch]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import platform
+import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,22 +13,28 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from workbench.datasets.base import Dataset
+from workbench.datasets.made_splits import write_lists
 from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
 from workbench.recipe.loading import load_recipe, recipe_path, stored_recipe
+from workbench.recipe.naming import run_name
+from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat
-from workbench.recipe.setup import Setup, build
+from workbench.recipe.setup import Setup, build, check_splits, open_split
 from workbench.resources import code_commit, share_path
 from workbench.store.groups import EQUAL_STEPS
 from workbench.store.run import Run, free_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Silent, Trainer
+from workbench.training.optim import optimizer_copies
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
-_SHARED_DATA = ("path", "format", "train", "val", "test", "options", "policy")
+_SHARED_DATA = ("path", "format", "train", "val", "test", "splits", "options", "policy")
+_CHECKPOINTS = 3
 _NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "cache.name")
 
 
@@ -63,15 +70,19 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         WorkbenchError: a problem that the user can fix; if it is found before training, no run directory is made.
     """
     processes = _init_processes(launch)
-    name = launch.name or f"{recipe.name}-{launch.arm or recipe.own_arm}-seed{recipe.seed}"
+    name = launch.name or run_name(recipe, launch.arm)
     listener = listener if processes.is_main_process else Silent()
     if processes.is_main_process:
+        refuse_taken(name, recipe)
         free_path(name)
     _check_trackers(launch.trackers)
+    check_splits(recipe)
+    _check_teacher_to_be(recipe, folder)
     teacher = ready_teacher(recipe, launch, listener, folder)
     setup = build(recipe, teacher)
     if isinstance(teacher, Run) and teacher.info().get("dataset_hash") != setup.train.hash():
         raise RunError(f"the teacher's run '{teacher.name}' was trained on other data. {_train_again(teacher.name)}")
+    _check_space(setup)
     cache = open_cache(setup)
     for note in (*setup.notes, *(f"{method.name}: {method.citation}" for method in setup.methods)):
         listener.on_message(note)
@@ -81,9 +92,63 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
     if processes.is_main_process:
         teacher_name = teacher.name if isinstance(teacher, Run) else teacher
-        Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
+        run = Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
+        if recipe.data.splits is not None:
+            write_lists(run.splits_path, _splits(setup))
     processes.wait_for_everyone()
     return _train(Run(runs_root() / name), setup, cache, launch, listener)
+
+
+def refuse_taken(name: str, recipe: Recipe) -> None:
+    """Refuses the name of an existing run, and offers to resume it only if it is unfinished and was made from the same recipe and data.
+
+    Raises:
+        RunError: a run of this name exists.
+    """
+    run = Run.find(name)
+    if run is None:
+        return
+    state = run.info().get("state")
+    others = changes_since(run, recipe) or other_data(run, recipe)
+    if others:
+        what = f" and was made with other data or settings: {'; '.join(others)}. Choose"
+    elif state == "done":
+        what = f" and is finished: 'workbench runs show {name}' shows it. To train again, choose"
+    else:
+        what = f". Resume it with 'workbench run --resume {name}', or choose"
+    raise RunError(f"run '{name}' already exists in {runs_root()}{what} another --name, or remove it with 'workbench runs rm {name}'.")
+
+
+def _check_space(setup: Setup) -> None:
+    """Checks that the disk holds the checkpoints of a run: the last, the best, and one that is being written.
+
+    Raises:
+        RunError: it does not; the message says how much is needed.
+    """
+    train = setup.recipe.train
+    weights = sum(value.numel() * value.element_size() for value in setup.student.state_dict().values())
+    # the detector folder, and in the trainer's file the weights, their moments and their average
+    needed = _CHECKPOINTS * weights * (2 + optimizer_copies(train) + (train.ema > 0))
+    free = shutil.disk_usage(runs_root()).free
+    if free < needed:
+        raise RunError(
+            f"the checkpoints of this run take {needed / 1e6:,.0f} MB and {runs_root()} has {free / 1e6:,.0f} MB free. Free some space, or "
+            "choose another folder with --runs."
+        )
+
+
+def _check_teacher_to_be(recipe: Recipe, folder: Path | None) -> None:
+    """Checks the pair if the teacher's recipe has still to be trained, because that costs the most.
+
+    Raises:
+        WorkbenchError: the pair does not fit, or the data cannot be used.
+    """
+    made = teacher_of(recipe, folder)
+    if made is None or not (recipe.methods or recipe.inherit is not None):
+        return
+    run = Run(runs_root() / made[2])
+    if not run.info_path.exists() or run.info().get("state") != "done":
+        check_pair(recipe, made[0], open_split(recipe, recipe.data.val))
 
 
 def resume(run: Run, launch: Launch, listener: Listener) -> Run:
@@ -146,7 +211,7 @@ def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path
     path = path if path.is_file() else recipe_path(recipe.teacher.recipe)
     made = load_recipe(path, [f"seed={recipe.teacher.seed}"])
     made = made.model_copy(update={"data": made.data.model_copy(update={key: getattr(recipe.data, key) for key in _SHARED_DATA})})
-    return made, path.parent, f"{made.name}-{made.own_arm}-seed{made.seed}"
+    return made, path.parent, run_name(made)
 
 
 def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str]:
@@ -161,6 +226,23 @@ def changes_since(run: Run, recipe: Recipe, but: Sequence[str] = ()) -> list[str
     before, now = (flat(one.model_dump(mode="json", exclude={"arms", "lineage"})) for one in recipes)
     keys = [key for key in sorted({*before, *now}) if key not in (*_NO_RESULT, *but) and before.get(key) != now.get(key)]
     return [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys]
+
+
+def other_data(run: Run, recipe: Recipe) -> list[str]:
+    """Returns what ``changes_since`` leaves out: a line if the recipe's data lies elsewhere and is not the data of the run.
+
+    Args:
+        run: an existing run.
+        recipe: the recipe to compare it with.
+    """
+    before, now = run.info()["recipe"]["data"]["path"], recipe.data.path
+    if now is None or before == now:
+        return []
+    # the same data may have been moved; data that cannot be read is not the same
+    with suppress(WorkbenchError):
+        if open_split(recipe, recipe.data.train).hash() == run.info().get("dataset_hash"):
+            return []
+    return [f"data {before}, now {now}"]
 
 
 def ready_teacher(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | None) -> Run | str | None:
@@ -207,6 +289,11 @@ def _check_trackers(names: Sequence[str]) -> None:
             raise MissingExtraError(f"--log {name} needs a package that is not installed. Run: pip install {name}")
 
 
+def _splits(setup: Setup) -> dict[str, Dataset]:
+    splits = {"train": setup.train, "val": setup.val, "test": setup.test}
+    return {name: data for name, data in splits.items() if data is not None}
+
+
 def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str | None) -> dict[str, Any]:
     recipe = setup.recipe
     libraries = {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "scipy", "numpy")}
@@ -220,6 +307,7 @@ def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str
         "seed": recipe.seed,
         "dataset": setup.train.name,
         "dataset_hash": setup.train.hash(),
+        "split_hashes": {split: data.hash() for split, data in _splits(setup).items()} if recipe.data.splits is not None else None,
         "classes": list(setup.train.classes),
         "teacher": teacher,
         "teacher_hash": setup.teacher_hash,

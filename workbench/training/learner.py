@@ -1,6 +1,6 @@
 """The part of training that changes a student: models and optimiser on their device, weights of the terms, one optimiser step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,8 +83,13 @@ class Learner:
             measured += self._gradients(range(BALANCE_BATCHES))
         return balanced_weights(self.setup.methods, mean_norms(gathered(measured)))
 
-    def _gradients(self, batches: Iterable[int]) -> list[dict[str, tuple[float, float]]]:
-        """Returns what ``term_gradients`` measures on some of the first batches; buffers and random generators stay unchanged."""
+    def _gradients(self, batches: Iterable[int], known: Mapping[int, float] | None = None) -> list[dict[str, tuple[float, float]]]:
+        """Returns what ``term_gradients`` measures on some of the first batches; buffers and random generators stay unchanged.
+
+        Args:
+            batches: which of the first batches.
+            known: norm of the gradient of the detection loss, by batch, where it was measured before.
+        """
         model = self.accelerator.unwrap_model(self.step_module)
         buffers = {name: value.clone() for name, value in model.named_buffers()}
         device = self.accelerator.device
@@ -93,7 +98,7 @@ class Learner:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for step in batches:
                 terms = self._terms(self.loader.batch(step).to(device), 0, model)
-                measured.append(term_gradients(terms, self.detection_weights, self._student_parameters))
+                measured.append(term_gradients(terms, self.detection_weights, self._student_parameters, (known or {}).get(step)))
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
         return measured

@@ -40,11 +40,6 @@ SURVIVORS_CAPTION = (
     "Share of each choice among the best 20 % of the trials that had been trained by then (to their end, repeats left out), in canonical "
     "form. A choice whose colour fades does not survive; one whose colour grows strong is what the search keeps."
 )
-SPACE_CAPTION = (
-    "One line for each trial that was trained to its end, coloured by its AP. Drag along an axis to keep the lines that pass there, on "
-    "several axes at once if you like; click an axis to undo it. Lines are moved a little within a choice, so that they can be told apart. "
-    "The choice with the highest mean AP is at the top of its axis."
-)
 RUNGS_CAPTION = (
     "The first trials of the study, which run to their end whatever a rung says. A rung may end later trials only if Spearman's rank "
     "correlation with the end reaches the limit of the plan."
@@ -58,9 +53,9 @@ OUTCOMES = {
 KINDS = {kind: name for kind, (name, *_) in OUTCOMES.items()} | {"repeat": "repeat with a fresh seed"}
 _BEST = COLOURS[2]
 _REPEAT = COLOURS[3]
-_MOST_LINES = 800  # of the space
-_MANY = 1500  # trials and rungs; above it the browser draws the trials on its graphics card
-_AP_SCALE = ((0.0, "#7A5AA6"), (0.35, "#CC5C97"), (0.7, "#E8833A"), (1.0, "#F2B134"))  # all of them stand out from white and from black
+_MANY = 1500  # trials and rungs; above it most trials are drawn together
+_PICKED = 600  # trials that can be clicked even then
+_DASH = 0.0011  # half of the length of a trial's dash beside the length of the axis: as long as a mark is wide
 
 
 def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFrame, chosen: int | None = None) -> go.Figure:
@@ -70,13 +65,14 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         trials: ``shown.trial_table``.
         rungs: ``shown.rung_table``.
         leaders: ``shown.leader_table``.
-        chosen: number of a trial to point at; left out where there are too many marks to draw them anew for it.
+        chosen: number of a trial to point at; left out where there are too many marks to draw them anew for it. Of so many trials all
+            but those of ``picked`` are dashes of one line, which the browser draws ten times as fast as marks.
     """
     if trials.empty:
         return saying("No trial has ended yet.")
     figure = Chart()
     many = without_rungs(trials, rungs)
-    marks, size = ("scattergl", 4) if many else ("scatter", 8)
+    size, picks = 5 if many else 8, picked(trials)
     measured = trials.dropna(subset=["ap"])
     bottom, top = reach(measured["ap"].to_numpy(), rungs["ap"].to_numpy(), leaders[["mean", "low", "high"]].to_numpy(float), zero=True)
     floor = bottom - 0.04 * (top - bottom)
@@ -88,11 +84,15 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         if len(own):
             marker = {"color": colour, "size": size if symbol == "circle" else size - 1, "symbol": symbol, "line": {"width": 0}}
             marker |= {"line": {"width": 1.4, "color": colour}} if symbol != "circle" else {}
-            _add_trials(figure, own, own["ap"].fillna(floor), f"{name} ({len(own)})", marker, marks)
+            if many:
+                line = {"color": colour, "width": size - 1 if symbol == "circle" else 7}
+                _add_dashes(figure, own.drop(picks, errors="ignore"), floor, _DASH * len(trials), line)
+            shown = own[own.index.isin(picks)] if many else own
+            _add_trials(figure, shown, shown["ap"].fillna(floor), f"{name} ({len(own)})", marker)
     again = trials[trials["repeat"]].dropna(subset=["ap"])
     if len(again):
         marker = {"color": _REPEAT, "size": 8, "symbol": "diamond", "line": {"width": 0}}
-        _add_trials(figure, again, again["ap"], f"repeat with a fresh seed ({len(again)})", marker, marks)
+        _add_trials(figure, again, again["ap"], f"repeat with a fresh seed ({len(again)})", marker)
     pointed = trials[~trials["repeat"] & (trials["number"] == chosen)]
     if len(pointed) and not many:
         ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"width": 2, "color": COLOURS[1]}}
@@ -107,6 +107,25 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
 def without_rungs(trials: pd.DataFrame, rungs: pd.DataFrame) -> bool:
     """True if ``trials_figure`` leaves out rungs, because there are too many marks to tell them apart and to draw them quickly."""
     return len(trials) + len(rungs) > _MANY
+
+
+def picked(trials: pd.DataFrame) -> pd.Index:
+    """Returns the rows of the trials that ``trials_figure`` always draws as marks: all or, of many, the best and every n-th other."""
+    ranked = trials[~trials["repeat"]].sort_values("ap", ascending=False, kind="stable")
+    if len(ranked) <= _PICKED:
+        return ranked.index
+    best, others = ranked.index[: _PICKED // 5], ranked.index[_PICKED // 5 :].sort_values()
+    return best.append(others[np.linspace(0, len(others) - 1, _PICKED - len(best)).round().astype(int)])
+
+
+def _add_dashes(figure: go.Figure, own: pd.DataFrame, floor: float, half: float, line: dict[str, Any]) -> None:
+    """Adds trials as the dashes of one line: lying at an AP, or as thin as a cross is at the bottom."""
+    place, ap = own["place"].to_numpy(float), own["ap"].fillna(floor).to_numpy(float)
+    reached = np.where(own["ap"].isna(), half / 4, half)
+    gap = np.full(len(own), np.nan)
+    x, y = np.column_stack([place - reached, place + reached, gap]).ravel().round(2), np.column_stack([ap, ap, gap]).ravel().round(3)
+    figure.add_trace({"type": "scatter", "x": x, "y": y, "mode": "lines", "line": line | {"simplify": False}, "hoverinfo": "skip",
+                      "showlegend": False})  # fmt: skip
 
 
 def _add_leaders(figure: go.Figure, leaders: pd.DataFrame, last: int) -> None:
@@ -150,7 +169,7 @@ def _add_rungs(figure: go.Figure, measured: pd.DataFrame, rungs: pd.DataFrame) -
     })  # fmt: skip
 
 
-def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, marker: dict[str, Any], marks: str) -> None:
+def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, marker: dict[str, Any]) -> None:
     texts = [
         f"{'repeat of trial' if row.repeat else 'trial'} {int(row.repeat_of if row.repeat else row.number)}"
         f"{'' if np.isnan(row.ap) else f', AP {row.ap:.2f}'}<br>{plain(row.candidate)}"
@@ -159,7 +178,7 @@ def _add_trials(figure: go.Figure, own: pd.DataFrame, y: pd.Series, name: str, m
     ]
     shown = own["repeat_of"].fillna(own["number"]).astype(int)
     figure.add_trace({
-        "type": marks, "x": own["place"], "y": y, "mode": "markers", "name": name, "marker": marker, "hovertext": texts,
+        "type": "scatter", "x": own["place"], "y": y, "mode": "markers", "name": name, "marker": marker, "hovertext": texts,
         "customdata": shown.to_numpy()[:, None], "hovertemplate": "%{hovertext}<extra></extra>",
         "unselected": {"marker": {"opacity": 1}},
     })  # fmt: skip
@@ -237,50 +256,6 @@ def _edges(moments: Sequence[int]) -> list[float]:
     if len(moments) == 1:
         return [moments[0] - 0.5, moments[0] + 0.5]
     return [moments[0] - (moments[1] - moments[0]) / 2, moments[-1] + (moments[-1] - moments[-2]) / 2]
-
-
-def space_figure(table: pd.DataFrame, positions: Sequence[str]) -> go.Figure:
-    """Draws the trials of ``shown.space_table`` as lines across the positions, coloured by AP; axes can be brushed."""
-    if table.empty:
-        return saying("No trial has been trained to its end yet.")
-    table = drawn_of(table)
-    axes: list[dict[str, Any]] = []
-    shift = np.random.default_rng(0).uniform(-0.28, 0.28, (len(table), len(positions)))
-    for index, position in enumerate(positions):
-        choices = _worst_first(table, position)
-        code = {choice: place for place, choice in enumerate(choices)}
-        axes.append({
-            "label": plain(position), "values": (table[position].map(code) + shift[:, index]).tolist(), "range": [-0.5, len(choices) - 0.5],
-            "tickvals": list(range(len(choices))), "ticktext": [plain(choice) for choice in choices],
-        })  # fmt: skip
-    ap = table["ap"].to_numpy(float)
-    axes.append({"label": "AP", "values": ap.tolist(), "range": reach(ap), "tickformat": ".1f"})
-    order = np.argsort(ap, kind="stable")  # the best are drawn last, over the others
-    for axis in axes:
-        axis["values"] = [axis["values"][place] for place in order]
-    figure = Chart(go.Parcoords(
-        dimensions=axes, uirevision="kept", unselected_line={"color": "#8C8C8C", "opacity": 0.08},
-        line={"color": ap[order].tolist(), "colorscale": _AP_SCALE, "cmin": float(ap.min()), "cmax": float(max(ap.max(), ap.min() + 1e-9)),
-              "showscale": True, "colorbar": {"title": {"text": "AP"}, "thickness": 10, "outlinewidth": 0}},
-    ))  # fmt: skip
-    # an axis of this kind is no axis of a plot, and its lines have no legend
-    return laid_out(figure, height=480, margin={"l": 90, "r": 70, "t": 56, "b": 24}, paper_bgcolor="rgba(0,0,0,0)", font={"size": 12})
-
-
-def drawn_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials that ``space_figure`` draws: all of them or, of very many, the best fifth of what fits and every n-th other."""
-    if len(table) <= _MOST_LINES:
-        return table
-    ranked = table.sort_values("ap", ascending=False, kind="stable")
-    best = _MOST_LINES // 5
-    others = np.linspace(best, len(ranked) - 1, _MOST_LINES - best).round().astype(int)
-    return ranked.iloc[[*range(best), *others]]
-
-
-def _worst_first(table: pd.DataFrame, position: str) -> list[Any]:
-    """Returns the choices of a position from the lowest mean AP to the highest; shares in their own order."""
-    means = table.groupby(position)["ap"].mean()
-    return list(means.sort_values(kind="stable").index) if all(isinstance(one, str) for one in means.index) else sorted(means.index)
 
 
 def rungs_figure(points: pd.DataFrame, rungs: pd.DataFrame, limit: float, least: int) -> go.Figure:

@@ -35,5 +35,5 @@ def test_names_are_text_and_never_markup():
     run, _ = finished_run("names", arm="<img src=x onerror=alert(1)> | *b*\n# h")
     (row,) = parsed(markdown(table([run])))
     assert row["arm"] == r"\<img src=x onerror=alert\(1\)\> \| \*b\* \# h"
-    assert r"AP a\|b" in row
+    assert row[r"AP a\|b (n)"] == "50.0 (5)"
     assert plain_text("[a](b) `c` $d$ &lt;") == r"\[a\]\(b\) \`c\` \$d\$ \&lt;"

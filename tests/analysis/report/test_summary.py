@@ -86,6 +86,7 @@ def test_the_table_has_a_row_per_run_a_row_per_teacher_and_a_column_per_class():
     assert frame["arm"].tolist() == [TEACHER, "distilled", "distilled", "distilled", "undistilled"]
     assert frame["ap"].tolist() == [0.6, None, 0.4, 0.4, 0.4] and frame["ap a|b"].tolist() == [0.7, None, 0.5, 0.5, 0.5]
     assert frame["seed"].tolist() == [None, 0, 1, 2, 1] and "per_class" not in frame
+    assert frame["targets a|b"].tolist() == [5, None, 5, 5, 5]
     assert frame["agreement"].tolist()[-1] is None
     assert table([one])["run"].tolist() == ["one"]
 

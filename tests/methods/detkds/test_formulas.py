@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.methods.detkds import loops
 from tests.methods.detkds.loops import Entries
+from workbench.methods.detkds import ssim
 from workbench.methods.detkds.distances import CORRECTED, RELEASED, formula_loss
 from workbench.methods.detkds.genotype import Distance, First, Genotype, Mode, Second, Third, genotypes, refusal
 from workbench.methods.detkds.knowledge import Knowledge
@@ -207,6 +208,40 @@ def test_the_released_cosine_rewards_a_student_for_turning_away_and_the_correcte
     released = [float(formula_loss(genotype, Knowledge(sign * teacher), Knowledge(teacher), "official")) for sign in (1, -1)]
     corrected = [float(formula_loss(genotype, Knowledge(sign * teacher), Knowledge(teacher), "corrected")) for sign in (1, -1)]
     assert released == pytest.approx([1, -1]) and corrected == pytest.approx([0, 2])
+
+
+@pytest.mark.parametrize("mask", ["none", "of images", "of all", "of channels"])
+@pytest.mark.parametrize("what", ["ssim", "batchnorm"])
+def test_gradients_that_are_written_by_hand_are_those_of_small_differences(what: str, mask: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ssim, "_CELLS", 2 * 7 * 13)  # two maps together, and one is left
+    student, teacher = random(2, 3, 7, 13), random(2, 3, 7, 13, seed=1)
+    inside = None if mask == "none" else padding_of((2, 3, 7, 13))
+    if mask == "of all":
+        inside = inside[1:]
+    if mask == "of channels":
+        inside = inside.repeat(1, 3, 1, 1)
+        inside[0, 1, 2:4] = False
+    weights = random(2, 3, 7, 13, seed=2)
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        sides = [Knowledge(side if inside is None else side.masked_fill(~inside, 0.0), inside) for side in (values, teacher)]
+        return CORRECTED["ssim"](*sides, None) if what == "ssim" else (THIRD["batchnorm"](sides[0]).values * weights).sum()
+
+    assert torch.autograd.gradcheck(loss, student.requires_grad_(), atol=1e-7)
+
+
+def test_similarity_is_the_same_however_many_maps_are_computed_together(monkeypatch: pytest.MonkeyPatch):
+    found: list[tuple[float, torch.Tensor]] = []
+    for cells in (1, 3 * 63, 2**18):
+        monkeypatch.setattr(ssim, "_CELLS", cells)
+        student = random(2, 5, 7, 9).float().contiguous(memory_format=torch.channels_last).requires_grad_()
+        loss = CORRECTED["ssim"](Knowledge(student), Knowledge(random(2, 5, 7, 9, seed=1).float()), None)
+        loss.backward()
+        assert student.grad is not None
+        found.append((float(loss.detach()), student.grad))
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], abs=1e-6)
+        torch.testing.assert_close(gradient, found[0][1], atol=1e-7, rtol=1e-5)
 
 
 def test_a_vector_of_zeros_has_no_gradient_instead_of_a_huge_one():

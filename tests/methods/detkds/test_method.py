@@ -354,6 +354,75 @@ def test_a_two_stage_detector_compares_what_its_first_stage_says():
     assert found == pytest.approx(wanted)
 
 
+def two_stages(seed: int = 2) -> tuple[Detector, Detector, DetectorOutput, DetectorOutput, TargetBatch]:
+    """A Faster R-CNN that trains, one that teaches, and what both say of a batch."""
+    # in training a batch norm reads the batch, and equal detectors would say different things
+    student, teacher = tiny("faster_rcnn", 1).train(seed != 1), tiny("faster_rcnn", seed).eval()
+    images, targets = images_of(*SIZES), batch_of([2, 1], 3)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        answer = teacher(*images)
+    return student, teacher, student(*images, targets), answer, targets
+
+
+@pytest.mark.parametrize("mode", ["official", "corrected"])
+@pytest.mark.parametrize("which", ["teacher_proposals", "student_proposals"])
+def test_second_stages_are_compared_on_the_same_proposals_those_that_fill_up_left_out(which: str, mode: str):
+    student, teacher, own, other, targets = two_stages()
+    assert isinstance(own, TwoStageOutput) and isinstance(other, TwoStageOutput)
+    config = alone("logits", t3="no", distance="l1") | {"logits_of": which, "mode": mode}
+    method = built(student, teacher, **config)
+    terms = method(own, other, targets, step_context(student, teacher, method.pairing, targets))
+    boxes, valid = (other.proposals, other.valid) if which == "teacher_proposals" else (own.proposals, own.valid)
+    valid[1, -2:] = False
+    terms = method(own, other, targets, step_context(student, teacher, method.pairing, targets))
+    lost, counted = 0.0, 0
+    for image in range(2):
+        for place in valid[image].nonzero().flatten().tolist():
+            one = torch.zeros(2, 1, 4)
+            one[image, 0] = boxes[image, place]
+            with torch.no_grad():
+                said = [side.classify(one, output.context)[0][image, 0].softmax(0) for side, output in ((student, own), (teacher, other))]
+            lost += float((said[0][:-1] - said[1][:-1]).abs().sum())
+            counted += len(said[0]) - 1
+    whole = counted if mode == "corrected" else valid.numel() * (other.logits.shape[-1] - 1)
+    assert float(terms["logits"].detach()) == pytest.approx(lost / whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("which", ["teacher_proposals", "student_proposals"])
+def test_a_two_stage_student_that_is_its_teacher_has_nothing_to_learn_and_another_gets_gradients(which: str):
+    for seed in (1, 2):
+        student, teacher, own, other, targets = two_stages(seed)
+        for distance in ("l1", "kl", "pear"):
+            method = built(student, teacher, **alone("logits", t3="softmax_C", distance=distance), logits_of=which)
+            loss = method(own, other, targets, step_context(student, teacher, method.pairing, targets))["logits"]
+            if seed == 1:
+                assert float(loss.detach()) == pytest.approx(0, abs=2e-6)
+                continue
+            assert float(loss.detach()) > 1e-6
+            learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
+            gradients = torch.autograd.grad(loss, learned, allow_unused=True, retain_graph=True)
+            reached = [gradient for gradient in gradients if gradient is not None]
+            assert reached and all(torch.isfinite(gradient).all() for gradient in reached)
+            assert any(gradient.abs().sum() > 0 for gradient in reached)
+
+
+def test_the_teacher_of_shared_proposals_gets_no_gradient():
+    student, teacher, own, other, targets = two_stages()
+    method = built(student, teacher, **alone("logits", distance="l1"), logits_of="student_proposals")
+    method(own, other, targets, step_context(student, teacher, method.pairing, targets))["logits"].backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_shared_proposals_need_two_second_stages_and_a_formula():
+    student, teacher = tiny("fcos", 1), tiny("faster_rcnn", 2)
+    config = alone("logits", distance="l1") | {"logits_of": "teacher_proposals"}
+    with pytest.raises(IncompatibleError, match=r"method 'detkds' needs rois, which the student \(fcos\) does not provide"):
+        built(student, teacher, **config)
+    with pytest.raises(ValueError, match="logits_of: student_proposals has no formula; give logits"):
+        DetKDSConfig(logits_of="student_proposals")
+
+
 @pytest.mark.parametrize(("own", "other"), [("fcos", "deformable_detr"), ("deformable_detr", "fcos")])
 def test_detectors_of_two_kinds_share_feature_maps_alone(own: str, other: str):
     student, teacher = tiny(own, 1), tiny(other, 2)

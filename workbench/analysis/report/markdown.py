@@ -46,17 +46,18 @@ def plain_text(value: Any) -> str:
 
 
 def _columns(table: pd.DataFrame, text: Callable[[Any], str]) -> list[_Column]:
-    classes = [name for name in table.columns if name.startswith("ap ")]
+    classes = [name.removeprefix("ap ") for name in table.columns if name.startswith("ap ")]
     return [
         _Column("recipe", ("recipe",), text),
         _Column("arm", ("arm",), text),
         _Column("seed", ("seed",), str),
         _Column("schedule", ("schedule",), text),
         _Column("steps", ("steps",), "{:,}".format),
+        _Column("AP on", ("split",), text),
         _Column("AP", ("ap",), _percent),
         _Column("AP50", ("ap50",), _percent),
         _Column("AP75", ("ap75",), _percent),
-        *(_Column(f"AP {text(name.removeprefix('ap '))}", (name,), _percent) for name in classes),
+        *(_Column(f"AP {text(name)} (n)", (f"ap {name}", f"targets {name}"), _percent) for name in classes),
         _Column("churn between evaluations (n)", ("churn", "churn_n"), _percent),
         _Column("IS", ("instability",), "{:.2f}".format),
         _Column("IS, share of maximum", ("instability_normalised",), _percent),

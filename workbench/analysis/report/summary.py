@@ -48,7 +48,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
     info = run.info()
     group = info.get("group") or {}
     evaluations = run.evaluations()
-    result = _result(evaluations, info.get("best_step"))
+    result = _run_result(run)
     steps = frame_if_defined(run, "churn_steps", trace)[0]
     at = _recorded_step(run, trace, result.get("step"))
     seconds, kind = _compute(run, info)
@@ -81,8 +81,7 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
     info = run.info()
     if not info.get("teacher"):
         return None
-    tested = [line for line in run.evaluations() if line.get("teacher")]
-    result = {**tested[-1]["teacher"], "split": tested[-1]["split"]} if tested else {}
+    result = _teacher_result(run)
     steps = pd.DataFrame(columns=["step", "layer"])
     return {
         **dict.fromkeys(("run", "recipe", "arm", "seed", "schedule", "state", "commit", "steps")),
@@ -104,7 +103,7 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
 
 
 def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, results: StabilityResults | None = None) -> pd.DataFrame:
-    """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>``.
+    """Returns one row per run with the keys of ``summarise``; ``per_class`` becomes columns ``ap <class>`` and ``targets <class>``.
 
     ``found_by_churn`` and ``found_by_churn_n`` stand beside churn: all pairs of consecutive evaluations pooled, None if the data of the run
     is gone.
@@ -119,7 +118,7 @@ def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, r
         A frame of objects with None, never NaN, for unknown numbers.
     """
     results = results or StabilityResults(data_held())
-    rows = [summarise(run, trace) | _found_by(results, run, trace) for run in runs]
+    rows = [summarise(run, trace) | _found_by(results, run, trace) | _targets(_run_result(run)) for run in runs]
     if with_teacher:
         rows = [*_teachers(runs, trace), *rows]
     for row in rows:
@@ -150,15 +149,27 @@ def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
     for run in runs:
         row, key = summarise_teacher(run, trace), run.info().get("teacher_hash")
         if row is not None and (key not in found or found[key]["ap"] is None):
-            found[key] = row
+            found[key] = row | _targets(_teacher_result(run))
     return list(found.values())
 
 
-def _result(evaluations: Sequence[dict[str, Any]], best_step: int | None) -> dict[str, Any]:
+def _run_result(run: Run) -> dict[str, Any]:
     """Returns the evaluation that represents the run: the last test, else the chosen step's, else the last; {} if there is none."""
+    evaluations, best_step = run.evaluations(), run.info().get("best_step")
     tested = [line for line in evaluations if line["split"] == "test"]
     chosen = [line for line in evaluations if line["step"] == best_step]
     return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
+
+
+def _teacher_result(run: Run) -> dict[str, Any]:
+    """Returns what the run measured of its teacher; {} if nothing."""
+    tested = [line for line in run.evaluations() if line.get("teacher")]
+    return {**tested[-1]["teacher"], "split": tested[-1]["split"]} if tested else {}
+
+
+def _targets(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the number of targets of each class that a result has."""
+    return {f"targets {name}": value.get("targets") for name, value in result.get("per_class", {}).items()}
 
 
 def _accuracy(result: dict[str, Any]) -> dict[str, Any]:

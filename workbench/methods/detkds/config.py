@@ -96,7 +96,12 @@ class DetKDSConfig(BaseMethodConfig, frozen=True):
     instance: FeatureFormula | None = None
     """Formula of the maps pooled in each target's box to 14 x 14 cells. Null leaves them out."""
     logits: LogitsFormula | None = None
-    """Formula of the class probabilities of cells, of a two-stage detector's first stage, or of paired queries. Null leaves them out."""
+    """Formula of the class probabilities of cells, of a two-stage detector (``logits_of``), or of paired queries. Null leaves them out."""
+    logits_of: Literal["first_stage", "teacher_proposals", "student_proposals"] = "first_stage"
+    """Which class probabilities of two two-stage detectors are compared. ``first_stage`` takes those of objects in the cells, as the
+    released code does. The others take what both second stages say of the same boxes: the teacher's proposals, which a cache can keep, or
+    the proposals that the student learns from in the step, which need the live teacher.
+    """
     localization: BoxFormula | None = None
     """Formula of the predicted boxes, of which the released code has none. Null leaves them out."""
     correspondence: Literal["match", "teacher_queries"] = "match"
@@ -108,6 +113,8 @@ class DetKDSConfig(BaseMethodConfig, frozen=True):
 
     @model_validator(mode="after")
     def _formulas_work(self) -> "DetKDSConfig":
+        if self.logits is None and self.logits_of != "first_stage":
+            raise ValueError(f"logits_of: {self.logits_of} has no formula; give logits")
         if not self.formulas:
             raise ValueError(f"no input has a formula; give one of {', '.join(map(field_of, INPUTS))}")
         for input, genotype in self.genotypes.items():
@@ -172,13 +179,29 @@ class DetKDSConfig(BaseMethodConfig, frozen=True):
         """See ``BaseMethodConfig``. Class scores and boxes are compared between detectors of one kind."""
         needs = {feature_needs(self.feature)} if self.reads_features else set[str]()
         # boxes count by the class scores
-        needs |= {f"dense_logits|{RESPONSES}"} if self.reads_responses else set()
+        needs |= {f"dense_logits|{RESPONSES}"} if self.reads_responses and not self._proposals_alone else set()
+        needs |= {"rois"} if self.shares_proposals else set()
         return frozenset(needs | ({f"dense_boxes|{RESPONSES}"} if self.localization is not None else set()))
 
     @property
     def needs_student(self) -> frozenset[str]:
         """See ``BaseMethodConfig``."""
         return self.needs | ({"decode"} if self.sends_queries else frozenset())
+
+    @property
+    def shares_proposals(self) -> bool:
+        """True if both second stages are asked about the same boxes."""
+        return self.logits is not None and self.logits_of != "first_stage"
+
+    @property
+    def _proposals_alone(self) -> bool:
+        return self.shares_proposals and self.localization is None
+
+    @property
+    def asks_teacher(self) -> str:
+        """See ``BaseMethodConfig``."""
+        own = self.shares_proposals and self.logits_of == "student_proposals"
+        return "asks the teacher about the student's own proposals (logits_of: student_proposals)" if own else ""
 
     @property
     def sends_queries(self) -> bool:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, query_output
+from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, TwoStageOutput, query_output, two_stage_output
 from workbench.detectors.query_detector import QueryDetector
+from workbench.detectors.two_stage_detector import TwoStageDetector
 from workbench.errors import IncompatibleError
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.detkds.config import DetKDSConfig
@@ -19,12 +20,14 @@ from workbench.methods.detkds.genotype import Genotype, Input, refusal
 from workbench.methods.detkds.inputs import (
     Compared,
     QueryPairs,
+    answered,
     cell_boxes,
     cell_logits,
     first_stage,
     foreground_maps,
     instances,
     matched_queries,
+    proposal_logits,
     query_boxes,
     query_logits,
     released_instance_loss,
@@ -77,7 +80,8 @@ class DetKDS(Method):
     foreground and half its weight.
 
     Class scores and boxes of two dense detectors are compared cell by cell, those of two two-stage detectors at the first stage, and those
-    of two DETRs query by query (``correspondence``). Detectors of different kinds share feature maps alone.
+    of two DETRs query by query (``correspondence``). ``logits_of`` compares the class scores of two second stages on shared proposals
+    instead. Detectors of different kinds share feature maps alone.
 
     The released code differs in its distances (``workbench.methods.detkds.distances``), draws the masks of both sides apart, lets padding
     into every sum, stretches boxes over the padded map and pools instances behind the chain. ``mode: official`` does all of it.
@@ -87,6 +91,7 @@ class DetKDS(Method):
     Config = DetKDSConfig
     terms = "global, foreground, background, instance, logits, localization"
     citation = "DetKDS, ICML 2024; released code lliai/DetKDS@a7d2127 (operations and formulas), boxes and DETRs are ours"
+    without_live_teacher = "Set 'logits_of: teacher_proposals', which a cache can keep, or remove 'cache:' from the recipe."
     config: DetKDSConfig
 
     def __init__(self, config: DetKDSConfig, student: Detector, teacher: Detector, pairing: Pairing):
@@ -98,7 +103,9 @@ class DetKDS(Method):
         if config.reads_responses:
             if self.queries:
                 self._check_classes(len(student.spec.classes), student)
-            else:
+            elif config.shares_proposals:
+                self._check_classes(len(student.spec.classes), student)
+            if not self.queries and (config.localization is not None or not config.shares_proposals):
                 self._check_cells(student, teacher)
         if config.sends_queries:
             self.group = TeacherQueries(self.name, cast(QueryDetector, student), cast(QueryDetector, teacher))
@@ -129,8 +136,11 @@ class DetKDS(Method):
                 if config.localization is not None:
                     sums.compare("localization", query_boxes(answer, query_output(teacher), one, context))
         elif config.reads_responses:
-            for compared in cell_logits(student, teacher, self.pairing, config.mode) if config.logits is not None else ():
-                sums.compare("logits", compared)
+            if config.shares_proposals:
+                sums.compare("logits", self._proposal_logits(two_stage_output(student), two_stage_output(teacher), context))
+            elif config.logits is not None:
+                for compared in cell_logits(student, teacher, self.pairing, config.mode):
+                    sums.compare("logits", compared)
             if config.localization is not None:
                 sums.compare("localization", cell_boxes(student, teacher))
         return {term: sums.terms[term] for term in self.term_names if term in sums.terms}
@@ -162,6 +172,16 @@ class DetKDS(Method):
             # before and after the adaptor: values of padded cells must not reach others through a kernel, and no bias may remain in them
             adapted = self.adaptor(replace(own, features=own.features.masked_fill(outside, 0.0))).float().masked_fill(outside, 0.0)
             yield MapPair(adapted, other.features.detach().float().masked_fill(outside, 0.0), ~outside, own.stride)
+
+    def _proposal_logits(self, student: TwoStageOutput, teacher: TwoStageOutput, context: MethodContext) -> Compared:
+        """Returns the class probabilities that both second stages give to the same boxes."""
+        if self.config.logits_of == "teacher_proposals":
+            boxes, valid = teacher.proposals, teacher.valid
+            own = answered(student, cast(TwoStageDetector, context.student), boxes.detach(), valid)
+            return proposal_logits(own, teacher, context, self.config.mode)
+        with torch.no_grad():
+            other = answered(teacher, cast(TwoStageDetector, context.live_teacher), student.proposals, student.valid)
+        return proposal_logits(student, other, context, self.config.mode)
 
     def _layers(self) -> list[tuple[int, int]]:
         """Returns the compared layers of the student, each with the last of the teacher's layers that teach it."""
@@ -207,7 +227,8 @@ class DetKDS(Method):
                 f"{other.grid.shapes} of strides {list(strides[1])}. Compare feature maps alone (logits: null, localization: null), or "
                 "take another teacher."
             )
-        self._check_classes(own.maps[0].logits.shape[1], student)
+        if not self.config.shares_proposals:
+            self._check_classes(own.maps[0].logits.shape[1], student)
 
     def _check_classes(self, channels: int, student: Detector) -> None:
         """Checks that the formula of the class scores works with so few of them."""

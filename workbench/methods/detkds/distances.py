@@ -13,13 +13,12 @@ from torch import Tensor
 
 from workbench.boxes import iou_and_giou
 from workbench.methods.detkds.genotype import Distance, Genotype, Mode, Third
-from workbench.methods.detkds.knowledge import TINY, Knowledge, extremes, log_softmax, mean, total_mean, unit
+from workbench.methods.detkds.knowledge import TINY, Knowledge, log_softmax, mean, total_mean, unit
 from workbench.methods.detkds.operations import THIRD, axes_of, beginning
+from workbench.methods.detkds.ssim import ssim
 
 ROUNDING = 1e-6
 COR_POWER = 2.02  # (c - 1)^2 to the power of 1.01, as released
-SSIM_SIDE, SSIM_SIGMA = 11, 1.5
-SSIM_CONSTANTS = (0.01, 0.03)
 # axis of the distribution that each third transformation names; the others, and all at rank 2 that name HW, stand for C
 _NAMED_AXIS = {
     "norm_HW": "HW", "softmax_HW": "HW", "logsoftmax_HW": "HW", "channel": "HW", "norm_N": "N", "softmax_N": "N", "logsoftmax_N": "N",
@@ -131,43 +130,6 @@ def batch_correlation(student: Knowledge, teacher: Knowledge, weight: Tensor | N
     """Returns one minus Pearson's correlation along the first axis, to the power of 2.02 (``cor``)."""
     missing = (1 - _correlation(student, teacher, 0, centred=True)).clamp(min=0)
     return total_mean(missing.pow(COR_POWER), _reduced(student, 0))
-
-
-def ssim(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:
-    """Returns one minus the structural similarity (Wang et al., 2004) of each channel, with windows of 11 x 11 cells (``ssim``).
-
-    The dynamic range is the teacher's. Windows that reach over the border of the image hold the cells inside alone.
-    """
-    inside = teacher.inside
-    low_end, high_end = extremes(teacher)
-    low, high = (constant**2 * (high_end - low_end).square().clamp(min=TINY) for constant in SSIM_CONSTANTS)
-    kept = torch.ones_like(teacher.values[:1, :1]) if inside is None else inside.to(teacher.values)
-    cells = _blurred(kept).clamp(min=TINY)
-
-    def local(values: Tensor) -> Tensor:
-        return _blurred(values) / cells
-
-    own, other = student.values, teacher.values
-    mean_own, mean_other = local(own), local(other)
-    covariance = local(own * other) - mean_own * mean_other
-    variances = local(own.square()) - mean_own.square() + local(other.square()) - mean_other.square()
-    likeness = (2 * mean_own * mean_other + low) * (2 * covariance + high)
-    likeness = likeness / ((mean_own.square() + mean_other.square() + low) * (variances.clamp(min=0) + high))
-    return total_mean(1 - likeness, inside)
-
-
-def _blurred(values: Tensor) -> Tensor:
-    """Returns the Gaussian mean of each window, with zeros beyond the border."""
-    # products with two band matrices take a tenth of the time of a convolution with one channel
-    rows, columns = (_band(length).to(values) for length in values.shape[2:])
-    return rows @ values @ columns
-
-
-def _band(length: int) -> Tensor:
-    """Returns ``[length, length]``: the weight of each cell in the Gaussian window around each cell of a row."""
-    place = torch.arange(length, dtype=torch.float64)
-    apart = place[:, None] - place
-    return (-(apart**2) / (2 * SSIM_SIGMA**2)).exp().masked_fill(apart.abs() > SSIM_SIDE // 2, 0.0)
 
 
 def _overlap(place: int) -> Callable[[Knowledge, Knowledge, Tensor | None], Tensor]:

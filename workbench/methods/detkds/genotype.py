@@ -1,6 +1,6 @@
 """Names the formulas of DetKDS: what a point of the search space is, which are known by name, and where one cannot work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
@@ -21,6 +21,10 @@ INPUTS: tuple[Input, ...] = get_args(Input)
 FEATURES: tuple[Input, ...] = ("global", "foreground", "instance")
 ADDED = frozenset({"pow2", "ssim", "iou", "giou"})
 """Entries that the released tables lack."""
+EXTRA: Mapping[Input, tuple[str, ...]] = {
+    "global": ("pow2", "ssim"), "foreground": ("pow2", "ssim"), "instance": ("pow2", "ssim"), "logits": ("pow2",), "localization": ("no",),
+}  # fmt: skip
+"""Entries that a plan may add to the formulas of an input; those of the paper's figure are there without."""
 LOCAL = frozenset({"local_s1", "local_s2", "local_s4"})
 BATCH_AXIS = frozenset({"natt", "norm_N", "softmax_N", "logsoftmax_N"})
 """Transformations over the first axis, which is constant if it holds one row."""
@@ -90,23 +94,28 @@ NAMED: Mapping[str, Genotype] = {
 relations; MGD also has a generator."""
 
 
-def genotypes(input: Input, added: bool = False) -> Iterator[Genotype]:
+Added = bool | Collection[str]
+"""Which entries a space has that the released tables and the paper's figure lack: all, none, or those of some names."""
+
+
+def genotypes(input: Input, added: Added = False) -> Iterator[Genotype]:
     """Yields the formulas of an input: 5 x 8 x 14 x 7 for features, 14 x 7 for logits, 4 x 4 for localization.
 
     Args:
         input: what is compared.
-        added: with the entries that the released tables and the paper's figure lack.
+        added: see ``Added``.
     """
+    names = EXTRA[input] if added is True else added or ()
     if input == "localization":
         for t3, distance in product(get_args(BoxTransform), get_args(BoxDistance)):
-            if added or t3 != "no":
+            if t3 != "no" or t3 in names:
                 yield Genotype(input, t3=t3, distance=distance)
         return
     feature = input in FEATURES
     firsts: tuple[First, ...] = get_args(First) if feature else ("no",)
     seconds: tuple[Second, ...] = get_args(Second) if feature else ("no",)
-    thirds: list[Third] = [name for name in get_args(Third) if added or name not in ADDED]
-    distances: list[Distance] = [name for name in get_args(Distance) if name not in ADDED or (added and feature and name == "ssim")]
+    thirds: list[Third] = [name for name in get_args(Third) if name not in ADDED or (name in EXTRA[input] and name in names)]
+    distances: list[Distance] = [name for name in get_args(Distance) if name not in ADDED or (name in EXTRA[input] and name in names)]
     for genes in product(firsts, seconds, thirds, distances):
         yield Genotype(input, *genes)
 

@@ -1,6 +1,6 @@
 """Makes the five inputs of DetKDS from the outputs of two detectors: pairs of tensors that a formula compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torchvision.ops import roi_align
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DenseOutput, DetectorOutput, QueryOutput, TwoStageOutput, dense_output, probability
+from workbench.detectors.two_stage_detector import TwoStageDetector
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.classes import class_targets, pair_costs
 from workbench.methods.context import MethodContext, Pairing
@@ -112,6 +113,28 @@ def cell_logits(student: DetectorOutput, teacher: DetectorOutput, pairing: Pairi
             values = [probabilities.masked_fill(outside, 0.0) for probabilities in values]
         pairs.append(_maps(values[0], values[1], ~outside, mode))
     return pairs
+
+
+def answered(output: TwoStageOutput, detector: TwoStageDetector, boxes: Tensor, valid: Tensor | None) -> TwoStageOutput:
+    """Returns what the second stage of a detector says of other boxes of the same images, instead of its own proposals.
+
+    Args:
+        output: what the detector said of the images; it holds what the second stage reads.
+        detector: the detector.
+        boxes: ``[B, N, 4]`` cxcywh in 0..1 of the un-padded images.
+        valid: ``[B, N]``; False for boxes that only fill up the batch.
+    """
+    logits, best = detector.classify(boxes, output.context)
+    return replace(output, logits=logits[None], boxes=best[None], proposals=boxes, valid=valid, class_boxes=None)
+
+
+def proposal_logits(student: TwoStageOutput, teacher: TwoStageOutput, context: MethodContext, mode: Mode) -> Compared:
+    """Returns the class probabilities of the same proposals without no-object, ``[B, C, N]``."""
+    own, other = probability(student, -1).transpose(1, 2), context.teacher_probability(teacher)[-1].detach().transpose(1, 2)
+    inside = torch.ones_like(own[:, :1], dtype=torch.bool) if teacher.valid is None else teacher.valid[:, None]
+    # as many proposals as the image with the most has; the others are filled up, in either mode
+    own, other = own.masked_fill(~inside, 0.0), other.masked_fill(~inside, 0.0)
+    return _maps(own, other, inside, mode)
 
 
 def cell_boxes(student: DetectorOutput, teacher: DetectorOutput) -> Compared:

@@ -1,10 +1,12 @@
 """Holds a tensor on its way through a formula, with the entries that count, and sums over these entries alone."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 TINY = 1e-12  # norms below it count as zero
 _NEVER = -1e30  # finite, so that a row without any entry that counts gives no NaN
@@ -59,6 +61,10 @@ def extremes(knowledge: Knowledge) -> tuple[Tensor, Tensor]:
     values, inside = knowledge.values, knowledge.inside
     if inside is None:
         return values.min(), values.max()
+    if not values.requires_grad and inside.shape[1] == 1:
+        # the mask is the same for all channels, so that they can be left out of what is masked
+        low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+        return low.masked_fill(~inside, torch.inf).min(), high.masked_fill(~inside, -torch.inf).max()
     return values.masked_fill(~inside, torch.inf).min(), values.masked_fill(~inside, -torch.inf).max()
 
 
@@ -92,9 +98,32 @@ def standardised(knowledge: Knowledge, eps: float = 1e-5) -> Knowledge:
     axes = (0, *range(2, values.ndim))
     if knowledge.inside is None and count(knowledge, axes) != 1:
         return Knowledge(F.batch_norm(values, None, None, training=True, eps=eps))
+    if knowledge.inside is not None:
+        return Knowledge(cast(Tensor, _Standardised.apply(values, knowledge.inside, count(knowledge, axes), axes, eps)), knowledge.inside)
     centred = knowledge.replaced(values - mean(knowledge, axes))
     variance = mean(knowledge.replaced(centred.values.square()), axes)
     return knowledge.replaced(centred.values / (variance + eps).sqrt())
+
+
+class _Standardised(Function):
+    """What ``standardised`` does under a mask, in fewer passes over memory than operations on all values take."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, inside: Tensor, cells: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+        made = (values - values.sum(axes, keepdim=True) / cells).masked_fill_(~inside, 0.0)
+        variance = torch.linalg.vector_norm(made, dim=axes, keepdim=True).square() / cells
+        scale = (variance + eps).rsqrt()
+        made.mul_(scale)
+        ctx.axes = axes
+        ctx.save_for_backward(made, inside, cells, scale)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
+        made, inside, cells, scale = ctx.saved_tensors
+        slope = slopes[0].masked_fill(~inside, 0.0)
+        mean, along = slope.sum(ctx.axes, keepdim=True) / cells, (slope * made).sum(ctx.axes, keepdim=True) / cells
+        return slope.sub_(mean).addcmul_(made, along, value=-1).mul_(scale), None, None, None, None
 
 
 def total_mean(values: Tensor, inside: Tensor | None = None, weight: Tensor | None = None) -> Tensor:

@@ -34,8 +34,9 @@ def spatial_attention(knowledge: Knowledge) -> Knowledge:
 
 def batch_attention(knowledge: Knowledge) -> Knowledge:
     """Replaces values by their softmax over the first axis, times its length (``natt``)."""
-    shares = softmax(knowledge.replaced(knowledge.values / TEMPERATURE), 0)
-    return knowledge.replaced(count(knowledge, (0,)) * shares.values)
+    # where an entry does not count the values are 0, before and after
+    shares = softmax(Knowledge(knowledge.values / TEMPERATURE, knowledge.inside), 0)
+    return Knowledge(count(knowledge, (0,)) * shares.values, knowledge.inside)
 
 
 def channel_attention(knowledge: Knowledge) -> Knowledge:

@@ -1,0 +1,1 @@
+"""One job from a dataset to a distilled student: plan, teacher, cache, students, answer."""
