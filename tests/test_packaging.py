@@ -41,7 +41,7 @@ def test_the_extra_all_holds_every_other_extra():
     (line,) = PROJECT["optional-dependencies"]["all"]
     assert Requirement(line).name == PROJECT["name"]
     assert Requirement(line).extras == set(EXTRAS)
-    assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "docs", "dev"}
+    assert set(EXTRAS) == {"app", "inspect", "notebooks", "search", "export", "pretrained", "docs", "dev"}
 
 
 def test_the_name_that_messages_tell_people_to_install_is_the_declared_one():

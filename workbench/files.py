@@ -162,6 +162,11 @@ def lock_within(file: IO[Any], seconds: float) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+
+
 def time_of(path: Path) -> tuple[float, int]:
     """Returns a file's time of last change and its size, zeros if it does not exist; a remote file's time is in seconds."""
     try:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.examples import SMALL, SPEC
-from workbench.detectors.backbone import Backbone, BackboneConfig, make_trainable
+from workbench.detectors.backbone import Backbone, BackboneConfig
+from workbench.detectors.backbone_norms import make_trainable
 from workbench.detectors.deformable_detr import DeformableDetr, DeformableDetrModelConfig
 from workbench.detectors.pretrained import load_backbone_weights
 from workbench.errors import CheckpointError, ConfigError

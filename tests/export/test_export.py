@@ -211,6 +211,17 @@ def test_a_model_that_transformers_cannot_build_is_refused_as_a_folder(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_timm_backbone_with_activations_in_its_norms_is_refused_as_a_folder_and_an_old_one_is_not(tmp_path: Path, data: Path):
+    saved(tmp_path / "model", "deformable_detr", backbone={"name": "mobilenet_v2", "levels": [2], "norm": "frozen"})
+    with pytest.raises(ExportError, match="without the activations in its norm layers"):
+        export_transformers(str(tmp_path / "model"), tmp_path / "out", str(data))
+    assert not (tmp_path / "out").exists()
+    description = json.loads((tmp_path / "model" / "workbench.json").read_text())
+    del description["exact_norms"]
+    (tmp_path / "model" / "workbench.json").write_text(json.dumps(description))
+    assert export_transformers(str(tmp_path / "model"), tmp_path / "out", str(data)).boxes <= 1e-5
+
+
 def test_the_command_writes_and_says_how_the_export_answered(tmp_path: Path, data: Path):
     saved(tmp_path / "model", "detr")
     command = ["export", str(tmp_path / "model"), "--transformers", "--out", str(tmp_path / "plain"), "--data", str(data)]

@@ -14,6 +14,7 @@ from workbench.detectors import weights as storage
 from workbench.detectors.detector import Detector
 from workbench.detectors.registry import load_detector
 from workbench.errors import CheckpointError, RunError
+from workbench.files import read_json, write_json
 from workbench.recipe.schema import TrainConfig
 from workbench.store.run import Run, result_folder
 from workbench.training import checkpoints
@@ -153,3 +154,17 @@ def test_a_checkpoint_of_another_recipe_is_refused():
     other.student = small_detector(queries=7)
     with pytest.raises(CheckpointError, match="does not fit the run's recipe"):
         other.load(run, 1)
+
+
+def test_a_checkpoint_of_the_time_when_activations_were_left_out_is_not_continued():
+    student = small_detector(levels=2, backbone={"name": "mobilenet_v2", "levels": [1, 2], "norm": "frozen"})
+    optimizer = make_optimizer(student, nn.Identity(), TrainConfig(steps=10))
+    run, training = Run.create("old", {}), Training(student, nn.ModuleList(), optimizer, None)
+    training.save(run, 1)
+    training.load(run, 1)
+    path = run.checkpoint_path(1) / "workbench.json"
+    description = read_json(path)
+    del description["exact_norms"]
+    write_json(path, description)
+    with pytest.raises(CheckpointError, match="left the activations of this backbone out"):
+        training.load(run, 1)

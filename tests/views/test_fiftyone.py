@@ -28,6 +28,7 @@ from workbench.analysis.queries.query_detections import query_detections
 from workbench.analysis.report.inspection import inspect
 from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
+from workbench.files import cache_folder
 from workbench.services import mongo
 from workbench.services.servers import Server
 from workbench.store.queries import read_queries
@@ -68,7 +69,7 @@ def fiftyone(mongod: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         # the program lies in the user's cache, everything else is the tests' own
         own = tmp_path_factory.mktemp("cache")
         (own / "workbench").mkdir()
-        if (tools := mongo.cache_folder() / "tools").is_dir():
+        if (tools := cache_folder() / "tools").is_dir():
             (own / "workbench" / "tools").symlink_to(tools)
         patch.setenv("XDG_CACHE_HOME", str(own))
         patch.setenv("FIFTYONE_CONFIG_PATH", str(own / "config.json"))
@@ -601,7 +602,7 @@ def test_the_verb_that_waits_says_in_one_line_what_has_ended(fiftyone, runs, tmp
     monkeypatch.setattr(app, "serving", standing_in)
     # a database of this test's own
     (tmp_path / "workbench").mkdir()
-    (tmp_path / "workbench" / "tools").symlink_to(mongo.cache_folder() / "tools")
+    (tmp_path / "workbench" / "tools").symlink_to(cache_folder() / "tools")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(mongo.URI)
     code, out, err = command("inspect", "distilled", "--runs", str(runs[0].path.parent))

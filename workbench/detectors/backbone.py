@@ -1,4 +1,4 @@
-"""Builds backbones by name, with normalisation that lets detectors trained from scratch be saved as plain transformers folders."""
+"""Builds backbones by name, as the libraries know them or as a small ResNet."""
 
 import difflib
 import functools
@@ -7,9 +7,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, ResNetConfig, TimmBackboneConfig
 
+from workbench.detectors.backbone_norms import freeze_norms
+from workbench.detectors.backbone_stages import cut_unused_stages, freeze_early_stages, freeze_stages
 from workbench.errors import ConfigError
 
 Norm = Literal["batch", "frozen"]
@@ -47,12 +48,17 @@ class BackboneConfig(BaseModel):
     levels: tuple[int, ...] = (2, 3, 4)
     """Stages whose features go on to the neck, counted from 1 and ascending. Stage k has stride 2^(k+1)."""
     norm: Norm = "batch"
-    """How BatchNorm is treated. ``batch`` trains it and freezes nothing, as training from scratch needs; ``frozen`` fixes BatchNorm, the
-    stem and the first stage, as the published recipes do.
+    """How BatchNorm is treated in every stage. ``batch`` trains it, as training from scratch needs; ``frozen`` fixes it, as the published
+    recipes do.
+    """
+    freeze: int | None = Field(None, ge=0)
+    """Number of stages whose weights are fixed, except BatchNorm, which ``norm`` decides. The stem is the first stage, so 2 fixes the stem
+    and the stage of stride 4. Null fixes the stem and the first stage of a ResNet with ``norm: frozen``, and nothing of other backbones.
     """
     weights: str | None = None
-    """Pretrained ImageNet weights. ``imagenet`` fetches the library's own over the network or from its cache; anything else is the path of
-    a safetensors file. Null starts from random weights.
+    """Pretrained ImageNet weights. ``imagenet`` takes those of ``timm/tf_efficientnet_lite0``, ``lite1`` and ``lite2`` from packages of the
+    extra ``pretrained``, and fetches the library's own of all others over the network or from its cache. Anything else is the path of a
+    safetensors file. Null starts from random weights.
     """
 
     @model_validator(mode="before")
@@ -85,6 +91,10 @@ class BackboneConfig(BaseModel):
         ascending = bool(self.levels) and list(self.levels) == sorted(set(self.levels))
         if not ascending or not 1 <= self.levels[0] <= self.levels[-1] <= most:
             raise ValueError(f"backbone levels {list(self.levels)} must be ascending stages between 1 and {most}")
+        if self.freeze is not None and self.freeze > self.levels[-1] + 1:
+            raise ValueError(
+                f"backbone freeze {self.freeze} is more than the {self.levels[-1] + 1} stages up to the last level, stem included"
+            )
         return self
 
     @property
@@ -157,6 +167,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: Number of channels of each level.
         strides: Stride of each level.
+        cut: Names of the tensors of stages that the library built, but no level needs.
     """
 
     def __init__(self, config: BackboneConfig):
@@ -166,8 +177,12 @@ class Backbone(nn.Module):
         self.strides = config.strides
         # named as in transformers' own detectors, so that weights carry the library's names
         self.model = getattr(model, "_backbone", model)
+        self.cut = cut_unused_stages(self.model)
         if config.norm == "frozen":
-            _freeze(self.model)
+            freeze_norms(self.model)
+            freeze_early_stages(self.model)
+        if config.freeze is not None:
+            freeze_stages(self.model, config.freeze)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps ``[B, 3, H, W]`` to one ``[B, C, h, w]`` per level."""
@@ -175,58 +190,7 @@ class Backbone(nn.Module):
         return list(maps) if isinstance(maps, list) else list(maps.feature_maps)
 
 
-def _freeze(model: nn.Module) -> None:
-    """Freezes every BatchNorm, and switches off gradients in the stem and the first stage."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                frozen = FrozenBatchNorm2d(child.num_features, eps=1e-5)
-                frozen.load_state_dict({k: v for k, v in child.state_dict().items() if k != "num_batches_tracked"})
-                setattr(module, name, frozen)
-    freeze_early_stages(model)
-
-
 def bare_backbone(conv_encoder: Any) -> nn.Module:
     """Returns the backbone inside a conv encoder, without the wrapper that some families put around timm's backbones."""
-    return getattr(conv_encoder.model, "_backbone", conv_encoder.model)
-
-
-def freeze_early_stages(model: nn.Module) -> None:
-    """Switches gradients off in a ResNet's stem and first stage and on in all others, as in DETR's published recipe.
-
-    transformers intends the same, but in 5.x it freezes every stage of its own ResNet: it looks for ``stage.1`` in names that read
-    ``stages.1``. Backbones of other kinds are left unchanged.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    if not any(name.startswith(("encoder.stages.", "layer1.")) for name in names):
-        return
-    later = ("encoder.stages.1.", "encoder.stages.2.", "encoder.stages.3.", "layer2.", "layer3.", "layer4.")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(later))
-
-
-def make_trainable(backbone: nn.Module) -> None:
-    """Replaces transformers' frozen BatchNorm by ``nn.BatchNorm2d`` with the same values and unfreezes everything.
-
-    The stored names stay those of the frozen layer (weight, bias, running_mean, running_var, epsilon 1e-5). In eval mode the saved
-    model therefore equals the one that plain transformers builds with frozen layers.
-    """
-    for module in list(backbone.modules()):
-        for name, child in list(module.named_children()):
-            if type(child).__name__.endswith("FrozenBatchNorm2d"):
-                setattr(module, name, _trainable_norm(child))
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(True)
-
-
-def _trainable_norm(frozen: nn.Module) -> nn.BatchNorm2d:
-    values: dict[str, Tensor] = dict(frozen.named_buffers())
-    norm = nn.BatchNorm2d(values["weight"].numel(), eps=1e-5)
-    # the counter is not used here, and the frozen layer has no such key
-    norm.num_batches_tracked = None
-    with torch.no_grad():
-        norm.weight.copy_(values["weight"])
-        norm.bias.copy_(values["bias"])
-        norm.running_mean = values["running_mean"].clone()
-        norm.running_var = values["running_var"].clone()
-    return norm
+    model = getattr(conv_encoder, "model", conv_encoder)
+    return getattr(model, "_backbone", model)

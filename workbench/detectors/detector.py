@@ -89,6 +89,8 @@ class Detector(nn.Module, ABC):
         probe_side: Side in pixels of the blank image; larger where the default would give fewer cells than queries.
         reads_padding: True if the mask of padded pixels reaches the model. A model that ignores it needs images of one size.
         side_multiple: Sides of images must be multiples of it.
+        exact_norms: True if norm layers of the backbone apply the activation or the epsilon of the backbone's own library, which
+            plain transformers and earlier versions of the workbench leave out.
     """
 
     family: ClassVar[str]
@@ -102,6 +104,7 @@ class Detector(nn.Module, ABC):
     spec: InputSpec
 
     side_multiple: int = 1
+    exact_norms: bool = False
     wants_attentions: bool = False
     probe_side: int = 256
     _known_channels: Mapping[str, dict[int, int]] = {}  # replaced and never changed, because all detectors share the empty one

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel
 
 from workbench.detectors.backbone import Backbone
+from workbench.detectors.backbone_norms import has_exact_norms, simplify_norms
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.pretrained import load_backbone_weights
-from workbench.detectors.weights import load_weights, read_own, save_own
+from workbench.detectors.weights import EXACT_NORMS, load_weights, read_own, save_own
 
 
 class OwnModel(Detector):
@@ -37,16 +38,21 @@ class OwnModel(Detector):
             CheckpointError: the backbone's weights are missing or do not fit.
         """
         detector = cls(config, spec)
+        detector.exact_norms = has_exact_norms(detector.backbone)
         load_backbone_weights(detector.backbone, config.backbone)
         return detector
 
     def save(self, folder: Path) -> None:
         """See ``Detector.save``. transformers has no class for this family, so only the workbench can load the folder."""
-        save_own(folder, self, self.family, self.spec, self.config)
+        save_own(folder, self, self.family, self.spec, self.config, {EXACT_NORMS: True} if self.exact_norms else {})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """See ``Detector.load``."""
-        detector = cls(*read_own(folder, cls.config_class))
-        load_weights(folder, detector)
+        config, spec, extra = read_own(folder, cls.config_class)
+        detector = cls(config, spec)
+        if not extra.get(EXACT_NORMS, False):
+            simplify_norms(detector.backbone)
+        detector.exact_norms = has_exact_norms(detector.backbone)
+        load_weights(folder, detector, [f"backbone.model.{name}" for name in detector.backbone.cut])
         return detector

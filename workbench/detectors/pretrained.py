@@ -1,6 +1,7 @@
 """Loads ImageNet weights for a backbone.
 
-They come from a local file in the names of transformers, timm or torchvision, or from the library's own published weights.
+They come from a local file in the names of transformers, timm or torchvision, from a package of the extra ``pretrained``, or from the
+library's own published weights.
 """
 
 import re
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.detectors.backbone import BackboneConfig, bare_backbone
+from workbench.detectors.packaged_weights import MEAN, STD, has_package, packaged_weights
 from workbench.detectors.weights import read_tensors
 from workbench.errors import CheckpointError, ConfigError
+from workbench.files import hash_file
 
 _HUB = {f"resnet{depth}": f"microsoft/resnet-{depth}" for depth in (18, 34, 50, 101)}
 _HEADS = ("fc.", "classifier.", "head.", "conv_head.", "bn2.")
@@ -26,12 +29,18 @@ def load_backbone_weights(backbone: nn.Module, config: BackboneConfig) -> None:
 
     Raises:
         ConfigError: ``imagenet`` is set, but no ImageNet weights are known for this backbone.
+        MissingExtraError: the weights lie in a package that is not installed.
         CheckpointError: the weights are missing, or keys do not fit; the message names each of them.
     """
     if config.weights is None:
         return
     model = bare_backbone(backbone)
-    state = _published(config) if config.weights == "imagenet" else read_tensors(Path(config.weights))
+    if config.weights != "imagenet":
+        state = read_tensors(Path(config.weights))
+    elif has_package(config.name):
+        state = read_tensors(packaged_weights(str(config.name)).path)
+    else:
+        state = _published(config)
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     given = _renamed(state, own)
     problems = [f"missing: {name}" for name in own if name not in given]
@@ -43,6 +52,30 @@ def load_backbone_weights(backbone: nn.Module, config: BackboneConfig) -> None:
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(given[name])
+
+
+def origin_of_weights(config: BackboneConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> list[str]:
+    """Returns sentences on the weights that a backbone starts from, and on an input that they were not trained on; empty without weights.
+
+    Args:
+        config: the configuration that names the weights.
+        mean: mean that is subtracted from pixels in 0..1.
+        std: standard deviation that they are divided by.
+    """
+    if config.weights is None:
+        return []
+    if config.weights != "imagenet":
+        return [f"backbone weights: {config.weights}, SHA-256 {hash_file(Path(config.weights))}"]
+    if not has_package(config.name):
+        return [f"backbone weights: ImageNet, as published for {config.name}"]
+    found = packaged_weights(str(config.name))
+    notes = [f"backbone weights: ImageNet, {config.name} from {found.package} {found.version}, SHA-256 {found.sha256}"]
+    if (tuple(mean), tuple(std)) != (MEAN, STD):
+        notes.append(
+            f"these backbone weights were trained on images with mean {list(MEAN)} and standard deviation {list(STD)}, but the recipe has "
+            f"{list(mean)} and {list(std)}. Set data: {{transform: {{mean: {list(MEAN)}, std: {list(STD)}}}}}"
+        )
+    return notes
 
 
 def _published(config: BackboneConfig) -> dict[str, Tensor]:

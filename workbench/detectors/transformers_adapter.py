@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.detectors.backbone import bare_backbone, freeze_early_stages, make_trainable
+from workbench.detectors.backbone import bare_backbone
+from workbench.detectors.backbone_norms import make_trainable, restore_norms
+from workbench.detectors.backbone_stages import cut_unused_stages, freeze_early_stages, freeze_stages
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import Level
 from workbench.detectors.pretrained import load_backbone_weights
 from workbench.detectors.query_detector import QueryDetector
-from workbench.detectors.weights import load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
+from workbench.detectors.weights import EXACT_NORMS, load_plain, load_weights, plain_spec, read_config, read_spec, save_weights
 
 CLASS_PRIOR = 0.01
 _HEADS = r"(class_embed|bbox_embed|pre_bbox_head|lqe_layers|reg_scale|up$)"
@@ -33,8 +35,12 @@ class TransformersDetector(QueryDetector):
         model: the transformers model.
         spec: what the model was trained to see.
         trainable_norm: True replaces frozen BatchNorm by trainable layers with the same values, and unfreezes the backbone.
+
+    Attributes:
+        frozen_stages: Number of the backbone's stages with fixed weights, as the recipe says; None if it does not.
     """
 
+    frozen_stages: int | None = None
     model_class: ClassVar[type]
     parts = {  # noqa: RUF012
         "backbone": r"model\.model\.(backbone\.(?!projector\.)|conv_encoder\.(model|backbone)\.)",
@@ -71,11 +77,26 @@ class TransformersDetector(QueryDetector):
             ConfigError: the backbone is unknown.
             CheckpointError: the backbone's weights are missing or do not fit.
         """
-        model = cls.model_class(config.transformers_config(spec.classes))
+        model: Any = cls.model_class(config.transformers_config(spec.classes))
+        backbone = bare_backbone(cls.conv_encoder(model))
+        exact_norms = restore_norms(backbone, model.config.backbone_config)
+        cut_unused_stages(backbone)
         load_backbone_weights(cls.conv_encoder(model), config.backbone)
         detector = cls(model, spec, trainable_norm=config.backbone.norm == "batch")
+        detector.exact_norms = exact_norms
+        detector.freeze_stages(config.backbone.freeze)
         detector.reset_heads()
         return detector
+
+    def freeze_stages(self, count: int | None) -> None:
+        """Fixes the weights of the backbone's first stages; None leaves them as the constructor did.
+
+        Raises:
+            ConfigError: the stages of this backbone are not known.
+        """
+        self.frozen_stages = count
+        if count is not None:
+            freeze_stages(bare_backbone(self.conv_encoder(self.model)), count)
 
     @staticmethod
     def conv_encoder(model: Any) -> nn.Module:
@@ -112,7 +133,10 @@ class TransformersDetector(QueryDetector):
 
     def save(self, folder: Path) -> None:
         """Writes a plain transformers folder, with our ``workbench.json`` beside it."""
-        save_weights(folder, self.model, self.family, self.spec, {"trainable_norm": self.trainable_norm})
+        extra: dict[str, Any] = {"trainable_norm": self.trainable_norm}
+        extra |= {EXACT_NORMS: True} if self.exact_norms else {}
+        extra |= {"frozen_stages": self.frozen_stages} if self.frozen_stages is not None else {}
+        save_weights(folder, self.model, self.family, self.spec, extra)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -121,11 +145,18 @@ class TransformersDetector(QueryDetector):
         written_here = read_spec(folder)
         if written_here is None:
             model = load_plain(folder, kind)
+            cut_unused_stages(bare_backbone(cls.conv_encoder(model)))
             return cls(model, plain_spec(model.config), trainable_norm=False)
         spec, extra = written_here
         model = kind(read_config(folder, kind.config_class))
-        load_weights(folder, model)
-        return cls(model, spec, trainable_norm=bool(extra.get("trainable_norm", False)))
+        backbone = bare_backbone(cls.conv_encoder(model))
+        exact_norms = bool(extra.get(EXACT_NORMS, False)) and restore_norms(backbone, model.config.backbone_config)
+        inside = next(name for name, module in model.named_modules() if module is backbone)
+        load_weights(folder, model, [f"{inside}.{name}" for name in cut_unused_stages(backbone)])
+        detector = cls(model, spec, trainable_norm=bool(extra.get("trainable_norm", False)))
+        detector.exact_norms = exact_norms
+        detector.freeze_stages(extra.get("frozen_stages"))
+        return detector
 
     def keep_inputs(self, name: str, module: nn.Module) -> None:
         """Makes the keyword arguments of ``module``'s next call available as ``seen[name]``."""

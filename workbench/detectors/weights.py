@@ -1,6 +1,7 @@
 """Reads and writes weights, as a plain transformers folder or one of ours, with ``workbench.json`` beside them. Every key must fit."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SPEC_FILE = "workbench.json"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+EXACT_NORMS = "exact_norms"  # key of SPEC_FILE; see ``Detector.exact_norms``
 
 ModelConfig = TypeVar("ModelConfig", bound=BaseModel)
 
@@ -43,7 +45,7 @@ def save_weights(folder: Path, model: Any, family: str, spec: InputSpec, extra: 
     _write_state(folder, model, family, spec, extra)
 
 
-def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, config: BaseModel) -> None:
+def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, config: BaseModel, extra: dict[str, Any]) -> None:
     """Writes a model that transformers has no class for, like ``save_weights`` but with ``config`` as ``config.json``.
 
     Args:
@@ -52,13 +54,16 @@ def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, confi
         family: registry name, stored as ``model_type``.
         spec: what the model was trained to see.
         config: the family's model configuration.
+        extra: what else is kept beside the specification.
     """
     write_json(folder / CONFIG_FILE, {"model_type": family, **config.model_dump(mode="json", exclude={"family"})})
-    _write_state(folder, model, family, spec, {})
+    _write_state(folder, model, family, spec, extra)
 
 
-def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputSpec]:
-    """Reads the configuration and input specification that ``save_own`` wrote. ``load_weights`` then fills a model built from them.
+def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputSpec, dict[str, Any]]:
+    """Reads the configuration, the input specification and the extra that ``save_own`` wrote.
+
+    ``load_weights`` then fills a model built from them.
 
     Raises:
         CheckpointError: a file is missing or incomplete, or the configuration is not a valid ``kind``.
@@ -77,7 +82,7 @@ def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputS
         raise CheckpointError(
             f"{folder / SPEC_FILE} is missing: it names the classes and the normalisation of the images. Copy the whole folder."
         )
-    return config, written_here[0]
+    return config, *written_here
 
 
 def _write_state(folder: Path, model: nn.Module, family: str, spec: InputSpec, extra: dict[str, Any]) -> None:
@@ -172,14 +177,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
+def load_weights(folder: Path, model: nn.Module, ignored: Iterable[str] = ()) -> None:
     """Loads ``model.safetensors`` into the model; see ``fill_weights``.
+
+    Args:
+        folder: the detector folder.
+        model: model to fill.
+        ignored: names of tensors that the file may hold and the model no longer has.
 
     Raises:
         CheckpointError: keys are missing, unexpected or mismatched; the message names each of them.
     """
     path = folder / WEIGHTS_FILE
-    fill_weights(model, read_tensors(path), path)
+    left_out = set(ignored)
+    fill_weights(model, {name: value for name, value in read_tensors(path).items() if name not in left_out}, path)
 
 
 def fill_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

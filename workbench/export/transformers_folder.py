@@ -6,6 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from workbench.datasets.batches import Batch
+from workbench.detectors.backbone import bare_backbone
+from workbench.detectors.backbone_stages import cut_unused_stages
 from workbench.detectors.registry import load_detector
 from workbench.detectors.transformers_adapter import TransformersDetector
 from workbench.errors import ExportError
@@ -40,6 +42,11 @@ def export_transformers(name: str | Run, out: Path, data: str | None = None, pro
         raise ExportError(
             f"{found.name} is of the family {detector.family}, and transformers has no model for it. Export it as ONNX (--onnx)."
         )
+    if detector.exact_norms:
+        raise ExportError(
+            f"transformers builds the timm backbone of {found.name} without the activations in its norm layers, so it would give other "
+            "outputs. Nothing was written. Export it as ONNX (--onnx)."
+        )
     dataset = evaluation_split(found.run, data)
     interface = interface_of(detector, dataset)
     with replacing_folder(out) as temporary:
@@ -71,8 +78,12 @@ def _plain_transformers(folder: Path, detector: TransformersDetector) -> Callabl
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+    backbone = bare_backbone(detector.conv_encoder(model))
+    inside = next(name for name, module in model.named_modules() if module is backbone)
+    # transformers builds stages that no level needs; their weights are not in the folder, and change nothing
+    unneeded = {f"{inside}.{name}" for name in cut_unused_stages(backbone)}
     unfit = [*report["missing_keys"], *report["unexpected_keys"], *(str(key) for key in report["mismatched_keys"])]
-    if unfit := [key for key in unfit if not key.endswith("num_batches_tracked")]:
+    if unfit := [key for key in unfit if not key.endswith("num_batches_tracked") and key not in unneeded]:
         raise ExportError(
             f"transformers cannot load this {detector.family} unchanged: {len(unfit)} weights do not fit its model, such as "
             f"{', '.join(sorted(unfit)[:3])}. Nothing was written. Export it as ONNX (--onnx)."

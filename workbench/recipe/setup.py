@@ -14,8 +14,10 @@ from workbench.datasets.reading import match_split
 from workbench.datasets.splitting import complete_splits
 from workbench.datasets.transforms import Transform, fixed_size
 from workbench.datasets.variants import Variants
+from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.pretrained import origin_of_weights
 from workbench.detectors.registry import family, load_detector
 from workbench.errors import CheckpointError, ConfigError, RunError
 from workbench.files import hash_file
@@ -236,7 +238,10 @@ def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detecto
     spec = input_spec(recipe, dataset)
     if not isinstance(recipe.student, CheckpointConfig):
         architecture = architecture_of(recipe.student)
-        return family(architecture.family).detector.build(architecture, spec)
+        student = family(architecture.family).detector.build(architecture, spec)
+        if isinstance(architecture.backbone, BackboneConfig):
+            notes += origin_of_weights(architecture.backbone, spec.mean, spec.std)
+        return student
     student = load_detector(find_detector(recipe.student.checkpoint).folder)
     if recipe.student.head == "reset":
         fresh = student.reset_classes(spec)

@@ -33,6 +33,7 @@ FEATURES: dict[str, str | None] = {
     "notebooks": "notebooks",
     "export": "export",
     "search": "search",
+    "pretrained weights": "pretrained",
     "docs": "docs",
     "browser tests": "dev",
 }

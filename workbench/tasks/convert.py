@@ -1,19 +1,15 @@
-"""Converts foreign checkpoints: reads pickle-based files as tensors only, and turns public layouts into detector folders.
-
-No other part of the workbench reads pickle-based files.
-"""
+"""Converts foreign checkpoints: writes a ``.pth`` as safetensors, and turns public layouts into detector folders."""
 
 from pathlib import Path
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.conversion.layouts import layout
 from workbench.detectors.detector import InputSpec
+from workbench.detectors.pickled_tensors import read_checkpoint
 from workbench.detectors.registry import family, load_detector
 from workbench.detectors.weights import WEIGHTS_FILE, read_tensors
 from workbench.errors import CheckpointError, ConfigError
@@ -76,31 +72,6 @@ def convert_detector(source: Path, layout_name: str, description: Path, out: Pat
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
-def read_checkpoint(source: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.pth`` file, or of its ``state_dict`` or ``model`` if it has one.
-
-    Raises:
-        CheckpointError: the file does not exist, is damaged, or holds something other than tensors.
-    """
-    if not source.is_file():
-        raise CheckpointError(f"there is no file {source}. Check the path.")
-    try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{source} cannot be read as tensors only: {_first_line(error)} Files with other objects are refused. Save only the state dict."
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{source} contains a {type(loaded).__name__}, not a state dict. Save only the state dict.")
-    tensors = {str(k): v.clone().contiguous() for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{source} contains no tensors. Save the state dict of the model.")
-    return tensors
-
-
 def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel]:
     shipped = share_path("recipes") / "checkpoints"
     place = path if path.is_file() else shipped / f"{path.name}.yaml"
@@ -120,9 +91,3 @@ def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel
     except ValidationError as error:
         wrong = "\n".join(f"  {'.'.join(map(str, item['loc'])) or 'model'}: {item['msg']}" for item in error.errors())
         raise ConfigError(f"{place} does not describe a checkpoint:\n{wrong}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """Returns the first sentence of an error, without torch's advice on how to load the file anyway."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line.partition(". ")[0].rstrip(".") + "."

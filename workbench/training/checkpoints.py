@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from workbench.detectors.detector import Detector
-from workbench.detectors.weights import read_tensors
+from workbench.detectors.weights import EXACT_NORMS, read_spec, read_tensors
 from workbench.errors import CheckpointError, RunError, WorkbenchError
 from workbench.files import read_json, replacing_folder, write_json, write_text
 from workbench.store.run import Run
@@ -81,6 +81,12 @@ def load_checkpoint(
         CheckpointError: the files do not match this recipe.
     """
     folder = run.checkpoint_path(step)
+    written = read_spec(folder)
+    if written is not None and student.exact_norms and not written[1].get(EXACT_NORMS, False):
+        raise CheckpointError(
+            f"{folder} was written by an earlier version of the workbench, which left the activations of this backbone out. It cannot be "
+            "continued. Start a new run."
+        )
     tensors = read_tensors(folder / TRAINER_TENSORS)
     state: dict[str, Any] = read_json(folder / TRAINER_STATE)
     try:
