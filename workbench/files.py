@@ -176,11 +176,6 @@ def time_of(path: Path) -> tuple[float, int]:
     return getattr(status, "st_mtime_ns", status.st_mtime), status.st_size
 
 
-def cache_folder() -> Path:
-    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
-
-
 def hash_file(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
