@@ -60,11 +60,11 @@ def test_one_cache_serves_every_candidate_and_the_training_of_what_was_found(
 ):
     monkeypatch.setenv("WORKBENCH_RUNS", str(folder / "runs"))
     assert trainer.train(UNION, 0).gate is None
-    assert [row["cache"] for row in list_caches()] == ["compare_fcos_of_detr"]
+    assert [row["cache"] for row in list_caches()] == ["compare_fcos_of_detr-maps"]
     # the whole training split has rows, those that are held out included
     assert list_caches()[0]["images"] == 40
     recipe = load_recipe(folder / "recipe.yaml", ["train.steps=2", "train.evaluate_every=2", "train.checkpoint_every=2"])
-    found = recipe.model_copy(update={"methods": (method_of(UNION, trainer.plan),)})
+    found = recipe.model_copy(update={"methods": (method_of(UNION, trainer.plan),), "cache": trainer.recipe.cache})
     assert open_cache(build(found, "shapes_teacher")) is not None
 
 

@@ -9,6 +9,7 @@ from workbench.recipe.loading import load_recipe, parse_recipe, recipe_path
 from workbench.recipe.schema import TeacherRecipeConfig
 from workbench.recipe.writing import recipe_yaml
 from workbench.search.candidate import Candidate
+from workbench.search.plan import cache_name
 from workbench.search.records import Mean, TrialRecord, means
 from workbench.search.stages import winner
 from workbench.search.study import SearchStudy
@@ -62,7 +63,7 @@ def _write(search: SearchStudy, first: TrialRecord, mean: Mean | None, folder: P
     values["note"] = f"Found by the search '{search.name}' from recipe '{recipe.name}'."
     values["methods"] = [candidate_of(first).method(search.plan.mode, **search.plan.settings)]
     if recipe.cache is not None:
-        values["cache"]["name"] = recipe.cache.name or recipe.name
+        values["cache"]["name"] = recipe.cache.name or cache_name(search.plan, recipe.name)
     if isinstance(recipe.teacher, TeacherRecipeConfig) and (beside := path.parent / recipe.teacher.recipe).is_file():
         values["teacher"]["recipe"] = str(beside.resolve())
     repeats = [r for r in search.records(first.study) if r.repeat_of == first.number and r.value is not None] if mean else []

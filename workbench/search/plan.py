@@ -11,6 +11,8 @@ from workbench.recipe.loading import read_mapping
 from workbench.resources import share_path
 
 SamplerName = Literal["recommended", "family", "official", "tpe", "random"]
+_NAME_LENGTH = 61  # of a cache
+_READ: dict[Input, str] = {"global": "maps", "foreground": "maps", "instance": "maps", "logits": "logits", "localization": "boxes"}
 
 
 class SearchPlan(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -81,6 +83,20 @@ class SearchPlan(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
         if len(set(self.shares)) < 2 or min(self.shares) < 0:
             raise ValueError("shares must have at least two different values, none below 0; a space of one point leaves nothing to search")
         return self
+
+
+def cache_name(plan: SearchPlan, recipe: str) -> str:
+    """Returns the name of the teacher cache of a search, after the pair and what is read of the teacher.
+
+    A recipe's own cache has the recipe's name and holds what the recipe's methods read, which is rarely all that a search reads.
+
+    Args:
+        plan: the search.
+        recipe: name of its recipe.
+    """
+    read = dict.fromkeys(_READ[input] for input in INPUTS if input in plan.inputs)
+    end = "".join(f"-{plan.settings.get('feature', one) if one == 'maps' else one}" for one in read)
+    return recipe[: _NAME_LENGTH - len(end)] + end
 
 
 def load_plan(path: Path) -> SearchPlan:

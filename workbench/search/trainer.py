@@ -21,7 +21,7 @@ from workbench.search.candidate import Candidate, Gate, Outcome
 from workbench.search.fitness import FitnessSplit, fitness_split
 from workbench.search.gates import collapse_steps, collapsed, detects_too_little
 from workbench.search.measure import Measure
-from workbench.search.plan import SearchPlan
+from workbench.search.plan import SearchPlan, cache_name
 from workbench.search.trial import Beginning, RefusedError, Trial, method_of, trial_setup
 from workbench.store.manifest import MANIFEST
 from workbench.teacher_cache.build import Builder
@@ -76,7 +76,8 @@ def trial_recipe(plan: SearchPlan) -> Recipe:
         "warmup": min(recipe.train.warmup, max(1, round(WARMUP * plan.steps))),
         "log_every": plan.steps,  # nothing is logged, and the gradients of terms are not measured meanwhile
     }
-    return recipe.model_copy(update={"methods": (), "train": recipe.train.model_copy(update=schedule)})
+    cache = recipe.cache and recipe.cache.model_copy(update={"name": recipe.cache.name or cache_name(plan, recipe.name)})
+    return recipe.model_copy(update={"methods": (), "cache": cache, "train": recipe.train.model_copy(update=schedule)})
 
 
 def searched_method(plan: SearchPlan) -> DetKDSConfig:
