@@ -10,7 +10,7 @@ from workbench.files import read_json, write_json
 from workbench.methods.detkds.genotype import EXTRA
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.search.identity import identity
-from workbench.search.plan import load_plan
+from workbench.search.plan import SearchPlan, cache_name, load_plan
 from workbench.search.space import positions
 from workbench.search.study import SearchStudy
 
@@ -73,3 +73,11 @@ def test_what_a_plan_may_add_is_what_the_tables_have_besides_the_released_ones()
         whole, released = positions(input, True), positions(input)
         assert {name for position in whole for name in whole[position] if name not in released[position]} == set(names)
         assert positions(input, names) == whole
+
+
+def test_a_cache_is_named_after_the_pair_and_what_a_search_reads_of_the_teacher():
+    plan = SearchPlan(name="one", recipe="compare/gfl", inputs=("localization", "global", "instance"))
+    assert cache_name(plan, "compare_gfl") == "compare_gfl-maps-boxes"
+    backbone = plan.model_copy(update={"inputs": ("global", "logits"), "settings": {"feature": "backbone"}})
+    assert cache_name(backbone, "compare_gfl") == "compare_gfl-backbone-logits"
+    assert cache_name(plan, "r" * 61) == "r" * 50 + "-maps-boxes", "the longest name of a recipe leaves a name that a cache may have"
