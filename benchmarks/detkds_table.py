@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fitness_table import DISTANCES, T1, T2, T3, Row, cells, fitness, read_table
+from benchmarks.formula_effects import additive_share, effects, interactions, interval
 from benchmarks.harness import machine
 from workbench.methods.detkds.genotype import Genotype
 from workbench.resources import code_commit
@@ -22,7 +23,6 @@ from workbench.search.table import FitnessTable
 SAMPLERS: tuple[SamplerName, ...] = ("random", "official", "family", "recommended", "tpe")
 SEEDS = 100
 BUDGETS = (60, 120)
-RESAMPLES = 2000
 POSITIONS: dict[str, tuple[str, ...]] = {"t1": T1, "t2": T2, "t3": T3, "distance": DISTANCES}
 
 
@@ -57,35 +57,6 @@ def trials_to_reach(found: np.ndarray, value: float) -> np.ndarray:
     return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
 
 
-def interval(values: np.ndarray, of: Any = np.median) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of a statistic over sampler seeds or formulas."""
-    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile([of(values[draw]) for draw in draws], [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
-
-
-def effects(table: Mapping[Genotype, float]) -> list[dict[str, Any]]:
-    """Returns the mean AP (0..1) of the cells with each choice, with its interval over these cells."""
-    rows: list[dict[str, Any]] = []
-    for position, choices in POSITIONS.items():
-        for choice in choices:
-            values = np.array([ap for cell, ap in table.items() if getattr(cell, position) == choice])
-            low, high = interval(values, np.mean)
-            rows.append(
-                {"position": position, "choice": choice, "ap": float(values.mean()), "low": low, "high": high, "best": float(values.max())}
-            )
-    return rows
-
-
-def additive_share(table: Mapping[Genotype, float]) -> float:
-    """Returns the share of the variance between formulas that choices explain one by one, without interactions."""
-    keys = list(table)
-    columns = [[getattr(cell, place) == choice for cell in keys] for place, choices in POSITIONS.items() for choice in choices]
-    design, values = np.array([*columns, [True] * len(keys)], float).T, np.array([table[cell] for cell in keys])
-    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    return float(1 - rest.var() / values.var())
-
-
 def record() -> dict[str, Any]:
     """Returns the numbers of the comparison and the Markdown that docs/search.md shows."""
     header, rows = read_table()
@@ -106,8 +77,9 @@ def record() -> dict[str, Any]:
     without = [row.ap for row in rows if row.genotype is None and row.ap is not None]
     made = {
         "results": results,
-        "effects": effects(table),
-        "additive": additive_share(table),
+        "effects": effects(list(table.items()), POSITIONS),
+        "interactions": interactions(list(table.items())),
+        "additive": additive_share(list(table.items())),
         "undistilled": without,
         "best": max(table.values()),
     }

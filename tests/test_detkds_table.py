@@ -5,14 +5,16 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from benchmarks.detkds_table import POSITIONS, additive_share, curves, effects, means, trials_to_reach
+from benchmarks.detkds_table import POSITIONS, curves, means, trials_to_reach
 from benchmarks.evidence import SEARCH_PAGE, SIMULATED, load, with_table
 from benchmarks.fitness_table import distinct, read_table
+from benchmarks.formula_effects import additive, additive_share, effects, interactions
 from workbench.methods.detkds.canonical import canonical
 from workbench.search.table import FitnessTable
 
 HEADER, ROWS = read_table()
 TABLE = means(ROWS)
+KNOWN = list(TABLE.items())
 SEARCHED = FitnessTable.read()
 
 
@@ -30,12 +32,27 @@ def test_a_cell_has_the_mean_of_the_seeds_of_its_canonical_form():
 
 def test_the_effect_of_a_choice_is_the_mean_over_its_cells():
     frame = pd.DataFrame([{**dict(zip(POSITIONS, cell.genes, strict=True)), "ap": ap} for cell, ap in TABLE.items()])
-    for row in effects(TABLE):
+    for row in effects(KNOWN, POSITIONS):
         cells = frame.loc[frame[row["position"]] == row["choice"], "ap"]
         assert (row["ap"], row["best"]) == (pytest.approx(cells.mean()), cells.max()) and row["low"] < row["ap"] < row["high"]
     # in a full factorial the effects of the positions are orthogonal, so that their shares of the variance add up
     between = sum(frame.groupby(place)["ap"].transform("mean").var(ddof=0) for place in POSITIONS)
-    assert additive_share(TABLE) == pytest.approx(between / frame["ap"].var(ddof=0))
+    assert additive_share(KNOWN) == pytest.approx(between / frame["ap"].var(ddof=0))
+
+
+def test_an_interaction_is_what_two_choices_do_beyond_the_sum_of_their_effects():
+    frame = pd.DataFrame([{**dict(zip(POSITIONS, cell.genes, strict=True)), "ap": ap} for cell, ap in KNOWN])
+    # in a full factorial the effect of a choice is its mean over that of all
+    mean = frame["ap"].mean()
+    frame["rest"] = frame["ap"] - mean - sum(frame.groupby(place)["ap"].transform("mean") - mean for place in POSITIONS)
+    assert additive(KNOWN) == pytest.approx((frame["ap"] - frame["rest"]).to_numpy(), abs=1e-9)
+    rows = interactions(KNOWN)
+    assert rows and all(row["low"] < row["ap"] < row["high"] and row["low"] * row["high"] > 0 for row in rows)
+    for row in rows:
+        (first, second), (a, b) = row["positions"], row["choices"]
+        group = frame.loc[(frame[first] == a) & (frame[second] == b), "rest"]
+        assert row["ap"] == pytest.approx(group.mean()) and row["formulas"] == len(group)
+    assert [abs(row["ap"]) for row in rows] == sorted((abs(row["ap"]) for row in rows), reverse=True)
 
 
 def test_a_curve_is_the_best_so_far_of_a_search_that_proposes_nothing_twice():
@@ -52,7 +69,7 @@ def test_the_page_shows_the_committed_comparison_and_its_sentences():
     committed = load(SIMULATED)
     page = SEARCH_PAGE.read_text(encoding="utf-8")
     assert f"<!-- table:{SIMULATED} -->" in page and with_table(page, SIMULATED, committed["markdown"]) == page
-    assert committed["plan_hash"] == HEADER["plan_hash"] and committed["effects"] == effects(TABLE)
+    assert committed["plan_hash"] == HEADER["plan_hash"] and committed["effects"] == effects(KNOWN, POSITIONS)
     one, two = ({row.genotype: row.ap for row in ROWS if row.seed == seed and row.genotype is not None} for seed in (0, 1))
     rank = spearmanr([one[genes] for genes in one], [two[genes] for genes in one]).statistic
     assert f"rank correlation between the seeds is {rank:.2f}" in " ".join(page.split())
