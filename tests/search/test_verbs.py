@@ -96,6 +96,20 @@ def test_what_was_found_is_the_recipe_with_the_best_distiller_and_its_lineage(pl
     assert (found.data, found.student, found.teacher, found.train) == (base.data, base.student, base.teacher, base.train)
     assert found.hash() == found.model_copy(update={"lineage": None}).hash() != base.hash()
     assert dry_run(found, path.parent).terms
+    assert set(found.arms) == {"undistilled"}, "the search reads no feature maps, which the released formulas and PKD would need"
+
+
+def test_a_found_recipe_has_what_it_must_surpass_as_arms(plan_file: Path, tmp_path: Path):
+    plan_file.write_text(yaml.safe_dump(yaml.safe_load(plan_file.read_text()) | {"inputs": ["global"]}))
+    assert command("search", str(plan_file))[0] == 0
+    (path,) = export(SearchStudy.read(tmp_path / "searches" / "tried"))
+    released, pkd, undistilled = (load_recipe(path, arm=arm) for arm in ("released", "pkd", "undistilled"))
+    assert undistilled.methods == () and {arm: dry_run(load_recipe(path, arm=arm), path.parent).terms for arm in ("released", "pkd")}
+    (method,) = released.methods
+    assert isinstance(method, DetKDSConfig) and method.genotypes == DetKDSConfig().genotypes
+    # the released weights are 5, 2 and, for the background, half of 2; the search gives a formula 3 times the detection gradient
+    assert method.balance == pytest.approx({"global": 15 / 7, "foreground": 6 / 7, "background": 3 / 7})
+    assert [(one.method, one.balance) for one in pkd.methods] == [("pkd", 3.0)]
 
 
 def test_a_recipe_is_not_written_before_anything_was_trained_with_fresh_seeds(plan_file: Path, tmp_path: Path):

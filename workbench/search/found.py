@@ -1,15 +1,19 @@
 """Writes what a search has found as recipes, each with the search, trials and seeds that it comes from."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from workbench.errors import RunError
 from workbench.files import write_text
-from workbench.methods.detkds.genotype import Genotype
+from workbench.methods.detkds.config import DetKDSConfig
+from workbench.methods.detkds.genotype import FEATURES, Genotype
 from workbench.recipe.loading import load_recipe, parse_recipe, recipe_path
 from workbench.recipe.schema import TeacherRecipeConfig
 from workbench.recipe.writing import recipe_yaml
 from workbench.search.candidate import Candidate
-from workbench.search.plan import cache_name
+from workbench.search.plan import SearchPlan, cache_name
 from workbench.search.records import Mean, TrialRecord, means
 from workbench.search.stages import winner
 from workbench.search.study import SearchStudy
@@ -27,6 +31,8 @@ def export(search: SearchStudy, top: int = 1, folder: Path | None = None) -> lis
     """Writes the best candidates of a search as recipes that train unchanged, and returns their files.
 
     A recipe is that of the plan with other methods. It keeps the name of the teacher's cache, and finds a teacher's recipe from anywhere.
+    Its arms are what the found distiller has to surpass: no distillation and, where the search reads feature maps, the released formulas
+    and PKD at the share that the search gives a formula. ``workbench compare found/NAME`` trains them beside it.
 
     Args:
         search: the search.
@@ -74,5 +80,18 @@ def _write(search: SearchStudy, first: TrialRecord, mean: Mean | None, folder: P
         "mean": mean.mean if mean else None, "commit": first.commit,
     }  # fmt: skip
     written = folder / f"{values['name']}.yaml"
-    write_text(written, recipe_yaml(parse_recipe(values, str(written))))
+    write_text(written, recipe_yaml(parse_recipe(values, str(written))) + yaml.safe_dump({"arms": _rivals(search.plan)}, sort_keys=False))
     return written
+
+
+def _rivals(plan: SearchPlan) -> dict[str, Any]:
+    """Returns the arms of a found recipe."""
+    arms: dict[str, Any] = {"undistilled": {"methods": []}}
+    if set(FEATURES) & set(plan.inputs):
+        released = DetKDSConfig.model_validate({"mode": plan.mode, **plan.settings})
+        whole = sum(part.weight for part in released.formulas.values())
+        shares = tuple((genotype, plan.share * released.formulas[input].weight / whole) for input, genotype in released.genotypes.items())
+        feature = {"feature": plan.settings["feature"]} if "feature" in plan.settings else {}
+        arms["released"] = {"methods": [Candidate(shares).method(plan.mode, **plan.settings)]}
+        arms["pkd"] = {"methods": [{"method": "pkd", "balance": plan.share, **feature}]}
+    return arms
