@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
-from workbench.views.catalog import Entry
+from workbench.views.catalog import Entry, finished
 from workbench.views.error_types import VERDICT_COLOURS
 from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
 
@@ -30,16 +30,16 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
     Returns:
         Name of the arm, runs of the baseline, runs of the arm.
     """
-    newest: dict[tuple[str, str, str, int], Entry] = {}
-    for entry in sorted((entry for entry in entries if entry.state == "done"), key=lambda entry: entry.created):
-        newest[entry.recipe, entry.arm, entry.schedule, entry.seed] = entry
+    newest = finished(entries)
     found: list[tuple[str, list[Entry], list[Entry]]] = []
-    for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED):
-        other = [entry for key, entry in newest.items() if key[:3] == (recipe, arm, schedule)]
+    arms = [(entry.recipe, entry.data, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED]
+    for recipe, data, arm, schedule in dict.fromkeys(arms):
+        own = [entry for entry in newest if (entry.recipe, entry.data) == (recipe, data)]
+        other = [entry for entry in own if (entry.arm, entry.schedule) == (arm, schedule)]
+        untaught = [entry for entry in own if entry.arm == UNDISTILLED]
         # a shortened run is compared with the undistilled run of full length if there is no shortened undistilled run
-        same = {key[2] for key in newest if key[:2] == (recipe, UNDISTILLED)} & {schedule, EQUAL_STEPS}
-        against = schedule if schedule in same else EQUAL_STEPS
-        baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, UNDISTILLED, against)]
+        against = schedule if any(entry.schedule == schedule for entry in untaught) else EQUAL_STEPS
+        baseline = [entry for entry in untaught if entry.schedule == against]
         if other and baseline:
             found.append((f"{recipe} · {arm} · {schedule}", baseline, other))
     return found
