@@ -1,4 +1,4 @@
-"""Compares runs: the summary table, AP and match stability during training, and final AP by arm and seed."""
+"""Compares runs: whether distillation helped, the summary table, AP and match stability during training, final AP by arm and seed."""
 
 from typing import Any
 from urllib.parse import quote
@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
+from lib.answer_cards import answer_cards
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
 from lib.layers_panel import layers_panel
@@ -116,5 +117,8 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
 
 
+answer = st.container()  # filled last, because the first time it takes seconds
 body()
+with answer:
+    answer_cards([entries[name] for name in chosen], list(entries.values()))
 verdicts([entries[name] for name in chosen], list(entries.values()), split)

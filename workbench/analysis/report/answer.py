@@ -121,18 +121,19 @@ def _of_several(answers: Sequence[Answer]) -> str:
     if not judged:
         return answers[0].sentence()
     first = next(iter(judged))
-    text = f"{first.recipe}: {_counts([verdict.word for verdict in judged.values()])} than the undistilled student "
-    text += f"({100 * (first.undistilled or 0):.1f} AP ({first.split})) after the same steps"
+    text = f"{first.recipe}, {len(answers)} distilled arms against the undistilled student ({100 * (first.undistilled or 0):.1f} AP "
+    text += f"({first.split})): {_counts([verdict.word for verdict in judged.values()])} after the same steps"
     short = [one.equal_compute.word for one in answers if one.equal_compute is not None]
-    text += f", and {_counts(short)} after the same compute. " if short else ". "
+    text += f"; {_counts(short)} after the same compute. " if short else ". "
     best = max(judged, key=lambda one: judged[one].difference)
-    text += f"The largest difference at equal steps is that of {best.arm}: {_difference(judged[best])}. "
+    text += f"The largest difference after the same steps is that of {best.arm} ({_difference(judged[best])}). "
     text += _about(min(judged.values(), key=lambda verdict: min(verdict.seeds)))
     return text if first.teacher is None else f"{text} The teacher has {100 * first.teacher:.1f} AP."
 
 
 def _counts(words: Sequence[str]) -> str:
-    return f"{words.count('better')} of {len(words)} distilled arms are better and {words.count('worse')} worse"
+    counts = {word: words.count(word) for word in ("better", "worse", "not distinguishable")}
+    return " and ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 class _End(NamedTuple):
