@@ -1,14 +1,13 @@
 """Draws verdicts on arms, whose seeds are pooled: which runs are compared, a table of the outcomes, and figures of them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.detection.ap_tests import INSTABILITY, LEAST_SEEDS, QUALITY, WORTH
+from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.views.catalog import Entry, finished
 from workbench.views.style import GREY, VERDICTS, Chart, interval, plain, quiet, reach, with_names
@@ -18,9 +17,6 @@ CAPTION = (
     "over resampled images. The verdict is better or worse only if the interval excludes 0. "
     f"With {LEAST_SEEDS} or more pairs of seeds a verdict is about the method, otherwise only about these runs."
 )
-
-POINTS = "percentage points"
-UNITS = {INSTABILITY.name: "queries per image", QUALITY.name: "from 0 to 1", WORTH.name: "from 0 to 1"}  # of numbers that are no shares
 
 
 def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[tuple[str, list[Entry], list[Entry]]]:
@@ -76,40 +72,3 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(range=ends, row=1, col=column)
         figure.add_vline(0, line={"color": GREY, "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType] - numbers are allowed
     return with_names(quiet(figure, max(240, 130 + 30 * len(arms))), [plain(arm) for arm in arms])
-
-
-def forest_figure(verdicts: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Draws all verdicts on one arm, a row per number: the difference with its interval, right of zero where the number is higher.
-
-    Numbers of one unit share a plot. Marks and hues say which differences are better; lower is better of churn and errors.
-
-    Args:
-        verdicts: of ``Verdict.to_json``; those that have no difference are left out.
-    """
-    units: dict[str, list[Mapping[str, Any]]] = {}
-    for verdict in verdicts:
-        if verdict["difference"] is not None:
-            units.setdefault(UNITS.get(verdict["quantity"], POINTS), []).append(verdict)
-    counts = [len(own) for own in units.values()]
-    figure = make_subplots(max(len(units), 1), 1, row_heights=[count + 1 for count in counts] or None, figure=Chart(),
-                           vertical_spacing=min(0.1, 2.6 / (sum(counts) + 1)))  # fmt: skip
-    shown: set[str] = set()
-    for row, (unit, own) in enumerate(units.items(), 1):
-        scale = 100 if unit == POINTS else 1
-        values = scale * np.array([[one[name] for name in ("difference", "low", "high")] for one in own], float)
-        for word, (colour, symbol, _) in VERDICTS.items():
-            rows = [place for place, one in enumerate(own) if one["verdict"] == word]
-            if rows:
-                figure.add_scatter(
-                    x=values[rows, 0], y=rows, mode="markers", name=word, legendgroup=word, showlegend=word not in shown, row=row, col=1,
-                    marker={"color": colour, "symbol": symbol, "size": 9}, error_x=interval(list(values[rows].T), colour),
-                    text=[plain(own[place]["sentence"]) for place in rows], hovertemplate="%{text}<extra></extra>",
-                )  # fmt: skip
-                shown.add(word)
-        figure.add_vline(0, line={"color": GREY, "width": 1}, row=row, col=1)  # pyright: ignore[reportArgumentType] - numbers are allowed
-        figure.update_xaxes(title_text=f"difference ({unit})", range=reach(np.zeros(1), values), row=row, col=1)
-    names = [[plain(one["quantity"]) for one in own] for own in units.values()]
-    with_names(quiet(figure, 90 + 22 * sum(counts) + 60 * len(counts)), max(names, key=lambda own: max(map(len, own)), default=[]))
-    for row, own in enumerate(names, 1):
-        figure.update_yaxes(tickvals=list(range(len(own))), ticktext=own, range=[len(own) - 0.5, -0.5], row=row, col=1)
-    return figure

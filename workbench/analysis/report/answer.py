@@ -73,6 +73,13 @@ class Answer:
             "sentence": self.sentence(),
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Answer":
+        """Returns the answer that ``to_json`` made these values of."""
+        plain = {name: values[name] for name in ("recipe", "arm", "split", "undistilled", "distilled", "teacher", "cause")}
+        found = {name: values[name] and Verdict.from_json(AP, values[name]) for name in ("equal_steps", "equal_compute")}
+        return cls(**plain, **found)
+
 
 _OPENINGS = {
     "better": "Distillation helped",
