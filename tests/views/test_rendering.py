@@ -35,7 +35,7 @@ def test_every_template_escapes_whatever_its_name_ends_in(monkeypatch: pytest.Mo
 def test_a_name_in_a_figure_stays_text():
     drawn = figure(go.Figure(go.Scatter(x=[1], y=[1], mode="markers", name=plain(HOSTILE), showlegend=True)), f"caption of {HOSTILE}")
     assert HOSTILE not in drawn.html and "<img" not in drawn.html and "<script" not in drawn.html
-    assert drawn.html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;") == 1
+    assert drawn.html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;") == 2  # in the legend and the label
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,9 @@ def _canvas(figure: go.Figure, width: float) -> tuple[Figure, float]:
 
 def _check(trace: Any) -> None:
     """Raises a ValueError if a trace has a part that is not drawn."""
-    mode = trace.mode or ""
-    if trace.type != "scatter" or trace.fill not in (None, "none") or "text" in mode or not mode:
-        raise ValueError(f"a {trace.type} trace of mode '{mode}' and fill '{trace.fill}' cannot be drawn as static SVG")
+    known = trace.type == "scatter" and trace.mode in ("lines", "markers", "lines+markers") and trace.fill in (None, "none")
+    if not known:
+        raise ValueError(f"a trace of type '{trace.type}' whose mode or fill is not known cannot be drawn as static SVG")
 
 
 def _subplots(layout: Any) -> list[tuple[str, str]]:
