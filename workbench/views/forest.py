@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -55,6 +56,13 @@ def verdict_rows(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         word = one["verdict"] if one["verdict"] in VERDICTS else one["sentence"].removeprefix(f"{one['quantity']}: ")
         rows.append({"quantity": one["quantity"], "unit": unit, "digits": _DIGITS[unit], **numbers, "verdict": word})
     return rows
+
+
+def with_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table of ``of_runs.verdict_table`` with the unit of each number, and the sign of each verdict before its word."""
+    signs = {word: f"{style.sign} {word}" for word, style in VERDICTS.items()}
+    units = [UNITS.get(quantity, POINTS) for quantity in table["quantity"]]
+    return table.assign(unit=units, verdict=[signs.get(word, word) for word in table["verdict"]])
 
 
 def forest_figure(verdicts: Sequence[Mapping[str, Any]]) -> go.Figure:

@@ -152,7 +152,7 @@ def _ticks(axis: Any, side: Any, most: float) -> None:
     if side.showticklabels is False:
         axis.set_major_formatter(NullFormatter())
     elif side.ticktext is not None:
-        names = dict(zip(side.tickvals, map(_text, side.ticktext), strict=True))
+        names: dict[Any, str] = dict(zip(side.tickvals or (), map(_text, side.ticktext), strict=True))
         axis.set_major_formatter(FuncFormatter(lambda value, _: names.get(value, "")))
     else:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))

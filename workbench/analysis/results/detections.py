@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.derived import evaluation_hash, kept_frame
-from workbench.analysis.detection.ap_tests import SAMPLES, changed_targets, compare_errors
+from workbench.analysis.detection.ap_tests import AP, SAMPLES, Verdict, changed_targets, compare_errors, judge
 from workbench.analysis.detection.bootstrap import draws, interval, weighted_ap, with_all
 from workbench.analysis.detection.calibration import reliability
 from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
@@ -164,6 +164,10 @@ class DetectionResults:
             return pd.DataFrame({"ap": weighted_ap(truth, self.detections(at), counts)})
 
         return self._kept(at, "ap-resamples", made)["ap"].to_numpy(float)
+
+    def ap_difference(self, baseline: RunAt, other: RunAt) -> Verdict:
+        """Returns the verdict on the AP of one run against another, both evaluated on the same split."""
+        return judge(AP, {0: self.ap_resamples(baseline)}, {0: self.ap_resamples(other)}, len(self.truth(other.data)["images"]))
 
     def _kept(self, at: RunAt, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return kept_frame(at.run, f"{name}-{at.split}-{at.step}", self.inputs(at), make)
