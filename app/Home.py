@@ -16,7 +16,7 @@ STYLE = f"""
 .stPlotlyChart .modebar-btn path {{fill: currentColor !important; opacity: 0.5}}
 """
 
-st.set_page_config(page_title="Workbench", page_icon=":material/query_stats:", layout="wide")
+st.set_page_config(page_icon=":material/query_stats:", layout="wide")
 st.html(f"<style>{STYLE}</style>")
 # The folder is not called `pages`: if a link to a page is opened first, Streamlit runs a file of `pages` alone, without this one
 pages = [
@@ -31,4 +31,6 @@ pages = [
     st.Page("screens/search.py", title="Search", icon=":material/account_tree:"),
     st.Page("screens/caches_and_runs.py", title="Caches and runs", icon=":material/database:", url_path="storage"),
 ]
-st.navigation(pages, position="top").run()
+shown = st.navigation(pages, position="top")
+st.set_page_config(page_title=f"{shown.title} · Workbench")
+shown.run()

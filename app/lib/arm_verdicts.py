@@ -8,11 +8,17 @@ from lib.held import RESULTS
 from workbench.analysis.of_run import last_with_detections
 from workbench.analysis.results.of_runs import Side
 from workbench.views.catalog import Entry
+from workbench.views.forest import with_units
 from workbench.views.verdicts import CAPTION, arms_against_baseline, verdicts_figure
 
-WIDTHS = {"arm": st.column_config.TextColumn("recipe, arm and schedule", width=190), "verdict": st.column_config.TextColumn(width=110),
-          "about": st.column_config.TextColumn("holds for", width=110, help="The method, or only the checkpoints of these runs."),
-          "sentence": st.column_config.TextColumn("in one sentence", width=880)}  # fmt: skip
+NUMBER = st.column_config.NumberColumn
+COLUMNS = {"arm": st.column_config.TextColumn("recipe, arm and schedule"), "quantity": st.column_config.TextColumn("number"),
+           "unit": st.column_config.TextColumn(), "difference": NUMBER(format="%+.3g", help="The arm minus undistilled."),
+           "low": NUMBER(format="%+.3g", help="Lower end of the difference's 95 % interval."),
+           "high": NUMBER(format="%+.3g", help="Upper end of the difference's 95 % interval."),
+           "verdict": st.column_config.TextColumn(),
+           "about": st.column_config.TextColumn("holds for", help="The method, or only the checkpoints of these runs."),
+           "sentence": st.column_config.TextColumn("in one sentence", width=300)}  # fmt: skip
 
 
 def _side(entries: list[Entry], split: str) -> Side:
@@ -34,6 +40,6 @@ def verdicts(chosen: list[Entry], entries: list[Entry], split: str) -> None:
     table = pd.concat(tables, ignore_index=True)
     meaning = f"{CAPTION} n = {int(table['images'].max())} images of split {split}."
     page.chart(verdicts_figure(table), "verdicts", meaning, table)
-    st.dataframe(table[["arm", "verdict", "about", "sentence"]], hide_index=True, row_height=28, key="verdict-table", column_config=WIDTHS)
-    units = "AP, churn and agreement are in percentage points, IS (instability) in queries per image, quality and score x IoU from 0 to 1."
-    page.note(f"n = {len(table)} verdicts. {units}")
+    table = with_units(table)
+    st.dataframe(table[list(COLUMNS)], hide_index=True, row_height=28, key="verdict-table", column_config=COLUMNS, placeholder="–")
+    page.note(f"n = {len(table)} verdicts, AP and all other numbers of split {split}.")

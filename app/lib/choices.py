@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from workbench.analysis.of_run import SPLITS
-from workbench.views.catalog import Entry, baseline_of
+from workbench.store.run import runs_root
+from workbench.views.catalog import Entry, baseline_of, catalog, opening_run
 
 NO_BASELINE = "no baseline"
 T = TypeVar("T")
@@ -79,9 +80,11 @@ def select(place: Any, label: str, key: str, options: Sequence[T], default: T, *
 
 
 def select_run(place: Any, entries: Mapping[str, Entry], key: str = "run", label: str = "Run") -> Entry:
-    """Shows a select box of runs; the newest is the default."""
-    newest = max(entries.values(), key=lambda entry: entry.created).run.name
-    return entries[select(place, label, key, list(entries), newest, format_func=lambda name: entries[name].title)]
+    """Shows a select box of runs; the distilled run of the newest comparison is the default, on every page that can show it."""
+    everyone = [entry for entry in catalog(runs_root()) if not entry.problem]
+    opening = opening_run(everyone).run.name
+    default = opening if opening in entries else opening_run(list(entries.values())).run.name
+    return entries[select(place, label, key, list(entries), default, format_func=lambda name: entries[name].title)]
 
 
 def part(parts: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Holds results in memory until the files they were read from change. The library computes them and documents each one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench.analysis.of_run import RunData, RunSplit, stamp
+from workbench.analysis.report.answer import Answer, answer, first_cause
 from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.errors import DataError
@@ -38,7 +39,7 @@ RESULTS = Results({
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
     "compared_errors": _copied(32, "Comparing the errors ...", True),
     "behind": _copied(64, ANALYSING, True), "wrong": _copied(256, False),
-    "ap_interval": _copied(64, "Resampling the images ...", True),
+    "ap_interval": _copied(64, "Resampling the images ...", True), "ap_resamples": _copied(256, "Resampling the images ...", True),
     "all_queries": _shared(4, READING), "matched_queries": _shared(8, READING), "slot_heatmaps": _shared(8, READING),
     "slot_drops": _analysed(), "slots": _analysed(), "slot_serves": _copied(64, False),
     "slot_drop_interval": _copied(64, "Resampling the images ...", True),
@@ -95,6 +96,16 @@ def runs_table(splits: tuple[RunSplit, ...]) -> pd.DataFrame:
 def held_targets(split: RunSplit, layer: int) -> pd.DataFrame:
     """Returns the query of a layer that each target was matched to at each evaluation."""
     return stability.held(RESULTS.held_rows(split, layer))
+
+
+def answers(runs: Sequence[Run]) -> list[Answer]:
+    """Returns whether distillation helped each arm of these runs, and of a lone arm what held it back."""
+    return _answers(tuple(stamp(run.info_path, run.evaluations_path) for run in runs), runs)
+
+
+@st.cache_data(max_entries=16, show_spinner="Comparing the arms ...", show_time=True)
+def _answers(key: tuple[str, ...], _runs: Sequence[Run]) -> list[Answer]:
+    return answer(_runs, RESULTS, first_cause(_runs, RESULTS))
 
 
 def training_lines(run: Run) -> tuple[pd.DataFrame, int]:

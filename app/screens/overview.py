@@ -1,4 +1,4 @@
-"""Compares runs: the summary table, AP and match stability during training, and final AP by arm and seed."""
+"""Compares runs: whether distillation helped, the summary table, AP and match stability during training, final AP by arm and seed."""
 
 from typing import Any
 from urllib.parse import quote
@@ -7,14 +7,18 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
+from lib.answer_cards import answer_cards
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
 from lib.layers_panel import layers_panel
 from workbench.analysis.defined import NOT_DEFINED, undefined_of
-from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
+from workbench.analysis.detection.ap_tests import Verdict
+from workbench.analysis.of_run import SPLITS, RunAt, all_evaluations, common_step, one_evaluation, splits_with_queries
+from workbench.analysis.report.summary import run_result
+from workbench.store.run import Run
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
-from workbench.views.summary import Column, readable
+from workbench.views.summary import MAIN, Column, readable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
@@ -33,7 +37,7 @@ def column_config(columns: dict[str, Column]) -> dict[str, Any]:
 entries = page.usable_runs()
 names = list(entries)
 choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
-bar = st.columns([8, 1], vertical_alignment="bottom")
+bar = st.columns([8, 1, 1], vertical_alignment="bottom")
 bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
 chosen = [name for name in names if name in st.session_state["run"]]
 if not chosen:
@@ -42,6 +46,7 @@ if not chosen:
     st.stop()
 splits = choices.splits_of((entries[name] for name in chosen), lambda entry: splits_with_queries(entry.run))
 split = choices.select_split(bar[1], splits or SPLITS[:1])
+shown_columns = choices.select(bar[2], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
 
 
 @st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
@@ -76,7 +81,7 @@ def body() -> None:
             st.caption("None of these runs has finished yet.")
     show_table(place, table, "summary")
     st.session_state["with_intervals"] = shown
-    choices.write_address(run=chosen, split=split)
+    choices.write_address(run=chosen, split=split, columns=shown_columns)
 
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
@@ -84,21 +89,23 @@ def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
     frame, columns = readable(table)
     # links open the matching explorer with that run
     frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
+    order = [*(name for name in (MAIN if shown_columns == "main" else frame) if name in frame and name != "images"), "images"]
     with place.container():
-        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), placeholder="–")
+        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), column_order=order,
+                     placeholder="–")  # fmt: skip
         left, right = st.columns([12, 1], vertical_alignment="center")
-        left.caption("Point at a heading to see its definition. n is the number of targets or queries behind the number to its left, "
-                     f"all from split {split}. 'from' and 'to' are the ends of 95 % intervals.")  # fmt: skip
+        left.caption("Point at a heading to see its definition. Brackets hold 95 % intervals over resampled images. AP is of the split in "
+                     f"its heading. All but AP is of split {split}. 'All' adds n and costs.")  # fmt: skip
         right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
                               on_click="ignore")  # fmt: skip
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds the intervals of AP and the gain over the undistilled run to the summary; null if the files lack what they need."""
+    """Adds to the summary the intervals of AP, and the difference in AP and the gain over the undistilled run; null if they are unknown."""
     found: list[dict[str, Any]] = []
     for row in table.to_dict("records"):
         entry = entries.get(row["run"])
-        found.append({"ap_low": None, "ap_high": None, "gain": None})
+        found.append(dict.fromkeys(("ap_low", "ap_high", "difference", "difference_low", "difference_high", "gain")))
         if entry is None or row["step"] is None:
             continue
         with page.quietly():
@@ -106,6 +113,11 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
             found[-1] |= {"ap_low": low, "ap_high": high}
         baseline = baseline_of(entry, list(entries.values()))
         if baseline is not None:
+            with page.quietly():
+                verdict = difference(baseline.run, one_evaluation(entry.run, row["split"], row["step"]))
+                if verdict is not None:
+                    ends = (verdict.difference, verdict.low, verdict.high)
+                    found[-1] |= dict(zip(("difference", "difference_low", "difference_high"), ends, strict=True))
             if undefined_of((entry.run, baseline.run), "gain"):
                 found[-1]["gain"] = NOT_DEFINED
                 continue
@@ -116,5 +128,14 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
 
 
+def difference(baseline: Run, at: RunAt) -> Verdict | None:
+    """Returns the verdict on AP against the result of the baseline; None if that is of another split."""
+    end = run_result(baseline)
+    return RESULTS.ap_difference(one_evaluation(baseline, end["split"], end["step"]), at) if end.get("split") == at.split else None
+
+
+answer = st.container()  # filled last, because the first time it takes seconds
 body()
+with answer:
+    answer_cards([entries[name] for name in chosen], list(entries.values()))
 verdicts([entries[name] for name in chosen], list(entries.values()), split)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from workbench.store.run import Run
-from workbench.views.catalog import catalog, latest_comparison
+from workbench.views.catalog import baseline_of, catalog, latest_comparison, opening_run
 
 
 def make(root: Path, name: str, arm: str = "distilled", seed: int = 0, schedule: str = "equal steps", **info) -> Run:
@@ -28,6 +28,39 @@ def test_the_latest_comparison_is_that_of_the_newest_run_with_the_newest_of_each
     make(tmp_path, "short", schedule="equal compute")
     make(tmp_path, "full")
     assert [entry.run.name for entry in latest_comparison(catalog(tmp_path))] == ["base", "full", "short"]
+
+
+def test_a_newer_run_that_belongs_to_no_comparison_does_not_open_the_pages(tmp_path: Path):
+    make(tmp_path, "base", arm="undistilled")
+    make(tmp_path, "full")
+    make(tmp_path, "lone-teacher", arm="undistilled", group={"recipe": "big", "arm": "undistilled", "seed": 0, "schedule": "equal steps"})
+    assert [entry.run.name for entry in latest_comparison(catalog(tmp_path))] == ["base", "full"]
+    assert opening_run(catalog(tmp_path)).run.name == "full"
+
+
+def test_pages_open_on_the_finished_distilled_run_at_equal_steps_of_the_newest_comparison(tmp_path: Path):
+    make(tmp_path, "alone", arm="undistilled")
+    assert opening_run(catalog(tmp_path)).run.name == "alone"
+    make(tmp_path, "other-arm", arm="a")
+    assert opening_run(catalog(tmp_path)).run.name == "other-arm"
+    make(tmp_path, "own-arm")
+    make(tmp_path, "short", schedule="equal compute")
+    assert opening_run(catalog(tmp_path)).run.name == "own-arm"
+    make(tmp_path, "begun", arm="z", state="running")
+    assert opening_run(catalog(tmp_path)).run.name == "own-arm"
+
+
+def test_runs_of_one_recipe_on_other_data_are_another_comparison(tmp_path: Path):
+    make(tmp_path, "cells-base", arm="undistilled", dataset_hash="cells")
+    make(tmp_path, "cells", dataset_hash="cells")
+    make(tmp_path, "steel-base", arm="undistilled", dataset_hash="steel")
+    entries = catalog(tmp_path)
+    assert [entry.run.name for entry in latest_comparison(entries)] == ["cells-base", "cells"]
+    make(tmp_path, "steel", dataset_hash="steel")
+    entries = catalog(tmp_path)
+    assert [entry.run.name for entry in latest_comparison(entries)] == ["steel-base", "steel"]
+    cells = next(entry for entry in entries if entry.run.name == "cells")
+    assert (baseline_of(cells, entries) or cells).run.name == "cells-base"
 
 
 @pytest.mark.parametrize(

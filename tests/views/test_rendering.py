@@ -8,6 +8,7 @@ from workbench.commands.progress import _Cell
 from workbench.views import rendering
 from workbench.views.rendering import render
 from workbench.views.report_blocks import Cell, Column, figure, share
+from workbench.views.style import VERDICTS, plain
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -31,9 +32,10 @@ def test_every_template_escapes_whatever_its_name_ends_in(monkeypatch: pytest.Mo
     assert [render(name, name="<b>") for name in names] == ["&lt;b&gt;"] * 4
 
 
-def test_a_name_in_a_figure_cannot_end_its_script():
-    drawn = figure(go.Figure(go.Scatter(x=[1], y=[1], name=HOSTILE)), "caption")
-    assert HOSTILE not in drawn.html and drawn.html.count("</script>") == 1
+def test_a_name_in_a_figure_stays_text():
+    drawn = figure(go.Figure(go.Scatter(x=[1], y=[1], mode="markers", name=plain(HOSTILE), showlegend=True)), f"caption of {HOSTILE}")
+    assert HOSTILE not in drawn.html and "<img" not in drawn.html and "<script" not in drawn.html
+    assert drawn.html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;") == 2  # in the legend and the label
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,9 @@ def test_a_name_in_a_figure_cannot_end_its_script():
         (Column("run", "run"), {"run": HOSTILE}, Cell(HOSTILE, is_words=True)),
         (Column("gain", "gain"), {"gain": float("nan")}, Cell("-")),
         (Column("gain", "gain"), {}, Cell("-")),
+        (Column("gain", "gain", digits="places"), {"gain": 0.25, "places": 1}, Cell("0.2")),
+        (Column("verdict", "verdict"), {"verdict": "better"}, Cell("better", is_words=True, sign="▲", hue=VERDICTS["better"].colour)),
+        (Column("number", "name", meanings={"AP": "precision"}), {"name": "AP"}, Cell("AP", is_words=True, meaning="precision")),
     ],
 )
 def test_a_cell_shows_an_estimate_with_its_interval_and_counts_as_they_are(column: Column, row: dict[str, Any], cell: Cell):

@@ -31,6 +31,23 @@ def test_a_class_called_like_a_column_or_with_braces_is_shown_under_its_own_name
     assert [column.title for column in shown.values()] == ["run", "AP", "AP {0}", "AP 50"]
 
 
+def test_a_number_stands_in_one_column_with_its_interval_and_texts_sort_as_numbers_do():
+    ends = {"ap_low": 0.4, "ap_high": 0.465, "difference": -0.0512, "difference_low": -0.1, "difference_high": 0.0}
+    table = pd.DataFrame([{**KNOWN, **ends}, {**KNOWN, "ap": 0.05, "ap_low": None, "ap_high": None}], dtype=object)
+    frame, shown = readable(table)
+    assert frame["ap"].tolist() == [" 43.2 [40.0, 46.5]", "  5.0"]
+    assert frame["difference"][0] == " -5.1 [-10.0, +0.0]" and pd.isna(frame["difference"][1])
+    assert shown["ap"].title == "AP [95 %]" and not set(ends) & {"ap_low", "ap_high", "difference_low"} & set(frame)
+    assert sorted(frame["ap"]) == ["  5.0", " 43.2 [40.0, 46.5]"]
+
+
+def test_headings_of_ap_name_the_split_if_all_rows_share_it_and_headings_of_shares_their_unit():
+    _, shown = readable(TABLE.assign(split=["test", None]))
+    assert (shown["ap"].title, shown["ap cat"].title, shown["churn"].title) == ("AP (test)", "AP cat (test)", "churn (%)")
+    _, shown = readable(TABLE.assign(split=["test", "val"]))
+    assert shown["ap"].title == "AP" and "split" in shown
+
+
 def test_every_summary_column_that_is_an_estimate_has_its_n():
     for name in ("churn", "layers_churn", "agreement", "quality"):
         assert f"{name}_n" in COLUMNS

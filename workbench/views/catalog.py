@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import read_json, time_of
 from workbench.remote import is_remote
-from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
+from workbench.store.groups import DISTILLED, EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import FORMAT_VERSION, Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
@@ -36,6 +36,7 @@ class Entry:
         created: time of creation, as text that sorts.
         problem: reason why the run cannot be shown, otherwise "".
         error: error that ended a failed run, otherwise "".
+        data: hash of the training data; runs of one recipe on other data belong to another comparison.
     """
 
     run: Run
@@ -49,6 +50,7 @@ class Entry:
     created: str = ""
     problem: str = ""
     error: str = ""
+    data: str = ""
 
     @property
     def title(self) -> str:
@@ -64,23 +66,50 @@ def catalog(root: Path) -> list[Entry]:
 
 
 def latest_comparison(entries: Sequence[Entry]) -> list[Entry]:
-    """Returns the runs with the newest run's recipe and seed, the newest of each arm and schedule, in the order of the catalog."""
-    newest = max(entries, key=lambda entry: entry.created)
-    same = [entry for entry in entries if (entry.recipe, entry.seed) == (newest.recipe, newest.seed)]
+    """Returns the runs of the newest comparison, the newest of each arm and schedule, in the order of the catalog.
+
+    They have recipe, data and seed of the newest distilled run that has an undistilled one beside it. Without such a run they have those
+    of the newest distilled run, else of the newest run.
+    """
+    compared = {(entry.recipe, entry.data) for entry in entries if entry.arm == UNDISTILLED}
+    taught = [entry for entry in entries if entry.arm != UNDISTILLED]
+    newest = max([entry for entry in taught if (entry.recipe, entry.data) in compared] or taught or entries, key=_created)
+    same = [entry for entry in entries if (entry.recipe, entry.data, entry.seed) == (newest.recipe, newest.data, newest.seed)]
     latest: dict[tuple[str, str], Entry] = {}
-    for entry in sorted(same, key=lambda entry: entry.created):
+    for entry in sorted(same, key=_created):
         latest[entry.arm, entry.schedule] = entry
     return [entry for entry in same if latest[entry.arm, entry.schedule] is entry]
 
 
+def opening_run(entries: Sequence[Entry]) -> Entry:
+    """Returns the run that pages open on: of the newest comparison a distilled run, one that is done and at equal steps if there is one,
+    the recipe's own arm before others.
+    """
+    return min(latest_comparison(entries), key=lambda entry: (
+        entry.arm == UNDISTILLED, entry.state != "done", entry.schedule != EQUAL_STEPS, entry.arm != DISTILLED))  # fmt: skip
+
+
+def finished(entries: Sequence[Entry]) -> list[Entry]:
+    """Returns the newest finished run of each recipe, data, arm, schedule and seed, in the order of the entries."""
+    newest: dict[tuple[str, str, str, str, int], Entry] = {}
+    for entry in sorted((entry for entry in entries if entry.state == "done"), key=_created):
+        newest[entry.recipe, entry.data, entry.arm, entry.schedule, entry.seed] = entry
+    return [entry for entry in entries if newest.get((entry.recipe, entry.data, entry.arm, entry.schedule, entry.seed)) is entry]
+
+
 def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Returns the undistilled run of the same recipe and seed; of several, one with as many steps if there is one, then the newest.
+    """Returns the undistilled run of the same recipe, data and seed; of several, one with as many steps if there is one, then the newest.
 
     Returns None if there is no such run.
     """
-    same = [other for other in entries if (other.recipe, other.seed, other.arm) == (entry.recipe, entry.seed, UNDISTILLED)]
+    wanted = (entry.recipe, entry.data, entry.seed, UNDISTILLED)
+    same = [other for other in entries if (other.recipe, other.data, other.seed, other.arm) == wanted]
     same = [other for other in same if other.run.name != entry.run.name]
     return max(same, key=lambda other: (other.steps == entry.steps, other.created), default=None)
+
+
+def _created(entry: Entry) -> str:
+    return entry.created
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:
@@ -143,6 +172,7 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
         return Entry(
             run=run,
             recipe=str(group["recipe"]),
+            data=str(info.get("dataset_hash") or ""),
             arm=str(group["arm"]),
             seed=int(group["seed"]),
             schedule=str(group["schedule"]),

@@ -70,7 +70,7 @@ def progress_points(run: Run, split: str = VALIDATION, results: StabilityResults
         found = (results or StabilityResults(data_held())).found_by_churn(all_evaluations(run, split))
     found = found[["step", "found_by_churn", "n"]].rename(columns={"n": "found_by_n"})
     points = points.merge(changes.astype(float), on="step", how="left").merge(found.astype(float), on="step", how="left")
-    return points.assign(run=run.name, **({"not_defined": why} if why else {}))
+    return points.assign(run=run.name, split=split, **({"not_defined": why} if why else {}))
 
 
 def layer_points(run: Run, split: str = VALIDATION) -> pd.DataFrame:
@@ -106,10 +106,12 @@ def progress_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     Args:
         points: rows of ``progress_points``: ``run``, ``step``, ``ap``, ``churn`` and ``found_by_churn`` (0..1) with ``n`` and
             ``found_by_n`` (numbers of targets behind them), and ``instability`` (queries per image); null at the first evaluation. A
-            number that no run defines is replaced by the sentence of ``not_defined``.
+            number that no run defines is replaced by the sentence of ``not_defined``. The ``split``, if there is one, stands with AP.
         runs: names of the runs in the order of their colours.
     """
-    figure = make_subplots(1, len(PROGRESS), subplot_titles=[panel.title for panel in PROGRESS], horizontal_spacing=0.06, figure=Chart())
+    titles = [f"{panel.title} ({points['split'].iloc[0]})" if panel.column == "ap" and "split" in points and len(points) else panel.title
+              for panel in PROGRESS]  # fmt: skip
+    figure = make_subplots(1, len(PROGRESS), subplot_titles=titles, horizontal_spacing=0.06, figure=Chart())
     for position, run in enumerate(runs):
         colour, dash = run_style(position)
         own = points[points["run"] == run].sort_values("step")

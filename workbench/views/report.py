@@ -6,17 +6,21 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from workbench.analysis.defined import LAYER_NUMBERS, undefined_of
-from workbench.analysis.detection.ap_tests import LEAST_SEEDS
+from workbench.analysis.detection.ap_tests import LEAST_SEEDS, lost_to
 from workbench.analysis.diagnosis.diagnose import MEANINGS
+from workbench.analysis.report.answer import Answer
 from workbench.analysis.report.collect import collect
 from workbench.analysis.report.summary import table as summary_table
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.stability import StabilityResults
 from workbench.files import write_json, write_text
 from workbench.store.run import Run
+from workbench.views.answers import CAPTION as ANSWER_CAPTION
+from workbench.views.answers import answers_html
+from workbench.views.forest import MEANINGS as NUMBERS
+from workbench.views.forest import forest_figure, verdict_rows
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
 from workbench.views.rendering import render
 from workbench.views.report_blocks import Block, Column, Figure, Table, figure, share
@@ -24,6 +28,8 @@ from workbench.views.run_report import errors_part, gain_part, slots_part, stabi
 from workbench.views.style import saying
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
+
+_POINTS = 30_000  # of the training curves of all runs together, so that the page stays small
 
 
 def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
@@ -41,12 +47,17 @@ def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
         RunError: a file cannot be written.
     """
     numbers, summary = collect(runs, split), _summary(runs, split)
+    parts = [_part(part, numbers[key]) for key, part in _PARTS.items() if numbers[key]]
+    told = {"Answer": numbers["answers"], "Results": True, "Verdicts": numbers["comparisons"], "Seeds": numbers["seeds"], "Diagnosis": True,
+            "Training": True, **{part["heading"]: True for part in parts}}  # fmt: skip
     page = render(
         "report.html.j2",
         split=split,
         runs=[run.name for run in runs],
-        plotly=Markup(get_plotlyjs()),
         numbers=numbers,
+        answer=Markup(answers_html([Answer.from_json(one) for one in numbers["answers"]])) if numbers["answers"] else "",
+        answer_caption=ANSWER_CAPTION,
+        verdicts=[_verdicts(found, numbers["runs"]) for found in numbers["comparisons"]],
         summary=summary,
         columns=[(column.title, column.meaning) for column in summary.columns],
         least_seeds=LEAST_SEEDS,
@@ -55,7 +66,8 @@ def write_report(runs: Sequence[Run], out: Path, split: str = "val") -> Path:
         diagnoses={name: _diagnosis(diagnosis) for name, diagnosis in numbers["diagnoses"].items()},
         progress=list(_progress(runs, split)),
         training=dict(_training(runs)),
-        parts=[_part(part, numbers[key]) for key, part in _PARTS.items() if numbers[key]],
+        parts=parts,
+        chapters=[chapter for chapter, there in told.items() if there],
     )
     write_text(out, page + "\n")
     beside = out.with_suffix(".json")
@@ -108,6 +120,27 @@ def _part(part: _Part, found: Mapping[str, Any]) -> dict[str, Any]:
     return {"heading": part.heading, "meaning": part.meaning, "runs": runs}
 
 
+def _verdicts(found: Mapping[str, Any], summary: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the verdicts of one comparison as a figure and a table; ``summary`` has a row for every run."""
+    errors = [{**row, "quantity": lost_to(row["error"])} for row in found["errors"]]
+    verdicts = [*found["verdicts"], *errors]
+    columns = [
+        Column("number", "quantity", meanings=NUMBERS), Column("unit", "unit"), Column("undistilled", "baseline", 1, "digits"),
+        Column("this arm", "other", 1, "digits"), Column("difference", "difference", 1, "digits", meaning="This arm minus undistilled."),
+        Column("low", "low", 1, "digits", meaning="Lower end of the difference's 95 % interval."),
+        Column("high", "high", 1, "digits", meaning="Upper end of the difference's 95 % interval."), Column("verdict", "verdict"),
+    ]  # fmt: skip
+    drawn = forest_figure(verdicts)
+    first = next((verdict for verdict in found["verdicts"] if verdict["seeds"]), None)
+    about = ""
+    if first is not None:
+        sides = f"{first['seeds'][1]} run{'s' * (first['seeds'][1] > 1)} against {first['seeds'][0]}"
+        about = f"{first['images']:,} images of split {found['split']}, {sides}. The verdicts are about {first['about']}."
+    caption = f"Differences with their 95 % intervals. {about} Triangles that point up are better, those that point down are worse."
+    names = {row["run"]: f"{row['arm']}, {row['schedule']}" for row in summary}
+    return {**found, "title": names[found["other"][0]], "figure": figure(drawn, caption), "table": Table(verdict_rows(verdicts), columns)}
+
+
 def _progress(runs: Sequence[Run], split: str) -> Iterator[Figure]:
     """Yields the figures that show all runs together."""
     names, results = [run.name for run in runs], StabilityResults(data_held())
@@ -125,7 +158,7 @@ def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
     for run in runs:
         lines = training_lines(run)
         if len(lines):
-            shown, together = thinned(lines)
+            shown, together = thinned(lines, _POINTS // len(runs))
             means = f" Each point is the mean of {together} logged lines." if together > 1 else ""
             yield run.name, figure(training_figure(shown), panel_meanings(shown) + means)
 

@@ -1,8 +1,8 @@
 """Holds what every figure shares: colours that colour-blind readers can tell apart, a quiet layout, and names shown as text."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,6 +11,27 @@ import plotly.graph_objects as go
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INFERNO = ("0,0,4", "40,11,84", "101,21,110", "159,42,99", "212,72,66", "245,125,21", "250,193,39", "252,230,120", "252,255,220")
 GREY = "#8C8C8C"  # of everything that is not a run: teachers, references
+
+
+class VerdictStyle(NamedTuple):
+    """How a verdict is drawn.
+
+    Attributes:
+        colour: a hue that no run has; it stands out from light and dark pages.
+        symbol: mark in a figure, so that the hue is not all that tells verdicts apart.
+        sign: the same mark as a letter.
+    """
+
+    colour: str
+    symbol: str
+    sign: str
+
+
+VERDICTS: Mapping[str, VerdictStyle] = {
+    "better": VerdictStyle("#7B61D9", "triangle-up", "▲"),
+    "worse": VerdictStyle("#9C6B1E", "triangle-down", "▼"),
+    "not distinguishable": VerdictStyle(GREY, "circle", "●"),
+}
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128,128,128,0.22)"
 AXIS = "rgba(128,128,128,0.55)"

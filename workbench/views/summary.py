@@ -1,6 +1,7 @@
 """Makes the summary table readable: which columns are shown, in what units, and what each means."""
 
-from typing import NamedTuple
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -46,28 +47,33 @@ COLUMNS: dict[str, Column] = {
     ),
     "ap_low": Column("AP from", "Lower end of AP's 95 % interval over resampled images. It does not cover other seeds.", 100, 1),
     "ap_high": Column("AP to", "Upper end of AP's 95 % interval over resampled images.", 100, 1),
+    "difference": Column("difference in AP", "AP minus that of the undistilled run of this seed, on the same images (points).", 100, 1),
+    "difference_low": Column("difference from", "Lower end of the difference's 95 % interval over resampled images.", 100, 1),
+    "difference_high": Column("difference to", "Upper end of the difference's 95 % interval over resampled images.", 100, 1),
     "ap50": Column("AP50", "COCO AP at IoU 0.50 (%).", 100, 1),
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
-    "churn": Column("churn", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
-    "instability": Column("IS", _IS.format(_EVALUATIONS) + ".", digits=2),
+    "churn": Column("churn (%)", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
+    "instability": Column("IS (queries)", _IS.format(_EVALUATIONS) + ".", digits=2),
     "found_by_churn": Column(
-        "found-by churn",
+        "found-by churn (%)",
         "Found-by churn: of the targets detected at both of two consecutive evaluations, the share that another candidate detects (%). "
         "Defined for every detector.",
         100,
         1,
     ),
     "agreement": Column(
-        "agreement",
+        "agreement (%)",
         "Of the targets matched in both student and teacher, the share that both give to corresponding queries (%). Last decoder layer.",
         100,
         1,
     ),
     "quality": Column(
-        "quality", "Mean of sqrt(score x IoU) with the matched target over all matched queries, from 0 to 1. Last decoder layer.", digits=3
+        "quality (0 to 1)",
+        "Mean of sqrt(score x IoU) with the matched target over all matched queries, from 0 to 1. Last decoder layer.",
+        digits=3,
     ),
     "gain": Column(
-        "gain",
+        "gain (0 to 1)",
         "Mean over targets of score x IoU of the matched query, minus the same in the undistilled run of this seed at this step.",
         digits=3,
     ),
@@ -80,8 +86,8 @@ COLUMNS: dict[str, Column] = {
         "compute (s)", "Seconds of training without evaluation: process time on a CPU, otherwise wall-clock time.", digits=0
     ),
     CLASSES: Column("AP {}", "COCO AP of this class (%).", 100, 1),
-    "layers_churn": Column("churn, layers", _CHURN.format(_LAYERS) + ".", 100, 1),
-    "layers_instability": Column("IS, layers", _IS.format(_LAYERS) + ".", digits=2),
+    "layers_churn": Column("churn, layers (%)", _CHURN.format(_LAYERS) + ".", 100, 1),
+    "layers_instability": Column("IS, layers (queries)", _IS.format(_LAYERS) + ".", digits=2),
     "churn_n": Column("n churn", "Number of targets that churn is computed from.", digits=0),
     "found_by_churn_n": Column("n found-by", "Number of targets that found-by churn is computed from.", digits=0),
     "layers_churn_n": Column("n layers", "Number of targets that churn between layers is computed from.", digits=0),
@@ -92,6 +98,9 @@ COLUMNS: dict[str, Column] = {
     "state": Column("state", "State of the run: running, done, interrupted or failed."),
 }
 
+_ENDS = {name: (f"{name}_low", f"{name}_high") for name in ("ap", "difference", "gain")}  # columns that hold the ends of an interval
+MAIN = ("run", "arm", "schedule", "seed", "ap", "difference", "churn", "instability", "found_by_churn", "agreement", "quality", "gain")
+
 
 def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
     """Returns the table in the units of its headings, with the AP of every class in the place of ``CLASSES``.
@@ -101,7 +110,8 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
 
     Returns:
         The frame with the columns of ``COLUMNS`` in which something is known (unknown values stay null), and how each column is shown. A
-        column in which a number is not defined for a run holds text.
+        column in which a number is not defined for a run holds text, and so does one whose intervals are known: "50.5 [49.0, 51.9]". If
+        all rows are of one split, the headings of AP name it.
     """
     shown: dict[str, Column] = {}
     for name, column in COLUMNS.items():
@@ -110,6 +120,10 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
             shown |= {key: column._replace(title=column.title.format(key.removeprefix("ap "))) for key in classes}
         elif name in ("run", "ap") or (name in table and table[name].notna().any()):
             shown[name] = column
+    splits = set(table["split"].dropna()) if "split" in table else set()
+    if len(splits) == 1:
+        shown = {name: column._replace(title=f"{column.title} ({next(iter(splits))})") if name.startswith("ap") else column
+                 for name, column in shown.items()}  # fmt: skip
     frame = table[list(shown)].copy()
     for name, column in shown.items():
         if column.digits is None:
@@ -119,7 +133,26 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
             shown[name] = column._replace(digits=None)
         else:
             frame[name] = pd.to_numeric(frame[name]) * column.scale
+    for name, ends in _ENDS.items():
+        if name in shown and set(ends) <= set(shown):
+            column = COLUMNS[name]
+            frame[name] = [_with_ends(row, name, column, name == "difference") for row in table.to_dict("records")]
+            shown[name] = shown[name]._replace(title=f"{shown[name].title} [95 %]", digits=None)
+            for end in ends:
+                del frame[end], shown[end]
     return frame, shown
+
+
+def _with_ends(row: dict[Hashable, Any], name: str, column: Column, signed: bool) -> str | None:
+    """Returns a number with the ends of its interval, padded so that the texts sort as the numbers do; None if it is not known."""
+    value, (low, high) = row[name], (row[end] for end in _ENDS[name])
+    if value is None or isinstance(value, str) or pd.isna(value):
+        return value if isinstance(value, str) else None
+    sign = "+" if signed else ""
+    text = f"{format(column.scale * value, f'{sign}.{column.digits}f'):>5}"
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return text
+    return f"{text} [{column.scale * low:{sign}.{column.digits}f}, {column.scale * high:{sign}.{column.digits}f}]"
 
 
 def _as_text(value: float | str | None, column: Column) -> str | None:

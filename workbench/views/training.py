@@ -65,16 +65,17 @@ def training_lines(run: Run) -> pd.DataFrame:
     return metrics
 
 
-def thinned(lines: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def thinned(lines: pd.DataFrame, most: int = _MOST_POINTS) -> tuple[pd.DataFrame, int]:
     """Averages consecutive lines so that all curves together have a bounded number of points.
 
     Args:
         lines: lines of ``training_lines``, with numbers in every column.
+        most: points of all curves together; a curve has 50 or more.
 
     Returns:
         The averaged lines, and how many lines each average is made of.
     """
-    rows = max(50, _MOST_POINTS // max(lines.shape[1], 1))
+    rows = max(50, most // max(lines.shape[1], 1))
     together = -(-len(lines) // rows)
     if together <= 1:
         return lines, 1

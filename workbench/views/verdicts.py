@@ -1,4 +1,4 @@
-"""Draws verdicts on arms, whose seeds are pooled: which runs are compared, a table of the outcomes, and a figure of them."""
+"""Draws verdicts on arms, whose seeds are pooled: which runs are compared, a table of the outcomes, and figures of them."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,8 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
-from workbench.views.catalog import Entry
-from workbench.views.error_types import VERDICT_COLOURS
-from workbench.views.style import GREY, Chart, interval, plain, quiet, reach, with_names
+from workbench.views.catalog import Entry, finished
+from workbench.views.style import GREY, VERDICTS, Chart, interval, plain, quiet, reach, with_names
 
 CAPTION = (
     "Mean over the seeds of an arm minus the mean of the undistilled arm of the same recipe, at the last evaluation, with 95 % intervals "
@@ -30,16 +29,16 @@ def arms_against_baseline(chosen: Sequence[Entry], entries: Sequence[Entry]) -> 
     Returns:
         Name of the arm, runs of the baseline, runs of the arm.
     """
-    newest: dict[tuple[str, str, str, int], Entry] = {}
-    for entry in sorted((entry for entry in entries if entry.state == "done"), key=lambda entry: entry.created):
-        newest[entry.recipe, entry.arm, entry.schedule, entry.seed] = entry
+    newest = finished(entries)
     found: list[tuple[str, list[Entry], list[Entry]]] = []
-    for recipe, arm, schedule in dict.fromkeys((entry.recipe, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED):
-        other = [entry for key, entry in newest.items() if key[:3] == (recipe, arm, schedule)]
+    arms = [(entry.recipe, entry.data, entry.arm, entry.schedule) for entry in chosen if entry.arm != UNDISTILLED]
+    for recipe, data, arm, schedule in dict.fromkeys(arms):
+        own = [entry for entry in newest if (entry.recipe, entry.data) == (recipe, data)]
+        other = [entry for entry in own if (entry.arm, entry.schedule) == (arm, schedule)]
+        untaught = [entry for entry in own if entry.arm == UNDISTILLED]
         # a shortened run is compared with the undistilled run of full length if there is no shortened undistilled run
-        same = {key[2] for key in newest if key[:2] == (recipe, UNDISTILLED)} & {schedule, EQUAL_STEPS}
-        against = schedule if schedule in same else EQUAL_STEPS
-        baseline = [entry for key, entry in newest.items() if key[:3] == (recipe, UNDISTILLED, against)]
+        against = schedule if any(entry.schedule == schedule for entry in untaught) else EQUAL_STEPS
+        baseline = [entry for entry in untaught if entry.schedule == against]
         if other and baseline:
             found.append((f"{recipe} · {arm} · {schedule}", baseline, other))
     return found
@@ -50,21 +49,21 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
 
     Numbers that are not defined have no plot; the table says so.
     """
-    table = table[table["verdict"].isin(list(VERDICT_COLOURS))]
+    table = table[table["verdict"].isin(list(VERDICTS))]
     quantities = list(dict.fromkeys(table["quantity"]))
     figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
                            figure=Chart())  # fmt: skip
     shown: set[str] = set()
     arms = table["arm"].unique().tolist()
     for column, quantity in enumerate(quantities, 1):
-        for word, colour in VERDICT_COLOURS.items():
+        for word, (colour, symbol, _) in VERDICTS.items():
             own = table[(table["quantity"] == quantity) & (table["verdict"] == word)]
             if own.empty:
                 continue
             figure.add_scatter(
                 x=own["difference"], y=[arms.index(arm) for arm in own["arm"]], mode="markers", name=word, legendgroup=word,
                 row=1, col=column,
-                showlegend=word not in shown, marker={"color": colour, "size": 10},
+                showlegend=word not in shown, marker={"color": colour, "symbol": symbol, "size": 10},
                 error_x=interval([own[name].to_numpy(float) for name in ("difference", "low", "high")], colour),
                 text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from tests import inspection_examples as examples
 from workbench.analysis import derived
 from workbench.analysis.derived import evaluation_hash
+from workbench.analysis.detection.ap_tests import AP, compare_ap, judge
 from workbench.analysis.detection.bootstrap import bootstrap_ap
 from workbench.analysis.detection.calibration import reliability
 from workbench.analysis.detection.matches import match_detections
@@ -74,6 +75,14 @@ def test_what_is_said_of_detections_is_what_a_computation_on_the_files_gives(pai
     assert RESULTS.kitti(at) is None
 
 
+def test_a_verdict_on_resampled_aps_is_the_one_that_is_computed_from_the_detections(pair: tuple[RunAt, RunAt]):
+    at, baseline = pair
+    truth = examples.make_data().coco()
+    wanted = compare_ap(truth, {0: read_detections(baseline.run, "val", STEP)}, {0: read_detections(at.run, "val", STEP)})
+    for _ in ("computed", "read back"):
+        assert judge(AP, {0: RESULTS.ap_resamples(baseline)}, {0: RESULTS.ap_resamples(at)}, examples.IMAGES) == wanted
+
+
 def test_what_is_said_of_queries_is_what_a_computation_on_the_rows_gives(pair: tuple[RunAt, RunAt]):
     at, baseline = pair
     targets = target_frame(examples.make_data().coco())
@@ -116,7 +125,7 @@ def test_results_are_kept_under_the_names_and_keys_that_runs_of_today_have(pair:
     made = {
         f"errors-val-{STEP}": (RESULTS.error_costs, (at,), own), f"slices-val-{STEP}": (RESULTS.slices, (at,), own),
         f"ap-drops-val-{STEP}": (RESULTS.slot_drops, (at,), own), f"slots-val-{STEP}": (RESULTS.slots, (at,), own),
-        f"ap-interval-val-{STEP}": (RESULTS.ap_interval, (at,), own),
+        f"ap-interval-val-{STEP}": (RESULTS.ap_interval, (at,), own), f"ap-resamples-val-{STEP}": (RESULTS.ap_resamples, (at,), own),
         f"errors-against-val-{STEP}": (RESULTS.compared_errors, (baseline, at), [[0, 0], theirs, own]),
     }  # fmt: skip
     for name, (ask, what, inputs) in made.items():

@@ -14,7 +14,7 @@ from scipy import stats
 
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.bootstrap import LEVEL, draws, interval, weighted_ap, with_all
-from workbench.analysis.detection.tide import LABELS, MAIN, SPECIAL, Errors, error_costs, error_counts
+from workbench.analysis.detection.tide import LABELS, MAIN, SPECIAL, Error, Errors, error_costs, error_counts
 
 Word = Literal["better", "worse", "not distinguishable"]
 About = Literal["these checkpoints", "this method"]
@@ -116,6 +116,13 @@ class Verdict:
             "sentence": self.sentence(),
         }
 
+    @classmethod
+    def from_json(cls, quantity: Quantity, values: Mapping[str, Any]) -> "Verdict":
+        """Returns the verdict that ``to_json`` made these values of; ``quantity`` is the number that they name."""
+        numbers = {name: np.nan if values[name] is None else values[name] for name in ("baseline", "other", "difference", "low", "high")}
+        first, second = values["seeds"]
+        return cls(quantity, values["verdict"], values["about"], **numbers, images=values["images"], seeds=(first, second))
+
 
 def judge(quantity: Quantity, baseline: Side[np.ndarray], other: Side[np.ndarray], images: int) -> Verdict:
     """Returns the verdict on a number that every run gives for all images and then for every resample, the same for all runs.
@@ -197,7 +204,7 @@ def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = S
     rows: list[dict[str, Any]] = []
     for error in (*MAIN, *SPECIAL):
         first, second = ({seed: value[error] for seed, value in side.items()} for side in costs)
-        verdict = judge(Quantity(f"AP50 lost to {LABELS[error]}", False), first, second, images)
+        verdict = judge(Quantity(lost_to(error), False), first, second, images)
         means = [float(np.mean([tally[error] for tally in side.values()])) for side in tallies]
         facts = verdict.to_json()
         rows.append(
@@ -210,6 +217,11 @@ def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = S
             }
         )
     return pd.DataFrame(rows)
+
+
+def lost_to(error: Error) -> str:
+    """Returns the name of the number that the verdict on a type of error is about."""
+    return f"AP50 lost to {LABELS[error]}"
 
 
 def compare_totals(

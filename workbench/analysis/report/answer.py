@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from workbench.analysis.detection.ap_tests import Verdict, compare_ap
+from workbench.analysis.detection.ap_tests import AP, Verdict, judge
 from workbench.analysis.diagnosis.findings import Diagnosis
-from workbench.analysis.of_run import RunAt, one_evaluation
-from workbench.analysis.report.summary import summarise, summarise_teacher
+from workbench.analysis.of_run import RunAt, all_evaluations, one_evaluation
+from workbench.analysis.report.sides import SideKey, baseline_run, side_of, sides
+from workbench.analysis.report.summary import run_result, teacher_result
 from workbench.analysis.results.detections import seed_of
 from workbench.analysis.results.of_runs import Results
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
@@ -62,6 +63,23 @@ class Answer:
             text += f" {'What held it back' if self.equal_steps.word != 'better' else 'What to look at'}: {self.cause}"
         return text
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as plain values, the ``distance`` and the ``sentence``; verdicts as of ``Verdict.to_json``, or None."""
+        verdicts = {name: getattr(self, name) for name in ("equal_steps", "equal_compute")}
+        plain = ("recipe", "arm", "split", "undistilled", "distilled", "teacher", "distance", "cause")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            **{name: None if verdict is None else verdict.to_json() for name, verdict in verdicts.items()},
+            "sentence": self.sentence(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Answer":
+        """Returns the answer that ``to_json`` made these values of."""
+        plain = {name: values[name] for name in ("recipe", "arm", "split", "undistilled", "distilled", "teacher", "cause")}
+        found = {name: values[name] and Verdict.from_json(AP, values[name]) for name in ("equal_steps", "equal_compute")}
+        return cls(**plain, **found)
+
 
 _OPENINGS = {
     "better": "Distillation helped",
@@ -71,51 +89,100 @@ _OPENINGS = {
 
 
 def answer(runs: Sequence[Run], results: Results, diagnoses: Mapping[str, Diagnosis]) -> list[Answer]:
-    """Answers for each distilled arm of one recipe, in the order of the runs.
+    """Answers for each distilled arm of each recipe, in the order of the runs.
 
     Args:
-        runs: runs of one recipe; those without an evaluation at their end are left out.
+        runs: runs, of each seed of a side one; those that are not done or have no evaluation are left out.
         results: provider of results.
         diagnoses: by name of the run, diagnoses of distilled runs against their undistilled ones, as far as there are any.
     """
-    rows = {run.name: summarise(run) for run in runs}
-    ends = {run.name: one_evaluation(run, row["split"], row["step"]) for run, row in zip(runs, rows.values(), strict=True)
-            if row["state"] == "done" and row["step"] is not None}  # fmt: skip
-    sides: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.name in ends:
-            sides.setdefault((rows[run.name]["arm"], rows[run.name]["schedule"]), []).append(run)
-    baseline = sides.get((UNDISTILLED, EQUAL_STEPS), [])
-    arms = dict.fromkeys(arm for arm, _ in sides if arm != UNDISTILLED)
-    return [_of_arm(arm, baseline, sides, rows, ends, results, diagnoses) for arm in arms]
+    ends = {run.name: _end(run) for run in runs}
+    known = sides([run for run in runs if ends[run.name] is not None])
+    arms = dict.fromkeys(side._replace(schedule=EQUAL_STEPS) for side in known if side.arm not in (UNDISTILLED, None))
+    return [_of_arm(side, known, {name: end for name, end in ends.items() if end is not None}, results, diagnoses) for side in arms]
+
+
+def first_cause(runs: Sequence[Run], results: Results) -> dict[str, Diagnosis]:
+    """Returns, by its name, the diagnosis of the first distilled run at equal steps against the undistilled run of its seed.
+
+    It is empty if the runs have several distilled arms, because then no cause stands for all of them, or no undistilled run.
+    """
+    taught = [run for run in runs if side_of(run).arm not in (UNDISTILLED, None)]
+    at_steps = [run for run in taught if side_of(run).schedule == EQUAL_STEPS and baseline_run(run, runs) is not None]
+    if len({side_of(run).arm for run in taught}) != 1 or not at_steps:
+        return {}
+    baseline = baseline_run(at_steps[0], runs)
+    return {at_steps[0].name: results.diagnosis(all_evaluations(at_steps[0]), all_evaluations(baseline) if baseline else None)}
+
+
+def headline(answers: Sequence[Answer]) -> str:
+    """Returns the sentence of a lone arm; of several arms of a recipe, how many of them are better and worse, and the best."""
+    recipes: dict[tuple[str, str], list[Answer]] = {}
+    for one in answers:
+        recipes.setdefault((one.recipe, one.split), []).append(one)
+    return " ".join(own[0].sentence() if len(own) == 1 else _of_several(own) for own in recipes.values())
+
+
+def _of_several(answers: Sequence[Answer]) -> str:
+    judged = {one: one.equal_steps for one in answers if one.equal_steps is not None}
+    if not judged:
+        return answers[0].sentence()
+    first = next(iter(judged))
+    text = f"{first.recipe}, {len(answers)} distilled arms against the undistilled student ({100 * (first.undistilled or 0):.1f} AP "
+    text += f"({first.split})): {_counts([verdict.word for verdict in judged.values()])} after the same steps"
+    short = [one.equal_compute.word for one in answers if one.equal_compute is not None]
+    text += f"; {_counts(short)} after the same compute. " if short else ". "
+    best = max(judged, key=lambda one: judged[one].difference)
+    text += f"The largest difference after the same steps is that of {best.arm} ({_difference(judged[best])}). "
+    text += _about(min(judged.values(), key=lambda verdict: min(verdict.seeds)))
+    return text if first.teacher is None else f"{text} The teacher has {100 * first.teacher:.1f} AP."
+
+
+def _counts(words: Sequence[str]) -> str:
+    counts = {word: words.count(word) for word in ("better", "worse", "not distinguishable")}
+    return " and ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+class _End(NamedTuple):
+    """The evaluation that represents a run, and its AP."""
+
+    at: RunAt
+    ap: float | None
+
+
+def _end(run: Run) -> _End | None:
+    line = run_result(run)
+    if run.info().get("state") != "done" or not line:
+        return None
+    return _End(one_evaluation(run, line["split"], line["step"]), line["coco"]["ap"])
 
 
 def _of_arm(
-    arm: str, baseline: list[Run], sides: Mapping[tuple[str, str], list[Run]], rows: Mapping[str, dict[str, Any]],
-    ends: Mapping[str, RunAt], results: Results, diagnoses: Mapping[str, Diagnosis],
-) -> Answer:  # fmt: skip
-    own, short = sides.get((arm, EQUAL_STEPS), []), sides.get((arm, EQUAL_COMPUTE), [])
+    side: SideKey, known: Mapping[SideKey, list[Run]], ends: Mapping[str, _End], results: Results, diagnoses: Mapping[str, Diagnosis]
+) -> Answer:
+    baseline, own, short = (known.get(key, []) for key in (side.baseline(), side, side._replace(schedule=EQUAL_COMPUTE)))
 
-    def verdict(side: list[Run]) -> Verdict | None:
-        splits = {rows[run.name]["split"] for run in (*baseline, *side)}
-        if not baseline or not side or len(splits) > 1:
+    def verdict(runs: list[Run]) -> Verdict | None:
+        both = [*baseline, *runs]
+        data = {(ends[run.name].at.split, run.info().get("dataset_hash")) for run in both}
+        if not baseline or not runs or len(data) > 1:
             return None
-        first, second = ({seed_of(run): results.detections(ends[run.name]) for run in part} for part in (baseline, side))
-        return compare_ap(results.truth(ends[side[0].name].data), first, second)
+        first, second = ({seed_of(run): results.ap_resamples(ends[run.name].at) for run in part} for part in (baseline, runs))
+        return judge(AP, first, second, len(results.truth(ends[runs[0].name].at.data)["images"]))
 
     first = (own or short)[0]
-    taught = summarise_teacher(first)
-    same = taught is not None and taught["split"] == rows[first.name]["split"]
+    split = ends[first.name].at.split
+    taught = teacher_result(first)
     found = next((diagnoses[run.name] for run in own if run.name in diagnoses), None)
     return Answer(
-        str(rows[first.name]["recipe"]), arm, str(rows[first.name]["split"]), _mean(baseline, rows), _mean(own, rows),
-        float(taught["ap"]) if taught is not None and same and taught["ap"] is not None else None, verdict(own), verdict(short),
+        str(side.recipe), str(side.arm), split, _mean(baseline, ends), _mean(own, ends),
+        taught["coco"]["ap"] if taught.get("split") == split else None, verdict(own), verdict(short),
         found.findings[0].statement if found is not None and found.findings else "",
     )  # fmt: skip
 
 
-def _mean(runs: Sequence[Run], rows: Mapping[str, dict[str, Any]]) -> float | None:
-    values = [float(rows[run.name]["ap"]) for run in runs if rows[run.name]["ap"] is not None]
+def _mean(runs: Sequence[Run], ends: Mapping[str, _End]) -> float | None:
+    values = [ap for run in runs if (ap := ends[run.name].ap) is not None]
     return sum(values) / len(values) if values else None
 
 

@@ -12,15 +12,16 @@ from workbench.analysis.derived import match_frame
 from workbench.analysis.detection.ap_tests import compare_errors
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.of_run import RunAt, all_evaluations, common_step, last_with_queries, one_evaluation
+from workbench.analysis.report.answer import answer
 from workbench.analysis.report.one_run import QUERIES, error_numbers, gain_numbers, records, slot_numbers, stability_numbers
-from workbench.analysis.report.summary import table
+from workbench.analysis.report.sides import baseline_run, sides
+from workbench.analysis.report.summary import run_result, table
 from workbench.analysis.results.detections import seed_of
 from workbench.analysis.results.of_runs import Results
 from workbench.analysis.results.query_tests import compare_detections, compare_queries, undefined_quantities, undefined_verdict
 from workbench.analysis.rows_of_run import common_identity, matched_rows
 from workbench.analysis.stability.seeds import seed_spread
 from workbench.errors import WorkbenchError
-from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
 
 FORMAT = 2
@@ -39,7 +40,8 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
             is on the test split if the run was tested.
 
     Returns:
-        ``format``; ``runs``, the rows of ``summary.table`` with a row for every teacher; ``comparisons`` (``baseline`` and ``other``,
+        ``format``; ``runs``, the rows of ``summary.table`` with a row for every teacher; ``answers``, whether distillation helped each
+        arm (``answer.Answer``); ``comparisons`` (``baseline`` and ``other``,
         names of runs; ``verdicts`` on every number, ``errors``); ``seeds``, of every side with more than one run the ``spread`` of churn
         and IS (nothing of them where ``not_defined`` says so) and of found-by churn, and the targets ``found`` by pairs; by name of the
         run ``diagnoses``, ``errors`` and ``slots`` (of ``one_run``, with their ``split``), ``stability`` and ``gain`` (with its
@@ -48,9 +50,12 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
     notes: list[str] = []
     results = Results({name: lru_cache(maxsize=most) for name, most in _HELD.items()})
     found: dict[str, Any] = {"format": FORMAT, "runs": records(table(runs, split, True, results))}
-    baselines = {run.name: _baseline_of(run, runs) for run in runs}
-    found["diagnoses"] = {run.name: diagnose(run, baselines[run.name], split).to_json() for run in runs}
+    baselines = {run.name: baseline_run(run, runs) for run in runs}
+    diagnoses = {run.name: diagnose(run, baselines[run.name], split) for run in runs}
+    found["diagnoses"] = {name: diagnosis.to_json() for name, diagnosis in diagnoses.items()}
     evaluated = {run.name: _result(results, run, notes) for run in runs}
+    known = [run for run in runs if evaluated[run.name] is not None]
+    found["answers"] = [own.to_json() for own in answer(known, results, diagnoses)]
     traced = {run.name: _recorded_rows(results, run, split, notes) for run in runs}
     found |= {name: {} for name in ("errors", "slots", "stability", "gain")}
     for run in runs:
@@ -69,7 +74,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
             except WorkbenchError as error:
                 notes.append(f"{run.name}: gain could not be computed: {error}")
     found["comparisons"] = _comparisons(results, runs, evaluated, traced, split, notes)
-    found["seeds"] = [_seeds(results, side, traced, split) for side in _sides(runs).values() if len(side) > 1]
+    found["seeds"] = [_seeds(results, side, traced, split) for side in sides(runs).values() if len(side) > 1]
     found["notes"] = notes
     return found
 
@@ -78,10 +83,10 @@ def _comparisons(
     results: Results, runs: Sequence[Run], evaluated: Mapping[str, RunAt | None], traced: Mapping[str, Any], split: str, notes: list[str]
 ) -> list[dict[str, Any]]:
     """Returns the comparison of each side with the undistilled side of its recipe; notes why a side is not compared."""
-    sides = _sides([run for run in runs if evaluated[run.name] is not None])
+    known_sides = sides([run for run in runs if evaluated[run.name] is not None])
     found: list[dict[str, Any]] = []
-    for side, own in sides.items():
-        baseline = sides.get((side[0], UNDISTILLED, EQUAL_STEPS))
+    for side, own in known_sides.items():
+        baseline = known_sides.get(side.baseline())
         if baseline is None or baseline is own:
             continue
         everyone = [*baseline, *own]
@@ -148,12 +153,9 @@ def _recorded_rows(results: Results, run: Run, split: str, notes: list[str]) -> 
 def _result(results: Results, run: Run, notes: list[str]) -> RunAt | None:
     """Returns the evaluation that represents the run, if its detections and data exist; otherwise None with a note."""
     try:
-        lines = run.evaluations()
-        tested = [line for line in lines if line["split"] == "test"]
-        if not lines:
+        line = run_result(run)
+        if not line:
             raise WorkbenchError("the run has no evaluation yet")
-        best = run.info().get("best_step")
-        line = tested[-1] if tested else next((line for line in lines if line["step"] == best), lines[-1])
         at = one_evaluation(run, line["split"], line["step"])
         results.dataset(at.data)
         results.detections(at)
@@ -161,21 +163,3 @@ def _result(results: Results, run: Run, notes: list[str]) -> RunAt | None:
     except (WorkbenchError, KeyError, TypeError) as error:
         notes.append(f"{run.name}: errors, query value and verdict could not be computed: {error}")
         return None
-
-
-def _baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Returns the undistilled run of the same recipe, with the same seed if there is one."""
-    same = [other for other in runs if _side(other) == (_side(run)[0], UNDISTILLED, EQUAL_STEPS) and other.name != run.name]
-    return next((other for other in same if seed_of(other) == seed_of(run)), same[0] if same else None)
-
-
-def _sides(runs: Sequence[Run]) -> dict[tuple[Any, ...], list[Run]]:
-    found: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(_side(run), []).append(run)
-    return found
-
-
-def _side(run: Run) -> tuple[Any, ...]:
-    group = run.info().get("group") or {}
-    return group.get("recipe"), group.get("arm"), group.get("schedule")

@@ -48,7 +48,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
     info = run.info()
     group = info.get("group") or {}
     evaluations = run.evaluations()
-    result = _run_result(run)
+    result = run_result(run)
     steps = frame_if_defined(run, "churn_steps", trace)[0]
     at = _recorded_step(run, trace, result.get("step"))
     seconds, kind = _compute(run, info)
@@ -81,7 +81,7 @@ def summarise_teacher(run: Run, trace: str = "val") -> dict[str, Any] | None:
     info = run.info()
     if not info.get("teacher"):
         return None
-    result = _teacher_result(run)
+    result = teacher_result(run)
     steps = pd.DataFrame(columns=["step", "layer"])
     return {
         **dict.fromkeys(("run", "recipe", "arm", "seed", "schedule", "state", "commit", "steps")),
@@ -118,7 +118,7 @@ def table(runs: Sequence[Run], trace: str = "val", with_teacher: bool = False, r
         A frame of objects with None, never NaN, for unknown numbers.
     """
     results = results or StabilityResults(data_held())
-    rows = [summarise(run, trace) | _found_by(results, run, trace) | _targets(_run_result(run)) for run in runs]
+    rows = [summarise(run, trace) | _found_by(results, run, trace) | _targets(run_result(run)) for run in runs]
     if with_teacher:
         rows = [*_teachers(runs, trace), *rows]
     for row in rows:
@@ -149,11 +149,11 @@ def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
     for run in runs:
         row, key = summarise_teacher(run, trace), run.info().get("teacher_hash")
         if row is not None and (key not in found or found[key]["ap"] is None):
-            found[key] = row | _targets(_teacher_result(run))
+            found[key] = row | _targets(teacher_result(run))
     return list(found.values())
 
 
-def _run_result(run: Run) -> dict[str, Any]:
+def run_result(run: Run) -> dict[str, Any]:
     """Returns the evaluation that represents the run: the last test, else the chosen step's, else the last; {} if there is none."""
     evaluations, best_step = run.evaluations(), run.info().get("best_step")
     tested = [line for line in evaluations if line["split"] == "test"]
@@ -161,7 +161,7 @@ def _run_result(run: Run) -> dict[str, Any]:
     return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
 
 
-def _teacher_result(run: Run) -> dict[str, Any]:
+def teacher_result(run: Run) -> dict[str, Any]:
     """Returns what the run measured of its teacher; {} if nothing."""
     tested = [line for line in run.evaluations() if line.get("teacher")]
     return {**tested[-1]["teacher"], "split": tested[-1]["split"]} if tested else {}

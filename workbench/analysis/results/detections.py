@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from workbench.analysis.derived import evaluation_hash, kept_frame
-from workbench.analysis.detection.ap_tests import changed_targets, compare_errors
-from workbench.analysis.detection.bootstrap import bootstrap_ap
+from workbench.analysis.detection.ap_tests import AP, SAMPLES, Verdict, changed_targets, compare_errors, judge
+from workbench.analysis.detection.bootstrap import draws, interval, weighted_ap, with_all
 from workbench.analysis.detection.calibration import reliability
 from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
 from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
@@ -145,11 +146,28 @@ class DetectionResults:
         """Returns the ends of the 95 % interval of AP, 0..1."""
 
         def made() -> pd.DataFrame:
-            found = bootstrap_ap(self.truth(at.data), self.detections(at))
+            found = interval(self.ap_resamples(at), len(self.truth(at.data)["images"]))
             return pd.DataFrame({"low": [found.low], "high": [found.high]})
 
         low, high = self._kept(at, "ap-interval", made).iloc[0]
         return float(low), float(high)
+
+    def ap_resamples(self, at: RunAt) -> np.ndarray:
+        """Returns ``[S + 1]`` AP (0..1) on all images and on every resample, which are the same for all runs on the data.
+
+        ``ap_tests.judge`` makes a verdict of these of several runs.
+        """
+
+        def made() -> pd.DataFrame:
+            truth = self.truth(at.data)
+            counts = with_all(draws(len(truth["images"]), SAMPLES, seed=0))
+            return pd.DataFrame({"ap": weighted_ap(truth, self.detections(at), counts)})
+
+        return self._kept(at, "ap-resamples", made)["ap"].to_numpy(float)
+
+    def ap_difference(self, baseline: RunAt, other: RunAt) -> Verdict:
+        """Returns the verdict on the AP of one run against another, both evaluated on the same split."""
+        return judge(AP, {0: self.ap_resamples(baseline)}, {0: self.ap_resamples(other)}, len(self.truth(other.data)["images"]))
 
     def _kept(self, at: RunAt, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return kept_frame(at.run, f"{name}-{at.split}-{at.step}", self.inputs(at), make)

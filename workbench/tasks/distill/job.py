@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.diagnosis.teacher_input import LEAST_AP
-from workbench.analysis.report.answer import Answer, answer
+from workbench.analysis.report.answer import Answer, answer, first_cause
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.device import resolve_device
@@ -204,11 +203,8 @@ def _reschedule(folder: Path, kept: dict[str, Any], request: Request, jobs: int,
 
 def _done(folder: Path, rows: list[Row]) -> Done:
     runs = [Run(runs_root() / row.name) for row in rows]
-    baselines = {row.seed: run for row, run in zip(rows, runs, strict=True) if row.arm == UNDISTILLED}
     results = Results(data_held())
-    pairs = [(row, run) for row, run in zip(rows, runs, strict=True) if row.arm == DISTILLED and row.schedule == EQUAL_STEPS]
-    diagnoses = {run.name: diagnose(run, baselines[row.seed], "val") for row, run in pairs[:1]}
-    found = answer(runs, results, diagnoses)
+    found = answer(runs, results, first_cause(runs, results))
     equal = [run for row, run in zip(rows, runs, strict=True) if row.schedule == EQUAL_STEPS]
     return Done(folder, folder / STUDENT, rows, compare_rows(rows), found[0], max(equal, key=_best_on_val))
 
