@@ -12,7 +12,7 @@ from tests.flows import InProcess, command
 from workbench.analysis.detection.ap_tests import AP, Verdict
 from workbench.analysis.report.answer import Answer, answer
 from workbench.analysis.results.of_runs import Results
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, Interrupted, RunError
 from workbench.recipe.loading import load_recipe
 from workbench.store.jobs import DONE, jobs_root, read_jobs, working
 from workbench.store.run import Run, runs_root
@@ -154,6 +154,20 @@ def test_a_job_that_was_stopped_after_its_teacher_goes_on_with_the_same_teacher(
         with pytest.raises(RunError, match="stopped"):
             distill("second", REQUEST, 1, Told())
     assert Run.open("second-teacher-undistilled-seed0").info()["created"] == created
+
+
+@pytest.mark.parametrize(("where", "said"), [
+    ("make_plan", r"the job 'third' was stopped\. Nothing was begun"),
+    ("_train_teacher", r"the job 'third' was stopped\. What is done is kept; the same command goes on"),
+])  # fmt: skip
+def test_ctrl_c_says_what_is_kept_of_a_job(patched: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str):
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, where, pressed)
+    with pytest.raises(Interrupted, match=said):
+        distill("third", REQUEST, 1, Told())
+    assert (jobs_root() / "third").exists() == (where != "make_plan")
 
 
 def test_a_teacher_that_learned_nothing_ends_the_job_before_the_students(monkeypatch: pytest.MonkeyPatch):

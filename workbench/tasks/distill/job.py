@@ -16,7 +16,7 @@ from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.device import resolve_device
 from workbench.duration import duration
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, Interrupted, RunError
 from workbench.files import read_json, write_json
 from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import build
@@ -81,13 +81,22 @@ def distill(name: str, request: Request, jobs: int, watch: Watch, finish: Callab
     Raises:
         ConfigError: a job of that name was started with another request; the message names the differences.
         RunError: another process works on the job.
+        Interrupted: the user pressed Ctrl-C; the message says what is kept.
         WorkbenchError: a problem that the user can fix.
     """
     start = time.monotonic()
     folder = jobs_root() / name
+    try:
+        return _distill(folder, request, jobs, watch, finish, start)
+    except KeyboardInterrupt as error:
+        kept = "What is done is kept; the same command goes on from there." if (folder / PLAN).is_file() else "Nothing was begun."
+        raise Interrupted(f"the job '{name}' was stopped. {kept}") from error
+
+
+def _distill(folder: Path, request: Request, jobs: int, watch: Watch, finish: Callable[[Done], None], start: float) -> Done:
     kept = _kept(folder, request)
     if kept is None:
-        planned = make_plan(name, request, jobs)
+        planned = make_plan(folder.name, request, jobs)
         for line in planned.told:
             watch.stage(line, 0.0)
         watch.stage(pace_text(planned), 0.0)
