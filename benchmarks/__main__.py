@@ -15,7 +15,22 @@ from pathlib import Path
 from workbench.files import write_text
 
 # Each name is a module of this folder whose function ``figures`` yields ``Figure``s.
-NAMES = ("analysis", "ap", "app", "cache", "dense", "detectors", "fiftyone", "imports", "methods", "search", "search_page", "step", "store")
+NAMES = (
+    "analysis",
+    "ap",
+    "app",
+    "cache",
+    "dense",
+    "detectors",
+    "fiftyone",
+    "imports",
+    "methods",
+    "search",
+    "search_page",
+    "step",
+    "store",
+    "verbs",
+)
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

@@ -166,6 +166,15 @@ def test_data_check_passes_good_data_and_fails_on_bad(tmp_path: Path):
     assert code == 1 and image.name in out and json.loads((tmp_path / "t.json").read_text())["ok"] is False
 
 
+def test_resuming_a_finished_run_shows_it(tmp_path: Path, trained: Path):
+    arguments = ["run", "--resume", str(trained / "one"), "--json", str(tmp_path / "t.json")]
+    code, out, err = command(*arguments)
+    assert code == 0, err
+    assert "run 'one' is finished" in out
+    (row,) = json.loads((tmp_path / "t.json").read_text())
+    assert row["ap"] == Run.open(str(trained / "one")).evaluations()[-1]["coco"]["ap"]
+
+
 def test_predict_writes_results(tmp_path: Path, trained: Path):
     Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
     code, _, err = command("predict", str(trained / "one"), str(tmp_path / "image.png"), "--out", str(tmp_path / "out"), "--device", "cpu")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows import DISTILLED, write_recipe
 from workbench.detectors.registry import FAMILIES
+from workbench.tasks.compare import execute, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +39,29 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     {statement}
 print(*sys.modules)
 """
+
+
+FINISHED = """
+import sys
+from pathlib import Path
+from workbench.tasks.compare import compare_rows, execute, plan
+rows = plan(Path(sys.argv[1]), ["undistilled", "distilled"], [0], [])
+execute(rows, 1)
+assert list(compare_rows(rows)["arm"]) == ["teacher", "undistilled", "distilled"]
+sys.argv = ["workbench", "run", "--resume", rows[0].name]
+from workbench.cli import main
+main()
+print(*sys.modules)
+"""
+
+
+@pytest.mark.usefixtures("runs_folder")
+def test_finished_runs_are_shown_without_torch(tmp_path: Path):
+    path = write_recipe(tmp_path, DISTILLED)
+    execute(plan(path, ["undistilled", "distilled"], [0], []), 2)
+    done = subprocess.run([sys.executable, "-c", FINISHED, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "is finished" in done.stdout
+    assert {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()} & {"torch", "transformers", "accelerate"} == set()
 
 
 @pytest.mark.parametrize(("statement", "absent"), [

@@ -85,7 +85,7 @@ app.command("trace", cls=Verb, hidden=True)(record)  # its former name
 def main() -> None:
     """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
+    # outside of training, which saves first, SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
@@ -95,6 +95,7 @@ def main() -> None:
         typer.echo(f"workbench: {error}", err=True)
         sys.exit(error.exit_code)
     except typer.Abort:
+        typer.echo("workbench: stopped. What was finished before is kept.", err=True)
         sys.exit(130)
     except Exception as error:
         # usage errors of the command line carry their own message and exit code

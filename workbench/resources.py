@@ -1,5 +1,6 @@
 """Finds the app, the recipes and the embedded data: beside the package in a checkout, inside it in a wheel."""
 
+import hashlib
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,15 @@ def share_path(kind: Literal["app", "recipes", "data"]) -> Path:
     if not path.is_dir():
         raise WorkbenchError(f"the folder '{kind}' is missing at {path}. Install workbench again, or restore the checkout.")
     return path
+
+
+def code_hash() -> str:
+    """Returns the hash of every Python file of the package: equal only where the same code reads a setting."""
+    root = Path(str(files("workbench")))
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def code_commit() -> str | None:

@@ -34,8 +34,12 @@ page.usable_runs()
 @st.fragment(run_every=page.REFRESH_SECONDS)
 @page.guarded("The running runs cannot be shown")
 def running() -> None:
-    """Shows the progress of the runs that are being trained."""
+    """Shows the progress of the jobs that are not done and of the runs that are being trained."""
     st.markdown("**Running now**")
+    for progress in views.jobs_not_done(runs_root()):
+        st.text(f"job {progress.job.name}")
+        stopped = " It was stopped; the command that began it goes on." if progress.job.state == "stopped" else ""
+        st.progress(progress.share, text=f"{progress.text}.{stopped}")
     active = [entry for entry in catalog(runs_root()) if entry.state == "running"]
     for entry in active:
         speed, left = views.pace(entry.run, entry.step, entry.steps)

@@ -12,7 +12,9 @@ from streamlit.testing.v1 import AppTest
 
 from tests.conftest import ROOT
 from tests.patience import patience
+from tests.store.test_jobs import make_job
 from workbench.remote import as_path
+from workbench.store.jobs import working
 
 SCREENS = ROOT / "app" / "screens"
 FILES = {"errors": "error_types", "storage": "caches_and_runs"}  # of pages whose address is another
@@ -125,6 +127,17 @@ def test_runs_that_are_damaged_or_stopped_are_listed_with_what_is_wrong(page, ru
     assert table.loc["undistilled", "health"] == "good"
     files = [file for file in (root / "undistilled").rglob("*") if file.is_file()]
     assert table.loc["undistilled", "size"] == pytest.approx(sum(file.stat().st_size for file in files) / 1e6)
+
+
+def test_jobs_that_are_not_done_are_shown_with_their_stages(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "place" / "runs")
+    folder = make_job(root.parent / "distilled", "cells", runs={"teacher": None, "students": ["undistilled", "elsewhere"]})
+    make_job(root.parent / "distilled", "over", stage="done")
+    with working(folder):
+        (text,) = [bar.proto.text for bar in page("storage", root).get("progress")]
+    assert text == "teacher and cache done, students 50 %, answer to come; about 80 s left."
+    (text,) = [bar.proto.text for bar in page("storage", root).get("progress")]
+    assert "It was stopped; the command that began it goes on." in text
 
 
 def test_runs_at_a_remote_address_are_shown_like_those_on_disk(page, runs_root: Path):

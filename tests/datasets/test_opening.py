@@ -117,6 +117,10 @@ def test_another_format_than_the_one_asked_for_is_named_with_what_to_set(tmp_pat
         ({"labels/a.txt": "0", "labels/b.txt": "0"}, "2 txt files and no images"),
         ({"xml/a.xml": "<annotation/>", "xml/b.xml": "<annotation/>"}, "2 xml files and no images"),
         ({"a.jpg": "", "a.json": '{"shapes": [], "version": 1}'}, "a.json, the first of 1 JSON files, is not COCO: it lacks images"),
+        (
+            {"a.jpg": "", "a.json": '{"shapes": [], "imagePath": "a.jpg"}'},
+            "labelme JSON, which is not read. Convert .* to VOC",
+        ),
         ({"a.jpg": "", "a.json": "{"}, "is not valid JSON"),
         ({"cells/data.yaml": "names: [a]"}, r"A dataset lies below it: .*cells \(yolo\)"),
     ],

@@ -13,6 +13,7 @@ import pytest
 
 from tests.flows import DISTILLED, command, write_recipe
 from workbench.store.run import Run, read_lines
+from workbench.training.loop import Trainer
 
 STEPS: dict[str, Any] = {
     "student": {"dropout": 0.1},
@@ -71,6 +72,37 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_bytes_of_one_that_wa
     assert before[-1] < 40, "the kill came too late"
     assert command("run", "--resume", "killed", "--device", "cpu", "--plain")[0] == 0
     same_end(run, Run(whole_runs / arm))
+
+
+def test_sigterm_saves_like_ctrl_c(tmp_path: Path):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS, {"train": {"checkpoint_every": 1000}})
+    code, run, said = stopped_by(signal.SIGTERM, recipe, "ended", "undistilled", 5)
+    (step,) = run.checkpoint_steps()
+    assert code == 130 and f"stopped at step {step} and saved" in said
+
+
+def test_ctrl_c_before_the_first_step_says_that_the_run_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def pressed(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    recipe = str(write_recipe(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train", pressed)
+        code, _, said = command("run", recipe, "--name", "early", "--device", "cpu", "--plain")
+    assert code == 130
+    assert "run 'early' was stopped at once. It has no checkpoint yet and begins again at its first step" in said
+    assert Run.open("early").info()["state"] == "interrupted"
+    assert command("run", "--resume", "early", "--device", "cpu", "--plain")[0] == 0
+
+
+def test_ctrl_c_before_a_run_is_made_ends_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def pressed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("workbench.training.launch.build", pressed)
+    code, _, said = command("run", str(write_recipe(tmp_path)), "--name", "none", "--device", "cpu", "--plain")
+    assert code == 130 and "stopped. What was finished before is kept." in said
+    assert Run.find("none") is None
 
 
 def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(tmp_path: Path, whole_runs: Path):

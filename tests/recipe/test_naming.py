@@ -4,7 +4,7 @@ import pytest
 
 from tests.flows import TINY
 from workbench.recipe.loading import merge, parse_recipe
-from workbench.recipe.naming import data_name, run_name
+from workbench.recipe.naming import data_name, run_name, written_name
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,5 @@ def test_data_is_named_by_the_first_part_of_its_path_that_says_something(path: s
 def test_a_name_holds_recipe_data_arm_and_seed_and_the_data_once(recipe: str, path: str, name: str) -> None:
     values = merge(TINY, {"name": recipe, "seed": 3, "data": {"path": path}})
     assert run_name(parse_recipe(values, "test")) == name
+    assert written_name(values, "undistilled") == name
     assert run_name(parse_recipe(values, "test"), "small", equal_compute=True) == name.replace("undistilled", "small-equal-compute")

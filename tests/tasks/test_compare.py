@@ -106,6 +106,33 @@ def test_a_finished_row_of_another_recipe_is_not_passed_off_as_the_one_asked_for
     assert len(in_process) == 1
 
 
+def test_what_is_kept_of_a_comparison_does_not_outlive_the_code(
+    tmp_path: Path, in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    (row,) = plan(write_recipe(tmp_path), ["undistilled"], [0], [])
+    execute([row], 1)
+    kept = Run.open(row.name).path / "derived"
+    (before,) = kept.glob("settings-*.json")
+    execute([row], 1)
+    assert list(kept.glob("settings-*.json")) == [before]
+    monkeypatch.setattr("workbench.tasks.same_settings.code_hash", lambda: "other code")
+    monkeypatch.setattr("workbench.training.launch.changes_since", lambda *_: ["train.ema 0, now 1"])
+    with pytest.raises(RunError, match=r"train\.ema 0, now 1"):
+        execute([row], 1)
+
+
+def test_data_that_was_moved_is_compared_each_time(tmp_path: Path, in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch):
+    (row,) = plan(write_recipe(tmp_path), ["undistilled"], [0], [])
+    execute([row], 1)
+    for found in ([], ["data shapes, now elsewhere"]):
+        monkeypatch.setattr("workbench.training.launch.other_data", lambda *_, found=found: found)
+        if found:
+            with pytest.raises(RunError, match="now elsewhere"):
+                execute([row], 1, data="elsewhere")
+        else:
+            execute([row], 1, data="elsewhere")
+
+
 def test_a_wrong_override_is_refused_before_anything_starts(tmp_path: Path, in_process: list[list[str]]):
     with pytest.raises(ConfigError, match="did you mean 'steps'"):
         execute(plan(write_recipe(tmp_path), ["undistilled"], [0], []), 1, ["train.stepps=3"])

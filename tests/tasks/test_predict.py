@@ -11,7 +11,7 @@ from workbench.datasets.shapes import ShapesConfig, draw_image
 from workbench.detectors.deformable_detr import DeformableDetr
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.registry import load_detector
-from workbench.errors import CheckpointError, DataError
+from workbench.errors import CheckpointError, DataError, RunError
 from workbench.recipe.loading import load_recipe
 from workbench.resources import share_path
 from workbench.tasks.predict import predict
@@ -105,6 +105,17 @@ def test_a_picture_is_drawn_for_every_image_with_boxes_at_or_above_the_threshold
     drawn = np.asarray(Image.open(tmp_path / "all/drawn/b.png.png"))
     assert drawn.shape == plain.shape
     assert not np.array_equal(drawn, plain)
+
+
+def test_predictions_that_are_there_are_left_as_they_are(detector: Path, images: Path, tmp_path: Path):
+    predict(str(detector), images / "b.png", tmp_path / "out", 0.3, "cpu")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"out holds predictions already \(results\.json, drawn\).*--out"):
+        predict(str(detector), images / "a.jpg", tmp_path / "out", 0.3, "cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    (tmp_path / "out" / "results.json").unlink()
+    with pytest.raises(RunError, match=r"\(drawn\)"):
+        predict(str(detector), images / "a.jpg", tmp_path / "out", 0.3, "cpu")
 
 
 def test_a_missing_path_or_a_folder_without_images_is_an_error_that_names_it(detector: Path, tmp_path: Path):

@@ -21,6 +21,7 @@ def diagnose(
     from rich.text import Text
 
     from workbench.analysis.diagnosis.diagnose import diagnose as find_causes
+    from workbench.analysis.diagnosis.length import too_short
     from workbench.analysis.diagnosis.teacher_input import doubtful
     from workbench.commands.console import console
     from workbench.files import write_json
@@ -46,5 +47,7 @@ def diagnose(
     for check in diagnosis.checks:
         if check.outcome == "not judged":
             console.print(Text(f"not judged: {check.cause}, because {check.why}"), soft_wrap=True)
+    if any(check.outcome == "not judged" for check in diagnosis.checks) and (short := too_short(found)):
+        console.print(Text(short), soft_wrap=True)
     if json_path is not None:
         write_json(json_path, diagnosis.to_json())

@@ -60,10 +60,13 @@ def distill(
     if dry:
         _print_plan(make_plan(name, request, jobs))
         return
+
+    def finish(done: "Done") -> None:
+        print_comparison([done.table], json_path)
+        _finish(done)
+
     with console_watch(console) as show:
-        done = run_job(name, request, jobs, _Told(show))
-    print_comparison([done.table], json_path)
-    _finish(done)
+        run_job(name, request, jobs, _Told(show), finish)
 
 
 class _Told:
@@ -93,10 +96,11 @@ def _print_plan(plan: "Plan") -> None:
 
     from workbench.commands.console import console
     from workbench.duration import duration
-    from workbench.tasks.distill.job import stages_text
+    from workbench.tasks.distill.job import pace_text, stages_text
 
     lines = list(plan.told)
     lines += [f"{choice.key} = {choice.value}: {choice.rule}" for choice in plan.choices]
+    lines.append(pace_text(plan))
     lines.append(f"{duration(plan.division.seconds)} of {duration(plan.request.budget)}: {stages_text(plan)}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)

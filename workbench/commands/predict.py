@@ -22,6 +22,8 @@ def predict(
 ) -> None:
     """Detect objects in your images, as COCO results and as pictures.
 
+    A folder that holds predictions already is refused.
+
     Example: workbench predict bccd-distilled-seed0 photos/ --out found
     """
     from rich.text import Text

@@ -39,19 +39,27 @@ def run(
 
     Example: workbench run bccd --data ~/bccd --set train.steps=500
     """
+    from rich.text import Text
+
     from workbench.commands.console import console, print_rows, show_runs
-    from workbench.commands.progress import console_listener
-    from workbench.device import resolve_device
-    from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.store.run import Run
-    from workbench.training.launch import Launch, start
-    from workbench.training.launch import resume as resume_run
 
     use_root(runs)
     given = {"a recipe": recipe, "--arm": arm, "--seed": seed, "--name": name, "--data": data, "--set": overrides}
     ignored = [what for what, value in given.items() if value is not None]
     if resume is not None and ignored:
         raise ConfigError(f"--resume continues a run as it was started. Leave out {', '.join(ignored)}, or start a new run.")
+    if resume is not None and (found := Run.open(resume)).info().get("state") == "done":
+        console.print(Text(f"run '{found.name}' is finished, so there is nothing to resume."), soft_wrap=True)
+        show_runs([found], json_path)
+        return
+    # they load torch, which a run that is finished does not need
+    from workbench.commands.progress import console_listener
+    from workbench.device import resolve_device
+    from workbench.recipe.loading import load_recipe, recipe_path
+    from workbench.training.launch import Launch, start
+    from workbench.training.launch import resume as resume_run
+
     resolve_device(device)
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else []), *([f"data.path={data}"] if data else [])]
     if dry and recipe is not None:

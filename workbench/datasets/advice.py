@@ -9,6 +9,7 @@ from workbench.datasets.coco_parts import LISTS
 from workbench.datasets.images import SUFFIXES
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_LABELME = {"shapes", "imagePath"}  # keys of every file that labelme writes
 _SHOWN = 12
 _LOOKED_AT = 20_000  # files; the folder may be anything, such as a home folder
 
@@ -57,5 +58,10 @@ def _of_json(file: Path, what: str) -> str:
     except (OSError, ValueError, RecursionError):
         return f"{what} is not valid JSON."
     keys = list(data) if isinstance(data, dict) else []
+    if _LABELME <= set(keys):
+        return (
+            f"{what} is labelme JSON, which is not read. Convert the folder first, to VOC (labelme2voc.py among labelme's examples: an "
+            "XML per image) or to COCO (labelme2coco.py), and give what comes out."
+        )
     lacking = [key for key in LISTS if key not in keys]
     return f"{what} is not COCO: it lacks {', '.join(lacking)}; it has {', '.join(map(str, keys[:8])) or 'no keys'}." if lacking else ""

@@ -17,6 +17,7 @@ from workbench.remote import as_path, is_remote
 from workbench.store.manifest import MANIFEST
 
 FORMAT_VERSION = 1
+GRADIENT_EVERY = 10  # lines of metrics.jsonl between two that hold the gradients of the terms
 DEFAULT_ROOT = Path("runs")
 # another process that only checks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5

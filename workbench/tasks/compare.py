@@ -6,19 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from workbench.analysis.report.summary import TEACHER, table
-from workbench.errors import ConfigError, RunError
-from workbench.methods.registry import METHODS, find_method
-from workbench.recipe.loading import load_recipe
-from workbench.recipe.naming import run_name
+from workbench.errors import ConfigError, RunError, WorkbenchError
+from workbench.recipe.naming import written_name
+from workbench.recipe.written import written_recipe
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run, runs_root
-from workbench.training.launch import changes_since, other_data, teacher_of
+from workbench.tasks.same_settings import differences
 
 # the cost of a step is read from a run once it has made this share of its steps
 ENOUGH = 0.25
@@ -74,8 +74,13 @@ def plan(
     for chosen, schedule in ((arms, EQUAL_STEPS), (equal_compute, EQUAL_COMPUTE)):
         for seed in seeds:
             for arm in chosen:
-                recipe = load_recipe(recipe_path, [*given, f"seed={seed}"], arm)
-                rows.append(Row(recipe_path, arm, seed, schedule, prefix + run_name(recipe, arm, schedule == EQUAL_COMPUTE)))
+                overrides = [*given, f"seed={seed}"]
+                name = prefix + written_name(written_recipe(recipe_path, overrides, arm), arm, schedule == EQUAL_COMPUTE)
+                rows.append(Row(recipe_path, arm, seed, schedule, name))
+                if state(rows[-1]) != "done":
+                    from workbench.recipe.loading import load_recipe  # it loads torch, which finished rows do not need
+
+                    load_recipe(recipe_path, overrides, arm)
     return rows
 
 
@@ -110,8 +115,11 @@ def execute(
         RunError: an existing row was made with other settings, or a run failed. The other runs are then stopped and can be resumed; the
             message ends with the last lines of the failed run.
     """
-    teachers = {row.name: _checked(row, overrides, data) for row in rows}
+    for row in rows:
+        _refuse_other(row, overrides, data)
     waiting = [row for row in rows if state(row) != "done"]
+    teachers = {row.name: _teacher_run(row, overrides, data) for row in waiting}
+    begun = list(waiting)
     running: dict[str, tuple[Row, subprocess.Popen[bytes], Path]] = {}
     logs = runs_root() / ".logs"
     try:
@@ -145,24 +153,40 @@ def execute(
             process.terminate()
         for _, process, _ in running.values():
             process.wait()
+    for row in begun:
+        # keeps what the next call would have to find out; that call also refuses a recipe that was edited in the meantime
+        with suppress(WorkbenchError):
+            _refuse_other(row, overrides, data)
 
 
-def _checked(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
-    """Refuses an existing row made from another recipe or other data; returns the name of the teacher's run if a recipe makes it."""
-    given = [f"data.path={json.dumps(data)}"] if data is not None else []
-    recipe = load_recipe(row.recipe, [*overrides, *given], row.arm)
-    path = runs_root() / row.name
-    if (path / "run.json").exists():
-        run = Run(path)
-        changes = changes_since(run, recipe, ("train.steps",) if row.schedule == EQUAL_COMPUTE else ())
-        changes = changes or other_data(run, recipe)
-        if changes:
-            raise RunError(
-                f"run '{row.name}' already exists and was made with other settings: {'; '.join(changes)}. Remove it with "
-                f"'workbench runs rm {row.name}', or use another folder with --runs."
-            )
-    made = teacher_of(recipe, row.recipe.parent)
+def _refuse_other(row: Row, overrides: Sequence[str], data: str | None) -> None:
+    """Refuses an existing row that was made from another recipe or other data."""
+    run = Run(runs_root() / row.name)
+    if not run.info_path.exists():
+        return
+    but = ("train.steps",) if row.schedule == EQUAL_COMPUTE else ()
+    if changes := differences(run, row.recipe, _given(overrides, data), row.arm, but):
+        raise RunError(
+            f"run '{row.name}' already exists and was made with other settings: {'; '.join(changes)}. Remove it with "
+            f"'workbench runs rm {row.name}', or use another folder with --runs."
+        )
+
+
+def _teacher_run(row: Row, overrides: Sequence[str], data: str | None) -> str | None:
+    """Returns the name of the teacher's run if a recipe makes the teacher.
+
+    Raises:
+        ConfigError: the recipe of the row is wrong.
+    """
+    from workbench.recipe.loading import load_recipe  # these load torch, which finished rows do not need
+    from workbench.training.launch import teacher_of
+
+    made = teacher_of(load_recipe(row.recipe, _given(overrides, data), row.arm), row.recipe.parent)
     return None if made is None else made[2]
+
+
+def _given(overrides: Sequence[str], data: str | None) -> list[str]:
+    return [*overrides, *([f"data.path={json.dumps(data)}"] if data is not None else [])]
 
 
 def _done(name: str | None) -> bool:
@@ -266,6 +290,8 @@ def notes(frame: pd.DataFrame) -> list[str]:
 
 def notes_on(methods: Iterable[str]) -> list[str]:
     """Returns which of these methods are re-implementations, and of what, each once."""
+    from workbench.methods.registry import METHODS, find_method  # it loads torch, which a table does not need
+
     sources = {name: find_method(name).citation for name in dict.fromkeys(methods) if name in METHODS}
     return [f"{name}: {source}" for name, source in sources.items() if "re-implementation" in source]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from workbench.recipe.loading import recipe_path
+from workbench.recipe.written import recipe_path
 from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
 from workbench.store.run import Run
 from workbench.tasks.compare import compare_rows, execute, plan

@@ -15,12 +15,13 @@ from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors.detector import Detections, Detector
 from workbench.detectors.registry import load_detector
 from workbench.device import resolve_device
-from workbench.errors import DataError
+from workbench.errors import DataError, RunError
 from workbench.files import replacing, write_json
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
 
 DETECTIONS_PER_IMAGE = 100
+RESULTS, DRAWN = "results.json", "drawn"
 # Okabe-Ito, assigned to classes in turn
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
@@ -57,11 +58,14 @@ def predict(detector: str | Run, images: Path, out: Path, threshold: float, devi
         CheckpointError: there is no such detector.
         DataError: there is no image to predict.
         DeviceError: this machine does not have the device.
+        RunError: the folder holds predictions already; they are left as they are.
 
     Example:
         >>> predict(run, Path("photos"), Path("predictions"), threshold=0.3, device="auto")
     """
     where = resolve_device(device)
+    if there := [name for name in (RESULTS, DRAWN) if (out / name).exists()]:
+        raise RunError(f"{out} holds predictions already ({', '.join(there)}). Choose another folder with --out, or remove them.")
     model = load_detector(find_detector(detector).folder)
     dataset, skipped = _open_images(images, model)
     spec = model.spec
@@ -72,13 +76,13 @@ def predict(detector: str | Run, images: Path, out: Path, threshold: float, devi
     for index, record in enumerate(dataset.records):
         try:
             found = _detect(model, dataset, index, transform, where)
-            _draw(dataset.image(index), found, spec.classes, threshold, out / "drawn" / f"{record.file_name}.png")
+            _draw(dataset.image(index), found, spec.classes, threshold, out / DRAWN / f"{record.file_name}.png")
         except DataError as error:
             skipped.append(str(error))
             continue
         results += _coco_results(record.image_id, found)
         done.append({"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height})
-    write_json(out / "results.json", results)
+    write_json(out / RESULTS, results)
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(spec.classes)]
     write_json(out / "images.json", {"images": done, "categories": categories})
     return Predictions(len(done), len(results), tuple(skipped))

@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from workbench.datasets.base import Dataset
 from workbench.datasets.made_splits import write_lists
-from workbench.errors import ConfigError, MissingExtraError, RunError, WorkbenchError
+from workbench.errors import ConfigError, Interrupted, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
 from workbench.recipe.loading import load_recipe, recipe_path, stored_recipe
 from workbench.recipe.naming import run_name
@@ -180,6 +180,13 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
     with run.locked() if main else nullcontext():
         try:
             Trainer(run, setup, listener, launch.device, launch.trackers, cache).train()
+        except KeyboardInterrupt as error:
+            # before the first step, or for the second time: what was not saved cannot be saved any more
+            if main:
+                run.update_info(state="interrupted")
+            saved = run.checkpoint_steps()
+            kept = f"Its checkpoint of step {saved[-1]} is kept" if saved else "It has no checkpoint yet and begins again at its first step"
+            raise Interrupted(f"run '{run.name}' was stopped at once. {kept}: workbench run --resume {run.name}") from error
         except WorkbenchError as error:
             if main and run.info().get("state") != "interrupted":
                 run.update_info(state="failed", error=str(error))

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from workbench.methods.context import Progress, TeacherAnswer
 from workbench.recipe.setup import Setup
+from workbench.store.run import GRADIENT_EVERY
 from workbench.teacher_cache.read import TeacherCache
 from workbench.training.balance import balanced_weights, mean_norms, term_gradients
 from workbench.training.loader import TrainBatch, TrainLoader
@@ -19,7 +20,6 @@ from workbench.training.processes import gathered, init_processes
 from workbench.training.step import DistillStep, NonFiniteCostError, Terms, explain_non_finite, weighted_sum
 
 BALANCE_BATCHES = 4
-GRADIENT_EVERY = 10
 
 
 class Learner:

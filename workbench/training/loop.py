@@ -10,11 +10,11 @@ import torch
 from workbench.errors import Interrupted
 from workbench.files import write_text
 from workbench.recipe.setup import Setup
-from workbench.store.run import Run, append_line, read_lines
+from workbench.store.run import GRADIENT_EVERY, Run, append_line, read_lines
 from workbench.teacher_cache.read import TeacherCache
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
-from workbench.training.learner import GRADIENT_EVERY, Learner
+from workbench.training.learner import Learner
 from workbench.training.monitor import TermMonitor
 from workbench.training.processes import broadcast_from_main, interruptible
 

@@ -82,7 +82,11 @@ def gathered(values: list[Any]) -> list[Any]:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells between steps whether Ctrl-C was pressed in any process; a second Ctrl-C interrupts at once."""
+    """Yields a function that tells between steps whether any process is to stop: by Ctrl-C, or by SIGTERM from whoever started it.
+
+    A second Ctrl-C interrupts at once. SIGTERM does not count as one, because a comparison that Ctrl-C stops sends it to runs that may have
+    received the same Ctrl-C.
+    """
     flag = threading.Event()
 
     def asked() -> bool:
@@ -93,12 +97,13 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         return
 
     def handle(number: int, frame: Any) -> None:
-        if flag.is_set():
+        if flag.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         flag.set()
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

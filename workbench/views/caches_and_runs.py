@@ -1,6 +1,7 @@
 """Shows what lies on disk and what is running: sizes of runs by part, their state and health, and the progress of a running one."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.remote import is_remote
+from workbench.store.jobs import DONE, read_jobs
 from workbench.store.manifest import is_complete
 from workbench.store.run import Run
 from workbench.views.catalog import Entry
+from workbench.views.job_progress import JobProgress, progress_of
 from workbench.views.style import COLOURS, GREY, Chart, plain, quiet, reach, with_names
 
 PARTS = ("checkpoints", "queries", "states", "detections", "derived")
@@ -40,6 +43,13 @@ def sizes(folder: Path) -> dict[str, int]:
             except OSError:  # removed in the meantime
                 continue
     return found
+
+
+def jobs_not_done(runs: Path) -> list[JobProgress]:
+    """Returns the progress of the jobs beside a folder of runs that are running or were stopped; none for a remote folder."""
+    if is_remote(runs):
+        return []
+    return [progress_of(job, runs, time.time()) for job in read_jobs() if job.state != DONE]
 
 
 def health(entry: Entry) -> str:

@@ -12,13 +12,14 @@ from tests.flows import InProcess, command
 from workbench.analysis.detection.ap_tests import AP, Verdict
 from workbench.analysis.report.answer import Answer, answer
 from workbench.analysis.results.of_runs import Results
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, Interrupted, RunError
 from workbench.recipe.loading import load_recipe
+from workbench.store.jobs import DONE, jobs_root, read_jobs, working
 from workbench.store.run import Run, runs_root
 from workbench.tasks import compare as comparison
 from workbench.tasks.distill import budget, job
 from workbench.tasks.distill.job import Done, distill
-from workbench.tasks.distill.planning import Request, default_name, jobs_root
+from workbench.tasks.distill.planning import Request, default_name
 
 CHANGES = ("data.options.train=16", "data.options.val=8", "data.options.test=8", "cache.variants=1")
 REQUEST = Request("shapes", "tiny", None, 600.0, 1, 0.2, 0.2, 0, CHANGES, "cpu")
@@ -102,6 +103,27 @@ def test_the_student_to_export_is_the_best_on_validation_at_equal_steps(done: Do
     assert best[done.best.name] == max(best.values())
 
 
+def test_a_job_writes_down_its_stages_and_its_runs(done: Done):
+    (found,) = [found for found in read_jobs() if found.name == "job"]
+    assert (found.state, found.stage) == (DONE, DONE)
+    assert found.teacher == "job-teacher-undistilled-seed0"
+    assert set(found.students) == {row.name for row in done.rows}
+    assert found.planned > 0
+
+
+def test_a_job_that_another_process_works_on_is_left_alone(done: Done):
+    with working(done.folder), pytest.raises(RunError, match=r"'job' is being worked on by another process"):
+        distill("job", REQUEST, 1, Told())
+
+
+def test_a_job_is_done_when_its_answer_is_written(done: Done):
+    seen: list[str] = []
+    distill("job", REQUEST, 1, Told(), lambda _: seen.extend(job.stage for job in read_jobs() if job.name == "job"))
+    assert seen == ["answer"]
+    (stage,) = [job.stage for job in read_jobs() if job.name == "job"]
+    assert stage == DONE
+
+
 def test_a_finished_job_is_answered_again_without_training(done: Done):
     before = len(InProcess.started)
     told = Told()
@@ -124,13 +146,28 @@ def test_a_job_that_was_stopped_after_its_teacher_goes_on_with_the_same_teacher(
         with pytest.raises(RunError, match="stopped"):
             distill("second", REQUEST, 1, Told())
     kept = json.loads((jobs_root() / "second" / "plan.json").read_text())
-    assert not kept["students_scheduled"]
+    assert not kept["students_scheduled"] and kept["stage"] == "teacher"
+    assert [job.state for job in read_jobs() if job.name == "second"] == ["stopped"]
     created = Run.open("second-teacher-undistilled-seed0").info()["created"]
     with monkeypatch.context() as patch:
         patch.setattr(job, "execute", stopped)
         with pytest.raises(RunError, match="stopped"):
             distill("second", REQUEST, 1, Told())
     assert Run.open("second-teacher-undistilled-seed0").info()["created"] == created
+
+
+@pytest.mark.parametrize(("where", "said"), [
+    ("make_plan", r"the job 'third' was stopped\. Nothing was begun"),
+    ("_train_teacher", r"the job 'third' was stopped\. What is done is kept; the same command goes on"),
+])  # fmt: skip
+def test_ctrl_c_says_what_is_kept_of_a_job(patched: Path, monkeypatch: pytest.MonkeyPatch, where: str, said: str):
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, where, pressed)
+    with pytest.raises(Interrupted, match=said):
+        distill("third", REQUEST, 1, Told())
+    assert (jobs_root() / "third").exists() == (where != "make_plan")
 
 
 def test_a_teacher_that_learned_nothing_ends_the_job_before_the_students(monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,7 @@ DROWNING = 2.0
 # loss's gradient (docs/results.md) leave the detection loss below the baseline's. Both limits were set on 43 runs of a GFL student
 # (validation, seed 9): each of the 21 that lose more than 2 AP beside such a gradient is above them, and none of those that gain is.
 LEAST_LOST = 0.03
-_LEAST_LINES = 6  # lines of metrics.jsonl; from fewer, the spread cannot be estimated
+LEAST_LINES = 6  # lines of metrics.jsonl; from fewer, the spread cannot be estimated
 
 
 def weak_terms(material: Material, baseline: Material | None) -> list[Finding]:
@@ -146,8 +146,8 @@ def _lost(material: Material, baseline: Material) -> tuple[Estimate, Estimate, E
     own, other = material.detection_loss, baseline.detection_loss
     common = sorted(own.keys() & other.keys())
     third = len(common) // 3
-    if third < _LEAST_LINES:
-        raise NotJudged(f"the two runs share {len(common)} of the {3 * _LEAST_LINES} logged steps that a comparison needs")
+    if third < LEAST_LINES:
+        raise NotJudged(f"the two runs share {len(common)} of the {3 * LEAST_LINES} logged steps that a comparison needs")
     late = np.array([(own[step], other[step]) for step in common[-third:]])
     fall = float(np.mean([other[step] for step in common[: max(1, len(common) // 10)]]) - late[:, 1].mean())
     if fall <= 0:

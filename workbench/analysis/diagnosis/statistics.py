@@ -9,6 +9,7 @@ from scipy.stats import binom, t
 
 from workbench.analysis.detection.bootstrap import LEVEL, draws, interval, with_all
 
+LEAST_VALUES = 6  # of fewer values, not even the smallest and the largest cover the median with 95 %
 _SAMPLES = 1000
 
 
@@ -26,7 +27,7 @@ def median_interval(values: Sequence[float]) -> Estimate | None:
     """Returns the median with an interval of two order statistics that covers it with at least 95 %, whatever the distribution.
 
     Returns:
-        None for fewer than six values, of which not even the smallest and largest cover it.
+        None for fewer than ``LEAST_VALUES`` values.
     """
     ordered = sorted(values)
     n = len(ordered)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,21 +15,22 @@ from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
 from workbench.device import resolve_device
 from workbench.duration import duration
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, Interrupted, RunError
 from workbench.files import read_json, write_json
 from workbench.recipe.loading import load_recipe
 from workbench.recipe.setup import build
 from workbench.store.groups import DISTILLED, EQUAL_STEPS, UNDISTILLED
+from workbench.store.jobs import DONE, PLAN, enter_stage, jobs_root, working
 from workbench.store.run import Run, runs_root
 from workbench.tasks.compare import Row, compare_rows, execute, plan, state
 from workbench.tasks.distill.budget import Division, divide
 from workbench.tasks.distill.pace import Pace, measure
-from workbench.tasks.distill.planning import Plan, Request, jobs_root, make_plan
+from workbench.tasks.distill.planning import Plan, Request, make_plan
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, scheduled, write_recipe
 from workbench.teacher_cache.build import Builder
 from workbench.training.launch import teacher_name
 
-PLAN, FORMAT = "plan.json", 1
+FORMAT = 1
 
 
 class Watch(Protocol):
@@ -65,37 +67,77 @@ class Done:
     best: Run
 
 
-def distill(name: str, request: Request, jobs: int, watch: Watch) -> Done:
+def distill(name: str, request: Request, jobs: int, watch: Watch, finish: Callable[[Done], None] = lambda done: None) -> Done:
     """Starts a job, or continues it.
+
+    Args:
+        name: name of the job.
+        request: what is asked for.
+        jobs: number of runs at a time.
+        watch: receives the progress.
+        finish: writes what belongs to the answer; the job is done when it returns.
 
     Raises:
         ConfigError: a job of that name was started with another request; the message names the differences.
+        RunError: another process works on the job.
+        Interrupted: the user pressed Ctrl-C; the message says what is kept.
         WorkbenchError: a problem that the user can fix.
     """
     start = time.monotonic()
     folder = jobs_root() / name
+    try:
+        return _distill(folder, request, jobs, watch, finish, start)
+    except KeyboardInterrupt as error:
+        kept = "What is done is kept; the same command goes on from there." if (folder / PLAN).is_file() else "Nothing was begun."
+        raise Interrupted(f"the job '{name}' was stopped. {kept}") from error
+
+
+def _distill(folder: Path, request: Request, jobs: int, watch: Watch, finish: Callable[[Done], None], start: float) -> Done:
     kept = _kept(folder, request)
     if kept is None:
-        planned = make_plan(name, request, jobs)
+        planned = make_plan(folder.name, request, jobs)
         for line in planned.told:
             watch.stage(line, 0.0)
+        watch.stage(pace_text(planned), 0.0)
         watch.stage(f"plan: {stages_text(planned)}", planned.division.seconds)
         _write(planned, folder)
         kept = _kept(folder, request) or {}
+    with working(folder):
+        done = _work(folder, kept, request, jobs, watch, start)
+        watch.runs([])
+        finish(done)
+        enter_stage(folder, DONE)
+    return done
+
+
+def _work(folder: Path, kept: dict[str, Any], request: Request, jobs: int, watch: Watch, start: float) -> Done:
+    """Does what is left of the stages; ``start`` is when the process began, by the monotonic clock."""
     expected = Division(**kept["expected"])
     _train_teacher(folder, jobs, request, watch, expected.seconds)
     _build_cache(folder, request, watch, expected.seconds - expected.teacher)
     if not kept["students_scheduled"]:
         # the clock says better than the first measurement how fast this machine is
         kept = _reschedule(folder, kept, request, jobs, time.monotonic() - start)
-    rows = plan(folder / STUDENT, [UNDISTILLED, DISTILLED], range(request.seeds), [DISTILLED])
+    rows = _students(folder, request)
     if any(state(row) != "done" for row in rows):
         left = Division(**kept["expected"])
+        enter_stage(folder, "students")
         watch.stage(f"students: {len(rows)} runs, {kept['student_steps']} steps each at equal steps", left.students + left.answer)
     execute(
         sorted(rows, key=lambda row: (row.schedule != EQUAL_STEPS, row.arm != DISTILLED)), jobs, device=request.device, watch=watch.runs
     )
+    enter_stage(folder, "answer")
     return _done(folder, rows)
+
+
+def _students(folder: Path, request: Request) -> list[Row]:
+    return plan(folder / STUDENT, [UNDISTILLED, DISTILLED], range(request.seeds), [DISTILLED])
+
+
+def pace_text(planned: Plan) -> str:
+    """Returns what was measured, in wall time, which is what the budget is in."""
+    paces = {"teacher": planned.teacher_pace, "student": planned.student_pace}
+    return f"measured: {'; '.join(f'{who} {pace.sentence()}' for who, pace in paces.items() if pace is not None)}"
 
 
 def stages_text(planned: Plan) -> str:
@@ -137,12 +179,16 @@ def _write(planned: Plan, folder: Path) -> None:
     if pair.teacher is not None:
         write_recipe(scheduled(pair.teacher, division.teacher_steps), folder / TEACHER, f"Teacher of the job '{planned.name}'.\n{rules}")
     _write_student(pair.student, division.student_steps, folder, planned.name, rules)
+    taught = plan(folder / TEACHER, [UNDISTILLED], [0], []) if pair.teacher is not None else []
+    students = _students(folder, planned.request)
     write_json(
         folder / PLAN,
         {
             "format": FORMAT, "request": _plain(planned.request), "rules": rules, "student": pair.student,
             "teacher_pace": _pace(planned.teacher_pace), "student_pace": _pace(planned.student_pace),
             "expected": dataclasses.asdict(division), "student_steps": division.student_steps, "students_scheduled": False,
+            "planned": division.seconds, "stage": "teacher" if taught else "cache", "stage_began": time.time(),
+            "runs": {"teacher": taught[0].name if taught else None, "students": [row.name for row in students]},
         },
     )  # fmt: skip
 
@@ -161,6 +207,7 @@ def _train_teacher(folder: Path, jobs: int, request: Request, watch: Watch, left
         return
     rows = plan(folder / TEACHER, [UNDISTILLED], [0], [])
     if state(rows[0]) != "done":
+        enter_stage(folder, "teacher")
         watch.stage(f"teacher: run '{rows[0].name}'", left)
     execute(rows, jobs, device=request.device, watch=watch.runs)
     run = Run(runs_root() / rows[0].name)
@@ -179,6 +226,7 @@ def _build_cache(folder: Path, request: Request, watch: Watch, left: float) -> N
     builder = Builder(build(recipe, teacher_name(recipe, folder), record_teacher=False), resolve_device(request.device))
     estimate = builder.estimate()
     if estimate.bytes_left:
+        enter_stage(folder, "cache")
         watch.stage(f"teacher cache: {estimate.images} images x {estimate.variants} variants, {estimate.bytes / 1e9:.2f} GB", left)
         builder.build(estimate, accept=True, progress=watch.cached)
 
@@ -192,11 +240,12 @@ def _reschedule(folder: Path, kept: dict[str, Any], request: Request, jobs: int,
         slowness = last["wall"] / last["step"] / kept["teacher_pace"]["step"]
         spent = max(spent, float(last["wall"]))  # a job that was stopped and goes on has spent more than this process
     student = Pace(**kept["student_pace"])
-    distilled = measure(recipe, request.device, taught).step / measure(recipe, request.device).step
+    # by process time where it is known: two short measurements on a busy machine differ by what else ran meanwhile
+    distilled = measure(recipe, request.device, taught).work / measure(recipe, request.device).work
     division = divide(request.budget - spent, None, student, 0.0, request.seeds, jobs, distilled, slowness)
     _write_student(kept["student"], division.student_steps, folder, folder.name, kept["rules"])
     expected = dataclasses.asdict(division)
-    kept = {**kept, "expected": expected, "student_steps": division.student_steps, "students_scheduled": True}
+    kept = {**read_json(folder / PLAN), "expected": expected, "student_steps": division.student_steps, "students_scheduled": True}
     write_json(folder / PLAN, kept)
     return kept
 

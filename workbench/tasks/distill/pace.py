@@ -1,6 +1,8 @@
 """Measures how long training and evaluating a recipe take on this machine, on a few batches of its own data."""
 
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,12 @@ from workbench.teacher_cache.read import open_cache
 from workbench.training.learner import Learner
 from workbench.training.processes import init_processes
 
-WARM, LEAST, ENOUGH_SECONDS = 2, 4, 3.0
+COLD = 2  # steps that are not counted: the first ones allocate memory, and choose algorithms on a GPU
+LEAST, ENOUGH_SECONDS = 4, 3.0
+MOST_SECONDS = 20.0  # after that one warm step must do
+BUSY = 1.5  # wall time over processor time, above which something else slows the machine
+
+Clock = Callable[[], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -19,11 +26,12 @@ class Pace:
     """How fast a recipe is.
 
     Attributes:
-        step: Seconds of an optimiser step.
-        image: Seconds of evaluating one image.
+        step: Wall seconds of an optimiser step; a budget is wall time.
+        image: Wall seconds of evaluating one image.
         evaluated: Number of validation images.
         tested: Number of test images.
         epoch: Steps of an epoch.
+        processor: Process seconds of an optimiser step, which other work on the machine hardly changes; 0 if it runs on a GPU.
     """
 
     step: float
@@ -31,23 +39,65 @@ class Pace:
     evaluated: int
     tested: int
     epoch: int
+    processor: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Seconds of a step that two recipes are compared by: process seconds if they are known, else wall seconds."""
+        return self.processor or self.step
+
+    def sentence(self) -> str:
+        """Says what was measured, and that the machine is busy if it is."""
+        if self.step > BUSY * self.processor > 0:
+            return (
+                f"{self.step:.3f} s a step, {self.processor:.3f} s of it on the processor (it waits the rest of the time, most likely for "
+                "other work on this machine; the plan is for the speed of now)"
+            )
+        return f"{self.step:.3f} s a step"
 
 
 class _Timed(Learner):
     """Takes a few steps."""
 
-    def seconds_per_step(self) -> float:
+    def seconds_per_step(self) -> tuple[float, float]:
+        """Returns wall and process seconds of a warm step."""
         self.term_weights = self._balance()
-        batches = self.loader.iterate(0)
-        taken, start = 0, 0.0
-        for number in range(WARM + 1000):
-            if number == WARM:
-                start = time.perf_counter()
-            self._train_step(next(batches).to(self.accelerator.device), number, False)
-            taken = number + 1 - WARM
-            if taken >= LEAST and time.perf_counter() - start > ENOUGH_SECONDS:
-                break
-        return (time.perf_counter() - start) / taken
+        device, batches = self.accelerator.device, enumerate(self.loader.iterate(0))
+
+        def step() -> None:
+            number, batch = next(batches)
+            self._train_step(batch.to(device), number, False)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        wall, processor = warm_seconds(step)
+        return wall, 0.0 if device.type == "cuda" else processor
+
+
+def warm_seconds(step: Callable[[], None], clock: Clock = lambda: (time.perf_counter(), time.process_time())) -> tuple[float, float]:
+    """Returns the median seconds of steps that follow the first ones, by each of two clocks.
+
+    It takes ``LEAST`` warm steps or more, for ``ENOUGH_SECONDS``. Where steps are slow it takes fewer: after ``MOST_SECONDS`` in all one
+    warm step is enough.
+
+    Args:
+        step: takes one step.
+        clock: returns wall seconds and process seconds.
+    """
+    start = clock()
+    for _ in range(COLD):
+        step()
+        if clock()[0] - start[0] > MOST_SECONDS:
+            break
+    warm: list[tuple[float, float]] = []
+    began = last = clock()
+    while True:
+        step()
+        now = clock()
+        warm.append((now[0] - last[0], now[1] - last[1]))
+        last = now
+        if now[0] - start[0] > MOST_SECONDS or (len(warm) >= LEAST and now[0] - began[0] > ENOUGH_SECONDS):
+            return statistics.median(wall for wall, _ in warm), statistics.median(process for _, process in warm)
 
 
 def measure(recipe: Recipe, device: str, teacher: str | None = None) -> Pace:
@@ -66,7 +116,7 @@ def measure(recipe: Recipe, device: str, teacher: str | None = None) -> Pace:
     if teacher is None:
         recipe = recipe.model_copy(update={"methods": (), "teacher": None, "cache": None})
     setup = build(recipe, teacher, record_teacher=False)
-    step = _Timed(setup, device, open_cache(setup) if teacher is not None else None).seconds_per_step()
+    step, processor = _Timed(setup, device, open_cache(setup) if teacher is not None else None).seconds_per_step()
     # a forward pass is about a third of a step; reading detections and tables out takes about as long again
     image = 0.7 * step / recipe.train.batch_size
-    return Pace(step, image, len(setup.val), len(setup.test or ()), -(-len(setup.train) // recipe.train.batch_size))
+    return Pace(step, image, len(setup.val), len(setup.test or ()), -(-len(setup.train) // recipe.train.batch_size), processor)

@@ -10,7 +10,6 @@ from workbench.recipe.own_data import own_data
 from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import DataConfig, Recipe
 from workbench.recipe.setup import open_split
-from workbench.store.run import runs_root
 from workbench.tasks.distill.budget import Division, divide
 from workbench.tasks.distill.pace import Pace, measure
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, Pair, make_pair, shipped
@@ -73,11 +72,6 @@ class Plan:
     student_pace: Pace
     division: Division
     jobs: int
-
-
-def jobs_root() -> Path:
-    """Returns the folder of jobs, beside the folder of runs."""
-    return Path(runs_root()).parent / "distilled"
 
 
 def default_name(request: Request) -> str:
