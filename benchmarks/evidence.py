@@ -9,8 +9,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class EvidenceTable:
         equal_compute: arms that also run at the baseline's compute.
         seeds: seeds that are reported; settings were chosen on other seeds.
         needs_data: True if the dataset's folder must be given.
+        own_arms: arms that one recipe has alone, at equal steps and at equal compute.
     """
 
     recipes: tuple[str, ...]
@@ -56,6 +57,15 @@ class EvidenceTable:
     equal_compute: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     needs_data: bool = False
+    own_arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    def arms_of(self, recipe: str) -> tuple[str, ...]:
+        """Returns the arms of a recipe at equal steps."""
+        return (*self.arms, *self.own_arms.get(recipe, ()))
+
+    def equal_compute_of(self, recipe: str) -> tuple[str, ...]:
+        """Returns the arms of a recipe at equal compute."""
+        return (*self.equal_compute, *self.own_arms.get(recipe, ()))
 
 
 WITHOUT_QUERIES = ("retinanet", "fcos", "gfl", "reppoints", "faster_rcnn")
@@ -70,6 +80,8 @@ DENSE_METHODS = ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "ld", "det
 UNLIKE_PAIRS = tuple(
     f"compare/{name}" for name in ("deformable_detr_of_retinanet", "fcos_of_deformable_detr", "retinanet_of_faster_rcnn", "d_fine_of_gfl")
 )
+FOUND_PAIRS = ("compare/gfl", "compare/fcos_of_deformable_detr")
+FOUND_RIVALS = ("cwd", "pkd", "detkds")
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
     "families": EvidenceTable(FAMILY_RECIPES, (UNDISTILLED,), (), (0,)),
@@ -85,6 +97,12 @@ TABLES = {
     "methods_second_family": EvidenceTable(("compare/d_fine",), (UNDISTILLED, *SECOND_FAMILY), ("detrdistill", "cwd")),
     "dense": EvidenceTable(("compare/gfl",), (UNDISTILLED, *DENSE_METHODS), DENSE_METHODS),
     "unlike_pairs": EvidenceTable(UNLIKE_PAIRS, (UNDISTILLED, "fgd", "cwd", "pkd"), ()),
+    "detkds_found": EvidenceTable(
+        FOUND_PAIRS,
+        (UNDISTILLED, *FOUND_RIVALS, "found"),
+        (*FOUND_RIVALS, "found"),
+        own_arms={"compare/gfl": ("found_global", "found_fcos"), "compare/fcos_of_deformable_detr": ("found_gfl",)},
+    ),
     "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (UNDISTILLED, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (UNDISTILLED,), (), needs_data=True),
     "bccd": EvidenceTable(("bccd", "bccd_fcos"), (UNDISTILLED, DISTILLED), (DISTILLED,), needs_data=True),
@@ -153,7 +171,11 @@ def rows_of(table: EvidenceTable, only: Sequence[str] | None = None) -> list[Row
     """
     if unknown := sorted(set(only or ()) - set(table.recipes)):
         raise ConfigError(f"the table has no recipe {', '.join(unknown)}; its recipes are {', '.join(table.recipes)}.")
-    return [row for recipe in only or table.recipes for row in plan(recipe_path(recipe), table.arms, table.seeds, table.equal_compute)]
+    return [
+        row
+        for recipe in only or table.recipes
+        for row in plan(recipe_path(recipe), table.arms_of(recipe), table.seeds, table.equal_compute_of(recipe))
+    ]
 
 
 def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
@@ -161,12 +183,12 @@ def recipe_hashes(table: EvidenceTable) -> dict[str, str]:
 
     A key names the recipe, the arm or both: whichever the table has more than one of. It names the arm if it has one of each.
     """
-    arms = dict.fromkeys([*table.arms, *table.equal_compute])
+    arms = {recipe: dict.fromkeys([*table.arms_of(recipe), *table.equal_compute_of(recipe)]) for recipe in table.recipes}
 
     def key(recipe: str, arm: str) -> str:
-        return arm if len(table.recipes) == 1 else recipe if len(arms) == 1 else f"{recipe} {arm}"
+        return arm if len(table.recipes) == 1 else recipe if len(arms[recipe]) == 1 else f"{recipe} {arm}"
 
-    return {key(recipe, arm): load_recipe(recipe_path(recipe), arm=arm).hash() for recipe in table.recipes for arm in arms}
+    return {key(recipe, arm): load_recipe(recipe_path(recipe), arm=arm).hash() for recipe in table.recipes for arm in arms[recipe]}
 
 
 def family_table(frame: pd.DataFrame) -> str:
@@ -186,10 +208,12 @@ def family_table(frame: pd.DataFrame) -> str:
 def seed_tables(frame: pd.DataFrame, table: EvidenceTable) -> str:
     """Returns one Markdown table per recipe; if there are several, each is headed by the recipe's name."""
     recipes = {load_recipe(recipe_path(name)).name: name for name in table.recipes}
-    arms = dict.fromkeys([*table.arms, *table.equal_compute])
     texts: dict[str, str] = {}
     for name, part in frame.groupby("recipe", sort=False):
-        loaded = [load_recipe(recipe_path(recipes[str(name)]), arm=arm) for arm in arms]
+        recipe = recipes[str(name)]
+        loaded = [
+            load_recipe(recipe_path(recipe), arm=arm) for arm in dict.fromkeys([*table.arms_of(recipe), *table.equal_compute_of(recipe)])
+        ]
         methods = notes_on(config.method for recipe in loaded for config in recipe.methods)
         texts[str(name)] = "\n\n".join([seed_table(part), *methods])
     return "\n\n".join(text if len(texts) == 1 else f"`{name}`\n\n{text}" for name, text in texts.items())
