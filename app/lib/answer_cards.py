@@ -21,10 +21,9 @@ def answer_cards(chosen: Sequence[Entry], entries: Sequence[Entry]) -> None:
     arms = {(entry.recipe, entry.data): {UNDISTILLED} for entry in chosen if entry.arm != UNDISTILLED}
     for entry in chosen:
         arms.get((entry.recipe, entry.data), set()).add(entry.arm)
-    runs = {
-        key: [own.run for own in finished(entries) if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()
-    }
-    found = [one for own in runs.values() for one in held.answers(own)]
+    done = finished(entries)
+    runs = [[own.run for own in done if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()]
+    found = [one for own in runs for one in held.answers(own)]
     if not found:
         st.caption("None of these runs is a finished distilled run, so there is nothing to say yet on whether distillation helped.")
         return
