@@ -177,7 +177,7 @@ def _ends(layout: Any, name: str, traces: Sequence[Any]) -> tuple[float, float]:
         return low / 1.3, high * 1.3
     space = 0.05 * (high - low) or 0.5 * abs(high) or 0.5
     zero = any(layout[_long(one)].rangemode == "tozero" for one in group)
-    return (0.0 if zero and low >= 0 else low - space), (0.0 if zero and high <= 0 else high + space)
+    return (0.0 if zero and low >= 0 else low - space), (0.0 if zero and high <= 0 and low < 0 else high + space)
 
 
 def _names(layout: Any, letter: str) -> list[str]:
