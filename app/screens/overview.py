@@ -22,12 +22,14 @@ from workbench.views.summary import MAIN, Column, readable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
+WITH_ENDS = {"ap": 132, "difference": 158, "gain": 158}  # pixels of the columns that hold an interval once it is known
+
 
 def column_config(columns: dict[str, Column]) -> dict[str, Any]:
     """Returns headings, formats and help texts of the summary table."""
     links = {"images": st.column_config.LinkColumn("images", help="Opens this run in the matching explorer.", display_text="open")}
     return links | {
-        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run")
+        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
         if column.digits is None
         else st.column_config.NumberColumn(column.title, help=column.meaning, format=f"%.{column.digits}f")
         for name, column in columns.items()
