@@ -102,7 +102,8 @@ def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
 # nothing that computes besides
 ASKED = {
     "workbench.analysis.of_run", "workbench.analysis.defined", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
-    "workbench.analysis.report.summary", "workbench.store.run", "workbench.teacher_cache.folders", "workbench.errors",
+    "workbench.analysis.report.summary", "workbench.analysis.report.answer", "workbench.store.run", "workbench.teacher_cache.folders",
+    "workbench.errors",
     "workbench.search.reader", "workbench.search.shown", "workbench.store.searches",
 }  # fmt: skip
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from lib import held, page
-from workbench.store.groups import UNDISTILLED
 from workbench.views.answers import CAPTION, answers_html, answers_text
-from workbench.views.catalog import Entry, finished
+from workbench.views.catalog import Entry, comparisons
 
 
 @page.guarded("Whether distillation helped cannot be said")
@@ -18,13 +17,8 @@ def answer_cards(chosen: Sequence[Entry], entries: Sequence[Entry]) -> None:
         chosen: runs whose arms are compared.
         entries: all runs.
     """
-    arms = {(entry.recipe, entry.data): {UNDISTILLED} for entry in chosen if entry.arm != UNDISTILLED}
-    for entry in chosen:
-        arms.get((entry.recipe, entry.data), set()).add(entry.arm)
-    runs = {
-        key: [own.run for own in finished(entries) if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()
-    }
-    found = [one for own in runs.values() for one in held.answers(own)]
+    runs = comparisons(chosen, entries)
+    found = [one for own in runs for one in held.answers(own)]
     if not found:
         st.caption("None of these runs is a finished distilled run, so there is nothing to say yet on whether distillation helped.")
         return

@@ -12,22 +12,22 @@ from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
 from lib.layers_panel import layers_panel
 from workbench.analysis.defined import NOT_DEFINED, undefined_of
-from workbench.analysis.detection.ap_tests import Verdict
-from workbench.analysis.of_run import SPLITS, RunAt, all_evaluations, common_step, one_evaluation, splits_with_queries
-from workbench.analysis.report.summary import run_result
-from workbench.store.run import Run
+from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
+from workbench.analysis.report.summary import result_at
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
 from workbench.views.summary import MAIN, Column, readable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
+WITH_ENDS = {"ap": 132, "difference": 158, "gain": 158}  # pixels of the columns that hold an interval once it is known
+
 
 def column_config(columns: dict[str, Column]) -> dict[str, Any]:
     """Returns headings, formats and help texts of the summary table."""
     links = {"images": st.column_config.LinkColumn("images", help="Opens this run in the matching explorer.", display_text="open")}
     return links | {
-        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run")
+        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
         if column.digits is None
         else st.column_config.NumberColumn(column.title, help=column.meaning, format=f"%.{column.digits}f")
         for name, column in columns.items()
@@ -114,8 +114,9 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         baseline = baseline_of(entry, list(entries.values()))
         if baseline is not None:
             with page.quietly():
-                verdict = difference(baseline.run, one_evaluation(entry.run, row["split"], row["step"]))
-                if verdict is not None:
+                end, at = result_at(baseline.run), one_evaluation(entry.run, row["split"], row["step"])
+                if end is not None and end.split == at.split:
+                    verdict = RESULTS.ap_difference(end, at)
                     ends = (verdict.difference, verdict.low, verdict.high)
                     found[-1] |= dict(zip(("difference", "difference_low", "difference_high"), ends, strict=True))
             if undefined_of((entry.run, baseline.run), "gain"):
@@ -126,12 +127,6 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
                 gain = RESULTS.mean_gain(*(one_evaluation(own.run, split, step) for own in (entry, baseline)))
                 found[-1] |= {name: float(gain[column].iloc[0]) for column, name in GAIN.items() if len(gain)}
     return pd.concat([table, pd.DataFrame(found, index=table.index)], axis=1)
-
-
-def difference(baseline: Run, at: RunAt) -> Verdict | None:
-    """Returns the verdict on AP against the result of the baseline; None if that is of another split."""
-    end = run_result(baseline)
-    return RESULTS.ap_difference(one_evaluation(baseline, end["split"], end["step"]), at) if end.get("split") == at.split else None
 
 
 answer = st.container()  # filled last, because the first time it takes seconds

@@ -13,8 +13,12 @@ from streamlit.testing.v1 import AppTest
 from tests.conftest import ROOT
 from tests.patience import patience
 from tests.store.test_jobs import make_job
+from workbench.analysis.report.answer import answer, first_cause
+from workbench.analysis.results.of_runs import Results
 from workbench.remote import as_path
 from workbench.store.jobs import working
+from workbench.store.run import Run
+from workbench.views.answers import answers_text
 
 SCREENS = ROOT / "app" / "screens"
 FILES = {"errors": "error_types", "storage": "caches_and_runs"}  # of pages whose address is another
@@ -53,6 +57,24 @@ def test_the_run_whose_terms_are_drawn_is_part_of_the_address(page):
     assert test.selectbox[0].value == "distilled"
     test.selectbox[0].set_value("undistilled").run()
     assert test.query_params["run"] == "undistilled"
+
+
+def test_the_overview_opens_with_the_answer_and_offers_it_as_text(page, runs_root: Path):
+    test = page("overview")
+    assert not test.exception
+    assert test.query_params["run"] == ["undistilled", "distilled"]
+    runs = [Run(runs_root / name) for name in ("undistilled", "distilled")]
+    (found,) = answer(runs, Results(), first_cause(runs, Results()))
+    (text,) = [block.value for block in test.code]
+    assert text == answers_text([found], ["undistilled", "distilled"]) and found.sentence() in text
+    assert "1 of the 5 seeds that a statement about the method needs" in text
+    alone = page("overview", run="undistilled")
+    assert not alone.exception and not alone.code
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "errors", "image", "masks", "stability", "training", "value"])
+def test_a_page_opens_on_the_distilled_run_though_a_lone_teacher_is_newer(page, name: str):
+    assert page(name).query_params["run"] == "distilled"
 
 
 @pytest.mark.parametrize("name", ["evaluations.jsonl", "metrics.jsonl", "timings.jsonl"])

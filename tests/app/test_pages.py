@@ -65,6 +65,11 @@ def test_the_overview_draws_every_chart_and_no_exception(address: str, open_page
     assert page.locator(".legendtext").all_text_contents()[:2] == ["undistilled", "distilled"]
 
 
+def test_the_tab_of_the_browser_is_named_after_the_page(address: str, open_page: OpenPage):
+    for path, title in (("", "Overview"), ("training", "Training"), ("errors", "Errors")):
+        open_page(f"{address}/{path}").wait_for_function("title => document.title === title", arg=f"{title} · Workbench")
+
+
 def test_the_numbers_behind_a_chart_can_be_saved_and_are_those_of_the_run(address: str, runs_root: Path, open_page: OpenPage):
     page = open_page(f"{address}/training?run=distilled")
     with page.expect_download() as started:

@@ -97,6 +97,20 @@ def finished(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if newest.get((entry.recipe, entry.data, entry.arm, entry.schedule, entry.seed)) is entry]
 
 
+def comparisons(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[list[Run]]:
+    """Returns, for each recipe and data of the distilled runs among the chosen ones, the finished runs of the chosen and undistilled arms.
+
+    Args:
+        chosen: runs whose arms are compared.
+        entries: all runs, from which every seed of these arms is taken.
+    """
+    arms = {(entry.recipe, entry.data): {UNDISTILLED} for entry in chosen if entry.arm != UNDISTILLED}
+    for entry in chosen:
+        arms.get((entry.recipe, entry.data), set()).add(entry.arm)
+    done = finished(entries)
+    return [[own.run for own in done if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()]
+
+
 def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """Returns the undistilled run of the same recipe, data and seed; of several, one with as many steps if there is one, then the newest.
 

@@ -62,7 +62,7 @@ def with_units(table: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of ``of_runs.verdict_table`` with the unit of each number, and the sign of each verdict before its word."""
     signs = {word: f"{style.sign} {word}" for word, style in VERDICTS.items()}
     units = [UNITS.get(quantity, POINTS) for quantity in table["quantity"]]
-    return table.assign(unit=units, verdict=[signs.get(word, word) for word in table["verdict"]])
+    return table.assign(unit=units, verdict=table["verdict"].replace(signs))
 
 
 def forest_figure(verdicts: Sequence[Mapping[str, Any]]) -> go.Figure:

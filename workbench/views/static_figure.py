@@ -29,7 +29,7 @@ from workbench.views.style import AXIS, GRID
 
 WIDTH = 1160  # pixels
 _INK = "#010203"  # stands for the colour of the page's text, which only the browser knows
-_SETTINGS: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "workbench", "text.parse_math": False, "axes.unicode_minus": False,
+_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "workbench", "text.parse_math": False, "axes.unicode_minus": False,
                              "figure.dpi": 72, "savefig.dpi": 72, "path.simplify": True}  # fmt: skip
 _DASHES: dict[str, Any] = {"solid": "-", "dash": (0, (5, 3)), "dot": (0, (1.2, 2)), "dashdot": (0, (5, 2, 1.2, 2))}
 _SYMBOLS = {"circle": "o", "circle-open": "o", "diamond": "D", "square": "s", "triangle-up": "^", "triangle-down": "v", "x-thin": "x"}
@@ -177,7 +177,7 @@ def _ends(layout: Any, name: str, traces: Sequence[Any]) -> tuple[float, float]:
         return low / 1.3, high * 1.3
     space = 0.05 * (high - low) or 0.5 * abs(high) or 0.5
     zero = any(layout[_long(one)].rangemode == "tozero" for one in group)
-    return (0.0 if zero and low >= 0 else low - space), (0.0 if zero and high <= 0 else high + space)
+    return (0.0 if zero and low >= 0 else low - space), (0.0 if zero and high <= 0 and low < 0 else high + space)
 
 
 def _names(layout: Any, letter: str) -> list[str]:
@@ -200,7 +200,8 @@ def _draw(ax: Axes, trace: Any) -> None:
         if error.array is not None:
             below = error.arrayminus if error.arrayminus is not None else error.array
             both = np.clip(np.nan_to_num(np.stack([_numbers(below), _numbers(error.array)])), 0, None)
-            ax.errorbar(x, y, **{f"{letter}err": both}, fmt="none", ecolor=_colour(error.color), elinewidth=error.thickness,
+            across, up = (both, None) if letter == "x" else (None, both)
+            ax.errorbar(x, y, up, across, fmt="none", ecolor=_colour(error.color), elinewidth=error.thickness,
                         capsize=error.width, capthick=error.thickness)  # fmt: skip
     if "lines" in trace.mode:
         ax.plot(x, y, **_line(trace.line), drawstyle="steps-post" if trace.line.shape == "hv" else "default", solid_joinstyle="round")

@@ -76,9 +76,13 @@ class Answer:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Answer":
         """Returns the answer that ``to_json`` made these values of."""
-        plain = {name: values[name] for name in ("recipe", "arm", "split", "undistilled", "distilled", "teacher", "cause")}
-        found = {name: values[name] and Verdict.from_json(AP, values[name]) for name in ("equal_steps", "equal_compute")}
-        return cls(**plain, **found)
+        steps, compute = (
+            None if values[name] is None else Verdict.from_json(AP, values[name]) for name in ("equal_steps", "equal_compute")
+        )
+        return cls(
+            values["recipe"], values["arm"], values["split"], values["undistilled"], values["distilled"], values["teacher"], steps, compute,
+            values["cause"],
+        )  # fmt: skip
 
 
 _OPENINGS = {

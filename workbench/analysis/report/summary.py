@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.analysis.defined import NOT_DEFINED, Number, undefined
 from workbench.analysis.derived import Name, frame_if_defined
-from workbench.analysis.of_run import all_evaluations
+from workbench.analysis.of_run import RunAt, all_evaluations, one_evaluation
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.stability import StabilityResults
 from workbench.analysis.rows_of_run import in_last_layer
@@ -159,6 +159,12 @@ def run_result(run: Run) -> dict[str, Any]:
     tested = [line for line in evaluations if line["split"] == "test"]
     chosen = [line for line in evaluations if line["step"] == best_step]
     return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
+
+
+def result_at(run: Run) -> RunAt | None:
+    """Names the evaluation that represents the run; None if there is none."""
+    line = run_result(run)
+    return one_evaluation(run, line["split"], line["step"]) if line else None
 
 
 def teacher_result(run: Run) -> dict[str, Any]:
