@@ -1,4 +1,4 @@
-"""What cannot be trained on is refused by ``workbench distill`` in one clear message, before a step is trained, and nothing is left behind."""
+"""What cannot be trained on is refused by ``workbench distill`` in one clear message before a step is trained, and leaves nothing behind."""
 
 import errno
 import json
