@@ -1,4 +1,4 @@
-"""What cannot be trained on is refused by ``workbench distill`` in one clear message before a step is trained, and leaves nothing behind."""
+"""What cannot be trained on is refused by ``workbench distill`` in one clear message before a step is trained; nothing is left behind."""
 
 import errno
 import json
