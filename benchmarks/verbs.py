@@ -41,7 +41,7 @@ def figures() -> Iterator[Figure]:
         # a folder of their own for verbs whose kept results are removed, so that the others keep theirs
         shutil.copytree(folder / "runs", folder / "first" / "runs")
         measured = {verb: _measured(folder, arguments, first) for verb, (arguments, _, first) in VERBS.items()}
-        seconds = interleaved(measured | {TORCH: lambda: _python(folder, "-c", "import torch")}, REPEATS, clock=_children_seconds)
+        seconds = interleaved(measured | {TORCH: lambda: _python(folder, "-P", "-c", "import torch")}, REPEATS, clock=_children_seconds)
     yield Figure(f"{TORCH}: process time", float(np.median(seconds[TORCH])), "s", repeats=REPEATS)
     for verb, (_, target, _) in VERBS.items():
         yield Figure(f"{verb}: process time", float(np.median(seconds[verb])), "s", f"<= {target}", repeats=REPEATS)

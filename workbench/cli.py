@@ -32,7 +32,7 @@ from workbench.commands.report import report
 from workbench.commands.run import run
 from workbench.commands.runs import runs_app
 from workbench.commands.search import search_app
-from workbench.errors import WorkbenchError
+from workbench.errors import Interrupted, WorkbenchError
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
@@ -90,12 +90,13 @@ def main() -> None:
     try:
         code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
         if isinstance(code, int) and code:
+            if code == Interrupted.exit_code:  # click makes it of a Ctrl-C that no job turned into a message of its own
+                typer.echo("workbench: stopped. What was finished before is kept.", err=True)
             sys.exit(code)
     except WorkbenchError as error:
         typer.echo(f"workbench: {error}", err=True)
         sys.exit(error.exit_code)
     except typer.Abort:
-        typer.echo("workbench: stopped. What was finished before is kept.", err=True)
         sys.exit(130)
     except Exception as error:
         # usage errors of the command line carry their own message and exit code

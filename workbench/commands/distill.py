@@ -46,15 +46,19 @@ def distill(
     """
     from workbench.commands.console import console, print_comparison
     from workbench.commands.progress import console_watch
+    from workbench.datasets.opening import find_format
     from workbench.device import resolve_device
+
+    use_root(runs)
+    # the same job from whatever folder it is started
+    data = data if data == "shapes" else str(Path(data).expanduser().resolve())
+    if data != "shapes":
+        find_format(Path(data))  # refuses what is no dataset before torch is loaded
     from workbench.tasks.distill.budget import seconds_of
     from workbench.tasks.distill.job import distill as run_job
     from workbench.tasks.distill.planning import Request, default_name, make_plan
 
-    use_root(runs)
     resolve_device(device)
-    # the same job from whatever folder it is started
-    data = data if data == "shapes" else str(Path(data).expanduser().resolve())
     request = Request(data, student, teacher, seconds_of(budget), seeds, val, test, split_seed, tuple(overrides or ()), device)
     name = name or default_name(request)
     if dry:

@@ -121,9 +121,9 @@ class Issues:
         """
         refused = [issue for issue in self if issue.action == "refused"]
         if refused:
-            first = refused[0].kind
+            kinds = [issue.kind for issue in refused]
+            # no policy helps where no image is left
+            choice = "" if "empty_split" in kinds else f", or choose what to do in the data policy, for example {kinds[0]}: drop"
             raise DataError(
-                f"{what} cannot be used as it is. "
-                + ". ".join(str(issue) for issue in refused)
-                + f". Correct the files, or choose what to do in the data policy, for example {first}: drop."
+                f"{what} cannot be used as it is. " + ". ".join(str(issue) for issue in refused) + f". Correct the files{choice}."
             )

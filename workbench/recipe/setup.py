@@ -221,8 +221,20 @@ def _from_hub(name: str) -> Path:
         here = f" To use the folder of that name in the current directory, write ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
             f"there is no detector '{name}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
-            f"{f' ({known})' if known else ''}, and the hub answered {type(error).__name__}.{here}"
+            f"{f' ({known})' if known else ''}, and {_of_hub(error)}.{here}"
         ) from error
+
+
+def _of_hub(error: Exception) -> str:
+    """Says what the hub answered, or that it could not be asked."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if isinstance(error, HfHubHTTPError | HFValidationError):
+        return f"the hub answered {type(error).__name__}"
+    return (
+        f"the hub could not be reached ({type(error).__name__}). If it lies there, check the network and repeat the command: what was "
+        "downloaded so far is kept"
+    )
 
 
 def _is_local_folder(name: str) -> bool:

@@ -119,16 +119,21 @@ def refuse_taken(name: str, recipe: Recipe) -> None:
     raise RunError(f"run '{name}' already exists in {runs_root()}{what} another --name, or remove it with 'workbench runs rm {name}'.")
 
 
+def checkpoint_bytes(setup: Setup) -> int:
+    """Returns the bytes that the checkpoints of a run take at most: the last, the best, and one that is being written."""
+    train = setup.recipe.train
+    weights = sum(value.numel() * value.element_size() for value in setup.student.state_dict().values())
+    # the detector folder, and in the trainer's file the weights, their moments and their average
+    return _CHECKPOINTS * weights * (2 + optimizer_copies(train) + (train.ema > 0))
+
+
 def _check_space(setup: Setup) -> None:
-    """Checks that the disk holds the checkpoints of a run: the last, the best, and one that is being written.
+    """Checks that the disk holds the checkpoints of a run.
 
     Raises:
         RunError: it does not; the message says how much is needed.
     """
-    train = setup.recipe.train
-    weights = sum(value.numel() * value.element_size() for value in setup.student.state_dict().values())
-    # the detector folder, and in the trainer's file the weights, their moments and their average
-    needed = _CHECKPOINTS * weights * (2 + optimizer_copies(train) + (train.ema > 0))
+    needed = checkpoint_bytes(setup)
     free = shutil.disk_usage(runs_root()).free
     if free < needed:
         raise RunError(

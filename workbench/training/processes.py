@@ -101,7 +101,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         flag.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # of several processes, one is ended by SIGTERM when another has died, and could not agree with it on a step to stop at
+    numbers = (signal.SIGINT, signal.SIGTERM) if PartialState().num_processes == 1 else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield asked
     finally:

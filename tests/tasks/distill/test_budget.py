@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import ConfigError
-from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, seconds_of
+from workbench.tasks.distill.budget import LEAST_STEPS, MOST_STEPS, divide, refuse_hopeless, seconds_of
 from workbench.tasks.distill.pace import Pace
 
 TEACHER, STUDENT = Pace(0.2, 0.01, 100, 100, 1000), Pace(0.1, 0.005, 100, 100, 1000)
@@ -59,6 +59,16 @@ def test_a_slower_machine_than_measured_takes_fewer_steps():
 def test_few_images_are_not_shown_more_than_four_hundred_times():
     found = divide(36_000, replace(TEACHER, epoch=2), replace(STUDENT, epoch=3), 0.0, 1, 1)
     assert (found.teacher_steps, found.student_steps) == (800, 1200)
+
+
+def test_a_hopeless_budget_is_refused_before_anything_is_measured():
+    # 30 s answer and three starts of 12 s; a fifth over is allowed
+    with pytest.raises(ConfigError, match=r"20 s is too small: starting 3 students .* about 66 s"):
+        refuse_hopeless(20, 1, 1)
+    with pytest.raises(ConfigError):
+        refuse_hopeless(54.9, 1, 1)
+    refuse_hopeless(55.1, 1, 1)
+    refuse_hopeless(40, 1, 3)
 
 
 def test_a_budget_that_is_too_small_says_what_would_do():

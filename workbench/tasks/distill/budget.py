@@ -30,6 +30,20 @@ def seconds_of(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def refuse_hopeless(budget: float, seeds: int, jobs: int) -> None:
+    """Refuses a budget that is too small whatever the pace, before anything is measured.
+
+    Raises:
+        ConfigError: starting the students and writing the answer take longer.
+    """
+    least = ANSWER_SECONDS + START_SECONDS * max(3 * seeds / jobs, 1)
+    if least > 1.2 * budget:
+        raise ConfigError(
+            f"a budget of {duration(budget)} is too small: starting {3 * seeds} students and writing the answer alone take about "
+            f"{duration(least)}. Raise --budget, or lower --seeds."
+        )
+
+
 @dataclass(frozen=True)
 class Division:
     """Steps that fit into a budget, and the wall seconds that each stage is expected to take.

@@ -137,7 +137,11 @@ def _students(folder: Path, request: Request) -> list[Row]:
 def pace_text(planned: Plan) -> str:
     """Returns what was measured, in wall time, which is what the budget is in."""
     paces = {"teacher": planned.teacher_pace, "student": planned.student_pace}
-    return f"measured: {'; '.join(f'{who} {pace.sentence()}' for who, pace in paces.items() if pace is not None)}"
+    measured = {who: pace for who, pace in paces.items() if pace is not None}
+    told = f"measured: {', '.join(f'{who} {pace}' for who, pace in measured.items())}"
+    if any(pace.waits for pace in measured.values()):
+        told += "; the rest is waiting, most likely for other work on this machine, and the plan is for the speed of now"
+    return told
 
 
 def stages_text(planned: Plan) -> str:

@@ -10,6 +10,7 @@ import torch
 from workbench.recipe.schema import Recipe
 from workbench.recipe.setup import build
 from workbench.teacher_cache.read import open_cache
+from workbench.training.launch import checkpoint_bytes
 from workbench.training.learner import Learner
 from workbench.training.processes import init_processes
 
@@ -32,6 +33,7 @@ class Pace:
         tested: Number of test images.
         epoch: Steps of an epoch.
         processor: Process seconds of an optimiser step, which other work on the machine hardly changes; 0 if it runs on a GPU.
+        checkpoints: Bytes that the checkpoints of a run take.
     """
 
     step: float
@@ -40,20 +42,20 @@ class Pace:
     tested: int
     epoch: int
     processor: float = 0.0
+    checkpoints: int = 0
 
     @property
     def work(self) -> float:
         """Seconds of a step that two recipes are compared by: process seconds if they are known, else wall seconds."""
         return self.processor or self.step
 
-    def sentence(self) -> str:
-        """Says what was measured, and that the machine is busy if it is."""
-        if self.step > BUSY * self.processor > 0:
-            return (
-                f"{self.step:.3f} s a step, {self.processor:.3f} s of it on the processor (it waits the rest of the time, most likely for "
-                "other work on this machine; the plan is for the speed of now)"
-            )
-        return f"{self.step:.3f} s a step"
+    @property
+    def waits(self) -> bool:
+        """True if most of a step's time is not its own work."""
+        return self.step > BUSY * self.processor > 0
+
+    def __str__(self) -> str:
+        return f"{self.step:.3g} s a step" + (f" ({self.processor:.3g} s on the processor)" if self.waits else "")
 
 
 class _Timed(Learner):
@@ -119,4 +121,5 @@ def measure(recipe: Recipe, device: str, teacher: str | None = None) -> Pace:
     step, processor = _Timed(setup, device, open_cache(setup) if teacher is not None else None).seconds_per_step()
     # a forward pass is about a third of a step; reading detections and tables out takes about as long again
     image = 0.7 * step / recipe.train.batch_size
-    return Pace(step, image, len(setup.val), len(setup.test or ()), -(-len(setup.train) // recipe.train.batch_size), processor)
+    epoch = -(-len(setup.train) // recipe.train.batch_size)
+    return Pace(step, image, len(setup.val), len(setup.test or ()), epoch, processor, checkpoint_bytes(setup))

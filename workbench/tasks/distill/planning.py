@@ -1,19 +1,24 @@
 """Plans a job before any time is spent: what the data is, which settings follow from it, which pair is trained, and how long it takes."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import RunError
 from workbench.recipe.loading import changed, load_recipe, parse_recipe
 from workbench.recipe.naming import data_name
 from workbench.recipe.own_data import own_data
 from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import DataConfig, Recipe
 from workbench.recipe.setup import open_split
-from workbench.tasks.distill.budget import Division, divide
+from workbench.store.run import runs_root
+from workbench.tasks.distill.budget import Division, divide, refuse_hopeless
 from workbench.tasks.distill.pace import Pace, measure
 from workbench.tasks.distill.recipes import STUDENT, TEACHER, Pair, make_pair, shipped
 from workbench.tasks.distill.rules import Choice, choose, facts_of
+
+MOST_CLASSES = 20  # whose boxes are told
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def make_plan(name: str, request: Request, jobs: int) -> Plan:
     Raises:
         WorkbenchError: a problem that would stop the job later.
     """
+    refuse_hopeless(request.budget, request.seeds, jobs)
     config, told = _data(request)
     changes: dict[str, Any] = {}
     for text in request.changes:
@@ -100,6 +106,7 @@ def make_plan(name: str, request: Request, jobs: int) -> Plan:
     check_pair(own, taught, train)
     teacher_pace = measure(taught, request.device) if taught is not None else None
     student_pace = measure(own, request.device)
+    check_space(teacher_pace, student_pace, request.seeds)
     # until the teacher is there, one of its steps says how long its forward pass takes
     asked = (teacher_pace or student_pace).step / own.train.batch_size / 2
     cached = asked * len(train) * own.cache.variants if own.cache is not None else 0.0
@@ -114,9 +121,27 @@ def _data(request: Request) -> tuple[DataConfig, tuple[str, ...]]:
     found = own_data(Path(request.data).expanduser().resolve(), request.val, request.test, request.split_seed)
     sizes = ", ".join(f"{role} {count:,}" for role, count in found.images.items())
     boxes = {name: sum(counts[name] for counts in found.boxes.values()) for name in found.boxes["train"]}
-    classes = ", ".join(f"{name} {count:,}" for name, count in boxes.items())
+    classes = ", ".join(f"{name} {count:,}" for name, count in list(boxes.items())[:MOST_CLASSES])
+    if len(boxes) > MOST_CLASSES:
+        classes += f" and {len(boxes) - MOST_CLASSES:,} more classes"
     lines = [f"{found.config.path} ({found.config.format}); images: {sizes}", f"boxes: {classes}", *found.notes]
     return found.config, tuple(lines)
+
+
+def check_space(teacher: Pace | None, student: Pace, seeds: int) -> None:
+    """Checks that the disk holds the checkpoints of every run of a job.
+
+    Raises:
+        RunError: it does not; the message says how much is needed.
+    """
+    needed = (teacher.checkpoints if teacher is not None else 0) + 3 * seeds * student.checkpoints
+    place = Path(runs_root()).absolute()
+    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir())).free
+    if free < needed:
+        raise RunError(
+            f"the checkpoints of the job take {needed / 1e6:,.0f} MB and {place} has {free / 1e6:,.0f} MB free. Free some space, or choose "
+            "another folder with --runs."
+        )
 
 
 def parsed(pair: Pair) -> tuple[Recipe, Recipe | None]:
