@@ -13,7 +13,7 @@ from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import find_method
 from workbench.recipe.inherit import InheritingConfig
 from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
-from workbench.resources import share_path
+from workbench.resources import named_file, share_path
 from workbench.store.groups import own_arm_name
 from workbench.store.searches import found_recipes, searches_root
 
@@ -25,8 +25,8 @@ def recipe_path(name: str) -> Path:
         RunError: the name is none of these; the message lists the shipped recipes, or those that were found.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    if (file := named_file(name)) is not None:
+        return file
     if path.parts[:1] == ("found",):
         recipes = found_recipes()
         if name not in recipes:
@@ -35,13 +35,33 @@ def recipe_path(name: str) -> Path:
                 f"no search in {searches_root()} has found a recipe '{name}'. Found there: {known}. 'search export' writes them."
             )
         return recipes[name]
+    return _shipped(name)
+
+
+def recipe_beside(name: str, folder: Path) -> Path:
+    """Returns the path of a recipe that another one names: a file in its folder, or else what ``recipe_path`` returns.
+
+    A name without a folder is never looked up in the current one.
+
+    Args:
+        name: the name in the recipe.
+        folder: folder of the recipe.
+
+    Raises:
+        RunError: there is no such recipe.
+    """
+    file = named_file(str(folder / name))
+    return file or (recipe_path(name) if len(Path(name).parts) > 1 else _shipped(name))
+
+
+def _shipped(name: str) -> Path:
     folder = share_path("recipes")
-    for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
-        if candidate.is_file():
-            return candidate
+    for candidate in (folder / name, folder / f"{name}.yaml", folder / Path(name).name):
+        if (file := named_file(str(candidate))) is not None:
+            return file
     found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
     shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] not in ("checkpoints", "search")))
-    raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
+    raise RunError(f"there is no recipe '{name[:200]}': no such file exists, and the shipped recipes are {shipped}.")
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:

@@ -179,13 +179,14 @@ class FoundDetector:
     run: Run | None = None
 
 
-def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
+def find_detector(name: str | Run, step: int | None = None, root: Path | None = None) -> FoundDetector:
     """Finds a detector by name, and the run that produced it.
 
     Args:
         name: an open run; or a name, looked up in the folder of runs, then among the embedded detectors, then on the hub; or the path of
             a run or a detector folder. A path contains a separator.
         step: step of a checkpoint of the run; None takes the run's result.
+        root: the folder of runs; None uses ``runs_root()``.
 
     Raises:
         CheckpointError: nothing has that name (the message lists where it was looked up), or the run is in a remote folder.
@@ -193,7 +194,7 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
     """
     if isinstance(name, Run):
         return _of_run(name, step)
-    run = Run.find(name)
+    run = Run.find(name, root)
     if run is not None:
         return _of_run(run, step)
     if step is not None:
@@ -202,6 +203,21 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
     if name and (folder / "config.json").exists():
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
+
+
+def stored_teacher(run: Run) -> FoundDetector | None:
+    """Finds the teacher that a run was made with, a run beside it if there is one of that name. Returns None without a teacher.
+
+    Callers compare its weights with ``teacher_hash``, since other weights may have the name today.
+
+    Raises:
+        CheckpointError: it is no longer there.
+    """
+    name = run.info().get("teacher")
+    if name is None:
+        return None
+    beside = run.path.parent
+    return find_detector(name, root=beside if Run.find(name, beside) is not None else None)
 
 
 def _of_run(run: Run, step: int | None) -> FoundDetector:
@@ -329,12 +345,12 @@ def in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str
     return replace(spec, classes=renamed)
 
 
-def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True) -> Setup:
+def build(recipe: Recipe, teacher: str | Run | FoundDetector | None, record_teacher: bool = True) -> Setup:
     """Builds all objects of a run.
 
     Args:
         recipe: a validated recipe.
-        teacher: the detector to load as teacher, in any form that ``find_detector`` takes, or None.
+        teacher: the detector to load as teacher, found or in any form that ``find_detector`` takes, or None.
         record_teacher: load the teacher even if no method uses it, to compare queries with it.
 
     Raises:
@@ -347,7 +363,12 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
 
 
 def build_on(
-    recipe: Recipe, teacher: str | Run | None, train: Dataset, val: Dataset, test: Dataset | None, record_teacher: bool = True
+    recipe: Recipe,
+    teacher: str | Run | FoundDetector | None,
+    train: Dataset,
+    val: Dataset,
+    test: Dataset | None,
+    record_teacher: bool = True,
 ) -> Setup:
     """Builds all objects of a run on splits that are open; see ``build``."""
     notes: list[str] = []
@@ -366,7 +387,7 @@ def build_on(
     notes += check_coverage(student, train, Transform(recipe.data.transform))
     frozen, pairing, methods, teacher_hash = None, None, [], None
     if teacher is not None and (recipe.methods or record_teacher or recipe.inherit is not None):
-        folder = find_detector(teacher).folder
+        folder = (teacher if isinstance(teacher, FoundDetector) else find_detector(teacher)).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
         detector.spec = in_data_words(detector.spec, recipe.class_map, student.spec.classes)

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workbench.errors import RunError
-from workbench.files import read_json, replacing_folder
+from workbench.files import replacing_folder
 from workbench.remote import file_system, is_remote
-from workbench.store.manifest import MANIFEST, is_complete, manifest_files, write_manifest
+from workbench.store.manifest import is_complete, manifest_files, read_manifest, write_manifest
 from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
@@ -193,7 +193,7 @@ def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
     Tables of earlier versions have no ``images``, ``sampled`` and ``input``, and hold every image; those without the other facts are of
     detectors with a one-to-one assignment and have a row for every candidate.
     """
-    manifest = read_json(run.queries_path(split, step) / MANIFEST)
+    manifest = read_manifest(run.queries_path(split, step))
     unless_told = {"images": None, "sampled": False, "input": None, **_UNLESS_TOLD}
     return {"rows" if name == _KEPT else name: manifest.get(name, value) for name, value in unless_told.items()}
 

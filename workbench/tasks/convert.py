@@ -14,7 +14,7 @@ from workbench.detectors.registry import family, load_detector
 from workbench.detectors.weights import WEIGHTS_FILE, read_tensors
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import replacing, replacing_folder
-from workbench.resources import share_path
+from workbench.resources import named_file, share_path
 
 
 class CheckpointDescription(BaseModel):
@@ -74,7 +74,7 @@ def convert_detector(source: Path, layout_name: str, description: Path, out: Pat
 
 def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel]:
     shipped = share_path("recipes") / "checkpoints"
-    place = path if path.is_file() else shipped / f"{path.name}.yaml"
+    place = named_file(str(path)) or shipped / f"{path.name}.yaml"
     try:
         described = CheckpointDescription.model_validate(yaml.safe_load(place.read_text(encoding="utf-8")))
         name = described.model.get("family")

@@ -18,6 +18,7 @@ from workbench.detectors.weights import EXACT_NORMS, read_spec, read_tensors
 from workbench.errors import CheckpointError, RunError, WorkbenchError
 from workbench.files import read_json, replacing_folder, write_json, write_text
 from workbench.store.run import Run
+from workbench.store.schemas import TrainerState
 from workbench.training.optim import Average
 
 TRAINER_TENSORS = "trainer.safetensors"
@@ -88,7 +89,10 @@ def load_checkpoint(
             "continued. Start a new run."
         )
     tensors = read_tensors(folder / TRAINER_TENSORS)
-    state: dict[str, Any] = read_json(folder / TRAINER_STATE)
+    try:
+        state: dict[str, Any] = read_json(folder / TRAINER_STATE, TrainerState)
+    except WorkbenchError as error:
+        raise CheckpointError(f"the checkpoint cannot be continued: {error}") from error
     try:
         report = student.load_state_dict(_part(tensors, "student."), strict=False)
         # torch adds num_batches_tracked counters to a plain mapping while loading, and norms of pretrained layouts do not have them

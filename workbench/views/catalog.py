@@ -12,11 +12,11 @@ import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from workbench.errors import RunError, WorkbenchError
-from workbench.files import read_json, time_of
+from workbench.errors import WorkbenchError
+from workbench.files import time_of
 from workbench.remote import is_remote
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
-from workbench.store.run import FORMAT_VERSION, Run
+from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
@@ -88,13 +88,6 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != UNDISTILLED, entry.arm, entry.run.name
 
 
-def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> None:
-    for number, line in enumerate(lines, start=1):
-        lacking = [name for name in needed if not isinstance(line, dict) or name not in line]
-        if lacking or (isinstance(line, dict) and "coco" in needed and "ap" not in dict(line["coco"])):
-            raise RunError(f"{path.name} is damaged: entry {number} lacks {', '.join(lacking) or 'ap'}. Remove that line.")
-
-
 def _entry(run: Run) -> Entry:
     """Returns the run's current entry; its files are read again only if they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
@@ -128,31 +121,24 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     if link := _link_that_leads_out(path):
         return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
-        info = read_json(run.info_path)
-        version = info.get("format_version")
-        if version != FORMAT_VERSION:
-            return Entry(run, problem=f"its format is version {version}, but this workbench reads version {FORMAT_VERSION}")
+        info = run.info()
         group = info["group"]
         # damaged lines are reported here as a problem of the run, so that no page has to
         lines = run.metrics()
-        _check_lines(run.metrics_path, lines, ("step",))
-        _check_lines(run.timings_path, run.timings(), ("step", "wall", "cpu"))
-        _check_lines(run.evaluations_path, run.evaluations(), ("step", "split", "coco"))
+        run.timings(), run.evaluations()
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(
             run=run,
-            recipe=str(group["recipe"]),
-            arm=str(group["arm"]),
-            seed=int(group["seed"]),
-            schedule=str(group["schedule"]),
+            recipe=group["recipe"],
+            arm=group["arm"],
+            seed=group["seed"],
+            schedule=group["schedule"],
             state=state,
-            steps=int(info["recipe"]["train"]["steps"]),
-            step=int(lines[-1]["step"]) if lines else 0,
-            created=str(info.get("created", "")),
+            steps=info["recipe"]["train"]["steps"],
+            step=lines[-1]["step"] if lines else 0,
+            created=info.get("created", ""),
             error=str(info.get("error", "")) if state == "failed" else "",
         )
     except WorkbenchError as error:
         return Entry(run, problem=str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Entry(run, problem=f"run.json is damaged or lacks {error}")
