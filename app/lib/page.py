@@ -52,7 +52,13 @@ def runs_with(splits: Callable[[Run], Iterable[str]], title: str, detail: str) -
         title: first line of the banner.
         detail: what would make the page show something.
     """
-    entries = {name: entry for name, entry in usable_runs().items() if any(splits(entry.run))}
+    entries: dict[str, Entry] = {}
+    for name, entry in usable_runs().items():
+        try:
+            if any(splits(entry.run)):
+                entries[name] = entry
+        except WorkbenchError as error:
+            banner("warning", "A run cannot be shown", f"{name}: {error}")
     if not entries:
         banner("info", title, detail)
         st.stop()

@@ -19,7 +19,7 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
 from workbench.detectors.pretrained import origin_of_weights
 from workbench.detectors.registry import family, load_detector
-from workbench.errors import CheckpointError, ConfigError, RunError
+from workbench.errors import CheckpointError, ConfigError, RunError, WorkbenchError
 from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
@@ -29,6 +29,7 @@ from workbench.recipe.inherit import architecture_of, bare, inherit_parts
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.remote import is_remote
 from workbench.resources import share_path
+from workbench.store.intact import check_hashes
 from workbench.store.run import Run, is_path, result_folder, runs_root
 
 
@@ -201,6 +202,7 @@ def find_detector(name: str | Run, step: int | None = None, root: Path | None = 
         raise RunError(f"'{name}' is not a run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
     if name and (folder / "config.json").exists():
+        check_hashes(folder, "Restore it from a copy.")
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
 
@@ -223,7 +225,12 @@ def stored_teacher(run: Run) -> FoundDetector | None:
 def _of_run(run: Run, step: int | None) -> FoundDetector:
     if is_remote(run.path):
         raise CheckpointError(f"{run.path} is not a local folder, and weights can only be read locally. Copy the run first.")
-    return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
+    folder = result_folder(run) if step is None else run.complete_checkpoint(step)
+    try:
+        check_hashes(folder, "Restore it from a copy, choose another checkpoint, or train the run again.")
+    except WorkbenchError as error:
+        raise CheckpointError(str(error)) from error
+    return FoundDetector(run.name, folder, run)
 
 
 def _from_hub(name: str) -> Path:

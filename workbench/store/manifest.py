@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import hash_file, hash_json, read_json, write_json
+from workbench.store.intact import check_intact
 from workbench.store.schemas import Manifest
 
 MANIFEST = "manifest.json"  # written last into a folder of several files
@@ -30,8 +31,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """Returns the files that the manifest lists, ordered by name."""
+    """Returns the files that the manifest lists, ordered by name, without a look at them."""
     return [folder / name for name in sorted(read_manifest(folder)["files"])]
+
+
+def check_file(folder: Path, file: Path) -> None:
+    """Checks a file of a run's folder of tables or tensors against its manifest.
+
+    Raises:
+        WorkbenchError: it is missing or damaged.
+    """
+    again = f"Remove {folder} and write it again with 'workbench record', or train the run again. The run's other files are not affected."
+    check_intact(file, read_manifest(folder)["files"][file.name], again)
 
 
 def content_hash(folders: Sequence[Path]) -> str:

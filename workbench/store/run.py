@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RunError, WorkbenchError
-from workbench.files import checked, parse_json, read_json, try_lock, write_json
+from workbench.files import checked, hash_file, parse_json, read_json, try_lock, write_json
 from workbench.remote import as_path, is_remote
+from workbench.store.intact import check_intact
+from workbench.store.links import link_that_leads_out
 from workbench.store.manifest import MANIFEST
 from workbench.store.schemas import FORMAT_VERSION, EvaluationLine, MetricsLine, RunInfo, TimingLine
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = Path("runs")
 # another process that only checks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5
+_STEP = re.compile("[0-9]{1,18}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -73,26 +76,26 @@ class Run:
             root: the folder of runs; None uses ``runs_root()``.
 
         Raises:
-            RunError: there is no such run; the message lists the existing ones.
+            RunError: there is no such run (the message lists the existing ones), or it has a link that leads out of the folder of runs.
         """
         root = root or runs_root()
         if is_path(name):
             path = as_path(name)
             if not _exists(path / "run.json"):
                 raise RunError(f"there is no run at {path}: it has no run.json. To open a run in {root}, give only its name.")
-            return cls(path)
+            return _without_links(cls(path))
         path = run_path(str(name), root)
         if not _exists(path / "run.json"):
             known = ", ".join(run.name for run in list_runs(root)) or "none"
             here = f" To open the folder of that name in the current directory, write ./{name}." if _exists(Path(name, "run.json")) else ""
             raise RunError(f"there is no run '{name}' in {root}. Runs there: {known}.{here}")
-        return cls(path)
+        return _without_links(cls(path))
 
     @classmethod
     def find(cls, name: str | Path, root: Path | None = None) -> "Run | None":
         """Opens a run as ``open`` does; returns None if no run has that name or path."""
         path = as_path(name) if is_path(name) else (root or runs_root()) / name if _NAME.fullmatch(str(name)) else None
-        return cls(path) if path is not None and _exists(path / "run.json") else None
+        return _without_links(cls(path)) if path is not None and _exists(path / "run.json") else None
 
     @property
     def info_path(self) -> Path:
@@ -122,7 +125,7 @@ class Run:
         """Lists the steps of the complete checkpoints, ascending."""
         if not self.checkpoints_path.is_dir():
             return []
-        return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
+        return _steps(p.name for p in self.checkpoints_path.iterdir() if (p / "DONE").exists())
 
     def complete_checkpoint(self, step: int) -> Path:
         """Returns the folder of a complete checkpoint.
@@ -164,13 +167,12 @@ class Run:
         folder = self.path / "queries" / f"split={split}"
         if not folder.is_dir():
             return []
-        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
-        return sorted(step for step in steps if step >= 0)
+        return _steps(p.name.removeprefix("step=") for p in folder.glob("step=*") if (p / MANIFEST).exists())
 
     def detection_steps(self, split: str) -> list[int]:
         """Lists the steps with stored detections, ascending."""
         folder = self.path / "detections" / f"split={split}"
-        return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
+        return _steps(path.stem.removeprefix("step=") for path in folder.glob("step=*.parquet"))
 
     def info(self) -> dict[str, Any]:
         """Returns the content of ``run.json``.
@@ -207,15 +209,26 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns one dict per logged step."""
-        return read_lines(self.metrics_path, MetricsLine)
+        return self._log(self.metrics_path, MetricsLine)
 
     def timings(self) -> list[dict[str, Any]]:
         """Returns wall and process seconds, one dict per logged step."""
-        return read_lines(self.timings_path, TimingLine)
+        return self._log(self.timings_path, TimingLine)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Returns one dict per evaluation."""
-        return read_lines(self.evaluations_path, EvaluationLine)
+        return self._log(self.evaluations_path, EvaluationLine)
+
+    def _log(self, path: Path, schema: "type[BaseModel]") -> list[dict[str, Any]]:
+        info = self.info()
+        if info.get("state") == "done" and (wanted := info.get("logs", {}).get(path.name)):
+            check_intact(path, wanted, "Restore it from a copy; the checkpoints and tables of the run are not affected.")
+        return read_lines(path, schema)
+
+    def finish(self, **changes: Any) -> None:
+        """Marks the run as done, and keeps the hashes of its logs, to which nothing is added any more."""
+        logs = {path.name: hash_file(path) for path in (self.metrics_path, self.timings_path, self.evaluations_path) if path.is_file()}
+        self.update_info(state="done", logs=logs, **changes)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -349,6 +362,17 @@ def run_path(name: str, root: Path | None = None) -> Path:
     if not _NAME.fullmatch(name):
         raise RunError(f"{name[:200]!r} cannot be a run name: use letters, digits, '.', '_' and '-', starting with a letter or digit.")
     return (root or runs_root()) / name
+
+
+def _without_links(run: Run) -> Run:
+    if link := link_that_leads_out(run.path):
+        raise RunError(f"{link} is a link that leads out of the folder of runs. Only files below it are read. Copy them there.")
+    return run
+
+
+def _steps(names: Iterable[str]) -> list[int]:
+    """Returns the steps among names of files, ascending; whatever else lies there is no step."""
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def _exists(path: Path) -> bool:

@@ -4,6 +4,7 @@ A key that is missing is no error here: earlier versions wrote fewer. Code that 
 (``files.Entries``). Keys that are not listed are read as they are.
 """
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
@@ -169,6 +170,9 @@ class RunInfo(Stored):
     seconds: dict[str, float] | None = None
     """CPU and wall seconds of training."""
 
+    logs: dict[str, str] = {}
+    """SHA-256 of each log of a run that is done."""
+
     state: str | None = None
     """How far the run is."""
 
@@ -266,11 +270,22 @@ class EvaluationLine(Numbers):
     """Results of the teacher."""
 
 
-class Manifest(Stored):
-    """``manifest.json`` of a folder of tables or tensors."""
+class Hashes(Stored):
+    """``hashes.json`` of a folder, and what every manifest has."""
 
     files: dict[str, str]
-    """SHA-256 of each file by its name; a name is a plain file name, because it comes out of a file."""
+    """SHA-256 of each file by its name, which is that of a file in the same folder."""
+
+    @model_validator(mode="after")
+    def _names_files_of_its_folder(self) -> "Hashes":
+        for name in self.files:
+            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+                raise ValueError(f"names the file {name[:100]!r}, which is not in its folder")
+        return self
+
+
+class Manifest(Hashes):
+    """``manifest.json`` of a folder of tables or tensors."""
 
     rows: NonNegativeInt = 0
     """Number of rows of a table."""
@@ -300,16 +315,12 @@ class Manifest(Stored):
     """Cells of a dense detector."""
 
     @model_validator(mode="after")
-    def _names_files_of_its_folder(self) -> "Manifest":
-        named = {*self.files, *(self.images.values() if isinstance(self.images, dict) else ())}
-        for name in sorted(named):
-            if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-                raise ValueError(f"names the file {name!r}, which is not in its folder")
-        if isinstance(self.images, dict):
-            if wrong := [image for image in self.images if not (image.isascii() and image.removeprefix("-").isdigit())]:
-                raise ValueError(f"has an image {wrong[0]!r}, which is no number")
-            if lost := sorted(set(self.images.values()) - set(self.files)):
-                raise ValueError(f"says that images are in {lost[0]!r}, which it does not list")
+    def _images_are_in_its_files(self) -> "Manifest":
+        for image, name in self.images.items() if isinstance(self.images, dict) else ():
+            if not re.fullmatch("-?[0-9]{1,19}", image):
+                raise ValueError(f"has an image {image[:100]!r}, which is no number")
+            if name not in self.files:
+                raise ValueError(f"says that image {image} is in {name[:100]!r}, which it does not list")
         return self
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from workbench.errors import NonFiniteError, RunError
 from workbench.files import replacing_folder
-from workbench.store.manifest import is_complete, read_manifest, write_manifest
+from workbench.store.manifest import check_file, is_complete, read_manifest, write_manifest
 from workbench.store.masks import quantise, restore
 from workbench.store.run import Run
 
@@ -136,7 +136,9 @@ def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str)
     if image_id not in _images(run, split, step, kind):
         raise RunError(f"run '{run.name}' has no {what} of image {image_id} of split '{split}' at step {step}.")
     folder = run.states_path(split, step)
-    return folder / read_manifest(folder)["images"][str(image_id)]
+    file = folder / read_manifest(folder)["images"][str(image_id)]
+    check_file(folder, file)
+    return file
 
 
 def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:

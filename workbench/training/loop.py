@@ -166,7 +166,7 @@ class Trainer(Learner):
             line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
             append_line(self.run.evaluations_path, line)
             self.listener.on_evaluation(line)
-            self.run.update_info(state="done", seconds=self.seconds)
+            self.run.finish(seconds=self.seconds)
         self.accelerator.end_training()
 
     def _clock(self) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from safetensors import SafetensorError
 
 from workbench.errors import WorkbenchError
 from workbench.files import time_of
-from workbench.remote import is_remote
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
+from workbench.store.links import link_that_leads_out
 from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
@@ -95,37 +94,18 @@ def _entry(run: Run) -> Entry:
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
 
 
-def lies_below(path: Path, folder: Path) -> bool:
-    """Returns True if a path, with all links followed, lies in a folder; remote paths have no links."""
-    return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
-
-
-def _link_that_leads_out(folder: Path) -> str:
-    """Returns the folder of a run, or a link in it, that leads out of the folder of runs; "" if there is none."""
-    if is_remote(folder):
-        return ""
-    root = folder.parent
-    if not lies_below(folder, root):
-        return folder.name
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            if path.is_symlink() and not lies_below(path, root):
-                return str(path.relative_to(root))
-    return ""
-
-
 @functools.lru_cache(maxsize=4096)
 def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     run = Run(path)
-    if link := _link_that_leads_out(path):
+    if link := link_that_leads_out(path):
         return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
         info = run.info()
         group = info["group"]
         # damaged lines are reported here as a problem of the run, so that no page has to
         lines = run.metrics()
-        run.timings(), run.evaluations()
+        for read in (run.timings, run.evaluations):
+            read()
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(
