@@ -96,6 +96,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except OSError as error:
+        # a full disk, a folder without permission, a name that no file can have: no defect, and whoever knows more has caught it before
+        if error.filename is None:
+            raise
+        typer.echo(f"workbench: {error.strerror or error}: {str(error.filename)[:500]}", err=True)
+        sys.exit(WorkbenchError.exit_code)
     except Exception as error:
         # usage errors of the command line carry their own message and exit code
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

@@ -1,21 +1,22 @@
 """Reads recipes: files, arms, overrides, and error messages that name the nearest valid key."""
 
 import difflib
+import math
 import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError, RunError
 from workbench.methods.registry import find_method
 from workbench.recipe.inherit import InheritingConfig
-from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
+from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, flat, models_in
 from workbench.resources import named_file, share_path
 from workbench.store.groups import own_arm_name
 from workbench.store.searches import found_recipes, searches_root
+from workbench.yaml_text import YamlError, parse_yaml
 
 
 def recipe_path(name: str) -> Path:
@@ -80,6 +81,8 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
     """
     values = read_mapping(path, "recipe", Recipe.model_fields)
     arms = values.get("arms") or {}
+    if not isinstance(arms, dict) or not all(isinstance(name, str) and isinstance(one or {}, dict) for name, one in arms.items()):
+        raise ConfigError(f"{path}: arms must be a mapping of each arm's name to what it changes.")
     own_arm = own_arm_name(bool(values.get("methods")))
     if arm in arms:
         values = merge(values, arms[arm] or {})
@@ -102,12 +105,12 @@ def read_mapping(path: Path, what: str, keys: typing.Iterable[str]) -> dict[str,
         ConfigError: the file cannot be read, is not YAML, or holds something else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} is not a {what}. Expected a mapping with keys such as {', '.join(keys)}.")
     return typing.cast("dict[str, Any]", values)
 
@@ -115,9 +118,15 @@ def read_mapping(path: Path, what: str, keys: typing.Iterable[str]) -> dict[str,
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Validates ``values``; errors name ``where``."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {_message(item, values)}" for item in error.errors())) from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply.") from error
+    for key, value in flat(recipe.model_dump(mode="python", exclude={"arms", "lineage"})).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}:\n  {key}: must be a finite number (got {value})")
+    return recipe
 
 
 def stored_recipe(values: dict[str, Any], where: str) -> Recipe:
@@ -177,15 +186,15 @@ def changed(values: dict[str, Any], override: str) -> dict[str, Any]:
 def _override(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise ConfigError(f"--set {text!r} must look like train.steps=100.")
+        raise ConfigError(f"--set {text[:200]!r} must look like train.steps=100.")
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        parsed: Any = parse_yaml(value)
+    except YamlError as error:
+        raise ConfigError(f"--set {text[:200]!r}: the value is not valid YAML: {error}") from error
     # YAML 1.1 reads 2e-3 as a string
     if isinstance(parsed, str):
         try:
-            parsed = float(parsed)
+            parsed = float(parsed) if math.isfinite(float(parsed)) else parsed
         except ValueError:
             pass
     nested: dict[str, Any] = {}

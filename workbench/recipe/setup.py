@@ -201,7 +201,7 @@ def find_detector(name: str | Run, step: int | None = None, root: Path | None = 
     if step is not None:
         raise RunError(f"'{name}' is not a run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
-    if name and (folder / "config.json").exists():
+    if name and _exists(folder / "config.json"):
         check_hashes(folder, "Restore it from a copy.")
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
@@ -243,13 +243,20 @@ def _from_hub(name: str) -> Path:
         known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
         here = f" To use the folder of that name in the current directory, write ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
-            f"there is no detector '{name}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
+            f"there is no detector '{name[:200]}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
             f"{f' ({known})' if known else ''}, and the hub answered {type(error).__name__}.{here}"
         ) from error
 
 
 def _is_local_folder(name: str) -> bool:
-    return any(Path(name, file).exists() for file in ("config.json", "run.json"))
+    return any(_exists(Path(name, file)) for file in ("config.json", "run.json"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:

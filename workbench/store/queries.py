@@ -248,7 +248,8 @@ def _database(remote: Any, folder: str = "") -> duckdb.DuckDBPyConnection:
     else:
         # the system already caches local files; a second copy would fill the memory of a page
         database.execute("SET enable_external_file_cache = false")
-        database.execute("SET allowed_directories = [$folder]", {"folder": folder})
+        # files are named by patterns, in which some characters are escaped
+        database.execute("SET allowed_directories = [$folder, $pattern]", {"folder": folder, "pattern": glob.escape(folder)})
         database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database

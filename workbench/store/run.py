@@ -262,12 +262,17 @@ class Run:
         """Deletes the directory.
 
         Raises:
-            RunError: a process is writing to it, or it is remote.
+            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
         """
         if is_remote(self.path):
             raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
-        with self.locked():
-            shutil.rmtree(self.path)
+        if self.path.is_symlink():
+            raise RunError(f"{self.path} is a link to {self.path.resolve()}, so nothing was removed. Remove the link itself, or that run.")
+        try:
+            with self.locked():
+                shutil.rmtree(self.path)
+        except OSError as error:
+            raise RunError(f"cannot remove {self.path}: {error.strerror or error}. What is left of it can be removed by hand.") from error
 
 
 def free_path(name: str, root: Path | None = None) -> Path:
