@@ -32,6 +32,7 @@ from workbench.commands.report import report
 from workbench.commands.run import run
 from workbench.commands.runs import runs_app
 from workbench.commands.search import search_app
+from workbench.commands.terminal import printable, use_escapes
 from workbench.errors import WorkbenchError
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
@@ -84,6 +85,7 @@ app.command("trace", cls=Verb, hidden=True)(record)  # its former name
 
 def main() -> None:
     """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
+    use_escapes()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -92,7 +94,7 @@ def main() -> None:
         if isinstance(code, int) and code:
             sys.exit(code)
     except WorkbenchError as error:
-        typer.echo(f"workbench: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
@@ -100,11 +102,15 @@ def main() -> None:
         # a full disk, a folder without permission, a name that no file can have: no defect, and whoever knows more has caught it before
         if error.filename is None:
             raise
-        typer.echo(f"workbench: {error.strerror or error}: {str(error.filename)[:500]}", err=True)
+        _say(f"{error.strerror or error}: {str(error.filename)[:500]}")
         sys.exit(WorkbenchError.exit_code)
     except Exception as error:
         # usage errors of the command line carry their own message and exit code
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            typer.echo(f"workbench: {error.format_message()}", err=True)  # pyright: ignore[reportAttributeAccessIssue]
+            _say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
             sys.exit(int(error.exit_code))  # pyright: ignore[reportAttributeAccessIssue]
         raise
+
+
+def _say(message: str) -> None:
+    typer.echo(printable(f"workbench: {message}"), err=True)

@@ -19,6 +19,7 @@ from workbench.analysis.of_run import SPLITS, RunData
 from workbench.errors import WorkbenchError
 from workbench.store.run import Run, runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
+from workbench.views.csv_text import NOTE, csv_text
 from workbench.views.style import laid_out
 
 REFRESH_SECONDS = 5
@@ -153,6 +154,6 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
         note(meaning)
     if right is not None and data is not None:
         rows = data
-        right.download_button("CSV", lambda: rows.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
-                              type="tertiary", help="Download the numbers of this figure.")  # fmt: skip
+        right.download_button("CSV", lambda: csv_text(rows), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
+                              type="tertiary", help=f"Download the numbers of this figure. {NOTE}")  # fmt: skip
     return event

@@ -14,6 +14,7 @@ from workbench.analysis.defined import NOT_DEFINED, undefined_of
 from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_evaluation, splits_with_queries
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
+from workbench.views.csv_text import NOTE, csv_text
 from workbench.views.summary import Column, readable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
@@ -89,8 +90,8 @@ def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.caption("Point at a heading to see its definition. n is the number of targets or queries behind the number to its left, "
                      f"all from split {split}. 'from' and 'to' are the ends of 95 % intervals.")  # fmt: skip
-        right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
-                              on_click="ignore")  # fmt: skip
+        right.download_button("CSV", lambda: csv_text(table), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
+                              on_click="ignore", help=NOTE)  # fmt: skip
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:

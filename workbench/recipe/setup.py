@@ -243,7 +243,7 @@ def _from_hub(name: str) -> Path:
         known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
         here = f" To use the folder of that name in the current directory, write ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
-            f"there is no detector '{name[:200]}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
+            f"there is no detector '{name[:200]}': it is no folder with config.json, not a run in {runs_root()}, not an embedded detector"
             f"{f' ({known})' if known else ''}, and the hub answered {type(error).__name__}.{here}"
         ) from error
 
