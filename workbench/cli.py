@@ -87,8 +87,10 @@ def main() -> None:
     """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
     use_escapes()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # these run the same clean-up as an error: a comparison also ends the runs it started, which save and stop
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
         if isinstance(code, int) and code:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from yaml.representer import SafeRepresenter
 
 from workbench.errors import WorkbenchError
 
@@ -12,6 +13,10 @@ MOST_CHARACTERS = 4_000_000
 MOST_DEPTH = 50
 MOST_NODES = 200_000  # as if every alias were written out
 LARGEST = 2**63  # whole numbers are below it
+
+
+# mappings that were read from JSON are written like any other
+yaml.SafeDumper.add_multi_representer(dict, SafeRepresenter.represent_dict)
 
 
 class YamlError(WorkbenchError):

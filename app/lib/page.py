@@ -4,7 +4,7 @@ Names of runs and classes come from users. They go into tables, text and options
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.analysis.defined import NotDefined
-from workbench.analysis.of_run import SPLITS, RunData
+from workbench.analysis.of_run import SPLITS, RunData, RunSplit
 from workbench.errors import WorkbenchError
 from workbench.store.run import Run, runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
@@ -92,6 +92,27 @@ def guarded(title: str) -> Iterator[None]:
         banner("error", title, str(error))
     except DAMAGED as error:
         banner("error", title, f"A file of the run cannot be read: {error}")
+
+
+def readable(shown: Sequence[RunSplit], read: Callable[[Sequence[RunSplit]], Any]) -> list[RunSplit]:
+    """Returns the runs whose files can be read, so that a damaged one takes no other from a comparison; a banner names each damaged one.
+
+    Args:
+        shown: the runs to compare.
+        read: reads all that the page needs of some runs.
+    """
+    try:
+        read(shown)
+    except (WorkbenchError, *DAMAGED):
+        found: list[RunSplit] = []
+        for own in shown:
+            try:
+                read([own])
+                found.append(own)
+            except (WorkbenchError, *DAMAGED) as error:
+                banner("warning", "A run cannot be compared", f"{own.run.name}: {error}")
+        return found
+    return list(shown)
 
 
 @contextmanager

@@ -36,24 +36,30 @@ names = list(entries)
 choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
 bar = st.columns([8, 1], vertical_alignment="bottom")
 bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
-chosen = [name for name in names if name in st.session_state["run"]]
-if not chosen:
-    choices.write_address(run=chosen)
+asked = [name for name in names if name in st.session_state["run"]]
+if not asked:
+    choices.write_address(run=asked)
     st.caption("Choose at least one run.")
     st.stop()
-splits = choices.splits_of((entries[name] for name in chosen), lambda entry: splits_with_queries(entry.run))
+splits = choices.splits_of((entries[name] for name in asked), lambda entry: splits_with_queries(entry.run))
 split = choices.select_split(bar[1], splits or SPLITS[:1])
 
 
-@st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
+@st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in asked) else None)
 @page.guarded("These runs cannot be compared")
 def body() -> None:
     """Shows everything below the choice of runs; it is redrawn every few seconds while one of them is being trained."""
-    for name in chosen:
+    for name in asked:
         if entries[name].error:
             page.banner("error", "A run failed", f"{name}: {entries[name].error}")
-    shown = tuple(all_evaluations(entries[name].run, split) for name in chosen)
-    table = held.runs_table(shown)
+    shown = page.readable(
+        [all_evaluations(entries[name].run, split) for name in asked],
+        lambda runs: held.runs_table(tuple(runs)),
+    )
+    chosen = [own.run.name for own in shown]
+    if not chosen:
+        return
+    table = held.runs_table(tuple(shown))
     place = st.empty()
     if st.session_state.get("with_intervals") != shown:
         show_table(place, table, "summary-first")
@@ -77,7 +83,7 @@ def body() -> None:
             st.caption("None of these runs has finished yet.")
     show_table(place, table, "summary")
     st.session_state["with_intervals"] = shown
-    choices.write_address(run=chosen, split=split)
+    choices.write_address(run=asked, split=split)
 
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
@@ -118,4 +124,4 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 body()
-verdicts([entries[name] for name in chosen], list(entries.values()), split)
+verdicts([entries[name] for name in asked], list(entries.values()), split)

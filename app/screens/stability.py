@@ -37,7 +37,13 @@ def runs_compared() -> None:
     if not chosen:
         st.caption("Choose at least one run.")
         return
-    shown = [all_evaluations(entries[name].run, split) for name in chosen]
+    shown = page.readable(
+        [all_evaluations(entries[name].run, split) for name in chosen],
+        lambda runs: [read(own) for own in runs for read in (held.progress, held.layers, held.agreement)],
+    )
+    chosen = [own.run.name for own in shown]
+    if not chosen:
+        return
     points = pd.concat([held.progress(own) for own in shown])
     targets = f" {overview.counted(points)} split {split}, {len(chosen)} runs."
     runs = [own.run for own in shown]

@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.flows import DISTILLED, command, write_recipe
+from tests.flows import DISTILLED, Silent, command, write_recipe
+from workbench.errors import Interrupted
+from workbench.recipe.loading import load_recipe
 from workbench.store.run import Run, read_lines
+from workbench.training import evaluation
+from workbench.training.launch import Launch, resume, start
+from workbench.training.processes import interruptible
 
 STEPS: dict[str, Any] = {
     "student": {"dropout": 0.1},
@@ -73,10 +78,13 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_bytes_of_one_that_wa
     same_end(run, Run(whole_runs / arm))
 
 
-def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(tmp_path: Path, whole_runs: Path):
+@pytest.mark.parametrize(("number", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_saves_once_ends_with_its_code_and_says_how_to_go_on_to_the_same_end(
+    tmp_path: Path, whole_runs: Path, number: signal.Signals, wanted: int
+):
     recipe = write_recipe(tmp_path, DISTILLED, STEPS, {"train": {"checkpoint_every": 1000}})
-    code, run, said = stopped_by(signal.SIGINT, recipe, "stopped", "distilled", 5)
-    assert code == 130, said
+    code, run, said = stopped_by(number, recipe, "stopped", "distilled", 5)
+    assert code == wanted, said
     (step,) = run.checkpoint_steps()
     assert 5 <= step < 40
     assert f"stopped at step {step} and saved. Resume with: workbench run --resume stopped" in said
@@ -85,3 +93,51 @@ def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(t
     assert [line["step"] for line in read_lines(run.metrics_path)] == list(range(1, step + 1))
     assert command("run", "--resume", "stopped", "--device", "cpu", "--plain")[0] == 0
     same_end(run, Run(whole_runs / "distilled"))  # which was saved more often
+
+
+@pytest.mark.parametrize("call", [1, 2, 3], ids=["evaluation", "last evaluation", "evaluation of the result"])
+def test_a_signal_during_an_evaluation_ends_it_saves_and_the_resumed_run_makes_it(
+    tmp_path: Path, whole_runs: Path, monkeypatch: pytest.MonkeyPatch, call: int
+):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS)
+    calls: list[int] = []
+    write = evaluation.write_detections
+
+    def stopping(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(*arguments)
+
+    monkeypatch.setattr(evaluation, "write_detections", stopping)
+    with pytest.raises(Interrupted) as caught:
+        start(load_recipe(recipe, arm="distilled"), Launch("evaluated", arm="distilled", device="cpu"), Silent())
+    assert caught.value.exit_code == 143
+    run = Run.open("evaluated")
+    step = 20 if call == 1 else 40
+    assert run.info()["state"] == run.state() == "interrupted" and run.checkpoint_steps() == [step]
+    assert [line["step"] for line in read_lines(run.evaluations_path)] == [20, 40][: call - 1]
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".") and path.name != ".lock"], "nothing is half written"
+    resume(run, Launch(device="cpu"), Silent())
+    same_end(run, Run(whole_runs / "distilled"))
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_stopped_and_one_that_nohup_protects_goes_on(tmp_path: Path, whole_runs: Path):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS)
+    code, run, said = stopped_by(signal.SIGKILL, recipe, "gone", "undistilled", 12)
+    assert code == -signal.SIGKILL, said
+    assert run.info()["state"] == "running" and run.state() == "stopped" and not run.is_running()
+    for verb, words in ((("runs", "list"), "stopped"), (("runs", "show", "gone"), "stopped")):
+        code, out, err = command(*verb)
+        assert code == 0 and words in out, err
+    with run.locked():
+        assert run.state() == "running"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.asked() == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -69,13 +69,14 @@ def test_a_page_about_a_damaged_run_has_a_banner_and_no_traceback(name: str, pag
         folder = root / f"run-{number}"
         shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("checkpoints"))
         ways[(number + PAGES.index(name)) % 4](folder / file)
-    shown = page(name, root, run="good")
-    assert not shown.exception and not shown.error, [error.value for error in shown.exception]
+    shown = page(name, root, run="good", compared="good")
+    assert not shown.exception and not shown.error, [error.value for error in (*shown.exception, *shown.error)]
+    banners = 0
     for number, file in enumerate(READ[name]):
         shown = page(name, root, run=f"run-{number}", compared=f"run-{number}")
         assert not shown.exception, f"{file}: {shown.exception[0].value}"
-        said = [*shown.error, *shown.warning]
-        assert said or name in ("caches_and_runs", "overview", "stability", "diagnosis", "value"), f"{file}: nothing is said on the page"
+        banners += bool([*shown.error, *shown.warning])
+    assert banners or name == "caches_and_runs"
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -330,16 +330,16 @@ class TrainerState(Stored):
     step: NonNegativeInt
     """Number of steps that were made."""
 
-    scaler: dict[str, Any] | None
+    scaler: dict[str, Any] | None = None
     """State of the loss scaler."""
 
-    seconds: dict[str, float]
+    seconds: dict[str, float] = {"cpu": 0.0, "wall": 0.0}
     """CPU and wall seconds of training."""
 
-    taught: dict[str, bool]
+    taught: dict[str, bool] = {}
     """Which terms had a gradient."""
 
-    best: list[float]
+    best: list[float] = [-1.0, -1.0]
     """Best AP on the validation split, and its step."""
 
     @model_validator(mode="after")
