@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.flows import DISTILLED, Silent, command, write_recipe
-from workbench.errors import Interrupted
+from workbench.errors import Interrupted, RunError
 from workbench.recipe.loading import load_recipe
 from workbench.store.run import Run, read_lines
 from workbench.training import evaluation
@@ -141,3 +142,23 @@ def test_a_run_whose_process_is_gone_is_shown_as_stopped_and_one_that_nohup_prot
             assert interruption.asked() == signal.SIGTERM
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("log_every", [1, 50], ids=["seen by the log", "seen by the checkpoint"])
+def test_a_folder_that_is_removed_in_mid_run_ends_the_run_with_one_message_and_is_not_made_again(tmp_path: Path, log_every: int):
+    class Removing(Silent):
+        def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
+            if step == 3:
+                shutil.rmtree(Run.open("removed").path)
+
+    recipe = write_recipe(tmp_path, STEPS, {"train": {"log_every": log_every, "checkpoint_every": 5}})
+    with pytest.raises(RunError, match="folder of run 'removed' has been removed or moved"):
+        start(load_recipe(recipe), Launch("removed", device="cpu"), Removing())
+    assert not (Path(os.environ["WORKBENCH_RUNS"]) / "removed").exists()
+
+
+def test_a_run_that_is_removed_while_it_starts_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    create = Run.create
+    monkeypatch.setattr(Run, "create", lambda *arguments: shutil.rmtree(create(*arguments).path))
+    with pytest.raises(RunError, match="folder of run 'early' has been removed or moved"):
+        start(load_recipe(write_recipe(tmp_path, STEPS)), Launch("early", device="cpu"), Silent())

@@ -241,12 +241,25 @@ class Run:
             yield
             return
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        with open(self.path / ".lock", "w", encoding="ascii") as file:
+        self.check_there()
+        try:
+            file = open(self.path / ".lock", "w", encoding="ascii")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise RunError(f"cannot write in {self.path}: {error.strerror or error}. Choose a writable folder with --runs.") from error
+        with file:
             while not try_lock(file):
                 if time.monotonic() > deadline:
                     raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.")
                 time.sleep(0.02)
             yield
+
+    def check_there(self) -> None:
+        """Raises a ``RunError`` if the run's folder was removed while it was trained."""
+        if not _exists(self.info_path):
+            raise RunError(
+                f"the folder of run '{self.name}' has been removed or moved: there is no {self.info_path}. Nothing more can be saved. "
+                "Start a new run."
+            )
 
     def is_running(self) -> bool:
         """True while a process holds the lock; this check writes nothing. A remote run always gives False."""
@@ -325,6 +338,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
+        Run(path.parent).check_there()
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. Free some space, then resume with 'workbench run --resume "
             f"{path.parent.name}'; the last checkpoint is kept."

@@ -182,8 +182,9 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
         try:
             Trainer(run, setup, listener, launch.device, launch.trackers, cache).train()
         except WorkbenchError as error:
-            if main and run.info().get("state") != "interrupted":
-                run.update_info(state="failed", error=str(error))
+            with suppress(WorkbenchError):  # where run.json is gone or damaged, the first error says more
+                if main and run.info().get("state") != "interrupted":
+                    run.update_info(state="failed", error=str(error))
             raise
     return run
 

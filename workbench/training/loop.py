@@ -162,6 +162,7 @@ class Trainer(Learner):
         A signal ends the evaluation. It is then made when the run is resumed.
         """
         if self.main:
+            self.run.check_there()  # writing would make the folder again
             random = torch.get_rng_state()
             try:
                 with self.averaged(), interruption.at_once():  # weights are exchanged whole
@@ -184,6 +185,7 @@ class Trainer(Learner):
         self.accelerator.wait_for_everyone()
         if not self.main:
             return
+        self.run.check_there()
         model = self.accelerator.unwrap_model(self.step_module)
         state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
         save_checkpoint(
