@@ -243,7 +243,7 @@ class Run:
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
         self.check_there()
         try:
-            file = open(self.path / ".lock", "w", encoding="ascii")  # noqa: SIM115 - closed below
+            file = open(self.path / ".lock", "w", encoding="ascii")
         except OSError as error:
             raise RunError(f"cannot write in {self.path}: {error.strerror or error}. Choose a writable folder with --runs.") from error
         with file:
