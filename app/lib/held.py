@@ -14,7 +14,6 @@ from workbench.analysis.of_run import RunData, RunSplit, stamp
 from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.errors import DataError
-from workbench.store.links import lies_below
 from workbench.store.run import Run
 from workbench.views import caches_and_runs, overview, stability, training
 
