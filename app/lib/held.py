@@ -16,6 +16,7 @@ from workbench.analysis.results.of_runs import Results
 from workbench.errors import DataError
 from workbench.store.run import Run
 from workbench.views import caches_and_runs, overview, stability, training
+from workbench.views.catalog import lies_below
 
 ANALYSING, READING, COMPARING = "Analysing the detections ...", "Reading the queries ...", "Comparing the queries ..."
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from workbench.errors import WorkbenchError
 from workbench.files import time_of
 from workbench.store.groups import EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
-from workbench.store.links import link_that_leads_out
+from workbench.store.links import lies_below, link_that_leads_out
 from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
@@ -122,3 +122,6 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
         )
     except WorkbenchError as error:
         return Entry(run, problem=str(error))
+
+
+__all__ = ["DAMAGED", "VALIDATION", "Entry", "baseline_of", "catalog", "latest_comparison", "lies_below"]
