@@ -190,7 +190,7 @@ def checked(value: Any, schema: "type[BaseModel]", origin: str, advice: str = "R
     try:
         schema.model_validate(value)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg'][:120]}".strip() for item in error.errors()[:3])
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg'][:400]}".strip() for item in error.errors()[:3])
         raise WorkbenchError(f"{origin} is damaged: {wrong}. {advice}") from error
     return value
 

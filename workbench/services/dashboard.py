@@ -17,6 +17,7 @@ from workbench.services.servers import ADDRESS, lookup_server, registered, reser
 
 DASHBOARD, PORT = "dashboard", 8501
 _EVERYWHERE = ("0.0.0.0", "::")
+END_SECONDS = 10
 START_SECONDS = 300  # on a busy machine the imports of a server alone take a minute
 # Flags instead of a config.toml: Streamlit looks for that in the working directory, so an installed package cannot bring one.
 OPTIONS = {
@@ -86,7 +87,11 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
             pass
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:  # it may wait for a browser that never closes its connection
+                process.kill()
+                process.wait()
 
 
 def dashboard_address() -> str:
