@@ -119,7 +119,8 @@ def test_a_run_reads_the_data_it_was_made_with_from_every_folder(here: Path, tmp
         file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     assert sum(len(record.boxes) for record in wb.open_data(run.info(), "val").records) > 0, "these are the boxes of the first folder"
     code, _, err = command("evaluate", str(run.path), "--device", "cpu", "--json", str(tmp_path / "t.json"))
-    rows = {row["what"]: row for row in json.loads((tmp_path / "t.json").read_text())} if code == 0 else err
+    assert code == 0, err
+    rows = {row["what"]: row for row in json.loads((tmp_path / "t.json").read_text())}
     assert "AP of circle" in rows and rows["ap"]["n"] == 4
     run.update_info(state="interrupted")
     assert resume(run, Launch(device="cpu"), Silent()).path == run.path

@@ -61,18 +61,21 @@ def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, confi
     _write_state(folder, model, family, spec, extra)
 
 
+_Spread = Annotated[FiniteFloat, Field(gt=0)]
+
+
 class _StoredSpec(BaseModel):
     """The part of ``workbench.json`` that every detector has: its classes, and what its images look like."""
 
-    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     classes: list[str]
     """Names of the classes."""
 
-    mean: Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     """Mean of each channel."""
 
-    std: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    std: tuple[_Spread, _Spread, _Spread]
     """Standard deviation of each channel."""
 
     resize: dict[str, Any] | None
@@ -128,7 +131,7 @@ def read_spec(folder: Path) -> tuple[InputSpec, dict[str, Any]] | None:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors()[:3])
         raise CheckpointError(f"{path} is damaged or was not written by the workbench: {wrong}. Restore it from a copy.") from error
-    spec = InputSpec(tuple(stored.classes), tuple(stored.mean), tuple(stored.std), stored.resize)
+    spec = InputSpec(tuple(stored.classes), stored.mean, stored.std, stored.resize)
     return spec, {key: value for key, value in values.items() if key not in _StoredSpec.model_fields}
 
 

@@ -13,8 +13,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     safe = frame.rename(columns=_safe)
     for place, dtype in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
-            column = safe.iloc[:, place].astype(object)
-            safe.isetitem(place, column.map(_safe))
+            safe.isetitem(place, [_safe(cell) for cell in safe.iloc[:, place]])
     return safe.to_csv(index=False)
 
 
