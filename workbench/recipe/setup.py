@@ -202,7 +202,7 @@ def find_detector(name: str | Run, step: int | None = None, root: Path | None = 
         raise RunError(f"'{name}' is not a run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
     if name and _exists(folder / "config.json"):
-        check_hashes(folder, "Restore it from a copy.")
+        _check_intact(folder, "Restore it from a copy.")
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
 
@@ -226,11 +226,16 @@ def _of_run(run: Run, step: int | None) -> FoundDetector:
     if is_remote(run.path):
         raise CheckpointError(f"{run.path} is not a local folder, and weights can only be read locally. Copy the run first.")
     folder = result_folder(run) if step is None else run.complete_checkpoint(step)
+    _check_intact(folder, "Restore it from a copy, choose another checkpoint, or train the run again.")
+    return FoundDetector(run.name, folder, run)
+
+
+def _check_intact(folder: Path, remedy: str) -> None:
+    """Raises a ``CheckpointError`` if a file of a detector does not hold what was written there; without hashes nobody knows."""
     try:
-        check_hashes(folder, "Restore it from a copy, choose another checkpoint, or train the run again.")
+        check_hashes(folder, remedy)
     except WorkbenchError as error:
         raise CheckpointError(str(error)) from error
-    return FoundDetector(run.name, folder, run)
 
 
 def _from_hub(name: str) -> Path:

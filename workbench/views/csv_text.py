@@ -13,7 +13,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     safe = frame.rename(columns=_safe)
     for place, dtype in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
-            safe.isetitem(place, [_safe(cell) for cell in safe.iloc[:, place]])
+            safe.isetitem(place, safe.iloc[:, place].astype(object).map(_safe).to_numpy(object))
     return safe.to_csv(index=False)
 
 
