@@ -221,7 +221,7 @@ class Run:
 
     def _log(self, path: Path, schema: "type[BaseModel]") -> list[dict[str, Any]]:
         info = self.info()
-        if info.get("state") == "done" and (wanted := info.get("logs", {}).get(path.name)):
+        if info.get("state") == "done" and path.exists() and (wanted := info.get("logs", {}).get(path.name)):
             check_intact(path, wanted, "Restore it from a copy; the checkpoints and tables of the run are not affected.")
         return read_lines(path, schema)
 
