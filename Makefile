@@ -2,16 +2,18 @@
 # make app        opens the dashboard
 # make test       installs the test environment, then runs ruff, basedpyright and all tests
 # make lint       runs only ruff and basedpyright
+# make fuzz       tries many more mutated files than the tests do (EXAMPLES=20000 of each kind)
 # make docs       builds the manual and the API reference as web pages in build/site
 # make notebooks  runs all notebooks and stores their outputs
 # make bench      runs all benchmarks and writes benchmarks/results
 # make evidence   trains the runs of the published tables and writes docs/results
 # make clean      removes .venv, caches and build outputs
 # PYTHON=...      selects the Python (3.11 or 3.12); TORCH=2.11.0 selects the version of torch
-.PHONY: help demo app test lint docs notebooks bench evidence environment environment-all browser clean
+.PHONY: help demo app test lint fuzz docs notebooks bench evidence environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
+EXAMPLES ?= 20000
 # A name on PATH may be a shim that does not start, so each candidate must report its version.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && command -v "$$p" && break; done)
@@ -46,6 +48,9 @@ test: environment-all browser
 	echo "[test] basedpyright"; $(BIN)/basedpyright --pythonpath $(BIN)/python || status=1; \
 	echo "[test] pytest"; $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST) || status=1; \
 	exit $$status
+
+fuzz: environment-all
+	WORKBENCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests/faults/test_input.py -k mutated --timeout 7200
 
 docs: environment-all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

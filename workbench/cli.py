@@ -32,6 +32,7 @@ from workbench.commands.report import report
 from workbench.commands.run import run
 from workbench.commands.runs import runs_app
 from workbench.commands.search import search_app
+from workbench.commands.terminal import printable, use_escapes
 from workbench.errors import Interrupted, WorkbenchError
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
@@ -84,9 +85,13 @@ app.command("trace", cls=Verb, hidden=True)(record)  # its former name
 
 def main() -> None:
     """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
+    use_escapes()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # outside of training, which saves first, SIGTERM runs the same clean-up as an error: a comparison also ends the runs it started
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # outside of training, which saves first, these run the same clean-up as an error: a comparison also ends the runs it started, which
+    # save and stop
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
         if isinstance(code, int) and code:
@@ -94,13 +99,23 @@ def main() -> None:
                 typer.echo("workbench: stopped. What was finished before is kept.", err=True)
             sys.exit(code)
     except WorkbenchError as error:
-        typer.echo(f"workbench: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except OSError as error:
+        # a full disk, a folder without permission, a name that no file can have: no defect, and whoever knows more has caught it before
+        if error.filename is None:
+            raise
+        _say(f"{error.strerror or error}: {str(error.filename)[:500]}")
+        sys.exit(WorkbenchError.exit_code)
     except Exception as error:
         # usage errors of the command line carry their own message and exit code
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            typer.echo(f"workbench: {error.format_message()}", err=True)  # pyright: ignore[reportAttributeAccessIssue]
+            _say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
             sys.exit(int(error.exit_code))  # pyright: ignore[reportAttributeAccessIssue]
         raise
+
+
+def _say(message: str) -> None:
+    typer.echo(printable(f"workbench: {message}"), err=True)

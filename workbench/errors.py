@@ -85,6 +85,6 @@ class DeviceError(WorkbenchError):
 
 
 class Interrupted(WorkbenchError):
-    """The user pressed Ctrl-C; the run was saved and can be resumed."""
+    """Ctrl-C, or another signal, ended the job, which can be resumed. A run ends with 128 plus the signal's number: 130, 143 or 129."""
 
     exit_code = 130

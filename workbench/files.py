@@ -4,16 +4,20 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
 from workbench.remote import is_remote, uploading, uploading_folder
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @contextlib.contextmanager
@@ -117,14 +121,78 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file; raises a ``WorkbenchError`` with path and position if it is broken."""
+class Entries(dict[str, Any]):
+    """A mapping read from a file. A key that it lacks is an error that names the file, so that a damaged file is one message."""
+
+    def __init__(self, entries: Mapping[str, Any], origin: str):
+        super().__init__(entries)
+        self._origin = origin
+
+    def __missing__(self, key: str) -> Any:
+        raise WorkbenchError(f"{self._origin} lacks '{key}', so it is damaged. Restore it from a copy, or make it again.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Entries, (dict(self), self._origin)
+
+
+def parse_json(text: str | bytes, origin: str) -> Any:
+    """Returns the value of a JSON text, its mappings as ``Entries``.
+
+    Args:
+        text: the text; bytes are UTF-8.
+        origin: what the text is, for messages, such as the path of its file.
+
+    Raises:
+        WorkbenchError: it is no JSON, nested too deeply, or holds a number that no 64-bit float can hold; the message names ``origin``.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text, object_hook=lambda entries: Entries(entries, origin), parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise WorkbenchError(f"{origin} is not valid JSON: {error}.") from error
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def read_json(path: Path, schema: "type[BaseModel] | None" = None) -> Any:
+    """Returns the content of a JSON file; raises a ``WorkbenchError`` with its path if it is broken.
+
+    Args:
+        path: the file.
+        schema: what it must hold; None accepts every JSON.
+    """
+    try:
+        value = parse_json(path.read_bytes(), str(path))
     except OSError as error:
         raise WorkbenchError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorkbenchError(f"{path} is not valid JSON: {error}.") from error
+    return value if schema is None else checked(value, schema, str(path))
+
+
+def checked(value: Any, schema: "type[BaseModel]", origin: str, advice: str = "Restore it from a copy, or make it again.") -> Any:
+    """Returns ``value`` as it is if it has the shape of ``schema``.
+
+    Args:
+        value: JSON that was read.
+        schema: its shape.
+        origin: where it comes from, for messages.
+        advice: what to do if it is damaged.
+
+    Raises:
+        WorkbenchError: it does not; the message names ``origin`` and the first entries that are wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        schema.model_validate(value)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg'][:400]}".strip() for item in error.errors()[:3])
+        raise WorkbenchError(f"{origin} is damaged: {wrong}. {advice}") from error
+    return value
 
 
 def try_lock(file: IO[Any], shared: bool = False) -> bool:

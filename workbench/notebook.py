@@ -29,7 +29,7 @@ from workbench.export.transformers_folder import export_transformers
 from workbench.methods.registry import register
 from workbench.recipe.loading import load_recipe, recipe_path
 from workbench.recipe.naming import run_name
-from workbench.store.run import Run
+from workbench.store.run import Run, run_path
 from workbench.tasks.evaluate import evaluate
 from workbench.tasks.predict import predict
 from workbench.training.launch import Launch, changes_since, other_data, resume, start
@@ -71,8 +71,8 @@ def train(
     resolved = load_recipe(path, [*overrides, f"seed={seed}"], arm)
     name = name or run_name(resolved, arm)
     launch = Launch(name=name, arm=arm, device=device)
-    run = Run.find(name)
-    if run is None:
+    run = Run(run_path(name))
+    if not run.info_path.exists():
         return start(resolved, launch, listener or cell_listener(name), path.parent)
     if changes := changes_since(run, resolved) or other_data(run, resolved):
         raise RunError(

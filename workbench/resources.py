@@ -1,6 +1,7 @@
 """Finds the app, the recipes and the embedded data: beside the package in a checkout, inside it in a wheel."""
 
 import hashlib
+import os
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,18 @@ def checkout_root() -> Path | None:
     """Returns the root of the checkout this package runs from; None if it was installed from a wheel."""
     package = Path(str(files("workbench")))
     return None if (package / "_share").is_dir() else package.parent
+
+
+def named_file(name: str) -> Path | None:
+    """Returns the file that a user has named: by a path with a separator, or by a name with a suffix. None if there is no such file.
+
+    A bare word is the name of something that comes with the workbench. A file of that name in the current folder does not replace it.
+    """
+    path = Path(name)
+    try:
+        return path if (path.suffix or "/" in name or os.sep in name) and path.is_file() else None
+    except OSError:  # a name that no file can have
+        return None
 
 
 def share_path(kind: Literal["app", "recipes", "data"]) -> Path:

@@ -4,7 +4,7 @@ Names of runs and classes come from users. They go into tables, text and options
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.analysis.defined import NotDefined
-from workbench.analysis.of_run import SPLITS, RunData
+from workbench.analysis.of_run import SPLITS, RunData, RunSplit
 from workbench.errors import WorkbenchError
 from workbench.store.run import Run, runs_root
 from workbench.views.catalog import DAMAGED, Entry, catalog
+from workbench.views.csv_text import NOTE, csv_text
 from workbench.views.style import laid_out
 
 REFRESH_SECONDS = 5
@@ -52,7 +53,13 @@ def runs_with(splits: Callable[[Run], Iterable[str]], title: str, detail: str) -
         title: first line of the banner.
         detail: what would make the page show something.
     """
-    entries = {name: entry for name, entry in usable_runs().items() if any(splits(entry.run))}
+    entries: dict[str, Entry] = {}
+    for name, entry in usable_runs().items():
+        try:
+            if any(splits(entry.run)):
+                entries[name] = entry
+        except WorkbenchError as error:
+            banner("warning", "A run cannot be shown", f"{name}: {error}")
     if not entries:
         banner("info", title, detail)
         st.stop()
@@ -85,6 +92,27 @@ def guarded(title: str) -> Iterator[None]:
         banner("error", title, str(error))
     except DAMAGED as error:
         banner("error", title, f"A file of the run cannot be read: {error}")
+
+
+def readable(shown: Sequence[RunSplit], read: Callable[[Sequence[RunSplit]], Any]) -> list[RunSplit]:
+    """Returns the runs whose files can be read, so that a damaged one takes no other from a comparison; a banner names each damaged one.
+
+    Args:
+        shown: the runs to compare.
+        read: reads all that the page needs of some runs.
+    """
+    try:
+        read(shown)
+    except (WorkbenchError, *DAMAGED):
+        found: list[RunSplit] = []
+        for own in shown:
+            try:
+                read([own])
+                found.append(own)
+            except (WorkbenchError, *DAMAGED) as error:
+                banner("warning", "A run cannot be compared", f"{own.run.name}: {error}")
+        return found
+    return list(shown)
 
 
 @contextmanager
@@ -147,6 +175,6 @@ def chart(figure: go.Figure, key: str, meaning: str, data: pd.DataFrame | None =
         note(meaning)
     if right is not None and data is not None:
         rows = data
-        right.download_button("CSV", lambda: rows.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
-                              type="tertiary", help="Download the numbers of this figure.")  # fmt: skip
+        right.download_button("CSV", lambda: csv_text(rows), f"{key}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
+                              type="tertiary", help=f"Download the numbers of this figure. {NOTE}")  # fmt: skip
     return event

@@ -16,6 +16,7 @@ from workbench.analysis.of_run import SPLITS, all_evaluations, common_step, one_
 from workbench.analysis.report.summary import result_at
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
+from workbench.views.csv_text import NOTE, csv_text
 from workbench.views.summary import MAIN, Column, readable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
@@ -39,25 +40,31 @@ names = list(entries)
 choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
 bar = st.columns([8, 1, 1], vertical_alignment="bottom")
 bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
-chosen = [name for name in names if name in st.session_state["run"]]
-if not chosen:
-    choices.write_address(run=chosen)
+asked = [name for name in names if name in st.session_state["run"]]
+if not asked:
+    choices.write_address(run=asked)
     st.caption("Choose at least one run.")
     st.stop()
-splits = choices.splits_of((entries[name] for name in chosen), lambda entry: splits_with_queries(entry.run))
+splits = choices.splits_of((entries[name] for name in asked), lambda entry: splits_with_queries(entry.run))
 split = choices.select_split(bar[1], splits or SPLITS[:1])
 shown_columns = choices.select(bar[2], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
 
 
-@st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in chosen) else None)
+@st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in asked) else None)
 @page.guarded("These runs cannot be compared")
 def body() -> None:
     """Shows everything below the choice of runs; it is redrawn every few seconds while one of them is being trained."""
-    for name in chosen:
+    for name in asked:
         if entries[name].error:
             page.banner("error", "A run failed", f"{name}: {entries[name].error}")
-    shown = tuple(all_evaluations(entries[name].run, split) for name in chosen)
-    table = held.runs_table(shown)
+    shown = page.readable(
+        [all_evaluations(entries[name].run, split) for name in asked],
+        lambda runs: held.runs_table(tuple(runs)),
+    )
+    chosen = [own.run.name for own in shown]
+    if not chosen:
+        return
+    table = held.runs_table(tuple(shown))
     place = st.empty()
     if st.session_state.get("with_intervals") != shown:
         show_table(place, table, "summary-first")
@@ -72,7 +79,7 @@ def body() -> None:
     table = with_intervals(table)
     with left:
         st.markdown("**Final AP**")
-        results = views.result_points([entries[name] for name in chosen])
+        results = views.result_points([entries[name] for name in asked])
         if len(results):
             known = table.dropna(subset=["ap_low"])[["run", "split", "step", "ap_low", "ap_high"]]
             results = results.merge(known.astype({"ap_low": float, "ap_high": float}), on=["run", "split", "step"], how="left")
@@ -96,8 +103,8 @@ def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.caption("Point at a heading to see its definition. Brackets hold 95 % intervals over resampled images. AP is of the split in "
                      f"its heading. All but AP is of split {split}. 'All' adds n and costs.")  # fmt: skip
-        right.download_button("CSV", lambda: table.to_csv(index=False), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
-                              on_click="ignore")  # fmt: skip
+        right.download_button("CSV", lambda: csv_text(table), "runs.csv", "text/csv", key=f"{key}-csv", type="tertiary",
+                              on_click="ignore", help=NOTE)  # fmt: skip
 
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
@@ -132,5 +139,5 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 answer = st.container()  # filled last, because the first time it takes seconds
 body()
 with answer:
-    answer_cards([entries[name] for name in chosen], list(entries.values()))
-verdicts([entries[name] for name in chosen], list(entries.values()), split)
+    answer_cards([entries[name] for name in asked], list(entries.values()))
+verdicts([entries[name] for name in asked], list(entries.values()), split)

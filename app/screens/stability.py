@@ -37,7 +37,13 @@ def runs_compared() -> None:
     if not chosen:
         st.caption("Choose at least one run.")
         return
-    shown = [all_evaluations(entries[name].run, split) for name in chosen]
+    shown = page.readable(
+        [all_evaluations(entries[name].run, split) for name in chosen],
+        lambda runs: [read(own) for own in runs for read in (held.progress, held.layers, held.agreement)],
+    )
+    chosen = [own.run.name for own in shown]
+    if not chosen:
+        return
     points = pd.concat([held.progress(own) for own in shown])
     targets = f" {overview.counted(points)} split {split}, {len(chosen)} runs."
     runs = [own.run for own in shown]
@@ -160,10 +166,10 @@ def targets_by_evaluations(here: RunSplit) -> None:
         figure = stability.matrix_figure(rows, here.run.query_steps(split))
         page.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
     known = [f"{image}-{target}" for image, target in rows[["image_id", "target"]].drop_duplicates().itertuples(index=False)]
+    everything = frame[["image_id", "target"]].drop_duplicates().itertuples(index=False)
     asked = str(st.session_state.get("target", st.query_params.get("target", "")))
-    image, _, number = asked.partition("-")
-    there = image.isdigit() and number.isdigit() and bool(((frame["image_id"] == int(image)) & (frame["target"] == int(number))).any())
-    target = asked if there else known[0] if known else ""
+    # what the address says is looked up among the targets, and no number is read out of it
+    target = asked if asked in {f"{image}-{number}" for image, number in everything} else known[0] if known else ""
     choices.write_address(layer=layer, first=first, target=target)
     with right:
         if target:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.flows import DISTILLED, command, write_recipe
+from tests.flows import DISTILLED, Silent, command, write_recipe
+from workbench.errors import Interrupted, RunError
+from workbench.recipe.loading import load_recipe
 from workbench.store.run import Run, read_lines
+from workbench.training import evaluation
+from workbench.training.launch import Launch, resume, start
 from workbench.training.loop import Trainer
+from workbench.training.processes import interruptible
 
 STEPS: dict[str, Any] = {
     "student": {"dropout": 0.1},
@@ -74,13 +80,6 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_in_the_bytes_of_one_that_wa
     same_end(run, Run(whole_runs / arm))
 
 
-def test_sigterm_saves_like_ctrl_c(tmp_path: Path):
-    recipe = write_recipe(tmp_path, DISTILLED, STEPS, {"train": {"checkpoint_every": 1000}})
-    code, run, said = stopped_by(signal.SIGTERM, recipe, "ended", "undistilled", 5)
-    (step,) = run.checkpoint_steps()
-    assert code == 130 and f"stopped at step {step} and saved" in said
-
-
 def test_ctrl_c_before_the_first_step_says_that_the_run_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def pressed(self: Trainer) -> None:
         raise KeyboardInterrupt
@@ -105,10 +104,13 @@ def test_ctrl_c_before_a_run_is_made_ends_without_a_traceback(tmp_path: Path, mo
     assert Run.find("none") is None
 
 
-def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(tmp_path: Path, whole_runs: Path):
+@pytest.mark.parametrize(("number", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_saves_once_ends_with_its_code_and_says_how_to_go_on_to_the_same_end(
+    tmp_path: Path, whole_runs: Path, number: signal.Signals, wanted: int
+):
     recipe = write_recipe(tmp_path, DISTILLED, STEPS, {"train": {"checkpoint_every": 1000}})
-    code, run, said = stopped_by(signal.SIGINT, recipe, "stopped", "distilled", 5)
-    assert code == 130, said
+    code, run, said = stopped_by(number, recipe, "stopped", "distilled", 5)
+    assert code == wanted, said
     (step,) = run.checkpoint_steps()
     assert 5 <= step < 40
     assert f"stopped at step {step} and saved. Resume with: workbench run --resume stopped" in said
@@ -117,3 +119,71 @@ def test_ctrl_c_saves_once_ends_with_130_and_says_how_to_go_on_to_the_same_end(t
     assert [line["step"] for line in read_lines(run.metrics_path)] == list(range(1, step + 1))
     assert command("run", "--resume", "stopped", "--device", "cpu", "--plain")[0] == 0
     same_end(run, Run(whole_runs / "distilled"))  # which was saved more often
+
+
+@pytest.mark.parametrize("call", [1, 2, 3], ids=["evaluation", "last evaluation", "evaluation of the result"])
+def test_a_signal_during_an_evaluation_ends_it_saves_and_the_resumed_run_makes_it(
+    tmp_path: Path, whole_runs: Path, monkeypatch: pytest.MonkeyPatch, call: int
+):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS)
+    calls: list[int] = []
+    write = evaluation.write_detections
+
+    def stopping(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(*arguments)
+
+    monkeypatch.setattr(evaluation, "write_detections", stopping)
+    with pytest.raises(Interrupted) as caught:
+        start(load_recipe(recipe, arm="distilled"), Launch("evaluated", arm="distilled", device="cpu"), Silent())
+    assert caught.value.exit_code == 143
+    run = Run.open("evaluated")
+    step = 20 if call == 1 else 40
+    assert run.info()["state"] == run.state() == "interrupted" and run.checkpoint_steps() == [step]
+    assert [line["step"] for line in read_lines(run.evaluations_path)] == [20, 40][: call - 1]
+    assert not [path for path in run.path.rglob("*") if path.name.startswith(".") and path.name != ".lock"], "nothing is half written"
+    resume(run, Launch(device="cpu"), Silent())
+    same_end(run, Run(whole_runs / "distilled"))
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_stopped_and_one_that_nohup_protects_goes_on(tmp_path: Path, whole_runs: Path):
+    recipe = write_recipe(tmp_path, DISTILLED, STEPS)
+    code, run, said = stopped_by(signal.SIGKILL, recipe, "gone", "undistilled", 12)
+    assert code == -signal.SIGKILL, said
+    assert run.info()["state"] == "running" and run.state() == "stopped" and not run.is_running()
+    for verb, words in ((("runs", "list"), "stopped"), (("runs", "show", "gone"), "stopped")):
+        code, out, err = command(*verb)
+        assert code == 0 and words in out, err
+    with run.locked():
+        assert run.state() == "running"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.asked() == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("log_every", [1, 50], ids=["seen by the log", "seen by the checkpoint"])
+def test_a_folder_that_is_removed_in_mid_run_ends_the_run_with_one_message_and_is_not_made_again(tmp_path: Path, log_every: int):
+    class Removing(Silent):
+        def on_step(self, step: int, steps: int, values: dict[str, float]) -> None:
+            if step == 3:
+                shutil.rmtree(Run.open("removed").path)
+
+    recipe = write_recipe(tmp_path, STEPS, {"train": {"log_every": log_every, "checkpoint_every": 5}})
+    with pytest.raises(RunError, match="folder of run 'removed' has been removed or moved"):
+        start(load_recipe(recipe), Launch("removed", device="cpu"), Removing())
+    assert not (Path(os.environ["WORKBENCH_RUNS"]) / "removed").exists()
+
+
+def test_a_run_that_is_removed_while_it_starts_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    create = Run.create
+    monkeypatch.setattr(Run, "create", lambda *arguments: shutil.rmtree(create(*arguments).path))
+    with pytest.raises(RunError, match="folder of run 'early' has been removed or moved"):
+        start(load_recipe(write_recipe(tmp_path, STEPS)), Launch("early", device="cpu"), Silent())

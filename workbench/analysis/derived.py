@@ -12,6 +12,7 @@ from workbench.analysis.rows_of_run import identity_over_steps, step_columns
 from workbench.analysis.stability.churn import CHURN_NEEDED, agreement, churn_over_layers, churn_over_steps, mean_quality
 from workbench.errors import WorkbenchError
 from workbench.files import hash_file, hash_json, read_json, replacing, write_json
+from workbench.store.intact import check_hash, forget_hash, write_hash
 from workbench.store.manifest import content_hash, is_complete
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_queries
 from workbench.store.run import Run
@@ -122,11 +123,18 @@ def _kept(
     key = hash_json([DEFINITIONS, *inputs])[:_KEY]
     path = run.derived_path(name, key, suffix)
     if path.is_file():
-        return read(path)
+        try:
+            check_hash(path, "It is computed again.")
+            return read(path)
+        except (WorkbenchError, OSError, ValueError, KeyError) as error:  # pyarrow's errors are these too
+            logger.warning("%s", error)
     found = make()
     try:
+        forget_hash(path)
         write(path, found)
+        write_hash(path)
         for other in set(path.parent.glob(f"{name}-{'?' * _KEY}.{suffix}")) - {path}:
+            forget_hash(other)
             other.unlink(missing_ok=True)
     except WorkbenchError as error:
         logger.debug("not kept: %s", error)  # the run of another user may be readable but not writable

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from workbench.datasets.base import Dataset
 from workbench.datasets.issues import Policy
 from workbench.datasets.opening import open_dataset
@@ -175,8 +177,12 @@ def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
         RunError: the data has changed since the run.
     """
     data = info["recipe"]["data"]
-    policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
-    splits = SplitConfig.model_validate(data["splits"]) if data.get("splits") else None
+    try:
+        policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
+        splits = SplitConfig.model_validate(data["splits"]) if data.get("splits") else None
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
+        raise RunError(f"the run's recipe describes its data in a way that this workbench does not know: {wrong}.") from error
     dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, **data.get("options", {}))
     made = (info.get("split_hashes") or {}).get(split)
     if made is not None and made != dataset.hash():

@@ -1,18 +1,31 @@
 """Prints the results of verbs. Imported only where something is printed, because rich takes a while to load."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from workbench.commands.terminal import printable
 
 if TYPE_CHECKING:
     from workbench.store.run import Run
 
+
+class _Printable(Console):
+    """A console that prints control characters in text as escapes, since names come from files."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 # tables are not folded to 80 columns if the output is a file or a pipe
-console = Console(width=None if sys.stdout.isatty() else 200)
+console = _Printable(width=None if sys.stdout.isatty() else 200)
 
 
 def show_runs(runs: "list[Run]", json_path: Path | None, split: str = "val") -> None:
@@ -34,7 +47,7 @@ def print_summary(frame: Any, json_path: Path | None) -> None:
     for _ in range(len(cells) + 1):
         shown.add_column(overflow="fold")
     for index, heading in enumerate(headings):
-        shown.add_row(Text(heading, style="bold"), *(Text(row[index]) for row in cells))
+        shown.add_row(Text(heading, style="bold"), *(Text(printable(row[index])) for row in cells))
     console.print(shown if cells else "nothing yet")
     if json_path is not None:
         write_json(json_path, json.loads(frame.to_json(orient="records")))
@@ -85,4 +98,5 @@ def print_rows(rows: list[dict[str, Any]], json_path: Path | None = None) -> Non
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    # escaped before the widths of columns are measured
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))

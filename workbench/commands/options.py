@@ -68,5 +68,5 @@ def sub_app(summary: str) -> typer.Typer:
 
 def use_root(runs: str | None) -> None:
     """Makes ``--runs`` the folder of runs for this process and for those that it starts."""
-    if runs is not None:
-        os.environ["WORKBENCH_RUNS"] = runs
+    if runs:
+        os.environ["WORKBENCH_RUNS"] = runs if "://" in runs else str(Path(runs).absolute())

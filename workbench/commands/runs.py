@@ -59,10 +59,8 @@ def runs_rm(
 
 def _status(run: "Run") -> dict[str, Any]:
     try:
-        last = (run.evaluations() or [{}])[-1]
-        run.info()
+        last, state = (run.evaluations() or [{}])[-1], run.state()
     except WorkbenchError as error:
         # one damaged run must not hide the others
         return {"run": run.name, "state": f"unreadable: {error}", "split": None, "step": None, "AP": None}
-    state = "running" if run.is_running() else run.info().get("state")
     return {"run": run.name, "state": state, "split": last.get("split"), "step": last.get("step"), "AP": last.get("coco", {}).get("ap")}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from workbench.datasets.base import Dataset
-from workbench.datasets.coco_parts import is_per_image, merged, parse_coco, whole
+from workbench.datasets.coco_parts import LARGEST, is_per_image, merged, parse_coco, real, whole
 from workbench.datasets.images import inside
 from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, match_split, subfolders
@@ -152,8 +152,9 @@ def _looks_right(file: Path) -> bool:
 def _categories(categories: list[Any], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     try:
         pairs = sorted((whole(category["id"]), str(category["name"])) for category in categories)
-    except (TypeError, KeyError, ValueError) as error:
-        raise DataError(f"{file}: every category needs a whole-number id and a name ({error!r}).") from error
+        _ = [name.encode() for _, name in pairs]  # half a letter in a name is a UnicodeEncodeError, which is a ValueError
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
+        raise DataError(f"{file}: every category needs a whole-number id and a name ({str(error)[:200]}).") from error
     twice = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
     if twice:
         raise DataError(f"{file}: category ids occur twice: {twice}. Give every category its own id.")
@@ -180,13 +181,14 @@ def _rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields pairs of image id and row, in file order."""
     used: set[int] = set()
-    fresh = 1 + max((a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)), default=0)
+    own = (a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int))
+    fresh = 1 + max((number for number in own if number < LARGEST), default=0)
     for position, annotation in enumerate(annotations):
         try:
             annotation_id = whole(annotation["id"]) if "id" in annotation else None
             image_id, category = whole(annotation["image_id"]), whole(annotation["category_id"])
-            x, y, width, height = (float(value) for value in annotation["bbox"])
-            crowd, area = bool(annotation.get("iscrowd", 0)), float(annotation.get("area") or np.nan)
+            x, y, width, height = (real(value) for value in annotation["bbox"])
+            crowd, area = bool(annotation.get("iscrowd", 0)), real(annotation.get("area") or np.nan)
         except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
             what = f"annotation number {position + 1} lacks whole-number ids of image and category or a bbox of four numbers"
             issues.add("broken_annotation", policy.action("broken_annotation"), what)

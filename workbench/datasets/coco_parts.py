@@ -9,6 +9,7 @@ from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.reading import read_text
 from workbench.errors import DataError
 
+LARGEST = 2**62  # ids are below it, so that new ones can be counted on from the largest
 LISTS = ("images", "annotations", "categories")
 _PROBED = 4  # files; with fewer, each may be a small split
 
@@ -21,7 +22,7 @@ def parse_coco(file: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise DataError(f"{file} is not valid JSON: {error}") from error
     missing = [key for key in LISTS if not isinstance(data, dict) or not isinstance(data.get(key), list)]
     if missing:
@@ -86,6 +87,19 @@ def whole(value: Any) -> int:
         ValueError: ``value`` is not a whole number; other values raise TypeError or OverflowError.
     """
     number = int(value)
-    if isinstance(value, bool) or number != float(value):
-        raise ValueError(f"{value!r} is not a whole number")
+    exact = isinstance(value, int) or number == float(value)
+    if isinstance(value, bool) or not exact or not -LARGEST <= number < LARGEST:
+        raise ValueError(f"{str(value)[:50]} is not a whole number of 64 bits")
     return number
+
+
+def real(value: Any) -> float:
+    """Returns a number; text and booleans are none.
+
+    Raises:
+        TypeError: ``value`` is not a number.
+        OverflowError: it is too large for a float.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{str(value)[:50]!r} is not a number")
+    return float(value)

@@ -1,5 +1,7 @@
 """Reads image files: what their header says, and their pixels as 8-bit RGB."""
 
+import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,6 +12,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from workbench.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024  # bytes of a name, which file systems allow, and characters of a path
+MOST_MEGAPIXELS = "WORKBENCH_MOST_MEGAPIXELS"  # environment variable
+_MEGAPIXELS = 100.0  # 300 MB once decoded
 _KEPT_BYTES = 256 * 2**20
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _READ_ERRORS = (
@@ -59,6 +64,8 @@ def read_header(path: Path) -> Header:
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             orientation = exif.get(ExifTags.Base.Orientation, 1)
             header = Header(image.size, orientation in range(2, 9), orientation in range(5, 9), _conversions(image))
+            if header.stored[0] * header.stored[1] > most_pixels():
+                return header
             if not _ends_well(path, image.format):
                 image.load()
         return header
@@ -80,19 +87,48 @@ def decode(path: Path, upright: bool) -> np.ndarray:
     """
     try:
         with _opened(path) as image:
+            if image.size[0] * image.size[1] > most_pixels():
+                raise ValueError(too_large(image.size))
             if image.mode == "F":
                 raise ValueError("floating-point pixels have no agreed range; convert the file to 8 bits")
             picture = ImageOps.exif_transpose(image) if upright else image
             if picture.mode in _SIXTEEN_BIT:
-                grey = (np.clip(np.asarray(picture).astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
+                grey = (np.clip(np.asarray(picture), 0, 65535) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(picture.convert("RGB"))
     except _READ_ERRORS as error:
         raise DataError(f"{path} cannot be decoded: {_reason(error)}. Run 'workbench data check' on the dataset.") from error
 
 
+def most_pixels() -> float:
+    """Returns how many pixels an image may have to be decoded: a hundred million, or what ``WORKBENCH_MOST_MEGAPIXELS`` says.
+
+    Raises:
+        DataError: the variable holds no number above 0.
+    """
+    text = os.environ.get(MOST_MEGAPIXELS) or str(_MEGAPIXELS)
+    try:
+        found = 1e6 * float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise DataError(f"{MOST_MEGAPIXELS} is {text[:50]!r}. Set it to a number above 0, such as 200, or remove it.")
+    return found
+
+
+def too_large(size: tuple[int, int]) -> str:
+    """Returns what to say about an image with too many pixels."""
+    return f"it has {size[0]}x{size[1]} pixels, and at most {most_pixels() / 1e6:g} million are decoded ({MOST_MEGAPIXELS} changes that)"
+
+
 def inside(folder: Path, name: str) -> Path | None:
-    """Returns ``folder / name``, or None if ``name`` is absolute, climbs with '..', or is not a file name."""
+    """Returns ``folder / name``, or None if ``name`` is absolute, climbs with '..', or is a name that no file can have."""
+    try:
+        parts = name.encode("utf-8").split(b"/")
+    except UnicodeEncodeError:
+        return None
+    if len(name) > _LONGEST_PATH or max(map(len, parts)) > _LONGEST_NAME:
+        return None
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.is_absolute() or pure.drive or pure.root or ".." in pure.parts:
             return None

@@ -77,8 +77,8 @@ def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
     """
     if format != "auto" and format not in FORMATS:
         raise ConfigError(f"unknown dataset format '{format}'. Choose auto, shapes, {', '.join(FORMATS)}.")
-    if not path.exists():
-        raise DataError(f"no dataset at {path}: there is no such file or folder.")
+    if not _exists(path):
+        raise DataError(f"no dataset at {str(path)[:500]}: there is no such file or folder.")
     candidates = [FORMATS[format]] if format != "auto" else list(FORMATS.values())
     found = [(candidate, root) for candidate in candidates for root in candidate.roots(path)]
     if len(found) == 1:
@@ -97,6 +97,14 @@ def find_format(path: Path, format: str = "auto") -> tuple[Format, Path]:
     below = [(folder, candidate.name) for folder in subfolders(path) for candidate in FORMATS.values() if candidate.roots(folder)]
     advice = advice_on(path, below) or f"Expected one of: {expected}."
     raise DataError(f"{path} is not a dataset of a known format. Seen: {seen_at(path)}. {advice}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        str(path).encode()
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _shapes_config(options: dict[str, Any]) -> ShapesConfig:

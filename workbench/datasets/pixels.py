@@ -93,7 +93,7 @@ def _read(store: Path) -> dict[str, Any]:
     with contextlib.suppress(WorkbenchError):
         if store.is_file():
             content = read_json(store)
-            if content.get("version") == _VERSION:
+            if isinstance(content, dict) and content.get("version") == _VERSION and isinstance(content.get("files"), dict):
                 return content["files"]
     return {}
 

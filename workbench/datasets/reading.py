@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.datasets.base import Record
-from workbench.datasets.images import Header, inside, read_header
+from workbench.datasets.images import Header, inside, most_pixels, read_header, too_large
 from workbench.datasets.issues import Issues, Policy
 from workbench.errors import DataError
 
@@ -191,6 +191,9 @@ def _image_of(entry: Entry, folder: Path, policy: Policy, issues: Issues) -> tup
         header = read_header(path)
     except DataError as error:
         issues.add("unreadable_image", policy.action("unreadable_image"), str(error))
+        return None
+    if header.stored[0] * header.stored[1] > most_pixels():
+        issues.add("too_many_pixels", policy.action("too_many_pixels"), f"{entry.file_name}: {too_large(header.stored)}")
         return None
     for kind in header.conversions:
         issues.add(kind, "converted", entry.file_name)

@@ -5,17 +5,17 @@ beside its image and classes.txt. The path of a label file is that of the image 
 image without a label file has no objects.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.datasets.images import SUFFIXES, inside
 from workbench.datasets.issues import Issues, Policy
 from workbench.datasets.reading import Contents, Entry, Format, UnnamedClassesError, entry_from_rows, read_text, required_split, subfolders
 from workbench.errors import DataError
+from workbench.yaml_text import YamlError, parse_yaml
 
 EXPECTS = "a folder with data.yaml (train, val, names), or images/, labels/ and classes.txt, or images, labels and classes.txt side by side"
 _KEYS = ("train", "val", "test")
@@ -114,8 +114,8 @@ def _names_file(root: Path) -> Path | None:
 
 def _parse_yaml(file: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
+        config = parse_yaml(read_text(file))
+    except YamlError as error:
         raise DataError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise DataError(f"{file} must hold a mapping with train, val and names.")
@@ -129,7 +129,7 @@ def _names(root: Path) -> dict[int, str]:
         names = _parse_yaml(file).get("names")
         if isinstance(names, list) and names:
             return {index: str(name) for index, name in enumerate(names)}
-        if isinstance(names, dict) and names and all(isinstance(key, int) for key in names):
+        if isinstance(names, dict) and names and all(isinstance(key, int) and not isinstance(key, bool) for key in names):
             return {key: str(names[key]) for key in sorted(names)}
         raise DataError(f"{file}: names must be a list of class names, or a mapping of number to name.")
     file = _names_file(root)
@@ -145,7 +145,8 @@ def _used(root: Path) -> str:
     """Returns, in words, the highest class number in the first label files."""
     numbers: list[int] = []
     for file in islice((root / "labels").rglob("*.txt"), 500):
-        numbers += [int(line.split()[0]) for line in read_text(file).splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+        firsts = (line.split()[0] for line in read_text(file).splitlines() if line.strip())
+        numbers += [int(first) for first in firsts if re.fullmatch("[0-9]{1,9}", first)]
     return f", which go from {min(numbers)} to {max(numbers)}" if numbers else ""
 
 
@@ -182,7 +183,8 @@ def _files_below(root: Path, folder: str) -> list[str]:
 
 
 def _label_name(name: str) -> str:
-    path = Path(name).with_suffix(".txt")
+    path = Path(name)
+    path = path.with_suffix(".txt") if path.name else path
     parts = list(path.parts)
     last = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
     if last is not None:

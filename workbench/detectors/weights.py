@@ -3,15 +3,16 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, logging
 
+from workbench.datasets.transforms import TransformConfig
 from workbench.detectors.detector import InputSpec
 from workbench.errors import CheckpointError
 from workbench.files import read_json, write_json
@@ -60,6 +61,27 @@ def save_own(folder: Path, model: nn.Module, family: str, spec: InputSpec, confi
     _write_state(folder, model, family, spec, extra)
 
 
+_Spread = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _StoredSpec(BaseModel):
+    """The part of ``workbench.json`` that every detector has: its classes, and what its images look like."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    classes: list[str]
+    """Names of the classes."""
+
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    """Mean of each channel."""
+
+    std: tuple[_Spread, _Spread, _Spread]
+    """Standard deviation of each channel."""
+
+    resize: dict[str, Any] | None
+    """How images are resized, as in a recipe."""
+
+
 def read_own(folder: Path, kind: type[ModelConfig]) -> tuple[ModelConfig, InputSpec, dict[str, Any]]:
     """Reads the configuration, the input specification and the extra that ``save_own`` wrote.
 
@@ -104,10 +126,13 @@ def read_spec(folder: Path) -> tuple[InputSpec, dict[str, Any]] | None:
         return None
     values = read_json(path)
     try:
-        spec = InputSpec(tuple(values.pop("classes")), tuple(values.pop("mean")), tuple(values.pop("std")), values.pop("resize"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} lacks {error}; it was not written by 'workbench'.") from error
-    return spec, values
+        stored = _StoredSpec.model_validate(values)
+        TransformConfig.model_validate({"resize": stored.resize})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors()[:3])
+        raise CheckpointError(f"{path} is damaged or was not written by the workbench: {wrong}. Restore it from a copy.") from error
+    spec = InputSpec(tuple(stored.classes), stored.mean, stored.std, stored.resize)
+    return spec, {key: value for key, value in values.items() if key not in _StoredSpec.model_fields}
 
 
 def plain_spec(config: Any) -> InputSpec:

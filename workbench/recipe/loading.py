@@ -1,6 +1,7 @@
 """Reads recipes: files, arms, overrides, and error messages that name the nearest valid key."""
 
 import difflib
+import math
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from workbench.detectors.registry import FAMILIES
 from workbench.errors import ConfigError
 from workbench.methods.registry import find_method
 from workbench.recipe.inherit import InheritingConfig
-from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, models_in
-from workbench.recipe.written import changed, merge, read_mapping, recipe_path, written_recipe
+from workbench.recipe.schema import NO_FAMILY, UNKNOWN_FAMILY, CheckpointConfig, Recipe, flat, models_in
+from workbench.recipe.written import changed, merge, read_mapping, recipe_beside, recipe_path, written_recipe
 
-__all__ = ["changed", "load_recipe", "merge", "parse_recipe", "read_mapping", "recipe_path", "stored_recipe"]
+__all__ = ["changed", "load_recipe", "merge", "parse_recipe", "read_mapping", "recipe_beside", "recipe_path", "stored_recipe"]
 
 
 def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> Recipe:
@@ -37,9 +38,15 @@ def load_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | Non
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Validates ``values``; errors name ``where``."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {_message(item, values)}" for item in error.errors())) from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply.") from error
+    for key, value in flat(recipe.model_dump(mode="python", exclude={"arms", "lineage"})).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}:\n  {key}: must be a finite number (got {value})")
+    return recipe
 
 
 def stored_recipe(values: dict[str, Any], where: str) -> Recipe:

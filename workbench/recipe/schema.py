@@ -107,7 +107,8 @@ def _families() -> str:
 
 
 def _teacher_tag(value: Any) -> str:
-    return "checkpoint" if "checkpoint" in (value if isinstance(value, dict) else value.model_fields_set) else "recipe"
+    given = value.model_fields_set if isinstance(value, BaseModel) else value if isinstance(value, dict) else ()
+    return "checkpoint" if "checkpoint" in given else "recipe"
 
 
 NO_FAMILY, UNKNOWN_FAMILY = "no_family", "unknown_family"

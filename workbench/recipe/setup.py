@@ -19,7 +19,7 @@ from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
 from workbench.detectors.pretrained import origin_of_weights
 from workbench.detectors.registry import family, load_detector
-from workbench.errors import CheckpointError, ConfigError, RunError
+from workbench.errors import CheckpointError, ConfigError, RunError, WorkbenchError
 from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
 from workbench.methods.method import Method
@@ -29,6 +29,7 @@ from workbench.recipe.inherit import architecture_of, bare, inherit_parts
 from workbench.recipe.schema import CheckpointConfig, Recipe
 from workbench.remote import is_remote
 from workbench.resources import share_path
+from workbench.store.intact import check_hashes
 from workbench.store.run import Run, is_path, result_folder, runs_root
 
 
@@ -179,13 +180,14 @@ class FoundDetector:
     run: Run | None = None
 
 
-def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
+def find_detector(name: str | Run, step: int | None = None, root: Path | None = None) -> FoundDetector:
     """Finds a detector by name, and the run that produced it.
 
     Args:
         name: an open run; or a name, looked up in the folder of runs, then among the embedded detectors, then on the hub; or the path of
             a run or a detector folder. A path contains a separator.
         step: step of a checkpoint of the run; None takes the run's result.
+        root: the folder of runs; None uses ``runs_root()``.
 
     Raises:
         CheckpointError: nothing has that name (the message lists where it was looked up), or the run is in a remote folder.
@@ -193,21 +195,47 @@ def find_detector(name: str | Run, step: int | None = None) -> FoundDetector:
     """
     if isinstance(name, Run):
         return _of_run(name, step)
-    run = Run.find(name)
+    run = Run.find(name, root)
     if run is not None:
         return _of_run(run, step)
     if step is not None:
         raise RunError(f"'{name}' is not a run, so it has no checkpoint of step {step}. Leave the step out, or name a run.")
     folder = Path(name) if is_path(name) else share_path("data") / name
-    if name and (folder / "config.json").exists():
+    if name and _exists(folder / "config.json"):
+        _check_intact(folder, "Restore it from a copy.")
         return FoundDetector(name, folder)
     return FoundDetector(name, _from_hub(name))
+
+
+def stored_teacher(run: Run) -> FoundDetector | None:
+    """Finds the teacher that a run was made with, a run beside it if there is one of that name. Returns None without a teacher.
+
+    Callers compare its weights with ``teacher_hash``, since other weights may have the name today.
+
+    Raises:
+        CheckpointError: it is no longer there.
+    """
+    name = run.info().get("teacher")
+    if name is None:
+        return None
+    beside = run.path.parent
+    return find_detector(name, root=beside if Run.find(name, beside) is not None else None)
 
 
 def _of_run(run: Run, step: int | None) -> FoundDetector:
     if is_remote(run.path):
         raise CheckpointError(f"{run.path} is not a local folder, and weights can only be read locally. Copy the run first.")
-    return FoundDetector(run.name, result_folder(run) if step is None else run.complete_checkpoint(step), run)
+    folder = result_folder(run) if step is None else run.complete_checkpoint(step)
+    _check_intact(folder, "Restore it from a copy, choose another checkpoint, or train the run again.")
+    return FoundDetector(run.name, folder, run)
+
+
+def _check_intact(folder: Path, remedy: str) -> None:
+    """Raises a ``CheckpointError`` if a file of a detector does not hold what was written there; without hashes nobody knows."""
+    try:
+        check_hashes(folder, remedy)
+    except WorkbenchError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _from_hub(name: str) -> Path:
@@ -220,7 +248,7 @@ def _from_hub(name: str) -> Path:
         known = ", ".join(sorted(p.parent.name for p in share_path("data").glob("*/config.json")))
         here = f" To use the folder of that name in the current directory, write ./{name}." if _is_local_folder(name) else ""
         raise CheckpointError(
-            f"there is no detector '{name}': it is not a folder with config.json, not a run in {runs_root()}, not an embedded detector"
+            f"there is no detector '{name[:200]}': it is no folder with config.json, not a run in {runs_root()}, not an embedded detector"
             f"{f' ({known})' if known else ''}, and {_of_hub(error)}.{here}"
         ) from error
 
@@ -238,7 +266,14 @@ def _of_hub(error: Exception) -> str:
 
 
 def _is_local_folder(name: str) -> bool:
-    return any(Path(name, file).exists() for file in ("config.json", "run.json"))
+    return any(_exists(Path(name, file)) for file in ("config.json", "run.json"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def build_student(recipe: Recipe, dataset: Dataset, notes: list[str]) -> Detector:
@@ -341,12 +376,12 @@ def in_data_words(spec: InputSpec, class_map: dict[str, str], classes: tuple[str
     return replace(spec, classes=renamed)
 
 
-def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True) -> Setup:
+def build(recipe: Recipe, teacher: str | Run | FoundDetector | None, record_teacher: bool = True) -> Setup:
     """Builds all objects of a run.
 
     Args:
         recipe: a validated recipe.
-        teacher: the detector to load as teacher, in any form that ``find_detector`` takes, or None.
+        teacher: the detector to load as teacher, found or in any form that ``find_detector`` takes, or None.
         record_teacher: load the teacher even if no method uses it, to compare queries with it.
 
     Raises:
@@ -359,7 +394,12 @@ def build(recipe: Recipe, teacher: str | Run | None, record_teacher: bool = True
 
 
 def build_on(
-    recipe: Recipe, teacher: str | Run | None, train: Dataset, val: Dataset, test: Dataset | None, record_teacher: bool = True
+    recipe: Recipe,
+    teacher: str | Run | FoundDetector | None,
+    train: Dataset,
+    val: Dataset,
+    test: Dataset | None,
+    record_teacher: bool = True,
 ) -> Setup:
     """Builds all objects of a run on splits that are open; see ``build``."""
     notes: list[str] = []
@@ -378,7 +418,7 @@ def build_on(
     notes += check_coverage(student, train, Transform(recipe.data.transform))
     frozen, pairing, methods, teacher_hash = None, None, [], None
     if teacher is not None and (recipe.methods or record_teacher or recipe.inherit is not None):
-        folder = find_detector(teacher).folder
+        folder = (teacher if isinstance(teacher, FoundDetector) else find_detector(teacher)).folder
         detector = load_detector(folder)
         check_sizes(detector, "teacher", recipe, splits)
         detector.spec = in_data_words(detector.spec, recipe.class_map, student.spec.classes)

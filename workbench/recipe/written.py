@@ -1,15 +1,15 @@
 """Reads recipes as they are written: YAML, arms and overrides, not yet validated. It loads neither torch nor a detector family."""
 
+import math
 import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.errors import ConfigError, RunError
-from workbench.resources import share_path
+from workbench.resources import named_file, share_path
 from workbench.store.groups import own_arm_name
 from workbench.store.searches import found_recipes, searches_root
+from workbench.yaml_text import YamlError, parse_yaml
 
 KEYS = ("name", "data", "student", "teacher", "methods", "train")  # the chief keys of a recipe, for messages
 
@@ -21,8 +21,8 @@ def recipe_path(name: str) -> Path:
         RunError: the name is none of these; the message lists the shipped recipes, or those that were found.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    if (file := named_file(name)) is not None:
+        return file
     if path.parts[:1] == ("found",):
         recipes = found_recipes()
         if name not in recipes:
@@ -31,13 +31,33 @@ def recipe_path(name: str) -> Path:
                 f"no search in {searches_root()} has found a recipe '{name}'. Found there: {known}. 'search export' writes them."
             )
         return recipes[name]
+    return _shipped(name)
+
+
+def recipe_beside(name: str, folder: Path) -> Path:
+    """Returns the path of a recipe that another one names: a file in its folder, or else what ``recipe_path`` returns.
+
+    A name without a folder is never looked up in the current one.
+
+    Args:
+        name: the name in the recipe.
+        folder: folder of the recipe.
+
+    Raises:
+        RunError: there is no such recipe.
+    """
+    file = named_file(str(folder / name))
+    return file or (recipe_path(name) if len(Path(name).parts) > 1 else _shipped(name))
+
+
+def _shipped(name: str) -> Path:
     folder = share_path("recipes")
-    for candidate in (folder / name, folder / f"{name}.yaml", folder / path.name):
-        if candidate.is_file():
-            return candidate
+    for candidate in (folder / name, folder / f"{name}.yaml", folder / Path(name).name):
+        if (file := named_file(str(candidate))) is not None:
+            return file
     found = (p.relative_to(folder) for p in folder.rglob("*.yaml"))
     shipped = ", ".join(sorted(str(p.with_suffix("")) for p in found if p.parts[0] not in ("checkpoints", "search")))
-    raise RunError(f"there is no recipe '{name}': no such file exists, and the shipped recipes are {shipped}.")
+    raise RunError(f"there is no recipe '{name[:200]}': no such file exists, and the shipped recipes are {shipped}.")
 
 
 def written_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | None = None) -> dict[str, Any]:
@@ -53,6 +73,8 @@ def written_recipe(path: Path, overrides: typing.Sequence[str] = (), arm: str | 
     """
     values = read_mapping(path, "recipe", KEYS)
     arms = values.get("arms") or {}
+    if not isinstance(arms, dict) or not all(isinstance(name, str) and isinstance(one or {}, dict) for name, one in arms.items()):
+        raise ConfigError(f"{path}: arms must be a mapping of each arm's name to what it changes.")
     own_arm = own_arm_name(bool(values.get("methods")))
     if arm in arms:
         values = merge(values, arms[arm] or {})
@@ -82,12 +104,12 @@ def read_mapping(path: Path, what: str, keys: typing.Iterable[str]) -> dict[str,
         ConfigError: the file cannot be read, is not YAML, or holds something else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {what} {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} is not a {what}. Expected a mapping with keys such as {', '.join(keys)}.")
     return typing.cast("dict[str, Any]", values)
 
@@ -121,15 +143,15 @@ def changed(values: dict[str, Any], override: str) -> dict[str, Any]:
 def _override(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise ConfigError(f"--set {text!r} must look like train.steps=100.")
+        raise ConfigError(f"--set {text[:200]!r} must look like train.steps=100.")
     try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        parsed: Any = parse_yaml(value)
+    except YamlError as error:
+        raise ConfigError(f"--set {text[:200]!r}: the value is not valid YAML: {error}") from error
     # YAML 1.1 reads 2e-3 as a string
     if isinstance(parsed, str):
         try:
-            parsed = float(parsed)
+            parsed = float(parsed) if math.isfinite(float(parsed)) else parsed
         except ValueError:
             pass
     nested: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from workbench.errors import ConfigError, RunError
 from workbench.methods.detkds.genotype import EXTRA, INPUTS, Input, Mode
 from workbench.recipe.loading import read_mapping
-from workbench.resources import share_path
+from workbench.resources import named_file, share_path
 
 SamplerName = Literal["recommended", "family", "official", "tpe", "random"]
 _NAME_LENGTH = 61  # of a cache
@@ -119,9 +119,9 @@ def plan_path(name: str) -> Path:
     Raises:
         RunError: the name is neither; the message lists the shipped searches.
     """
-    path, folder = Path(name), share_path("recipes") / "search"
-    for candidate in (path, folder / name, folder / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
+    folder = share_path("recipes") / "search"
+    for candidate in (name, str(folder / name), str(folder / f"{name}.yaml")):
+        if (file := named_file(candidate)) is not None:
+            return file
     shipped = ", ".join(sorted(one.stem for one in folder.glob("*.yaml"))) or "none"
     raise RunError(f"there is no search '{name}': no such file exists, and the shipped searches are {shipped}.")

@@ -1,5 +1,7 @@
-"""Starts the dashboard on the loopback address."""
+"""Starts the dashboard, on the loopback address unless the user names another."""
 
+import ipaddress
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -7,15 +9,18 @@ import urllib.request
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import psutil
+
 from workbench.errors import MissingExtraError, WorkbenchError, pip_install
 from workbench.resources import share_path
 from workbench.services.servers import ADDRESS, lookup_server, registered, reserved_port, server_file, stopped_by_signals, wait_until_ready
 
 DASHBOARD, PORT = "dashboard", 8501
+_EVERYWHERE = ("0.0.0.0", "::")
+END_SECONDS = 10
 START_SECONDS = 300  # on a busy machine the imports of a server alone take a minute
 # Flags instead of a config.toml: Streamlit looks for that in the working directory, so an installed package cannot bring one.
 OPTIONS = {
-    "server.address": ADDRESS,
     "server.headless": "true",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
@@ -31,12 +36,33 @@ OPTIONS = {
 }
 
 
-def serve(port: int, ready: Callable[[str], None]) -> None:
+def allowed_hosts(host: str) -> list[str]:
+    """Returns the names under which a browser may ask a dashboard that listens at ``host``.
+
+    A page of the web that makes its own name point to this machine is then refused, since its requests carry that name.
+    """
+    names = ["localhost", ADDRESS, "::1", host]
+    if host in _EVERYWHERE:
+        addresses = [address.address for card in psutil.net_if_addrs().values() for address in card]
+        names += [socket.gethostname(), socket.getfqdn(), *(address.split("%")[0] for address in addresses)]
+    return list(dict.fromkeys(name for name in names if name and name not in _EVERYWHERE))
+
+
+def is_loopback(host: str) -> bool:
+    """True if only programs of this machine reach a server at this address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
     """Runs Streamlit until Ctrl-C or SIGTERM, on the next free port if ``port`` is in use.
 
     Args:
         port: the preferred port.
         ready: called with the address once the server answers.
+        host: the address to listen at. Beyond loopback, whoever reaches it sees every run.
 
     Raises:
         MissingExtraError: streamlit is not installed.
@@ -45,21 +71,27 @@ def serve(port: int, ready: Callable[[str], None]) -> None:
     if find_spec("streamlit") is None:
         raise MissingExtraError(f"the dashboard needs streamlit, which is not installed. Run: {pip_install('app')}")
     with stopped_by_signals(), reserved_port(port) as port:
-        options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": port}.items()]
+        options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.address": host, "server.port": port}.items()]
+        options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
+        at = ADDRESS if host in _EVERYWHERE else host
         command = [sys.executable, "-P", "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            if not wait_until_ready(process, lambda: _answers(port), START_SECONDS):
+            if not wait_until_ready(process, lambda: _answers(at, port), START_SECONDS):
                 raise WorkbenchError(f"the dashboard did not start on port {port}. Its output above says why.")
             with registered(DASHBOARD, port):
-                ready(f"http://{ADDRESS}:{port}")
+                ready(f"http://{_bracketed(at)}:{port}")
                 status = process.wait()
                 raise WorkbenchError(f"the dashboard has ended with status {status}. Read its output above, then start it again.")
         except KeyboardInterrupt:
             pass
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:  # it may wait for a browser that never closes its connection
+                process.kill()
+                process.wait()
 
 
 def dashboard_address() -> str:
@@ -68,9 +100,14 @@ def dashboard_address() -> str:
     return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
 
 
-def _answers(port: int) -> bool:
+def _bracketed(host: str) -> str:
+    """Returns an address as it stands in a link."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _answers(host: str, port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{ADDRESS}:{port}/_stcore/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://{_bracketed(host)}:{port}/_stcore/health", timeout=2) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

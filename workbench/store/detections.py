@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 
 from workbench.errors import RunError
 from workbench.files import replacing
+from workbench.store.intact import check_hash, forget_hash, write_hash
 from workbench.store.run import Run
 
+_AGAIN = "Restore it from a copy, or train the run again. The run's other files are not affected."
 DETECTION_SCHEMA = pa.schema([
     ("image_id", pa.int64()), ("query", pa.int32()), ("category_id", pa.int64()), ("score", pa.float32()),
     ("x1", pa.float32()), ("y1", pa.float32()), ("x2", pa.float32()), ("y2", pa.float32()),
@@ -23,19 +25,26 @@ def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
         step: training step of the weights.
         table: a table of ``DETECTION_SCHEMA`` with the data's own category ids and boxes xyxy in pixels of the original image.
     """
-    with replacing(run.detections_path(split, step)) as path:
+    final = run.detections_path(split, step)
+    forget_hash(final)
+    with replacing(final) as path:
         pq.write_table(table.cast(DETECTION_SCHEMA), path, compression="zstd")
+    write_hash(final)
 
 
 def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
     """Returns the detections that ``write_detections`` wrote.
 
     Raises:
-        RunError: this split and step have no detections.
+        RunError: this split and step have no detections, or they are damaged.
     """
     path = run.detections_path(split, step)
     if not path.is_file():
         there = ", ".join(map(str, run.detection_steps(split))) or "none"
         raise RunError(f"run '{run.name}' has no detections of split '{split}' at step {step}. Steps with detections: {there}.")
-    with path.open("rb") as file:
-        return pq.ParquetFile(file).read().to_pandas()
+    check_hash(path, _AGAIN)
+    try:
+        with path.open("rb") as file:
+            return pq.ParquetFile(file).read().cast(DETECTION_SCHEMA).to_pandas()
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged: {error}. {_AGAIN}") from error

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import hash_file, hash_json, read_json, write_json
+from workbench.store.intact import check_intact
+from workbench.store.schemas import Manifest
 
 MANIFEST = "manifest.json"  # written last into a folder of several files
 
@@ -19,11 +21,30 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the content of a folder's manifest.
+
+    Raises:
+        WorkbenchError: there is none, or it is damaged.
+    """
+    return read_json(folder / MANIFEST, Manifest)
+
+
 def manifest_files(folder: Path) -> list[Path]:
-    """Returns the files that the manifest lists, ordered by name."""
-    return [folder / name for name in sorted(read_json(folder / MANIFEST)["files"])]
+    """Returns the files that the manifest lists, ordered by name, without a look at them."""
+    return [folder / name for name in sorted(read_manifest(folder)["files"])]
+
+
+def check_file(folder: Path, file: Path) -> None:
+    """Checks a file of a run's folder of tables or tensors against its manifest.
+
+    Raises:
+        WorkbenchError: it is missing or damaged.
+    """
+    again = f"Remove {folder} and write it again with 'workbench record', or train the run again. The run's other files are not affected."
+    check_intact(file, read_manifest(folder)["files"][file.name], again)
 
 
 def content_hash(folders: Sequence[Path]) -> str:
     """Returns one hash of the content of complete folders, computed from their manifests."""
-    return hash_json([read_json(folder / MANIFEST) for folder in folders])
+    return hash_json([read_manifest(folder) for folder in folders])

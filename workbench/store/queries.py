@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workbench.errors import RunError
-from workbench.files import read_json, replacing_folder
+from workbench.files import replacing_folder
 from workbench.remote import file_system, is_remote
-from workbench.store.manifest import MANIFEST, is_complete, manifest_files, write_manifest
+from workbench.store.manifest import MANIFEST, check_file, is_complete, manifest_files, read_manifest, write_manifest
 from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
@@ -149,15 +149,23 @@ def read_queries(
     query = f"""SELECT {", ".join(f'"{name}"' for name in chosen)} FROM ({" UNION ALL ".join(tables)}) WHERE {condition}"""
     files = {f"files_{index}": [glob.escape(str(file)) for file in _files(run.queries_path(split, step), matched)]
              for index, step in enumerate(wanted)}  # fmt: skip
-    return _connection(run.path).cursor().execute(query, {**files, **(parameters or {})}).df()
+    return _asked(run, query, {**files, **(parameters or {})}).df()
 
 
 def _files(folder: Path, matched: bool) -> list[Path]:
-    """Returns the files with all rows, or those with only matched queries if they exist; tables of earlier versions have none."""
-    kinds: dict[str, list[Path]] = {_PART: [], _MATCHED: []}
-    for file in manifest_files(folder):
-        kinds[file.name.split("-")[0]].append(file)
-    return (matched and kinds[_MATCHED]) or kinds[_PART]
+    """Returns the files with all rows, or those with only matched queries if they exist; tables of earlier versions have none.
+
+    Raises:
+        WorkbenchError: one of them is missing or damaged.
+    """
+    there = manifest_files(folder)
+    kinds = {kind: [file for file in there if file.name.startswith(f"{kind}-")] for kind in (_PART, _MATCHED)}
+    files = (matched and kinds[_MATCHED]) or kinds[_PART]
+    if not files:
+        raise RunError(f"{folder / MANIFEST} is damaged: it lists no rows. Restore it from a copy, or write it with 'workbench record'.")
+    for file in files:
+        check_file(folder, file)
+    return files
 
 
 def query_facts(
@@ -193,7 +201,7 @@ def read_facts(run: Run, split: str, step: int) -> dict[str, Any]:
     Tables of earlier versions have no ``images``, ``sampled`` and ``input``, and hold every image; those without the other facts are of
     detectors with a one-to-one assignment and have a row for every candidate.
     """
-    manifest = read_json(run.queries_path(split, step) / MANIFEST)
+    manifest = read_manifest(run.queries_path(split, step))
     unless_told = {"images": None, "sampled": False, "input": None, **_UNLESS_TOLD}
     return {"rows" if name == _KEPT else name: manifest.get(name, value) for name, value in unless_told.items()}
 
@@ -202,7 +210,7 @@ def read_layers(run: Run, split: str, step: int, model: str) -> list[int]:
     """Returns the layers of which a complete table has rows of a model, ascending; the rows themselves are not brought into memory."""
     files = [glob.escape(str(file)) for file in _files(run.queries_path(split, step), matched=False)]
     query = "SELECT DISTINCT layer FROM read_parquet($files) WHERE model = $model ORDER BY layer"
-    found = _connection(run.path).cursor().execute(query, {"files": files, "model": model}).fetchall()
+    found = _asked(run, query, {"files": files, "model": model}).fetchall()
     return [int(layer) for (layer,) in found]
 
 
@@ -211,20 +219,39 @@ def complete_steps(run: Run, split: str) -> list[int]:
     return [step for step in (TEACHER_STEP, *run.query_steps(split)) if is_complete(run.queries_path(split, step))]
 
 
-def _connection(path: Path) -> duckdb.DuckDBPyConnection:
-    """Returns a database that can read below ``path``; every read uses its own cursor, which makes it safe for threads."""
-    return _database(file_system(path) if is_remote(path) else None)
+def _asked(run: Run, query: str, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Returns the answer to a query about files below a run's folder; its own cursor makes it safe for threads.
+
+    Raises:
+        RunError: a file cannot be read, or is no table of queries.
+    """
+    database = _database(None, str(run.path.parent)) if not is_remote(run.path) else _database(file_system(run.path))
+    try:
+        return database.cursor().execute(query, dict(parameters))
+    except duckdb.Error as error:
+        said = str(error).strip().splitlines()[0]
+        raise RunError(f"the query table of run '{run.name}' cannot be read: {said} Write it again with 'workbench record'.") from error
 
 
 @functools.cache
-def _database(remote: Any) -> duckdb.DuckDBPyConnection:
-    """Returns one in-memory database for the process, and one for each remote file system, which it reads in place."""
+def _database(remote: Any, folder: str = "") -> duckdb.DuckDBPyConnection:
+    """Returns an in-memory database that opens no file but those it is for.
+
+    Args:
+        remote: a file system that is read in place; None reads local files.
+        folder: the folder of runs whose files it may open.
+    """
     database = duckdb.connect()
     if remote is not None:
         database.register_filesystem(remote)
+        database.execute("SET disabled_filesystems = 'LocalFileSystem'")
     else:
         # the system already caches local files; a second copy would fill the memory of a page
         database.execute("SET enable_external_file_cache = false")
+        # files are named by patterns, in which some characters are escaped
+        database.execute("SET allowed_directories = [$folder, $pattern]", {"folder": folder, "pattern": glob.escape(folder)})
+        database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
     return database
 
 

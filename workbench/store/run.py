@@ -6,21 +6,27 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.errors import RunError
-from workbench.files import read_json, try_lock, write_json
+from workbench.errors import RunError, WorkbenchError
+from workbench.files import checked, hash_file, parse_json, read_json, try_lock, write_json
 from workbench.remote import as_path, is_remote
+from workbench.store.intact import check_intact
+from workbench.store.links import link_that_leads_out
 from workbench.store.manifest import MANIFEST
+from workbench.store.schemas import FORMAT_VERSION, EvaluationLine, MetricsLine, RunInfo, TimingLine
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 GRADIENT_EVERY = 10  # lines of metrics.jsonl between two that hold the gradients of the terms
 DEFAULT_ROOT = Path("runs")
 # another process that only checks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5
+_STEP = re.compile("[0-9]{1,18}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,8 +47,9 @@ class Run:
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        self.name = path.name
+        # absolute, so that it stays the same run when the process changes its current folder
+        self.path = path if is_remote(path) else path.absolute()
+        self.name = self.path.name
 
     @classmethod
     def create(cls, name: str, info: dict[str, Any], root: Path | None = None) -> "Run":
@@ -70,26 +77,26 @@ class Run:
             root: the folder of runs; None uses ``runs_root()``.
 
         Raises:
-            RunError: there is no such run; the message lists the existing ones.
+            RunError: there is no such run (the message lists the existing ones), or it has a link that leads out of the folder of runs.
         """
         root = root or runs_root()
         if is_path(name):
             path = as_path(name)
-            if not (path / "run.json").exists():
+            if not _exists(path / "run.json"):
                 raise RunError(f"there is no run at {path}: it has no run.json. To open a run in {root}, give only its name.")
-            return cls(path)
-        path = _checked(str(name), root)
-        if not (path / "run.json").exists():
+            return _without_links(cls(path))
+        path = run_path(str(name), root)
+        if not _exists(path / "run.json"):
             known = ", ".join(run.name for run in list_runs(root)) or "none"
-            here = f" To open the folder of that name in the current directory, write ./{name}." if Path(name, "run.json").exists() else ""
+            here = f" To open the folder of that name in the current directory, write ./{name}." if _exists(Path(name, "run.json")) else ""
             raise RunError(f"there is no run '{name}' in {root}. Runs there: {known}.{here}")
-        return cls(path)
+        return _without_links(cls(path))
 
     @classmethod
-    def find(cls, name: str | Path) -> "Run | None":
+    def find(cls, name: str | Path, root: Path | None = None) -> "Run | None":
         """Opens a run as ``open`` does; returns None if no run has that name or path."""
-        path = as_path(name) if is_path(name) else runs_root() / name if _NAME.fullmatch(str(name)) else None
-        return cls(path) if path is not None and (path / "run.json").exists() else None
+        path = as_path(name) if is_path(name) else (root or runs_root()) / name if _NAME.fullmatch(str(name)) else None
+        return _without_links(cls(path)) if path is not None and _exists(path / "run.json") else None
 
     @property
     def info_path(self) -> Path:
@@ -119,7 +126,7 @@ class Run:
         """Lists the steps of the complete checkpoints, ascending."""
         if not self.checkpoints_path.is_dir():
             return []
-        return sorted(int(p.name) for p in self.checkpoints_path.iterdir() if p.name.isdigit() and (p / "DONE").exists())
+        return _steps(p.name for p in self.checkpoints_path.iterdir() if (p / "DONE").exists())
 
     def complete_checkpoint(self, step: int) -> Path:
         """Returns the folder of a complete checkpoint.
@@ -161,17 +168,41 @@ class Run:
         folder = self.path / "queries" / f"split={split}"
         if not folder.is_dir():
             return []
-        steps = (int(p.name.removeprefix("step=")) for p in folder.glob("step=*") if (p / MANIFEST).exists())
-        return sorted(step for step in steps if step >= 0)
+        return _steps(p.name.removeprefix("step=") for p in folder.glob("step=*") if (p / MANIFEST).exists())
 
     def detection_steps(self, split: str) -> list[int]:
         """Lists the steps with stored detections, ascending."""
         folder = self.path / "detections" / f"split={split}"
-        return sorted(int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.parquet"))
+        return _steps(path.stem.removeprefix("step=") for path in folder.glob("step=*.parquet"))
 
     def info(self) -> dict[str, Any]:
-        """Returns the content of ``run.json``."""
-        return read_json(self.info_path)
+        """Returns the content of ``run.json``.
+
+        Raises:
+            WorkbenchError: it is damaged, or lacks a key that is asked for.
+            RunError: its format is of another version.
+        """
+        info = read_json(self.info_path)
+        version = info.get("format_version") if isinstance(info, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise RunError(
+                f"run '{self.name}' cannot be read: its format is version {version}, but this workbench reads version {FORMAT_VERSION}. "
+                "Use the version of the workbench that made it."
+            )
+        return checked(info, RunInfo, str(self.info_path))
+
+    def state(self) -> str:
+        """Returns how far the run is: created, running, done, interrupted, failed, or stopped.
+
+        A run is running while a process holds its lock. It has stopped if its process ended without a word, by a kill or a power cut.
+
+        Raises:
+            WorkbenchError: ``run.json`` is damaged.
+        """
+        told = str(self.info().get("state") or "created")
+        if self.is_running():
+            return "running"
+        return "stopped" if told == "running" else told
 
     def update_info(self, **changes: Any) -> None:
         """Rewrites ``run.json`` with ``changes``; only the training process calls this."""
@@ -179,15 +210,26 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns one dict per logged step."""
-        return read_lines(self.metrics_path)
+        return self._log(self.metrics_path, MetricsLine)
 
     def timings(self) -> list[dict[str, Any]]:
         """Returns wall and process seconds, one dict per logged step."""
-        return read_lines(self.timings_path)
+        return self._log(self.timings_path, TimingLine)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Returns one dict per evaluation."""
-        return read_lines(self.evaluations_path)
+        return self._log(self.evaluations_path, EvaluationLine)
+
+    def _log(self, path: Path, schema: "type[BaseModel]") -> list[dict[str, Any]]:
+        info = self.info()
+        if info.get("state") == "done" and path.exists() and (wanted := info.get("logs", {}).get(path.name)):
+            check_intact(path, wanted, "Restore it from a copy; the checkpoints and tables of the run are not affected.")
+        return read_lines(path, schema)
+
+    def finish(self, **changes: Any) -> None:
+        """Marks the run as done, and keeps the hashes of its logs, to which nothing is added any more."""
+        logs = {path.name: hash_file(path) for path in (self.metrics_path, self.timings_path, self.evaluations_path) if path.is_file()}
+        self.update_info(state="done", logs=logs, **changes)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,12 +242,25 @@ class Run:
             yield
             return
         deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-        with open(self.path / ".lock", "w", encoding="ascii") as file:
+        self.check_there()
+        try:
+            file = open(self.path / ".lock", "w", encoding="ascii")
+        except OSError as error:
+            raise RunError(f"cannot write in {self.path}: {error.strerror or error}. Choose a writable folder with --runs.") from error
+        with file:
             while not try_lock(file):
                 if time.monotonic() > deadline:
                     raise RunError(f"run '{self.name}' is being written by another process. Wait for it or stop it.")
                 time.sleep(0.02)
             yield
+
+    def check_there(self) -> None:
+        """Raises a ``RunError`` if the run's folder was removed while it was trained."""
+        if not _exists(self.info_path):
+            raise RunError(
+                f"the folder of run '{self.name}' has been removed or moved: there is no {self.info_path}. Nothing more can be saved. "
+                "Start a new run."
+            )
 
     def is_running(self) -> bool:
         """True while a process holds the lock; this check writes nothing. A remote run always gives False."""
@@ -221,12 +276,17 @@ class Run:
         """Deletes the directory.
 
         Raises:
-            RunError: a process is writing to it, or it is remote.
+            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
         """
         if is_remote(self.path):
             raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
-        with self.locked():
-            shutil.rmtree(self.path)
+        if self.path.is_symlink():
+            raise RunError(f"{self.path} is a link to {self.path.resolve()}, so nothing was removed. Remove the link itself, or that run.")
+        try:
+            with self.locked():
+                shutil.rmtree(self.path)
+        except OSError as error:
+            raise RunError(f"cannot remove {self.path}: {error.strerror or error}. What is left of it can be removed by hand.") from error
 
 
 def free_path(name: str, root: Path | None = None) -> Path:
@@ -236,7 +296,7 @@ def free_path(name: str, root: Path | None = None) -> Path:
         RunError: the name is not a plain file name or is taken, or the folder cannot be made or written.
     """
     root = root or runs_root()
-    path = _checked(name, root)
+    path = run_path(name, root)
     if is_remote(root):
         raise RunError(f"{root} is not a local folder, but training needs one. Choose one with --runs and copy the run when it is done.")
     try:
@@ -255,12 +315,18 @@ def free_path(name: str, root: Path | None = None) -> Path:
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
-    """Lists all runs below ``root``, oldest first."""
+    """Lists all runs below ``root``, oldest first, then those whose ``run.json`` cannot be read."""
     root = root or runs_root()
     if not root.is_dir():
         return []
-    found = [Run(path) for path in root.iterdir() if (path / "run.json").is_file()]
-    return sorted(found, key=lambda run: (run.info().get("created", ""), run.name))
+    return sorted((Run(path) for path in root.iterdir() if (path / "run.json").is_file()), key=_age)
+
+
+def _age(run: Run) -> tuple[bool, str, str]:
+    try:
+        return False, run.info().get("created", ""), run.name
+    except WorkbenchError:
+        return True, "", run.name
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -273,33 +339,68 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
+        Run(path.parent).check_there()
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. Free some space, then resume with 'workbench run --resume "
             f"{path.parent.name}'; the last checkpoint is kept."
         ) from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, schema: "type[BaseModel] | None" = None) -> list[dict[str, Any]]:
     """Returns the JSON lines of a file; a last line that was cut off by a kill is skipped.
+
+    Args:
+        path: the file; without it there are no lines.
+        schema: what each line must hold; None accepts every mapping.
 
     Raises:
         RunError: another line is broken; the message names it.
     """
     if not path.exists():
         return []
-    values: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            values += [json.loads(line)] if line else []
-        except ValueError as error:
-            raise RunError(f"{path} is broken in line {number}: {error}. Remove the line, or restore the file.") from error
-    return values
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+        numbered = [(number, parse_json(line, f"{path}, line {number},")) for number, line in enumerate(lines, start=1) if line]
+        for number, value in numbered:
+            if not isinstance(value, dict):
+                raise RunError(f"{path}, line {number}, is damaged: it is no mapping.")
+            if schema is not None:
+                checked(value, schema, f"{path}, line {number},", advice="")
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}.") from error
+    except WorkbenchError as error:
+        raise RunError(f"{str(error).strip()} Remove the line, or restore the file.") from error
+    return [value for _, value in numbered]
 
 
-def _checked(name: str, root: Path) -> Path:
+def run_path(name: str, root: Path | None = None) -> Path:
+    """Returns the path of the run of this name in the folder of runs, whether it exists or not.
+
+    Raises:
+        RunError: the name is not a plain file name.
+    """
     if not _NAME.fullmatch(name):
-        raise RunError(f"'{name}' cannot be a run name: use letters, digits, '.', '_' and '-', starting with a letter or digit.")
-    return root / name
+        raise RunError(f"{name[:200]!r} cannot be a run name: use letters, digits, '.', '_' and '-', starting with a letter or digit.")
+    return (root or runs_root()) / name
+
+
+def _without_links(run: Run) -> Run:
+    if link := link_that_leads_out(run.path):
+        raise RunError(f"{link} is a link that leads out of the folder of runs. Only files below it are read. Copy them there.")
+    return run
+
+
+def _steps(names: Iterable[str]) -> list[int]:
+    """Returns the steps among names of files, ascending; whatever else lies there is no step."""
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+
+def _exists(path: Path) -> bool:
+    """True if there is such a file; False also for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def result_folder(run: Run) -> Path:

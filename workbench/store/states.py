@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from workbench.errors import NonFiniteError, RunError
-from workbench.files import read_json, replacing_folder
-from workbench.store.manifest import MANIFEST, is_complete, write_manifest
+from workbench.files import replacing_folder
+from workbench.store.manifest import check_file, is_complete, read_manifest, write_manifest
 from workbench.store.masks import quantise, restore
 from workbench.store.run import Run
 
@@ -128,7 +128,7 @@ def _images(run: Run, split: str, step: int, kind: str) -> list[int]:
     folder = run.states_path(split, step)
     if not is_complete(folder):
         return []
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder)
     return sorted(int(image) for image in manifest["images"]) if kind in manifest.get("kinds", [_MASKS]) else []
 
 
@@ -136,7 +136,9 @@ def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str)
     if image_id not in _images(run, split, step, kind):
         raise RunError(f"run '{run.name}' has no {what} of image {image_id} of split '{split}' at step {step}.")
     folder = run.states_path(split, step)
-    return folder / read_json(folder / MANIFEST)["images"][str(image_id)]
+    file = folder / read_manifest(folder)["images"][str(image_id)]
+    check_file(folder, file)
+    return file
 
 
 def _read(path: Path, prefix: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 
@@ -14,7 +13,8 @@ from workbench.detectors.registry import family, load_detector
 from workbench.detectors.weights import WEIGHTS_FILE, read_tensors
 from workbench.errors import CheckpointError, ConfigError
 from workbench.files import replacing, replacing_folder
-from workbench.resources import share_path
+from workbench.resources import named_file, share_path
+from workbench.yaml_text import YamlError, parse_yaml
 
 
 class CheckpointDescription(BaseModel):
@@ -74,9 +74,9 @@ def convert_detector(source: Path, layout_name: str, description: Path, out: Pat
 
 def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel]:
     shipped = share_path("recipes") / "checkpoints"
-    place = path if path.is_file() else shipped / f"{path.name}.yaml"
+    place = named_file(str(path)) or shipped / f"{path.name}.yaml"
     try:
-        described = CheckpointDescription.model_validate(yaml.safe_load(place.read_text(encoding="utf-8")))
+        described = CheckpointDescription.model_validate(parse_yaml(place.read_text(encoding="utf-8")))
         name = described.model.get("family")
         if name != wanted:
             raise ConfigError(
@@ -86,7 +86,7 @@ def _describe(path: Path, wanted: str) -> tuple[CheckpointDescription, BaseModel
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
         raise ConfigError(f"there is no description '{path}': no such file exists, and the shipped ones are {known}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{place} is not valid YAML: {error}") from error
     except ValidationError as error:
         wrong = "\n".join(f"  {'.'.join(map(str, item['loc'])) or 'model'}: {item['msg']}" for item in error.errors())

@@ -19,7 +19,7 @@ from workbench.device import resolve_device
 from workbench.errors import ConfigError, RunError
 from workbench.methods.recorded import sending_method
 from workbench.recipe.loading import stored_recipe
-from workbench.recipe.setup import Setup, build
+from workbench.recipe.setup import Setup, build, stored_teacher
 from workbench.remote import is_remote
 from workbench.store.queries import TEACHER_STEP, complete_steps, read_facts
 from workbench.store.run import Run, result_folder
@@ -234,7 +234,7 @@ def _setup_of(run: Run) -> Setup:
         RunError: the data or the teacher has changed.
     """
     info = run.info()
-    setup = build(stored_recipe(info["recipe"], str(run.info_path)), info.get("teacher"))
+    setup = build(stored_recipe(info["recipe"], str(run.info_path)), stored_teacher(run))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
             raise RunError(

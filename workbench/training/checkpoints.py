@@ -5,6 +5,7 @@ being optimised, adapters, optimiser moments, random generators, loss scaler and
 """
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from workbench.detectors.detector import Detector
 from workbench.detectors.weights import EXACT_NORMS, read_spec, read_tensors
 from workbench.errors import CheckpointError, RunError, WorkbenchError
 from workbench.files import read_json, replacing_folder, write_json, write_text
+from workbench.store.intact import check_hashes, write_hashes
 from workbench.store.run import Run
+from workbench.store.schemas import TrainerState
 from workbench.training.optim import Average
 
 TRAINER_TENSORS = "trainer.safetensors"
@@ -55,6 +58,7 @@ def save_checkpoint(
             student.save(folder)
             save_file(tensors, folder / TRAINER_TENSORS)
             write_json(folder / TRAINER_STATE, {"step": step, "scaler": scaler.state_dict() if scaler is not None else None, **state})
+            write_hashes(folder)
             write_text(folder / "DONE", f"{step}\n")
     except (WorkbenchError, SafetensorError) as error:
         raise RunError(
@@ -81,6 +85,7 @@ def load_checkpoint(
         CheckpointError: the files do not match this recipe.
     """
     folder = run.checkpoint_path(step)
+    _check(folder)
     written = read_spec(folder)
     if written is not None and student.exact_norms and not written[1].get(EXACT_NORMS, False):
         raise CheckpointError(
@@ -88,7 +93,10 @@ def load_checkpoint(
             "continued. Start a new run."
         )
     tensors = read_tensors(folder / TRAINER_TENSORS)
-    state: dict[str, Any] = read_json(folder / TRAINER_STATE)
+    try:
+        state: dict[str, Any] = read_json(folder / TRAINER_STATE, TrainerState)
+    except WorkbenchError as error:
+        raise CheckpointError(f"the checkpoint cannot be continued: {error}") from error
     try:
         report = student.load_state_dict(_part(tensors, "student."), strict=False)
         # torch adds num_batches_tracked counters to a plain mapping while loading, and norms of pretrained layouts do not have them
@@ -117,10 +125,23 @@ def load_methods(run: Run, step: int, methods: nn.Module) -> None:
         CheckpointError: the files do not match this recipe.
     """
     folder = run.checkpoint_path(step)
+    _check(folder)
     try:
         methods.load_state_dict(_part(read_tensors(folder / TRAINER_TENSORS), "methods."))
     except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit the run's recipe: {error}") from error
+
+
+def _check(folder: Path) -> None:
+    """Checks the files of a checkpoint against the hashes in it.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
+    try:
+        check_hashes(folder, f"Remove {folder} to go on from the checkpoint before it, or restore it from a copy.")
+    except WorkbenchError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def prune_checkpoints(run: Run, keep: set[int]) -> None:

@@ -17,14 +17,14 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.made_splits import write_lists
 from workbench.errors import ConfigError, Interrupted, MissingExtraError, RunError, WorkbenchError
 from workbench.methods.selection import QUALITY_GAMMA
-from workbench.recipe.loading import load_recipe, recipe_path, stored_recipe
+from workbench.recipe.loading import load_recipe, recipe_beside, stored_recipe
 from workbench.recipe.naming import run_name
 from workbench.recipe.pair import check_pair
 from workbench.recipe.schema import CheckpointConfig, Recipe, TeacherRecipeConfig, flat
-from workbench.recipe.setup import Setup, build, check_splits, open_split
+from workbench.recipe.setup import Setup, build, check_splits, open_split, stored_teacher
 from workbench.resources import code_commit, share_path
 from workbench.store.groups import EQUAL_STEPS
-from workbench.store.run import Run, free_path, runs_root
+from workbench.store.run import Run, free_path, is_path, run_path, runs_root
 from workbench.teacher_cache.read import TeacherCache, open_cache
 from workbench.training.loop import Listener, Silent, Trainer
 from workbench.training.optim import optimizer_copies
@@ -71,10 +71,11 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     """
     processes = _init_processes(launch)
     name = launch.name or run_name(recipe, launch.arm)
+    run = Run(run_path(name))
     listener = listener if processes.is_main_process else Silent()
     if processes.is_main_process:
         refuse_taken(name, recipe)
-        free_path(name)
+        free_path(name, run.path.parent)
     _check_trackers(launch.trackers)
     check_splits(recipe)
     _check_teacher_to_be(recipe, folder)
@@ -91,12 +92,12 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         teacher_ap = check_teacher(setup)
         listener.on_message(f"teacher on '{setup.val.split}': {100 * teacher_ap:.1f} AP")
     if processes.is_main_process:
-        teacher_name = teacher.name if isinstance(teacher, Run) else teacher
-        run = Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap})
+        teacher_name = teacher.name if isinstance(teacher, Run) else teacher and _settled(teacher)
+        Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap}, run.path.parent)
         if recipe.data.splits is not None:
             write_lists(run.splits_path, _splits(setup))
     processes.wait_for_everyone()
-    return _train(Run(runs_root() / name), setup, cache, launch, listener)
+    return _train(run, setup, cache, launch, listener)
 
 
 def refuse_taken(name: str, recipe: Recipe) -> None:
@@ -105,8 +106,8 @@ def refuse_taken(name: str, recipe: Recipe) -> None:
     Raises:
         RunError: a run of this name exists.
     """
-    run = Run.find(name)
-    if run is None:
+    run = Run(run_path(name))
+    if not run.info_path.exists():
         return
     state = run.info().get("state")
     others = changes_since(run, recipe) or other_data(run, recipe)
@@ -169,7 +170,7 @@ def resume(run: Run, launch: Launch, listener: Listener) -> Run:
     if info.get("state") == "done":
         raise RunError(f"run '{run.name}' is finished, so there is nothing to resume.")
     recipe = stored_recipe(info["recipe"], str(run.info_path))
-    setup = build(recipe, info.get("teacher"))
+    setup = build(recipe, stored_teacher(run))
     for key, now in (("dataset_hash", setup.train.hash()), ("teacher_hash", setup.teacher_hash)):
         if info.get(key) != now:
             raise RunError(
@@ -193,8 +194,9 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
             kept = f"Its checkpoint of step {saved[-1]} is kept" if saved else "It has no checkpoint yet and begins again at its first step"
             raise Interrupted(f"run '{run.name}' was stopped at once. {kept}: workbench run --resume {run.name}") from error
         except WorkbenchError as error:
-            if main and run.info().get("state") != "interrupted":
-                run.update_info(state="failed", error=str(error))
+            with suppress(WorkbenchError):  # where run.json is gone or damaged, the first error says more
+                if main and run.info().get("state") != "interrupted":
+                    run.update_info(state="failed", error=str(error))
             raise
     return run
 
@@ -219,8 +221,7 @@ def teacher_of(recipe: Recipe, folder: Path | None = None) -> tuple[Recipe, Path
     """
     if not isinstance(recipe.teacher, TeacherRecipeConfig):
         return None
-    path = (folder or share_path("recipes")) / recipe.teacher.recipe
-    path = path if path.is_file() else recipe_path(recipe.teacher.recipe)
+    path = recipe_beside(recipe.teacher.recipe, folder or share_path("recipes"))
     made = load_recipe(path, [f"seed={recipe.teacher.seed}"])
     made = made.model_copy(update={"data": made.data.model_copy(update={key: getattr(recipe.data, key) for key in _SHARED_DATA})})
     return made, path.parent, run_name(made)
@@ -319,11 +320,25 @@ def _splits(setup: Setup) -> dict[str, Dataset]:
     return {name: data for name, data in splits.items() if data is not None}
 
 
+def _settled(name: str) -> str:
+    """Returns a path as it is from every folder; a name and an address stay as they are."""
+    return str(Path(name).absolute()) if is_path(name) and "://" not in name else name
+
+
+def _settled_data(recipe: Recipe) -> str | None:
+    """Returns the place of the recipe's data as it is from every folder, since a run is read from others than it was started in."""
+    data = recipe.data
+    made = data.format == "shapes" or (data.format == "auto" and data.path == "shapes")
+    return data.path if data.path is None or made else str(Path(data.path).absolute())
+
+
 def _info(setup: Setup, cache: TeacherCache | None, launch: Launch, teacher: str | None) -> dict[str, Any]:
     recipe = setup.recipe
     libraries = {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate", "scipy", "numpy")}
+    stored = recipe.model_dump(mode="json")
+    stored["data"]["path"] = _settled_data(recipe)
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": stored,
         "recipe_hash": recipe.hash(),
         "group": {"recipe": recipe.name, "arm": launch.arm or recipe.own_arm, "seed": recipe.seed, "schedule": launch.group},
         "commit": code_commit(),

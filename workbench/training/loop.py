@@ -16,7 +16,7 @@ from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, s
 from workbench.training.evaluation import Evaluator
 from workbench.training.learner import Learner
 from workbench.training.monitor import TermMonitor
-from workbench.training.processes import broadcast_from_main, interruptible
+from workbench.training.processes import Interruption, Stopped, broadcast_from_main, interruptible
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,22 @@ class Trainer(Learner):
         """Trains to the end.
 
         Raises:
-            Interrupted: the user pressed Ctrl-C; the run has been saved.
+            Interrupted: a signal asked the run to stop; it has been saved.
             NonFiniteError: NaN or infinity appeared; the last checkpoint is kept.
             SilentTermError: a term had no gradient for a whole epoch.
         """
+        with interruptible() as interruption:
+            self._train(interruption)
+
+    def _train(self, interruption: Interruption) -> None:
         start = self._begin()
         steps = self.config.steps
         epoch_log = max(self.loader.steps_per_epoch, GRADIENT_EVERY * self.config.log_every)
-        with interruptible() as interrupted:
+        if start and self._is_due(start) and not self._is_evaluated(start):
+            self._evaluate(start, interruption)  # a signal ended this evaluation before
+            self._save(start)
+            self._stop_if_asked(start, interruption.asked())
+        if start < steps:
             batches = self.loader.iterate(start)
             for step in range(start, steps):
                 clock = self._clock()
@@ -91,16 +99,31 @@ class Trainer(Learner):
                     self.monitor.check(step + 1)
                 self.listener.on_step(step + 1, steps, values or {})
                 done = step + 1
-                if done % self.config.evaluate_every == 0 or done == steps:
-                    self._evaluate(done)
-                stop = interrupted()  # asked only once, so that a step reported as saved was saved
+                if self._is_due(done):
+                    self._evaluate(done, interruption)
+                stop = interruption.asked()  # asked only once, so that a step reported as saved was saved
                 if done % self.config.checkpoint_every == 0 or done == steps or stop or self.best[1] == done:
                     self._save(done)
-                if stop and done < steps:
-                    if self.main:
-                        self.run.update_info(state="interrupted")
-                    raise Interrupted(f"stopped at step {done} and saved. Resume with: workbench run --resume {self.run.name}")
-        self._finish()
+                self._stop_if_asked(done, stop)
+        self._finish(interruption)
+
+    def _is_due(self, step: int) -> bool:
+        """True if an evaluation follows this step."""
+        return step % self.config.evaluate_every == 0 or step == self.config.steps
+
+    def _is_evaluated(self, step: int) -> bool:
+        """True if the evaluation after this step was made, in whatever process."""
+        return broadcast_from_main(any(line["step"] == step and line["split"] == "val" for line in read_lines(self.run.evaluations_path)))
+
+    def _stop_if_asked(self, step: int, number: int) -> None:
+        """Raises ``Interrupted`` if a signal has this number; 0 is none. The run has been saved at this step."""
+        if not number:
+            return
+        if self.main:
+            self.run.update_info(state="interrupted")
+        stopped = Interrupted(f"stopped at step {step} and saved. Resume with: workbench run --resume {self.run.name}")
+        stopped.exit_code = 128 + number
+        raise stopped
 
     def _begin(self) -> int:
         """Restores the last checkpoint, or balances the weights of a new run; returns the next step."""
@@ -133,24 +156,36 @@ class Trainer(Learner):
             self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
         return saved[-1] if saved else 0
 
-    def _evaluate(self, step: int) -> None:
-        """Evaluates on the validation split and stores its queries, in the first process only."""
+    def _evaluate(self, step: int, interruption: Interruption) -> None:
+        """Evaluates on the validation split and stores its queries, in the first process only.
+
+        A signal ends the evaluation. It is then made when the run is resumed.
+        """
         if self.main:
-            with self.averaged():
-                epoch = step // self.loader.steps_per_epoch
-                line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
-            append_line(self.run.evaluations_path, line)
-            ap = line["coco"]["ap"] or 0.0
-            if self.config.keep == "best" and ap > self.best[0]:
-                self.best = (ap, step)
-                self.run.update_info(best_step=step)
-            self.listener.on_evaluation(line)
+            self.run.check_there()  # writing would make the folder again
+            random = torch.get_rng_state()
+            try:
+                with self.averaged(), interruption.at_once():  # weights are exchanged whole
+                    epoch = step // self.loader.steps_per_epoch
+                    line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
+            except Stopped:
+                torch.set_rng_state(random)
+                self.setup.student.train()
+                line = None
+            if line is not None:
+                append_line(self.run.evaluations_path, line)
+                ap = line["coco"]["ap"] or 0.0
+                if self.config.keep == "best" and ap > self.best[0]:
+                    self.best = (ap, step)
+                    self.run.update_info(best_step=step)
+                self.listener.on_evaluation(line)
         self.best = broadcast_from_main(self.best)
 
     def _save(self, step: int) -> None:
         self.accelerator.wait_for_everyone()
         if not self.main:
             return
+        self.run.check_there()
         model = self.accelerator.unwrap_model(self.step_module)
         state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
         save_checkpoint(
@@ -158,15 +193,20 @@ class Trainer(Learner):
         )
         prune_checkpoints(self.run, {step, self.best[1]})
 
-    def _finish(self) -> None:
+    def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
         self.accelerator.wait_for_everyone()
         if self.main:
             split = "val" if self.setup.test is None else "test"
-            line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
+            try:
+                with interruption.at_once():
+                    line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
+            except Stopped:
+                self._stop_if_asked(self.config.steps, interruption.number)
+                raise
             append_line(self.run.evaluations_path, line)
             self.listener.on_evaluation(line)
-            self.run.update_info(state="done", seconds=self.seconds)
+            self.run.finish(seconds=self.seconds)
         self.accelerator.end_training()
 
     def _clock(self) -> tuple[float, float]:

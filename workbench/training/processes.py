@@ -1,9 +1,9 @@
-"""Runs training in several processes (torchrun, accelerate launch) and handles the signal that stops them; a single one works too."""
+"""Runs training in several processes (torchrun, accelerate launch) and handles the signals that stop them; a single one works too."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from workbench.errors import DeviceError
 Value = TypeVar("Value")
 # how long the other processes wait for the first, which evaluates alone
 PATIENCE = timedelta(hours=12)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each makes a run save once and end with 128 plus its number
 
 
 def init_processes(device: str) -> PartialState:
@@ -80,32 +81,59 @@ def gathered(values: list[Any]) -> list[Any]:
     return values if PartialState().num_processes == 1 else gather_object(values)
 
 
+class Stopped(BaseException):
+    """Ends an evaluation as soon as a signal asks the run to stop."""
+
+
+class Interruption:
+    """Remembers the signal that asked this run to stop: Ctrl-C, SIGTERM, or SIGHUP of a terminal that was closed."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._at_once = False
+
+    def asked(self) -> int:
+        """Returns the number of the signal that some process of the run has got, or 0. All processes must ask together."""
+        return max(gathered([self.number]))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Makes a signal end the block by ``Stopped``; one that came before ends it at its start."""
+        if self.number:
+            raise Stopped
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Notes a signal; Ctrl-C after it interrupts whatever runs.
+
+        SIGTERM never does, because a comparison that Ctrl-C stops sends it to runs that may have received the same Ctrl-C.
+        """
+        if self.number:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.number = number
+        if self._at_once:
+            raise Stopped
+
+
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells between steps whether any process is to stop: by Ctrl-C, or by SIGTERM from whoever started it.
-
-    A second Ctrl-C interrupts at once. SIGTERM does not count as one, because a comparison that Ctrl-C stops sends it to runs that may have
-    received the same Ctrl-C.
-    """
-    flag = threading.Event()
-
-    def asked() -> bool:
-        return any(gathered([flag.is_set()]))
-
+def interruptible() -> Iterator[Interruption]:
+    """Yields what tells between steps whether the run is to stop; in another thread than the main one no signal is seen."""
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield interruption
         return
-
-    def handle(number: int, frame: Any) -> None:
-        if flag.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        flag.set()
-
-    # of several processes, one is ended by SIGTERM when another has died, and could not agree with it on a step to stop at
-    numbers = (signal.SIGINT, signal.SIGTERM) if PartialState().num_processes == 1 else (signal.SIGINT,)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        yield asked
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # nohup leaves a run alone
+                signal.signal(number, interruption.handle)
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,10 +15,10 @@ from workbench.boxes import cxcywh_to_xyxy, pairwise_iou_and_giou
 from workbench.datasets.batches import Batch, evaluation_batches
 from workbench.datasets.transforms import FixedSize, ShortestSide, Transform, TransformConfig
 from workbench.detectors.output import DetectorOutput, TwoStageOutput, probability
-from workbench.errors import IncompatibleError
+from workbench.errors import IncompatibleError, RunError
 from workbench.files import write_json
 from workbench.recipe.loading import stored_recipe
-from workbench.recipe.setup import FrozenTeacher, Setup, build
+from workbench.recipe.setup import FrozenTeacher, Setup, build, stored_teacher
 from workbench.store.run import Run
 from workbench.training.evaluation import collect_detections
 
@@ -84,7 +84,9 @@ def keep_readings(run: Run) -> None:
         WorkbenchError: data or teacher no longer exist, or the run's folder cannot be written.
     """
     info = run.info()
-    setup = build(stored_recipe(info["recipe"], str(run.info_path)), info["teacher"])
+    setup = build(stored_recipe(info["recipe"], str(run.info_path)), stored_teacher(run))
+    if setup.teacher_hash != info.get("teacher_hash"):
+        raise RunError(f"the teacher of run '{run.name}' has other weights today than it taught with. Restore it.")
     ap, readings = try_teacher(setup)
     images = min(SAMPLE, len(setup.val))
     write_json(readings_path(run), {"ap": ap, "images": images, "readings": [dataclasses.asdict(reading) for reading in readings]})

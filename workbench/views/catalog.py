@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
-from workbench.errors import RunError, WorkbenchError
-from workbench.files import read_json, time_of
-from workbench.remote import is_remote
+from workbench.errors import WorkbenchError
+from workbench.files import time_of
 from workbench.store.groups import DISTILLED, EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
-from workbench.store.run import FORMAT_VERSION, Run
+from workbench.store.links import lies_below, link_that_leads_out
+from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
@@ -131,13 +130,6 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     return bool(entry.problem), entry.recipe, entry.seed, schedule, entry.arm != UNDISTILLED, entry.arm, entry.run.name
 
 
-def _check_lines(path: Path, lines: Sequence[Any], needed: Sequence[str]) -> None:
-    for number, line in enumerate(lines, start=1):
-        lacking = [name for name in needed if not isinstance(line, dict) or name not in line]
-        if lacking or (isinstance(line, dict) and "coco" in needed and "ap" not in dict(line["coco"])):
-            raise RunError(f"{path.name} is damaged: entry {number} lacks {', '.join(lacking) or 'ap'}. Remove that line.")
-
-
 def _entry(run: Run) -> Entry:
     """Returns the run's current entry; its files are read again only if they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
@@ -145,58 +137,35 @@ def _entry(run: Run) -> Entry:
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
 
 
-def lies_below(path: Path, folder: Path) -> bool:
-    """Returns True if a path, with all links followed, lies in a folder; remote paths have no links."""
-    return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
-
-
-def _link_that_leads_out(folder: Path) -> str:
-    """Returns the folder of a run, or a link in it, that leads out of the folder of runs; "" if there is none."""
-    if is_remote(folder):
-        return ""
-    root = folder.parent
-    if not lies_below(folder, root):
-        return folder.name
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            if path.is_symlink() and not lies_below(path, root):
-                return str(path.relative_to(root))
-    return ""
-
-
 @functools.lru_cache(maxsize=4096)
 def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     run = Run(path)
-    if link := _link_that_leads_out(path):
+    if link := link_that_leads_out(path):
         return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
-        info = read_json(run.info_path)
-        version = info.get("format_version")
-        if version != FORMAT_VERSION:
-            return Entry(run, problem=f"its format is version {version}, but this workbench reads version {FORMAT_VERSION}")
+        info = run.info()
         group = info["group"]
         # damaged lines are reported here as a problem of the run, so that no page has to
         lines = run.metrics()
-        _check_lines(run.metrics_path, lines, ("step",))
-        _check_lines(run.timings_path, run.timings(), ("step", "wall", "cpu"))
-        _check_lines(run.evaluations_path, run.evaluations(), ("step", "split", "coco"))
+        for read in (run.timings, run.evaluations):
+            read()
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(
             run=run,
-            recipe=str(group["recipe"]),
+            recipe=group["recipe"],
             data=str(info.get("dataset_hash") or ""),
-            arm=str(group["arm"]),
-            seed=int(group["seed"]),
-            schedule=str(group["schedule"]),
+            arm=group["arm"],
+            seed=group["seed"],
+            schedule=group["schedule"],
             state=state,
-            steps=int(info["recipe"]["train"]["steps"]),
-            step=int(lines[-1]["step"]) if lines else 0,
-            created=str(info.get("created", "")),
+            steps=info["recipe"]["train"]["steps"],
+            step=lines[-1]["step"] if lines else 0,
+            created=info.get("created", ""),
             error=str(info.get("error", "")) if state == "failed" else "",
         )
     except WorkbenchError as error:
         return Entry(run, problem=str(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Entry(run, problem=f"run.json is damaged or lacks {error}")
+
+
+__all__ = ["DAMAGED", "VALIDATION", "Entry", "baseline_of", "catalog", "latest_comparison", "lies_below"]

@@ -58,7 +58,7 @@ def summarise(run: Run, trace: str = "val") -> dict[str, Any]:
         "arm": group.get("arm"),
         "seed": group.get("seed", info.get("seed")),
         "schedule": group.get("schedule"),
-        "state": info.get("state"),
+        "state": run.state(),
         "commit": info.get("commit"),
         "steps": info.get("recipe", {}).get("train", {}).get("steps"),
         **_accuracy(result),

@@ -9,7 +9,7 @@ import yaml
 
 from workbench.errors import ConfigError
 from workbench.files import write_text
-from workbench.recipe.loading import load_recipe, merge, read_mapping, recipe_path
+from workbench.recipe.loading import load_recipe, merge, read_mapping, recipe_beside, recipe_path
 from workbench.recipe.schema import Recipe
 from workbench.resources import share_path
 from workbench.tasks.distill.budget import EVALUATIONS
@@ -66,8 +66,7 @@ def make_pair(
     named = (values.get("teacher") or {}).get("recipe")
     if named is None:
         return Pair(values, None)
-    path = student.parent / named
-    made = read_mapping(path if path.is_file() else recipe_path(named), "recipe", Recipe.model_fields)
+    made = read_mapping(recipe_beside(named, student.parent), "recipe", Recipe.model_fields)
     base = {key: value for key, value in (made.get("data") or {}).items() if key not in beside}
     shared = [choice for choice in choices if choice.key in _OF_TEACHER and _has(made, choice.key)]
     made = _with({**made, "name": f"{name}-teacher", "data": {**base, **data}}, shared)
