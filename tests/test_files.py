@@ -1,11 +1,14 @@
 """A file is written whole or keeps what it had, whatever happens in between."""
 
+import copy
 import errno
 import hashlib
 import json
 import os
 import stat
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +109,14 @@ def test_a_file_is_locked_by_one_alone_or_shared_by_many_and_free_once_it_is_clo
         assert not files.try_lock(second)
         third.close()
         assert files.try_lock(second)
+
+
+def test_what_was_read_is_copied_with_a_dataclass_that_holds_it(tmp_path: Path):
+    @dataclass
+    class Held:
+        read: dict[str, Any]
+
+    path = tmp_path / "a.json"
+    path.write_text('{"one": {"two": 2}}')
+    assert asdict(Held(read_json(path))) == {"read": {"one": {"two": 2}}}
+    assert copy.deepcopy(read_json(path)) == {"one": {"two": 2}}

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -122,9 +122,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Entries(dict[str, Any]):
-    """A mapping read from a file. A key that it lacks is an error that names the file, so that a damaged file is one message."""
+    """A mapping read from a file. A key that it lacks is an error that names the file, so that a damaged file is one message.
 
-    def __init__(self, entries: Mapping[str, Any], origin: str):
+    Args:
+        entries: the mapping, or pairs of a key and a value.
+        origin: what the file is. ``dataclasses.asdict`` makes a copy from the pairs alone.
+    """
+
+    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), origin: str = "a file that was read"):
         super().__init__(entries)
         self._origin = origin
 

@@ -74,7 +74,8 @@ def static_svg(figure: go.Figure, label: str = "", width: int = WIDTH) -> str:
 def _canvas(figure: go.Figure, width: float) -> tuple[Figure, float]:
     """Returns the drawn figure and its height in pixels."""
     layout: Any = figure.layout
-    traces: list[Any] = [trace for trace in figure.data if trace.visible is not False]
+    data: Any = figure.data
+    traces: list[Any] = [trace for trace in data if trace.visible is not False]
     for trace in traces:
         _check(trace)
     margin = {side: layout.margin[side] if layout.margin[side] is not None else 60 for side in "lrtb"}
