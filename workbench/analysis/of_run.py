@@ -163,12 +163,13 @@ def common_step(run: Run, baseline: Run | None, split: str) -> int:
     return max(common)
 
 
-def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
+def open_data(info: dict[str, Any], split: str = "val", masks: bool = False) -> Dataset:
     """Opens a split of the data that a run was made with.
 
     Args:
         info: content of its ``run.json``.
         split: train, val or test.
+        masks: also reads the masks of the targets.
 
     Raises:
         DataError: the data is missing or cannot be used.
@@ -177,7 +178,8 @@ def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
     data = info["recipe"]["data"]
     policy = Policy.model_validate(data["policy"]) if data.get("policy") else None
     splits = SplitConfig.model_validate(data["splits"]) if data.get("splits") else None
-    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, **data.get("options", {}))
+    options = data.get("options", {})
+    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, masks=masks, **options)
     made = (info.get("split_hashes") or {}).get(split)
     if made is not None and made != dataset.hash():
         raise RunError(
