@@ -76,6 +76,7 @@ def test_a_list_that_leaves_the_folder_is_refused(root: Path) -> None:
         ("0 0.5 0.5 0 0.1", "zero_size_box"),
         ("0 0.5 0.5 -0.1 0.1", "inverted_box"),
         ("0 nan 0.5 0.1 0.1", "non_finite_box"),
+        ("0 0.1 0.1 nan 0.1 0.2 0.2", "non_finite_box"),
         ("0 0.98 0.5 0.2 0.1", "box_outside"),
         ("2 0.5 0.5 0.1 0.1", "dangling_reference"),
         ("0 0.5 0.5 0.1", "broken_annotation"),

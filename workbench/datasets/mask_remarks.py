@@ -27,7 +27,8 @@ def of_masks(contents: Sequence[Contents], items: Sequence[Usable]) -> Iterator[
     total = 0
     for record, masks in with_masks:
         for g, what in _of_image(record.boxes, masks):
-            places[what].append(f"{record.file_name}: box {g + 1}") if record.trainable[g] else None
+            if record.trainable[g]:
+                places[what].append(f"{record.file_name}: box {g + 1}")
         total += int(record.trainable.sum())
     sizes = {item.record.file_name: (item.record.width, item.record.height) for item in items}
     crossing, outside = _polygons(contents, sizes)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from workbench.datasets.images import SUFFIXES, inside
@@ -104,8 +105,8 @@ def _row(line: str, where: str, label_of: dict[int, int], policy: Policy, issues
         issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class {int(index)} has no name")
         return None
     if len(numbers) > 4:
-        across, down = numbers[::2], numbers[1::2]
-        return {"box": (min(across), min(down), max(across), max(down)), "label": label_of[int(index)], "mask": [numbers]}
+        points = np.array(numbers).reshape(-1, 2)
+        return {"box": (*points.min(0).tolist(), *points.max(0).tolist()), "label": label_of[int(index)], "mask": [numbers]}
     x, y, w, h = numbers
     return {"box": (x - w / 2, y - h / 2, x + w / 2, y + h / 2), "label": label_of[int(index)]}
 
