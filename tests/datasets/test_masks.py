@@ -243,6 +243,20 @@ def test_masks_of_a_batch_keep_the_size_of_their_image_and_its_top_left_corner()
     assert part.masks is not None and len(part.masks) == 1 and part.masks[0] is masks[1]
 
 
+def test_hundreds_of_masks_in_an_image_are_read_and_measured(tmp_path: Path, make_image: Any) -> None:
+    dataset = open_dataset(coco_folder(tmp_path, make_image, *[[SQUARE]] * 300), "all", masks=True)
+    masks = dataset.records[0].masks
+    assert masks is not None and masks.areas.tolist() == [30] * 300 and masks.boxes().tolist() == [[2, 1, 8, 6]] * 300
+
+
+def test_an_image_without_targets_has_no_masks_of_the_right_size() -> None:
+    none = np.zeros(0, bool)
+    masks = masks_of(random_pixels(0))
+    record = Record(1, "a", W, H, np.zeros((0, 4)), np.zeros(0, np.int64), none, none, np.zeros(0, np.int64), np.zeros(0), masks=masks)
+    sample = Transform().apply(np.zeros((H, W, 3), np.uint8), record, OPS["all"])
+    assert sample.masks is not None and sample.masks.shape == (0, 31, 24) and masks.boxes().shape == (0, 4) and not masks.has_any
+
+
 def test_a_dataset_without_masks_makes_batches_without_them() -> None:
     dataset = generate_shapes(ShapesConfig(val=1), "val")
     sample = Transform().apply(dataset.image(0), dataset.records[0], [])

@@ -28,7 +28,7 @@ def test_results_of_a_detector_of_masks_have_the_mask_of_each_detection_on_the_o
         if len(rows):
             assert columns.min() >= x - 3 and columns.max() <= x + w + 3 and rows.min() >= y - 3 and rows.max() <= y + h + 3
     masks = np.stack([pycocotools.mask.decode(row["segmentation"]) for row in results]).any(0)
-    drawn = np.asarray(Image.open(tmp_path / "out" / "drawn" / "a.png").convert("RGB"))
+    drawn = np.asarray(Image.open(tmp_path / "out" / "drawn" / "a.png.png").convert("RGB"))
     enlarged = np.asarray(picture.resize((drawn.shape[1], drawn.shape[0]), Image.Resampling.NEAREST))
     factor = drawn.shape[0] // 80
     shown = np.kron(masks, np.ones((factor, factor), np.uint8)).astype(bool)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.families import tiny, tiny_config
 from tests.flows import Silent
-from tests.training.test_two_stage_training import DATA, recipe_of
+from tests.training.test_two_stage_training import DATA, TRAIN, recipe_of
 from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.datasets.coco import write_coco
 from workbench.datasets.opening import open_dataset
@@ -71,7 +71,7 @@ def test_a_mask_rcnn_learns_from_another_one(tmp_path: Path):
 def test_data_without_masks_is_refused_before_training_and_splits_are_opened_with_masks_only_for_those_who_learn_them(tmp_path: Path):
     for split in ("train", "val", "test"):
         write_coco(open_dataset("shapes", split, **DATA["options"]), tmp_path)
-    values = {"name": "a", "data": {"path": str(tmp_path)}, "student": tiny_config("mask_rcnn")}
+    values = {"name": "a", "data": {"path": str(tmp_path)}, "student": tiny_config("mask_rcnn"), "train": TRAIN}
     with pytest.raises(ConfigError, match=r"learns masks, but .* has none"):
         build(parse_recipe(values, "a test"), None)
     boxes, masks = (build(recipe_of(family), None) for family in ("faster_rcnn", "mask_rcnn"))

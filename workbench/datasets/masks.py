@@ -14,6 +14,7 @@ import pycocotools.mask
 from PIL import Image
 
 from workbench.errors import DataError
+from workbench.files import time_of
 
 _coco: Any = pycocotools.mask  # its hints know one RLE where it takes lists of them
 
@@ -75,9 +76,10 @@ class Masks:
 
     def boxes(self) -> np.ndarray:
         """Returns the boxes around the pixels ``[G, 4]`` float64 xyxy; 0 for a mask without a pixel and for a target without one."""
-        rles = [{"size": [self.height, self.width], "counts": b"" if c is None else c} for c in self.counts]
-        boxes = np.asarray(_coco.toBbox(rles), np.float64).reshape(-1, 4) if rles else np.zeros((0, 4))
-        boxes[[counts is None for counts in self.counts]] = 0
+        boxes = np.zeros((len(self.counts), 4))
+        for target, counts in enumerate(self.counts):
+            if counts is not None:
+                boxes[target] = _coco.toBbox({"size": [self.height, self.width], "counts": counts})
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
@@ -91,6 +93,11 @@ def encoded(pixels: np.ndarray) -> tuple[bytes, ...]:
 def decoded(counts: bytes, height: int, width: int) -> np.ndarray:
     """Returns the pixels ``[H, W]`` bool of an RLE that ``encoded`` or ``read_mask`` returned."""
     return _coco.decode({"size": [height, width], "counts": counts}).astype(bool)
+
+
+def area_of(counts: bytes | str, height: int, width: int) -> float:
+    """Returns the number of a mask's pixels. pycocotools would take lists, but refuses those of more than 255 masks."""
+    return float(_coco.area({"size": [height, width], "counts": counts}))
 
 
 def masks_of(pixels: np.ndarray) -> Masks:
@@ -119,8 +126,7 @@ def read_masks(sources: Sequence[Any], own_areas: np.ndarray, height: int, width
         except BrokenMaskError as error:
             counts.append(None)
             broken.append((target, str(error)))
-    rles: list[Any] = [{"size": [height, width], "counts": b"" if one is None else one} for one in counts]
-    pixels = np.asarray(_coco.area(rles), np.float64) if rles else np.zeros(0)
+    pixels = np.array([0.0 if one is None else area_of(one, height, width) for one in counts])
     areas = np.where(np.isfinite(own_areas) & (own_areas > 0), own_areas, pixels)
     return Masks(height, width, tuple(counts), areas), broken
 
@@ -139,7 +145,7 @@ def read_mask(source: Any, height: int, width: int) -> bytes | None:
     if source is None or (isinstance(source, list) and not source):
         return None
     if isinstance(source, ObjectNumber):
-        numbers = _object_image(source.path)
+        numbers = _object_image(source.path, time_of(source.path))
         if numbers.shape != (height, width):
             raise BrokenMaskError(f"{source.path.name} is {numbers.shape[1]}x{numbers.shape[0]}, its image is {width}x{height}")
         return encoded((numbers == source.number)[None])[0]
@@ -241,8 +247,8 @@ def _runs(text: bytes) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _object_image(path: Path) -> np.ndarray:
-    """Returns the object numbers ``[H, W]`` of an image with a palette or of grey values."""
+def _object_image(path: Path, stamp: tuple[float, int]) -> np.ndarray:
+    """Returns the object numbers ``[H, W]`` of an image with a palette or of grey values; another ``stamp`` means another content."""
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L"):

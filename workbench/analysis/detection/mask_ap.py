@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from workbench.analysis.detection.ap import APResult, Backend, Detections, detection_rows, evaluated, result_of, silently
+from workbench.datasets.masks import area_of
 from workbench.store.detections import MASK
 
 _coco: Any = pycocotools.mask  # its hints know one RLE where it takes lists of them
@@ -79,8 +80,9 @@ def _pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOev
     gt: Any = COCO()
     dt: Any = COCO()
     gt.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
-    areas = _coco.area([r["segmentation"] for r in results]).tolist() if results else []
-    found = [{**r, "id": n, "area": float(a), "iscrowd": 0} for n, (r, a) in enumerate(zip(results, areas, strict=True), start=1)]
+    masks = [result["segmentation"] for result in results]
+    areas = [area_of(mask["counts"], *mask["size"]) for mask in masks]
+    found = [{**r, "id": n, "area": a, "iscrowd": 0} for n, (r, a) in enumerate(zip(results, areas, strict=True), start=1)]
     dt.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": found}
     gt.createIndex()
     dt.createIndex()
