@@ -17,7 +17,7 @@ from tests.detectors.torchvision_faster_rcnn import targets_of, twin_of
 from tests.detectors.two_stage_examples import CLASSES, PADDED, SIZE
 from tests.examples import SPEC, batch_of, images_of
 from tests.families import tiny
-from workbench.datasets.masks import decoded
+from workbench.datasets.object_masks import decoded
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors import mask_pasting
 from workbench.detectors.detector import InputSpec

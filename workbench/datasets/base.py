@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.datasets.issues import Issues
-from workbench.datasets.masks import Masks
+from workbench.datasets.object_masks import Masks
 from workbench.errors import DataError
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.datasets.masks import BrokenMaskError, Masks, in_pixels, polygons_of
+from workbench.datasets.object_masks import BrokenMaskError, Masks, in_pixels, polygons_of
 from workbench.datasets.reading import OUTSIDE_TOLERANCE, Contents, Usable
 from workbench.datasets.remarks import Remark, counted
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from workbench.datasets.base import Record
 from workbench.datasets.images import Header, inside, read_header
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.masks import Masks, in_pixels, read_masks
+from workbench.datasets.object_masks import Masks, in_pixels, read_masks
 from workbench.errors import DataError
 
 OUTSIDE_TOLERANCE = 0.05  # pixels: annotation files round to two decimals
@@ -41,7 +41,7 @@ class Entry:
         own_ids: True if the annotation ids are the file's own, so that messages name them; else they are running numbers.
         relative: True if boxes are shares of the image's width and height.
         attributes: Attributes of every box, as in ``Record``.
-        masks: What the file says of each target's mask, as ``masks.read_mask`` takes it; in shares where ``relative``. None without masks.
+        masks: What the file says of each target's mask, as ``object_masks.read_mask`` takes it; in shares where ``relative``. None without masks.
     """
 
     image_id: int

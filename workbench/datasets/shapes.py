@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workbench.datasets.base import Dataset, Record
-from workbench.datasets.masks import masks_of
+from workbench.datasets.object_masks import masks_of
 from workbench.errors import DataError
 
 SPLITS = ("train", "val", "test")

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from workbench.datasets.base import Record
-from workbench.datasets.masks import Masks
+from workbench.datasets.object_masks import Masks
 
 Op = dict[str, Any]
 _FRACTION = Annotated[float, Field(gt=0, le=1)]

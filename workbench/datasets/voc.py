@@ -21,7 +21,7 @@ from xml.parsers import expat
 
 from workbench.datasets.images import inside
 from workbench.datasets.issues import Issues, Policy
-from workbench.datasets.masks import ObjectNumber
+from workbench.datasets.object_masks import ObjectNumber
 from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
 from workbench.datasets.voc_layout import Layout, layouts, roots
 from workbench.errors import DataError

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from workbench.datasets.masks import encoded
+from workbench.datasets.object_masks import encoded
 
 CUT = 0.5  # probability above which a pixel belongs to the mask
 _PIXELS = 1 << 24  # that are pasted at a time, 64 MiB of float32, because the masks of a large image together take gigabytes

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from workbench.datasets.base import Dataset, Record
 from workbench.datasets.batches import evaluation_batches
 from workbench.datasets.images import FolderImages, read_header
-from workbench.datasets.masks import decoded
+from workbench.datasets.object_masks import decoded
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors.detector import Detections, Detector
 from workbench.detectors.registry import load_detector

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from workbench.analysis.detection.ap import APResult, Backend, coco_ap, silently
 from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.datasets.base import Dataset
-from workbench.datasets.masks import encoded
+from workbench.datasets.object_masks import encoded
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 
 NUMBERS = [field.name for field in dataclasses.fields(APResult)][:12]

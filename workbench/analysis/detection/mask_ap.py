@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from workbench.analysis.detection.ap import APResult, Backend, Detections, detection_rows, evaluated, result_of, silently
-from workbench.datasets.masks import area_of
+from workbench.datasets.object_masks import area_of
 from workbench.store.detections import MASK
 
 _coco: Any = pycocotools.mask  # its hints know one RLE where it takes lists of them

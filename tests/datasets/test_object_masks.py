@@ -9,14 +9,14 @@ import pycocotools.mask as pycocotools_mask
 import pytest
 from PIL import Image
 
-from workbench.datasets import masks as module
+from workbench.datasets import object_masks as module
 from workbench.datasets import shapes
 from workbench.datasets.base import Record
 from workbench.datasets.batches import collate
 from workbench.datasets.check import check
 from workbench.datasets.coco import write_coco
 from workbench.datasets.mask_remarks import crosses_itself
-from workbench.datasets.masks import BrokenMaskError, decoded, encoded, masks_of, read_mask
+from workbench.datasets.object_masks import BrokenMaskError, decoded, encoded, masks_of, read_mask
 from workbench.datasets.opening import open_dataset
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
 from workbench.datasets.transforms import Op, Transform
