@@ -41,7 +41,8 @@ class Entry:
         own_ids: True if the annotation ids are the file's own, so that messages name them; else they are running numbers.
         relative: True if boxes are shares of the image's width and height.
         attributes: Attributes of every box, as in ``Record``.
-        masks: What the file says of each target's mask, as ``object_masks.read_mask`` takes it; in shares where ``relative``. None without masks.
+        masks: What the file says of each target's mask, as ``object_masks.read_mask`` takes it; in shares where ``relative``. None without
+            masks.
     """
 
     image_id: int
