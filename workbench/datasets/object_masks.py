@@ -145,6 +145,8 @@ def read_mask(source: Any, height: int, width: int) -> bytes | None:
     if source is None or (isinstance(source, list) and not source):
         return None
     if isinstance(source, ObjectNumber):
+        if not source.path.is_file():
+            return None
         numbers = _object_image(source.path, time_of(source.path))
         if numbers.shape != (height, width):
             raise BrokenMaskError(f"{source.path.name} is {numbers.shape[1]}x{numbers.shape[0]}, its image is {width}x{height}")

@@ -64,6 +64,8 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     if classes is None:
         classes = _all_classes(parts.values())
     label_of = {name: label for label, name in enumerate(classes)}
+    masks = root / "SegmentationObject"
+    has_masks = masks.is_dir()
     entries: list[Entry] = []
     next_id = 1
     for position, stem in enumerate(stems):
@@ -77,8 +79,6 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
             issues.add("broken_file", policy.action("broken_file"), str(error))
             continue
         rows: list[dict[str, Any]] = []
-        masks = root / "SegmentationObject" / f"{stem}.png"
-        has_masks = masks.is_file()
         for number, item in enumerate(objects, start=1):
             where = f"{file.name}: '{item.name}'"
             if item.corners is None:
@@ -87,7 +87,7 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
                 issues.add("dangling_reference", policy.action("dangling_reference"), f"{where} is not among the classes")
             else:
                 box = _continuous(item.corners)
-                mask = ObjectNumber(masks, number) if has_masks else None
+                mask = ObjectNumber(masks / f"{stem}.png", number) if has_masks else None
                 rows.append({"box": box, "label": label_of[item.name], "crowd": item.difficult, "id": next_id, "mask": mask})
                 next_id += 1
         entries.append(entry_from_rows(position + 1, names.get(stem, f"{stem}.jpg"), size, rows))
