@@ -62,7 +62,7 @@ def twin(ours: MaskRcnn) -> MaskRCNN:
     heads.mask_head = copy.deepcopy(ours.mask_head)
     heads.mask_predictor = copy.deepcopy(ours.mask_predictor)
     last: Any = heads.mask_predictor.mask_fcn_logits
-    wider = torch.nn.Conv2d(last.in_channels, CLASSES + 1, 1)  # theirs has no-object first, which is never read
+    wider: Any = torch.nn.Conv2d(last.in_channels, CLASSES + 1, 1)  # theirs has no-object first, which is never read
     with torch.no_grad():
         wider.weight[1:], wider.bias[1:] = last.weight, last.bias
     heads.mask_predictor.mask_fcn_logits = wider
