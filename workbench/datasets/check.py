@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.mask_remarks import of_masks
 from workbench.datasets.opening import find_format
 from workbench.datasets.pixels import look_at
 from workbench.datasets.reading import Contents, Format, UnnamedClassesError, Usable, match_split, usable
@@ -165,7 +166,7 @@ def roles(splits: Sequence[str] | dict[str, Any]) -> list[str]:
 
 def _read(format: Format, root: Path, name: str, policy: Policy, report: Report, options: dict[str, Any]) -> tuple[Contents, list[Usable]]:
     contents = format.read(root, name, policy, report.issues, **options)
-    in_split = list(usable(contents, policy, report.issues))
+    in_split = list(usable(contents, policy, report.issues, masks=True))
     report.splits[name] = {"images": len(in_split), "boxes": sum(len(item.record.boxes) for item in in_split)}
     if not in_split:
         report.issues.add("empty_split", "refused", f"split '{name}' has no usable image")
@@ -205,6 +206,7 @@ def _remarks(
     found += of_leaks({name: (own, _stack([pixels[item.path] for item in own])) for name, own in looks.items()})
     found += of_repeats(items, _stack([pixels[item.path] for item in items]))
     classes = max((content.classes for content in contents.values()), key=len)
+    found += of_masks(list(contents.values()), items)
     return [*found, *of_boxes(items, classes, TransformConfig(resize=resize), _at(resize))]
 
 

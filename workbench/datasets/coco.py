@@ -90,6 +90,8 @@ def write_coco(dataset: Dataset, folder: Path) -> Path:
     """
     images = folder / "images" / dataset.split
     ground_truth = dataset.coco()
+    for annotation in ground_truth["annotations"]:
+        annotation["area"] = annotation.pop("mask_area", annotation["area"])  # COCO's area is the mask's
     for index, record in enumerate(ground_truth["images"]):
         name = str(Path(record["file_name"]).with_suffix(".png"))
         path = inside(images, name)
@@ -206,8 +208,8 @@ def _rows(
         if annotation_id is None or annotation_id in used:
             annotation_id, fresh = fresh, fresh + 1
         used.add(annotation_id)
-        box = (x, y, x + width, y + height)
-        yield image_id, {"box": box, "label": label_of[category], "crowd": crowd, "area": area, "id": annotation_id}
+        box, mask = (x, y, x + width, y + height), annotation.get("segmentation")
+        yield image_id, {"box": box, "label": label_of[category], "crowd": crowd, "area": area, "id": annotation_id, "mask": mask}
 
 
 def _image_folder(base: Path, file: Path, split: str, entries: list[Entry]) -> Path:

@@ -22,7 +22,13 @@ FORMATS = {format.name: format for format in (coco.FORMAT, voc.FORMAT, kitti.FOR
 
 
 def open_dataset(
-    path: str | Path, split: str, format: str = "auto", policy: Policy | None = None, splits: SplitConfig | None = None, **options: Any
+    path: str | Path,
+    split: str,
+    format: str = "auto",
+    policy: Policy | None = None,
+    splits: SplitConfig | None = None,
+    masks: bool = False,
+    **options: Any,
 ) -> Dataset:
     """Opens one split.
 
@@ -39,6 +45,7 @@ def open_dataset(
         format: ``auto``, ``shapes``, ``coco``, ``voc``, ``kitti`` or ``yolo``.
         policy: what to do about problems in the files.
         splits: makes train, val and test from one split of the files; None takes the splits as the files define them.
+        masks: also reads the masks of the targets. Without it they cost neither time nor memory.
         options: options of the format: images (coco), classes (voc, kitti, yolo), the fields of ``ShapesConfig``.
 
     Raises:
@@ -48,7 +55,7 @@ def open_dataset(
     if format == "shapes" or (format == "auto" and str(path) == "shapes"):
         if splits is not None:
             raise ConfigError("the dataset shapes makes its own splits. Remove data.splits, or set data.options.val and data.options.test.")
-        return generate_shapes(_shapes_config(options), split)
+        return generate_shapes(_shapes_config(options), split, masks)
     found, root = find_format(Path(path), format)
     unknown = sorted(set(options) - found.options)
     if unknown:
@@ -59,7 +66,7 @@ def open_dataset(
         contents = made_contents(found, root, split, splits, policy, issues, options)
     else:
         contents = found.read(root, split, policy, issues, **options)
-    items = list(usable(contents, policy, issues))
+    items = list(usable(contents, policy, issues, masks))
     issues.raise_refused(f"{root}, split '{split}',")
     for issue in issues:
         _log.log(logging.WARNING if issue.severity == "error" else logging.INFO, "%s, split '%s': %s", root, split, issue)

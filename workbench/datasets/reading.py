@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from workbench.datasets.base import Record
 from workbench.datasets.images import Header, inside, most_pixels, read_header, too_large
 from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.object_masks import Masks, in_pixels, read_masks
 from workbench.errors import DataError
 
 OUTSIDE_TOLERANCE = 0.05  # pixels: annotation files round to two decimals
@@ -40,6 +41,8 @@ class Entry:
         own_ids: True if the annotation ids are the file's own, so that messages name them; else they are running numbers.
         relative: True if boxes are shares of the image's width and height.
         attributes: Attributes of every box, as in ``Record``.
+        masks: What the file says of each target's mask, as ``object_masks.read_mask`` takes it; in shares where ``relative``. None without
+            masks.
     """
 
     image_id: int
@@ -54,6 +57,7 @@ class Entry:
     own_ids: bool = False
     relative: bool = False
     attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    masks: Sequence[Any] | None = None
 
 
 @dataclass
@@ -97,8 +101,11 @@ class Usable:
     upright: bool
 
 
-def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usable]:
-    """Checks every entry against its image's header and the policy. Entries that are left out are counted in ``issues``."""
+def usable(contents: Contents, policy: Policy, issues: Issues, masks: bool = False) -> Iterator[Usable]:
+    """Checks every entry against its image's header and the policy. Entries that are left out are counted in ``issues``.
+
+    With ``masks`` the records hold them; a mask that cannot be read is left out and counted, and its target stays.
+    """
     for entry in contents.entries:
         found = _image_of(entry, contents.folder, policy, issues)
         if found is None:
@@ -108,7 +115,7 @@ def usable(contents: Contents, policy: Policy, issues: Issues) -> Iterator[Usabl
         if sized is None:
             continue
         width, height, upright = sized
-        record = _record(entry, width, height, policy, issues)
+        record = _record(entry, width, height, policy, issues, masks)
         if not len(record.boxes):
             issues.add("image_without_boxes", "kept", entry.file_name)
         yield Usable(record, path, upright)
@@ -162,7 +169,9 @@ def entry_from_rows(
     relative: bool = False,
     attributes: Sequence[str] = (),
 ) -> Entry:
-    """Makes an ``Entry`` from dicts with ``box``, ``label``, ``id``, and optional ``crowd``, ``ignore``, ``area`` and ``attributes``."""
+    """Makes an ``Entry`` from dicts with ``box``, ``label``, ``id``, and optional ``crowd``, ``ignore``, ``area``, ``mask`` and
+    ``attributes``.
+    """
     return Entry(
         image_id,
         file_name,
@@ -176,6 +185,7 @@ def entry_from_rows(
         own_ids=own_ids,
         relative=relative,
         attributes={name: np.array([row[name] for row in rows], np.float64) for name in attributes},
+        masks=[row.get("mask") for row in rows],
     )
 
 
@@ -223,7 +233,7 @@ def _size_of(entry: Entry, header: Header, policy: Policy, issues: Issues) -> tu
     return *size, upright
 
 
-def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issues) -> Record:
+def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issues, masks: bool) -> Record:
     limits = np.array([width, height, width, height], np.float64)
     boxes = entry.boxes * limits if entry.relative else entry.boxes.copy()
     keep = np.ones(len(boxes), bool)
@@ -259,4 +269,18 @@ def _record(entry: Entry, width: int, height: int, policy: Policy, issues: Issue
         entry.annotation_ids[keep],
         areas,
         {name: values[keep] for name, values in entry.attributes.items()},
+        _masks(entry, keep, width, height, issues) if masks else None,
     )
+
+
+def _masks(entry: Entry, keep: np.ndarray, width: int, height: int, issues: Issues) -> Masks:
+    kept = np.flatnonzero(keep).tolist()
+    sources = [None if entry.masks is None else entry.masks[g] for g in kept]
+    if entry.relative:
+        sources = [in_pixels(source, width, height) for source in sources]
+    masks, broken = read_masks(sources, entry.areas[kept], height, width)
+    for number, reason in broken:
+        g = kept[number]
+        which = f"annotation {entry.annotation_ids[g]}" if entry.own_ids else f"box {g + 1}"
+        issues.add("broken_mask", "dropped", f"{entry.file_name}: {which}: {reason}")
+    return masks

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workbench.datasets.base import Dataset, Record
+from workbench.datasets.object_masks import masks_of
 from workbench.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -59,11 +60,12 @@ class ShapesConfig(BaseModel):
         return self
 
 
-def generate_shapes(config: ShapesConfig, split: str) -> Dataset:
+def generate_shapes(config: ShapesConfig, split: str, masks: bool = False) -> Dataset:
     """Draws one split. Boxes are tight around the part of a shape that lies in the image, including what other shapes hide.
 
     A shape is redrawn elsewhere if less than 30 % of it would be visible, or if it would leave less than 30 % of an earlier one
-    visible. After twelve attempts it is left out.
+    visible. After twelve attempts it is left out. With ``masks`` the records hold the pixels of each shape that can be seen: those of
+    which it covers at least half, without what later shapes hide.
 
     Raises:
         DataError: the split is not train, val or test, or has no images.
@@ -74,12 +76,14 @@ def generate_shapes(config: ShapesConfig, split: str) -> Dataset:
     images: list[np.ndarray] = []
     first_id = 1
     for index in range(getattr(config, split)):
-        image, boxes, labels = draw_image(config, split, index)
+        image, boxes, labels, owner = _drawn(config, split, index)
         count = len(boxes)
+        seen = masks_of(owner == np.arange(count)[:, None, None]) if masks else None
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         ids = np.arange(first_id, first_id + count, dtype=np.int64)
         none = np.zeros(count, bool)
-        records.append(Record(index + 1, f"{index:06d}.png", config.size, config.size, boxes, labels, none, none, ids, areas))
+        name = f"{index:06d}.png"
+        records.append(Record(index + 1, name, config.size, config.size, boxes, labels, none, none, ids, areas, masks=seen))
         images.append(image)
         first_id += count
     return Dataset("shapes", split, config.classes, range(1, len(config.classes) + 1), records, images)
@@ -87,6 +91,11 @@ def generate_shapes(config: ShapesConfig, split: str) -> Dataset:
 
 def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws one image: ``[S, S, 3]`` uint8, boxes ``[G, 4]`` float64 xyxy in pixels, labels ``[G]`` int64."""
+    return _drawn(config, split, index)[:3]
+
+
+def _drawn(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what ``draw_image`` does, and which target each pixel shows ``[S, S]`` int16, -1 for the ground."""
     random = _Random((config.seed, SPLITS.index(split), index))
     size = config.size
     texture = _texture(random, size, 5, 100) + _texture(random, size, 3, 60)
@@ -118,7 +127,7 @@ def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[np.ndarray
     noise = random.bytes(2 * size * size * 3).reshape(2, size, size, 3).astype(np.int32)
     canvas += (noise[0] - noise[1]) * _NOISE >> 8
     image = np.clip(canvas, 0, 255).astype(np.uint8)
-    return image, np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64)
+    return image, np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), owner
 
 
 class _Random:

@@ -15,11 +15,13 @@ class Targets:
         boxes: ``[G, 4]`` float32 cxcywh in 0..1 of the un-padded image.
         labels: ``[G]`` int64; -1 where an ignore region has no class.
         valid: ``[G]`` bool, True for targets that may be matched (not crowd, not ignore, not cropped away).
+        masks: ``[G, H, W]`` bool, their pixels in the un-padded image; None if the dataset was opened without masks.
     """
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class TargetBatch:
         valid: ``[B, G]`` bool, True for targets that may be matched. Crowd, ignored and absent targets keep their index and are False.
         regions: ``[B, R, 4]`` cxcywh, the boxes of crowd and ignore regions, in which dense detectors learn no background; padded slots
             hold an empty box. None if no image has any.
+        masks: The masks of each image's targets, ``[G, H, W]`` bool of its un-padded size; None without masks. They are not padded, since
+            a batch of large images would hold gigabytes of them.
     """
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
     regions: Tensor | None = None
+    masks: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(cls, targets: Sequence[Targets]) -> "TargetBatch":
@@ -54,7 +59,8 @@ class TargetBatch:
             # ignore regions have no class (-1); they are never matched, and 0 keeps look-ups in range
             labels[row, :count] = target.labels.clamp(min=0)
             valid[row, :count] = target.valid
-        return cls(boxes, labels, valid, _regions(targets))
+        masks = tuple(target.masks for target in targets if target.masks is not None)
+        return cls(boxes, labels, valid, _regions(targets), masks if len(masks) == len(targets) else None)
 
     @classmethod
     def of_nothing(cls, images: int, device: torch.device) -> "TargetBatch":
@@ -68,12 +74,14 @@ class TargetBatch:
         valid = self.valid[images]
         used = int(valid.any(0).nonzero().max()) + 1 if bool(valid.any()) else 0
         regions = None if self.regions is None else self.regions[images]
-        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used], regions)
+        masks = None if self.masks is None else self.masks[images]
+        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used], regions, masks)
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """Returns the same targets on ``device``."""
         regions = None if self.regions is None else self.regions.to(device)
-        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device), regions)
+        masks = None if self.masks is None else tuple(own.to(device) for own in self.masks)
+        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device), regions, masks)
 
 
 def _regions(targets: Sequence[Targets]) -> Tensor | None:

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from workbench.datasets.base import Record
+from workbench.datasets.object_masks import Masks
 
 Op = dict[str, Any]
 _FRACTION = Annotated[float, Field(gt=0, le=1)]
@@ -124,6 +125,7 @@ class Sample:
         labels: ``[G]`` int64.
         valid: ``[G]`` bool, True for targets that may be matched (not crowd, not ignore, not cropped away).
         ops: Operations that were applied. ``Transform.apply`` gives this sample again for them.
+        masks: ``[G, H, W]`` bool, the pixels of each target in this image; None if the dataset was opened without masks.
     """
 
     image: np.ndarray
@@ -131,6 +133,7 @@ class Sample:
     labels: np.ndarray
     valid: np.ndarray
     ops: list[Op]
+    masks: np.ndarray | None = None
 
 
 class Transform:
@@ -169,7 +172,8 @@ class Transform:
         for op in ops:
             image = _apply_to_image(op, image)
         boxes, valid, _ = targets_after(record, ops)
-        return Sample(image, boxes, record.labels, valid, ops)
+        masks = None if record.masks is None else masks_after(record.masks, ops)
+        return Sample(image, boxes, record.labels, valid, ops, masks)
 
     def _resize(self, width: int, height: int, choice: int) -> list[Op]:
         resize = self.config.resize
@@ -245,6 +249,23 @@ def targets_after(record: Record, ops: list[Op]) -> tuple[np.ndarray, np.ndarray
     boxes = np.clip(boxes / np.array([width, height, width, height], np.float64), 0, 1)
     centred = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float32)
     return centred, valid, (width, height)
+
+
+def masks_after(masks: Masks, ops: list[Op]) -> np.ndarray:
+    """Returns the masks of an image's targets after ``ops``, ``[G, H, W]`` bool.
+
+    A mask moves as the pixels of the image do. A resized pixel belongs to it if the mask makes up at least half of what the pixel is
+    averaged from.
+    """
+    planes = masks.arrays().transpose(1, 2, 0).astype(np.uint8) * 255
+    for op in ops:
+        if op["op"] == "resize":
+            height, width = op["height"], op["width"]
+            resized = [_apply_to_image(op, plane) >= 128 for plane in planes.transpose(2, 0, 1)]
+            planes = np.array(resized, np.uint8).reshape(-1, height, width).transpose(1, 2, 0) * 255
+        elif op["op"] != "color":
+            planes = _apply_to_image(op, planes)
+    return np.ascontiguousarray(planes.transpose(2, 0, 1) >= 128)
 
 
 def size_after(op: Op, width: int, height: int) -> tuple[int, int]:

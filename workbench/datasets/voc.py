@@ -6,6 +6,9 @@ border. Nothing in the file reveals this, and such boxes come out one pixel too 
 silently, because it says no more than that. A box whose corners coincide in x or y is a point or line, never a one-pixel object, and
 counts as ``zero_size_box``.
 
+Where SegmentationObject/ has a PNG of an image's name, the mask of the n-th object of its XML is the pixels of value n. The void border
+(255) belongs to none.
+
 Objects marked difficult are kept as crowd: they are never trained on, and detections of their class on them do not count.
 """
 
@@ -18,6 +21,7 @@ from xml.parsers import expat
 
 from workbench.datasets.images import inside
 from workbench.datasets.issues import Issues, Policy
+from workbench.datasets.object_masks import ObjectNumber
 from workbench.datasets.reading import Contents, Entry, Format, entry_from_rows, read_text, required_split
 from workbench.datasets.voc_layout import Layout, layouts, roots
 from workbench.errors import DataError
@@ -60,6 +64,8 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
     if classes is None:
         classes = _all_classes(parts.values())
     label_of = {name: label for label, name in enumerate(classes)}
+    masks = root / "SegmentationObject"
+    has_masks = masks.is_dir()
     entries: list[Entry] = []
     next_id = 1
     for position, stem in enumerate(stems):
@@ -73,7 +79,7 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
             issues.add("broken_file", policy.action("broken_file"), str(error))
             continue
         rows: list[dict[str, Any]] = []
-        for item in objects:
+        for number, item in enumerate(objects, start=1):
             where = f"{file.name}: '{item.name}'"
             if item.corners is None:
                 issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} lacks four numbers")
@@ -81,7 +87,8 @@ def read(root: Path, split: str, policy: Policy, issues: Issues, classes: Sequen
                 issues.add("dangling_reference", policy.action("dangling_reference"), f"{where} is not among the classes")
             else:
                 box = _continuous(item.corners)
-                rows.append({"box": box, "label": label_of[item.name], "crowd": item.difficult, "id": next_id})
+                mask = ObjectNumber(masks / f"{stem}.png", number) if has_masks else None
+                rows.append({"box": box, "label": label_of[item.name], "crowd": item.difficult, "id": next_id, "mask": mask})
                 next_id += 1
         entries.append(entry_from_rows(position + 1, names.get(stem, f"{stem}.jpg"), size, rows))
     return Contents(root.name, tuple(classes), tuple(range(1, len(classes) + 1)), part.images, entries)

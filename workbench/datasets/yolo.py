@@ -1,4 +1,5 @@
-"""Reads YOLO: one txt file per image, with rows of class and centre, width, height in 0..1 of the displayed image.
+"""Reads YOLO: one txt file per image, with rows of class and centre, width, height in 0..1 of the displayed image, or of class and x, y of
+the points of a polygon, whose box is the smallest around it.
 
 Either data.yaml names the image folders and the classes, or images/SPLIT and labels/SPLIT lie beside classes.txt, or each label file lies
 beside its image and classes.txt. The path of a label file is that of the image with the last folder named images replaced by labels. An
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from workbench.datasets.images import SUFFIXES, inside
 from workbench.datasets.issues import Issues, Policy
@@ -92,15 +95,20 @@ def _row(line: str, where: str, label_of: dict[int, int], policy: Policy, issues
     if not line.strip():
         return None
     try:
-        index, x, y, w, h = (float(value) for value in line.split())
-        if index != int(index):
+        index, *numbers = (float(value) for value in line.split())
+        if index != int(index) or (len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2)):
             raise ValueError(line)
     except (ValueError, OverflowError):
-        issues.add("broken_annotation", policy.action("broken_annotation"), f"{where} is not a class and four numbers")
+        what = f"{where} is neither a class and four numbers nor a class and a polygon"
+        issues.add("broken_annotation", policy.action("broken_annotation"), what)
         return None
     if int(index) not in label_of:
         issues.add("dangling_reference", policy.action("dangling_reference"), f"{where}: class {int(index)} has no name")
         return None
+    if len(numbers) > 4:
+        points = np.array(numbers).reshape(-1, 2)
+        return {"box": (*points.min(0).tolist(), *points.max(0).tolist()), "label": label_of[int(index)], "mask": [numbers]}
+    x, y, w, h = numbers
     return {"box": (x - w / 2, y - h / 2, x + w / 2, y + h / 2), "label": label_of[int(index)]}
 
 

@@ -50,12 +50,14 @@ class Detections:
         labels: ``[K]`` int64, contiguous class indices.
         scores: ``[K]`` float32, descending.
         boxes: ``[K, 4]`` float32, xyxy in pixels of the original image.
+        masks: COCO's compressed RLE of each on the original image; None of a detector without masks.
     """
 
     queries: Tensor
     labels: Tensor
     scores: Tensor
     boxes: Tensor
+    masks: tuple[bytes, ...] | None = None
 
 
 class Detector(nn.Module, ABC):
@@ -77,7 +79,7 @@ class Detector(nn.Module, ABC):
             prediction head reads. A detector with queries provides ``queries``, ``states`` and ``decode``, and may provide ``memory``,
             ``learned_queries``, ``references``, ``attentions`` and ``reference_from_position`` (``decode`` computes a missing reference
             from the position). A dense detector provides ``dense_logits`` and ``dense_boxes``, a two-stage detector ``rois``. Either may
-            provide ``box_distribution``.
+            provide ``box_distribution``. A detector whose detections have masks provides ``masks``.
         assignment: ``one`` if a target is assigned to one candidate at most, ``many`` if several candidates may learn from it.
         parts: Which weights belong to which part, as regular expressions that match the start of a name. Each weight belongs to one part.
         decoder_layer: Regular expression that finds, as its group, the decoder layer that a weight belongs to.

@@ -53,6 +53,15 @@ class FasterRcnnModelConfig(ProposalConfig):
     """Side in pixels from which on a proposal is pooled at stride 16. Half of it is pooled at stride 8, and so on (FPN, equation 1)."""
 
 
+def roi_pool(cells: int, strides: Sequence[int], scale: float) -> MultiScaleRoIAlign:
+    """Returns the pooling of maps of ``cells`` x ``cells`` from the levels of these strides; ``scale`` is ``roi_scale``."""
+    pool = MultiScaleRoIAlign([str(level) for level in range(len(strides))], cells, SAMPLING)
+    # torchvision infers the scales from the first image that it sees, wrongly if its sides are no multiples of the strides
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), scale)  # pyright: ignore
+    return pool
+
+
 class FasterRcnn(TwoStageDetector):
     """Faster R-CNN whose second stage predicts a box for each class.
 
@@ -67,10 +76,7 @@ class FasterRcnn(TwoStageDetector):
     def __init__(self, config: FasterRcnnModelConfig, spec: InputSpec):
         super().__init__(config, spec)
         strides, classes = config.backbone.strides, len(spec.classes)
-        self.pool = MultiScaleRoIAlign([str(level) for level in range(len(strides))], config.roi_cells, SAMPLING)
-        # torchvision infers the scales from the first image that it sees, wrongly if its sides are no multiples of the strides
-        self.pool.scales = [1 / stride for stride in strides]
-        self.pool.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), config.roi_scale)  # pyright: ignore
+        self.pool = roi_pool(config.roi_cells, strides, config.roi_scale)
         self.roi_head = TwoMLPHead(config.width * config.roi_cells**2, config.roi_width)
         self.class_head, self.box_head = nn.Linear(config.roi_width, classes + 1), nn.Linear(config.roi_width, 4 * classes)
         self.coder = BoxCoder(BOX_WEIGHTS)

@@ -63,6 +63,7 @@ FAMILIES: dict[str, Family] = {
     "fcos": Family("fcos", "Fcos", _PYRAMID),
     "gfl": Family("gfl", "Gfl", _PYRAMID),
     "lw_detr": Family("lw_detr", "LwDetr", {}),
+    "mask_rcnn": Family("mask_rcnn", "MaskRcnn", {"name": "resnet50", "levels": [1, 2, 3, 4]}),
     "retinanet": Family("retinanet", "RetinaNet", _PYRAMID),
     "reppoints": Family("reppoints", "RepPoints", _PYRAMID),
     "rf_detr": Family("rf_detr", "RfDetr"),
@@ -102,6 +103,15 @@ def load_detector(folder: Path) -> Detector:
     Raises:
         CheckpointError: the folder is missing, its family is unknown, or its weights do not fit.
     """
+    return family_in(folder).detector.load(folder)
+
+
+def family_in(folder: Path) -> Family:
+    """Returns the family of the detector in a folder.
+
+    Raises:
+        CheckpointError: the folder is missing or its family is unknown.
+    """
     config = folder / "config.json"
     if not config.exists():
         raise CheckpointError(
@@ -112,4 +122,4 @@ def load_detector(folder: Path) -> Detector:
     name = str(values.get("model_type", "")).replace("-", "_") if isinstance(values, dict) else ""
     if name not in FAMILIES:
         raise CheckpointError(f"{config} has model_type '{name}'; known families: {', '.join(FAMILIES)}.")
-    return FAMILIES[name].detector.load(folder)
+    return FAMILIES[name]

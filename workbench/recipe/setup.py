@@ -18,7 +18,7 @@ from workbench.detectors.backbone import BackboneConfig
 from workbench.detectors.detector import Detector, InputSpec
 from workbench.detectors.output import DetectorOutput
 from workbench.detectors.pretrained import origin_of_weights
-from workbench.detectors.registry import family, load_detector
+from workbench.detectors.registry import family, family_in, load_detector
 from workbench.errors import CheckpointError, ConfigError, RunError, WorkbenchError
 from workbench.files import hash_file
 from workbench.methods.context import Pairing, make_pairing
@@ -108,7 +108,7 @@ class Setup:
 
 
 def open_split(recipe: Recipe, split: str) -> Dataset:
-    """Opens one split of the recipe's data.
+    """Opens one split of the recipe's data, with masks if the student learns them.
 
     Raises:
         ConfigError: the recipe has no data path.
@@ -117,7 +117,19 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     data = recipe.data
     if data.path is None:
         raise ConfigError(f"recipe '{recipe.name}' has no path of its data. Give --data PATH, or set data.path in the recipe.")
-    return open_dataset(data.path, split, format=data.format, policy=data.policy, splits=data.splits, **data.options)
+    masks = "masks" in student_class(recipe).provides
+    return open_dataset(data.path, split, format=data.format, policy=data.policy, splits=data.splits, masks=masks, **data.options)
+
+
+def student_class(recipe: Recipe) -> type[Detector]:
+    """Returns the class of the recipe's student, which is not built.
+
+    Raises:
+        CheckpointError: the recipe starts from a checkpoint that does not exist.
+    """
+    if isinstance(recipe.student, CheckpointConfig):
+        return family_in(find_detector(recipe.student.checkpoint).folder).detector
+    return family(architecture_of(recipe.student).family).detector
 
 
 def check_splits(recipe: Recipe) -> None:
@@ -413,6 +425,11 @@ def build_on(
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, train, notes)
     splits = [train, val, *([test] if test is not None else [])]
+    if "masks" in student.provides and not train.has_masks:
+        raise ConfigError(
+            f"student {student.family} learns masks, but '{train.name}', split '{train.split}', has none. Take a family without masks, "
+            "such as faster_rcnn, or data with masks (docs/data.md)."
+        )
     check_sizes(student, "student", recipe, splits)
     notes += check_strides(student, recipe.data.transform.resize)
     notes += check_coverage(student, train, Transform(recipe.data.transform))

@@ -14,6 +14,7 @@ DETECTION_SCHEMA = pa.schema([
     ("image_id", pa.int64()), ("query", pa.int32()), ("category_id", pa.int64()), ("score", pa.float32()),
     ("x1", pa.float32()), ("y1", pa.float32()), ("x2", pa.float32()), ("y2", pa.float32()),
 ])  # fmt: skip
+MASK = pa.field("mask", pa.string())  # COCO's compressed RLE on the original image, of a detector of masks
 
 
 def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
@@ -23,12 +24,14 @@ def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
         run: the run they belong to.
         split: split of the data.
         step: training step of the weights.
-        table: a table of ``DETECTION_SCHEMA`` with the data's own category ids and boxes xyxy in pixels of the original image.
+        table: a table of ``DETECTION_SCHEMA``, perhaps with ``MASK``, with the data's own category ids and boxes xyxy in pixels of the
+            original image.
     """
     final = run.detections_path(split, step)
     forget_hash(final)
+    schema = DETECTION_SCHEMA.append(MASK) if MASK.name in table.column_names else DETECTION_SCHEMA
     with replacing(final) as path:
-        pq.write_table(table.cast(DETECTION_SCHEMA), path, compression="zstd")
+        pq.write_table(table.cast(schema), path, compression="zstd")
     write_hash(final)
 
 

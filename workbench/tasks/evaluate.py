@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.detection.ap import ClassAP, coco_ap
+from workbench.analysis.detection.ap import APResult, ClassAP, coco_ap
 from workbench.analysis.detection.bootstrap import Interval
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.intervals import coco_intervals
 from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
+from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.detection.tide import LABELS, error_table, find_errors
 from workbench.analysis.of_run import open_data
@@ -20,6 +21,7 @@ from workbench.detectors.registry import load_detector
 from workbench.device import resolve_device
 from workbench.errors import IncompatibleError
 from workbench.recipe.setup import find_detector
+from workbench.store.detections import MASK
 from workbench.store.run import Run
 from workbench.training.evaluation import detect
 
@@ -36,6 +38,7 @@ class Evaluation:
         errors: Result of ``tide.error_table``.
         calibration: The expected calibration error.
         kitti: Result of ``kitti_ap``; None if the data is not KITTI's.
+        masks: The twelve COCO numbers and AP by class of the masks; None if the detector predicts none or the data has none.
     """
 
     images: int
@@ -45,11 +48,16 @@ class Evaluation:
     errors: pd.DataFrame
     calibration: Interval
     kitti: pd.DataFrame | None
+    masks: APResult | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns one row per number: ``what``, ``value``, ``low``, ``high`` (may be None), ``n`` and ``of`` (what n counts)."""
         rows = [_row(name, one.value, one.low, one.high, self.images, "images") for name, one in self.coco.items()]
         rows += [_row(f"AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.per_class.items()]
+        if self.masks is not None:
+            numbers = self.masks.to_json()
+            rows += [_row(f"mask {name}", value, None, None, self.images, "images") for name, value in numbers["coco"].items()]
+            rows += [_row(f"mask AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.masks.per_class.items()]
         for error in self.errors.to_dict("records"):
             what = "targets" if error["error"] in ("missed", "false_negative") else "detections"
             rows.append(_row(f"AP50 lost to {LABELS[error['error']]}", error["cost"], error["low"], error["high"], error["count"], what))
@@ -87,7 +95,11 @@ def evaluate(
     place = resolve_device(device)
     found = find_detector(name, step)
     detector = load_detector(found.folder)
-    dataset = open_data(found.run.info(), split) if found.run is not None and data is None else open_dataset(data or "shapes", split)
+    masks = "masks" in detector.provides
+    if found.run is not None and data is None:
+        dataset = open_data(found.run.info(), split, masks)
+    else:
+        dataset = open_dataset(data or "shapes", split, masks=masks)
     spec = detector.spec
     if not set(spec.classes) & set(dataset.classes):
         raise IncompatibleError(
@@ -115,10 +127,11 @@ def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 
         error_table(find_errors(truth, detections), samples),
         calibration_error(match_detections(truth, detections), samples),
         kitti_ap(dataset, detections, samples) if is_kitti(dataset) else None,
+        coco_mask_ap(truth, detections) if dataset.has_masks and MASK.name in detections else None,
     )
 
 
-def _row(what: str, value: float, low: float | None, high: float | None, n: int, of: str) -> dict[str, Any]:
+def _row(what: str, value: float | None, low: float | None, high: float | None, n: int, of: str) -> dict[str, Any]:
     numbers = {
         name: None if number is None or pd.isna(number) else float(number)
         for name, number in (("value", value), ("low", low), ("high", high))

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from workbench.datasets.base import Dataset, Record
 from workbench.datasets.batches import evaluation_batches
 from workbench.datasets.images import FolderImages, read_header
+from workbench.datasets.object_masks import decoded
 from workbench.datasets.transforms import Transform, TransformConfig
 from workbench.detectors.detector import Detections, Detector
 from workbench.detectors.registry import load_detector
@@ -19,6 +20,7 @@ from workbench.errors import DataError, RunError
 from workbench.files import replacing, write_json
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
+from workbench.tasks.mask_drawing import with_masks
 
 DETECTIONS_PER_IMAGE = 100
 RESULTS, DRAWN = "results.json", "drawn"
@@ -44,8 +46,9 @@ class Predictions:
 def predict(detector: str | Run, images: Path, out: Path, threshold: float, device: str) -> Predictions:
     """Runs a detector on an image, or on the images that lie directly in a folder, ordered by name.
 
-    Writes ``results.json`` (COCO results: image_id, category_id, bbox xywh in pixels of the upright image, score; the 100 best per
-    image), ``images.json`` (what each image_id and category_id stands for) and ``drawn/<file name>.png``. Ids count from 1.
+    Writes ``results.json`` (COCO results: image_id, category_id, bbox xywh in pixels of the upright image, score, and of a detector of
+    masks segmentation as compressed RLE; the 100 best per image), ``images.json`` (what each image_id and category_id stands for) and
+    ``drawn/<file name>.png``. Ids count from 1.
 
     Args:
         detector: an open run, the name or path of a run, a detector folder, or an embedded detector.
@@ -80,7 +83,7 @@ def predict(detector: str | Run, images: Path, out: Path, threshold: float, devi
         except DataError as error:
             skipped.append(str(error))
             continue
-        results += _coco_results(record.image_id, found)
+        results += _coco_results(record, found)
         done.append({"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height})
     write_json(out / RESULTS, results)
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(spec.classes)]
@@ -130,23 +133,31 @@ def _detect(model: Detector, dataset: Dataset, index: int, transform: Transform,
     return model.detections(model(batch.images, batch.padding), batch.sizes, DETECTIONS_PER_IMAGE)[0]
 
 
-def _coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
+def _coco_results(record: Record, found: Detections) -> list[dict[str, Any]]:
     rows = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-    return [
-        {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+    results: list[dict[str, Any]] = [
+        {"image_id": record.image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
         for label, (x1, y1, x2, y2), score in rows
     ]
+    for result, mask in zip(results, found.masks or (), strict=found.masks is not None):
+        result["segmentation"] = {"size": [record.height, record.width], "counts": mask.decode("ascii")}
+    return results
 
 
 def _draw(image: np.ndarray, found: Detections, classes: tuple[str, ...], threshold: float, path: Path) -> None:
-    """Draws boxes, names and scores over the image, the best on top; small images are enlarged so that the names can be read."""
+    """Draws masks, boxes, names and scores over the image, the best on top; small images are enlarged so that the names can be read."""
     factor = max(1, round(480 / max(image.shape[:2])))
     picture = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
+    shown = [index for index, score in enumerate(found.scores.tolist()) if score >= threshold]
+    if found.masks is not None:
+        labels = found.labels.tolist()
+        masks = ((decoded(found.masks[i], *image.shape[:2]), _COLOURS[labels[i] % len(_COLOURS)]) for i in reversed(shown))
+        picture = Image.fromarray(with_masks(np.asarray(picture), masks))
     pen = ImageDraw.Draw(picture)
     line = max(2, max(picture.size) // 400)
     font = ImageFont.load_default(max(12, max(picture.size) // 60))
     rows = list(zip(found.labels.tolist(), found.scores.tolist(), (found.boxes * factor).tolist(), strict=True))
-    for label, score, (x1, y1, x2, y2) in reversed([row for row in rows if row[1] >= threshold]):
+    for label, score, (x1, y1, x2, y2) in reversed([rows[index] for index in shown]):
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=colour, width=line)
         text = f"{classes[label]} {score:.2f}"

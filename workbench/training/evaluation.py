@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from workbench.analysis.detection.ap import coco_ap
+from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.analysis.detection.tide import error_summary
 from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
@@ -16,7 +17,7 @@ from workbench.datasets.transforms import Transform
 from workbench.detectors.detector import Detections, Detector
 from workbench.detectors.registry import load_detector
 from workbench.recipe.setup import FrozenTeacher, Setup
-from workbench.store.detections import write_detections
+from workbench.store.detections import MASK, write_detections
 from workbench.store.run import Run, result_folder
 from workbench.training.alignment import FeatureAlignment
 from workbench.training.cost import measure_cost
@@ -113,7 +114,10 @@ def detect(
 
 
 def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detections]]], classes: Sequence[str]) -> pa.Table:
-    """Returns one row per detection with the dataset's own category ids; classes are matched by name, unknown ones are dropped."""
+    """Returns one row per detection with the dataset's own category ids; classes are matched by name, unknown ones are dropped.
+
+    Detections of a detector of masks have a column ``mask``.
+    """
     id_of = dict(zip(dataset.classes, dataset.category_ids, strict=True))
     ids = torch.tensor([id_of.get(name, -1) for name in classes])
     image_ids = np.repeat([i for batch, _ in found for i in batch.image_ids], [len(d.scores) for _, items in found for d in items]).astype(
@@ -122,6 +126,8 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
     items = [d for _, items in found for d in items]
     category = ids[torch.cat([d.labels for d in items])].numpy()
     boxes = torch.cat([d.boxes for d in items]).numpy()
+    masks = [mask.decode("ascii") for d in items for mask in d.masks or ()]
+    own_masks = {MASK.name: pa.array(masks, MASK.type)} if all(d.masks is not None for d in items) else {}
     table = pa.table(
         {
             "image_id": image_ids,
@@ -129,6 +135,7 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
             "category_id": category.astype(np.int64),
             "score": torch.cat([d.scores for d in items]).numpy(),
             **{name: boxes[:, k] for k, name in enumerate(("x1", "y1", "x2", "y2"))},
+            **own_masks,
         }
     )
     return table.filter(pa.array(category >= 0))
@@ -137,7 +144,10 @@ def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detec
 def _numbers(dataset: Dataset, detections: pa.Table) -> dict[str, Any]:
     """Returns the part of a line of evaluations.jsonl that is about detections."""
     truth = dataset.coco()
-    return {**coco_ap(truth, detections).to_json(), "errors": error_summary(truth, detections)}
+    numbers = {**coco_ap(truth, detections).to_json(), "errors": error_summary(truth, detections)}
+    if not (dataset.has_masks and MASK.name in detections.column_names):
+        return numbers
+    return {**numbers, "masks": coco_mask_ap(truth, detections).to_json()}
 
 
 def _cost(detector: Detector, size: tuple[int, int]) -> dict[str, Any]:

@@ -87,8 +87,18 @@ def coco_ap(ground_truth: Mapping[str, Any], detections: Detections, backend: Ba
         NonFiniteError: a score or box is NaN or infinite.
     """
     truth = light_ground_truth(ground_truth)
-    evaluator = evaluate(truth, detections, backend, max_detections)
-    evaluator.accumulate() if backend == "hotcoco" else _silently(evaluator.accumulate)
+    return result_of(evaluate(truth, detections, backend, max_detections), backend, truth)
+
+
+def result_of(evaluator: Any, backend: Backend, truth: Mapping[str, Any]) -> APResult:
+    """Returns the numbers of an evaluation.
+
+    Args:
+        evaluator: hotcoco's or pycocotools' ``COCOeval`` after ``evaluate()``.
+        backend: which of the two it is.
+        truth: its ground truth.
+    """
+    evaluator.accumulate() if backend == "hotcoco" else silently(evaluator.accumulate)
     precision, recall = np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
     counts = _targets_per_category(truth)
     per_class = {
@@ -140,11 +150,16 @@ def evaluate(
         gt = hotcoco.COCO(dict(truth))
         evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
     else:
-        evaluator = _silently(lambda: _pycocotools(truth, rows))
+        evaluator = silently(lambda: _pycocotools(truth, rows))
+    return evaluated(evaluator, backend, max_detections, areas)
+
+
+def evaluated(evaluator: Any, backend: Backend, max_detections: int, areas: Sequence[str] = tuple(AREAS)) -> Any:
+    """Returns a ``COCOeval`` after ``evaluate()`` with these limits; the arguments are those of ``evaluate``."""
     evaluator.params.maxDets = [1, 10, max_detections]
     evaluator.params.areaRng = [list(AREAS[name]) for name in areas]
     evaluator.params.areaRngLbl = list(areas)
-    evaluator.evaluate() if backend == "hotcoco" else _silently(evaluator.evaluate)
+    evaluator.evaluate() if backend == "hotcoco" else silently(evaluator.evaluate)
     return evaluator
 
 
@@ -235,7 +250,7 @@ def _listed(ids: np.ndarray) -> str:
     return text + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
-def _silently(function: Any) -> Any:
-    """Calls a function without its prints: the reference implementation prints, a library must not."""
+def silently(function: Any) -> Any:
+    """Calls a function and returns what it returns, without its prints: the reference implementation prints, a library must not."""
     with contextlib.redirect_stdout(io.StringIO()):
         return function()

@@ -1,0 +1,106 @@
+"""Mask AP is COCO's: equal to pycocotools, its own loading included."""
+
+import dataclasses
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from workbench.analysis.detection.ap import APResult, Backend, coco_ap, silently
+from workbench.analysis.detection.mask_ap import coco_mask_ap
+from workbench.datasets.base import Dataset
+from workbench.datasets.object_masks import encoded
+from workbench.datasets.shapes import ShapesConfig, generate_shapes
+
+NUMBERS = [field.name for field in dataclasses.fields(APResult)][:12]
+
+
+def twelve(result: APResult) -> np.ndarray:
+    return np.array([getattr(result, name) for name in NUMBERS])
+
+
+def shapes(images: int = 25) -> Dataset:
+    return generate_shapes(ShapesConfig(val=images), "val", masks=True)
+
+
+def found_in(dataset: Dataset, seed: int = 0, wrong: float = 0.3) -> pd.DataFrame:
+    """Masks of the targets, moved by some pixels; some of another class, some twice, with tied scores."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for record in dataset.records:
+        assert record.masks is not None
+        for g, pixels in enumerate(record.masks.arrays()):
+            for _ in range(int(rng.integers(0, 4))):
+                moved = np.roll(pixels, rng.integers(-3, 4, 2), (0, 1)) & (rng.random(pixels.shape) > 0.1)
+                x1, y1, x2, y2 = record.boxes[g] + rng.normal(0, 2, 4)
+                label = record.labels[g] if rng.random() > wrong else rng.integers(len(dataset.classes))
+                rows.append({
+                    "image_id": record.image_id, "category_id": dataset.category_ids[int(label)], "score": round(float(rng.random()), 1),
+                    "x1": x1, "y1": y1, "x2": x2, "y2": y2, "mask": encoded(moved[None])[0].decode(),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def with_crowds(truth: dict[str, Any]) -> dict[str, Any]:
+    """Every fifth target is a crowd region, and every seventh has no mask."""
+    for number, annotation in enumerate(truth["annotations"]):
+        annotation["iscrowd"] = int(number % 5 == 0)
+        if number % 7 == 0:
+            annotation.pop("segmentation")
+            annotation.pop("mask_area")
+    return truth
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hotcoco_equals_pycocotools_with_crowds_ties_and_targets_without_masks(seed: int):
+    dataset = shapes()
+    truth, detections = with_crowds(dataset.coco()), found_in(dataset, seed)
+    fast, oracle = coco_mask_ap(truth, detections), coco_mask_ap(truth, detections, "pycocotools")
+    assert twelve(fast) == pytest.approx(twelve(oracle), abs=1e-6, nan_ok=True)
+    assert 0.05 < fast.ap < 0.9 and fast.ap != pytest.approx(coco_ap(truth, detections).ap, abs=1e-3)
+    for name, value in fast.per_class.items():
+        assert dataclasses.astuple(value) == pytest.approx(dataclasses.astuple(oracle.per_class[name]), abs=1e-6, nan_ok=True)
+
+
+def test_the_twelve_numbers_are_those_of_pycocotools_own_loading_and_summary():
+    dataset = shapes()
+    truth, detections = dataset.coco(), found_in(dataset)
+    results = [
+        {
+            "image_id": row.image_id,
+            "category_id": row.category_id,
+            "score": row.score,
+            "segmentation": {"size": [96, 96], "counts": row.mask},
+        }
+        for row in detections.itertuples()
+    ]
+
+    def oracle() -> np.ndarray:
+        gt: Any = COCO()
+        gt.dataset = {**truth, "annotations": [{**a, "area": a["mask_area"]} for a in truth["annotations"]]}
+        gt.createIndex()
+        evaluation = COCOeval(gt, gt.loadRes(results), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return np.asarray(evaluation.stats)
+
+    wanted = silently(oracle)
+    wanted[wanted == -1] = np.nan
+    assert twelve(coco_mask_ap(truth, detections)) == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_the_targets_own_masks_score_one_and_none_score_zero(backend: Backend):
+    dataset = shapes(5)
+    truth = dataset.coco()
+    rows = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "score": 1.0, "mask": a["segmentation"]["counts"],
+         "x1": 0.0, "y1": 0.0, "x2": 1.0, "y2": 1.0} for a in truth["annotations"]
+    ]  # fmt: skip
+    detections = pd.DataFrame(rows)
+    assert coco_mask_ap(truth, detections, backend).ap == pytest.approx(1.0)
+    assert coco_mask_ap(truth, detections[:0], backend).ap == 0.0
