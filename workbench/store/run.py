@@ -339,7 +339,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        Run(path.parent).check_there()
+        if isinstance(error, FileNotFoundError):
+            Run(path.parent).check_there()
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. Free some space, then resume with 'workbench run --resume "
             f"{path.parent.name}'; the last checkpoint is kept."
