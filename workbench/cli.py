@@ -96,7 +96,7 @@ def main() -> None:
         code = app(prog_name="workbench", standalone_mode=False)  # click returns the code of typer.Exit instead of raising it
         if isinstance(code, int) and code:
             if code == Interrupted.exit_code:  # click makes it of a Ctrl-C that no job turned into a message of its own
-                typer.echo("workbench: stopped. What was finished before is kept.", err=True)
+                _say("stopped. What was finished before is kept.")
             sys.exit(code)
     except WorkbenchError as error:
         _say(str(error))
@@ -118,4 +118,5 @@ def main() -> None:
 
 
 def _say(message: str) -> None:
-    typer.echo(printable(f"workbench: {message}"), err=True)
+    """Writes a message to the error stream itself, because ``typer.echo`` takes a stream that knows ASCII alone for one of UTF-8."""
+    sys.stderr.write(printable(f"workbench: {message}\n"))

@@ -66,9 +66,7 @@ entries = page.runs_with(splits_with_queries, "No evaluation yet", "Boxes appear
 def body() -> None:
     """Shows the choices and everything that depends on them."""
     bar = st.columns([3.2, 0.9, 1, 1.2, 1.1, 1.5, 1.5, 1.5], gap="small", vertical_alignment="bottom")
-    names = list(entries)
-    name = choices.select(bar[0], "Run", "run", names, names[0], format_func=lambda choice: entries[choice].title)
-    run = entries[name].run
+    run = choices.select_run(bar[0], entries).run
     split = choices.select_split(bar[1], splits_with_queries(run))
     steps = run.query_steps(split)
     step = choices.select(bar[2], "Step", "step", steps, steps[-1], help="Training step of an evaluation whose queries were recorded.")
@@ -126,9 +124,9 @@ def body() -> None:
         if several:
             page.note(MANY_CAPTION.format(" and the ".join(several)))
 
-    baseline = baseline_of(entries[name], list(entries.values()))
+    baseline = baseline_of(entries[run.name], list(entries.values()))
     open_selection(here.data, baseline, [record.image_id], "inspect-image")
-    choices.write_address(run=name, split=split, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
+    choices.write_address(run=run.name, split=split, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 
 
 body()

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.patience import patience
 from tests.store.test_jobs import make_job
 from workbench.analysis.report.answer import answer, first_cause
+from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.remote import as_path
 from workbench.store.jobs import working
@@ -70,6 +71,14 @@ def test_the_overview_opens_with_the_answer_and_offers_it_as_text(page, runs_roo
     assert "1 of the 5 seeds that a statement about the method needs" in text
     alone = page("overview", run="undistilled")
     assert not alone.exception and not alone.code
+
+
+def test_all_columns_of_the_table_say_how_many_targets_are_behind_a_number(page, runs_root: Path):
+    test = page("overview", columns="all")
+    shown = test.dataframe[0].value.set_index("run")
+    runs = [Run(runs_root / name) for name in ("undistilled", "distilled")]
+    for run, numbers in zip(runs, table(runs).to_dict("records"), strict=True):
+        assert shown.loc[run.name, "churn_n"] == numbers["churn_n"] > 0
 
 
 @pytest.mark.parametrize("name", ["diagnosis", "errors", "image", "masks", "stability", "training", "value"])

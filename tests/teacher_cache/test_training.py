@@ -37,7 +37,7 @@ def train(name: str, setup: Setup, cache: TeacherCache | None = None) -> tuple[l
             patch.setattr(FrozenTeacher, "forward", lambda *arguments: asked.append(index) or answer(*arguments))
             return one_step(batch, index, logged)
 
-    trainer._train_step, trainer._evaluate, trainer._finish = step, lambda step: None, lambda: None
+    trainer._train_step, trainer._evaluate, trainer._finish = step, lambda *_: None, lambda *_: None
     trainer.train()
     return read_lines(run.metrics_path), images, len(asked)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from workbench.files import write_json
 from workbench.store.run import Run
 from workbench.views.style import GREY
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
@@ -13,6 +14,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 def logged(path: Path, metrics: list[dict], timings: list[dict]) -> Run:
     run = Run(path)
+    write_json(run.info_path, {"format_version": 1})
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in metrics))
     run.timings_path.write_text("".join(json.dumps(line) + "\n" for line in timings))
     return run

@@ -50,6 +50,8 @@ def distill(
     from workbench.device import resolve_device
 
     use_root(runs)
+    if device != "auto":
+        resolve_device(device)
     # the same job from whatever folder it is started
     data = data if data == "shapes" else str(Path(data).expanduser().resolve())
     if data != "shapes":

@@ -30,11 +30,14 @@ def runs_list(runs: Root = None, json_path: Json = None) -> None:
 @runs_app.command("show", cls=Verb)
 def runs_show(name: RunName, split: Split = "val", runs: Root = None, json_path: Json = None) -> None:
     """Show everything that is known about a run."""
-    from workbench.commands.console import show_runs
+    from workbench.commands.console import console, show_runs
     from workbench.store.run import Run
 
     use_root(runs)
-    show_runs([Run.open(name)], json_path, split)
+    run = Run.open(name)
+    show_runs([run], json_path, split)
+    if (state := run.state()) != "done":
+        console.print(f"state: {state}")
 
 
 @runs_app.command("rm", cls=Verb)

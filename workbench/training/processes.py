@@ -131,7 +131,7 @@ def interruptible() -> Iterator[Interruption]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # nohup leaves a run alone
+            if number != signal.SIGHUP or handler is not signal.SIG_IGN:  # nohup leaves a run alone
                 signal.signal(number, interruption.handle)
         yield interruption
     finally:

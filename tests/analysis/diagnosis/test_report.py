@@ -66,22 +66,26 @@ def test_stability_gain_and_slots_are_those_of_the_analysis(numbers: tuple[dict[
     held = rows[rows["match"] >= 0]["query"].nunique()
     assert found["slots"]["detrdistill"]["dead"] == rows["query"].nunique() - held
     for heading in ("Match stability", "Gain", "Query value", "Errors", "Diagnosis", "Verdicts"):
-        assert f"<h2>{heading}</h2>" in page
+        assert re.search(rf"<h2[^>]*>{heading}</h2>", page), heading
 
 
-def test_the_page_has_a_sentence_for_every_verdict_and_no_difference_without_one(numbers: tuple[dict[str, Any], str]):
+def test_the_page_has_a_row_for_every_verdict_and_the_numbers_a_sentence_that_names_it(numbers: tuple[dict[str, Any], str]):
     found, page = numbers
     (comparison,) = found["comparisons"]
     names = [verdict["quantity"] for verdict in comparison["verdicts"]]
     assert {"AP", "AP50", "calibration error", "churn", "IS", "agreement", "quality", "score x IoU"} <= set(names)
     for row in (*comparison["verdicts"], *comparison["errors"]):
-        assert escape(row["sentence"]) in page and "these checkpoints" in row["sentence"]
+        assert "these checkpoints" in row["sentence"]
         assert any(word in row["sentence"] for word in ("better", "worse", "not distinguishable"))
+    chapter = page[page.index('id="verdicts"') : page.index('id="diagnosis"')]
+    rows = ["".join(re.findall(r">([^<]*)<", row)) for row in re.findall(r"<tr>.*?</tr>", chapter, re.DOTALL)]
+    for row in comparison["verdicts"]:
+        assert any(escape(row["quantity"]) in text and row["verdict"] in text for text in rows), row["sentence"]
 
 
-def test_the_page_holds_plotly_once_and_asks_no_other_address(numbers: tuple[dict[str, Any], str]):
+def test_the_page_holds_no_script_of_plotly_and_asks_no_other_address(numbers: tuple[dict[str, Any], str]):
     _, page = numbers
-    assert page.count("plotly.js v") == 1
+    assert "plotly" not in page.casefold()
     assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="[^"]*"', page) == []
 
 
