@@ -29,9 +29,8 @@ def write_detections(run: Run, split: str, step: int, table: pa.Table) -> None:
     """
     final = run.detections_path(split, step)
     forget_hash(final)
-    schema = DETECTION_SCHEMA.append(MASK) if MASK.name in table.column_names else DETECTION_SCHEMA
     with replacing(final) as path:
-        pq.write_table(table.cast(schema), path, compression="zstd")
+        pq.write_table(_typed(table), path, compression="zstd")
     write_hash(final)
 
 
@@ -48,6 +47,11 @@ def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
     check_hash(path, _AGAIN)
     try:
         with path.open("rb") as file:
-            return pq.ParquetFile(file).read().cast(DETECTION_SCHEMA).to_pandas()
+            return _typed(pq.ParquetFile(file).read()).to_pandas()
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged: {error}. {_AGAIN}") from error
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Returns a table of detections in its schema, with masks if it has them."""
+    return table.cast(DETECTION_SCHEMA.append(MASK) if MASK.name in table.column_names else DETECTION_SCHEMA)
