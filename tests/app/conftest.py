@@ -17,14 +17,15 @@ from tests.shared_runs import shared_copy
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """`workbench app` on a free port; yields its address.
+def serving(root: Path, cwd: Path = ROOT, **environment: str) -> Iterator[str]:
+    """`workbench app` on a free port, started in a folder with more variables in its environment; yields its address.
 
     Every worker looks among ports of its own, so that the address in a failure tells whose server it was.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    command = [sys.executable, "-m", "workbench", "app", "--port", str(8610 + 100 * worker), "--runs", str(root)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-P", "-m", "workbench", "app", "--port", str(8610 + 100 * worker), "--runs", str(root)]
+    given = os.environ | environment
+    process = subprocess.Popen(command, cwd=cwd, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:
         lines: list[str] = []

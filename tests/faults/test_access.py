@@ -4,14 +4,13 @@ import http.client
 import json
 import os
 import shutil
-import subprocess
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.app.conftest import serving
 from tests.conftest import ROOT
 from tests.faults.damages import make_run
 from tests.flows import command
@@ -30,19 +29,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     for name in ("streamlit", "torch", "pandas", "workbench", "json"):
         (here / f"{name}.py").write_text("open(__file__ + '.ran', 'w').close()\n")
     make_run(here / "runs" / "distilled")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(here / "cache")}
-    arguments = [sys.executable, "-P", "-m", "workbench", "app", "--port", "8690", "--runs", "runs"]
-    with subprocess.Popen(arguments, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("dashboard: "):
-                break
-        else:
-            pytest.fail("the dashboard did not start:\n" + "".join(lines))
-        yield lines[-1].split()[1], here
-        process.terminate()
+    with serving(Path("runs"), here, PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(here / "cache")) as address:
+        yield address, here
 
 
 def handshake(address: str, host: str, origin: str) -> int:
