@@ -67,6 +67,7 @@ def test_the_onnx_file_of_every_family_gives_what_the_detector_gives(family: str
     detector = saved(tmp_path / "model", family)
     found = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(data))
     assert found.images == 5 and found.ap == found.exported_ap
+    assert ("masks are left out (--nms adds them)" in str(found)) == (family == "mask_rcnn")
     interface = read_interface(tmp_path / "model.onnx")
     assert (interface.family, interface.classes, interface.height, interface.width) == (family, SQUARE.classes, 64, 64)
 
@@ -183,7 +184,8 @@ def test_a_folder_whose_weights_transformers_does_not_take_is_refused_and_leaves
     ("changed", "good"),
     [({}, True), ({"boxes": 1e-3}, True), ({"boxes": 1.1e-3}, False), ({"scores": 1.1e-4}, False), ({"scores": math.nan}, False),
      ({"exported_ap": 0.4009}, True), ({"exported_ap": 0.3989}, False), ({"reselected": 2}, True), ({"reselected": 3}, False),
-     ({"detections": 300, "other": 3}, True), ({"detections": 300, "other": 4}, False), ({"other": 1}, False)],
+     ({"detections": 300, "other": 3}, True), ({"detections": 300, "other": 4}, False), ({"other": 1}, False),
+     ({"masks": 1e-3}, True), ({"masks": 1.1e-3}, False)],
 )  # fmt: skip
 def test_an_agreement_holds_up_to_its_tolerances_and_no_number_is_no_agreement(changed: dict[str, float], good: bool):
     values: dict[str, Any] = {"boxes": 0.0, "scores": 0.0, "reselected": 0, "ap": 0.4, "exported_ap": 0.4}

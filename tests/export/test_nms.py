@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from tests.export.test_export import SQUARE, data, saved, small_batches, stretch  # noqa: F401 - fixtures
 from tests.families import DENSE_NAMES, TWO_STAGE_NAMES, tiny
@@ -156,12 +158,35 @@ def test_a_file_with_the_suppression_inside_gives_the_detections_of_the_detector
     agreement = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(wide), nms=True)
     assert agreement.images == 4 and agreement.other == 0 and agreement.detections > 50 and agreement.ap == agreement.exported_ap
     interface = read_interface(tmp_path / "model.onnx")
-    assert interface.nms and interface.padding == (resize == "padded") and interface.outputs == ["scores", "labels", "boxes", "count"]
+    masks = ["masks"] if family == "mask_rcnn" else []
+    assert interface.nms and interface.padding == (resize == "padded")
+    assert interface.outputs == ["scores", "labels", "boxes", "count", *masks]
     dataset = open_dataset(wide, "val")
     for record, (said, found) in zip(dataset.records, asked(tmp_path / "model.onnx", interface, dataset, detector), strict=True):
         n = int(said["count"][0])
         side = torch.tensor([record.width, record.height] * 2)
         equal(found, said["scores"][0, :n], said["labels"][0, :n], said["boxes"][0, :n], side)
+
+
+def test_the_masks_of_a_file_put_into_the_image_are_those_of_the_detector(tmp_path: Path, wide: Path):
+    detector = saved_calm(tmp_path / "model", "mask_rcnn", RESIZES["padded"])
+    agreement = export_onnx(str(tmp_path / "model"), tmp_path / "model.onnx", str(wide), nms=True)
+    assert agreement.masks is not None and agreement.masks <= 1e-4 and "masks differ in" in str(agreement)
+    interface = read_interface(tmp_path / "model.onnx")
+    dataset, compared = open_dataset(wide, "val"), 0
+    for record, (said, found) in zip(dataset.records, asked(tmp_path / "model.onnx", interface, dataset, detector), strict=True):
+        n, size = int(said["count"][0]), (record.height, record.width)
+        assert said["masks"].shape[1:] == (len(said["labels"][0]), 8, 8) and interface.mask_side == 8
+        assert 0 <= said["masks"].min() and said["masks"].max() <= 1 and not said["masks"][0, n:].any()
+        boxes = torch.from_numpy(said["boxes"][0, :n]) * torch.tensor([record.width, record.height] * 2)
+        assert found.masks is not None
+        for place in range(n):
+            same = (found.labels == said["labels"][0, place]) & ((found.boxes - boxes[place]).abs().amax(1) < 1e-2)
+            ((image,),) = paste_masks_in_image(torch.from_numpy(said["masks"][:, [place]]), boxes[place][None], size) > 0.5
+            wanted = [pycocotools.mask.decode({"size": list(size), "counts": found.masks[i]}) for i in same.nonzero()[:, 0].tolist()]
+            assert any((image.numpy() != mask).sum() <= 1 for mask in wanted)
+            compared += int(image.sum() > 0)
+    assert compared > 20
 
 
 @pytest.mark.parametrize("family", ["fcos", "retinanet", "faster_rcnn"])

@@ -19,7 +19,7 @@ def export(
         str | None,
         typer.Option("--data", metavar="FOLDER", help="Dataset to check the export on, or shapes; by default the run's own data."),
     ] = None,
-    nms: Annotated[bool, typer.Option("--nms", help="Put the suppression of duplicates into the ONNX file.")] = False,
+    nms: Annotated[bool, typer.Option("--nms", help="Put the suppression of duplicates into the ONNX file, and masks.")] = False,
     runs: Root = None,
 ) -> None:
     """Write a detector as ONNX, or for transformers.

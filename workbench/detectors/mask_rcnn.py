@@ -61,8 +61,24 @@ class MaskRcnn(FasterRcnn):
         Returns:
             ``[sum of n, C, 2 * mask_cells, 2 * mask_cells]``.
         """
-        maps = self.mask_pool({str(index): level for index, level in enumerate(levels)}, list(rois), [])
-        return self.mask_predictor(self.mask_head(maps)).float()
+        return self.mask_predictor(self.mask_head(self.mask_maps(levels, rois))).float()
+
+    def mask_maps(self, levels: Sequence[Tensor], rois: Sequence[Tensor]) -> Tensor:
+        """Returns the map of each box ``[sum of n, width, mask_cells, mask_cells]``, pooled from the level of its size."""
+        return self.mask_pool({str(index): level for index, level in enumerate(levels)}, list(rois), [])
+
+    def mask_probabilities(self, levels: Sequence[Tensor], rois: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Predicts the mask of one class for each box.
+
+        Args:
+            levels: as for ``mask_logits``.
+            rois: as for ``mask_logits``.
+            labels: ``[sum of n]`` the class of each box.
+
+        Returns:
+            ``[sum of n, 2 * mask_cells, 2 * mask_cells]`` in 0..1.
+        """
+        return self.mask_logits(levels, rois)[torch.arange(len(labels), device=labels.device), labels].sigmoid()
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -120,9 +136,8 @@ class MaskRcnn(FasterRcnn):
         sides = context.sides[image]
         boxes = found.boxes.to(sides.device)
         scale = sides / sides.new_tensor([size[1], size[0]])
-        logits = self.mask_logits([level[image : image + 1] for level in context.levels], [boxes * scale.repeat(2)])
-        label = found.labels.to(logits.device)
-        masks = logits[torch.arange(len(label), device=logits.device), label].sigmoid()
+        levels = [level[image : image + 1] for level in context.levels]
+        masks = self.mask_probabilities(levels, [boxes * scale.repeat(2)], found.labels.to(sides.device))
         return pasted(masks.cpu(), found.boxes, *size)
 
     def reset_classes(self, spec: InputSpec) -> list[str]:

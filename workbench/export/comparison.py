@@ -1,7 +1,7 @@
 """Checks that an exported model gives the detector's outputs: runs both on the same images and refuses an export that differs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -11,8 +11,10 @@ from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.of_run import open_data
 from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, evaluation_batches
+from workbench.datasets.object_masks import decoded
 from workbench.datasets.opening import open_dataset
 from workbench.detectors.detector import Detections, Detector
+from workbench.detectors.mask_pasting import pasted
 from workbench.detectors.output import DetectorOutput, QueryOutput, TwoStageOutput, valid_scores
 from workbench.detectors.query_detector import best_detections
 from workbench.detectors.suppression import Suppression, suppressed
@@ -27,6 +29,8 @@ AP_TOLERANCE = 0.001  # AP is 0..1 here: a tenth of a point
 RESELECTED_SHARE = 0.1
 # rounding may change which of two boxes a suppression leaves, whose IoU is its threshold; more changes mean a different model
 OTHER_SHARE = 0.01
+# rounding may put a pixel on the other side of one half; more such pixels mean a different model
+OTHER_PIXELS = 0.001
 
 SHARED = 0.01  # difference of scores, and of box coordinates as a share of the image's side, up to which two detections are one
 
@@ -59,12 +63,14 @@ class Found:
         labels: ``[B, D]``.
         boxes: ``[B, D, 4]`` xyxy in 0..1.
         count: ``[B]`` number of detections.
+        masks: ``[B, D, M, M]`` in 0..1 over the boxes; None if the export gives none.
     """
 
     scores: Tensor
     labels: Tensor
     boxes: Tensor
     count: Tensor
+    masks: Tensor | None = None
 
 
 Answer = Scored | Found
@@ -84,6 +90,8 @@ class Agreement:
         exported_ap: AP of the export, 0..1.
         detections: Number of detections of the detector, if the export chooses them or its proposals itself; 0 otherwise.
         other: Number of detections that only one of the two has; their boxes and scores are not compared.
+        masks: Share of the pixels of all masks of shared detections that only one of the two has; None if the export gives no masks.
+        masks_left_out: True if the detector gives masks and the export none.
     """
 
     images: int
@@ -95,10 +103,14 @@ class Agreement:
     exported_ap: float
     detections: int = 0
     other: int = 0
+    masks: float | None = None
+    masks_left_out: bool = False
 
     def __str__(self) -> str:
         apart = f", other queries selected on {self.reselected}" if self.reselected else ""
         apart += f", {self.other} of {self.detections} detections are not shared" if self.detections else ""
+        apart += f", masks differ in {self.masks:.1e} of their pixels" if self.masks is not None else ""
+        apart += ", its masks are left out (--nms adds them)" if self.masks_left_out else ""
         largest = f"boxes differ by up to {self.boxes:.1e} and scores by up to {self.scores:.1e}"
         return f"{self.images} images of {self.split}: {largest}{apart}; AP {100 * self.exported_ap:.2f} against {100 * self.ap:.2f}"
 
@@ -106,7 +118,8 @@ class Agreement:
         """True if the differences are within these tolerances; a NaN never is."""
         same_ap = abs(self.ap - self.exported_ap) <= AP_TOLERANCE
         few = self.reselected <= RESELECTED_SHARE * self.images and self.other <= OTHER_SHARE * self.detections
-        return self.boxes <= boxes and self.scores <= scores and same_ap and few
+        same_masks = self.masks is None or self.masks <= OTHER_PIXELS
+        return self.boxes <= boxes and self.scores <= scores and same_ap and few and same_masks
 
 
 def evaluation_split(run: Run | None, data: str | None) -> Dataset:
@@ -154,7 +167,11 @@ def compare(
             progress(done, len(dataset))
     truth = dataset.coco()
     ap, other_ap = (float(coco_ap(truth, collect_detections(dataset, found, spec.classes).to_pandas()).ap) for found in (ours, theirs))
-    return Agreement(done, dataset.split, apart.box, apart.score, apart.reselected, ap, other_ap, apart.detections, apart.other)
+    masked, exported_masked = (any(one.masks is not None for _, found in of for one in found) for of in (ours, theirs))
+    return Agreement(
+        done, dataset.split, apart.box, apart.score, apart.reselected, ap, other_ap, apart.detections, apart.other, apart.masks,
+        masked and not exported_masked,
+    )  # fmt: skip
 
 
 def _detections(answer: Answer, sizes: Tensor) -> list[Detections]:
@@ -162,7 +179,11 @@ def _detections(answer: Answer, sizes: Tensor) -> list[Detections]:
         scale = sizes[:, None, [1, 0, 1, 0]].float()
         # a file with the suppression inside does not say which candidate a detection is
         rows = zip(answer.count.tolist(), answer.labels, answer.scores, answer.boxes * scale, strict=True)
-        return [Detections(torch.full((n,), -1), label[:n], score[:n], box[:n]) for n, label, score, box in rows]
+        found = [Detections(torch.full((n,), -1), label[:n], score[:n], box[:n]) for n, label, score, box in rows]
+        if answer.masks is None:
+            return found
+        images = zip(found, answer.masks, sizes.tolist(), strict=True)
+        return [replace(own, masks=pasted(mask[: len(own.boxes)], own.boxes, *size)) for own, mask, size in images]
     if answer.rule is not None:
         return suppressed(answer.scores, answer.boxes, sizes, answer.rule, DETECTIONS)
     return best_detections(answer.scores, answer.boxes, sizes, DETECTIONS)
@@ -177,6 +198,13 @@ class _Differences:
     reselected: int = 0
     detections: int = 0
     other: int = 0
+    pixels: int | None = None
+    other_pixels: int = 0
+
+    @property
+    def masks(self) -> float | None:
+        """Returns ``Agreement.masks``."""
+        return None if self.pixels is None else self.other_pixels / max(self.pixels, 1)
 
     def add_scored(self, output: DetectorOutput, answer: Scored) -> None:
         """Compares scores and boxes candidate by candidate; queries that are selected per image by their encoder cell."""
@@ -203,6 +231,15 @@ class _Differences:
             self.detections += len(here.scores)
             self.other += len(here.scores) + len(there.scores) - 2 * len(row)
             self._largest(boxes[row, column], scores[row, column])
+            if here.masks is not None and there.masks is not None:
+                self._add_masks([here.masks[i] for i in row.tolist()], [there.masks[i] for i in column.tolist()], size.tolist())
+
+    def _add_masks(self, own: list[bytes], other: list[bytes], size: list[float]) -> None:
+        """Counts the pixels of two masks of each detection, and those that only one has; ``size`` begins with width and height."""
+        width, height = int(size[0]), int(size[1])
+        both = [(decoded(a, height, width), decoded(b, height, width)) for a, b in zip(own, other, strict=True)]
+        self.pixels = (self.pixels or 0) + sum(int((a | b).sum()) for a, b in both)
+        self.other_pixels += sum(int((a ^ b).sum()) for a, b in both)
 
     def _largest(self, boxes: Tensor, scores: Tensor) -> None:
         self.box, self.score = max(self.box, _largest(boxes)), max(self.score, _largest(scores))

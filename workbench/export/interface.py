@@ -9,6 +9,7 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.transforms import ShortestSide, Transform, TransformConfig
 from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
+from workbench.detectors.mask_rcnn import MaskRcnn
 from workbench.detectors.output import DenseOutput, QueryOutput, TwoStageOutput
 from workbench.detectors.suppression import Suppression
 from workbench.detectors.two_stage_detector import TwoStageDetector
@@ -31,6 +32,7 @@ class Interface:
         suppression: Fields of the ``Suppression`` that makes detections of scores and boxes; None for families without duplicates.
         nms: True if the suppression is inside the file, which then gives detections; otherwise it is left to the user.
         class_boxes: True if a candidate has a box for each class.
+        mask_side: Sides of the mask that the file gives over the box of each detection; None if it gives none.
     """
 
     family: str
@@ -43,6 +45,7 @@ class Interface:
     suppression: dict[str, Any] | None = None
     nms: bool = False
     class_boxes: bool = False
+    mask_side: int | None = None
 
     @property
     def inputs(self) -> list[str]:
@@ -51,7 +54,7 @@ class Interface:
     @property
     def outputs(self) -> list[str]:
         if self.nms:
-            return ["scores", "labels", "boxes", "count"]
+            return ["scores", "labels", "boxes", "count", *(["masks"] if self.mask_side else [])]
         return ["scores", "boxes", "source"] if self.source else ["scores", "boxes"]
 
     @property
@@ -92,7 +95,8 @@ def interface_of(detector: Detector, dataset: Dataset, nms: bool = False) -> Int
         rule, class_boxes = _suppression(detector, height, width)
     if nms and rule is None:
         raise ExportError(f"{detector.family} has no duplicates to suppress. Export it without --nms.")
-    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected, rule, nms, class_boxes)
+    mask_side = 2 * detector.config.mask_cells if nms and isinstance(detector, MaskRcnn) else None
+    return Interface(detector.family, spec.classes, height, width, padding, spec.resize, selected, rule, nms, class_boxes, mask_side)
 
 
 def _suppression(detector: Detector, height: int, width: int) -> tuple[dict[str, Any] | None, bool]:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from workbench import __version__
 from workbench.datasets.batches import Batch
 from workbench.detectors.detector import Detector
+from workbench.detectors.mask_rcnn import MaskRcnn
 from workbench.detectors.output import QueryOutput, TwoStageOutput, valid_scores
 from workbench.detectors.registry import load_detector
 from workbench.errors import ExportError, MissingExtraError, pip_install
 from workbench.export.comparison import Agreement, Answer, Found, Progress, Scored, compare, evaluation_split, refuse
 from workbench.export.interface import Interface, interface_of
 from workbench.export.onnx_nms import chosen_detections, translations
-from workbench.export.two_stage_graph import traceable_stages
+from workbench.export.two_stage_graph import masks_of_boxes, traceable_stages
 from workbench.files import replacing
 from workbench.recipe.setup import find_detector
 from workbench.store.run import Run
@@ -108,7 +109,10 @@ class _Deployed(nn.Module):
         scores = valid_scores(output, -1)
         boxes = output.class_boxes if isinstance(output, TwoStageOutput) and output.class_boxes is not None else output.boxes[-1]
         if self.rule is not None:
-            return chosen_detections(scores, boxes, self.rule, DETECTIONS)
+            top, labels, corners, count = chosen_detections(scores, boxes, self.rule, DETECTIONS)
+            if isinstance(self.detector, MaskRcnn):
+                return top, labels, corners, count, masks_of_boxes(self.detector, output, labels, corners)
+            return top, labels, corners, count
         return (scores, boxes, output.queries.source) if self.source and isinstance(output, QueryOutput) else (scores, boxes)
 
 
@@ -176,7 +180,7 @@ class _Session:
             for output, value in zip(self.session.get_outputs(), self.session.run(None, feed), strict=True)
         }
         if self.interface.nms:
-            return Found(given["scores"], given["labels"], given["boxes"], given["count"])
+            return Found(given["scores"], given["labels"], given["boxes"], given["count"], given.get("masks"))
         return Scored(given["scores"], given["boxes"], given.get("source"), self.interface.rule)
 
 

@@ -4,16 +4,17 @@ The detector keeps as many proposals as are left in an image, and pools each fro
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from workbench.detectors.detector import Detector
 from workbench.detectors.faster_rcnn import SAMPLING, FasterRcnn
-from workbench.detectors.output import DenseOutput
+from workbench.detectors.mask_rcnn import MaskRcnn
+from workbench.detectors.output import DenseOutput, DetectorOutput, two_stage_output
 from workbench.detectors.region_proposals import SMALLEST, RegionProposals
 from workbench.export.onnx_nms import kept_boxes
 
@@ -29,9 +30,14 @@ def traceable_stages(detector: Detector) -> Iterator[None]:
         return fixed_proposals(detector.rpn, first, boxes)
 
     def pooled(levels: Sequence[Tensor], rois: Tensor) -> Tensor:
-        return pooled_from_all(detector, levels, rois)
+        return pooled_from_all(detector.pool, detector.config.roi_cells, levels, rois)
 
-    with patch.object(detector, "propose", propose), patch.object(detector, "pooled", pooled):
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(detector, "propose", propose))
+        patches.enter_context(patch.object(detector, "pooled", pooled))
+        if isinstance(detector, MaskRcnn):
+            pool, cells = detector.mask_pool, detector.config.mask_cells
+            patches.enter_context(patch.object(detector, "mask_maps", lambda levels, rois: pooled_from_all(pool, cells, levels, rois)))
         yield
 
 
@@ -64,18 +70,41 @@ def fixed_proposals(rpn: RegionProposals, first: DenseOutput, boxes: Tensor) -> 
     return torch.where(found[..., None], corners.gather(1, place[..., None].expand(-1, -1, 4)), whole), found
 
 
-def pooled_from_all(detector: FasterRcnn, levels: Sequence[Tensor], rois: Tensor) -> Tensor:
-    """Returns what ``FasterRcnn.pooled`` does: every proposal is pooled from all levels, and the map of its own level is taken."""
-    assert detector.pool.scales is not None and detector.pool.map_levels is not None
+def pooled_from_all(pool: MultiScaleRoIAlign, cells: int, levels: Sequence[Tensor], rois: Tensor) -> Tensor:
+    """Pools every box from all levels, and takes the map of its own level: what ``pool`` does for as many boxes in every image.
+
+    Args:
+        pool: made by ``roi_pool``.
+        cells: sides of a map.
+        levels: ``[B, width, h, w]`` each.
+        rois: ``[B, N, 4]`` xyxy in input pixels.
+
+    Returns:
+        ``[B * N, width, cells, cells]``.
+    """
+    assert pool.scales is not None and pool.map_levels is not None
     flat = rois.flatten(0, 1)
     image = torch.arange(rois.shape[0], device=rois.device)[:, None].expand(-1, rois.shape[1]).flatten()
     numbered = torch.cat([image[:, None].to(flat), flat], 1)
-    own = detector.pool.map_levels([flat])[:, None, None, None]
-    maps = [
-        roi_align(level, numbered, detector.config.roi_cells, scale, SAMPLING)
-        for level, scale in zip(levels, detector.pool.scales, strict=True)
-    ]
+    own = pool.map_levels([flat])[:, None, None, None]
+    maps = [roi_align(level, numbered, cells, scale, SAMPLING) for level, scale in zip(levels, pool.scales, strict=True)]
     found = maps[0]
     for index, level in enumerate(maps[1:], 1):
         found = torch.where(own == index, level, found)
     return found
+
+
+def masks_of_boxes(detector: MaskRcnn, output: DetectorOutput, labels: Tensor, boxes: Tensor) -> Tensor:
+    """Returns the mask of each chosen detection, ``[B, D, M, M]`` in 0..1 over its box; 0 in a place without one.
+
+    Args:
+        detector: whose pooling ``traceable_stages`` has replaced.
+        output: its output.
+        labels: ``[B, D]``, -1 in a place without a detection.
+        boxes: ``[B, D, 4]`` xyxy in 0..1.
+    """
+    context = two_stage_output(output).context
+    found = labels >= 0
+    rois = boxes * context.sides.repeat(1, 2)[:, None]
+    masks = detector.mask_probabilities(context.levels, rois, labels.clamp(min=0).flatten())
+    return masks.view(*labels.shape, *masks.shape[1:]) * found[..., None, None]
