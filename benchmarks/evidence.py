@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from benchmarks import detkds_search, detkds_table
+from benchmarks import converged, detkds_search, detkds_table
 from benchmarks.harness import machine
 from workbench.analysis.detection.bootstrap import bootstrap_ap
 from workbench.analysis.report.summary import TEACHER
@@ -30,13 +30,17 @@ from workbench.store.detections import read_detections
 from workbench.store.groups import DISTILLED, UNDISTILLED
 from workbench.store.run import Run
 from workbench.tasks.compare import Row, compare_rows, execute, notes_on, plan, seed_table
+from workbench.views.static_figure import static_svg
 
 RESAMPLES = 500
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 SEARCH_PAGE = ROOT / "docs" / "search.md"
+FIGURES = ROOT / "docs" / "images"
 SIMULATED, SEARCHED = "detkds_table", "detkds_search"  # no runs stand behind them
+CONVERGED = "converged"  # its runs differ in their lengths
+OTHERS = (SIMULATED, SEARCHED, CONVERGED)
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,7 @@ TABLES = {
 def main() -> None:
     """Runs the command line: ``python -m benchmarks.evidence [TABLE ...] [--only RECIPE ...] [--bccd PATH] [--jobs N]``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "tables", nargs="*", choices=[*TABLES, SIMULATED, SEARCHED, []], help="tables to make; default: all whose data is available"
-    )
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, *OTHERS, []], help="tables to make; default: all whose data is available")
     parser.add_argument("--bccd", default=None, help="folder of the BCCD dataset")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=None, metavar="RECIPE", help="make the rows of these recipes; keep the others")
@@ -122,7 +124,10 @@ def main() -> None:
     if arguments.only and len(arguments.tables) != 1:
         parser.error("--only needs one table")
     console = Console()
-    for name in arguments.tables or [*TABLES, SIMULATED, SEARCHED]:
+    for name in arguments.tables or [*TABLES, *OTHERS]:
+        if name == CONVERGED:
+            console.print(_converged(arguments.jobs, console))
+            continue
         if name == SIMULATED:
             _write(name, detkds_table.record(), SEARCH_PAGE)
             continue
@@ -142,6 +147,16 @@ def main() -> None:
         console.print(_write(name, _record(name, table, rows, arguments.bccd, kept), PAGE))
 
 
+def _converged(jobs: int, console: Console) -> str:
+    """Trains and writes the table of schedules and its figure; returns the Markdown."""
+    _build_cache(converged.RECIPE)
+    with console_watch(console) as watch:
+        converged.train(jobs, watch)
+    record = converged.record()
+    write_text(FIGURES / f"{CONVERGED}.svg", static_svg(converged.figure(pd.DataFrame(record["rows"])), "AP over compute"))
+    return _write(CONVERGED, record, PAGE)
+
+
 def _write(name: str, record: dict[str, Any], page: Path) -> str:
     """Writes a table to ``docs/results/`` and its Markdown into a page; returns the Markdown."""
     write_json(RESULTS / f"{name}.json", record)
@@ -154,7 +169,11 @@ def _build_caches(table: EvidenceTable) -> None:
     for name in table.recipes:
         recipe = load_recipe(recipe_path(name))
         if recipe.cache is not None and recipe.methods:
-            subprocess.run([sys.executable, "-P", "-m", "workbench", "cache", "build", name, "--accept", "--device", "cpu"], check=True)
+            _build_cache(name)
+
+
+def _build_cache(recipe: str) -> None:
+    subprocess.run([sys.executable, "-P", "-m", "workbench", "cache", "build", recipe, "--accept", "--device", "cpu"], check=True)
 
 
 def cache_line(build_seconds: float, students: tuple[int, ...] = (1, 3, 10)) -> str:
