@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.evidence import (
     FAMILY_RECIPES,
+    OTHERS,
     PAGE,
     RESULTS,
-    OTHERS,
     TABLES,
     cache_line,
     family_table,
