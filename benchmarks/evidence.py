@@ -102,7 +102,7 @@ TABLES = {
         (UNDISTILLED, *FOUND_RIVALS, "found"),
         (*FOUND_RIVALS, "found"),
         own_arms={
-            "compare/gfl": ("found_global", "found_fcos"),
+            "compare/gfl": ("found_global",),
             "compare/fcos_of_deformable_detr": ("found_gfl",),
             "compare/deformable_detr_of_retinanet": ("pkd_3", "found_gfl"),
         },
