@@ -84,7 +84,7 @@ DENSE_METHODS = ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "ld", "det
 UNLIKE_PAIRS = tuple(
     f"compare/{name}" for name in ("deformable_detr_of_retinanet", "fcos_of_deformable_detr", "retinanet_of_faster_rcnn", "d_fine_of_gfl")
 )
-FOUND_PAIRS = ("compare/gfl",)
+FOUND_PAIRS = ("compare/gfl", "compare/fcos_of_deformable_detr", "compare/deformable_detr_of_retinanet")
 FOUND_RIVALS = ("cwd", "pkd", "detkds")
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
@@ -105,7 +105,11 @@ TABLES = {
         FOUND_PAIRS,
         (UNDISTILLED, *FOUND_RIVALS, "found"),
         (*FOUND_RIVALS, "found"),
-        own_arms={"compare/gfl": ("found_global",)},
+        own_arms={
+            "compare/gfl": ("found_global",),
+            "compare/fcos_of_deformable_detr": ("found_gfl",),
+            "compare/deformable_detr_of_retinanet": ("pkd_3", "found_gfl"),
+        },
     ),
     "decoder_layers": EvidenceTable(("compare/one_decoder_layer", "compare/three_decoder_layers"), (UNDISTILLED, DISTILLED), ()),
     "bccd_teacher": EvidenceTable(("bccd_teacher",), (UNDISTILLED,), (), needs_data=True),
