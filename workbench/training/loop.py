@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -157,28 +158,36 @@ class Trainer(Learner):
         return saved[-1] if saved else 0
 
     def _evaluate(self, step: int, interruption: Interruption) -> None:
-        """Evaluates on the validation split and stores its queries, in the first process only.
+        """Evaluates on the validation split and stores its queries, each process its share of the images.
 
         A signal ends the evaluation. It is then made when the run is resumed.
         """
         if self.main:
             self.run.check_there()  # writing would make the folder again
-            random = torch.get_rng_state()
-            try:
-                with self.averaged(), interruption.at_once():  # weights are exchanged whole
-                    epoch = step // self.loader.steps_per_epoch
-                    line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
-            except Stopped:
-                torch.set_rng_state(random)
-                self.setup.student.train()
-                line = None
-            if line is not None:
-                append_line(self.run.evaluations_path, line)
-                ap = line["coco"]["ap"] or 0.0
-                if self.config.keep == "best" and ap > self.best[0]:
-                    self.best = (ap, step)
-                    self.run.update_info(best_step=step)
-                self.listener.on_evaluation(line)
+        random = torch.get_rng_state()
+        alone = self.accelerator.num_processes == 1
+
+        def stop_together() -> None:
+            if interruption.asked():
+                raise Stopped
+
+        # a process that stopped alone would leave the others waiting for its share
+        self.evaluator.recorder.between = None if alone else stop_together
+        try:
+            with self.averaged(), interruption.at_once() if alone else nullcontext():  # weights are exchanged whole
+                epoch = step // self.loader.steps_per_epoch
+                line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
+        except Stopped:
+            torch.set_rng_state(random)
+            self.setup.student.train()
+            line = None
+        if line:
+            append_line(self.run.evaluations_path, line)
+            ap = line["coco"]["ap"] or 0.0
+            if self.config.keep == "best" and ap > self.best[0]:
+                self.best = (ap, step)
+                self.run.update_info(best_step=step)
+            self.listener.on_evaluation(line)
         self.best = broadcast_from_main(self.best)
 
     def _save(self, step: int) -> None:
@@ -196,14 +205,15 @@ class Trainer(Learner):
     def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
         self.accelerator.wait_for_everyone()
+        split = "val" if self.setup.test is None else "test"
+        alone = self.accelerator.num_processes == 1
+        try:
+            with interruption.at_once() if alone else nullcontext():
+                line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
+        except Stopped:
+            self._stop_if_asked(self.config.steps, interruption.number)
+            raise
         if self.main:
-            split = "val" if self.setup.test is None else "test"
-            try:
-                with interruption.at_once():
-                    line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
-            except Stopped:
-                self._stop_if_asked(self.config.steps, interruption.number)
-                raise
             append_line(self.run.evaluations_path, line)
             self.listener.on_evaluation(line)
             self.run.finish(seconds=self.seconds)
