@@ -13,11 +13,18 @@ from torch import Tensor
 
 from tests.examples import batch_of, images_of
 from tests.families import tiny
+from tests.flows import DISTILLED, tiny_recipe
 from workbench.detectors.detector import Detector
 from workbench.detectors.whole_batch import Parts, divisions, over_processes
+from workbench.files import write_json
 from workbench.methods.context import Progress, TeacherAnswer, make_pairing
 from workbench.methods.registry import build_method, find_method
-from workbench.training.step import DistillStep, weighted_sum
+from workbench.recipe.setup import build
+from workbench.store.run import Run
+from workbench.training.balance import term_gradients
+from workbench.training.evaluation import BATCH, Evaluator
+from workbench.training.spread import is_first
+from workbench.training.step import DistillStep, Terms
 
 # images of the whole batch and their targets; the last process or pass of three has none
 COUNTS = (3, 1, 2, 2, 4, 0, 0)
@@ -54,8 +61,8 @@ def models(family: str) -> tuple[Detector, Detector]:
     return tiny(family, 1), tiny(family, 2)
 
 
-def gradient(case: str, first: int, end: int, around: Callable[[], Any] = nullcontext) -> Tensor:
-    """The gradient of a part of the batch in every parameter that is trained, with what ``around`` says of the rest."""
+def step_of(case: str, first: int, end: int, around: Callable[[], Any] = nullcontext) -> tuple[DistillStep, Terms]:
+    """The step's module, and the terms of a part of the batch with what ``around`` says of the rest."""
     family, config = CASES[case]
     teacher, student = models(family)
     images, padding = (values[first:end] for values in images_of(*[(64, 64)] * len(COUNTS)))
@@ -69,16 +76,26 @@ def gradient(case: str, first: int, end: int, around: Callable[[], Any] = nullco
     if methods:
         with torch.no_grad(), teacher.collecting_attentions("attentions" in teacher.provides):
             answer = TeacherAnswer(output=teacher(images, padding))
-    detection = dict.fromkeys(student.loss_weights, 0.0 if methods else 1.0)
-    weights = dict.fromkeys(step.term_names, 1.0)
-    step.zero_grad()
     with around():
         progress = Progress(step=0, epoch=0, num_boxes=over_processes(targets.valid.sum().float(), least=1))
-        terms = step(images, padding, targets, progress=progress, teacher=answer)
-    total = weighted_sum(terms, detection | {name: 1.0 for name in terms.detection if not methods}, weights)
+        return step, step(images, padding, targets, progress=progress, teacher=answer)
+
+
+def gradient(case: str, first: int, end: int, around: Callable[[], Any] = nullcontext) -> Tensor:
+    """The gradient of a part of the batch in every parameter that is trained: of the method's terms, or of the family's without one."""
+    step, terms = step_of(case, first, end, around)
+    terms_alone = list((terms.distillation if step.term_names else terms.detection).values())
     parameters = [p for p in step.parameters() if p.requires_grad]
+    # a part without targets may have no term at all
+    total = torch.stack([*terms_alone, parameters[0].sum() * 0]).sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(gradients, parameters, strict=True)])
+
+
+@cache
+def whole(case: str) -> Tensor:
+    """The gradient of the whole batch."""
+    return gradient(case, 0, len(COUNTS))
 
 
 def in_passes(case: str, parts: Sequence[tuple[int, int]]) -> Tensor:
@@ -89,8 +106,23 @@ def in_passes(case: str, parts: Sequence[tuple[int, int]]) -> Tensor:
     return torch.stack([gradient(case, *part, lambda place=place: divided.learning(place)) for place, part in enumerate(parts)]).mean(0)
 
 
+def shares(first: int, end: int) -> dict[str, tuple[float, float]]:
+    """What the monitor logs of the gradients of a part of the batch."""
+    step, terms = step_of("detrdistill", first, end)
+    return term_gradients(terms, step.student.loss_weights, [p for p in step.student.parameters() if p.requires_grad])
+
+
+def evaluation(root: Path, name: str) -> dict[str, Any]:
+    """Evaluates a student and its teacher on three batches, the last of which is smaller, and returns what the first process says."""
+    recipe = tiny_recipe(DISTILLED, {"data": {"options": {"train": 4, "val": 2 * BATCH + 3, "test": 4}}})
+    setup = build(recipe, "shapes_teacher")
+    run = Run.create(name, {"recipe": {}}, root) if is_first() else Run(root / name)
+    line = Evaluator(setup, run, torch.device("cpu")).evaluate(setup.val, "val", 1, states=True)
+    return {**line, "shares": shares(0, len(COUNTS)) if divisions() == 1 else {}}
+
+
 def each_process(rank: int, folder: str) -> None:
-    """Writes the mean gradients of two and of three processes, one file for each number of them."""
+    """Writes the mean gradients of two and of three processes, their shares, and what they say of an evaluation together."""
     torch.set_num_threads(1)
     for count, parts in DIVISIONS.items():
         if rank >= count:
@@ -101,7 +133,10 @@ def each_process(rank: int, folder: str) -> None:
         for case in CASES:
             found[case] = gradient(case, *parts[rank])
             dist.all_reduce(found[case])
+        line = evaluation(Path(folder), f"of{count}")
+        found_shares = shares(*parts[rank])
         if rank == 0:
+            write_json(Path(folder, f"{count}.json"), {**line, "shares": found_shares})
             save_file({case: values / count for case, values in found.items()}, Path(folder, f"{count}.safetensors"))
         dist.barrier()
         dist.destroy_process_group()

@@ -162,6 +162,7 @@ class Trainer(Learner):
 
         A signal ends the evaluation. It is then made when the run is resumed.
         """
+        self.check_finite()
         if self.main:
             self.run.check_there()  # writing would make the folder again
         random = torch.get_rng_state()
@@ -190,7 +191,12 @@ class Trainer(Learner):
             self.listener.on_evaluation(line)
         self.best = broadcast_from_main(self.best)
 
+    def _say(self, text: str) -> None:
+        """Tells the listener something about the training."""
+        self.listener.on_message(text)
+
     def _save(self, step: int) -> None:
+        self.check_finite()
         self.accelerator.wait_for_everyone()
         if not self.main:
             return
