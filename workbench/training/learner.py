@@ -153,7 +153,7 @@ class Learner:
             # outside of the handler, because the exception holds the tensors of the step that failed
             self.passes.restore()
             images = -(-len(batch.image_ids) // self.config.accumulate // self.passes.count)
-            self._say(f"step {step + 1}: out of memory. The run goes on from this step with {images} of its images at once.")
+            self._goes_on_smaller(f"step {step + 1}: out of memory. The run goes on from this step with {images} of its images at once.")
         norm = self.accelerator.clip_grad_norm_(self._all_parameters, self.config.clip_norm or float("inf"))
         # with a loss scaler such a step is skipped and the scale halved; without one it would make every weight NaN
         gradient = torch.as_tensor(0.0 if norm is None else norm).to(total)
@@ -244,8 +244,8 @@ class Learner:
             "train.batch_size, or train.precision=bf16."
         )
 
-    def _say(self, text: str) -> None:
-        """Tells whoever watches the run something."""
+    def _goes_on_smaller(self, text: str) -> None:
+        """Tells whoever watches the run that fewer images go through at once."""
         logger.warning(text)
 
     @contextmanager

@@ -18,6 +18,7 @@ from workbench.training.evaluation import Evaluator
 from workbench.training.learner import Learner
 from workbench.training.monitor import TermMonitor
 from workbench.training.processes import Interruption, Stopped, broadcast_from_main, interruptible
+from workbench.training.reproducibility import reproducibility
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,12 @@ class Trainer(Learner):
             torch.manual_seed(self.setup.recipe.seed + 1_000_003 * self.accelerator.process_index + (saved[-1] if saved else 0))
         self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)
         if self.main:
-            self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
+            self.run.update_info(
+                state="running",
+                device=str(self.accelerator.device),
+                processes=self.accelerator.num_processes,
+                reproducibility=reproducibility(self.accelerator.device, self.accelerator.num_processes),
+            )
         return saved[-1] if saved else 0
 
     def _evaluate(self, step: int, interruption: Interruption) -> None:
@@ -191,9 +197,10 @@ class Trainer(Learner):
             self.listener.on_evaluation(line)
         self.best = broadcast_from_main(self.best)
 
-    def _say(self, text: str) -> None:
-        """Tells the listener something about the training."""
+    def _goes_on_smaller(self, text: str) -> None:
+        """See ``Learner``. The run is then no longer equal to the bit to one with more memory."""
         self.listener.on_message(text)
+        self.run.update_info(reproducibility=reproducibility(self.accelerator.device, 1, self.passes.count))
 
     def _save(self, step: int) -> None:
         self.check_finite()
