@@ -93,9 +93,17 @@ class TargetBatch:
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """Returns the same targets on ``device``."""
-        regions = None if self.regions is None else self.regions.to(device)
-        masks = None if self.masks is None else tuple(own.to(device) for own in self.masks)
-        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device), regions, masks, self.valid_on_host)
+        regions = None if self.regions is None else copied(self.regions, device)
+        masks = None if self.masks is None else tuple(copied(own, device) for own in self.masks)
+        boxes, labels, valid = (copied(values, device) for values in (self.boxes, self.labels, self.valid))
+        return TargetBatch(boxes, labels, valid, regions, masks, self.valid_on_host)
+
+
+def copied(values: Tensor, device: torch.device | str) -> Tensor:
+    """Returns values on ``device``; the copy of a tensor of the host to a GPU goes through pinned memory, and nothing waits for it."""
+    if torch.device(device).type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _regions(targets: Sequence[Targets]) -> Tensor | None:

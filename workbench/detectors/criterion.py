@@ -44,8 +44,11 @@ def set_loss(
         ``class``, ``bbox`` and ``giou``, each a scalar.
     """
     layer, image, query = (match >= 0).nonzero(as_tuple=True)
-    column = match[layer, image, query]
-    layer, image, query, column = (index.to(logits.device) for index in (layer, image, query, column))
+    # one copy of all four, which nothing waits for: the assignment is on the host
+    places = torch.stack([layer, image, query, match[layer, image, query]])
+    if places.device != logits.device and logits.device.type == "cuda":
+        places = places.pin_memory()
+    layer, image, query, column = places.to(logits.device, non_blocking=True)
     labels = targets.labels[image, column]
     predicted, wanted_boxes = boxes[layer, image, query], targets.boxes[image, column]
     iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted_boxes))

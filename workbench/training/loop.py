@@ -92,7 +92,7 @@ class Trainer(Learner):
                 batch = next(batches).to(self.accelerator.device)
                 logged = (step + 1) % self.config.log_every == 0 or step + 1 == steps
                 values = self._train_step(batch, step, logged)
-                self._add_time(clock)
+                self._add_time(clock, logged or self._is_due(step + 1))
                 if values is not None and self.main:
                     append_line(self.run.metrics_path, {"step": step + 1, **values})
                     append_line(self.run.timings_path, {"step": step + 1, **self.seconds})
@@ -235,9 +235,12 @@ class Trainer(Learner):
     def _clock(self) -> tuple[float, float]:
         return time.process_time(), time.perf_counter()
 
-    def _add_time(self, since: tuple[float, float]) -> None:
-        """Adds the process's CPU seconds and wall seconds of training; evaluation and checkpoints are not counted."""
-        if self.accelerator.device.type == "cuda":
+    def _add_time(self, since: tuple[float, float], exactly: bool) -> None:
+        """Adds the process's CPU seconds and wall seconds of training; evaluation and checkpoints are not counted.
+
+        Where it need not be exact, a GPU's rest of the step counts in the next one, which waits for it.
+        """
+        if exactly and self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         now = self._clock()
         self.seconds = {"cpu": self.seconds["cpu"] + now[0] - since[0], "wall": self.seconds["wall"] + now[1] - since[1]}
