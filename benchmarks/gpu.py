@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from benchmarks.harness import Figure, interleaved, median_ratio, temporary_runs
@@ -107,7 +106,6 @@ def of_pair(pair: Pair, device: torch.device, folder: Path) -> Iterator[Figure]:
     repeats = REPEATS if device.type == "cuda" else 1
     recipe = _recipe(pair)
     teacher = _teacher(pair, recipe, folder)
-    AcceleratorState._reset_state()  # accelerate keeps its first precision for the whole process
     fp32 = _steps(recipe, teacher, device)
     seconds = interleaved({name: _waited(step, device) for name, step in fp32.items()}, repeats, min(WARM_UP, repeats))
     for name, values in seconds.items():
@@ -129,7 +127,6 @@ def of_pair(pair: Pair, device: torch.device, folder: Path) -> Iterator[Figure]:
             yield Figure(f"{pair.name}: peak memory of a {name}", torch.cuda.max_memory_allocated() / 1e9, "GB")
             yield Figure(f"{pair.name}: share of a {name} in which the GPU is idle", _idle(fp32[name]), "", "<= 0.05")
     del fp32
-    AcceleratorState._reset_state()
     bf16 = _steps(recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "bf16"})}), teacher, device)
     halves = interleaved({name: _waited(bf16[name], device) for name in ("student step", "live step")}, repeats, min(WARM_UP, repeats))
     for name, values in halves.items():

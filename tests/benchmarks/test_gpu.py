@@ -62,9 +62,8 @@ def test_a_step_that_is_not_logged_waits_for_the_device_at_the_assignments_alone
         learner._train_step(batch, 1, False)
     # the assignment of the host counts as a wait, and the flag of the step before is read where it has arrived
     assert sum(places.values()) <= most, places
-    assert not [
-        place for place in places if place.startswith(("workbench/training/learner", "workbench/training/step", "workbench/datasets"))
-    ]
+    never = ("workbench/training/learner", "workbench/training/step", "workbench/datasets")
+    assert not [place for place in places if place.startswith(never)]
 
 
 @pytest.mark.cuda

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -140,3 +141,4 @@ def each_process(rank: int, folder: str) -> None:
             save_file({case: values / count for case, values in found.items()}, Path(folder, f"{count}.safetensors"))
         dist.barrier()
         dist.destroy_process_group()
+        PartialState._reset_state()  # accelerate keeps its first number of processes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
@@ -53,8 +54,12 @@ class Learner:
     ):
         self.setup, self.config = setup, setup.recipe.train
         processes = init_processes(device)
+        precision = "no" if self.config.precision == "fp32" else self.config.precision
+        # accelerate keeps its first precision for the whole process, and refuses another one
+        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+            AcceleratorState._reset_state()
         self.accelerator = Accelerator(
-            mixed_precision="no" if self.config.precision == "fp32" else self.config.precision,
+            mixed_precision=precision,
             cpu=str(processes.device) == "cpu",
             log_with=list(trackers) or None,
             project_dir=str(tracked) if trackers else None,
