@@ -7,9 +7,10 @@
 # make notebooks  runs all notebooks and stores their outputs
 # make bench      runs all benchmarks and writes benchmarks/results
 # make evidence   trains the runs of the published tables and writes docs/results
+# make gpu-bundle packs what a GPU machine without a network needs into build/gpu-bundle.tar.gz (bash gpu/check.sh there)
 # make clean      removes .venv, caches and build outputs
 # PYTHON=...      selects the Python (3.11 or 3.12); TORCH=2.11.0 selects the version of torch
-.PHONY: help demo app test lint fuzz docs notebooks bench evidence environment environment-all browser clean
+.PHONY: help demo app test lint fuzz docs notebooks bench evidence gpu-bundle environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
@@ -63,6 +64,10 @@ bench: environment-all
 
 evidence: environment-all
 	$(BIN)/python -m benchmarks.evidence
+
+# pip of the machine's Python fetches the wheels, because the environment has no pip
+gpu-bundle: environment-all
+	PYTHON="$(PYTHON)" $(BIN)/python -m gpu.bundle
 
 clean:
 	rm -rf .venv .venv-tools .pytest_cache .ruff_cache .hypothesis build dist

@@ -103,7 +103,8 @@ def match_targets(
     weights = weights or DETECTION_COST[activation]
     l1, giou = box_costs(boxes, targets.boxes)
     cost = weights.class_ * class_cost(logits, targets.labels, activation) + weights.bbox * l1 + weights.giou * giou
-    return assign(cost, targets.valid)
+    # the host knows the targets without asking the device
+    return assign(cost, targets.valid_on_host.numpy())
 
 
 def soft_class_cost(student_logits: Tensor, teacher_probability: Tensor) -> Tensor:
@@ -133,12 +134,12 @@ def query_cost(
     return soft_class_cost(student_logits.float(), teacher_probability.float()), l1, giou
 
 
-def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+def assign(cost: Tensor, columns: Tensor | np.ndarray | None = None, rows: Tensor | None = None) -> Tensor:
     """Computes the minimum-cost one-to-one assignment of every trailing matrix.
 
     Args:
         cost: ``[..., N, M]``, on any device. It is copied to the host once.
-        columns: bool, broadcast to ``[..., M]``, True for columns that may be used.
+        columns: bool, broadcast to ``[..., M]``, True for columns that may be used; as an array where the host knows it.
         rows: bool, broadcast to ``[..., N]``, True for rows that may be used.
 
     Returns:
@@ -174,7 +175,8 @@ def assign(cost: Tensor, columns: Tensor | None = None, rows: Tensor | None = No
     return torch.from_numpy(result).reshape(*lead, count)
 
 
-def _flat_mask(mask: Tensor | None, lead: list[int], size: int) -> np.ndarray | None:
+def _flat_mask(mask: Tensor | np.ndarray | None, lead: list[int], size: int) -> np.ndarray | None:
     if mask is None:
         return None
-    return mask.detach().cpu().expand(*lead, size).reshape(math.prod(lead), size).numpy()
+    known = mask if isinstance(mask, np.ndarray) else mask.detach().cpu().numpy()
+    return np.broadcast_to(known, (*lead, size)).reshape(math.prod(lead), size)

@@ -30,12 +30,18 @@ def runs_list(runs: Root = None, json_path: Json = None) -> None:
 @runs_app.command("show", cls=Verb)
 def runs_show(name: RunName, split: Split = "val", runs: Root = None, json_path: Json = None) -> None:
     """Show everything that is known about a run."""
+    from rich.text import Text
+
     from workbench.commands.console import console, show_runs
+    from workbench.commands.terminal import printable
     from workbench.store.run import Run
 
     use_root(runs)
     run = Run.open(name)
     show_runs([run], json_path, split)
+    repeats = run.info().get("reproducibility")
+    if repeats is not None:
+        console.print(Text(f"reproducibility: {printable(repeats['kind'])}: {printable(repeats['why'])}"))
     if (state := run.state()) != "done":
         console.print(f"state: {state}")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.datasets.base import Dataset
-from workbench.datasets.targets import TargetBatch, Targets
+from workbench.datasets.targets import TargetBatch, Targets, copied
 from workbench.datasets.transforms import Op, Sample, Transform, TransformConfig
 from workbench.datasets.variants import Variants
 
@@ -35,8 +35,8 @@ class Batch:
     ops: tuple[list[Op], ...]
 
     def to(self, device: torch.device | str) -> Self:
-        """Returns the same batch with images, padding and targets on ``device``."""
-        return replace(self, images=self.images.to(device), padding=self.padding.to(device), targets=self.targets.to(device))
+        """Returns the same batch with images, padding and targets on ``device``. A copy to a GPU runs beside what the host does next."""
+        return replace(self, images=copied(self.images, device), padding=copied(self.padding, device), targets=self.targets.to(device))
 
     def part(self, first: int, end: int) -> Self:
         """Returns images ``first`` to ``end - 1``."""

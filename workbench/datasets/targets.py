@@ -36,6 +36,7 @@ class TargetBatch:
             hold an empty box. None if no image has any.
         masks: The masks of each image's targets, ``[G, H, W]`` bool of its un-padded size; None without masks. They are not padded, since
             a batch of large images would hold gigabytes of them.
+        on_host: ``valid`` on the CPU where the others are on another device, so that no step has to wait for that device.
     """
 
     boxes: Tensor
@@ -43,6 +44,19 @@ class TargetBatch:
     valid: Tensor
     regions: Tensor | None = None
     masks: tuple[Tensor, ...] | None = None
+    on_host: Tensor | None = None
+
+    @property
+    def valid_on_host(self) -> Tensor:
+        """Returns ``valid`` on the CPU."""
+        if self.valid.device.type == "cpu":
+            return self.valid
+        return self.valid.cpu() if self.on_host is None else self.on_host
+
+    @property
+    def any_valid(self) -> bool:
+        """True if the batch has a target that may be matched."""
+        return bool(self.valid_on_host.any())
 
     @classmethod
     def of(cls, targets: Sequence[Targets]) -> "TargetBatch":
@@ -71,17 +85,25 @@ class TargetBatch:
 
     def __getitem__(self, images: slice) -> "TargetBatch":
         """Returns the targets of some of the images, padded to the last slot that one of them uses."""
-        valid = self.valid[images]
-        used = int(valid.any(0).nonzero().max()) + 1 if bool(valid.any()) else 0
+        valid, on_host = self.valid[images], self.valid_on_host[images]
+        used = int(on_host.any(0).nonzero().max()) + 1 if bool(on_host.any()) else 0
         regions = None if self.regions is None else self.regions[images]
         masks = None if self.masks is None else self.masks[images]
-        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used], regions, masks)
+        return TargetBatch(self.boxes[images, :used], self.labels[images, :used], valid[:, :used], regions, masks, on_host[:, :used])
 
     def to(self, device: torch.device | str) -> "TargetBatch":
         """Returns the same targets on ``device``."""
-        regions = None if self.regions is None else self.regions.to(device)
-        masks = None if self.masks is None else tuple(own.to(device) for own in self.masks)
-        return TargetBatch(self.boxes.to(device), self.labels.to(device), self.valid.to(device), regions, masks)
+        regions = None if self.regions is None else copied(self.regions, device)
+        masks = None if self.masks is None else tuple(copied(own, device) for own in self.masks)
+        boxes, labels, valid = (copied(values, device) for values in (self.boxes, self.labels, self.valid))
+        return TargetBatch(boxes, labels, valid, regions, masks, self.valid_on_host)
+
+
+def copied(values: Tensor, device: torch.device | str) -> Tensor:
+    """Returns values on ``device``; the copy of a tensor of the host to a GPU goes through pinned memory, and nothing waits for it."""
+    if torch.device(device).type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _regions(targets: Sequence[Targets]) -> Tensor | None:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.targets import TargetBatch
+from workbench.detectors.whole_batch import over_processes
 from workbench.matching import FOCAL_ALPHA, FOCAL_GAMMA, Activation
 
 SET_LOSS_WEIGHTS = {"class": 2.0, "bbox": 5.0, "giou": 2.0}
@@ -44,8 +44,11 @@ def set_loss(
         ``class``, ``bbox`` and ``giou``, each a scalar.
     """
     layer, image, query = (match >= 0).nonzero(as_tuple=True)
-    column = match[layer, image, query]
-    layer, image, query, column = (index.to(logits.device) for index in (layer, image, query, column))
+    # one copy of all four, which nothing waits for: the assignment is on the host
+    places = torch.stack([layer, image, query, match[layer, image, query]])
+    if places.device != logits.device and logits.device.type == "cuda":
+        places = places.pin_memory()
+    layer, image, query, column = places.to(logits.device, non_blocking=True)
     labels = targets.labels[image, column]
     predicted, wanted_boxes = boxes[layer, image, query], targets.boxes[image, column]
     iou, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted_boxes))
@@ -63,8 +66,9 @@ def set_loss(
         wanted[layer, image, query] = labels
         weight = logits.new_ones(logits.shape[-1])
         weight[-1] = NO_OBJECT_WEIGHT
-        per_layer = [F.cross_entropy(z.flatten(0, 1), t.flatten(), weight) for z, t in zip(logits, wanted, strict=True)]
-        class_loss = torch.stack(per_layer).sum()
+        count = over_processes(weight[wanted].sum((1, 2)))
+        entropy = F.cross_entropy(logits.movedim(-1, 1), wanted, weight, reduction="none").sum((1, 2))
+        class_loss = (entropy / count).sum()
     return {
         "class": class_loss,
         "bbox": (predicted - wanted_boxes).abs().sum() / num_boxes,
@@ -95,12 +99,3 @@ def pair_losses(logits: Tensor, boxes: Tensor, match: Tensor, targets: TargetBat
     _, giou = iou_and_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted_boxes))
     l1 = (boxes - wanted_boxes).abs().sum(-1)
     return torch.stack([class_loss, l1.where(matched, 0.0), (1 - giou).where(matched, 0.0)], dim=-1)
-
-
-def over_processes(count: Tensor) -> Tensor:
-    """Averages a normaliser over processes, so that a term is that of the whole batch. All processes must call it in the same order."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return count
-    total = count.detach().float().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -12,12 +12,12 @@ from transformers import DFineConfig, DFineForObjectDetection
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.attention import Recorded
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.distribution import bin_positions, distribution_losses
 from workbench.detectors.output import AuxGroup, DetectorOutput, Queries, QueryOutput, query_output
 from workbench.detectors.rt_detr import QUALITY_WEIGHTS, HybridModelConfig, Layers, RtDetr
 from workbench.detectors.rt_detr_v2 import sampled_points_map
+from workbench.detectors.whole_batch import over_processes
 from workbench.errors import CheckpointError
 from workbench.matching import match_targets
 
@@ -138,7 +138,7 @@ class DFine(RtDetr):
         pairs = num_boxes
         if self.shares_matching:
             union = united(torch.cat([match, *alike.values()]), targets.labels.shape[1])
-            pairs = over_processes((union >= 0).sum().to(output.logits)).clamp(min=1)
+            pairs = over_processes((union >= 0).sum().to(output.logits), least=1)
             match = _spread(union, output.logits)
             shared = tuple(replace(group, match=_spread(union, group.logits)) for group in own if group.name in alike)
             found = super().losses(replace(output, aux=shared), targets, pairs, match)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, iou_and_giou
 from workbench.datasets.targets import TargetBatch
+from workbench.detectors.whole_batch import over_processes
 
 TEMPERATURE = 5.0
 
@@ -86,9 +87,11 @@ def distribution_losses(
         divergence = F.kl_div(F.log_softmax(distribution[index] / TEMPERATURE, -1), last, reduction="none").sum(-1)
         local = weight[index][..., None] * TEMPERATURE**2 * divergence
         matched = match[index] >= 0
-        kinds = (matched, ~matched)
-        roots = (torch.stack([kind.sum() for kind in kinds]) if counts is None else counts.to(local.device)).sqrt()
-        parts = [local[kind].mean() * root for kind, root in zip(kinds, roots, strict=True) if bool(kind.any())]
-        if parts:
-            ddf = ddf + torch.stack(parts).sum() / roots.sum()
+        kinds = torch.stack([matched, ~matched])
+        own = kinds.sum((1, 2)).to(local)
+        # a process without targets has no denoising queries, so only the ordinary ones may be counted together
+        found = over_processes(own) if counts is None else own
+        roots = (found if counts is None else counts.to(found)).sqrt()
+        means = (local * kinds[..., None]).sum((1, 2, 3)) / (found * local.shape[-1]).clamp(min=torch.finfo(found.dtype).tiny)
+        ddf = ddf + (means * roots).sum() / roots.sum()
     return {"fgl": fgl, "ddf": ddf}

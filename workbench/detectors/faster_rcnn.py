@@ -13,12 +13,12 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.dense_detector import IGNORED, at_positives, pixel_boxes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.output import DetectorOutput, two_stage_output
 from workbench.detectors.region_proposals import BETA, ProposalConfig
 from workbench.detectors.two_stage_detector import TwoStageDetector
+from workbench.detectors.whole_batch import over_processes
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # factors on the centre and size that the second stage regresses
 SAMPLING = 2  # points of bilinear sampling along each side of a pooled cell
@@ -113,7 +113,7 @@ class FasterRcnn(TwoStageDetector):
         context = own.context
         assigned = (self.assign(output, targets) if match is None else match)[0].to(own.logits.device)
         counted = assigned > IGNORED
-        count = over_processes(counted.sum()).clamp(min=1)
+        count = over_processes(counted.sum(), least=1)
         image, candidate, boxes = at_positives(assigned, pixel_boxes(targets.boxes, context.sides))
         label = targets.labels[image, assigned[image, candidate]]
         labels = assigned.new_full(assigned.shape, own.logits.shape[-1] - 1)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.dense_detector import BACKGROUND, DenseDetector, at_positives, class_indicator, pixel_boxes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.grid import flat, point_grid
 from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output
 from workbench.detectors.pyramid import CLASS_PRIOR, PyramidConfig, Tower, prediction
+from workbench.detectors.whole_batch import over_processes
 
 SCALE = 4  # a level finds targets whose farthest edge is 4 to 8 strides away (section 3.2: 64, 128, 256, 512 pixels at strides 8 to 128)
 
@@ -89,7 +89,7 @@ class Fcos(DenseDetector):
         """
         dense = dense_output(output)
         assigned = (self.assign(output, targets) if match is None else match)[0].to(output.logits.device)
-        count = over_processes((assigned >= 0).sum()).clamp(min=1)
+        count = over_processes((assigned >= 0).sum(), least=1)
         logits = dense.logits[0]
         counted = (assigned > -2)[..., None]
         focal = sigmoid_focal_loss(logits, class_indicator(logits, assigned, targets.labels), reduction="none")

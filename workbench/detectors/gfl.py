@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from workbench.boxes import iou_and_giou
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.atss import atss_assignment
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.dense_detector import IGNORED, DenseDetector, at_positives, pixel_boxes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.fcos import boxes_around, distances_to
 from workbench.detectors.grid import point_grid
 from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output
 from workbench.detectors.pyramid import CLASS_PRIOR, PyramidConfig, Tower, prediction
+from workbench.detectors.whole_batch import over_processes
 
 QUALITY_BETA = 2.0
 BELOW_LAST = 0.1  # bins that the true distance of an edge stays below the last one, as in the released code
@@ -114,8 +114,8 @@ class Gfl(DenseDetector):
         quality = torch.zeros_like(logits)
         quality[image, candidate, targets.labels[image, assigned[image, candidate]]] = iou.detach()
         weight = logits[image, candidate].detach().sigmoid().amax(-1)
-        count = over_processes((assigned >= 0).sum()).clamp(min=1)
-        whole = over_processes(weight.sum()).clamp(min=LEAST_WEIGHT)
+        count = over_processes((assigned >= 0).sum(), least=1)
+        whole = over_processes(weight.sum(), least=LEAST_WEIGHT)
         return {
             "class": (quality_focal_loss(logits, quality) * (assigned > IGNORED)[..., None]).sum() / count,
             "giou": ((1 - giou) * weight).sum() / whole,

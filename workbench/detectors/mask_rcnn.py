@@ -12,12 +12,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import Detections, InputSpec
 from workbench.detectors.faster_rcnn import FasterRcnn, FasterRcnnModelConfig, roi_pool
 from workbench.detectors.mask_pasting import pasted
 from workbench.detectors.output import DetectorOutput, two_stage_output
 from workbench.detectors.two_stage_detector import RoiContext
+from workbench.detectors.whole_batch import over_processes
 
 
 class MaskRcnnModelConfig(FasterRcnnModelConfig):
@@ -114,7 +114,7 @@ class MaskRcnn(FasterRcnn):
             if len(positive):
                 wanted.append(project_masks_on_boxes(masks.float(), rois[-1].float(), target, side))
         logits, label = self.mask_logits(context.levels, rois), torch.cat(labels)
-        count = over_processes(torch.tensor(float(len(label)), device=logits.device)).clamp(min=1)
+        count = over_processes(torch.tensor(float(len(label)), device=logits.device), least=1)
         if not wanted:
             return logits.sum() * 0  # keeps the head in the graph, which several processes need
         chosen = logits[torch.arange(len(label), device=label.device), label]

@@ -11,12 +11,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.dense_detector import IGNORED, at_positives, pixel_boxes, relative_boxes, with_ignored
 from workbench.detectors.grid import anchor_grid, flat
 from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import DenseOutput, HeadMap
 from workbench.detectors.pyramid import WEIGHT_SPREAD, PyramidConfig, Tower, levels_with_padding, sides_of
+from workbench.detectors.whole_batch import over_processes
 
 POSITIVE, NEGATIVE = 0.7, 0.3  # an anchor is positive from this IoU with a target on, and background below that one (section 3.1.2)
 POSITIVE_SHARE = 0.5
@@ -164,7 +164,7 @@ class RegionProposals(nn.Module):
             ``objectness`` (cross-entropy) and ``rpn_bbox`` (smooth L1), each divided by the number of drawn anchors.
         """
         chosen = anchors > IGNORED
-        count = over_processes(chosen.sum()).clamp(min=1)
+        count = over_processes(chosen.sum(), least=1)
         objects = (anchors[chosen] >= 0).float()
         objectness = F.binary_cross_entropy_with_logits(output.logits[0, ..., 0][chosen], objects, reduction="sum")
         image, anchor, boxes = at_positives(anchors, pixel_boxes(targets.boxes, output.sides))

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, sigmoid_focal_loss
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.dense_detector import IGNORED, DenseDetector, at_positives, class_indicator, pixel_boxes, relative_boxes
 from workbench.detectors.detector import InputSpec
 from workbench.detectors.grid import flat, point_grid
 from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output
 from workbench.detectors.pyramid import CLASS_PRIOR, WEIGHT_SPREAD, PyramidConfig, Tower, prediction
 from workbench.detectors.reppoints_assignment import SCALE, overlap_assignment, place_assignment
+from workbench.detectors.whole_batch import over_processes
 from workbench.matching import NonFiniteCostError
 
 POINTS = 9  # one for each value of a 3 x 3 kernel
@@ -133,12 +133,12 @@ class RepPoints(DenseDetector):
         dense = dense_output(output)
         assert dense.valid is not None
         assigned = (self.assign(output, targets) if match is None else match)[0].to(output.logits.device)
-        count = over_processes((assigned >= 0).sum()).clamp(min=1)
+        count = over_processes((assigned >= 0).sum(), least=1)
         logits = dense.logits[0]
         focal = sigmoid_focal_loss(logits, class_indicator(logits, assigned, targets.labels), reduction="none")
         wanted = pixel_boxes(targets.boxes, dense.sides)
         first = place_assignment(dense.grid, dense.valid, wanted, targets.valid)
-        first_count = over_processes((first >= 0).sum()).clamp(min=1)
+        first_count = over_processes((first >= 0).sum(), least=1)
         second_numbers = flat([level.boxes for level in dense.maps], self.numbers).float()
         return {
             "class": (focal * (assigned > IGNORED)[..., None]).sum() / count,

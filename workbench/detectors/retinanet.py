@@ -17,6 +17,7 @@ from workbench.detectors.grid import anchor_grid, flat
 from workbench.detectors.iou_matching import matched
 from workbench.detectors.output import DenseOutput, DetectorOutput, Grid, HeadMap, dense_output
 from workbench.detectors.pyramid import CLASS_PRIOR, PyramidConfig, Tower, prediction
+from workbench.detectors.whole_batch import images_over_processes
 
 ANCHOR_STRIDES = 4  # side of the smallest anchor of a level, in strides (section 4: 32 to 512 pixels at strides 8 to 128)
 POSITIVE_IOU, BACKGROUND_IOU = 0.5, 0.4  # an anchor between the two is ignored (section 4)
@@ -131,12 +132,13 @@ class RetinaNet(DenseDetector):
         dense = dense_output(output)
         assigned = (self.assign(output, targets) if match is None else match)[0].to(output.logits.device)
         positives = (assigned >= 0).sum(1).clamp(min=1)
+        images = images_over_processes(len(assigned), assigned.device)
         logits = dense.logits[0]
         focal = sigmoid_focal_loss(logits, class_indicator(logits, assigned, targets.labels), reduction="none").sum(-1)
         image, candidate, boxes = at_positives(assigned, pixel_boxes(targets.boxes, dense.sides))
         wanted = self.coder.encode_single(boxes, dense.grid.anchors[candidate])
         numbers = flat([level.boxes for level in dense.maps], 4)[image, candidate].float()
         return {
-            "class": ((focal * (assigned > -2)).sum(1) / positives).mean(),
-            "bbox": ((numbers - wanted).abs().sum(-1) / positives[image]).sum() / len(assigned),
+            "class": ((focal * (assigned > -2)).sum(1) / positives).sum() / images,
+            "bbox": ((numbers - wanted).abs().sum(-1) / positives[image]).sum() / images,
         }

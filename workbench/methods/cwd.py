@@ -8,6 +8,7 @@ from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import images_over_processes
 from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -48,6 +49,7 @@ class CWD(MapMethod):
         """See ``Method.forward``."""
         temperature = self.config.temperature
         losses: list[Tensor] = []
+        images = images_over_processes(len(targets.valid), targets.valid.device)
         for pair in self.map_pairs(student, teacher):
             outside = ~pair.inside.flatten(2)
             own, other = (
@@ -55,5 +57,5 @@ class CWD(MapMethod):
                 for values in (pair.student, pair.teacher)
             )
             divergence = (other.exp() * (other - own)).masked_fill(outside, 0.0).sum()
-            losses.append(temperature**2 * divergence / (other.shape[0] * other.shape[1]))
+            losses.append(temperature**2 * divergence / (images * other.shape[1]))
         return {"channels": torch.stack(losses).sum()}

@@ -8,6 +8,7 @@ from torch import Tensor
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import Attentions, Queries, QueryOutput
 from workbench.detectors.query_detector import QueryDetector
+from workbench.detectors.whole_batch import images_over_processes
 from workbench.errors import IncompatibleError
 from workbench.matching import QUERY_COST, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_costs
@@ -131,6 +132,7 @@ class D3ETR(Method[QueryOutput]):
         """
         own, other = self.layers.student, self.layers.teacher
         share = torch.tensor(self.layers.share, device=rows.device)
+        images = len(rows[0]) / images_over_processes(len(rows[0]), rows.device)
         classes = class_divergence(gather_queries(student.logits[own], rows), gather_queries(wanted, columns), student.activation)
         l1, giou = box_loss(gather_queries(student.boxes[own], rows), gather_queries(teacher.boxes[other].detach(), columns))
         weights = self.config.prediction_weights
@@ -140,7 +142,7 @@ class D3ETR(Method[QueryOutput]):
         between, over = (_error(a, b) for a, b in zip(own_maps, other_maps, strict=True))
         over = (over * inside[:, None]).sum(-1) / inside.sum(-1)[:, None]
         values = {"prediction": prediction, "self_attention": between.mean((1, 2, 3)), "cross_attention": over.sum(2).mean(1)}
-        return {f"{matching}_{name}": (value * share).sum() for name, value in values.items()}
+        return {f"{matching}_{name}": (value * share).sum() * images for name, value in values.items()}
 
 
 def maps_of(attentions: Attentions | None, layers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:

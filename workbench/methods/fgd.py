@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import images_over_processes
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.maps import MapConfig, MapMethod, MapPair, boxes_in_cells
 
@@ -59,10 +60,11 @@ class FGD(MapMethod):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``. The foreground term is left out if the batch has no target."""
         sums = dict.fromkeys(self.term_names, torch.zeros((), device=student.logits.device))
+        images = images_over_processes(len(targets.valid), student.logits.device)
         for pair in self.map_pairs(student, teacher):
             for name, value in self._level(pair, targets).items():
-                sums[name] = sums[name] + value / len(pair.student)
-        if not targets.valid.any():
+                sums[name] = sums[name] + value / images
+        if not targets.any_valid:
             del sums["foreground"]
         return sums
 

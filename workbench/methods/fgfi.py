@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from workbench.datasets.targets import TargetBatch
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Level
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.context import MethodContext
 from workbench.methods.levels import Compared, Feature, compared_levels
 from workbench.methods.maps import MapConfig, MapMethod, boxes_in_cells
@@ -65,13 +65,11 @@ class FGFI(MapMethod):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``. The term is left out if the batch has no target."""
         losses: list[Tensor] = []
-        cells: list[Tensor] = []
         for pair in self.map_pairs(student, teacher):
             mask = imitation_mask(self.config, targets, pair.inside)
             error = (pair.teacher - pair.student).square().sum(1) * mask
-            cells.append(over_processes(mask.sum()))
-            losses.append(error.sum() / (2 * cells[-1]).clamp(min=1))
-        return {"features": torch.stack(losses).sum()} if any(cells) else {}
+            losses.append(error.sum() / (2 * over_processes(mask.sum(), least=1)))
+        return {"features": torch.stack(losses).sum()} if targets.any_valid else {}
 
 
 class _WideAdaptor(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.context import MethodContext
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -44,7 +45,7 @@ class FitNet(MapMethod):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``."""
         errors = [
-            (pair.teacher - pair.student).square().sum() / (pair.cells.sum() * pair.teacher.shape[1])
+            (pair.teacher - pair.student).square().sum() / (over_processes(pair.cells.sum()) * pair.teacher.shape[1])
             for pair in self.map_pairs(student, teacher)
         ]
         return {"features": torch.stack(errors).sum()}

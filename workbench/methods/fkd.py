@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import from_all_processes
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.fgd import attention
 from workbench.methods.maps import MapConfig, MapMethod
@@ -76,7 +77,7 @@ class FKD(MapMethod):
             }
             for name, value in values.items():
                 kept = value if name == "channel" else value.masked_fill(~inside, 0.0)
-                sums[name] = sums[name] + torch.linalg.vector_norm(kept)
+                sums[name] = sums[name] + torch.linalg.vector_norm(from_all_processes(torch.linalg.vector_norm(kept)))
         return sums
 
 

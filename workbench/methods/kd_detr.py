@@ -10,6 +10,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import Queries, QueryOutput
 from workbench.detectors.query_detector import QueryDetector
+from workbench.detectors.whole_batch import over_processes, sum_over_processes
 from workbench.errors import IncompatibleError
 from workbench.methods.classes import box_loss
 from workbench.methods.context import MethodContext, Pairing
@@ -145,7 +146,8 @@ class KDDETR(Method[QueryOutput]):
         divergence = softened_divergence(student.logits, logits, config.temperature)
         l1, giou = box_loss(student.boxes, boxes.detach().expand_as(student.boxes))
         by_class, by_l1, by_giou = config.prediction_weights
-        return (weight * (by_class * divergence + (by_l1 * l1 / 4 + by_giou * giou) / weight.sum())).sum()
+        classes = sum_over_processes((weight * by_class * divergence).sum())
+        return classes + (weight * (by_l1 * l1 / 4 + by_giou * giou)).sum() / over_processes(weight.sum())
 
 
 def softened_divergence(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:

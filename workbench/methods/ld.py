@@ -11,6 +11,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DenseOutput, DetectorOutput, Queries, dense_output, probability, query_output
 from workbench.detectors.query_detector import QueryDetector
+from workbench.detectors.whole_batch import over_processes, sum_over_processes
 from workbench.errors import IncompatibleError
 from workbench.methods.context import LayerPairs, MethodContext, Pairing
 from workbench.methods.extra_group import TeacherQueries
@@ -121,13 +122,13 @@ class LD(Method[DetectorOutput]):
         if self.config.region == "diou":
             region = region.masked_fill(main, 0.0)
         score = probability(answer)[own].amax(-1).detach()
+        found = over_processes(main.sum((1, 2), keepdim=True), least=1)
         terms: dict[str, Tensor] = {}
         if main.any():
-            terms["main"] = (edges * score * main * share).sum() / 4
+            terms["main"] = sum_over_processes((edges * score * main * share).sum() / 4)
         if region.any():
-            terms["valuable"] = (edges * region * share).sum() / 16
+            terms["valuable"] = sum_over_processes((edges * region * share).sum() / 16)
         if main.any():
-            found = main.sum((1, 2), keepdim=True).clamp(min=1)
             terms["classes"] = (classes * main * share / found).sum()
         return terms
 

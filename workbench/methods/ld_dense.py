@@ -8,6 +8,7 @@ from workbench.datasets.targets import TargetBatch
 from workbench.detectors.atss import nearest_anchors
 from workbench.detectors.dense_detector import IGNORED, pixel_boxes
 from workbench.detectors.output import DenseOutput
+from workbench.detectors.whole_batch import over_processes, sum_over_processes
 from workbench.errors import IncompatibleError
 from workbench.methods.kd_detr import softened_divergence
 
@@ -47,16 +48,18 @@ def dense_terms(
     own, other = student.box_distribution[0], teacher.box_distribution[0]
     terms: dict[str, Tensor] = {}
     main = (match[0] >= 0).to(own.device).nonzero(as_tuple=True)
+    level = student.grid.level[main[1]]
+    found = over_processes(level.bincount(minlength=len(student.grid.strides)))
     if len(main[0]):
-        logits, level = student.logits[0][main], student.grid.level[main[1]]
+        logits = student.logits[0][main]
         edges = softened_divergence(own[main], other[main], temperature).sum(-1)
-        terms["main"] = (edges * logits.detach().sigmoid().amax(-1)).sum() / 4
+        terms["main"] = sum_over_processes((edges * logits.detach().sigmoid().amax(-1)).sum() / 4)
         classes = softened_divergence(logits, wanted[0][main], class_temperature)
-        terms["classes"] = (classes / level.bincount()[level]).sum()
+        terms["classes"] = (classes / found[level]).sum()
     near = (region > 0).nonzero(as_tuple=True)
     if len(near[0]):
         edges = softened_divergence(own[near], other[near], temperature).sum(-1)
-        terms["valuable"] = (edges * region[near]).sum() / 16
+        terms["valuable"] = sum_over_processes((edges * region[near]).sum() / 16)
     return terms
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import images_over_processes
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.maps import MapConfig, MapMethod
 
@@ -58,8 +59,9 @@ class MGD(MapMethod):
         """See ``Method.forward``."""
         generator = torch.Generator().manual_seed(self.seed + context.training.step)
         errors: list[Tensor] = []
+        images = images_over_processes(len(targets.valid), targets.valid.device)
         for pair in self.map_pairs(student, teacher):
             seen = (torch.rand(pair.inside.shape, generator=generator) >= self.config.mask_ratio).to(pair.student.device)
             made = self.generators[str(pair.stride)](pair.student * seen).float()
-            errors.append((made - pair.teacher).square().masked_fill(~pair.inside, 0.0).sum() / len(made))
+            errors.append((made - pair.teacher).square().masked_fill(~pair.inside, 0.0).sum() / images)
         return {"features": torch.stack(errors).sum()}

@@ -170,6 +170,11 @@ class TrainConfig(BaseModel):
     """Steps between lines of metrics.jsonl. Every tenth line also holds the gradient norm of each distillation term."""
     workers: int = Field(0, ge=0)
     """Number of processes that load data. 0 loads it in the training process."""
+    on_out_of_memory: Literal["halve", "stop"] = "halve"
+    """What happens if the memory of a GPU is too small for a step. ``halve`` lets half as many images through at once, as often as needed,
+    with the same gradient; only the statistics of batch norms are then those of fewer images. ``stop`` ends the run, as a run of several
+    processes always does; its last checkpoint is kept.
+    """
 
     @model_validator(mode="after")
     def _divisible(self) -> "TrainConfig":
@@ -301,7 +306,8 @@ class Recipe(BaseModel):
         for key in ("seed", "note", "lineage", "arms"):
             values.pop(key, None)
         values["data"].pop("path", None)
-        values["train"].pop("workers", None)
+        for key in ("workers", "on_out_of_memory"):
+            values["train"].pop(key, None)
         if values.get("cache"):
             values["cache"].pop("name", None)
         return hash_json(values)[:16]

@@ -164,6 +164,9 @@ class RunInfo(Stored):
     processes: PositiveInt = 1
     """Number of processes."""
 
+    reproducibility: dict[str, str] | None = None
+    """How exactly the run can be repeated: ``kind`` and ``why``."""
+
     best_step: int | None = None
     """Step of the best checkpoint."""
 

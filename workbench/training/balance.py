@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.method import Method
+from workbench.training.processes import gathered
 from workbench.training.step import Terms
 
 
@@ -14,6 +16,8 @@ def term_gradients(
     terms: Terms, detection_weights: Mapping[str, float], parameters: Sequence[nn.Parameter], known: float | None = None
 ) -> dict[str, tuple[float, float]]:
     """Returns each unweighted distillation term's gradient norm and its cosine with the gradient of the detection loss.
+
+    The gradients are those of the whole batch of all processes, which must call this together.
 
     Args:
         terms: terms with their graphs, which are kept.
@@ -30,13 +34,14 @@ def term_gradients(
     norm = float(reference.norm()) if reference is not None else known
     assert norm is not None
     result = {"detection": (norm, 1.0)}
-    for name, value in terms.distillation.items():
-        gradient = _flat(value, parameters) if value.requires_grad else None
-        size = float(gradient.norm()) if gradient is not None else 0.0
+    # a process leaves out a term for which its images have no target
+    for name in dict.fromkeys(name for names in gathered([list(terms.distillation)]) for name in names):
+        gradient = _flat(terms.distillation.get(name), parameters)
+        size = float(gradient.norm())
         if reference is None:
             result[name] = (size, math.nan)
         else:
-            result[name] = (size, float(reference @ gradient) / (norm * size) if gradient is not None and norm * size > 0 else 0.0)
+            result[name] = (size, float(reference @ gradient) / (norm * size) if norm * size > 0 else 0.0)
     return result
 
 
@@ -85,6 +90,10 @@ def is_wanted(method: Method, term: str) -> bool:
     return (method.weight_of(term) if share is None else method.config.weight * share) > 0
 
 
-def _flat(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    gradients = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten().float() for g, p in zip(gradients, parameters, strict=True)])
+def _flat(value: Tensor | None, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Returns the gradient of a term in all processes; that of a process that has no such term is 0."""
+    gradients: Sequence[Tensor | None] = [None] * len(parameters)
+    if value is not None and value.requires_grad:
+        gradients = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+    own = torch.cat([(torch.zeros_like(p) if g is None else g).flatten().float() for g, p in zip(gradients, parameters, strict=True)])
+    return over_processes(own)

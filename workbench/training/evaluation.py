@@ -22,6 +22,7 @@ from workbench.store.run import Run, result_folder
 from workbench.training.alignment import FeatureAlignment
 from workbench.training.cost import measure_cost
 from workbench.training.recording import BATCH, QueryRecorder, Scope
+from workbench.training.spread import in_order, is_first, own_chunks, share_buffers
 
 DETECTIONS = 300
 
@@ -54,9 +55,11 @@ class Evaluator:
             states: also keep the decoder states of sampled images.
 
         Returns:
-            One line of evaluations.jsonl.
+            One line of evaluations.jsonl. Of several processes each evaluates its share of the batches; the first one writes, and the
+            others return an empty line.
         """
         student = self.setup.student.eval()
+        share_buffers(student)
         scope = Scope.of(dataset)
         if self.setup.teacher is not None and split not in self._recorded:
             for _ in self.recorder.teacher(dataset, split, scope):
@@ -64,9 +67,15 @@ class Evaluator:
             self._recorded.add(split)
         wanted = scope if states else dataclasses.replace(scope, states=frozenset())
         answers = self.recorder.student(dataset, split, step, epoch, wanted)
-        found = [(batch, student.detections(output, batch.sizes, DETECTIONS)) for batch, output in answers]
+        classes = student.spec.classes
+        found: list[pa.Table] = []
+        for batch, output in answers:
+            found.append(collect_detections(dataset, [(batch, student.detections(output, batch.sizes, DETECTIONS))], classes))
         student.train()
-        detections = collect_detections(dataset, found, student.spec.classes)
+        tables = in_order(found)
+        if not is_first():
+            return {}
+        detections = pa.concat_tables(tables).combine_chunks()
         write_detections(self.run, split, step, detections)
         line = {"step": step, "split": split, **_numbers(dataset, detections)}
         alignment = self.alignment() if split == "val" else None
@@ -74,18 +83,24 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate_result(self, dataset: Dataset, split: str) -> dict[str, Any]:
-        """Returns AP and cost of the run's result, and of its teacher, on a split that no choice was based on."""
+        """Returns AP and cost of the run's result, and of its teacher, on a split that no choice was based on.
+
+        Of several processes each runs the models on its share of the batches, and all but the first return an empty line.
+        """
         folder = result_folder(self.run)
         student = load_detector(folder).to(self.device)
-        detections = detect(student, dataset, self.setup.evaluation_transform, self.device)
+        detections = detect_together(student, dataset, self.setup.evaluation_transform, self.device)
+        teacher_detections = None
+        if self.setup.teacher is not None:
+            teacher_detections = detect_together(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device)
+        if detections is None:
+            return {}
         step = int(folder.name)
         write_detections(self.run, split, step, detections)
         size = _input_size(dataset, self.setup.evaluation_transform)
         line = {"step": step, "split": split, **_numbers(dataset, detections), **_cost(student, size)}
-        if self.setup.teacher is not None:
-            teacher = self.setup.teacher.detector
-            answer = detect(self.setup.teacher, dataset, self.setup.evaluation_transform, self.device)
-            line["teacher"] = {**_numbers(dataset, answer), **_cost(teacher, size)}
+        if self.setup.teacher is not None and teacher_detections is not None:
+            line["teacher"] = {**_numbers(dataset, teacher_detections), **_cost(self.setup.teacher.detector, size)}
         return line
 
 
@@ -111,6 +126,16 @@ def detect(
     batches = evaluation_batches(dataset, transform, BATCH) if batches is None else batches
     found = [(b, detector.detections(model(b.images.to(device), b.padding.to(device)), b.sizes, DETECTIONS)) for b in batches]
     return collect_detections(dataset, found, detector.spec.classes)
+
+
+def detect_together(model: FrozenTeacher | Detector, dataset: Dataset, transform: Transform, device: torch.device) -> pa.Table | None:
+    """Returns the detections of every image in the first process of a run, each process having its share; None in the others."""
+    found: list[pa.Table] = []
+    for chunk in own_chunks(range(len(dataset)), BATCH):
+        if chunk is not None:
+            found.append(detect(model, dataset, transform, device, evaluation_batches(dataset, transform, BATCH, chunk)))
+    tables = in_order(found)
+    return pa.concat_tables(tables).combine_chunks() if tables else None
 
 
 def collect_detections(dataset: Dataset, found: Sequence[tuple[Batch, list[Detections]]], classes: Sequence[str]) -> pa.Table:

@@ -35,7 +35,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
 _SHARED_DATA = ("path", "format", "train", "val", "test", "splits", "options", "policy")
 _CHECKPOINTS = 3
-_NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "cache.name")
+_NO_RESULT = ("name", "note", "seed", "data.path", "train.workers", "train.on_out_of_memory", "cache.name")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from workbench.training.evaluation import Evaluator
 from workbench.training.learner import Learner
 from workbench.training.monitor import TermMonitor
 from workbench.training.processes import Interruption, Stopped, broadcast_from_main, interruptible
+from workbench.training.reproducibility import reproducibility
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Trainer(Learner):
                 batch = next(batches).to(self.accelerator.device)
                 logged = (step + 1) % self.config.log_every == 0 or step + 1 == steps
                 values = self._train_step(batch, step, logged)
-                self._add_time(clock)
+                self._add_time(clock, logged or self._is_due(step + 1))
                 if values is not None and self.main:
                     append_line(self.run.metrics_path, {"step": step + 1, **values})
                     append_line(self.run.timings_path, {"step": step + 1, **self.seconds})
@@ -153,35 +155,55 @@ class Trainer(Learner):
             torch.manual_seed(self.setup.recipe.seed + 1_000_003 * self.accelerator.process_index + (saved[-1] if saved else 0))
         self.monitor = TermMonitor(self.setup.methods, self.detection_weights, self.term_weights, self.taught)
         if self.main:
-            self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
+            self.run.update_info(
+                state="running",
+                device=str(self.accelerator.device),
+                processes=self.accelerator.num_processes,
+                reproducibility=reproducibility(self.accelerator.device, self.accelerator.num_processes),
+            )
         return saved[-1] if saved else 0
 
     def _evaluate(self, step: int, interruption: Interruption) -> None:
-        """Evaluates on the validation split and stores its queries, in the first process only.
+        """Evaluates on the validation split and stores its queries, each process its share of the images.
 
         A signal ends the evaluation. It is then made when the run is resumed.
         """
+        self.check_finite()
         if self.main:
             self.run.check_there()  # writing would make the folder again
-            random = torch.get_rng_state()
-            try:
-                with self.averaged(), interruption.at_once():  # weights are exchanged whole
-                    epoch = step // self.loader.steps_per_epoch
-                    line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
-            except Stopped:
-                torch.set_rng_state(random)
-                self.setup.student.train()
-                line = None
-            if line is not None:
-                append_line(self.run.evaluations_path, line)
-                ap = line["coco"]["ap"] or 0.0
-                if self.config.keep == "best" and ap > self.best[0]:
-                    self.best = (ap, step)
-                    self.run.update_info(best_step=step)
-                self.listener.on_evaluation(line)
+        random = torch.get_rng_state()
+        alone = self.accelerator.num_processes == 1
+
+        def stop_together() -> None:
+            if interruption.asked():
+                raise Stopped
+
+        # a process that stopped alone would leave the others waiting for its share
+        self.evaluator.recorder.between = None if alone else stop_together
+        try:
+            with self.averaged(), interruption.at_once() if alone else nullcontext():  # weights are exchanged whole
+                epoch = step // self.loader.steps_per_epoch
+                line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
+        except Stopped:
+            torch.set_rng_state(random)
+            self.setup.student.train()
+            line = None
+        if line:
+            append_line(self.run.evaluations_path, line)
+            ap = line["coco"]["ap"] or 0.0
+            if self.config.keep == "best" and ap > self.best[0]:
+                self.best = (ap, step)
+                self.run.update_info(best_step=step)
+            self.listener.on_evaluation(line)
         self.best = broadcast_from_main(self.best)
 
+    def _goes_on_smaller(self, text: str) -> None:
+        """See ``Learner``. The run is then no longer equal to the bit to one with more memory."""
+        self.listener.on_message(text)
+        self.run.update_info(reproducibility=reproducibility(self.accelerator.device, 1, self.passes.count))
+
     def _save(self, step: int) -> None:
+        self.check_finite()
         self.accelerator.wait_for_everyone()
         if not self.main:
             return
@@ -196,14 +218,15 @@ class Trainer(Learner):
     def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
         self.accelerator.wait_for_everyone()
+        split = "val" if self.setup.test is None else "test"
+        alone = self.accelerator.num_processes == 1
+        try:
+            with interruption.at_once() if alone else nullcontext():
+                line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
+        except Stopped:
+            self._stop_if_asked(self.config.steps, interruption.number)
+            raise
         if self.main:
-            split = "val" if self.setup.test is None else "test"
-            try:
-                with interruption.at_once():
-                    line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
-            except Stopped:
-                self._stop_if_asked(self.config.steps, interruption.number)
-                raise
             append_line(self.run.evaluations_path, line)
             self.listener.on_evaluation(line)
             self.run.finish(seconds=self.seconds)
@@ -212,9 +235,12 @@ class Trainer(Learner):
     def _clock(self) -> tuple[float, float]:
         return time.process_time(), time.perf_counter()
 
-    def _add_time(self, since: tuple[float, float]) -> None:
-        """Adds the process's CPU seconds and wall seconds of training; evaluation and checkpoints are not counted."""
-        if self.accelerator.device.type == "cuda":
+    def _add_time(self, since: tuple[float, float], exactly: bool) -> None:
+        """Adds the process's CPU seconds and wall seconds of training; evaluation and checkpoints are not counted.
+
+        Where it need not be exact, a GPU's rest of the step counts in the next one, which waits for it.
+        """
+        if exactly and self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         now = self._clock()
         self.seconds = {"cpu": self.seconds["cpu"] + now[0] - since[0], "wall": self.seconds["wall"] + now[1] - since[1]}

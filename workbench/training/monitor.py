@@ -36,7 +36,8 @@ class TermMonitor:
             values[f"share/{name}"] = self.term_weights[name] * norm / reference if reference > 0 else 0.0
             values[f"cosine/{name}"] = cosine
             if name in self.wanted:
-                teaches = norm > 0 and self.term_weights[name] > 0 and float(terms.distillation[name].detach()) != 0.0
+                own = terms.distillation.get(name)  # None if only other processes have targets for it
+                teaches = norm > 0 and self.term_weights[name] > 0 and (own is None or float(own.detach()) != 0.0)
                 self.taught[name] = self.taught.get(name, False) or teaches
         return values
 

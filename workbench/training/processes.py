@@ -17,7 +17,7 @@ from workbench.device import resolve_device
 from workbench.errors import DeviceError
 
 Value = TypeVar("Value")
-# how long the other processes wait for the first, which evaluates alone
+# how long the other processes wait for the first, which computes AP and writes alone
 PATIENCE = timedelta(hours=12)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # each makes a run save once and end with 128 plus its number
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,12 @@ from workbench.methods.context import MethodContext
 from workbench.methods.method import Method
 from workbench.methods.recorded import drawing_method, recorded_masks, selection_of, sending_method
 from workbench.recipe.setup import Setup
-from workbench.store.queries import TEACHER_STEP, QueryWriter, query_facts, query_writer
+from workbench.store.queries import TEACHER_STEP, query_facts, query_writer
 from workbench.store.run import Run
-from workbench.store.states import StatesWriter, states_writer
+from workbench.store.states import states_writer
 from workbench.training.candidates import chosen_candidates, of_chosen, sources
 from workbench.training.query_rows import NO_EXTRAS, Mates, RowExtras, RowsOf, query_rows
+from workbench.training.spread import is_first, own_chunks, to_first
 
 BATCH = 16
 STATE_IMAGES = 500
@@ -58,6 +59,19 @@ class Scope:
         return cls(tuple(indices), len(indices) < len(ids), frozenset(ids[indices[place]] for place in places))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What is written of one batch.
+
+    Attributes:
+        rows: Rows of the query table.
+        states: Of sampled images the id, the masks by teacher layer and level, and the decoder states ``[L, N, D]``.
+    """
+
+    rows: pa.Table
+    states: list[tuple[int, dict[tuple[int, int], np.ndarray] | None, np.ndarray | None]]
+
+
 class QueryRecorder:
     """Records the outputs of a run's models; the teacher's rows once per split, at step -1.
 
@@ -73,27 +87,31 @@ class QueryRecorder:
         # candidates of other detectors are too many to be paired one to one, and such a pairing would mean nothing
         self._pairs_queries = setup.teacher is not None and "queries" in setup.student.provides & setup.teacher.detector.provides
         self._answers: dict[str, list[QueryOutput | None]] = {}
+        self.between: Callable[[], None] | None = None  # called before each round of batches, where it may stop all processes together
 
     @torch.no_grad()
     def teacher(self, dataset: Dataset, split: str, scope: Scope) -> Iterator[Batch]:
         """Writes the teacher's rows, masks and states batch by batch, and keeps its outputs up to a size limit to compare students with.
 
-        Yields each batch once its rows are written. The files appear when the iteration ends.
+        Yields each batch once its rows are written. The files appear when the iteration ends. Each of several processes
+        goes through batches of its own, and the first one writes.
         """
         assert self.setup.teacher is not None and self.setup.pairing is not None
         answers, held = [], 0
         teacher = self.setup.teacher.detector
         with contextlib.ExitStack() as stack:
-            rows = stack.enter_context(query_writer(self.run, split, TEACHER_STEP, facts=self._facts(dataset, scope, teacher)))
             keeps = "states" in teacher.provides or drawing_method(self.setup.methods) is not None
-            states = stack.enter_context(states_writer(self.run, split, TEACHER_STEP)) if keeps else None
+            write = self._writing(stack, split, TEACHER_STEP, self._facts(dataset, scope, teacher), keeps)
             for batch in self._batches(dataset, scope):
+                if batch is None:
+                    write(None)
+                    continue
                 output = self.setup.teacher(batch.images.to(self.device), batch.padding.to(self.device))
                 if self._pairs_queries:
                     answers.append(self._slim_answer(query_output(output)) if held < _KEPT_BYTES else None)
                     held += output.logits.nbytes + output.boxes.nbytes
                     held += 0 if self.group is None else 2 * query_output(output).queries.content.nbytes
-                self._write_teacher(batch, output, rows, states, scope)
+                write(self._of_teacher(batch, output, keeps, scope))
                 yield batch
         self._answers[split] = answers
 
@@ -113,10 +131,12 @@ class QueryRecorder:
         """
         student = self.setup.student
         with contextlib.ExitStack() as stack:
-            rows = stack.enter_context(query_writer(self.run, split, step, facts=self._facts(dataset, scope, student)))
             keeps = bool(scope.states) and "states" in student.provides
-            states = stack.enter_context(states_writer(self.run, split, step)) if keeps else None
+            write = self._writing(stack, split, step, self._facts(dataset, scope, student), keeps)
             for index, batch in enumerate(self._batches(dataset, scope)):
+                if batch is None:
+                    write(None)
+                    continue
                 output = student(batch.images.to(self.device), batch.padding.to(self.device))
                 own_rows = RowsOf(batch.image_ids, "student", epoch)
                 mates, train_mate, group = None, None, []
@@ -129,16 +149,37 @@ class QueryRecorder:
                     group = [] if self.group is None else [self._group_rows(self.group, answer, batch, query_output(output), epoch)]
                 # written in one piece, so that the rows of an image are contiguous
                 extras = RowExtras(mates=mates, train_mate=train_mate)
-                rows.write(pa.concat_tables([_rows(student, batch, output, own_rows, extras), *group]))
-                if states is not None:
+                kept = _Kept(pa.concat_tables([_rows(student, batch, output, own_rows, extras), *group]), [])
+                if keeps:
                     decoder_states = query_output(output).states
                     for row, image_id in enumerate(batch.image_ids):
                         if image_id in scope.states:
-                            states.write(image_id, states=decoder_states[:, row].float().cpu().numpy())
+                            kept.states.append((image_id, None, decoder_states[:, row].float().cpu().numpy()))
+                write(kept)
                 yield batch, output
 
-    def _batches(self, dataset: Dataset, scope: Scope) -> Iterator[Batch]:
-        return evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, scope.indices)
+    def _batches(self, dataset: Dataset, scope: Scope) -> Iterator[Batch | None]:
+        """Yields this process's batches; None where it has none left while others do."""
+        for chunk in own_chunks(scope.indices, BATCH, self.between):
+            yield None if chunk is None else next(evaluation_batches(dataset, self.setup.evaluation_transform, BATCH, chunk))
+
+    def _writing(
+        self, stack: contextlib.ExitStack, split: str, step: int, facts: dict[str, object], keeps: bool
+    ) -> Callable[["_Kept | None"], None]:
+        """Returns what writes the rows and states of a batch of each process, in the order of the batches; the first process does."""
+        rows = stack.enter_context(query_writer(self.run, split, step, facts=facts)) if is_first() else None
+        states = stack.enter_context(states_writer(self.run, split, step)) if keeps and is_first() else None
+
+        def write(own: _Kept | None) -> None:
+            for kept in to_first(own):
+                if kept is None or rows is None:
+                    continue
+                rows.write(kept.rows)
+                if states is not None:
+                    for image_id, masks, decoded in kept.states:
+                        states.write(image_id, masks, decoded)
+
+        return write
 
     def _facts(self, dataset: Dataset, scope: Scope, detector: Detector) -> dict[str, object]:
         return query_facts(
@@ -159,15 +200,17 @@ class QueryRecorder:
         differ = _input_size(self.setup, dataset, scope) is None
         return {"strides": list(grid.strides), "sizes_differ": differ, "shapes": grid.shapes, "levels": len(grid.strides)}
 
-    def _write_teacher(self, batch: Batch, output: DetectorOutput, rows: QueryWriter, states: StatesWriter | None, scope: Scope) -> None:
+    def _of_teacher(self, batch: Batch, output: DetectorOutput, keeps: bool, scope: Scope) -> "_Kept":
+        """Returns what is kept of the teacher's output for a batch."""
         assert self.setup.pairing is not None and self.setup.teacher is not None
         layers = sorted({t for group in self.setup.pairing.layer_map for t in group})
         context = self._context(batch, output.logits.device)
         selected = selection_of(self.setup.methods, output, context)
         renamed = dataclasses.replace(output, logits=self.setup.pairing.in_student_classes(output.logits, output.activation))
-        rows.write(_rows(self.setup.teacher.detector, batch, renamed, RowsOf(batch.image_ids, "teacher"), RowExtras(selected=selected)))
-        if states is None or not scope.states & set(batch.image_ids):
-            return
+        said_by = RowsOf(batch.image_ids, "teacher")
+        kept = _Kept(_rows(self.setup.teacher.detector, batch, renamed, said_by, RowExtras(selected=selected)), [])
+        if not keeps or not scope.states & set(batch.image_ids):
+            return kept
         drawn = recorded_masks(drawing_method(self.setup.methods), output, layers, context, selected)
         maps = [(level, psi.cpu().numpy()) for level, psi in drawn]
         for row, image_id in enumerate(batch.image_ids):
@@ -179,7 +222,8 @@ class QueryRecorder:
                     for place, layer in enumerate(layers)
                 }
                 decoded = output.states[:, row].float().cpu().numpy() if isinstance(output, QueryOutput) else None
-                states.write(image_id, masks, decoded)
+                kept.states.append((image_id, masks, decoded))
+        return kept
 
     def _answer(self, split: str, index: int, batch: Batch) -> QueryOutput:
         kept = self._answers.get(split, [])

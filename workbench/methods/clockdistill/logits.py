@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from workbench.detectors.output import QueryOutput
 from workbench.detectors.query_detector import QueryDetector
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.classes import box_loss, class_divergence, class_targets
 from workbench.methods.clockdistill.config import LogitsConfig
 from workbench.methods.context import LayerPairs, MethodContext
@@ -67,14 +68,15 @@ def target_logits_term(
         A scalar, or None in a batch without targets.
     """
     targets = context.targets
-    if not bool(targets.valid.any()):
+    if not targets.any_valid:
+        over_processes(torch.zeros(len(pairs.student), device=targets.valid.device))
         return None
     boxes = noisy_boxes(targets.boxes, config.box_noise, config.seed * 1_000_003 + context.training.step)
     labels = targets.labels
     if context.pairing.class_map is not None:
         labels = torch.tensor(context.pairing.class_map, device=labels.device)[labels]
     content = contents.table[labels]
-    valid = None if bool(targets.valid.all()) else targets.valid
+    valid = None if bool(targets.valid_on_host.all()) else targets.valid
     with torch.no_grad():
         asked = context.query_teacher.queries_of_boxes(teacher, boxes, content)
         wanted = context.query_teacher.decode(replace(asked, valid=valid), teacher.context)
@@ -87,7 +89,7 @@ def target_logits_term(
     loss = loss + config.weights[1] * l1 + config.weights[2] * giou
     total = (confidence * loss).sum((1, 2))
     count = confidence.sum((1, 2)) if config.norm == "sum_w" else targets.valid.sum().expand(len(own))
-    return (total / count.clamp(min=1e-6) * torch.tensor(pairs.share, device=total.device)).sum()
+    return (total / over_processes(count, least=1e-6) * torch.tensor(pairs.share, device=total.device)).sum()
 
 
 def _divergence(

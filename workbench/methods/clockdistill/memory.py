@@ -8,6 +8,7 @@ from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
 from workbench.detectors.output import Level
 from workbench.detectors.position import sine_embedding
+from workbench.detectors.whole_batch import images_over_processes, sum_over_processes
 from workbench.methods.clockdistill.config import MemoryConfig
 from workbench.methods.levels import Adaptor
 
@@ -28,6 +29,7 @@ def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level
         ``memory_foreground`` (absent in a batch without targets) and ``memory_background``.
     """
     foreground = background = pairs[0][0].features.new_zeros(())
+    images = images_over_processes(len(targets.valid), targets.valid.device)
     for own, other in pairs:
         wanted, given = other.features.float(), adaptor(own).float()
         if config.position_embedding:
@@ -37,10 +39,13 @@ def memory_terms(config: MemoryConfig, adaptor: Adaptor, pairs: list[tuple[Level
         error = (wanted - given).square()
         error = error.sum(1) if config.channel_reduce == "sum" else error.mean(1)
         inside, scale = location_and_scale(other, targets)
-        images = len(error) if config.batch_reduce == "mean" else 1
-        foreground = foreground + (scale * error * inside).sum() / images
-        background = background + (scale * error * ~inside).sum() / images
-    terms = {"memory_foreground": foreground} if bool(targets.valid.any()) else {}
+        foreground = foreground + (scale * error * inside).sum()
+        background = background + (scale * error * ~inside).sum()
+    if config.batch_reduce == "mean":
+        foreground, background = foreground / images, background / images
+    else:
+        foreground, background = sum_over_processes(foreground), sum_over_processes(background)
+    terms = {"memory_foreground": foreground} if targets.any_valid else {}
     return terms | {"memory_background": background}
 
 

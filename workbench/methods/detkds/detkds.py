@@ -12,6 +12,7 @@ from workbench.detectors.detector import Detector
 from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, TwoStageOutput, query_output, two_stage_output
 from workbench.detectors.query_detector import QueryDetector
 from workbench.detectors.two_stage_detector import TwoStageDetector
+from workbench.detectors.whole_batch import divisions, over_processes
 from workbench.errors import IncompatibleError
 from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.detkds.config import DetKDSConfig
@@ -48,11 +49,13 @@ class _Sums:
         config: formulas and mode.
         seeds: gives the seed of each random mask.
         terms: what has been added so far, by name.
+        device: device of the terms.
     """
 
     config: DetKDSConfig
     seeds: torch.Generator
     terms: dict[str, Tensor]
+    device: torch.device
 
     def seed(self) -> int:
         return int(torch.randint(2**31, (), generator=self.seeds))
@@ -60,12 +63,18 @@ class _Sums:
     def add(self, term: str, value: Tensor) -> None:
         self.terms[term] = self.terms[term] + value if term in self.terms else value
 
+    def skip(self) -> None:
+        """Takes part where the other processes make the mean of a term that this one leaves out."""
+        if self.config.mode == "corrected" and divisions() > 1:
+            over_processes(torch.zeros((), device=self.device))
+
     def compare(self, input: Input, compared: Compared, term: str | None = None) -> None:
         """Adds the loss of an input's formula, unless a batch has too few boxes for it."""
         genotype = self.config.genotypes[input]
         rows = len(compared.student.values)
         if rows < genotype.least_rows or not rows:
             if input in ("instance", "localization"):
+                self.skip()
                 return
             raise IncompatibleError(f"method 'detkds': {genotype} cannot work: {refusal(genotype, self.config.mode, rows)}")
         loss = formula_loss(genotype, compared.student, compared.teacher, self.config.mode, self.seed(), compared.weight)
@@ -124,7 +133,7 @@ class DetKDS(Method):
     def forward(self, student: DetectorOutput, teacher: DetectorOutput, targets: TargetBatch, context: MethodContext) -> dict[str, Tensor]:
         """See ``Method.forward``. Terms about targets are left out if the batch has none."""
         config = self.config
-        sums = _Sums(config, torch.Generator().manual_seed(self.random_seed + context.training.step), {})
+        sums = _Sums(config, torch.Generator().manual_seed(self.random_seed + context.training.step), {}, student.logits.device)
         if config.reads_features:
             for pair in self._map_pairs(student, teacher):
                 self._compare_maps(sums, pair, targets)
@@ -149,10 +158,11 @@ class DetKDS(Method):
         config = self.config
         if config.global_ is not None:
             sums.compare("global", whole_maps(pair, config.mode))
-        some = bool(targets.valid.any())
+        some = targets.any_valid
         if config.foreground is not None:
             foreground, background = foreground_maps(pair, targets, config.mode)
-            if some:
+            # images without targets count in the mean of a batch that has some, wherever they are
+            if some or divisions() > 1:
                 sums.compare("foreground", foreground)
             sums.compare("foreground", background, "background")
         if config.instance is not None and some:
@@ -160,6 +170,8 @@ class DetKDS(Method):
                 sums.add("instance", released_instance_loss(config.genotypes["instance"], pair, targets, sums.seed()))
             else:
                 sums.compare("instance", instances(pair, targets))
+        elif config.instance is not None:
+            sums.skip()
 
     def _map_pairs(self, student: DetectorOutput, teacher: DetectorOutput) -> Iterator[MapPair]:
         """Yields the levels that both have, the student's in the teacher's width; as released, padding is a part of the map."""

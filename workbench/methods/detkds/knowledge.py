@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from workbench.detectors.whole_batch import divisions, over_processes
+
 TINY = 1e-12  # norms below it count as zero
 _NEVER = -1e30  # finite, so that a row without any entry that counts gives no NaN
 
@@ -136,7 +138,8 @@ def total_mean(values: Tensor, inside: Tensor | None = None, weight: Tensor | No
     """
     if weight is not None:
         share = weight.view(-1, *[1] * (values.ndim - 1))
-        return (values * share).sum() / (weight.sum() * (values.numel() // len(weight))).clamp(min=TINY)
+        # without a box there is no entry of an axis to count, and nothing to divide
+        return (values * share).sum() / over_processes(weight.sum() * (values.numel() // max(len(weight), 1)), least=TINY)
     if inside is None:
-        return values.mean()
-    return (values * inside).sum() / (inside.sum() * (values.numel() // inside.numel())).clamp(min=1)
+        return values.mean() if divisions() == 1 else values.sum() / over_processes(values.new_full((), values.numel()))
+    return (values * inside).sum() / over_processes(inside.sum() * (values.numel() // inside.numel()), least=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.detkds.knowledge import TINY, Knowledge, extremes
 
 SIDE, SIGMA = 11, 1.5
@@ -42,7 +43,7 @@ class _Ssim(Function):
             bands = tuple(_band(length).to(own) for length in own.shape[2:])
             shares = 1 / _blurred(kept, bands).clamp(min=TINY)
             # cells that count, each once for every map that the mask is broadcast to
-            cells = (kept.sum() * (own.numel() // kept.numel())).clamp(min=1)
+            cells = over_processes(kept.sum() * (own.numel() // kept.numel()), least=1)
             weights = kept / cells
             gradient = torch.empty_like(own) if ctx.needs_input_grad[0] else None
             total = own.new_zeros(())

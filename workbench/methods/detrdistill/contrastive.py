@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.context import LayerPairs
 from workbench.methods.detrdistill.config import ContrastiveConfig
 
@@ -11,7 +12,7 @@ from workbench.methods.detrdistill.config import ContrastiveConfig
 class ContrastiveHead(nn.Module):
     """InfoNCE between the projected states of matched queries.
 
-    A teacher query is the anchor, and all matched student queries of the batch are candidates.
+    A teacher query is the anchor, and all matched student queries of this process's images are candidates.
 
     Args:
         config: configuration of width and temperature.
@@ -36,15 +37,18 @@ class ContrastiveHead(nn.Module):
         Returns:
             A scalar, or None if no layer has two pairs to tell apart.
         """
+        counts = (mate >= 0).sum((1, 2))
+        found = over_processes(counts.where(counts > 1, 0).to(student.device), least=1)
         losses: list[Tensor] = []
-        for own, other, share, match in zip(pairs.student, pairs.teacher, pairs.share, mate, strict=True):
+        for own, other, share, match, count in zip(pairs.student, pairs.teacher, pairs.share, mate, found, strict=True):
             image, query = (match >= 0).nonzero(as_tuple=True)
             if len(image) < 2:
                 continue
             taught = match[image, query]
             u = F.normalize(self.student(student[own][image, query].float()), dim=-1)
             v = F.normalize(self.teacher(teacher[other][image, taught].detach().float()), dim=-1)
-            losses.append(share * F.cross_entropy(v @ u.T / self.temperature, torch.arange(len(image), device=u.device)))
+            entropy = F.cross_entropy(v @ u.T / self.temperature, torch.arange(len(image), device=u.device), reduction="sum")
+            losses.append(share * entropy / count)
         return torch.stack(losses).sum() if losses else None
 
 

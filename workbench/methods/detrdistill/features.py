@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.output import DetectorOutput, Level, query_output
+from workbench.detectors.whole_batch import over_processes
 from workbench.methods.context import MethodContext
 from workbench.methods.detrdistill.config import FeaturesConfig
 from workbench.methods.levels import Adaptor
@@ -30,7 +30,7 @@ def features_term(
     for (own, other), weight in zip(pairs, weights, strict=True):
         error = F.mse_loss(adaptor(own).float(), other.features.float(), reduction="none").mean(1)
         inside = (~own.padding).float() if config.mask_padding else torch.ones_like(error)
-        total = total + (weight * error * inside).sum() / over_processes(inside.sum()).clamp(min=1)
+        total = total + (weight * error * inside).sum() / over_processes(inside.sum(), least=1)
     return total
 
 

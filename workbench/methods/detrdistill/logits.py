@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from workbench.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from workbench.detectors.criterion import over_processes
 from workbench.detectors.output import DetectorOutput
+from workbench.detectors.whole_batch import over_processes
 from workbench.matching import QUERY_COST, Activation, assign
 from workbench.methods.classes import box_loss, class_divergence, class_targets, pair_costs
 from workbench.methods.context import LayerPairs, MethodContext
@@ -44,10 +44,10 @@ def logits_terms(
     layers = torch.tensor(pairs.student, device=student.logits.device)
     logits, boxes = student.logits.index_select(0, layers), student.boxes.index_select(0, layers)
     loss, count = _pair_losses(config, logits, boxes, found, student.activation)
-    count = over_processes(count)
-    values = (loss / count.clamp(min=1) * torch.tensor(pairs.share, device=logits.device)).sum(-1)
+    count = over_processes(count, least=1)
+    values = (loss / count * torch.tensor(pairs.share, device=logits.device)).sum(-1)
     names = ["logits_positive", "logits_negative"] if config.split else ["logits"]
-    terms = {name: value for name, value, some in zip(names, values, count.any(-1).tolist(), strict=False) if some}
+    terms = {name: value for name, value, some in zip(names, values, found.some(config.split), strict=False) if some}
     return terms, found.teacher_queries()
 
 
@@ -89,6 +89,12 @@ class _Matching:
         if self.columns is None or not self.columns.shape[-1]:
             return mate
         return self.columns.gather(-1, mate.clamp(min=0)).where(mate >= 0, -1)
+
+    def some(self, split: bool) -> tuple[bool, ...]:
+        """Returns whether there are pairs, of each kind if teacher queries with an object are separate."""
+        if not split:
+            return (bool((self.mate >= 0).any()),)
+        return bool((self.mate >= 0).any()), self.rest is not None and bool(((self.rest >= 0) & (self.mate < 0)).any())
 
     def all_mates(self) -> Tensor:
         """Returns the column of each student query, with an object or without, ``[P, B, N_S]``."""
