@@ -1,0 +1,79 @@
+"""Provides results about what a student lost of what its teacher found, read from the query tables of both."""
+
+import numpy as np
+import pandas as pd
+
+from workbench.analysis.defined import many_to_one
+from workbench.analysis.detection.lost import LEAST_SCORE, compared_targets
+from workbench.analysis.of_run import RunAt, last_with_queries
+from workbench.analysis.queries.query_detections import query_detections, without_duplicates
+from workbench.analysis.results.detections import DetectionResults
+from workbench.analysis.rows_of_run import Model, last_layer
+from workbench.errors import RunError
+from workbench.store.queries import TEACHER_STEP, complete_steps
+from workbench.store.run import Run
+
+_COLUMNS = ("image_id", "query", "label", "score", "cx", "cy", "w", "h")
+
+
+class LostResults(DetectionResults):
+    """Results that set a student beside its teacher.
+
+    Both sides are the candidates of the last layer, each with its best class, because a run keeps no more of its teacher. Of a many-to-one
+    detector duplicates are left out. FiftyOne shows the same boxes.
+    """
+
+    def boxes(self, at: RunAt, model: Model) -> pd.DataFrame:
+        """Returns the detections of a model from its query table, one class a candidate: ``query_detections``.
+
+        Raises:
+            RunError: the run keeps no queries of the model.
+        """
+        if model == "teacher":
+            require_teacher(at.run, at.split)
+        else:
+            last_with_queries(at.run, at.split, at.step)
+        rows = last_layer(at.run, at.split, at.step, model, _COLUMNS)
+        rows = without_duplicates(rows) if many_to_one(at.run, model) else rows
+        return query_detections(rows, self.dataset(at.data))
+
+    def compared_images(self, at: RunAt, taught: RunAt) -> np.ndarray:
+        """Returns the ids, ascending, of the images of which both the student of ``at`` and the teacher of ``taught`` were recorded."""
+        student, teacher = self.boxes(at, "student"), self.boxes(taught, "teacher")
+        return np.intersect1d(student["image_id"], teacher["image_id"])
+
+    def compared_targets(self, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns which targets the student of an evaluation and a teacher found: ``lost.compared_targets``.
+
+        Args:
+            at: evaluation of the student.
+            taught: evaluation of the run that keeps the teacher's outputs, on the same data; usually ``at``.
+            least_score: least score of a detection that counts.
+
+        Raises:
+            RunError: there are no queries of the student at this step, or none of the teacher.
+        """
+        images = self.compared_images(at, taught)
+        truth, known = self.truth(at.data), set(images.tolist())
+        part = {
+            **truth,
+            "images": [image for image in truth["images"] if image["id"] in known],
+            "annotations": [one for one in truth["annotations"] if one["image_id"] in known],
+        }
+        teacher, student = (boxes[boxes["image_id"].isin(images)] for boxes in (self.boxes(taught, "teacher"), self.boxes(at, "student")))
+        return compared_targets(part, teacher, student, least_score)
+
+
+def require_teacher(run: Run, split: str) -> None:
+    """Does nothing if the run keeps its teacher's outputs on the split.
+
+    Raises:
+        RunError: it does not; the message says how to make them.
+    """
+    if TEACHER_STEP in complete_steps(run, split):
+        return
+    if not (run.info().get("recipe") or {}).get("teacher"):
+        raise RunError(f"Run '{run.name}' has no teacher, so there is nothing that it could have lost.")
+    raise RunError(
+        f"Run '{run.name}' keeps no outputs of its teacher on split '{split}'. Make them with: workbench record {run.name} --split {split}"
+    )
