@@ -35,8 +35,12 @@ def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any
 _analysed = partial(_copied, 32, ANALYSING, True)
 RESULTS = Results({
     "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
-    "errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
+    "errors": _shared(4, ANALYSING, True), "confident_errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
+    "compared_confusion": _copied(16, ANALYSING, True),
+    "boxes": _shared(8, READING), "compared_images": _shared(32, READING), "compared_targets": _shared(16, COMPARING),
+    "found_cells": _copied(32, COMPARING), "lost_shares": _copied(32, COMPARING), "lost_outcomes": _copied(32, COMPARING),
+    "compared_lost": _copied(32, COMPARING), "nearest_boxes": _copied(256, False),
     "compared_errors": _copied(32, "Comparing the errors ...", True),
     "behind": _copied(64, ANALYSING, True), "wrong": _copied(256, False),
     "ap_interval": _copied(64, "Resampling the images ...", True), "ap_resamples": _copied(256, "Resampling the images ...", True),

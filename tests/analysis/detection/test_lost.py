@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.analysis.coco_examples import random_coco
-from tests.analysis.detection.test_matches import greedy
+from tests.analysis.detection.test_matches import greedy, iou
 from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.lost import (
     CELLS,
@@ -22,6 +22,7 @@ from workbench.analysis.detection.lost import (
     images_of,
     inside_slice,
     lost_shares,
+    nearest_boxes,
     outcome_table,
 )
 from workbench.errors import DataError
@@ -204,3 +205,18 @@ def test_a_split_without_targets_or_detections_has_empty_cells():
     rows = compared_targets(truth, teacher.iloc[:0], student.iloc[:0])
     assert set(rows["cell"]) == {"neither"} and set(rows["outcome"]) == {"missed"}
     assert lost_shares(rows, ids_of(truth), samples=5)["share"].isna().all()
+
+
+def test_the_nearest_box_of_a_target_is_the_one_that_overlaps_it_most():
+    truth, teacher, student = two_models(6)
+    rows = compared_targets(truth, teacher, student)
+    for image, own in rows.groupby("image_id"):
+        boxes = student[student["image_id"] == image]
+        near = nearest_boxes(own, boxes).set_index("target")
+        for target in own.to_dict("records"):
+            corners = [target[name] for name in ("x1", "y1", "x2", "y2")]
+            overlaps = [iou(corners, box) for box in boxes[["x1", "y1", "x2", "y2"]].to_numpy().tolist()]
+            assert (target["target"] in near.index) == (max(overlaps, default=0) > 0)
+            if max(overlaps, default=0) > 0:
+                assert near.loc[target["target"], "iou"] == pytest.approx(max(overlaps))
+    assert nearest_boxes(rows, student.iloc[:0]).empty

@@ -12,11 +12,12 @@ import pandas as pd
 
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.ap_tests import Quantity, compare_totals
-from workbench.analysis.detection.matches import match_detections
+from workbench.analysis.detection.matches import BOX, match_detections
 from workbench.analysis.detection.ratios import image_ratios
 from workbench.analysis.detection.slices import CROWDING, SIZES, slice_targets
 from workbench.analysis.detection.tide import find_errors
 from workbench.errors import DataError
+from workbench.overlap import pairwise_iou
 
 LEAST_SCORE = 0.3  # as in the confusion of classes
 Cell = Literal["both", "lost", "gained", "neither"]
@@ -58,7 +59,7 @@ def compared_targets(
     # the three frames hold the same targets in the order of the ground truth
     found, known = (own["found_by"] >= 0).to_numpy(), (taught["found_by"] >= 0).to_numpy()
     low = (every.targets["found_by"] >= 0).to_numpy() & ~found
-    frame = slice_targets(every)[[*_TARGET, "category_id", "x1", "y1", "x2", "y2", "size", "crowding"]].assign(
+    frame = slice_targets(every)[[*_TARGET, "category_id", *BOX, "size", "crowding"]].assign(
         teacher=known,
         student=found,
         cell=np.select([known & found, known, found], ["both", "lost", "gained"], "neither"),
@@ -214,6 +215,26 @@ def images_of(targets: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     """Returns the images with targets in a cell, those with most first: ``image_id``, ``n``."""
     counts = targets[targets["cell"] == cell].groupby("image_id").size().rename("n").reset_index()
     return counts.sort_values(["n", "image_id"], ascending=[False, True], ignore_index=True)
+
+
+def nearest_boxes(targets: pd.DataFrame, detections: pd.DataFrame) -> pd.DataFrame:
+    """Returns for each target the detection of its image that overlaps it most, whatever its class and score.
+
+    Args:
+        targets: rows of ``compared_targets``, of one image.
+        detections: detections of that image, as for ``coco_ap``.
+
+    Returns:
+        One row per target that a detection overlaps: ``image_id``, ``target``, ``category_id`` and ``score`` of the detection, ``iou``,
+        ``x1 y1 x2 y2``. Of equal overlaps the better score.
+    """
+    detections = detections.sort_values("score", ascending=False, kind="stable")
+    boxes = detections[BOX].to_numpy(float)
+    overlap = pairwise_iou(targets[BOX].to_numpy(float), boxes) if len(boxes) else np.zeros((len(targets), 1))
+    best, there = overlap.argmax(1), overlap.max(1) > 0
+    near = detections.iloc[best[there]][["category_id", "score", *BOX]].reset_index(drop=True)
+    own = targets.loc[there, _TARGET].reset_index(drop=True)
+    return pd.concat([own, near], axis=1).assign(iou=overlap.max(1)[there])
 
 
 def _at_least(detections: Detections, score: float) -> pd.DataFrame:

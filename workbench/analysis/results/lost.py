@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.defined import many_to_one
-from workbench.analysis.detection.lost import LEAST_SCORE, compared_targets
+from workbench.analysis.detection.lost import (
+    LEAST_SCORE,
+    cell_table,
+    compare_lost,
+    compared_targets,
+    lost_shares,
+    nearest_boxes,
+    outcome_table,
+)  # fmt: skip
 from workbench.analysis.of_run import RunAt, last_with_queries
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.results.detections import DetectionResults
@@ -62,6 +70,40 @@ class LostResults(DetectionResults):
         }
         teacher, student = (boxes[boxes["image_id"].isin(images)] for boxes in (self.boxes(taught, "teacher"), self.boxes(at, "student")))
         return compared_targets(part, teacher, student, least_score)
+
+    def found_cells(self, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns the two by two table of what teacher and student found: ``lost.cell_table``."""
+        return cell_table(self.compared_targets(at, taught, least_score), self.compared_images(at, taught))
+
+    def lost_shares(self, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns the share of the teacher's targets that the student lost: ``lost.lost_shares``."""
+        return lost_shares(self.compared_targets(at, taught, least_score), self.compared_images(at, taught))
+
+    def lost_outcomes(self, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns what became in the student of the targets that the teacher found: ``lost.outcome_table``."""
+        return outcome_table(self.compared_targets(at, taught, least_score), self.compared_images(at, taught))
+
+    def compared_lost(self, baseline: RunAt, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns how two students differ in what they lost of the same teacher: ``lost.compare_lost``.
+
+        Raises:
+            DataError: they were recorded on other images.
+        """
+        sides = [self.compared_targets(one, taught, least_score) for one in (baseline, at)]
+        return compare_lost(sides[0], sides[1], self.compared_images(at, taught))
+
+    def nearest_boxes(self, at: RunAt, taught: RunAt, image_id: int, least_score: float = LEAST_SCORE) -> pd.DataFrame:
+        """Returns the box of the teacher and that of the student nearest to every target of an image.
+
+        Returns:
+            The columns of ``lost.nearest_boxes``, and ``model``: ``teacher`` (among detections of the least score) or ``student``.
+        """
+        targets = self.compared_targets(at, taught, least_score)
+        targets = targets[targets["image_id"] == image_id]
+        teacher, student = self.boxes(taught, "teacher"), self.boxes(at, "student")
+        sides = {"teacher": teacher[teacher["score"] >= least_score], "student": student}
+        near = [nearest_boxes(targets, boxes[boxes["image_id"] == image_id]).assign(model=model) for model, boxes in sides.items()]
+        return pd.concat(near, ignore_index=True)
 
 
 def require_teacher(run: Run, split: str) -> None:
