@@ -119,7 +119,8 @@ class StabilityResults(DetectionResults):
             matched, identity = student_over_steps(run, split.split, ("model",), layer)
             changes, targets = target_changes(matched, identity=identity), self.normalised_targets(split.data)
             where, known = "model = 'student' and layer = $layer", {"layer": layer}
-            frames = [explain_changes(changes[:0], changes[:0], changes[:0], targets)]
+            nothing = pd.DataFrame(columns=list(CAUSES_NEEDED))
+            frames = [explain_changes(nothing, nothing, changes[:0], targets)]
             before = None
             for step in steps:  # two evaluations are in memory at a time
                 now = read_queries(run, split.split, [step], CAUSES_NEEDED, where, known)

@@ -70,7 +70,9 @@ def explain_changes(
     wanted = _Columns(targets, ["target", "label"])
     found: dict[int, dict[str, Any]] = {}
     image, views = None, []
-    for index, own, target, query, previous in moved[["image_id", "target", "query", "previous_query"]].sort_values("image_id").itertuples():
+    for index, own, target, query, previous in (
+        moved[["image_id", "target", "query", "previous_query"]].sort_values("image_id").itertuples()
+    ):
         if own != image:
             image, views = own, [_Image(side.of(own), wanted.of(own)) for side in sides]
         found[index] = _evidence(views[0], views[1], int(target), (int(previous), int(query)), identity)
