@@ -38,7 +38,7 @@ def centred_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def pairwise_giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Computes the generalised IoU of all pairs of xyxy boxes, ``[N, 4]`` and ``[M, 4]`` to ``[N, M]``: Rezatofighi et al. 2019, algorithm 1."""
+    """Computes the generalised IoU of all pairs of xyxy boxes (Rezatofighi et al. 2019): ``[N, 4]`` and ``[M, 4]`` to ``[N, M]``."""
     a, b = np.asarray(a, dtype=np.float64)[:, None], np.asarray(b, dtype=np.float64)[None]
     shared = shared_area(a, b)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
