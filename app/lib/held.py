@@ -51,6 +51,8 @@ RESULTS = Results({
     "properties": _copied(16, COMPARING), "correlations": _copied(16, "Correlating ...", True),
     "matched_over_steps": _shared(4, "Reading the matchings ..."),
     "churn_by_layer": _copied(32, "Counting changes ..."), "churn_by": _copied(32, "Counting changes ..."),
+    "explained_changes": _shared(4, "Explaining the changes ...", True), "churn_by_cause": _copied(64, False),
+    "unsettled_targets": _copied(16, False), "unsettled_causes": _copied(64, False),
     "finders": _copied(256, ANALYSING, True), "found_by_churn": _copied(32, False), "found_by_churn_by": _copied(64, False),
     "agreement_by": _copied(32, "Comparing with the teacher ..."), "found_by_both": _copied(64, "Comparing the seeds ..."),
     "student_layers": _copied(256, False), "holders": _copied(256, False),

@@ -69,7 +69,7 @@ def compared_targets(
     return frame.sort_values(_TARGET, ignore_index=True)
 
 
-def cell_table(targets: pd.DataFrame, images: Sequence[int], samples: int = 300, seed: int = 0) -> pd.DataFrame:
+def cell_table(targets: pd.DataFrame, images: Sequence[int] | np.ndarray, samples: int = 300, seed: int = 0) -> pd.DataFrame:
     """Returns the two by two table of all targets and of those of each class, size and crowding.
 
     Args:
@@ -105,7 +105,7 @@ def cell_table(targets: pd.DataFrame, images: Sequence[int], samples: int = 300,
     return _ordered(pd.concat(rows, ignore_index=True))
 
 
-def lost_shares(targets: pd.DataFrame, images: Sequence[int], samples: int = 300, seed: int = 0) -> pd.DataFrame:
+def lost_shares(targets: pd.DataFrame, images: Sequence[int] | np.ndarray, samples: int = 300, seed: int = 0) -> pd.DataFrame:
     """Returns which share of the targets that the teacher found was lost, of all and by class, size and crowding.
 
     Args:
@@ -138,7 +138,7 @@ def lost_shares(targets: pd.DataFrame, images: Sequence[int], samples: int = 300
     )
 
 
-def outcome_table(targets: pd.DataFrame, images: Sequence[int], samples: int = 300, seed: int = 0) -> pd.DataFrame:
+def outcome_table(targets: pd.DataFrame, images: Sequence[int] | np.ndarray, samples: int = 300, seed: int = 0) -> pd.DataFrame:
     """Returns what became in the student of the targets that the teacher found.
 
     Returns:
@@ -161,7 +161,9 @@ def outcome_table(targets: pd.DataFrame, images: Sequence[int], samples: int = 3
     return pd.DataFrame(rows)
 
 
-def compare_lost(baseline: pd.DataFrame, other: pd.DataFrame, images: Sequence[int], samples: int = 300, seed: int = 0) -> pd.DataFrame:
+def compare_lost(
+    baseline: pd.DataFrame, other: pd.DataFrame, images: Sequence[int] | np.ndarray, samples: int = 300, seed: int = 0
+) -> pd.DataFrame:
     """Returns how two students of one teacher differ in what they lost, of all targets and by class, size and crowding.
 
     Args:
@@ -258,7 +260,7 @@ def _ratios(
     groups: int,
     above: np.ndarray,
     below: np.ndarray,
-    images: Sequence[int],
+    images: Sequence[int] | np.ndarray,
     samples: int,
     seed: int,
 ) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from workbench.analysis.results.detections import DetectionResults
 from workbench.analysis.rows_of_run import found_by_identity, in_last_layer, last_layer, matched_rows, student_over_steps
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
 from workbench.analysis.stability.causes import NEEDED as CAUSES_NEEDED
-from workbench.analysis.stability.causes import churn_by_cause, explain_changes, unsettled_targets
+from workbench.analysis.stability.causes import cause_table, churn_by_cause, explain_changes, unsettled_targets
 from workbench.analysis.stability.churn import NEEDED, Identity
 from workbench.analysis.stability.found_by import FINDERS, FoundBy, finders, found_by_changes, found_by_churn, pooled_found_by_churn
 from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by, target_changes
@@ -149,6 +149,10 @@ class StabilityResults(DetectionResults):
     def unsettled_targets(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
         """Returns the targets that changed their query with the cause of most of their changes: ``causes.unsettled_targets``."""
         return unsettled_targets(self.explained_changes(split, layer))
+
+    def unsettled_causes(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
+        """Returns how many targets changed their query for each cause: ``causes.cause_table``."""
+        return cause_table(self.unsettled_targets(split, layer))
 
     def held_rows(self, split: RunSplit, layer: int) -> pd.DataFrame:
         """Returns the rows of the queries of one layer that were matched to a target, at every evaluation."""
