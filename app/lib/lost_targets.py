@@ -7,10 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
-from lib.gallery import gallery
 from lib.held import RESULTS
 from lib.open_in_fiftyone import open_selection
-from workbench.analysis.detection.lost import CELLS, Cell, images_of, inside_slice
+from lib.thumbnails import gallery
 from workbench.analysis.of_run import RunAt
 from workbench.errors import WorkbenchError
 from workbench.views import lost as views
@@ -33,8 +32,8 @@ def lost_part(here: RunAt, there: RunAt | None, baseline: Entry | None, least: f
     head = st.columns([2, 8], vertical_alignment="bottom")
     meaning = "All targets, or those of a class, of a size (COCO's bounds), or of images with as many targets."
     chosen = choices.select(head[0], "Targets", "slice", list(slices), next(iter(slices)), help=meaning)
-    choices.choose("found", list(CELLS), "lost")
-    cell = head[1].segmented_control("Images of", list(CELLS), format_func=views.NAMES.__getitem__, key="found", required=True)
+    choices.choose("found", list(views.NAMES), "lost")
+    cell = head[1].segmented_control("Images of", list(views.NAMES), format_func=views.NAMES.__getitem__, key="found", required=True)
     assert cell is not None  # ``choose`` has set it
     choices.write_address(slice=chosen, found=cell)
     by, name = slices[chosen]
@@ -72,12 +71,11 @@ def lost_part(here: RunAt, there: RunAt | None, baseline: Entry | None, least: f
 
 @st.fragment
 @page.guarded("The images of this cell cannot be shown")
-def images_part(here: RunAt, baseline: Entry | None, least: float, cell: Cell, chosen: str) -> None:
+def images_part(here: RunAt, baseline: Entry | None, least: float, cell: views.Cell, chosen: str) -> None:
     """Shows the images with targets of a cell and slice, and one of them with the nearest boxes of both models."""
     slices = views.slice_names(RESULTS.found_cells(here, here, least))
-    targets = inside_slice(RESULTS.compared_targets(here, here, least), *slices[chosen])
-    targets = targets[targets["cell"] == cell]
-    images = images_of(targets, cell)
+    targets = RESULTS.cell_targets(here, here, least, cell, *slices[chosen])
+    images = RESULTS.cell_images(here, here, least, cell, *slices[chosen])
     if images.empty:
         st.caption("No target is in this cell.")
         return
@@ -107,7 +105,7 @@ def images_part(here: RunAt, baseline: Entry | None, least: float, cell: Cell, c
 def select_cell() -> None:
     """Stores the cell that was clicked."""
     if found := choices.clicked("found-cells"):
-        st.session_state["found"] = list(CELLS)[found[0]]
+        st.session_state["found"] = list(views.NAMES)[found[0]]
 
 
 def _sides(here: RunAt, there: RunAt | None, least: float) -> list[RunAt]:

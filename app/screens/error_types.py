@@ -9,18 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
-from lib.gallery import gallery
 from lib.headings import COLUMNS
 from lib.held import RESULTS
 from lib.lost_targets import lost_part
 from lib.open_in_fiftyone import open_selection
+from lib.thumbnails import gallery
 from workbench.analysis.defined import require
-from workbench.analysis.detection.lost import LEAST_SCORE
-from workbench.analysis.of_run import RunAt, last_with_queries, one_evaluation, splits_with_detections
-from workbench.analysis.results.lost import require_teacher
-from workbench.errors import RunError
+from workbench.analysis.of_run import RunAt, one_evaluation, splits_with_detections
 from workbench.views import error_types as views
 from workbench.views.error_types import Error
+from workbench.views.lost import LEAST
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
 DRAWN = 15  # errors drawn on an image
@@ -36,11 +34,11 @@ evaluated = {name: other for name, other in entries.items() if other.run.detecti
 baseline = choices.select_baseline(bar[3], entry, evaluated, "Run to compare with, at its last evaluation up to the chosen step.")
 against = choices.name_of(baseline)
 here = one_evaluation(run, split, step)
-choices.choose_number("least", 0, 1, LEAST_SCORE)
+choices.choose_number("least", 0, 1, LEAST)
 LEAST = (
     "Detections with lower scores are left out of what was lost, of the confusion and of the images. Costs, AP and calibration are of all."
 )
-least = bar[4].number_input("Least score", 0.0, 1.0, key="least", step=0.05, format="%.2f", help=LEAST)
+least = bar[4].number_input("Least score", 0.0, 1.0, key="least", step=0.05, format="%.2f", help=HELP)
 choices.write_address(run=run.name, split=split, step=step, baseline=against, least=f"{least:g}")
 
 
@@ -65,16 +63,6 @@ def lost() -> None:
         page.note(untold)
         return
     lost_part(here, other, baseline, least)
-
-
-def without_teacher() -> str:
-    """Returns why the run cannot be set beside its teacher, and what to do about it; "" if it can be."""
-    try:
-        require_teacher(run, split)
-        last_with_queries(run, split, step)
-    except RunError as reason:
-        return str(reason)
-    return ""
 
 
 @page.guarded("The errors of this run cannot be shown")
@@ -189,8 +177,7 @@ def behind() -> None:
         return {"target" if kind in ("missed", "false_negative") else "student": corners}
 
     with left:
-        cost = 100 * costs.set_index("error").loc[kind, "cost"]
-        meaning = f"Errors of this type among detections with a score of {least:g} or more. All together cost {cost:.1f} points of AP50."
+        meaning = f"Errors of this type among detections with a score of {least:g} or more. {views.cost_sentence(costs, kind)}"
         asked = gallery("error-images", here.data, images, boxes, "error", meaning)
     data = RESULTS.dataset(here.data)
     number = data.positions[asked]
@@ -210,7 +197,7 @@ def behind() -> None:
     open_selection(here.data, baseline, images["image_id"].tolist(), "inspect-errors")
 
 
-untold = without_teacher()
+untold = RESULTS.without_teacher(here)
 shown = {"types": ("Error types", types), "classes": ("Confusion between classes", confusion),
          "images": ("Images with errors", behind), "slices": ("Size, crowding and calibration", slices)}  # fmt: skip
 # a run that cannot be set beside its teacher opens on what there is

@@ -8,7 +8,6 @@ from lib.headings import COLUMNS
 from lib.held import RESULTS
 from lib.layers_panel import layers_panel
 from workbench.analysis.defined import require, undefined_of
-from workbench.analysis.detection.slices import SIZES
 from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queries, splits_with_queries
 from workbench.views import overview, stability, unsettled
 from workbench.views.catalog import Entry, latest_comparison
@@ -177,7 +176,7 @@ def targets_by_evaluations(here: RunSplit) -> None:
     classes, filters = RESULTS.dataset(here.data).classes, unsettled.cause_choices()
     label = choices.select(head[1], "Class", "class", [-1, *range(len(classes))], -1,
                            format_func=lambda own: "all classes" if own < 0 else classes[own])  # fmt: skip
-    size = choices.select(head[2], "Size", "size", ["all sizes", *SIZES], "all sizes", help="COCO's bounds of the area.")
+    size = choices.select(head[2], "Size", "size", ["all sizes", *unsettled.SIZE_NAMES], "all sizes", help="COCO's bounds of the area.")
     cause = choices.select(head[3], "Cause of most of its changes", "cause", ["any", *filters], "any",
                            format_func=lambda own: filters.get(own, "all targets"))  # fmt: skip
     choices.write_address(**{"layer": layer, "class": label, "size": size, "cause": cause})

@@ -108,7 +108,7 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
         hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
     )  # fmt: skip
     if len(names) <= _NUMBERED:
-        _write(figure, [(int(column), int(row), f"{share[row, column]:.0f}", share[row, column] < 50)
+        _write(figure, [(int(column), int(row), f"{share[row, column]:.0f}", bool(share[row, column] < 50))
                         for row, column in np.argwhere(np.isfinite(share))])  # fmt: skip
     return _between_classes(figure, names)
 
@@ -120,12 +120,12 @@ def confusion_difference_figure(table: pd.DataFrame, classes: Mapping[int, str])
         table: frame of ``confusion.compare_confusion``.
         classes: name by category id.
     """
-    order = pd.Index([*classes, BACKGROUND])
-    names = [plain(classes.get(category, "background")) for category in order]
-    shape = (len(order), len(order))
+    known = [*classes, BACKGROUND]
+    names = [plain(classes.get(category, "background")) for category in known]
+    shape = (len(known), len(known))
     values, hover, text = np.full(shape, np.nan), np.full(shape, "", dtype=object), np.full(shape, "", dtype=object)
     for row in table.to_dict("records"):
-        place = order.get_loc(row["truth"]), order.get_loc(row["predicted"])
+        place = known.index(row["truth"]), known.index(row["predicted"])
         values[place] = row["difference"]
         sure = row["low"] > 0 or row["high"] < 0
         text[place] = f"{row['difference']:+d}" if sure else f"({row['difference']:+d})"
@@ -140,7 +140,7 @@ def confusion_difference_figure(table: pd.DataFrame, classes: Mapping[int, str])
         colorbar={"title": {"text": "pairs more than the baseline", "side": "right"}, "thickness": 10, "outlinewidth": 0},
     ))  # fmt: skip
     if len(names) <= _NUMBERED:
-        _write(figure, [(int(column), int(row), text[row, column], abs(values[row, column]) > 0.6 * most)
+        _write(figure, [(int(column), int(row), str(text[row, column]), bool(abs(values[row, column]) > 0.6 * most))
                         for row, column in np.argwhere(np.isfinite(values))])  # fmt: skip
     return _between_classes(figure, names)
 
@@ -163,6 +163,13 @@ def _between_classes(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     room = 40 + 6 * min(max(map(len, names)), 30)
     margin = {"l": room, "r": SCALE, "t": 12, "b": room if many else 44}
     return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), margin=margin, clickmode="event+select", dragmode="pan")
+
+
+def cost_sentence(table: pd.DataFrame, error: Error) -> str:
+    """Returns what all errors of a type cost, from ``tide.error_table``."""
+    row = table[table["error"] == error].to_dict("records")[0]
+    ends = f"{100 * row['cost']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"All errors of this type, whatever their score, cost {ends} points of AP50."
 
 
 def costliest(table: pd.DataFrame) -> Error:

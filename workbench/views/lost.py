@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.detection.lost import CELLS, OUTCOMES, Cell, Outcome
+from workbench.analysis.detection.lost import CELLS, LEAST_SCORE, OUTCOMES, Cell, Outcome
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import STUDENT, TARGET, TEACHER, add_boxes, class_name, picture, target_rows
 from workbench.views.style import AXIS, COLOURS, GREY, VERDICTS, Chart, faded, interval, plain, quiet, reach, with_names
@@ -28,6 +28,7 @@ DIFFERENCE_CAPTION = (
     "Share of the teacher's targets that this run lost, minus the share that the baseline lost of the same targets, on the same resampled "
     "images. Below 0 this run keeps more."
 )
+LEAST = LEAST_SCORE  # what a page starts with
 NAMES: Mapping[Cell, str] = {
     "both": "both found", "lost": "lost: teacher only", "gained": "gained: student only", "neither": "neither found",
 }  # fmt: skip
@@ -55,7 +56,7 @@ def cells_figure(table: pd.DataFrame, chosen: Cell) -> go.Figure:
     shapes: list[dict[str, Any]] = []
     for cell, (teacher, student) in CELLS.items():
         x, y = 0 if student else 1, 0 if teacher else 1
-        strength = 0.1 + (0.5 * float(np.nan_to_num(rows.loc[cell, "share"])))
+        strength = 0.1 + (0.5 * float(np.nan_to_num(rows["share"].to_numpy(float)[rows.index == cell])[0]))
         frame = {"color": _HUES[cell] if cell == chosen else AXIS, "width": 4 if cell == chosen else 1}
         shapes.append({"type": "rect", "x0": x - 0.47, "x1": x + 0.47, "y0": y - 0.45, "y1": y + 0.45, "line": frame, "layer": "below",
                        "fillcolor": faded(_HUES[cell], strength)})  # fmt: skip
@@ -179,11 +180,11 @@ def nearest_figure(image: np.ndarray, record: Record, classes: Sequence[str], ta
     return figure
 
 
-def _slice(row: Mapping[str, Any]) -> str:
+def _slice(row: Mapping[Any, Any]) -> str:
     return "all targets" if row["by"] == "all" else f"{row['by']}: {plain(row['slice'])}"
 
 
-def _percent(row: Mapping[str, Any]) -> str:
+def _percent(row: Mapping[Any, Any]) -> str:
     if np.isnan(row["share"]):
         return "no targets"
     return f"{100 * row['share']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"

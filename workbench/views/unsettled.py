@@ -1,12 +1,14 @@
 """Shows why targets change their query: churn split by cause over training, by class and by size, and the rules of the causes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.stability.causes import CAUSES, COVERED, Cause
+from workbench.analysis.detection.slices import SIZES
+from workbench.analysis.stability.change_causes import CAUSES, COVERED, Cause
 from workbench.views.box_drawing import class_name
 from workbench.views.style import GREY, Chart, plain, quiet, with_names
 
@@ -29,6 +31,7 @@ TABLE_CAPTION = (
 )
 ORDER = "Targets with most changes come first; of as many changes by image id and target."
 SETTLED = "settled"
+SIZE_NAMES = SIZES
 _FILTERS = {**CAUSES, SETTLED: "settled: never changed"}
 
 
@@ -38,7 +41,7 @@ def cause_choices() -> Mapping[str, str]:
 
 
 def causes_figure(table: pd.DataFrame) -> go.Figure:
-    """Draws churn over steps as bars that are divided by cause; ``table`` comes from ``causes.churn_by_cause`` by step."""
+    """Draws churn over steps as bars that are divided by cause; ``table`` comes from ``change_causes.churn_by_cause`` by step."""
     steps = sorted(table["step"].unique().tolist())
     figure = Chart()
     for cause, name in CAUSES.items():
@@ -59,7 +62,7 @@ def cause_slices_figure(tables: Mapping[str, pd.DataFrame], classes: Sequence[st
     """Draws churn of every class and size as bars that are divided by cause.
 
     Args:
-        tables: frame of ``causes.churn_by_cause`` for each of ``label`` and ``size``.
+        tables: frame of ``change_causes.churn_by_cause`` for each of ``label`` and ``size``.
         classes: name by label.
     """
     names: list[str] = []
@@ -87,7 +90,7 @@ def rules_table(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the causes with their rules and numbers as texts, in the order in which the rules are tried.
 
     Args:
-        table: frame of ``causes.cause_table``.
+        table: frame of ``change_causes.cause_table``.
 
     Returns:
         ``rule``, ``targets``, ``changes``, ``IoU``, ``margin``, indexed by the name of the cause.
@@ -107,7 +110,7 @@ def chosen_targets(
 
     Args:
         frame: rows with ``image_id`` and ``target``.
-        unsettled: frame of ``causes.unsettled_targets``.
+        unsettled: frame of ``change_causes.unsettled_targets``.
         targets: frame of ``targets.target_frame``.
         label: the class; None for all.
         size: COCO's size; "" for all.
@@ -120,7 +123,7 @@ def chosen_targets(
 
 
 def sentence(row: pd.Series) -> str:
-    """Returns why one target changed its query, in words; ``row`` is of ``causes.unsettled_targets``."""
+    """Returns why one target changed its query, in words; ``row`` is of ``change_causes.unsettled_targets``."""
     counts = ", ".join(f"{name}: {row[cause]}" for cause, name in CAUSES.items() if row[cause])
     return (
         f"Changed {row['changes']} of {row['n']} times ({counts}). At the changes the worse query had an IoU of {row['iou']:.2f} and the "
@@ -129,7 +132,7 @@ def sentence(row: pd.Series) -> str:
     )
 
 
-def _share(row: Mapping[str, float]) -> str:
+def _share(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['churn']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 

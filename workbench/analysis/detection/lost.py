@@ -193,7 +193,7 @@ def compare_lost(
             asked = own & found
             totals = [pd.DataFrame({"image_id": baseline["image_id"], "total": lost & own, "n": asked}) for lost in (first, second)]
             quantity = LOST if by == "all" else Quantity(f"{LOST.name}, {by} {name}", False)
-            verdict = compare_totals(quantity, {0: totals[0]}, {0: totals[1]}, images, samples, seed).to_json()
+            verdict = compare_totals(quantity, {0: totals[0]}, {0: totals[1]}, np.asarray(images).tolist(), samples, seed).to_json()
             rows.append(
                 {
                     "by": by,

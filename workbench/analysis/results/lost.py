@@ -6,9 +6,12 @@ import pandas as pd
 from workbench.analysis.defined import many_to_one
 from workbench.analysis.detection.lost import (
     LEAST_SCORE,
+    Cell,
     cell_table,
     compare_lost,
     compared_targets,
+    images_of,
+    inside_slice,
     lost_shares,
     nearest_boxes,
     outcome_table,
@@ -70,6 +73,24 @@ class LostResults(DetectionResults):
         }
         teacher, student = (boxes[boxes["image_id"].isin(images)] for boxes in (self.boxes(taught, "teacher"), self.boxes(at, "student")))
         return compared_targets(part, teacher, student, least_score)
+
+    def without_teacher(self, at: RunAt) -> str:
+        """Returns why the student cannot be set beside its teacher, and what to do about it; "" if it can be."""
+        try:
+            require_teacher(at.run, at.split)
+            last_with_queries(at.run, at.split, at.step)
+        except RunError as reason:
+            return str(reason)
+        return ""
+
+    def cell_targets(self, at: RunAt, taught: RunAt, least_score: float, cell: Cell, by: str = "all", name: str = "all") -> pd.DataFrame:
+        """Returns the targets of one cell and slice of ``found_cells``, in the columns of ``compared_targets``."""
+        own = inside_slice(self.compared_targets(at, taught, least_score), by, name)
+        return own[own["cell"] == cell]
+
+    def cell_images(self, at: RunAt, taught: RunAt, least_score: float, cell: Cell, by: str = "all", name: str = "all") -> pd.DataFrame:
+        """Returns the images with targets of one cell and slice, those with most first: ``image_id``, ``n``."""
+        return images_of(self.cell_targets(at, taught, least_score, cell, by, name), cell)
 
     def found_cells(self, at: RunAt, taught: RunAt, least_score: float = LEAST_SCORE) -> pd.DataFrame:
         """Returns the two by two table of what teacher and student found: ``lost.cell_table``."""

@@ -6,20 +6,20 @@ import pandas as pd
 from workbench.analysis import rows_of_run
 from workbench.analysis.defined import many_to_one, require
 from workbench.analysis.derived import kept_frame
+from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import match_detections
-from workbench.analysis.of_run import RunAt, RunData, RunSplit, one_evaluation
+from workbench.analysis.of_run import RunAt, RunSplit, one_evaluation
 from workbench.analysis.results.detections import DetectionResults
 from workbench.analysis.rows_of_run import found_by_identity, in_last_layer, last_layer, matched_rows, student_over_steps
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
-from workbench.analysis.stability.causes import NEEDED as CAUSES_NEEDED
-from workbench.analysis.stability.causes import cause_table, churn_by_cause, explain_changes, unsettled_targets
+from workbench.analysis.stability.change_causes import cause_table, churn_by_cause, unsettled_targets
 from workbench.analysis.stability.churn import NEEDED, Identity
+from workbench.analysis.stability.explained import explained_changes
 from workbench.analysis.stability.found_by import FINDERS, FoundBy, finders, found_by_changes, found_by_churn, pooled_found_by_churn
-from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by, target_changes
+from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
 from workbench.analysis.stability.same_box import BOX
 from workbench.analysis.stability.seeds import found_by_both
 from workbench.store.manifest import content_hash
-from workbench.store.queries import read_queries
 
 _FOUND = ("model", "image_id", "layer", "match", "label", "match_iou")
 
@@ -105,53 +105,37 @@ class StabilityResults(DetectionResults):
         return rows_of_run.layers(split.run, split.split, split.run.query_steps(split.split)[-1])
 
     def explained_changes(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
-        """Returns every change of a target's query with its cause: ``causes.explain_changes`` over all pairs of evaluations.
+        """Returns every change of a target's query with its cause: ``change_causes.explain_changes`` over all pairs of evaluations.
 
         Args:
             split: run and split.
             layer: decoder layer of the student; the last by default.
         """
         require(split.run, "churn")
-        run, steps = split.run, split.run.query_steps(split.split)
+        run, name = split.run, split.split
         layer = self.student_layers(split)[-1] if layer is None else layer
 
         def made() -> pd.DataFrame:
-            matched, identity = student_over_steps(run, split.split, ("model",), layer)
-            changes, targets = target_changes(matched, identity=identity), self.normalised_targets(split.data)
-            where, known = "model = 'student' and layer = $layer", {"layer": layer}
-            nothing = pd.DataFrame(columns=list(CAUSES_NEEDED))
-            frames = [explain_changes(nothing, nothing, changes[:0], targets)]
-            before = None
-            for step in steps:  # two evaluations are in memory at a time
-                now = read_queries(run, split.split, [step], CAUSES_NEEDED, where, known)
-                if before is not None:
-                    frames.append(explain_changes(before, now, changes[changes["step"] == step], targets, identity))
-                before = now
-            return pd.concat(frames[1:] or frames, ignore_index=True)
+            targets = self.targets(split.data)
+            sizes = {record.image_id: (record.width, record.height) for record in self.dataset(split.data).records}
+            size = np.array([sizes[image] * 2 for image in targets["image_id"]], float).reshape(-1, 4)
+            targets[CORNERS] = targets[CORNERS].to_numpy(float) / size
+            return explained_changes(run, name, layer, targets)
 
-        inputs = [self.dataset(split.data).hash(), content_hash([run.queries_path(split.split, step) for step in steps])]
-        return kept_frame(run, f"changes-{split.split}-{layer}", inputs, made)
-
-    def normalised_targets(self, data: RunData) -> pd.DataFrame:
-        """Returns the targets of the split with ``image_id``, ``target``, ``label`` and ``cx cy w h`` in 0..1 of the image."""
-        targets = self.targets(data)
-        sizes = {record.image_id: (record.width, record.height) for record in self.dataset(data).records}
-        size = np.array([sizes[image] for image in targets["image_id"]], float).reshape(-1, 2)
-        corners = targets[["x1", "y1", "x2", "y2"]].to_numpy(float) / np.hstack([size, size])
-        centred = np.hstack([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]])
-        return targets[["image_id", "target", "label"]].assign(**dict(zip(BOX, centred.T, strict=True)))
+        inputs = [self.dataset(split.data).hash(), content_hash([run.queries_path(name, step) for step in run.query_steps(name)])]
+        return kept_frame(run, f"changes-{name}-{layer}", inputs, made)
 
     def churn_by_cause(self, split: RunSplit, by: str | None = None, layer: int | None = None) -> pd.DataFrame:
-        """Returns churn split by cause: of each step, or (``by`` label or size) of all evaluations together: ``causes.churn_by_cause``."""
+        """Returns churn split by cause (``change_causes.churn_by_cause``): of each step, or by label or size of all evaluations."""
         explained = self.explained_changes(split, layer)
         return churn_by_cause(explained, ["step"] if by is None else [], by, self.targets(split.data))
 
     def unsettled_targets(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
-        """Returns the targets that changed their query with the cause of most of their changes: ``causes.unsettled_targets``."""
+        """Returns the targets that changed their query with the cause of most of their changes: ``change_causes.unsettled_targets``."""
         return unsettled_targets(self.explained_changes(split, layer))
 
     def unsettled_causes(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
-        """Returns how many targets changed their query for each cause: ``causes.cause_table``."""
+        """Returns how many targets changed their query for each cause: ``change_causes.cause_table``."""
         return cause_table(self.unsettled_targets(split, layer))
 
     def held_rows(self, split: RunSplit, layer: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.analysis.answer_examples import random_answers, random_truth
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.stability.causes import CAUSES, cause_table, churn_by_cause, explain_changes, unsettled_targets
+from workbench.analysis.stability.change_causes import CAUSES, cause_table, churn_by_cause, explain_changes, unsettled_targets
 from workbench.analysis.stability.churn import churn_over_steps
 from workbench.analysis.stability.grouped import target_changes
 from workbench.boxes import pairwise_iou_and_giou
@@ -191,10 +191,10 @@ def test_churn_is_divided_among_the_causes_and_every_unsettled_target_has_one(se
     last = queries[queries["layer"] == 1]
     found = explained(last, targets)
     steps = churn_by_cause(found, ["step"], samples=5)
-    whole = churn_over_steps(queries).set_index("step")
+    whole = {row["step"]: row for row in churn_over_steps(queries).to_dict("records")}
     for step, own in steps.groupby("step"):
         assert own["cause"].tolist() == list(CAUSES)
-        assert own["churn"].sum() == pytest.approx(whole.loc[step, "churn"]) and own["n"].eq(whole.loc[step, "n"]).all()
+        assert own["churn"].sum() == pytest.approx(whole[step]["churn"]) and own["n"].eq(whole[step]["n"]).all()
     together = churn_by_cause(found, [], samples=5)
     assert together["changes"].tolist() == [(found["cause"] == cause).sum() for cause in CAUSES]
     sizes = churn_by_cause(found, [], "size", truth, samples=5)
@@ -209,8 +209,8 @@ def test_churn_is_divided_among_the_causes_and_every_unsettled_target_has_one(se
 
 
 def test_nothing_changes_where_there_is_one_evaluation_or_no_change():
-    nothing = explain_changes(*[pd.DataFrame(columns=["image_id", "query", "source", "label", "score", "match", *BOX])] * 2,
-                              target_changes(queries_of([(0, *GOOD)])), ONE)  # fmt: skip
+    no_rows = pd.DataFrame(columns=["image_id", "query", "source", "label", "score", "match", *BOX])
+    nothing = explain_changes(no_rows, no_rows, target_changes(queries_of([(0, *GOOD)])), ONE)
     assert nothing.empty and "cause" in nothing
     still = explained(queries_of([(0, *GOOD)], [(0, *GOOD)]), ONE)
     assert len(still) == 1 and unsettled_targets(still).empty and cause_table(unsettled_targets(still))["targets"].sum() == 0
