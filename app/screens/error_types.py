@@ -35,7 +35,7 @@ baseline = choices.select_baseline(bar[3], entry, evaluated, "Run to compare wit
 against = choices.name_of(baseline)
 here = one_evaluation(run, split, step)
 choices.choose_number("least", 0, 1, LEAST)
-LEAST = (
+HELP = (
     "Detections with lower scores are left out of what was lost, of the confusion and of the images. Costs, AP and calibration are of all."
 )
 least = bar[4].number_input("Least score", 0.0, 1.0, key="least", step=0.05, format="%.2f", help=HELP)

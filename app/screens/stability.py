@@ -233,7 +233,7 @@ def show_target(here: RunSplit, layer: int, image_id: int, target: int) -> None:
     why = RESULTS.unsettled_targets(here, layer)
     why = why[(why["image_id"] == image_id) & (why["target"] == target)]
     page.chart(figure, "holders", meaning, table, scrollZoom=True)
-    page.note(unsettled.sentence(why.iloc[0]) if len(why) else "Its query never changed from one evaluation to the next.")
+    page.note(unsettled.sentence(why.to_dict("records")[0]) if len(why) else "Its query never changed from one evaluation to the next.")
     st.dataframe(table, hide_index=True, row_height=28, key="holders-table", column_config=COLUMNS)
     st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
 

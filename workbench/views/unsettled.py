@@ -122,8 +122,8 @@ def chosen_targets(
     return frame.merge(kept[kept["cause"] == cause][keys] if cause else kept[keys], on=keys)
 
 
-def sentence(row: pd.Series) -> str:
-    """Returns why one target changed its query, in words; ``row`` is of ``change_causes.unsettled_targets``."""
+def sentence(row: Mapping[Any, Any]) -> str:
+    """Returns why one target changed its query, in words; ``row`` is one of ``change_causes.unsettled_targets``."""
     counts = ", ".join(f"{name}: {row[cause]}" for cause, name in CAUSES.items() if row[cause])
     return (
         f"Changed {row['changes']} of {row['n']} times ({counts}). At the changes the worse query had an IoU of {row['iou']:.2f} and the "

@@ -76,7 +76,7 @@ def explain_changes(
         if own != image:
             image, views = own, [_Image(side.of(own), wanted.of(own)) for side in sides]
         found[index] = _evidence(views[0], views[1], int(target), (int(previous), int(query)), identity)
-    evidence = pd.DataFrame.from_dict(found, orient="index", columns=EVIDENCE)
+    evidence = pd.DataFrame.from_dict(found, orient="index", columns=EVIDENCE).astype({"swapped": "boolean"})
     return compared.join(evidence)
 
 
