@@ -195,7 +195,7 @@ def test_a_run_that_keeps_nothing_of_its_teacher_says_how_to_make_it(pair: tuple
     assert RESULTS.without_teacher(elsewhere) == f"Run '{at.run.name}' has no teacher, so there is nothing that it could have lost."
     at.run.update_info(recipe={**recipe, "teacher": {"recipe": "big.yaml"}})
     assert RESULTS.without_teacher(elsewhere).endswith(f"workbench record {at.run.name} --split test")
-    with pytest.raises(RunError, match="keeps no outputs of its teacher"):
+    with pytest.raises(RunError, match="keeps queries of the steps none"):
         RESULTS.compared_targets(elsewhere, elsewhere)
     at.run.update_info(recipe=recipe)
 

@@ -1,12 +1,10 @@
 """Provides results about the matching over all evaluations of a split, and about pairs of runs that differ in their seed."""
 
-import numpy as np
 import pandas as pd
 
 from workbench.analysis import rows_of_run
 from workbench.analysis.defined import many_to_one, require
 from workbench.analysis.derived import kept_frame
-from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.of_run import RunAt, RunSplit, one_evaluation
 from workbench.analysis.results.detections import DetectionResults
@@ -14,7 +12,7 @@ from workbench.analysis.rows_of_run import found_by_identity, in_last_layer, las
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
 from workbench.analysis.stability.change_causes import cause_table, churn_by_cause, unsettled_targets
 from workbench.analysis.stability.churn import NEEDED, Identity
-from workbench.analysis.stability.explained import explained_changes
+from workbench.analysis.stability.explained import explained_changes, in_units
 from workbench.analysis.stability.found_by import FINDERS, FoundBy, finders, found_by_changes, found_by_churn, pooled_found_by_churn
 from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
 from workbench.analysis.stability.same_box import BOX
@@ -116,10 +114,7 @@ class StabilityResults(DetectionResults):
         layer = self.student_layers(split)[-1] if layer is None else layer
 
         def made() -> pd.DataFrame:
-            targets = self.targets(split.data)
-            sizes = {record.image_id: (record.width, record.height) for record in self.dataset(split.data).records}
-            size = np.array([sizes[image] * 2 for image in targets["image_id"]], float).reshape(-1, 4)
-            targets[CORNERS] = targets[CORNERS].to_numpy(float) / size
+            targets = in_units(self.targets(split.data), self.dataset(split.data))
             return explained_changes(run, name, layer, targets)
 
         inputs = [self.dataset(split.data).hash(), content_hash([run.queries_path(name, step) for step in run.query_steps(name)])]
