@@ -77,7 +77,7 @@ def images_part(here: RunAt, baseline: Entry | None, least: float, cell: views.C
     targets = RESULTS.cell_targets(here, here, least, cell, *slices[chosen])
     images = RESULTS.cell_images(here, here, least, cell, *slices[chosen])
     if images.empty:
-        st.caption("No target is in this cell.")
+        st.caption(f"No target of split {here.split} is in this cell.")
         return
     left, right = st.columns([1.15, 1], gap="medium")
 

@@ -168,7 +168,7 @@ def behind() -> None:
     choices.write_address(error=kind)
     images, slots = RESULTS.behind(here, kind, least)
     if images.empty:
-        st.caption(f"No image has an error of this type with a score of {least:g} or more.")
+        st.caption(f"No image of split {split} has an error of this type with a score of {least:g} or more.")
         return
     left, right = st.columns([1, 1.2], gap="medium")
 

@@ -26,7 +26,7 @@ PAGES = [
     ("value?part=slots&run=distilled&slots=served", [], 4, 1),
     ("value?part=gain&run=distilled", [], 3, 1),
     ("value?part=queries&run=distilled", [], 1, 1),
-    ("masks?run=distilled&query=1", [], 1, 1),
+    ("masks?run=distilled&rank=1", [], 1, 1),
     ("image?run=distilled&score=0", [], 2, 2),
     ("errors?part=lost&run=distilled&least=0&found=neither", [], 6, 0),
     ("errors?part=types&run=distilled", [], 2, 0),
