@@ -18,8 +18,8 @@ SLOT_VALUES = {
     ),
     "gain": (
         "mean gain of its targets", 1,
-        "The gain of a target is score x IoU of its matched query in this run, minus the same in the baseline. A slot has the mean over its "
-        "targets, with a 95 % interval over resampled images.",
+        "The gain of a target is score x IoU of its matched query in this run, minus the same in the baseline. A slot has the mean over "
+        "its targets, with a 95 % interval over resampled images.",
     ),
     "quality": (
         "mean quality of its queries", 1,
