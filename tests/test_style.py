@@ -179,7 +179,7 @@ def test_html_is_written_in_templates_alone():
 SAME_THING = {
     "verb and its job": ("compare", "convert", "dashboard", "demo", "diagnose", "doctor", "evaluate", "predict", "record", "report", "run"),
     "page, figures and numbers": (
-        "caches_and_runs", "error_types", "image", "masks", "overview", "search", "slices", "stability", "summary", "training",
+        "caches_and_runs", "error_types", "image", "lost", "masks", "overview", "search", "slices", "stability", "summary", "training",
         "value",
     ),
     "what is stored and what is made of it": ("detections", "masks", "queries", "states", "targets"),

@@ -35,3 +35,12 @@ def centred_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     shared = shared_area(corners_of(a), corners_of(b))
     return share(shared, a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared)
+
+
+def pairwise_giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Computes the generalised IoU of all pairs of xyxy boxes (Rezatofighi et al. 2019): ``[N, 4]`` and ``[M, 4]`` to ``[N, M]``."""
+    a, b = np.asarray(a, dtype=np.float64)[:, None], np.asarray(b, dtype=np.float64)[None]
+    shared = shared_area(a, b)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    hull = (np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])).prod(-1)
+    return share(shared, union) - share(hull - union, hull)

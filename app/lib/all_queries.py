@@ -12,7 +12,7 @@ from lib.held import RESULTS
 from workbench.analysis.of_run import RunAt
 from workbench.analysis.rows_of_run import Model, has_all_rows
 from workbench.views.box_drawing import class_name
-from workbench.views.raster import raster_figure
+from workbench.views.raster import raster_figure, with_box
 
 EVERY = "Every query of the last decoder layer."
 TOP = "Of each image the positive candidates and the best by score; the others have no row."
@@ -59,7 +59,9 @@ def queries(here: RunAt, classes: Sequence[str]) -> None:
         chart = f"queries-{model}"
         which = EVERY if has_all_rows(here.run, here.split, here.step, model) else TOP
         meaning = f"{which} {CAPTION} n = {count} queries of split {here.split}."
-        page.chart(figure_of(here, model), chart, meaning, rows, on_select=choices.box_kept(chart, "area"), modes=["box"])
+        figure = with_box(figure_of(here, model), choices.restored_box(chart, box))
+        page.chart(figure, chart, meaning, rows, on_select=choices.box_kept(chart, "area"), modes=["box"])
+        choices.clear_button("area", box)
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})
         st.dataframe(shown, hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS)

@@ -151,6 +151,22 @@ def box_kept(chart: str, key: str) -> Callable[[], None]:
     return keep
 
 
+def restored_box(chart: str, box: list[float] | None) -> list[float] | None:
+    """Returns the stored box if the chart does not show it itself, because it comes from the address."""
+    shown = st.session_state.get(chart)
+    return None if shown is not None and shown["selection"]["box"] else box
+
+
+def clear_button(key: str, box: list[float] | None) -> None:
+    """Shows a button that removes the stored box, if there is one."""
+    if box:
+        st.button("Clear the box", key=f"{key}-clear", icon=":material/close:", on_click=_clear, args=(key,))
+
+
+def _clear(key: str) -> None:
+    st.session_state[key] = ""
+
+
 def chosen_box(key: str) -> list[float] | None:
     """Returns the limits ``x0, x1, y0, y1`` of the stored box, or of the one in the address; None if there is no box."""
     try:

@@ -35,8 +35,12 @@ def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any
 _analysed = partial(_copied, 32, ANALYSING, True)
 RESULTS = Results({
     "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
-    "errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
+    "errors": _shared(4, ANALYSING, True), "confident_errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
+    "compared_confusion": _copied(16, ANALYSING, True),
+    "boxes": _shared(8, READING), "compared_images": _shared(32, READING), "compared_targets": _shared(16, COMPARING),
+    "found_cells": _copied(32, COMPARING), "lost_shares": _copied(32, COMPARING), "lost_outcomes": _copied(32, COMPARING),
+    "compared_lost": _copied(32, COMPARING), "nearest_boxes": _copied(256, False),
     "compared_errors": _copied(32, "Comparing the errors ...", True),
     "behind": _copied(64, ANALYSING, True), "wrong": _copied(256, False),
     "ap_interval": _copied(64, "Resampling the images ...", True), "ap_resamples": _copied(256, "Resampling the images ...", True),
@@ -47,6 +51,8 @@ RESULTS = Results({
     "properties": _copied(16, COMPARING), "correlations": _copied(16, "Correlating ...", True),
     "matched_over_steps": _shared(4, "Reading the matchings ..."),
     "churn_by_layer": _copied(32, "Counting changes ..."), "churn_by": _copied(32, "Counting changes ..."),
+    "explained_changes": _shared(4, "Explaining the changes ...", True), "churn_by_cause": _copied(64, False),
+    "unsettled_targets": _copied(16, False), "unsettled_causes": _copied(64, False),
     "finders": _copied(256, ANALYSING, True), "found_by_churn": _copied(32, False), "found_by_churn_by": _copied(64, False),
     "agreement_by": _copied(32, "Comparing with the teacher ..."), "found_by_both": _copied(64, "Comparing the seeds ..."),
     "student_layers": _copied(256, False), "holders": _copied(256, False),

@@ -46,9 +46,9 @@ def body() -> None:
         shown["student"] = student[student_layer, level]
         shown["difference"] = views.difference(shown["teacher"], shown["student"])
     queries = views.ranked_queries(own, data.classes)
-    place = int(choices.choose_number("query", 0, len(queries), 0))
-    st.session_state["query"] = place
-    bar[7].slider("Query, by rank", 0, max(len(queries), 1), key="query", help="Draws the teacher query of this rank; 0 draws none.")
+    place = int(choices.choose_number("rank", 0, len(queries), 0))
+    st.session_state["rank"] = place
+    bar[7].slider("Query, by rank", 0, max(len(queries), 1), key="rank", help="Draws the teacher query of this rank; 0 draws none.")
     chosen = queries[queries["place"] == place] if place else None
     figure = views.masks_figure(held.pixels(here.data, number - 1), record, shown, opacity, chosen)
     meaning = f"{views.CAPTION} n = {len(queries)} teacher queries of layer {layer}, image_id {record.image_id}, split {split}."
@@ -58,7 +58,7 @@ def body() -> None:
         st.caption("This run has no recorded masks of its student at this step, so only the teacher's mask is shown.")
     st.dataframe(queries[TABLE], hide_index=True, row_height=28, key="mask-queries", placeholder="–", height=300, column_config=COLUMNS)
     page.note("The teacher's queries by quality: score^gamma times IoU^(1-gamma) with the matched target, 0 if unmatched (target -1).")
-    choices.write_address(run=run.name, split=split, step=step, image=number, mask_layer=layer, level=level, opacity=opacity, query=place)
+    choices.write_address(run=run.name, split=split, step=step, image=number, mask_layer=layer, level=level, opacity=opacity, rank=place)
 
 
 def _student_layer(student: pd.DataFrame, teacher_layer: int) -> int:

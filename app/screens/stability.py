@@ -9,7 +9,7 @@ from lib.held import RESULTS
 from lib.layers_panel import layers_panel
 from workbench.analysis.defined import require, undefined_of
 from workbench.analysis.of_run import RunSplit, all_evaluations, last_with_queries, splits_with_queries
-from workbench.views import overview, stability
+from workbench.views import overview, stability, unsettled
 from workbench.views.catalog import Entry, latest_comparison
 
 AT_ONCE = 30  # targets shown in the matrix
@@ -91,9 +91,33 @@ def one_run() -> None:
     head = st.columns([3, 6], vertical_alignment="bottom")
     run = choices.select_run(head[0], entries).run
     choices.write_address(run=run.name)
+    by_cause(all_evaluations(run, split))
     by_slice(all_evaluations(run, split))
     found_by(all_evaluations(run, split))
     targets_by_evaluations(all_evaluations(run, split))
+
+
+@page.guarded("Why targets change their query cannot be shown")
+def by_cause(here: RunSplit) -> None:
+    """Shows the churn of a run divided by the causes of the changes: over steps, by class and size, and the rules."""
+    require(here.run, "churn")
+    table = RESULTS.churn_by_cause(here)
+    if table.empty:
+        st.caption("Why targets change their query appears here after the second evaluation.")
+        return
+    st.markdown("**Why targets change their query**")
+    left, middle, right = st.columns([1, 1, 1.25], gap="medium")
+    counted = f"Last layer, split {here.split}, n = {int(table['n'].sum()) // 4} pairs of target and evaluation."
+    with left:
+        page.chart(unsettled.causes_figure(table), "churn-causes", f"{unsettled.CAUSES_CAPTION} {counted}", table)
+    with middle:
+        tables = {by: RESULTS.churn_by_cause(here, by) for by in ("label", "size")}
+        figure = unsettled.cause_slices_figure(tables, here.run.info()["classes"])
+        page.chart(figure, "churn-cause-slices", f"{unsettled.SLICES_CAPTION} {counted}", pd.concat(list(tables.values())))
+    with right:
+        causes = RESULTS.unsettled_causes(here)
+        st.table(unsettled.rules_table(causes))
+        page.note(f"{unsettled.TABLE_CAPTION} n = {int(causes['targets'].sum())} targets that changed.")
 
 
 def by_slice(here: RunSplit) -> None:
@@ -146,22 +170,36 @@ def found_by(here: RunSplit) -> None:
 def targets_by_evaluations(here: RunSplit) -> None:
     """Shows the matrix of targets and evaluations of one layer, and the target chosen in it."""
     require(here.run, "churn")
-    head = st.columns([1, 1.3, 6], vertical_alignment="bottom")
+    head = st.columns([0.8, 1.2, 1.2, 1.8, 1.6, 2], vertical_alignment="bottom")
     layers = RESULTS.student_layers(here)
     layer = choices.select(head[0], "Layer", "layer", layers, layers[-1], help="Decoder layer of the student.")
-    frame = held.held_targets(here, layer)
+    classes, filters = RESULTS.dataset(here.data).classes, unsettled.cause_choices()
+    label = choices.select(head[1], "Class", "class", [-1, *range(len(classes))], -1,
+                           format_func=lambda own: "all classes" if own < 0 else classes[own])  # fmt: skip
+    size = choices.select(head[2], "Size", "size", ["all sizes", *unsettled.SIZE_NAMES], "all sizes", help="COCO's bounds of the area.")
+    cause = choices.select(head[3], "Cause of most of its changes", "cause", ["any", *filters], "any",
+                           format_func=lambda own: filters.get(own, "all targets"))  # fmt: skip
+    choices.write_address(**{"layer": layer, "class": label, "size": size, "cause": cause})
+    frame = unsettled.chosen_targets(
+        held.held_targets(here, layer), RESULTS.unsettled_targets(here, layer), RESULTS.targets(here.data),
+        None if label < 0 else label, "" if size == "all sizes" else size, "" if cause == "any" else cause,
+    )  # fmt: skip
+    if frame.empty:
+        st.caption("No target of this class, size and cause was matched.")
+        return
     targets = len(frame.drop_duplicates(["image_id", "target"]))
     first = int(choices.choose_number("first", 1, max(targets, 1), 1))
     st.session_state["first"] = first
-    head[1].number_input(f"First target shown (of {targets})", 1, max(targets, 1), key="first", step=AT_ONCE,
-                         help="Targets that change their query most often come first.")  # fmt: skip
+    head[4].number_input(f"First target shown (of {targets})", 1, max(targets, 1), key="first", step=AT_ONCE,
+                         help=unsettled.ORDER)  # fmt: skip
     rows = stability.target_rows_of(frame, first - 1, AT_ONCE)
     left, right = st.columns([1.25, 1], gap="medium")
     stable, several = stability.stable_share(frame)
     with left:
         meaning = (
             "Each number is the query matched to a target at an evaluation. Detectors that select their queries per image show the "
-            f"encoder cell instead. {stable} of the {several} targets matched more than once never changed. Click a cell to see it."
+            f"encoder cell instead. {stable} of these {several} targets matched more than once never changed. {unsettled.ORDER} "
+            "Click a cell to see it."
         )
         figure = stability.matrix_figure(rows, here.run.query_steps(split))
         page.chart(figure, "matrix", meaning, rows, on_select=select_target, modes=["points"])
@@ -170,7 +208,7 @@ def targets_by_evaluations(here: RunSplit) -> None:
     asked = str(st.session_state.get("target", st.query_params.get("target", "")))
     # what the address says is looked up among the targets, and no number is read out of it
     target = asked if asked in {f"{image}-{number}" for image, number in everything} else known[0] if known else ""
-    choices.write_address(layer=layer, first=first, target=target)
+    choices.write_address(first=first, target=target)
     with right:
         if target:
             show_target(here, layer, *(int(number) for number in target.rsplit("-", 1)))
@@ -192,7 +230,10 @@ def show_target(here: RunSplit, layer: int, image_id: int, target: int) -> None:
     table = stability.holder_table(rows, data.classes)
     meaning = f"Target {target} of image {image_id} ({data.records[number].file_name}), matched at n = {len(table)} evaluations. "
     meaning += "Each query is drawn with its box at the last step at which it was matched to the target."
+    why = RESULTS.unsettled_targets(here, layer)
+    why = why[(why["image_id"] == image_id) & (why["target"] == target)]
     page.chart(figure, "holders", meaning, table, scrollZoom=True)
+    page.note(unsettled.sentence(why.to_dict("records")[0]) if len(why) else "Its query never changed from one evaluation to the next.")
     st.dataframe(table, hide_index=True, row_height=28, key="holders-table", column_config=COLUMNS)
     st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
 

@@ -13,7 +13,7 @@ from workbench.analysis.of_run import one_evaluation, splits_with_detections
 from workbench.analysis.rows_of_run import Model
 from workbench.views import value as views
 from workbench.views.box_drawing import class_name
-from workbench.views.raster import raster_figure
+from workbench.views.raster import raster_figure, with_box
 from workbench.views.sheet import Picture, answer, sheet_figure
 
 PICTURES = 6
@@ -134,15 +134,22 @@ def predictors() -> None:
         head[0], "Property to compare with gain", "property", list(views.PROPERTIES), "quality", format_func=views.PROPERTIES.__getitem__
     )
     left, right = st.columns([1.25, 1], gap="medium")
+    chart, box = f"gain-{column}", choices.chosen_box("box")
     with left:
         figure = raster_figure(points[column].to_numpy(float), points["gain"].to_numpy(float), views.PROPERTIES[column], "gain")
         meaning = f"{views.GAIN_CAPTION} n = {len(points)} targets of split {split}, mean gain {points['gain'].mean():.3f}."
-        chart = f"gain-{column}"
-        page.chart(figure, chart, meaning, points, on_select=choices.box_kept(chart, "box"), modes=["box"])
+        page.chart(
+            with_box(figure, choices.restored_box(chart, box)),
+            chart,
+            meaning,
+            points,
+            on_select=choices.box_kept(chart, "box"),
+            modes=["box"],
+        )
+        choices.clear_button("box", box)
     with right:
         meaning = f"{views.CORRELATION_CAPTION} n = {len(points)} targets in {points['image_id'].nunique()} images."
         page.chart(views.correlation_figure(table), "correlations", meaning, table)
-    box = choices.chosen_box("box")
     answers(views.inside(points, column, box), "in the box" if box else "in all")
     choices.write_address(property=column, box=st.session_state["box"])
 

@@ -12,7 +12,9 @@ from tests.app.conftest import settle
 from tests.app.test_pages import OpenPage, query, shown_table
 from tests.patience import wait_until
 from workbench.analysis.detection.confusion import confusion_pairs
-from workbench.analysis.of_run import open_data
+from workbench.analysis.detection.lost import CELLS
+from workbench.analysis.of_run import last_with_queries, open_data
+from workbench.analysis.results.of_runs import Results
 from workbench.store.detections import read_detections
 from workbench.store.queries import read_queries
 from workbench.store.run import Run
@@ -121,3 +123,22 @@ def test_a_click_on_a_cell_of_the_confusion_lists_its_pairs(address: str, runs_r
     page.get_by_text(f"n = {len(pairs)} pairs behind the cell").wait_for()
     link = urllib.parse.urlparse(page.url)
     assert query(open_page(link.geturl()).url)["cell"] == [f"{truth}_{predicted}"]
+
+
+def test_a_click_on_a_cell_of_what_was_found_shows_its_images_and_a_click_on_one_shows_it_large(
+    address: str, runs_root: Path, open_page: OpenPage
+):
+    at = last_with_queries(Run(runs_root / "distilled"))
+    results = Results()
+    page = open_page(f"{address}/errors?run=distilled&part=lost&found=neither&least=0.2")
+    (cell,) = click_mark(page, "found-cells", 3, 22)  # the middle of the fifteen marks of the second cell
+    assert list(CELLS)[cell] == "lost"
+    page.wait_for_url(re.compile(r"[?&]found=lost(&|$)"))
+    settle(page)
+    images = results.cell_images(at, at, 0.2, "lost")
+    assert len(images) > 1
+    page.get_by_text(f"n = {len(images)} images").wait_for()
+    (image,) = click_mark(page, "found-images", 0, 1)
+    assert image == images["image_id"][1]
+    page.wait_for_url(re.compile(rf"[?&]image_id={image}(&|$)"))
+    page.get_by_text(f"Image {image}: n = {images['n'][1]} targets of the cell").wait_for()

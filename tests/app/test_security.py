@@ -83,7 +83,8 @@ def test_an_image_that_is_a_link_to_elsewhere_is_a_banner(page, runs_root: Path,
 def test_a_hostile_name_in_every_part_of_the_link_is_text_or_nothing(hostile_address: str, open_page: OpenPage):
     name = urllib.parse.quote("<img src=x onerror=alert(4)>**bold**$x^2$")
     for path in ("masks", "training", "value", "errors", "stability"):
-        keys = ("run", "baseline", "step", "layer", "target", "cell", "query", "box", "area", "error", "slots", "mask")
+        keys = ("run", "baseline", "step", "layer", "target", "cell", "query", "box", "area", "error", "slots", "mask", "found", "slice",
+                "least", "cause", "class", "size", "rank", "tiles")  # fmt: skip
         opened = open_page(f"{hostile_address}/{path}?" + "&".join(f"{key}={name}" for key in keys))
         assert exceptions(opened) == 0
         assert opened.locator("img[src=x], .katex").count() == 0

@@ -44,7 +44,8 @@ def choice(test: AppTest, label: str):
 @pytest.mark.parametrize(
     ("name", "part"),
     [("overview", ""), ("diagnosis", ""), ("stability", ""), ("masks", ""), ("image", ""), ("value", "slots"), ("value", "gain"),
-     ("value", "queries"), ("errors", "types"), ("errors", "classes"), ("errors", "images"), ("errors", "slices")],
+     ("value", "queries"), ("errors", "types"), ("errors", "classes"), ("errors", "images"), ("errors", "slices"),
+     ("errors", "lost")],
 )  # fmt: skip
 def test_every_page_shows_the_split_of_its_address_and_says_so(split_page, name: str, part: str):
     test = split_page(name, run="distilled", split="test", **({"part": part} if part else {}))

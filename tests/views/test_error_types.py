@@ -3,7 +3,15 @@ import pandas as pd
 
 from tests.views.test_image import CLASSES, PIXELS, record
 from tests.views.ticks import names_at
-from workbench.views.error_types import calibration_figure, confusion_figure, costs_figure, difference_figure, wrong_figure
+from workbench.views.error_types import (
+    calibration_figure,
+    confusion_difference_figure,
+    confusion_figure,
+    costliest,
+    costs_figure,
+    difference_figure,
+    wrong_figure,
+)
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 COSTS = pd.DataFrame({"error": ["both", "false_positive"], "special": [False, True], "count": [3, 4], "images": [2, 2],
@@ -53,3 +61,20 @@ def test_errors_and_missed_targets_are_drawn_over_the_image():
     for rows, text in ((wrong, "\u00a0&lt;b&gt; 0.25\u00a0"), (wrong.drop(columns="score"), "\u00a0&lt;b&gt;\u00a0")):
         figure = wrong_figure(PIXELS, record(), CLASSES, rows, {7: "<b>"})
         assert text in figure.data[-1].text
+
+
+def test_differences_of_the_confusion_that_may_be_chance_stand_in_brackets():
+    table = pd.DataFrame({"truth": [1, 2], "predicted": [2, -1], "baseline": [5, 5], "other": [9, 3], "difference": [4, -2], "low": [1, -5],
+                          "high": [6, 1]})  # fmt: skip
+    figure = confusion_difference_figure(table, {1: "cat", 2: HOSTILE})
+    written = {(y, x): text for x, y, text in zip(figure.data[1].x, figure.data[1].y, figure.data[1].text, strict=True)}
+    assert written == {(0, 1): "+4", (1, 2): "(-2)"}
+    assert figure.data[0].z[0][1] == 4 and np.isnan(np.array(figure.data[0].z, float)[0, 0])
+    assert "<img" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_the_costliest_error_is_the_one_that_is_not_a_sum_of_others():
+    table = pd.DataFrame({"error": ["both", "missed", "duplicate", "false_positive"], "special": [False, False, False, True],
+                          "count": [900, 2, 3, 905], "cost": [0.01, 0.05, np.nan, 0.2]})  # fmt: skip
+    assert costliest(table) == "missed"
+    assert costliest(table.assign(cost=np.nan)) == "both"

@@ -21,8 +21,12 @@ DIFFERENCE_CAPTION = (
     "to that error type. The verdict is better or worse only if the 95 % interval excludes 0."
 )
 CONFUSION_CAPTION = (
-    "Each number is a share of its row. Detections with a score of 0.3 or more are paired with the target that they overlap most (IoU 0.5 "
-    "or more), whatever the classes. 'background' counts targets that no detection found, and detections without a target."
+    "Each number is a share of its row. Detections with at least the least score are paired with the target that they overlap most (IoU "
+    "0.5 or more), whatever the classes. 'background' counts targets that no detection found, and detections without a target."
+)
+CONFUSION_DIFFERENCE_CAPTION = (
+    "Pairs of this run minus pairs of the baseline. The 95 % interval of a number in brackets includes 0. On the diagonal more is better, "
+    "elsewhere fewer is."
 )
 CALIBRATION_CAPTION = (
     "Precision is the share of the detections in a range of scores that found a target at IoU 0.5. On the dotted line, scores equal "
@@ -30,6 +34,8 @@ CALIBRATION_CAPTION = (
 )
 KINDS: tuple[Error, ...] = (*MAIN, *SPECIAL)
 CLICKABLE = 400  # cells of the confusion matrix
+_MORE_OR_LESS = [(0, "#9C6B1E"), (0.5, "#F2F0F7"), (1, "#7B61D9")]  # hues that no run has; black numbers stand out from all of them
+_NUMBERED = 20  # classes, up to which the numbers of a matrix are written
 _MANY = 40  # classes, above which margins are computed here: measuring every name takes the browser seconds
 
 
@@ -89,7 +95,6 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
     place = np.arange(len(names))
     figure = Chart(go.Heatmap(
         z=share, x=place, y=place, zmin=0, zmax=100, colorscale="Cividis", xgap=1, ygap=1, customdata=values,
-        texttemplate="%{z:.0f}" if len(names) <= 20 else None,
         colorbar={"title": {"text": "% of row", "side": "right"}, "thickness": 10, "outlinewidth": 0},
         hovertemplate="target of row %{y}, detection of column %{x}<br>%{customdata} pairs, %{z:.1f} % of the row<extra></extra>",
     ))  # fmt: skip
@@ -102,14 +107,75 @@ def confusion_figure(counts: pd.DataFrame, classes: Mapping[int, str]) -> go.Fig
               for i, j in zip(row, column, strict=True)],
         hoverinfo="text", customdata=cells, unselected={"marker": {"opacity": 0}}, selected={"marker": {"color": "rgba(0,0,0,0)"}},
     )  # fmt: skip
+    if len(names) <= _NUMBERED:
+        _write(figure, [(int(column), int(row), f"{share[row, column]:.0f}", bool(share[row, column] < 50))
+                        for row, column in np.argwhere(np.isfinite(share))])  # fmt: skip
+    return _between_classes(figure, names)
+
+
+def confusion_difference_figure(table: pd.DataFrame, classes: Mapping[int, str]) -> go.Figure:
+    """Draws how many pairs more or fewer than the baseline a run has in every cell; numbers in brackets may be chance.
+
+    Args:
+        table: frame of ``confusion.compare_confusion``.
+        classes: name by category id.
+    """
+    known = [*classes, BACKGROUND]
+    names = [plain(classes.get(category, "background")) for category in known]
+    shape = (len(known), len(known))
+    values, hover, text = np.full(shape, np.nan), np.full(shape, "", dtype=object), np.full(shape, "", dtype=object)
+    for row in table.to_dict("records"):
+        place = known.index(row["truth"]), known.index(row["predicted"])
+        values[place] = row["difference"]
+        sure = row["low"] > 0 or row["high"] < 0
+        text[place] = f"{row['difference']:+d}" if sure else f"({row['difference']:+d})"
+        pairs = f"{row['baseline']} pairs in the baseline, {row['other']} in this run"
+        change = f"difference {row['difference']:+d} [{row['low']:+.0f}, {row['high']:+.0f}]"
+        hover[place] = f"target: {names[place[0]]}<br>detection: {names[place[1]]}<br>{pairs}<br>{change}"
+    most = max(float(np.nan_to_num(np.abs(values)).max(initial=0)), 1)
+    place = np.arange(len(names))
+    figure = Chart(go.Heatmap(
+        z=values, x=place, y=place, zmin=-most, zmax=most, colorscale=_MORE_OR_LESS, xgap=1, ygap=1,
+        text=hover, hoverinfo="text", hoverongaps=False,
+        colorbar={"title": {"text": "pairs more than the baseline", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+    ))  # fmt: skip
+    if len(names) <= _NUMBERED:
+        _write(figure, [(int(column), int(row), str(text[row, column]), bool(abs(values[row, column]) > 0.6 * most))
+                        for row, column in np.argwhere(np.isfinite(values))])  # fmt: skip
+    return _between_classes(figure, names)
+
+
+def _write(figure: go.Figure, texts: Sequence[tuple[int, int, str, bool]]) -> None:
+    """Writes texts (column, row, text, whether the ground is dark) on a matrix, white on dark and black on light."""
+    figure.add_scatter(
+        x=[x for x, *_ in texts], y=[y for _, y, *_ in texts], mode="text", text=[text for *_, text, _ in texts], hoverinfo="skip",
+        textfont={"color": ["#FFFFFF" if dark else "#000000" for *_, dark in texts]}, showlegend=False,
+    )  # fmt: skip
+
+
+def _between_classes(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Lays out a matrix of classes of targets (rows) and of detections (columns)."""
     many = len(names) > _MANY
-    axis = {"tickvals": place, "ticktext": names, "ticklabeloverflow": "allow", "showgrid": False}
+    axis = {"tickvals": list(range(len(names))), "ticktext": list(names), "ticklabeloverflow": "allow", "showgrid": False}
     ends = [-0.5, len(names) - 0.5]
     figure.update_xaxes(title_text="detection", tickangle=-90 if many else None, automargin=not many, range=ends, **axis)
     figure.update_yaxes(title_text="target", range=ends[::-1], **axis)
     room = 40 + 6 * min(max(map(len, names)), 30)
     margin = {"l": room, "r": SCALE, "t": 12, "b": room if many else 44}
     return quiet(figure, min(max(400, 120 + 22 * len(names)), 900), margin=margin, clickmode="event+select", dragmode="pan")
+
+
+def cost_sentence(table: pd.DataFrame, error: Error) -> str:
+    """Returns what all errors of a type cost, from ``tide.error_table``."""
+    row = table[table["error"] == error].to_dict("records")[0]
+    ends = f"{100 * row['cost']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"All errors of this type, whatever their score, cost {ends} points of AP50."
+
+
+def costliest(table: pd.DataFrame) -> Error:
+    """Returns the error type of ``tide.error_table`` that costs most AP50; of equal ones the more frequent."""
+    main = table[~table["special"]].fillna({"cost": 0.0}).sort_values(["cost", "count"], ascending=False, kind="stable")
+    return next(name for name in KINDS if name == main["error"].iloc[0])
 
 
 def fullest_cells(counts: pd.DataFrame) -> list[tuple[int, int]]:

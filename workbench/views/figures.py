@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.defined import LAYER_NUMBERS, NotDefined, undefined_of
+from workbench.analysis.detection.lost import LEAST_SCORE
 from workbench.analysis.of_run import all_evaluations, last_with_detections, last_with_queries, one_evaluation, open_data
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
@@ -22,8 +23,9 @@ from workbench.store.run import Run
 from workbench.store.states import read_masks
 from workbench.views import error_types as error_views
 from workbench.views import image as image_views
+from workbench.views import lost as lost_views
 from workbench.views import masks as mask_views
-from workbench.views import overview, stability, training, value
+from workbench.views import overview, stability, training, unsettled, value
 from workbench.views import search as search_views
 from workbench.views.catalog import catalog
 from workbench.views.style import noted, saying
@@ -100,6 +102,37 @@ def churn_by_layer(run: Run, split: str = "val") -> go.Figure:
 def found_by(run: Run, split: str = "val") -> go.Figure:
     """Draws found-by churn over training with intervals: the share of detected targets that another candidate detects than before."""
     return stability.found_by_figure(RESULTS.found_by_churn(all_evaluations(run, split)))
+
+
+@or_says_why
+def change_causes(run: Run, split: str = "val") -> go.Figure:
+    """Draws churn from one evaluation to the next, divided by why the targets changed their query."""
+    return unsettled.causes_figure(RESULTS.churn_by_cause(all_evaluations(run, split)))
+
+
+def found_by_teacher(run: Run, split: str = "val", least_score: float = LEAST_SCORE) -> go.Figure:
+    """Draws how many targets the teacher and the student found at the last evaluation with queries: the table of two by two.
+
+    Args:
+        run: a run that keeps its teacher's queries.
+        split: split of the data.
+        least_score: least score of a detection that counts.
+    """
+    at = last_with_queries(run, split)
+    cells = RESULTS.found_cells(at, at, least_score)
+    return lost_views.cells_figure(cells[cells["by"] == "all"], "lost")
+
+
+def lost(*runs: Run, split: str = "val", least_score: float = LEAST_SCORE) -> go.Figure:
+    """Draws which share of the targets that their teacher found students lost, by class, size and crowding.
+
+    Args:
+        *runs: students of one teacher; the first keeps the teacher's queries that all are set beside.
+        split: split of the data.
+        least_score: least score of a detection that counts.
+    """
+    taught = last_with_queries(runs[0], split)
+    return lost_views.shares_figure({run.name: RESULTS.lost_shares(last_with_queries(run, split), taught, least_score) for run in runs})
 
 
 @or_says_why

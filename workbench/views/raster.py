@@ -1,5 +1,6 @@
 """Draws a scatter plot of any number of points as one picture of counts per pixel, so that a million points keep the page light."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,15 @@ def coloured(counts: np.ndarray) -> np.ndarray:
     part = (position - low)[..., None]
     colours = _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
     return np.concatenate([colours, np.where(filled, 255, 0)[..., None]], axis=-1).round().astype(np.uint8)
+
+
+def with_box(figure: go.Figure, box: Sequence[float] | None) -> go.Figure:
+    """Draws a box ``x0, x1, y0, y1`` that was not drawn by hand but restored, cut at the ends of the axes; None draws nothing."""
+    if box is not None:
+        (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+        x, y = np.clip(box[:2], left, right).tolist(), np.clip(box[2:], low, high).tolist()
+        figure.add_shape(type="rect", x0=x[0], x1=x[1], y0=y[0], y1=y[1], line={"color": COLOURS[1], "width": 2, "dash": "dot"})
+    return figure
 
 
 def raster_figure(x: np.ndarray, y: np.ndarray, x_title: str, y_title: str, height: int = 420) -> go.Figure:

@@ -24,7 +24,7 @@ from workbench.views.forest import forest_figure, verdict_rows
 from workbench.views.overview import LAYERS_CAPTION, PROGRESS_CAPTION, layer_points, layers_figure, progress_figure, progress_points
 from workbench.views.rendering import render
 from workbench.views.report_blocks import Block, Column, Figure, Table, figure, share
-from workbench.views.run_report import errors_part, gain_part, slots_part, stability_part
+from workbench.views.run_report import errors_part, gain_part, lost_part, slots_part, stability_part
 from workbench.views.style import saying
 from workbench.views.summary import readable
 from workbench.views.training import panel_meanings, thinned, training_figure, training_lines
@@ -91,6 +91,13 @@ _PARTS = {
         "is the share of targets that another candidate (a query, an anchor, a proposal) detects, counted over the targets detected at "
         "both evaluations; it is defined for every detector. Brackets hold 95 % intervals over resampled images.",
         stability_part,
+    ),
+    "lost": _Part(
+        "Lost to the teacher",
+        "Targets that the teacher found, and whether the student did: a detection of their class with at least the least score overlaps "
+        "them by IoU 0.5 or more (COCO's matching). Both are read from the query tables, one class a candidate. Brackets hold 95 % "
+        "intervals over resampled images.",
+        lost_part,
     ),
     "gain": _Part(
         "Gain",

@@ -4,7 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.analysis.detection.tide import LABELS
+from workbench.analysis.stability.change_causes import CAUSES
+from workbench.views.lost import NAMES as CELL_NAMES
+from workbench.views.lost import OUTCOME_NAMES
 from workbench.views.report_blocks import Block, Column, Table, share
+from workbench.views.unsettled import RULES
+from workbench.views.unsettled import TABLE_CAPTION as CAUSES_TABLE
 from workbench.views.value import PROPERTIES
 
 _N = (
@@ -43,6 +48,28 @@ def errors_part(found: Mapping[str, Any]) -> Iterator[Block]:
         yield Block(Table(found["kitti"], kitti), "2D AP as KITTI defines it, at 40 recall points")
 
 
+def lost_part(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yields what teacher and student found, what became of the lost targets, and what the baseline lost."""
+    note = f"Step {found['step']}, least score {found['least_score']:g}, {found['images']} images."
+    cells = [{**row, "name": CELL_NAMES[row["cell"]]} for row in found["cells"]]
+    columns = [Column("targets that", "name"), Column("targets", "n"), share("% of all", "share"), Column("images", "images")]
+    yield Block(Table(cells, columns), note=note)
+    outcomes = [{**row, "name": OUTCOME_NAMES[row["outcome"]]} for row in found["outcomes"]]
+    columns = [Column("in the student", "name"), Column("targets", "n"), share("% of the teacher's", "share"), Column("images", "images")]
+    yield Block(Table(outcomes, columns), "What became of the targets that the teacher found")
+    columns = [Column("by", "by"), Column("slice", "slice"), Column("found by the teacher", "found"), Column("lost", "lost"),
+               share("lost %", "share")]  # fmt: skip
+    yield Block(Table(found["shares"], columns), "Lost, by class, size and crowding")
+    if found["differences"]:
+        columns = [
+            Column("by", "by"), Column("slice", "slice"), Column("lost by both", "both_lost"),
+            Column("by the baseline alone", "only_baseline"), Column("by this run alone", "only_other"),
+            share("difference, points", "difference"), Column("verdict", "verdict"),
+        ]  # fmt: skip
+        note = f"This run minus {found['baseline']['run']} at step {found['baseline']['step']}. Below 0 this run lost less."
+        yield Block(Table(found["differences"], columns), "Difference from the baseline", note)
+
+
 def slots_part(found: Mapping[str, Any]) -> Iterator[Block]:
     """Yields the slots whose removal costs most AP."""
     if isinstance(found["rows"], str):
@@ -70,6 +97,7 @@ def stability_part(found: Mapping[str, Any]) -> Iterator[Block]:
             same = "have boxes with an IoU of 0.7 or more, because the size of the input differs"
         yield Block(note=f"Two queries of different evaluations count as the same if they {same}.")
     yield _rows(found["steps"], [Column("step", "step"), *_CHURN], "From one evaluation to the next, last decoder layer")
+    yield from _causes(found["causes"])
     if found["found_by"] is not None:
         yield from _found_by(found["found_by"])
     yield _rows(found["by_layer"], [Column("layer", "layer"), *_CHURN], "By decoder layer, all evaluations together")
@@ -96,6 +124,21 @@ def _rows(found: Sequence[Mapping[str, Any]] | str, columns: Sequence[Column], h
     if isinstance(found, str):
         return Block(heading=heading, note=f"{found[0].upper()}{found[1:]}.")
     return Block(Table(found, columns), heading, note)
+
+
+def _causes(found: Mapping[str, Any] | str) -> Iterator[Block]:
+    heading = "Why targets change their query"
+    if isinstance(found, str):
+        yield _rows(found, (), heading)
+        return
+    rows = [{**row, "name": CAUSES[row["cause"]], "rule": RULES[row["cause"]]} for row in found["targets"]]
+    columns = [Column("cause", "name"), Column("first rule that holds for a change", "rule"), Column("targets", "targets"),
+               Column("changes", "changes"), Column("median IoU", "iou", 1, 2), Column("median margin", "margin", 1, 2)]  # fmt: skip
+    yield Block(Table(rows, columns), heading, CAUSES_TABLE)
+    for key, column in (("steps", Column("step", "step")), *((f"by_{by}", Column(name, by)) for by, name in _BY.items())):
+        own = [{**row, "name": CAUSES[row["cause"]]} for row in found[key]]
+        columns = [column, Column("cause", "name"), share("churn %", "churn"), Column("changes", "changes"), *_N]
+        yield Block(Table(own, columns), note="The churn of each cause; together they are the churn." if key == "steps" else "")
 
 
 def _found_by(found: Mapping[str, Any]) -> Iterator[Block]:

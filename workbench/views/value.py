@@ -11,14 +11,25 @@ from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, 
 
 # title of the axis, factor, definition
 SLOT_VALUES = {
-    "ap_drop": ("AP drop (points)", 100, "AP with all detections minus AP without the slot's detections, with 95 % intervals by a "
-                "jackknife over blocks of images. Drops do not add up to AP and may be negative."),
-    "gain": ("mean gain", 1, "The gain of a target is score x IoU of its matched query in this run, minus the same in the baseline. A slot "
-             "has the mean over its targets, with a 95 % interval over resampled images."),
-    "quality": ("mean quality", 1, "Quality is score^gamma x IoU^(1-gamma) of a query with its matched target. A slot has the mean over "
-                "its targets, with a 95 % interval over resampled images."),
-    "served": ("images served (%)", 100, "Share of the images in which the slot is matched to a target, with Wilson's 95 % interval. Dead "
-               "slots are never matched."),
+    "ap_drop": (
+        "AP lost without this slot (points)", 100,
+        "AP with all detections minus AP without the slot's detections, with 95 % intervals by a jackknife over blocks of images. Drops do "
+        "not add up to AP and may be negative.",
+    ),
+    "gain": (
+        "mean gain of its targets", 1,
+        "The gain of a target is score x IoU of its matched query in this run, minus the same in the baseline. A slot has the mean over "
+        "its targets, with a 95 % interval over resampled images.",
+    ),
+    "quality": (
+        "mean quality of its queries", 1,
+        "Quality is score^gamma x IoU^(1-gamma) of a query with its matched target. A slot has the mean over its targets, with a 95 % "
+        "interval over resampled images.",
+    ),
+    "served": (
+        "images in which it has a target (%)", 100,
+        "Share of the images in which the slot is matched to a target, with Wilson's 95 % interval. Dead slots are never matched.",
+    ),
 }  # fmt: skip
 PROPERTIES = {
     "quality": "teacher quality", "score": "teacher score", "entropy": "teacher entropy (bits)", "target_size": "target size (sqrt px)",

@@ -6,7 +6,8 @@ import pytest
 
 from tests.analysis.coco_examples import random_coco
 from workbench.analysis.detection.ap import evaluate, light_ground_truth
-from workbench.analysis.detection.confusion import BACKGROUND, confusion_matrix, confusion_pairs
+from workbench.analysis.detection.bootstrap import draws
+from workbench.analysis.detection.confusion import BACKGROUND, compare_confusion, confusion_matrix, confusion_pairs
 
 NAMES = {3: "class 3", 7: "class 7", 44: "class 44"}
 
@@ -46,3 +47,25 @@ def test_detections_on_crowds_are_left_out_and_crowds_are_no_targets():
     pairs = confusion_pairs(truth, detections, 0)
     assert (pairs["truth"] != BACKGROUND).sum() == sum(not a["iscrowd"] for a in truth["annotations"])
     assert (pairs["predicted"] != BACKGROUND).sum() < len(detections)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_difference_of_two_runs_is_that_of_their_matrices_on_all_images_and_on_every_resample(seed: int):
+    truth, detections = random_coco(seed)
+    images = [image["id"] for image in truth["images"]]
+    half = detections[np.random.default_rng(seed).random(len(detections)) < 0.6].reset_index(drop=True)
+    first, second = (confusion_pairs(truth, side, 0.2) for side in (detections, half))
+    table = compare_confusion(first, second, NAMES, images, samples=15, seed=seed)
+    before, after = (confusion_matrix(side, NAMES) for side in (first, second))
+    assert table["baseline"].sum() == len(first) and table["other"].sum() == len(second)
+    for row in table.to_dict("records"):
+        cell = row["truth"], row["predicted"]
+        assert (row["baseline"], row["other"]) == (before.loc[cell], after.loc[cell])
+        assert row["difference"] == after.loc[cell] - before.loc[cell]
+        sums = []
+        for count in draws(len(images), 15, seed):
+            own = [sum(int(count[images.index(i)]) for i, t, p in side[["image_id", "truth", "predicted"]].itertuples(index=False)
+                       if (t, p) == cell) for side in (first, second)]  # fmt: skip
+            sums.append(own[1] - own[0])
+        assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(sums, [2.5, 97.5])))
+    assert compare_confusion(first, first, NAMES, images, samples=5)["difference"].eq(0).all()

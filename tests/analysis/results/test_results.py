@@ -1,6 +1,8 @@
 """Results about a run: equal to a computation on its files, kept under names that stay, made once where a caller holds them."""
 
+import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ from workbench.analysis.derived import evaluation_hash
 from workbench.analysis.detection.ap_tests import AP, compare_ap, judge
 from workbench.analysis.detection.bootstrap import bootstrap_ap
 from workbench.analysis.detection.calibration import reliability
+from workbench.analysis.detection.lost import cell_table, compare_lost, compared_targets, lost_shares, outcome_table
 from workbench.analysis.detection.matches import match_detections
 from workbench.analysis.detection.slices import slices
 from workbench.analysis.detection.targets import target_frame
-from workbench.analysis.detection.tide import error_table, find_errors
+from workbench.analysis.detection.tide import error_table, find_errors, images_behind, queries_behind
 from workbench.analysis.of_run import RunAt, all_evaluations, one_evaluation
 from workbench.analysis.queries.gain import slot_gain, target_gain
 from workbench.analysis.queries.predictors import rank_correlations, target_properties
@@ -27,7 +30,9 @@ from workbench.analysis.queries.value import ap_drops
 from workbench.analysis.results import detections
 from workbench.analysis.results.of_runs import Results
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
-from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
+from workbench.analysis.stability.change_causes import explain_changes
+from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by, target_changes
+from workbench.errors import RunError
 from workbench.files import hash_json
 from workbench.store.detections import DETECTION_SCHEMA, read_detections, write_detections
 from workbench.store.queries import read_queries
@@ -158,3 +163,70 @@ def test_verdicts_and_causes_are_of_the_runs_that_are_named(runs: tuple[Run, Run
     assert {"AP", "churn", "IS", "quality"} <= set(table["quantity"])
     found = RESULTS.diagnosis(all_evaluations(runs[0]), all_evaluations(runs[1]))
     assert (found.run, found.baseline) == ("distilled", "undistilled")
+
+
+def test_what_a_student_lost_is_read_from_the_query_tables_of_both(pair: tuple[RunAt, RunAt]):
+    at, baseline = pair
+    data = examples.make_data()
+    deepest = int(read_queries(at.run, "val", [-1])["layer"].max())
+
+    def boxes(one: RunAt, step: int, model: str, layer: int) -> pd.DataFrame:
+        where = "model = $model and layer = $layer"
+        return query_detections(read_queries(one.run, "val", [step], where=where, parameters={"model": model, "layer": layer}), data)
+
+    teacher, student, other = boxes(at, -1, "teacher", deepest), boxes(at, STEP, "student", 1), boxes(baseline, STEP, "student", 1)
+    for least in (0.0, 0.3):
+        wanted = compared_targets(data.coco(), teacher, student, least)
+        before = compared_targets(data.coco(), teacher, other, least)
+        images = [record.image_id for record in data.records]
+        equal(RESULTS.compared_targets(at, at, least), wanted)
+        equal(RESULTS.found_cells(at, at, least), cell_table(wanted, images))
+        equal(RESULTS.lost_shares(at, at, least), lost_shares(wanted, images))
+        equal(RESULTS.lost_outcomes(at, at, least), outcome_table(wanted, images))
+        equal(RESULTS.compared_lost(baseline, at, at, least), compare_lost(before, wanted, images))
+        assert RESULTS.cell_images(at, at, least, "lost")["n"].sum() == (wanted["cell"] == "lost").sum()
+    assert RESULTS.without_teacher(at) == ""
+
+
+def test_a_run_that_keeps_nothing_of_its_teacher_says_how_to_make_it(pair: tuple[RunAt, RunAt]):
+    at, _ = pair
+    elsewhere = dataclasses.replace(at, split="test")
+    recipe = at.run.info()["recipe"]
+    assert RESULTS.without_teacher(elsewhere) == f"Run '{at.run.name}' has no teacher, so there is nothing that it could have lost."
+    at.run.update_info(recipe={**recipe, "teacher": {"recipe": "big.yaml"}})
+    assert RESULTS.without_teacher(elsewhere).endswith(f"workbench record {at.run.name} --split test")
+    with pytest.raises(RunError, match="keeps queries of the steps none"):
+        RESULTS.compared_targets(elsewhere, elsewhere)
+    at.run.update_info(recipe=recipe)
+
+
+def test_errors_with_a_least_score_are_those_of_the_detections_that_have_it(pair: tuple[RunAt, RunAt]):
+    at, _ = pair
+    detections = read_detections(at.run, "val", STEP)
+    wanted = find_errors(examples.make_data().coco(), detections[detections["score"] >= 0.4])
+    images, slots = RESULTS.behind(at, "missed", 0.4)
+    equal(images, images_behind(wanted, "missed"))
+    equal(RESULTS.behind(at, "background", 0.4)[1], queries_behind(wanted, "background"))
+    assert slots.empty
+
+
+def test_why_targets_change_their_query_is_read_pair_by_pair(pair: tuple[RunAt, RunAt]):
+    split = all_evaluations(pair[0].run, "val")
+    data = examples.make_data()
+    rows = read_queries(split.run, "val", list(examples.STEPS), where="model = 'student' and layer = 1")
+    truth = target_frame(data.coco())
+    sizes = {record.image_id: (record.width, record.height) for record in data.records}
+    boxes = [[(r.x1 + r.x2) / 2 / w, (r.y1 + r.y2) / 2 / h, (r.x2 - r.x1) / w, (r.y2 - r.y1) / h]
+             for r in truth.itertuples() for w, h in [sizes[r.image_id]]]  # fmt: skip
+    targets = truth[["image_id", "target", "label"]].assign(**dict(zip(("cx", "cy", "w", "h"), np.transpose(boxes), strict=True)))
+    changes = target_changes(rows)
+    wanted = pd.concat([
+        explain_changes(rows[rows["step"] == a], rows[rows["step"] == b], changes[changes["step"] == b], targets)
+        for a, b in itertools.pairwise(examples.STEPS)
+    ])  # fmt: skip
+    for _ in ("computed", "read back"):
+        equal(RESULTS.explained_changes(split).convert_dtypes(), wanted.convert_dtypes())
+    whole = RESULTS.churn_by_layer(split)
+    whole = whole[whole["layer"] == 1].set_index("step")["churn"]
+    assert RESULTS.churn_by_cause(split).groupby("step")["churn"].sum().tolist() == pytest.approx(whole.tolist())
+    assert RESULTS.unsettled_causes(split)["targets"].sum() == len(RESULTS.unsettled_targets(split))

@@ -1,14 +1,17 @@
 """Counts which classes are taken for each other: detections against targets of any class at IoU 0.5."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from workbench.analysis.detection.ap import Detections
+from workbench.analysis.detection.bootstrap import draws
 from workbench.analysis.detection.cells import rank_in_run
 from workbench.analysis.detection.matches import BOX, IOU, match_detections
+from workbench.analysis.detection.ratios import percentiles
 from workbench.overlap import iou as overlap_iou
 
 BACKGROUND = -1  # in place of a category id
@@ -100,3 +103,41 @@ def confusion_matrix(pairs: pd.DataFrame, classes: Mapping[int, str]) -> pd.Data
     order = [*classes, BACKGROUND]
     counts = pairs.groupby(["truth", "predicted"]).size().unstack(fill_value=0)
     return counts.reindex(index=order, columns=order, fill_value=0).astype(int)
+
+
+def compare_confusion(
+    baseline: pd.DataFrame, other: pd.DataFrame, classes: Mapping[int, str], images: Sequence[int], samples: int = 300, seed: int = 0
+) -> pd.DataFrame:
+    """Returns how many pairs more than the baseline the other run has in each cell of the matrix, with intervals over resampled images.
+
+    Args:
+        baseline: frame of ``confusion_pairs``.
+        other: frame of another run on the same images.
+        classes: name by category id.
+        images: ids of all images of the split, which are resampled.
+        samples: number of resamples.
+        seed: seed of the draws.
+
+    Returns:
+        One row per cell that holds a pair in one of the runs, in the order of the matrix: ``truth``, ``predicted``, ``baseline`` and
+        ``other`` (pairs), ``difference`` with ``low`` and ``high``.
+    """
+    order = pd.Index([*classes, BACKGROUND])
+    pairs = pd.concat([baseline.assign(sign=-1), other.assign(sign=1)], ignore_index=True)
+    place = order.get_indexer(pd.Index(pairs["truth"])) * len(order) + order.get_indexer(pd.Index(pairs["predicted"]))
+    cells, group = np.unique(place, return_inverse=True)
+    sign, image = pairs["sign"].to_numpy(), pairs["image_id"].to_numpy()
+    own = sparse.csr_array((sign, (group, np.searchsorted(np.sort(images), image))), shape=(len(cells), len(images)))
+    low, high = percentiles((own @ draws(len(images), samples, seed).T).astype(float))
+    before, after = (np.bincount(group[sign == side], minlength=len(cells)) for side in (-1, 1))
+    return pd.DataFrame(
+        {
+            "truth": order.to_numpy()[cells // len(order)],
+            "predicted": order.to_numpy()[cells % len(order)],
+            "baseline": before,
+            "other": after,
+            "difference": after - before,
+            "low": low,
+            "high": high,
+        }
+    )

@@ -34,19 +34,22 @@ def image_ratios(
     denominator: np.ndarray | None = None,
     samples: int = 300,
     seed: int = 0,
+    images: np.ndarray | None = None,
 ) -> Ratios:
     """Returns the sum of ``numerator`` over the sum of ``denominator`` of every group.
 
     Args:
-        image: ``[R]`` id of the image of each row; these images are resampled.
+        image: ``[R]`` id of the image of each row.
         group: ``[R]`` group of each row, 0..groups - 1.
         groups: number of groups.
         numerator: ``[R]`` values to sum or average.
         denominator: ``[R]`` weights; by default each row counts once.
         samples: number of resamples.
         seed: seed of the draws.
+        images: ids of all images that are resampled; by default those with a row.
     """
-    images, position = np.unique(image, return_inverse=True)
+    images = np.unique(image) if images is None else np.unique(images)
+    position = np.searchsorted(images, image)
     counts = np.concatenate([np.ones((1, len(images))), draws(len(images), samples, seed)])
     weights = np.ones(len(image)) if denominator is None else np.asarray(denominator, dtype=np.float64)
     above, below = (

@@ -11,6 +11,7 @@ from workbench.analysis.diagnosis.findings import NotJudged
 from workbench.analysis.of_run import open_data
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.rows_of_run import last_layer, layers, student_over_steps
+from workbench.analysis.stability.explained import explained_changes
 from workbench.analysis.stability.grouped import target_changes
 from workbench.errors import WorkbenchError
 from workbench.store.manifest import is_complete
@@ -128,6 +129,12 @@ class Material:
         rows, identity = student_over_steps(run, split, layer=max(layers(run, split, steps[-1]), default=0))
         changes = target_changes(rows, identity=identity).dropna(subset=["changed"])
         return changes[["step", "image_id", "changed"]].astype({"changed": bool})
+
+    @functools.cached_property
+    def explained(self) -> pd.DataFrame:
+        """Changes of the last layer with their causes: ``change_causes.explain_changes``, between all evaluations."""
+        layer = max(layers(self.run, self.split, self.steps[-1]), default=0)
+        return explained_changes(self.run, self.split, layer, self.targets)
 
     @functools.cached_property
     def data(self) -> Any:

@@ -13,7 +13,7 @@ from workbench.analysis.detection.ap_tests import compare_errors
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.of_run import RunAt, all_evaluations, common_step, last_with_queries, one_evaluation
 from workbench.analysis.report.answer import answer
-from workbench.analysis.report.one_run import QUERIES, error_numbers, gain_numbers, records, slot_numbers, stability_numbers
+from workbench.analysis.report.one_run import QUERIES, error_numbers, gain_numbers, lost_numbers, records, slot_numbers, stability_numbers
 from workbench.analysis.report.sides import baseline_run, sides
 from workbench.analysis.report.summary import run_result, table
 from workbench.analysis.results.detections import seed_of
@@ -25,7 +25,16 @@ from workbench.errors import WorkbenchError
 from workbench.store.run import Run
 
 FORMAT = 2
-_HELD = {"opened": 4, "opened_truth": 4, "errors": 4, "matched_queries": 4, "gains": 4}  # results that others are computed from
+_HELD = {
+    "opened": 4,
+    "opened_truth": 4,
+    "errors": 4,
+    "matched_queries": 4,
+    "gains": 4,
+    "boxes": 4,
+    "compared_targets": 4,
+    "explained_changes": 2,
+}  # results that others are computed from
 
 
 def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
@@ -44,7 +53,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
         arm (``answer.Answer``); ``comparisons`` (``baseline`` and ``other``,
         names of runs; ``verdicts`` on every number, ``errors``); ``seeds``, of every side with more than one run the ``spread`` of churn
         and IS (nothing of them where ``not_defined`` says so) and of found-by churn, and the targets ``found`` by pairs; by name of the
-        run ``diagnoses``, ``errors`` and ``slots`` (of ``one_run``, with their ``split``), ``stability`` and ``gain`` (with its
+        run ``diagnoses``, ``errors``, ``lost`` and ``slots`` (of ``one_run``, with their ``split``), ``stability`` and ``gain`` (with its
         ``baseline``); ``notes`` on what could not be computed.
     """
     notes: list[str] = []
@@ -57,7 +66,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
     known = [run for run in runs if evaluated[run.name] is not None]
     found["answers"] = [own.to_json() for own in answer(known, results, diagnoses)]
     traced = {run.name: _recorded_rows(results, run, split, notes) for run in runs}
-    found |= {name: {} for name in ("errors", "slots", "stability", "gain")}
+    found |= {name: {} for name in ("errors", "lost", "slots", "stability", "gain")}
     for run in runs:
         at, rows, baseline = evaluated[run.name], traced[run.name], baselines[run.name]
         if at is not None:
@@ -66,6 +75,7 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
             found["slots"][run.name] = {"split": at.split, **slot_numbers(results, at, last, split)}
         if rows is None:
             continue
+        found["lost"] |= _lost(results, run, baseline if traced.get(baseline.name if baseline else "") is not None else None, split, notes)
         found["stability"][run.name] = {"split": split, **stability_numbers(results, last_with_queries(run, split), rows)}
         if baseline is not None and traced.get(baseline.name) is not None:
             try:
@@ -77,6 +87,20 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
     found["seeds"] = [_seeds(results, side, traced, split) for side in sides(runs).values() if len(side) > 1]
     found["notes"] = notes
     return found
+
+
+def _lost(results: Results, run: Run, baseline: Run | None, split: str, notes: list[str]) -> dict[str, Any]:
+    """Returns what a run lost of its teacher by the name of the run; nothing where it cannot be set beside its teacher."""
+    at = last_with_queries(run, split)
+    if why := results.without_teacher(at):
+        notes.append(f"{run.name}: what it lost of its teacher is not shown: {why}")
+        return {}
+    before = last_with_queries(baseline, split) if baseline is not None else None
+    try:
+        return {run.name: {"split": split, **lost_numbers(results, at, before)}}
+    except WorkbenchError as error:
+        notes.append(f"{run.name}: not compared with the baseline in what it lost: {error}")
+        return {run.name: {"split": split, **lost_numbers(results, at, None)}}
 
 
 def _comparisons(

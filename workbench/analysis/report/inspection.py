@@ -21,9 +21,11 @@ from workbench.analysis.of_run import common_step
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.queries.value import ap_drops
-from workbench.analysis.rows_of_run import Model, last_layer, student_over_steps
+from workbench.analysis.rows_of_run import Model, last_layer, layers, student_over_steps
 from workbench.analysis.stability.agreement import teacher_agreement
+from workbench.analysis.stability.change_causes import CAUSES, unsettled_targets
 from workbench.analysis.stability.churn import CHURN_NEEDED
+from workbench.analysis.stability.explained import explained_changes, in_units
 from workbench.analysis.stability.grouped import image_counts, target_changes, target_histories
 from workbench.analysis.stability.same_box import BOX
 from workbench.datasets.base import Dataset
@@ -58,7 +60,8 @@ class Inspection:
             ``worst`` by quality among its matched queries).
         targets: ``image_id``, ``target``, ``label`` (-1 for a region without class), ``x1 y1 x2 y2`` in pixels, ``area``, ``kind``
             (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and for each model ``<model>_error`` (state
-            from ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it).
+            from ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it);
+            ``student_change_cause``, why it changed its query over evaluations (of ``change_causes``, in words; null if it never did).
         images: ``image_id``, ``targets``, ``crowding``, and for each model ``<model>_contribution`` to AP50 and ``<model>_instability``
             (IS, mean over evaluations, for the teacher over decoder layers); ``agreement`` of student and teacher.
         not_defined: one sentence on each kind of number that a many-to-one assignment does not define; its columns are null or missing.
@@ -122,6 +125,8 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         contribution = image_contributions(truth, query_detections(boxes[role], dataset))
         images = images.merge(contribution.rename(columns={"contribution": f"{role}_contribution"}), on="image_id", how="left")
         images = images.merge(instability.rename(columns={"queries": f"{role}_instability"}), on="image_id", how="left")
+    if not undefined(run, "churn"):
+        targets = targets.merge(_causes(run, split, step, dataset, targets), on=_TARGET, how="left")
     if "teacher" in boxes:
         boxes["teacher"]["grade"] = _grades(boxes["teacher"])
         if not undefined(run, "agreement"):
@@ -200,6 +205,14 @@ def _stability(run: Run, split: str, step: int, role: Role, model: str) -> tuple
         counts = image_counts(rows, "step", model, identity=identity)
     histories = histories.assign(stability=1 - histories["share"])[[*_TARGET, "stability"]]
     return histories, counts.groupby("image_id")["queries"].mean().reset_index(), layers[[*_TARGET, "changes"]]
+
+
+def _causes(run: Run, split: str, step: int, dataset: Dataset, targets: pd.DataFrame) -> pd.DataFrame:
+    """Returns why each target changed its query between the evaluations up to a step, in words."""
+    own = in_units(targets[targets["kind"] == "target"], dataset)
+    changes = explained_changes(run, split, max(layers(run, split, step), default=0), own, step)
+    causes = unsettled_targets(changes)[[*_TARGET, "cause"]]
+    return causes.assign(cause=causes["cause"].map(CAUSES)).rename(columns={"cause": "student_change_cause"})
 
 
 def _states(role: Role, errors: Errors, matched: pd.DataFrame, histories: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 from workbench.analysis.defined import undefined
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.confusion import BACKGROUND
+from workbench.analysis.detection.lost import LEAST_SCORE
 from workbench.analysis.of_run import RunAt, all_evaluations
 from workbench.analysis.queries.quality import quality_by
 from workbench.analysis.results.of_runs import Results
@@ -92,6 +93,7 @@ def stability_numbers(results: Results, at: RunAt, queries: pd.DataFrame) -> dic
     run, dataset, targets = at.run, results.dataset(at.data), results.targets(at.data)
     last = at_last_step(queries)
     found = _churn(run, at.split, dataset, targets, queries) | {"found_by": _found_by(results, at)}
+    found["causes"] = undefined(run, "churn") or _causes(results, at)
     found["between_layers"] = undefined(run, "layer churn") or records(stability_by(image_counts(last, "layer")))
     found["teacher"] = undefined(run, "teacher layer churn") or records(stability_by(image_counts(queries, "layer", "teacher")))
     for name, make in (("agreement", teacher_agreement), ("group", group_agreement)):
@@ -154,6 +156,42 @@ def gain_numbers(results: Results, at: RunAt, baseline: RunAt) -> dict[str, Any]
         "mean": records(results.mean_gain(at, baseline)),
         **{f"by_{by}": _named(results.gain_by(at, baseline, by), dataset) for by in _SLICES},
         "correlations": predicted,
+    }
+
+
+def lost_numbers(results: Results, at: RunAt, baseline: RunAt | None) -> dict[str, Any]:
+    """Returns what the student lost of what its teacher found at one evaluation.
+
+    Args:
+        results: provider of results.
+        at: evaluation of the student, whose run keeps the teacher's outputs.
+        baseline: evaluation of the run that it is compared with, on the same images; None without one.
+
+    Returns:
+        ``step``, ``least_score``, ``images``, ``cells`` (of ``lost.cell_table``, all targets), ``shares`` (``lost.lost_shares``),
+        ``outcomes`` (``lost.outcome_table``), ``baseline`` (name and ``step``, None without one) and ``differences``
+        (``lost.compare_lost``, empty without a baseline).
+    """
+    cells = results.found_cells(at, at)
+    return {
+        "step": at.step,
+        "least_score": LEAST_SCORE,
+        "images": len(results.compared_images(at, at)),
+        "cells": records(cells[cells["by"] == "all"]),
+        "shares": records(results.lost_shares(at, at)),
+        "outcomes": records(results.lost_outcomes(at, at)),
+        "baseline": None if baseline is None else {"run": baseline.run.name, "step": baseline.step},
+        "differences": [] if baseline is None else records(results.compared_lost(baseline, at, at)),
+    }
+
+
+def _causes(results: Results, at: RunAt) -> dict[str, Any]:
+    """Returns churn between evaluations divided by cause: ``steps``, ``by_label``, ``by_size``, and the ``targets`` of each cause."""
+    split = all_evaluations(at.run, at.split)
+    return {
+        "steps": records(results.churn_by_cause(split)),
+        **{f"by_{by}": _named(results.churn_by_cause(split, by), results.dataset(at.data)) for by in _SLICES},
+        "targets": records(results.unsettled_causes(split)),
     }
 
 

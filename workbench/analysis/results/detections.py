@@ -12,7 +12,7 @@ from workbench.analysis.derived import evaluation_hash, kept_frame
 from workbench.analysis.detection.ap_tests import AP, SAMPLES, Verdict, changed_targets, compare_errors, judge
 from workbench.analysis.detection.bootstrap import draws, interval, weighted_ap, with_all
 from workbench.analysis.detection.calibration import reliability
-from workbench.analysis.detection.confusion import confusion_matrix, confusion_pairs
+from workbench.analysis.detection.confusion import THRESHOLD, compare_confusion, confusion_matrix, confusion_pairs
 from workbench.analysis.detection.kitti_ap import is_kitti, kitti_ap
 from workbench.analysis.detection.matches import Matches
 from workbench.analysis.detection.slices import slices
@@ -105,23 +105,40 @@ class DetectionResults:
         )  # fmt: skip
         return verdicts, changed_targets(first, second)
 
-    def behind(self, at: RunAt, error: Error) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Returns the images, and the query slots, with errors of a type, most errors first."""
-        found = self.errors(at)
+    def confident_errors(self, at: RunAt, least_score: float) -> Errors:
+        """Returns the error types among the detections of a score, without the others: a target that only those found is not found."""
+        found = self.detections(at)
+        return find_errors(self.truth(at.data), found[found["score"] >= least_score])
+
+    def behind(self, at: RunAt, error: Error, least_score: float = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Returns the images, and the query slots, with errors of a type, most errors first.
+
+        Args:
+            at: the evaluation.
+            error: type of ``tide``.
+            least_score: see ``confident_errors``; 0 for all detections.
+        """
+        found = self.confident_errors(at, least_score) if least_score else self.errors(at)
         return images_behind(found, error), queries_behind(found, error)
 
-    def wrong(self, at: RunAt, error: Error, image_id: int) -> pd.DataFrame:
+    def wrong(self, at: RunAt, error: Error, image_id: int, least_score: float = 0) -> pd.DataFrame:
         """Returns the errors of a type in one image, the best scores first."""
-        return rows_behind(self.errors(at), error, image_id)
+        return rows_behind(self.confident_errors(at, least_score) if least_score else self.errors(at), error, image_id)
 
-    def class_pairs(self, at: RunAt) -> pd.DataFrame:
+    def class_pairs(self, at: RunAt, least_score: float = THRESHOLD) -> pd.DataFrame:
         """Returns pairs of target and detection (``confusion.confusion_pairs``), the best scores first."""
-        pairs = confusion_pairs(self.truth(at.data), self.detections(at))
+        pairs = confusion_pairs(self.truth(at.data), self.detections(at), least_score)
         return pairs.sort_values("score", ascending=False, ignore_index=True)
 
-    def confusion(self, at: RunAt) -> pd.DataFrame:
+    def confusion(self, at: RunAt, least_score: float = THRESHOLD) -> pd.DataFrame:
         """Returns counts by class of the target and of the detection."""
-        return confusion_matrix(self.class_pairs(at), self.errors(at).classes)
+        return confusion_matrix(self.class_pairs(at, least_score), self.errors(at).classes)
+
+    def compared_confusion(self, baseline: RunAt, other: RunAt, least_score: float = THRESHOLD) -> pd.DataFrame:
+        """Returns how the confusion of classes differs from the baseline's: ``confusion.compare_confusion``."""
+        found = self.errors(other)
+        sides = [self.class_pairs(at, least_score) for at in (baseline, other)]
+        return compare_confusion(sides[0], sides[1], found.classes, found.images.tolist())
 
     def slices(self, at: RunAt) -> pd.DataFrame:
         """Returns AP and recall by size, crowding and overlap."""

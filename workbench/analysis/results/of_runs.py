@@ -10,6 +10,7 @@ from workbench.analysis.detection.ap_tests import Quantity, Verdict, compare_ap
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.diagnosis.findings import Diagnosis
 from workbench.analysis.of_run import RunAt, RunSplit, all_evaluations
+from workbench.analysis.results.lost import LostResults
 from workbench.analysis.results.queries import QueryResults
 from workbench.analysis.results.query_tests import compare_found_by, compare_queries, undefined_quantities, undefined_verdict
 from workbench.analysis.results.stability import StabilityResults
@@ -23,7 +24,7 @@ Side = tuple[tuple[int, RunAt], ...]  # seed and last evaluation of each run
 _COLUMNS = (*NEEDED, *BOX, "score", "match_iou")
 
 
-class Results(QueryResults, StabilityResults):
+class Results(QueryResults, StabilityResults, LostResults):
     """Every result that is shown of runs, computed from keys of ``of_run``."""
 
     def diagnosis(self, split: RunSplit, baseline: RunSplit | None) -> Diagnosis:

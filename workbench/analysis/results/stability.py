@@ -10,11 +10,14 @@ from workbench.analysis.of_run import RunAt, RunSplit, one_evaluation
 from workbench.analysis.results.detections import DetectionResults
 from workbench.analysis.rows_of_run import found_by_identity, in_last_layer, last_layer, matched_rows, student_over_steps
 from workbench.analysis.stability.agreement import agreement_by, teacher_agreement
+from workbench.analysis.stability.change_causes import cause_table, churn_by_cause, unsettled_targets
 from workbench.analysis.stability.churn import NEEDED, Identity
+from workbench.analysis.stability.explained import explained_changes, in_units
 from workbench.analysis.stability.found_by import FINDERS, FoundBy, finders, found_by_changes, found_by_churn, pooled_found_by_churn
 from workbench.analysis.stability.grouped import image_counts, pooled_by, stability_by
 from workbench.analysis.stability.same_box import BOX
 from workbench.analysis.stability.seeds import found_by_both
+from workbench.store.manifest import content_hash
 
 _FOUND = ("model", "image_id", "layer", "match", "label", "match_iou")
 
@@ -98,6 +101,37 @@ class StabilityResults(DetectionResults):
     def student_layers(self, split: RunSplit) -> list[int]:
         """Returns the decoder layers of the student, in order."""
         return rows_of_run.layers(split.run, split.split, split.run.query_steps(split.split)[-1])
+
+    def explained_changes(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
+        """Returns every change of a target's query with its cause: ``change_causes.explain_changes`` over all pairs of evaluations.
+
+        Args:
+            split: run and split.
+            layer: decoder layer of the student; the last by default.
+        """
+        require(split.run, "churn")
+        run, name = split.run, split.split
+        layer = self.student_layers(split)[-1] if layer is None else layer
+
+        def made() -> pd.DataFrame:
+            targets = in_units(self.targets(split.data), self.dataset(split.data))
+            return explained_changes(run, name, layer, targets)
+
+        inputs = [self.dataset(split.data).hash(), content_hash([run.queries_path(name, step) for step in run.query_steps(name)])]
+        return kept_frame(run, f"changes-{name}-{layer}", inputs, made)
+
+    def churn_by_cause(self, split: RunSplit, by: str | None = None, layer: int | None = None) -> pd.DataFrame:
+        """Returns churn split by cause (``change_causes.churn_by_cause``): of each step, or by label or size of all evaluations."""
+        explained = self.explained_changes(split, layer)
+        return churn_by_cause(explained, ["step"] if by is None else [], by, self.targets(split.data))
+
+    def unsettled_targets(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
+        """Returns the targets that changed their query with the cause of most of their changes: ``change_causes.unsettled_targets``."""
+        return unsettled_targets(self.explained_changes(split, layer))
+
+    def unsettled_causes(self, split: RunSplit, layer: int | None = None) -> pd.DataFrame:
+        """Returns how many targets changed their query for each cause: ``change_causes.cause_table``."""
+        return cause_table(self.unsettled_targets(split, layer))
 
     def held_rows(self, split: RunSplit, layer: int) -> pd.DataFrame:
         """Returns the rows of the queries of one layer that were matched to a target, at every evaluation."""

@@ -36,7 +36,7 @@ SHOWN = {
 }  # fmt: skip
 _TARGET_FIELDS: dict[str, type[fo.Field]] = {
     "target": fo.IntField, "kind": fo.StringField, "area": fo.FloatField, "size": fo.StringField, "crowding": fo.StringField,
-    "overlap": fo.StringField, "gain": fo.FloatField,
+    "overlap": fo.StringField, "gain": fo.FloatField, "student_change_cause": fo.StringField,
 }  # fmt: skip
 _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
