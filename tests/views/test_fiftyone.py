@@ -620,7 +620,7 @@ def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison
 
     sample = comparison.match({"image_id": data.records[3].image_id}).first()
     context = SimpleNamespace(dataset=comparison, view=comparison.view(), current_sample=None, selected=[sample.id])
-    assert OpenInDashboard().execute(context)["address"] == f"{dashboard_address()}/image?run=distilled&step=30&image=4"
+    assert OpenInDashboard().execute(context)["address"] == dashboard_address("/image?run=distilled&step=30&image=4")
     patches = comparison.load_saved_view("best queries of the teacher")
     patch = patches.first()
     context = SimpleNamespace(dataset=comparison, view=patches, current_sample=patch.id, selected=[])
