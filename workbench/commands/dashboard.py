@@ -11,7 +11,7 @@ def app(
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port to use, or the next free one after it.")] = 8501,
     host: Annotated[
         str,
-        typer.Option("--host", metavar="ADDRESS", help="Address to listen at. Beyond this machine, only who has the printed address sees the runs."),
+        typer.Option("--host", metavar="ADDRESS", help="Address to listen at. Beyond this machine, only the printed address opens it."),
     ] = "127.0.0.1",
     runs: Root = None,
 ) -> None:
@@ -33,8 +33,8 @@ def serve_dashboard(port: int, host: str = "127.0.0.1") -> None:
     if not is_loopback(host):
         console.print(
             Text(
-                f"warning: the dashboard listens at {host}, beyond this machine. Whoever has the address below sees every run and the images "
-                "of its data, and whoever reads the network between reads the address: nothing is encrypted."
+                f"warning: the dashboard listens at {host}, beyond this machine. Whoever has the address below sees every run and "
+                "the images of its data, and so does whoever reads the network in between: nothing is encrypted."
             ),
             soft_wrap=True,
         )

@@ -70,7 +70,7 @@ class Guard:
         elif scope["type"] == "http" and scope["method"] == "GET" and self._matches(_parameter(scope, TOKEN)):
             await self._keep(scope, send)
         else:
-            await _refuse(scope, receive, send, "this server asks for a token: open the address that the command which serves it has printed.")
+            await _refuse(scope, receive, send, "open the address that the command which serves this has printed: it holds a token.")
 
     def _refused(self, scope: Scope) -> str | None:
         """Returns why the names of a request are not accepted; None if they are."""

@@ -26,6 +26,7 @@ from workbench.views.fiftyone.documents import (
     rename_former,
     sample_documents,
 )
+from workbench.views.fiftyone.media import allow
 from workbench.views.fiftyone.pictures import picture_paths
 from workbench.views.fiftyone.saved import save_views
 from workbench.views.fiftyone.states import Method, save_states
@@ -56,7 +57,9 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", l
     data = open_data(run.info(), split)
     inspection = inspect(data, run, baseline, split)
     origin = {"run": str(run.path.absolute()), "baseline": str(baseline.path.absolute()) if baseline is not None else None, "split": split}
-    dataset = write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
+    paths = picture_paths(data, run, split)
+    allow(paths)
+    dataset = write(inspection, dataset_name(run, baseline, split), origin, paths)
     save_states(dataset, inspection, run, split, layout)
     return dataset
 
