@@ -15,8 +15,10 @@ from workbench.teacher_cache.read import TeacherCache
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
 from workbench.training.learner import Learner
+from workbench.training.loader import worker_lost
 from workbench.training.monitor import TermMonitor
 from workbench.training.processes import Interruption, Stopped, broadcast_from_main, interruptible
+from workbench.training.watch import Unwatched, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Trainer(Learner):
         self.seconds = {"cpu": 0.0, "wall": 0.0}
         self.taught: dict[str, bool] = {}
         self.best = (-1.0, -1)
+        self.done = 0
+        self.watch: Watch | Unwatched = Unwatched()
 
     def train(self) -> None:
         """Trains to the end.
@@ -70,13 +74,21 @@ class Trainer(Learner):
         Raises:
             Interrupted: a signal asked the run to stop; it has been saved.
             NonFiniteError: NaN or infinity appeared; the last checkpoint is kept.
+            RunError: a process that loads data has ended or hangs.
             SilentTermError: a term had no gradient for a whole epoch.
         """
         with interruptible() as interruption:
-            self._train(interruption)
+            try:
+                self._train(interruption)
+            except RuntimeError as error:
+                if (lost := worker_lost(error, self.done)) is None:
+                    raise
+                raise lost from error
 
     def _train(self, interruption: Interruption) -> None:
         start = self._begin()
+        self.done = start
+        self.watch.at(start)
         steps = self.config.steps
         epoch_log = max(self.loader.steps_per_epoch, GRADIENT_EVERY * self.config.log_every)
         if start and self._is_due(start) and not self._is_evaluated(start):
@@ -98,7 +110,8 @@ class Trainer(Learner):
                 if (step + 1) % epoch_log == 0:
                     self.monitor.check(step + 1)
                 self.listener.on_step(step + 1, steps, values or {})
-                done = step + 1
+                self.done = done = step + 1
+                self.watch.at(done)
                 if self._is_due(done):
                     self._evaluate(done, interruption)
                 stop = interruption.asked()  # asked only once, so that a step reported as saved was saved
@@ -165,7 +178,7 @@ class Trainer(Learner):
             self.run.check_there()  # writing would make the folder again
             random = torch.get_rng_state()
             try:
-                with self.averaged(), interruption.at_once():  # weights are exchanged whole
+                with self.watch.alone(), self.averaged(), interruption.at_once():  # weights are exchanged whole
                     epoch = step // self.loader.steps_per_epoch
                     line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
             except Stopped:
@@ -188,10 +201,11 @@ class Trainer(Learner):
         self.run.check_there()
         model = self.accelerator.unwrap_model(self.step_module)
         state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
-        save_checkpoint(
-            self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
-        )
-        prune_checkpoints(self.run, {step, self.best[1]})
+        with self.watch.alone():
+            save_checkpoint(
+                self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
+            )
+            prune_checkpoints(self.run, {step, self.best[1]})
 
     def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
@@ -199,7 +213,7 @@ class Trainer(Learner):
         if self.main:
             split = "val" if self.setup.test is None else "test"
             try:
-                with interruption.at_once():
+                with self.watch.alone(), interruption.at_once():
                     line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
             except Stopped:
                 self._stop_if_asked(self.config.steps, interruption.number)
