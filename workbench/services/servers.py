@@ -43,7 +43,7 @@ class Server:
 
 def register_server(path: Path, pid: int, port: int, **facts: Any) -> None:
     """Writes where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values, which only this user can read."""
-    write_json(path, {"pid": pid, "started": psutil.Process(pid).create_time(), "port": port, "facts": facts}, private=True)
+    write_json(path, {"pid": pid, "started": _started(psutil.Process(pid)), "port": port, "facts": facts}, private=True)
 
 
 def lookup_server(path: Path) -> Server | None:
@@ -51,11 +51,16 @@ def lookup_server(path: Path) -> Server | None:
     try:
         entry = read_json(path) if path.is_file() else {}
         process = psutil.Process(int(entry["pid"]))
-        if abs(process.create_time() - float(entry["started"])) >= 1 or not _lives(process):
+        if abs(_started(process) - float(entry["started"])) >= 1 or not _lives(process):
             return None
         return Server(process, int(entry["port"]), dict(entry["facts"]))
     except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
         return None
+
+
+def _started(process: psutil.Process) -> float:
+    """Returns the seconds from the start of the machine to that of a process; the time of day may be set in between."""
+    return process.create_time() - psutil.boot_time()
 
 
 @contextlib.contextmanager

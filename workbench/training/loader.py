@@ -154,8 +154,8 @@ def worker_lost(error: RuntimeError, step: int) -> RunError | None:
         return None
     why = f"has made no batch for {BATCH_SECONDS} s" if "timed out" in said else f"has ended: {said.splitlines()[0]}"
     return RunError(
-        f"after step {step} a process that loads data {why}. The system ends processes where memory is short. Set train.workers to fewer, or "
-        "to 0, in a new run, or resume this one."
+        f"after step {step} a process that loads data {why}. The system ends processes where memory is short. Resume the run, or start one "
+        "with fewer train.workers."
     )
 
 

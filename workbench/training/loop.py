@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workbench.errors import Interrupted
+from workbench.errors import Interrupted, RunError, lacks_memory
 from workbench.files import write_text
 from workbench.recipe.setup import Setup
 from workbench.store.run import GRADIENT_EVERY, Run, append_line, read_lines
@@ -74,16 +74,18 @@ class Trainer(Learner):
         Raises:
             Interrupted: a signal asked the run to stop; it has been saved.
             NonFiniteError: NaN or infinity appeared; the last checkpoint is kept.
-            RunError: a process that loads data has ended or hangs.
+            RunError: memory is too little, or a process that loads data has ended or hangs.
             SilentTermError: a term had no gradient for a whole epoch.
         """
         with interruptible() as interruption:
             try:
                 self._train(interruption)
-            except RuntimeError as error:
-                if (lost := worker_lost(error, self.done)) is None:
-                    raise
-                raise lost from error
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and (lost := worker_lost(error, self.done)) is not None:
+                    raise lost from error
+                if (advice := lacks_memory(error)) is not None:
+                    raise RunError(f"run '{self.run.name}' has stopped after step {self.done}: {advice}") from error
+                raise
 
     def _train(self, interruption: Interruption) -> None:
         start = self._begin()
@@ -149,9 +151,8 @@ class Trainer(Learner):
             )
             self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
             self.term_weights = info["term_weights"]
-            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path) if self.main else ():
-                kept = [line for line in read_lines(path) if line["step"] <= saved[-1] and line.get("split") != "test"]
-                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            if self.main:
+                self._cut_logs(saved[-1])
             self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")
         else:
             self.term_weights = self._balance()
@@ -159,7 +160,7 @@ class Trainer(Learner):
                 said = ", ".join(f"{name} {weight:.4g}" for name, weight in self.term_weights.items())
                 self.listener.on_message(f"term weights: {said}")
             if self.main:
-                for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+                for path in self.run.logs():
                     write_text(path, "")
                 self.run.update_info(term_weights=self.term_weights, alignment_start=self.evaluator.alignment())
         if not self.main:  # each process draws its own dropout and noise
@@ -168,6 +169,15 @@ class Trainer(Learner):
         if self.main:
             self.run.update_info(state="running", device=str(self.accelerator.device), processes=self.accelerator.num_processes)
         return saved[-1] if saved else 0
+
+    def _cut_logs(self, step: int) -> None:
+        """Removes from the logs what a resumed run writes again: everything after the checkpoint, and the result."""
+        logs = {path: read() for path, read in self.run.logs().items()}
+        self.run.update_info(saved_logs={})
+        for path, lines in logs.items():
+            kept = [line for line in lines if line["step"] <= step and line.get("split") != "test"]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.run.save_logs()
 
     def _evaluate(self, step: int, interruption: Interruption) -> None:
         """Evaluates on the validation split and stores its queries, in the first process only.
@@ -206,6 +216,7 @@ class Trainer(Learner):
                 self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
             )
             prune_checkpoints(self.run, {step, self.best[1]})
+            self.run.save_logs()
 
     def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""

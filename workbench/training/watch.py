@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol
 
-import torch.distributed as dist
 from accelerate import PartialState
+from torch.distributed.distributed_c10d import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from workbench.errors import ConfigError, Interrupted, RunError, WorkbenchError
 from workbench.store.run import Run
@@ -69,9 +69,7 @@ class Watch:
         clock: seconds of a clock that no one sets.
     """
 
-    def __init__(
-        self, rank: int, count: int, store: Store, prefix: str, seconds: float, clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, rank: int, count: int, store: Store, prefix: str, seconds: float, clock: Callable[[], float] = time.monotonic):
         self.rank, self.count = rank, count
         self._store, self._prefix, self._seconds, self._clock = store, prefix, seconds, clock
         self._beats, self._moves, self._step, self._alone = 0, 0, 0, 1
@@ -181,7 +179,7 @@ def watched(run: Run) -> Iterator[Watch | Unwatched]:
     global _trainings
     _trainings += 1
     # a client of its own, since torch may wait with the one that it has
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30))
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30))
     watch = Watch(PartialState().process_index, count, store, f"workbench/{_trainings}", seconds)
     over = threading.Event()
     thread = threading.Thread(target=_look_on, args=(watch, run, over), name="watch", daemon=True)
