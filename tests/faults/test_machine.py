@@ -173,15 +173,15 @@ def test_a_clock_that_is_set_while_a_run_is_trained_changes_nothing_of_it(tmp_pa
     when = now() + years * 365 * 86400
     for path in other.path.rglob("*"):
         os.utime(path, (when, when))
-    assert [entry.name for entry in catalog(Path(os.environ["WORKBENCH_RUNS"]))] == ["before", "during"]
+    assert [entry.run.name for entry in catalog(Path(os.environ["WORKBENCH_RUNS"]))] == ["before", "during"]
     assert command("report", "during", "--out", str(tmp_path / "report.html"))[0] == 0
 
 
 def test_a_server_is_found_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     register_server(tmp_path / "server.json", os.getpid(), 1)
     boot = psutil.boot_time()
-    for module in (psutil, psutil._psplatform):
-        monkeypatch.setattr(module, "boot_time", lambda: boot + 86400)  # the system works it out from the time of day
+    for place in ("psutil.boot_time", "psutil._psplatform.boot_time"):
+        monkeypatch.setattr(place, lambda: boot + 86400)  # the system works it out from the time of day
     assert lookup_server(tmp_path / "server.json") is not None
 
 

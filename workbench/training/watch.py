@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from accelerate import PartialState
-from torch.distributed.distributed_c10d import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from workbench.errors import ConfigError, Interrupted, RunError, WorkbenchError
 from workbench.store.run import Run
