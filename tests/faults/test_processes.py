@@ -214,4 +214,4 @@ def test_a_time_of_a_step_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match=f"{SETTING} is '{given}'"):
         step_seconds()
     code, _, said = command("run", str(write_recipe(tmp_path)), "--name", "x", "--device", "cpu", "--plain")
-    assert code == 2 and SETTING in said
+    assert code == 2 and SETTING in said and Run.find("x") is None

@@ -30,7 +30,7 @@ from workbench.training.loop import Listener, Silent, Trainer
 from workbench.training.optim import optimizer_copies
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
-from workbench.training.watch import ProcessLostError, watched
+from workbench.training.watch import ProcessLostError, step_seconds, watched
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
@@ -210,6 +210,7 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
 
 def _init_processes(launch: Launch) -> PartialState:
     """Joins the other processes of the run. On a CPU each uses one thread, so that sums are always made in the same order."""
+    step_seconds()  # what it refuses is refused before anything is made
     processes = init_processes(launch.device)
     if str(processes.device) == "cpu":
         torch.set_num_threads(1)

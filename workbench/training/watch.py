@@ -19,6 +19,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from workbench.errors import ConfigError, Interrupted, RunError, WorkbenchError
 from workbench.store.run import Run
+from workbench.training.processes import interruptible
 
 SETTING = "WORKBENCH_STEP_TIMEOUT"
 STEP_SECONDS = 600.0  # the longest that a step may take where processes wait for each other
@@ -191,13 +192,15 @@ def watched(run: Run) -> Iterator[Watch | Unwatched]:
     except RuntimeError as error:
         over.set()
         thread.join()
-        found = _explained(watch)
+        with interruptible():  # torchrun sends SIGTERM meanwhile
+            found = _explained(watch)
+            message = _written(run, found[1]) if found is not None and watch.speaks(found[0]) else None
         if found is None:
             cause = f"{type(error).__name__}: {error}"
             raise
-        if not watch.speaks(found[0]):
+        if message is None:
             raise SystemExit(RunError.exit_code) from error
-        raise ProcessLostError(_written(run, found[1])) from error
+        raise ProcessLostError(message) from error
     except Interrupted:
         raise
     except BaseException as error:
