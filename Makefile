@@ -3,6 +3,7 @@
 # make test       installs the test environment, then runs ruff, basedpyright and all tests
 # make lint       runs only ruff and basedpyright
 # make fuzz       tries many more mutated files than the tests do (EXAMPLES=20000 of each kind)
+# make faults     tries every fault of docs/reliability.md, and prints that table with what was tried and held
 # make docs       builds the manual and the API reference as web pages in build/site
 # make notebooks  runs all notebooks and stores their outputs
 # make bench      runs all benchmarks and writes benchmarks/results
@@ -10,7 +11,7 @@
 # make gpu-bundle packs what a GPU machine without a network needs into build/gpu-bundle.tar.gz (bash gpu/check.sh there)
 # make clean      removes .venv, caches and build outputs
 # PYTHON=...      selects the Python (3.11 or 3.12); TORCH=2.11.0 selects the version of torch
-.PHONY: help demo app test lint fuzz docs notebooks bench evidence gpu-bundle environment environment-all browser clean
+.PHONY: help demo app test lint fuzz faults docs notebooks bench evidence gpu-bundle environment environment-all browser clean
 .DEFAULT_GOAL := help
 
 APP ?= 1
@@ -52,6 +53,9 @@ test: environment-all browser
 
 fuzz: environment-all
 	WORKBENCH_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest -n 2 tests/faults/test_input.py -k mutated --timeout 7200
+
+faults: environment-all browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p tests.faults.counting tests/faults tests/services tests/views
 
 docs: environment-all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

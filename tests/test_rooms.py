@@ -51,7 +51,7 @@ def arrows() -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for module, imported in module_imports().items():
         own = room_of(module)
-        if own in (None, "__main__", "app.Home"):
+        if own in (None, "__main__", "app.Home", "app.server"):
             continue
         found[own] |= {other for name in imported if (other := room_of(name)) not in (None, own)}
     return dict(found)

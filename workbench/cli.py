@@ -33,7 +33,7 @@ from workbench.commands.run import run
 from workbench.commands.runs import runs_app
 from workbench.commands.search import search_app
 from workbench.commands.terminal import printable, use_escapes
-from workbench.errors import Interrupted, WorkbenchError
+from workbench.errors import Interrupted, WorkbenchError, lacks_memory
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
@@ -110,6 +110,9 @@ def main() -> None:
         _say(f"{error.strerror or error}: {str(error.filename)[:500]}")
         sys.exit(WorkbenchError.exit_code)
     except Exception as error:
+        if (advice := lacks_memory(error)) is not None:
+            _say(advice)
+            sys.exit(WorkbenchError.exit_code)
         # usage errors of the command line carry their own message and exit code
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]

@@ -60,6 +60,18 @@ class IncompatibleError(WorkbenchError):
     exit_code = 8
 
 
+def lacks_memory(error: BaseException) -> str | None:
+    """Returns what a user can do if an error means that memory was too little, whoever raised it; None for every other error."""
+    words = ("can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc")  # torch's, of CPUs and of GPUs
+    said = str(error).lower() if isinstance(error, (RuntimeError, OSError)) else ""
+    if not isinstance(error, MemoryError) and not any(word in said for word in words):
+        return None
+    return (
+        "there is too little memory. End other programs, or make the job smaller: a larger train.accumulate or a smaller train.batch_size, "
+        "fewer train.workers, smaller images."
+    )
+
+
 class MissingExtraError(WorkbenchError):
     """An optional dependency is not installed; the message says how to add it, as ``pip_install`` does."""
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, private: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on a clean exit the file is fsynced and renamed to ``path``, or uploaded if that is remote.
 
     Args:
         path: the file to write; its folder is created.
+        private: nobody but this user may read the file; by default it gets the permissions of any new file.
 
     Raises:
         WorkbenchError: the folder cannot be written or the disk is full; ``path`` keeps its old content.
@@ -41,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        _settle(temporary)
+        _settle(temporary, private)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -92,13 +93,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _settle(path: Path) -> None:
+def _settle(path: Path, private: bool = False) -> None:
     """Flushes a file to disk and gives it the permissions of any new file of this user; temporary and safetensors files begin as 0600."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     mask = os.umask(0)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    path.chmod(0o600 if private else 0o666 & ~mask)
 
 
 def sync_folder(folder: Path) -> None:
@@ -110,15 +111,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, either completely or not at all."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Writes ``text`` as UTF-8, either completely or not at all; a private file is for this user alone."""
+    with replacing(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON; refuses NaN, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, private: bool = False) -> None:
+    """Writes ``value`` as indented JSON; refuses NaN, which JSON does not have. A private file is for this user alone."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", private)
 
 
 class Entries(dict[str, Any]):
@@ -236,8 +237,16 @@ def lock_within(file: IO[Any], seconds: float) -> bool:
 
 
 def cache_folder() -> Path:
-    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+    """Returns the folder for files of the user that belong to no run: ``$XDG_CACHE_HOME/workbench`` or ``~/.cache/workbench``.
+
+    Where it exists, nobody else may look into it: it holds addresses with tokens, pictures, and the names of files.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "workbench"
+    with contextlib.suppress(OSError):  # a folder that cannot be made is an error where something is written into it
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    return folder
 
 
 def time_of(path: Path) -> tuple[float, int]:

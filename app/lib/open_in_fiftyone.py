@@ -8,7 +8,7 @@ import streamlit as st
 from lib import page
 from workbench.analysis.of_run import SPLITS, RunData
 from workbench.views.catalog import Entry
-from workbench.views.fiftyone.app import running, show
+from workbench.views.fiftyone.app import address, running, show
 from workbench.views.fiftyone.connection import dataset_name
 
 MOST = 500  # images in a selection
@@ -34,6 +34,7 @@ def open_selection(data: RunData, baseline: Entry | None, images: Sequence[int],
         options += f" --split {data.split}" if data.split != SPLITS[0] else ""
         page.note(f"To open these images in FiftyOne, first run this command: workbench inspect {shlex.quote(run.name)}{options}")
         return
+    opened_at = address(server, st.context.headers.get("Host", ""))
     chosen = list(dict.fromkeys(int(image) for image in images))[:MOST]
     with st.container(horizontal=True, vertical_alignment="center"):
         label = "Open this image in FiftyOne" if len(chosen) == 1 else f"Open these {len(chosen)} images in FiftyOne"
@@ -44,6 +45,6 @@ def open_selection(data: RunData, baseline: Entry | None, images: Sequence[int],
                 st.session_state[EMBEDDED] = key
         if st.session_state.get(EMBEDDED) == key:
             st.button("Close", key=f"{key}-close", on_click=st.session_state.pop, args=(EMBEDDED,))
-            st.markdown(f"[Open in a separate window]({server.address})")
+            st.markdown(f"[Open in a separate window]({opened_at})")
     if st.session_state.get(EMBEDDED) == key:
-        st.iframe(server.address, height=HEIGHT)
+        st.iframe(opened_at, height=HEIGHT)

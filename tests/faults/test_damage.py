@@ -1,5 +1,7 @@
 """Every file of a run is damaged in turn: what reads it gives one message or what it gave before, never a traceback or other numbers."""
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.faults.counting import tried
 from tests.faults.damages import CHECKPOINT, DAMAGES, LOGS, TABLES, make_run
 from tests.flows import Silent, command
 from workbench.analysis.defined import NotDefined
@@ -18,11 +21,11 @@ from workbench.analysis.of_run import all_evaluations, images_with_masks, one_ev
 from workbench.analysis.report.summary import summarise
 from workbench.analysis.results.of_runs import Results
 from workbench.detectors.registry import load_detector
-from workbench.errors import WorkbenchError
+from workbench.errors import RunError, WorkbenchError
 from workbench.recipe.setup import find_detector
 from workbench.store.intact import HASHES
 from workbench.store.queries import TEACHER_STEP, read_facts, read_queries
-from workbench.store.run import Run, list_runs
+from workbench.store.run import Run, append_line, list_runs
 from workbench.store.states import read_masks, read_states
 from workbench.training.launch import Launch, resume
 from workbench.views.catalog import catalog
@@ -89,6 +92,7 @@ def test_what_reads_a_damaged_log_or_table_refuses_or_gives_the_same_numbers(
         DAMAGES[damage](folder / file)
         for name, reader in READERS.items():
             found = told(reader, Run(folder))
+            tried()
             if isinstance(found, str):
                 noticed.setdefault(file, []).append(name)
                 assert "\n" not in found.strip() and "Traceback" not in found, f"{file}, {name}: {found}"
@@ -107,6 +111,7 @@ def test_a_damaged_checkpoint_is_named_and_never_loaded(damage: str, tmp_path: P
     for file in CHECKPOINT:
         run = Run(Path(shutil.copytree(whole.path, tmp_path / file)))
         DAMAGES[damage](run.checkpoint_path(step) / file)
+        tried()
         found = told(lambda own: load_detector(find_detector(own).folder).state_dict(), run)
         assert "Traceback" not in found if isinstance(found, str) else all(torch.equal(found[name], weights[name]) for name in weights), (
             file
@@ -180,3 +185,41 @@ def test_a_run_of_another_version_is_refused_by_everything(whole: Path, runs_fol
         code, _, err = command(*verb, "later")
         assert code == 5 and "its format is version 99, but this workbench reads version 1" in err, verb
     assert command("runs", "list")[0] == 0
+
+
+def test_a_digit_that_changes_in_run_json_is_noticed(whole: Path, tmp_path: Path):
+    run = Run(Path(shutil.copytree(whole, tmp_path / "distilled")))
+    text = run.info_path.read_text()
+    assert '"content_hash"' in text and "content_hash" not in run.info()
+    values = [match.start(1) for match in re.finditer(r'": "?([0-9])', text)]
+    assert len(values) > 20
+    for place in values:
+        tried()
+        run.info_path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+        with pytest.raises(WorkbenchError):
+            run.info()
+    run.info_path.write_text(text)
+    before = run.info()
+    run.update_info(best_step=6, odd={2: "two", 10: "ten"})
+    assert run.info() == {**before, "best_step": 6, "odd": {"2": "two", "10": "ten"}}
+    values = json.loads(run.info_path.read_text())
+    del values["content_hash"]  # as earlier versions wrote it, and as a user changes it
+    run.info_path.write_text(json.dumps({**values, "best_step": 7}))
+    assert run.info()["best_step"] == 7
+
+
+def test_a_digit_that_changes_in_the_log_of_an_unfinished_run_is_noticed(tmp_path: Path):
+    run = Run.create("unfinished", {"state": "running"}, tmp_path)
+    for path in run.logs():
+        for step in (1, 2):
+            append_line(path, {"step": step, "split": "val", "loss": 0.125})
+        run.save_logs()
+        append_line(path, {"step": 3, "split": "val", "loss": 0.125})
+    for path, read in run.logs().items():
+        assert [line["step"] for line in read()] == [1, 2, 3]
+        text = path.read_text()
+        path.write_text(text.replace("0.125", "0.135", 1))
+        with pytest.raises(RunError, match=f"{path.name} is damaged"):
+            read()
+        path.write_text(text.replace('"step": 3', '"step": 4'))
+        assert [line["step"] for line in read()] == [1, 2, 4], "it is written again when the run is resumed"

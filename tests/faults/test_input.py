@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.faults.counting import tried
 from tests.faults.mutations import FUZZED, ODD, mutated, mutated_lines
 from tests.flows import DISTILLED, TINY, command
 from workbench.datasets.base import Dataset
@@ -73,6 +74,7 @@ def opened(folder: Path, split: str, format: str) -> None:
 @fuzzed
 @given(value=mutated(COCO))
 def test_a_mutated_coco_file_is_read_counted_or_refused(tmp_path: Path, value: Any):
+    tried()
     pictures(tmp_path / "coco", "a.png", "b.png")
     # Python writes numbers of any length and infinity, which other programs do too
     before = sys.get_int_max_str_digits()
@@ -85,6 +87,7 @@ def test_a_mutated_coco_file_is_read_counted_or_refused(tmp_path: Path, value: A
 @fuzzed
 @given(text=mutated_lines(VOC))
 def test_a_mutated_voc_file_is_read_counted_or_refused(tmp_path: Path, text: str):
+    tried()
     pictures(tmp_path / "voc" / "JPEGImages", "a.png")
     (tmp_path / "voc" / "Annotations").mkdir(exist_ok=True)
     (tmp_path / "voc" / "Annotations" / "a.xml").write_text(text)
@@ -94,6 +97,7 @@ def test_a_mutated_voc_file_is_read_counted_or_refused(tmp_path: Path, text: str
 @fuzzed
 @given(text=mutated_lines(KITTI))
 def test_a_mutated_kitti_file_is_read_counted_or_refused(tmp_path: Path, text: str):
+    tried()
     pictures(tmp_path / "kitti" / "image_2", "000001.png")
     (tmp_path / "kitti" / "label_2").mkdir(exist_ok=True)
     (tmp_path / "kitti" / "label_2" / "000001.txt").write_text(text)
@@ -103,6 +107,7 @@ def test_a_mutated_kitti_file_is_read_counted_or_refused(tmp_path: Path, text: s
 @fuzzed
 @given(text=mutated_lines(YOLO), config=mutated(DATA_YAML), both=st.booleans())
 def test_mutated_yolo_files_are_read_counted_or_refused(tmp_path: Path, text: str, config: Any, both: bool):
+    tried()
     root = tmp_path / "yolo"
     pictures(root / "images", "a.png")
     (root / "labels").mkdir(exist_ok=True)
@@ -115,6 +120,7 @@ def test_mutated_yolo_files_are_read_counted_or_refused(tmp_path: Path, text: st
 @fuzzed
 @given(value=mutated({**TINY, **DISTILLED}), arm=st.sampled_from((None, "undistilled", "x")))
 def test_a_mutated_recipe_is_read_or_refused(tmp_path: Path, value: Any, arm: str | None):
+    tried()
     (tmp_path / "recipe.yaml").write_text(written(value))
     try:
         load_recipe(tmp_path / "recipe.yaml", arm=arm).hash()

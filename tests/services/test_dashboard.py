@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.patience import patience
+from tests.patience import patience, wait_until
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.services import dashboard as serve
 
@@ -96,3 +98,41 @@ def test_a_dashboard_that_ends_by_itself_is_an_error(tmp_path: Path, monkeypatch
         monkeypatch.setenv(name, value)
     with pytest.raises(WorkbenchError, match="has ended with status 3"):
         serve.serve(8700, lambda address: urllib.request.urlopen(f"{address}/end", timeout=patience(10)).close())
+
+
+def test_beyond_this_machine_the_dashboard_asks_for_the_token_in_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(serve, "is_loopback", lambda host: False)  # it stays on this machine, as every server of a test
+    said: list[int | str | None] = []
+
+    def look(address: str) -> None:
+        plain, _, token = address.partition("/?token=")
+        for path, headers in (("/", {}), ("/", {"Cookie": "a=b"}), ("/_stcore/health", {}), ("/", {"Authorization": f"Bearer {token}"})):
+            try:
+                with urllib.request.urlopen(urllib.request.Request(plain + path, headers=headers), timeout=patience(20)) as answer:
+                    said.append(answer.status)
+            except urllib.error.HTTPError as error:
+                said.append(error.code)
+        with urllib.request.urlopen(address, timeout=patience(20)) as answer:
+            kept = answer.headers["set-cookie"].split(";")[0]
+        with urllib.request.urlopen(urllib.request.Request(plain, headers={"Cookie": kept}), timeout=patience(20)) as answer:
+            said.append(answer.status)
+        assert serve.dashboard_address("/image?run=a") == f"{plain}/image?run=a&token={token}"
+        commands = [word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()]
+        assert not any(token in word for word in commands), "every user of the machine reads the options of a process"
+        raise KeyboardInterrupt
+
+    serve.serve(8700, look)
+    assert said == [403, 403, 403, 200, 200]
+
+
+def test_a_dashboard_whose_command_is_killed_ends_with_it(tmp_path: Path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "WORKBENCH_RUNS": str(tmp_path / "runs")}
+    command = [sys.executable, "-P", "-m", "workbench", "app", "--port", "8700"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("dashboard: "))
+        (streamlit,) = psutil.Process(process.pid).children()
+        process.kill()
+        wait_until(lambda: not streamlit.is_running() or streamlit.status() == psutil.STATUS_ZOMBIE)

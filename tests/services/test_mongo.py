@@ -2,13 +2,16 @@ import multiprocessing
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import types
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
+from pymongo import MongoClient
 
 from tests.patience import patience, wait_until
 from workbench.errors import WorkbenchError
@@ -29,9 +32,13 @@ def process_of(folder: Path) -> psutil.Process:
     return psutil.Process(read_json(folder / "server.json")["pid"])
 
 
+def socket_of(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix("mongodb://")))
+
+
 def answers(uri: str) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", int(uri.rsplit(":", 1)[1]))) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(socket_of(uri))) == 0
 
 
 def use_until_told(folder: str, ready, leave) -> None:
@@ -40,14 +47,14 @@ def use_until_told(folder: str, ready, leave) -> None:
         leave.wait(patience(60))
 
 
-def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_out_stops_it(folder):
+def test_processes_share_one_database_on_no_port_and_the_last_one_out_stops_it(folder):
     spawn = multiprocessing.get_context("spawn")
     ready, leave = spawn.Queue(), spawn.Event()
     with mongo.database(folder) as uri:
         process = process_of(folder)
         (watched,) = mongo.processes(uri, folder).items()
         assert watched == (f"MongoDB (its log is {folder / 'mongod.log'})", process)
-        assert {connection.laddr.ip for connection in process.net_connections("inet")} == {"127.0.0.1"}
+        assert process.net_connections("inet") == []
         command = process.cmdline()
         assert command[command.index("--wiredTigerCacheSizeGB") + 1] == "1"
         other = spawn.Process(target=use_until_told, args=(str(folder), ready, leave))
@@ -64,23 +71,57 @@ def test_processes_share_one_database_on_the_loopback_address_and_the_last_one_o
     assert not (folder / "server.json").exists()
 
 
-def test_a_database_that_died_is_noticed_and_started_anew_with_its_data_and_a_killed_users_one_is_taken_over(folder):
+def test_a_database_that_died_is_noticed_and_started_anew_with_its_data(folder):
+    with mongo.database(folder) as uri:
+        with MongoClient(uri) as client:
+            client.kept.things.insert_one({"_id": 7})
+            client.admin.command("fsync")
+        process_of(folder).kill()
+        wait_until(lambda: not answers(uri))
+        with mongo.database(folder) as anew, MongoClient(anew) as client:
+            assert client.kept.things.find_one() == {"_id": 7}
+    assert not answers(anew)
+
+
+def test_nobody_else_can_open_the_database_or_read_its_files(folder):
+    with mongo.database(folder) as uri:
+        address = socket_of(uri)
+        assert stat.S_IMODE(address.stat().st_mode) == 0o600 and stat.S_IMODE(address.parent.stat().st_mode) == 0o700
+        for path in (folder, *folder.rglob("*")):
+            assert not path.stat().st_mode & 0o077, path
+        assert not any("mongod" in word for word in socket_names() if word != str(address)), "MongoDB opens a second one in /tmp"
+
+
+def socket_names() -> set[str]:
+    return {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "mongod" in line and "/tmp/mongodb-" in line}
+
+
+@pytest.mark.parametrize("killed", ["user", "watchdog", "both"])
+def test_a_database_ends_with_the_processes_that_started_it(folder, killed):
     spawn = multiprocessing.get_context("spawn")
     ready, leave = spawn.Queue(), spawn.Event()
     user = spawn.Process(target=use_until_told, args=(str(folder), ready, leave))
     user.start()
-    first = ready.get(timeout=patience(60))
-    assert user.pid is not None
-    os.kill(user.pid, signal.SIGKILL)
+    uri = ready.get(timeout=patience(60))
+    server = process_of(folder)
+    watchdog = server.parent()
+    assert user.pid is not None and watchdog is not None
+    for name, pid in (("watchdog", watchdog.pid), ("user", user.pid)):
+        if killed in (name, "both"):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not answers(uri) and (not server.is_running() or server.status() == psutil.STATUS_ZOMBIE))
+    wait_until(lambda: not watchdog.is_running() or watchdog.status() == psutil.STATUS_ZOMBIE)
+    if killed == "watchdog":  # who sets an event waits for every process that waits for it, killed ones too
+        leave.set()
     user.join(patience(60))
-    assert answers(first), "nobody was there to stop it"
-    with mongo.database(folder) as uri:
-        assert uri == first
-        process_of(folder).kill()
-        wait_until(lambda: not answers(uri))
-        with mongo.database(folder) as anew:
-            assert answers(anew)
-    assert not answers(anew)
+
+
+def test_a_folder_with_a_long_name_gets_a_socket_elsewhere_that_is_removed_with_the_database(folder):
+    for name in ("x" * 100, "a,b"):
+        with mongo.database(folder / name) as uri:
+            address = socket_of(uri)
+            assert not address.is_relative_to(folder) and stat.S_IMODE(address.parent.stat().st_mode) == 0o700
+        wait_until(lambda folder=address.parent: not folder.exists())
 
 
 def test_a_number_that_is_another_process_by_now_is_not_stopped(folder):

@@ -317,7 +317,7 @@ def test_a_teachers_run_of_another_recipe_or_other_data_is_not_taken_for_the_one
         start(tiny_recipe(made), Launch("other", device="cpu"), Silent(), tmp_path)
     write_recipe(tmp_path, {"name": "big"})
     run = Run.open("big-undistilled-seed0")
-    write_json(run.info_path, read_json(run.info_path) | {"dataset_hash": "of other images"})
+    run.update_info(dataset_hash="of other images")
     with pytest.raises(RunError, match="trained on other data"):
         start(tiny_recipe(made), Launch("other", device="cpu"), Silent(), tmp_path)
 

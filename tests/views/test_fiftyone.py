@@ -1,14 +1,19 @@
 """Comparisons in the real FiftyOne: its database, its datasets and its App in the browser; one of each for all tests."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import duckdb
 import numpy as np
@@ -20,7 +25,7 @@ from PIL import Image
 from tests import inspection_examples as examples
 from tests import many_to_one_examples
 from tests.flows import command
-from tests.patience import patience, patient
+from tests.patience import patience, patient, wait_until
 from workbench.analysis.defined import NOT_DEFINED
 from workbench.analysis.detection.tide import find_errors
 from workbench.analysis.queries.gain import target_gain
@@ -30,7 +35,7 @@ from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.files import cache_folder
 from workbench.services import mongo
-from workbench.services.servers import Server
+from workbench.services.servers import Server, server_file
 from workbench.store.queries import read_queries
 from workbench.store.run import Run
 from workbench.views import box_drawing as boxes
@@ -296,6 +301,24 @@ def test_a_dataset_with_the_attribute_names_of_an_older_version_keeps_its_tags_a
     assert (tagged.tags, tagged.encoder_cell) == (["odd"], box.encoder_cell)
 
 
+def test_runs_of_one_name_in_two_folders_have_a_dataset_each_and_an_older_one_keeps_its_tags(fiftyone, runs, data, tmp_path):
+    import fiftyone as fo
+
+    from workbench.views.fiftyone.connection import former_name
+    from workbench.views.fiftyone.dataset import open_comparison
+
+    twin = Run(Path(shutil.copytree(runs[0].path.parent, tmp_path / "other")) / "distilled")
+    first = open_comparison(twin)
+    sample = first.first()
+    sample.tags = ["mine"]
+    sample.save()
+    first.name = former_name(twin, None, "val")  # as an earlier version called it
+    again = open_comparison(twin)
+    own = open_comparison(runs[0])
+    assert again.first().tags == ["mine"] and own.first().tags == [] and own.name != again.name
+    assert not fo.dataset_exists(former_name(twin, None, "val"))
+
+
 def test_nothing_is_written_again_when_nothing_changed(comparison, runs, caplog):
     from workbench.views.fiftyone.dataset import open_comparison
 
@@ -322,7 +345,7 @@ def test_names_from_data_are_text(fiftyone, data, tmp_path):
 def test_the_verb_makes_the_dataset_and_says_what_is_in_it(fiftyone, runs):
     code, out, err = command("inspect", "distilled", "--against", "undistilled", "--no-app", "--runs", str(runs[0].path.parent))
     assert code == 0, err
-    assert "distilled against undistilled, val: 8 images, 14 saved views" in out
+    assert re.search(r"distilled against undistilled, val \([0-9a-f]{6}\): 8 images, 14 saved views", out)
 
 
 def test_the_verb_without_a_run_says_what_to_give_and_setup_names_the_program(mongod):
@@ -384,12 +407,114 @@ def served(fiftyone: str, comparison: Any) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def app(served: Server) -> str:
-    """Its address."""
-    return served.address
+    """Its address, with the token."""
+    from workbench.views.fiftyone.app import address
+
+    return address(served)
 
 
 def test_the_process_that_is_watched_is_the_one_that_listens(served):
     assert served.port in {connection.laddr.port for connection in served.process.net_connections("inet")}
+
+
+def asked(url: str, **headers: str) -> int:
+    """The status with which the App answers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience(60)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_app_answers_with_the_token_alone_and_to_names_of_this_machine_alone(served, comparison):
+    token = served.facts["token"]
+    known = {"Authorization": f"Bearer {token}"}
+    for path in ("/", "/fiftyone", "/plugins", "/media?filepath=/etc/hostname", "/datasets/x"):
+        assert asked(served.address + path) == 403, path
+        assert asked(served.address + path, Host="evil.example", **known) == 403, path
+        assert asked(served.address + path, Origin="http://evil.example", **known) == 403, path
+    assert asked(served.address + "/fiftyone", **known) == 200
+    words = [word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()]
+    assert not any(token in word for word in words), "every user of the machine reads the options of a process"
+
+
+def test_the_app_hands_out_the_images_of_a_comparison_and_no_other_file(served, comparison, tmp_path):
+    known = {"Authorization": f"Bearer {served.facts['token']}"}
+    image = Path(comparison.first().filepath)
+
+    def media(path: str | Path) -> int:
+        return asked(f"{served.address}/media?{urlencode({'filepath': str(path)})}", **known)
+
+    assert media(image) == 200
+    (tmp_path / "link.png").symlink_to(image)
+    assert media(tmp_path / "link.png") == 200, "where a link leads is what counts"
+    outside = [tmp_path / "secret.png", image.with_suffix(".txt"), image.parent / "sub" / "secret.png", image.with_name("link.png")]
+    (image.parent / "sub").mkdir()
+    outside[-1].symlink_to(outside[0])
+    for path in outside[:-1]:
+        path.write_text("secret")
+    try:
+        for path in (
+            *outside,
+            "/etc/hostname",
+            f"{image.parent}/../../run.json",
+            image.parent,
+            "/dev/zero",
+            "",
+            "x\0",
+            "/proc/self/environ",
+        ):
+            assert media(path) in (400, 404), path
+        twice = f"/media?{urlencode([('filepath', str(image)), ('filepath', '/etc/hostname')])}"
+        for path in (twice, "/media/?filepath=/etc/hostname", "/%6dedia?filepath=/etc/hostname", "//media?filepath=/etc/hostname"):
+            with contextlib.suppress(urllib.error.URLError):
+                request = urllib.request.Request(served.address + path, headers=known)
+                answer = urllib.request.urlopen(request, timeout=patience(60)).read()
+                assert Path("/etc/hostname").read_bytes() not in answer, path
+    finally:
+        for path in outside[1:]:
+            path.unlink()
+        (image.parent / "sub").rmdir()
+
+
+def test_files_of_the_cache_are_for_this_user_alone_and_no_password_is_written(served, comparison, monkeypatch):
+    from workbench.views.fiftyone import app as fiftyone_app
+
+    for path in (cache_folder(), *cache_folder().rglob("*")):
+        if not path.is_relative_to(cache_folder() / "tools"):
+            assert not path.stat().st_mode & (0o077 if path.is_file() or path == cache_folder() else 0), path
+    monkeypatch.setattr(fiftyone_app, "_tell", lambda *_: None)
+    entry = server_file(fiftyone_app.APP)
+    before = entry.read_bytes()
+    with fiftyone_app.serving(comparison, "mongodb://me:secret@host:1", 5190):
+        said = entry.read_text()
+    entry.write_bytes(before)
+    assert "secret" not in said and '"database": null' in said
+    monkeypatch.delenv(mongo.URI, raising=False)
+    with pytest.raises(WorkbenchError, match=r"never written down\. Set the variable here too"):
+        fiftyone_app.show(Server(served.process, served.port, {"database": None}), ["x"])
+
+
+def test_an_app_whose_command_is_killed_ends_with_it(tmp_path):
+    # FiftyOne's own application takes a minute to start; the process that holds it is what ends
+    code = """
+import sys, types
+sys.modules["fiftyone.server.app"] = types.SimpleNamespace(app=None)
+sys.modules["fiftyone.server.events"] = types.SimpleNamespace(set_port=print)
+import os; os.environ["WORKBENCH_FIFTYONE_TOKEN"] = "t"
+from workbench.views.fiftyone.server import run
+run(0)
+"""
+    starter = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {code!r}], stdin=subprocess.PIPE, stdout=sys.stderr).pid, "
+        "flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = psutil.Process(int(process.stdout.readline()))
+        wait_until(lambda: server.net_connections("inet") != [])
+        process.kill()
+        wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.fixture(scope="module")
@@ -454,10 +579,10 @@ def test_the_panel_draws_the_matching_of_an_image_and_leads_to_its_page_on_the_d
 
 @pytest.mark.browser
 def test_another_program_finds_the_app_and_says_what_it_shows(page, app, comparison, data):
-    from workbench.views.fiftyone.app import running, show
+    from workbench.views.fiftyone.app import address, running, show
 
     server = running()
-    assert server is not None and server.address == app
+    assert server is not None and address(server) == app
     some = [data.records[2].image_id, data.records[5].image_id]
     assert show(server, [comparison.name], some) == app
     wait_for_count(page, 2)
@@ -557,11 +682,11 @@ def test_an_app_that_does_not_answer_or_refuses_is_reported():
         def log_message(self, *_: object) -> None: ...
 
     with reserved_port() as port, pytest.raises(WorkbenchError, match=r"does not accept what it should show.*workbench inspect"):
-        _tell(port, "graphql", {})
+        _tell(port, "graphql", {}, None)
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(WorkbenchError, match=r"refuses what it should show: no such view\."):
-            _tell(server.server_port, "graphql", {})
+            _tell(server.server_port, "graphql", {}, None)
         server.shutdown()
 
 
@@ -620,7 +745,7 @@ def test_the_operator_names_the_address_of_the_image_on_the_dashboard(comparison
 
     sample = comparison.match({"image_id": data.records[3].image_id}).first()
     context = SimpleNamespace(dataset=comparison, view=comparison.view(), current_sample=None, selected=[sample.id])
-    assert OpenInDashboard().execute(context)["address"] == f"{dashboard_address()}/image?run=distilled&step=30&image=4"
+    assert OpenInDashboard().execute(context)["address"] == dashboard_address("/image?run=distilled&step=30&image=4")
     patches = comparison.load_saved_view("best queries of the teacher")
     patch = patches.first()
     context = SimpleNamespace(dataset=comparison, view=patches, current_sample=patch.id, selected=[])

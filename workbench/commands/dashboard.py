@@ -11,7 +11,7 @@ def app(
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port to use, or the next free one after it.")] = 8501,
     host: Annotated[
         str,
-        typer.Option("--host", metavar="ADDRESS", help="Address to listen at. Beyond this machine, anybody who reaches it sees all runs."),
+        typer.Option("--host", metavar="ADDRESS", help="Address to listen at. Beyond this machine, only the printed address opens it."),
     ] = "127.0.0.1",
     runs: Root = None,
 ) -> None:
@@ -32,7 +32,10 @@ def serve_dashboard(port: int, host: str = "127.0.0.1") -> None:
 
     if not is_loopback(host):
         console.print(
-            Text(f"warning: the dashboard asks for no password. Whoever can reach {host} sees every run and the images of its data."),
+            Text(
+                f"warning: the dashboard listens at {host}, beyond this machine. Whoever has the address below sees every run and "
+                "the images of its data, and so does whoever reads the network in between: nothing is encrypted."
+            ),
             soft_wrap=True,
         )
     serve(port, lambda address: console.print(Text(f"dashboard: {address}  (Ctrl-C stops it)")), host)

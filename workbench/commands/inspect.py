@@ -7,6 +7,8 @@ import typer
 from workbench.commands.options import Against, Root, Split, use_root
 from workbench.errors import ConfigError, WorkbenchError
 
+OPEN = "The address is yours alone: whoever has it can do in the App what you can (docs/fiftyone.md says what remains open)."
+
 
 def inspect(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, or its path.")] = None,
@@ -44,7 +46,7 @@ def inspect(
     with stopped_by_signals(), connected() as database:
         stored = mongo.processes(database)
         # fiftyone reads its settings when it is first imported
-        from workbench.views.fiftyone.app import serving
+        from workbench.views.fiftyone.app import address, serving
         from workbench.views.fiftyone.dataset import INFO, open_comparison
 
         dataset = open_comparison(opened, baseline, split, "umap" if umap else "pca")
@@ -53,7 +55,7 @@ def inspect(
             console.print(Text(sentence), soft_wrap=True)
         if app:
             with serving(dataset, database, port) as served:
-                console.print(Text(f"FiftyOne: {served.address}\nCtrl-C stops it."), soft_wrap=True)
+                console.print(Text(f"FiftyOne: {address(served)}\n{OPEN}\nCtrl-C stops it."), soft_wrap=True)
                 try:
                     # the App may have ended because its database did; the message then names the database
                     ended = first_to_end({**stored, "FiftyOne's App (its output is above)": served.process})

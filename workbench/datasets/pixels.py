@@ -77,7 +77,7 @@ def kept(name: str, key: Any, make: Callable[[], Any]) -> Any:
             return read_json(path)
     result = make()
     with contextlib.suppress(WorkbenchError):
-        write_json(path, result)
+        write_json(path, result, private=True)
     return result
 
 
@@ -101,4 +101,4 @@ def _read(store: Path) -> dict[str, Any]:
 def _write(store: Path, files: dict[str, Any]) -> None:
     """Writes the cache; a folder that cannot be written costs only the time of the next look."""
     with contextlib.suppress(WorkbenchError):
-        write_json(store, {"version": _VERSION, "files": files})
+        write_json(store, {"version": _VERSION, "files": files}, private=True)

@@ -63,7 +63,7 @@ def packaged_weights(name: str) -> PackagedWeights:
     record = path.with_suffix(".json")
     if not (path.exists() and record.exists()):
         tensors = _in_timms_names(model, _read(found), f"{PACKAGES[model]} {found.version}")
-        with replacing(path) as temporary:
+        with replacing(path, private=True) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
         write_json(record, {"package": PACKAGES[model], "version": found.version, "sha256": hash_file(path)})
     sha256 = hash_file(path)

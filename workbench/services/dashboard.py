@@ -1,6 +1,7 @@
 """Starts the dashboard, on the loopback address unless the user names another."""
 
 import ipaddress
+import os
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import psutil
 
 from workbench.errors import MissingExtraError, WorkbenchError, pip_install
 from workbench.resources import share_path
+from workbench.services.guard import bearer, new_token, with_token
 from workbench.services.servers import ADDRESS, lookup_server, registered, reserved_port, server_file, stopped_by_signals, wait_until_ready
 
 DASHBOARD, PORT = "dashboard", 8501
+TOKEN_VARIABLE = "WORKBENCH_DASHBOARD_TOKEN"  # not an option, because every user of the machine reads the options of a process
 _EVERYWHERE = ("0.0.0.0", "::")
 END_SECONDS = 10
 START_SECONDS = 300  # on a busy machine the imports of a server alone take a minute
@@ -62,7 +65,8 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
     Args:
         port: the preferred port.
         ready: called with the address once the server answers.
-        host: the address to listen at. Beyond loopback, whoever reaches it sees every run.
+        host: the address to listen at. Beyond loopback the server answers only who has opened the address that ``ready`` gets, which
+            holds a token.
 
     Raises:
         MissingExtraError: streamlit is not installed.
@@ -74,13 +78,16 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
         options = [f"--{name}={value}" for name, value in {**OPTIONS, "server.address": host, "server.port": port}.items()]
         options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
         at = ADDRESS if host in _EVERYWHERE else host
-        command = [sys.executable, "-P", "-m", "streamlit", "run", str(share_path("app") / "Home.py"), *options]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        token = None if is_loopback(host) else new_token()
+        command = [sys.executable, "-P", "-m", "streamlit", "run", str(share_path("app") / "server.py"), *options]
+        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        environment |= {TOKEN_VARIABLE: token} if token is not None else {}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)  # it ends when the pipe does
         try:
-            if not wait_until_ready(process, lambda: _answers(at, port), START_SECONDS):
+            if not wait_until_ready(process, lambda: _answers(at, port, token), START_SECONDS):
                 raise WorkbenchError(f"the dashboard did not start on port {port}. Its output above says why.")
-            with registered(DASHBOARD, port):
-                ready(f"http://{_bracketed(at)}:{port}")
+            with registered(DASHBOARD, port, token=token):
+                ready(with_token(f"http://{_bracketed(at)}:{port}", token))
                 status = process.wait()
                 raise WorkbenchError(f"the dashboard has ended with status {status}. Read its output above, then start it again.")
         except KeyboardInterrupt:
@@ -94,10 +101,13 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
                 process.wait()
 
 
-def dashboard_address() -> str:
-    """Returns the address of this user's dashboard, or its default address if none is running."""
+def dashboard_address(page: str) -> str:
+    """Returns the address of a page of this user's dashboard, on the default port if none is running.
+
+    page: the page and its query, beginning with a slash.
+    """
     server = lookup_server(server_file(DASHBOARD))
-    return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
+    return with_token(server.address + page, server.facts.get("token")) if server is not None else f"http://{ADDRESS}:{PORT}{page}"
 
 
 def _bracketed(host: str) -> str:
@@ -105,9 +115,10 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(host: str, port: int, token: str | None) -> bool:
+    health = urllib.request.Request(f"http://{_bracketed(host)}:{port}/_stcore/health", headers=bearer(token))
     try:
-        with urllib.request.urlopen(f"http://{_bracketed(host)}:{port}/_stcore/health", timeout=2) as answer:
+        with urllib.request.urlopen(health, timeout=2) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

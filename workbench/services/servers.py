@@ -28,7 +28,7 @@ class Server:
 
     Attributes:
         process: Process of the server, or of the program that started it.
-        port: Port on the loopback address.
+        port: Port on the loopback address; 0 if it listens on a socket file instead.
         facts: Other registered values.
     """
 
@@ -42,8 +42,8 @@ class Server:
 
 
 def register_server(path: Path, pid: int, port: int, **facts: Any) -> None:
-    """Writes where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values."""
-    write_json(path, {"pid": pid, "started": psutil.Process(pid).create_time(), "port": port, "facts": facts})
+    """Writes where a server is, so that ``lookup_server`` finds it; ``facts`` are plain values, which only this user can read."""
+    write_json(path, {"pid": pid, "started": _started(psutil.Process(pid)), "port": port, "facts": facts}, private=True)
 
 
 def lookup_server(path: Path) -> Server | None:
@@ -51,11 +51,16 @@ def lookup_server(path: Path) -> Server | None:
     try:
         entry = read_json(path) if path.is_file() else {}
         process = psutil.Process(int(entry["pid"]))
-        if abs(process.create_time() - float(entry["started"])) >= 1 or not _lives(process):
+        if abs(_started(process) - float(entry["started"])) >= 1 or not _lives(process):
             return None
         return Server(process, int(entry["port"]), dict(entry["facts"]))
     except (WorkbenchError, psutil.Error, KeyError, TypeError, ValueError):
         return None
+
+
+def _started(process: psutil.Process) -> float:
+    """Returns the seconds from the start of the machine to that of a process; the time of day may be set in between."""
+    return process.create_time() - psutil.boot_time()
 
 
 @contextlib.contextmanager
@@ -127,10 +132,14 @@ def open_lock(path: Path) -> IO[bytes]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "ab")
+        return open(path, "ab", opener=_private)
     except OSError as error:
         why = error.strerror or error
         raise WorkbenchError(f"cannot write {path.parent}: {why}. Set XDG_CACHE_HOME to a folder you can write.") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

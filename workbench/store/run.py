@@ -1,18 +1,19 @@
 """The run directory: creates, opens, lists, locks and removes it. Every path inside a run is made here."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RunError, WorkbenchError
-from workbench.files import checked, hash_file, parse_json, read_json, try_lock, write_json
+from workbench.files import checked, hash_file, hash_json, parse_json, read_json, try_lock, write_json
 from workbench.remote import as_path, is_remote
 from workbench.store.intact import check_intact
 from workbench.store.links import link_that_leads_out
@@ -26,6 +27,8 @@ GRADIENT_EVERY = 10  # lines of metrics.jsonl between two that hold the gradient
 DEFAULT_ROOT = Path("runs")
 # another process that only checks whether a run is being written holds its lock for microseconds
 LOCK_PATIENCE_SECONDS = 0.5
+INFO_HASH = "content_hash"  # key of run.json
+_REST_IS_WELL = "Restore it from a copy; the checkpoints and tables of the run are not affected."
 _STEP = re.compile("[0-9]{1,18}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -65,7 +68,7 @@ class Run:
             raise RunError(f"cannot create {path}: {error.strerror}. Choose a writable folder with --runs.") from error
         run = cls(path)
         created = datetime.now(UTC).isoformat(timespec="microseconds")
-        write_json(run.info_path, {"format_version": FORMAT_VERSION, "created": created, **info})
+        run._write_info({"format_version": FORMAT_VERSION, "created": created, **info})
         return run
 
     @classmethod
@@ -180,7 +183,7 @@ class Run:
 
         Raises:
             WorkbenchError: it is damaged, or lacks a key that is asked for.
-            RunError: its format is of another version.
+            RunError: its format is of another version, or it does not hold what was written there.
         """
         info = read_json(self.info_path)
         version = info.get("format_version") if isinstance(info, dict) else None
@@ -189,7 +192,14 @@ class Run:
                 f"run '{self.name}' cannot be read: its format is version {version}, but this workbench reads version {FORMAT_VERSION}. "
                 "Use the version of the workbench that made it."
             )
-        return checked(info, RunInfo, str(self.info_path))
+        checked(info, RunInfo, str(self.info_path))
+        written = info.pop(INFO_HASH, None)
+        if written is not None and written != hash_json(info):
+            raise RunError(
+                f"{self.info_path} is damaged: it does not hold what was written there. Restore it from a copy. If you have changed it, "
+                f"remove '{INFO_HASH}' from it."
+            )
+        return info
 
     def state(self) -> str:
         """Returns how far the run is: created, running, done, interrupted, failed, or stopped.
@@ -206,7 +216,12 @@ class Run:
 
     def update_info(self, **changes: Any) -> None:
         """Rewrites ``run.json`` with ``changes``; only the training process calls this."""
-        write_json(self.info_path, {**self.info(), **changes})
+        self._write_info({**self.info(), **changes})
+
+    def _write_info(self, info: dict[str, Any]) -> None:
+        """Writes ``run.json`` with the hash of everything else in it, so that a changed digit is noticed."""
+        read = json.loads(json.dumps(info, allow_nan=False))  # as it will be read: JSON makes text of every key
+        write_json(self.info_path, {**read, INFO_HASH: hash_json(read)})
 
     def metrics(self) -> list[dict[str, Any]]:
         """Returns one dict per logged step."""
@@ -223,13 +238,29 @@ class Run:
     def _log(self, path: Path, schema: "type[BaseModel]") -> list[dict[str, Any]]:
         info = self.info()
         if info.get("state") == "done" and path.exists() and (wanted := info.get("logs", {}).get(path.name)):
-            check_intact(path, wanted, "Restore it from a copy; the checkpoints and tables of the run are not affected.")
+            check_intact(path, wanted, _REST_IS_WELL)
+        elif beginning := info.get("saved_logs", {}).get(path.name):
+            try:
+                _check_beginning(path, beginning["bytes"], beginning["sha256"])
+            except RunError:
+                if self.info().get("saved_logs") == info.get("saved_logs"):
+                    raise
+                return self._log(path, schema)  # a run that is resumed has cut its logs meanwhile
         return read_lines(path, schema)
+
+    def save_logs(self) -> None:
+        """Keeps how long the logs are and the hashes of what they hold, to notice damage in them while more is added."""
+        logs = [path for path in self.logs() if path.is_file()]
+        self.update_info(saved_logs={path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in logs})
+
+    def logs(self) -> dict[Path, Callable[[], list[dict[str, Any]]]]:
+        """Returns the logs of the run, each with what reads it."""
+        return {self.metrics_path: self.metrics, self.timings_path: self.timings, self.evaluations_path: self.evaluations}
 
     def finish(self, **changes: Any) -> None:
         """Marks the run as done, and keeps the hashes of its logs, to which nothing is added any more."""
-        logs = {path.name: hash_file(path) for path in (self.metrics_path, self.timings_path, self.evaluations_path) if path.is_file()}
-        self.update_info(state="done", logs=logs, **changes)
+        logs = {path.name: hash_file(path) for path in self.logs() if path.is_file()}
+        self.update_info(state="done", logs=logs, saved_logs={}, **changes)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -327,6 +358,19 @@ def _age(run: Run) -> tuple[bool, str, str]:
         return False, run.info().get("created", ""), run.name
     except WorkbenchError:
         return True, "", run.name
+
+
+def _check_beginning(path: Path, size: int, wanted: str) -> None:
+    """Raises a ``RunError`` if the first ``size`` bytes of a log are not those that were there when a checkpoint was saved."""
+    if is_remote(path):
+        return
+    try:
+        with path.open("rb") as file:
+            found = hashlib.sha256(file.read(size)).hexdigest()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}. {_REST_IS_WELL}") from error
+    if found != wanted:
+        raise RunError(f"{path} is damaged: it does not hold what was written there. {_REST_IS_WELL}")
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:

@@ -95,6 +95,16 @@ class CacheOfRun(Stored):
     """CPU and wall seconds of its build."""
 
 
+class SavedLog(Stored):
+    """What a log held when a checkpoint was saved."""
+
+    bytes: int
+    """Its length."""
+
+    sha256: str
+    """Hash of these bytes."""
+
+
 class RunInfo(Stored):
     """``run.json``; docs/formats.md says what each key means."""
 
@@ -175,6 +185,12 @@ class RunInfo(Stored):
 
     logs: dict[str, str] = {}
     """SHA-256 of each log of a run that is done."""
+
+    saved_logs: dict[str, SavedLog] = {}
+    """Bytes and SHA-256 of the beginning of each log, as of the last checkpoint."""
+
+    content_hash: str | None = None
+    """Hash of everything else in the file."""
 
     state: str | None = None
     """How far the run is."""

@@ -30,6 +30,7 @@ from workbench.training.loop import Listener, Silent, Trainer
 from workbench.training.optim import optimizer_copies
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
+from workbench.training.watch import ProcessLostError, step_seconds, watched
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
@@ -185,11 +186,15 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
     main = PartialState().is_main_process
     with run.locked() if main else nullcontext():
         try:
-            Trainer(run, setup, listener, launch.device, launch.trackers, cache).train()
+            with watched(run) as watch:
+                trainer = Trainer(run, setup, listener, launch.device, launch.trackers, cache)
+                trainer.watch = watch
+                trainer.train()
         except KeyboardInterrupt as error:
             # before the first step, or for the second time: what was not saved cannot be saved any more
-            if main:
-                run.update_info(state="interrupted")
+            if not main:
+                raise SystemExit(Interrupted.exit_code) from error
+            run.update_info(state="interrupted")
             saved = run.checkpoint_steps()
             kept = f"Its checkpoint of step {saved[-1]} is kept" if saved else "It has no checkpoint yet and begins again at its first step"
             raise Interrupted(f"run '{run.name}' was stopped at once. {kept}: workbench run --resume {run.name}") from error
@@ -197,12 +202,15 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
             with suppress(WorkbenchError):  # where run.json is gone or damaged, the first error says more
                 if main and run.info().get("state") != "interrupted":
                     run.update_info(state="failed", error=str(error))
+            if not main and not isinstance(error, ProcessLostError):
+                raise SystemExit(error.exit_code) from error  # the first process has said it
             raise
     return run
 
 
 def _init_processes(launch: Launch) -> PartialState:
     """Joins the other processes of the run. On a CPU each uses one thread, so that sums are always made in the same order."""
+    step_seconds()  # what it refuses is refused before anything is made
     processes = init_processes(launch.device)
     if str(processes.device) == "cpu":
         torch.set_num_threads(1)

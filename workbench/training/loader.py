@@ -18,9 +18,10 @@ from workbench.datasets.base import Dataset
 from workbench.datasets.batches import Batch, collate, variant_batch
 from workbench.datasets.transforms import Op, Transform
 from workbench.datasets.variants import Variants
-from workbench.errors import WorkbenchError
+from workbench.errors import RunError, WorkbenchError
 from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs
 
+BATCH_SECONDS = 600  # the longest that a worker process may take for a batch
 _ORDER, _AUGMENT = 0, 1  # keep the two random streams of a seed apart
 ReadTeacher = Callable[[Sequence[int], int, Sequence[list[Op]]], CachedTeacherOutputs]
 
@@ -130,12 +131,32 @@ class TrainLoader:
         # A separate generator keeps DataLoader from drawing from torch's global one.
         steps: Any = itertools.count(start)
         loader = DataLoader(
-            _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator()
-        )
+            _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator(),
+            timeout=BATCH_SECONDS,
+        )  # fmt: skip
         for batch in loader:
             if isinstance(batch, WorkbenchError):
                 raise batch
             yield batch
+
+
+def worker_lost(error: RuntimeError, step: int) -> RunError | None:
+    """Returns the message about a worker process that has ended or hangs; None if torch says something else.
+
+    Torch raises its error wherever the training process happens to be, so whoever trains asks this.
+
+    Args:
+        error: what was raised.
+        step: last step that was done.
+    """
+    said = str(error)
+    if not said.startswith("DataLoader"):
+        return None
+    why = f"has made no batch for {BATCH_SECONDS} s" if "timed out" in said else f"has ended: {said.splitlines()[0]}"
+    return RunError(
+        f"after step {step} a process that loads data {why}. The system ends processes where memory is short. Resume the run, or start one "
+        "with fewer train.workers."
+    )
 
 
 class _Steps(TorchDataset):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workbench.errors import Interrupted
+from workbench.errors import Interrupted, RunError, lacks_memory
 from workbench.files import write_text
 from workbench.recipe.setup import Setup
 from workbench.store.run import GRADIENT_EVERY, Run, append_line, read_lines
@@ -16,9 +16,11 @@ from workbench.teacher_cache.read import TeacherCache
 from workbench.training.checkpoints import load_checkpoint, prune_checkpoints, save_checkpoint
 from workbench.training.evaluation import Evaluator
 from workbench.training.learner import Learner
+from workbench.training.loader import worker_lost
 from workbench.training.monitor import TermMonitor
 from workbench.training.processes import Interruption, Stopped, broadcast_from_main, interruptible
 from workbench.training.reproducibility import reproducibility
+from workbench.training.watch import Unwatched, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class Trainer(Learner):
         self.seconds = {"cpu": 0.0, "wall": 0.0}
         self.taught: dict[str, bool] = {}
         self.best = (-1.0, -1)
+        self.done = 0
+        self.watch: Watch | Unwatched = Unwatched()
 
     def train(self) -> None:
         """Trains to the end.
@@ -72,13 +76,23 @@ class Trainer(Learner):
         Raises:
             Interrupted: a signal asked the run to stop; it has been saved.
             NonFiniteError: NaN or infinity appeared; the last checkpoint is kept.
+            RunError: memory is too little, or a process that loads data has ended or hangs.
             SilentTermError: a term had no gradient for a whole epoch.
         """
         with interruptible() as interruption:
-            self._train(interruption)
+            try:
+                self._train(interruption)
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and (lost := worker_lost(error, self.done)) is not None:
+                    raise lost from error
+                if (advice := lacks_memory(error)) is not None:
+                    raise RunError(f"run '{self.run.name}' has stopped after step {self.done}: {advice}") from error
+                raise
 
     def _train(self, interruption: Interruption) -> None:
         start = self._begin()
+        self.done = start
+        self.watch.at(start)
         steps = self.config.steps
         epoch_log = max(self.loader.steps_per_epoch, GRADIENT_EVERY * self.config.log_every)
         if start and self._is_due(start) and not self._is_evaluated(start):
@@ -100,7 +114,8 @@ class Trainer(Learner):
                 if (step + 1) % epoch_log == 0:
                     self.monitor.check(step + 1)
                 self.listener.on_step(step + 1, steps, values or {})
-                done = step + 1
+                self.done = done = step + 1
+                self.watch.at(done)
                 if self._is_due(done):
                     self._evaluate(done, interruption)
                 stop = interruption.asked()  # asked only once, so that a step reported as saved was saved
@@ -138,9 +153,8 @@ class Trainer(Learner):
             )
             self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
             self.term_weights = info["term_weights"]
-            for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path) if self.main else ():
-                kept = [line for line in read_lines(path) if line["step"] <= saved[-1] and line.get("split") != "test"]
-                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            if self.main:
+                self._cut_logs(saved[-1])
             self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")
         else:
             self.term_weights = self._balance()
@@ -148,7 +162,7 @@ class Trainer(Learner):
                 said = ", ".join(f"{name} {weight:.4g}" for name, weight in self.term_weights.items())
                 self.listener.on_message(f"term weights: {said}")
             if self.main:
-                for path in (self.run.metrics_path, self.run.timings_path, self.run.evaluations_path):
+                for path in self.run.logs():
                     write_text(path, "")
                 self.run.update_info(term_weights=self.term_weights, alignment_start=self.evaluator.alignment())
         if not self.main:  # each process draws its own dropout and noise
@@ -162,6 +176,15 @@ class Trainer(Learner):
                 reproducibility=reproducibility(self.accelerator.device, self.accelerator.num_processes),
             )
         return saved[-1] if saved else 0
+
+    def _cut_logs(self, step: int) -> None:
+        """Removes from the logs what a resumed run writes again: everything after the checkpoint, and the result."""
+        logs = {path: read() for path, read in self.run.logs().items()}
+        self.run.update_info(saved_logs={})
+        for path, lines in logs.items():
+            kept = [line for line in lines if line["step"] <= step and line.get("split") != "test"]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.run.save_logs()
 
     def _evaluate(self, step: int, interruption: Interruption) -> None:
         """Evaluates on the validation split and stores its queries, each process its share of the images.
@@ -181,7 +204,7 @@ class Trainer(Learner):
         # a process that stopped alone would leave the others waiting for its share
         self.evaluator.recorder.between = None if alone else stop_together
         try:
-            with self.averaged(), interruption.at_once() if alone else nullcontext():  # weights are exchanged whole
+            with self.watch.alone(), self.averaged(), interruption.at_once() if alone else nullcontext():
                 epoch = step // self.loader.steps_per_epoch
                 line = self.evaluator.evaluate(self.setup.val, "val", step, epoch, states=step == self.config.steps)
         except Stopped:
@@ -210,10 +233,12 @@ class Trainer(Learner):
         self.run.check_there()
         model = self.accelerator.unwrap_model(self.step_module)
         state = {"seconds": self.seconds, "taught": self.taught, "best": list(self.best)}
-        save_checkpoint(
-            self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
-        )
-        prune_checkpoints(self.run, {step, self.best[1]})
+        with self.watch.alone():
+            save_checkpoint(
+                self.run, step, model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler, state
+            )
+            prune_checkpoints(self.run, {step, self.best[1]})
+            self.run.save_logs()
 
     def _finish(self, interruption: Interruption) -> None:
         """Evaluates the run's result once, on the test split, or on the validation split if there is no test split."""
@@ -221,7 +246,7 @@ class Trainer(Learner):
         split = "val" if self.setup.test is None else "test"
         alone = self.accelerator.num_processes == 1
         try:
-            with interruption.at_once() if alone else nullcontext():
+            with self.watch.alone(), interruption.at_once() if alone else nullcontext():
                 line = self.evaluator.evaluate_result(self.setup.val if self.setup.test is None else self.setup.test, split)
         except Stopped:
             self._stop_if_asked(self.config.steps, interruption.number)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import subprocess
 import sys
 import time
@@ -9,12 +10,16 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from workbench.errors import WorkbenchError
+from workbench.services import mongo
+from workbench.services.guard import bearer, new_token, with_token
 from workbench.services.servers import ADDRESS, Server, listens, lookup_server, registered, reserved_port, server_file, wait_until_ready
 from workbench.views.fiftyone.connection import FoDataset, using
+from workbench.views.fiftyone.server import HOSTS, TOKEN_VARIABLE
 
 APP = "fiftyone"
 START_SECONDS, ANSWER_SECONDS = 300, 60
@@ -34,24 +39,24 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
 
     Args:
         dataset: dataset that is shown.
-        database: address of the database, for processes that attach.
+        database: address of the database, for processes that attach. It is not written down if it may hold a password.
         port: preferred port; another one is used if it is taken.
 
     Raises:
         WorkbenchError: the App does not answer.
     """
-    import fiftyone.constants as foc
-
+    token = new_token()
     with reserved_port(port) as port:
-        command = [sys.executable, "-P", "main.py", "--port", str(port), "--address", ADDRESS]
+        command = [sys.executable, "-P", "-m", "workbench.views.fiftyone.server", str(port)]
         # In a session of its own, and killed at the end: it has nothing to save, and would print pages about a Ctrl-C.
-        server = subprocess.Popen(command, cwd=foc.SERVER_DIR, stdin=subprocess.DEVNULL, start_new_session=True)
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, TOKEN_VARIABLE: token})
         try:
             if not wait_until_ready(server, lambda: listens(port), START_SECONDS):
                 raise WorkbenchError(f"FiftyOne's App did not answer on port {port} within {START_SECONDS} s. See its output above.")
-            _tell(port, "event", _whole(dataset))
-            with registered(APP, port, database=database):
-                yield Server(psutil.Process(server.pid), port, {"database": database})
+            _tell(port, "event", _whole(dataset), token)
+            facts = {"database": None if "@" in database or "?" in database else database, "token": token}
+            with registered(APP, port, **facts):
+                yield Server(psutil.Process(server.pid), port, facts)
         finally:
             server.kill()
             server.wait()
@@ -61,6 +66,18 @@ def running() -> Server | None:
     """Returns the App of this user that ``workbench inspect`` serves, or None if none is running. Does not import fiftyone."""
     server = lookup_server(server_file(APP))
     return server if server is not None and listens(server.port) else None
+
+
+def address(server: Server, asked: str = ADDRESS) -> str:
+    """Returns the address that opens the App in a browser, with its token.
+
+    Args:
+        server: server, as ``running`` returns it.
+        asked: Host under which the browser has asked for the page that embeds the App. A browser sends the App's cookie only below a page
+            that has the same name.
+    """
+    host = urlsplit(f"//{asked}").hostname
+    return with_token(f"http://{host if host in HOSTS else ADDRESS}:{server.port}/", server.facts.get("token"))
 
 
 def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | None = None, saved_view: str | None = None) -> str:
@@ -73,12 +90,19 @@ def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | Non
         saved_view: name of a saved view to start from.
 
     Returns:
-        The address to open or embed.
+        The address to open or embed, with the App's token.
 
     Raises:
-        WorkbenchError: fiftyone is not installed here, its database or the App does not answer, or there is no such dataset or view.
+        WorkbenchError: fiftyone is not installed here, the address of its database is not known here, its database or the App does not
+            answer, or there is no such dataset or view.
     """
-    with using(str(server.facts["database"])):
+    database = server.facts.get("database") or os.environ.get(mongo.URI)
+    if database is None:
+        raise WorkbenchError(
+            f"FiftyOne's App uses the database that {mongo.URI} names, and an address with a password is never written down. Set the "
+            "variable here too."
+        )
+    with using(database):
         import fiftyone as fo
         from fiftyone.core.utils import to_slug
 
@@ -99,9 +123,9 @@ def show(server: Server, datasets: Sequence[str], image_ids: Sequence[int] | Non
         # a view that is shown as it was saved is sent by name, so that the App shows its name too
         slug = to_slug(saved_view) if saved_view is not None and image_ids is None else None
         wanted = {"dataset": dataset, "view": view._serialize(), "saved": slug, "subscription": str(uuid.uuid4())}
-        _tell(server.port, "graphql", {"query": _SET_VIEW, "variables": wanted})
+        _tell(server.port, "graphql", {"query": _SET_VIEW, "variables": wanted}, server.facts.get("token"))
     time.sleep(PASSED_ON_SECONDS)
-    return server.address
+    return address(server)
 
 
 def _whole(dataset: FoDataset) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def _whole(dataset: FoDataset) -> dict[str, Any]:
     return {"event": "state_update", "data": event, "subscription": str(uuid.uuid4())}
 
 
-def _tell(port: int, route: str, what: dict[str, Any]) -> None:
+def _tell(port: int, route: str, what: dict[str, Any], token: str | None) -> None:
     """Sends something to the App's server. After it returns, everyone who opens the App gets it.
 
     Raises:
@@ -128,7 +152,7 @@ def _tell(port: int, route: str, what: dict[str, Any]) -> None:
     from bson import json_util
 
     request = urllib.request.Request(f"http://{ADDRESS}:{port}/{route}", json_util.dumps(what).encode(),
-                                     {"Content-Type": "application/json"})  # fmt: skip
+                                     {"Content-Type": "application/json", **bearer(token)})  # fmt: skip
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             errors = (json_util.loads(answer.read()) or {}).get("errors")

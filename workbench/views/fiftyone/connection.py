@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import MissingExtraError, WorkbenchError, pip_install
+from workbench.files import hash_json
 from workbench.services import mongo
 from workbench.store.run import Run
 
@@ -21,7 +22,13 @@ FoDataset = Any  # fiftyone's classes are made of database fields, whose types n
 
 
 def dataset_name(run: Run, baseline: Run | None, split: str) -> str:
-    """Returns the name of a comparison in the App's list."""
+    """Returns the name of a comparison in the App's list. Its end tells the folders of runs apart, which may hold runs of the same name."""
+    folders = [str(one.path.absolute().parent) for one in (run, baseline) if one is not None]
+    return f"{former_name(run, baseline, split)} ({hash_json(folders)[:6]})"
+
+
+def former_name(run: Run, baseline: Run | None, split: str) -> str:
+    """Returns the name that a comparison had in earlier versions, under which its tags may lie."""
     return f"{run.name} against {baseline.name}, {split}" if baseline is not None else f"{run.name}, {split}"
 
 

@@ -14,7 +14,7 @@ from workbench.analysis.report.inspection import Inspection, inspect
 from workbench.files import hash_json
 from workbench.store.run import Run
 from workbench.views.box_drawing import PAIR, STUDENT, TARGET, TEACHER
-from workbench.views.fiftyone.connection import FoDataset, dataset_name
+from workbench.views.fiftyone.connection import FoDataset, dataset_name, former_name
 from workbench.views.fiftyone.documents import (
     Schema,
     declare,
@@ -26,6 +26,7 @@ from workbench.views.fiftyone.documents import (
     rename_former,
     sample_documents,
 )
+from workbench.views.fiftyone.media import allow
 from workbench.views.fiftyone.pictures import picture_paths
 from workbench.views.fiftyone.saved import save_views
 from workbench.views.fiftyone.states import Method, save_states
@@ -56,9 +57,23 @@ def open_comparison(run: Run, baseline: Run | None = None, split: str = "val", l
     data = open_data(run.info(), split)
     inspection = inspect(data, run, baseline, split)
     origin = {"run": str(run.path.absolute()), "baseline": str(baseline.path.absolute()) if baseline is not None else None, "split": split}
-    dataset = write(inspection, dataset_name(run, baseline, split), origin, picture_paths(data, run, split))
+    paths = picture_paths(data, run, split)
+    allow(paths)
+    name = dataset_name(run, baseline, split)
+    _adopt(former_name(run, baseline, split), name, origin)
+    dataset = write(inspection, name, origin, paths)
     save_states(dataset, inspection, run, split, layout)
     return dataset
+
+
+def _adopt(former: str, name: str, origin: dict[str, Any]) -> None:
+    """Gives the dataset that an earlier version made of this comparison its present name, so that what the user added to it stays."""
+    if not fo.dataset_exists(former) or fo.dataset_exists(name):
+        return
+    dataset: FoDataset = fo.load_dataset(former)
+    made = dataset.info.get(INFO, {})
+    if {key: made.get(key) for key in origin} == origin:
+        dataset.name = name
 
 
 def write(inspection: Inspection, name: str, origin: dict[str, Any], paths: list[Path]) -> FoDataset:

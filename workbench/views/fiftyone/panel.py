@@ -39,7 +39,7 @@ def image_address(info: dict[str, Any], index: int) -> str:
     """
     split = {} if info["split"] == SPLITS[0] else {"split": info["split"]}
     query = {"run": Path(info["run"]).name, **split, "step": info["step"], "image": index + 1}
-    return f"{dashboard_address()}/image?{urlencode(query)}"
+    return dashboard_address(f"/image?{urlencode(query)}")
 
 
 def _chosen(ctx: Any) -> tuple[dict[str, Any], int] | None:
