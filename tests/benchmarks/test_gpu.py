@@ -51,8 +51,8 @@ def test_a_pair_is_measured_on_a_cpu_with_every_figure_that_needs_no_gpu(tmp_pat
     assert all(figure.line()["machine"]["gpu"] is None for figure in found.values()) or torch.cuda.is_available()
 
 
-@pytest.mark.parametrize(("distilled", "most"), [(False, 3), (True, 20)])
-def test_a_step_that_is_not_logged_waits_for_the_device_at_the_assignments_alone(distilled: bool, most: int):
+@pytest.mark.parametrize(("distilled", "most"), [(False, 4), (True, 20)])
+def test_a_step_that_is_not_logged_asks_tensors_for_values_in_few_places_and_the_loop_itself_in_none(distilled: bool, most: int):
     recipe = tiny_recipe(DISTILLED, {} if distilled else {"methods": []}, {"train": {"log_every": 1000}})
     learner = Learner(build(recipe, "shapes_teacher"), "cpu")
     learner.term_weights = dict.fromkeys(learner.step_module.term_names, 1.0)
@@ -60,7 +60,7 @@ def test_a_step_that_is_not_logged_waits_for_the_device_at_the_assignments_alone
     learner._train_step(batch, 0, False)
     with counted(torch.device("cpu")) as places:
         learner._train_step(batch, 1, False)
-    # the assignment of the host counts as a wait, and the flag of the step before is read where it has arrived
+    # of the four without a teacher one copies the costs; one is of a tensor of the host, one a flag that has arrived, one in transformers
     assert sum(places.values()) <= most, places
     never = ("workbench/training/learner", "workbench/training/step", "workbench/datasets")
     assert not [place for place in places if place.startswith(never)]
