@@ -502,7 +502,7 @@ import sys, types
 sys.modules["fiftyone.server.app"] = types.SimpleNamespace(app=None)
 sys.modules["fiftyone.server.events"] = types.SimpleNamespace(set_port=print)
 import os; os.environ["WORKBENCH_FIFTYONE_TOKEN"] = "t"
-from workbench.views.fiftyone.server import run
+from workbench.views.fiftyone.guarded_server import run
 run(0)
 """
     starter = (

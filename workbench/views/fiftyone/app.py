@@ -19,7 +19,7 @@ from workbench.services import mongo
 from workbench.services.guard import bearer, new_token, with_token
 from workbench.services.servers import ADDRESS, Server, listens, lookup_server, registered, reserved_port, server_file, wait_until_ready
 from workbench.views.fiftyone.connection import FoDataset, using
-from workbench.views.fiftyone.server import HOSTS, TOKEN_VARIABLE
+from workbench.views.fiftyone.guarded_server import HOSTS, TOKEN_VARIABLE
 
 APP = "fiftyone"
 START_SECONDS, ANSWER_SECONDS = 300, 60
@@ -47,7 +47,7 @@ def serving(dataset: FoDataset, database: str, port: int = 5151) -> Iterator[Ser
     """
     token = new_token()
     with reserved_port(port) as port:
-        command = [sys.executable, "-P", "-m", "workbench.views.fiftyone.server", str(port)]
+        command = [sys.executable, "-P", "-m", "workbench.views.fiftyone.guarded_server", str(port)]
         # In a session of its own, and killed at the end: it has nothing to save, and would print pages about a Ctrl-C.
         server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, TOKEN_VARIABLE: token})
         try:

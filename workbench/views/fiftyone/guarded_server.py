@@ -1,4 +1,4 @@
-"""Runs FiftyOne's server behind our own checks, as a process: ``python -m workbench.views.fiftyone.server PORT``.
+"""Runs FiftyOne's server behind our own checks, as a process: ``python -m workbench.views.fiftyone.guarded_server PORT``.
 
 FiftyOne asks nobody who they are. Here its application answers only names of this machine, requests with the token, and files of the
 comparisons.
