@@ -115,6 +115,11 @@ class Run:
         return self.path / "evaluations.jsonl"
 
     @property
+    def labels_path(self) -> Path:
+        """Returns the file of tags and notes, which only runs that somebody labelled have."""
+        return self.path / "labels.json"
+
+    @property
     def checkpoints_path(self) -> Path:
         return self.path / "checkpoints"
 
@@ -272,16 +277,20 @@ class Run:
         except OSError:
             return False
 
-    def remove(self) -> None:
-        """Deletes the directory.
-
-        Raises:
-            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
-        """
+    def check_removable(self) -> None:
+        """Raises a ``RunError`` if the directory is remote or a link, so that it may neither be removed nor moved."""
         if is_remote(self.path):
             raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
         if self.path.is_symlink():
             raise RunError(f"{self.path} is a link to {self.path.resolve()}, so nothing was removed. Remove the link itself, or that run.")
+
+    def remove(self) -> None:
+        """Deletes the directory for good; ``trash.throw_away`` keeps it until the trash is emptied.
+
+        Raises:
+            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
+        """
+        self.check_removable()
         try:
             with self.locked():
                 shutil.rmtree(self.path)

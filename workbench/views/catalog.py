@@ -11,9 +11,11 @@ import duckdb
 import pyarrow as pa
 from safetensors import SafetensorError
 
+from workbench.analysis.report.summary import result_of
 from workbench.errors import WorkbenchError
 from workbench.files import time_of
 from workbench.store.groups import DISTILLED, EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
+from workbench.store.labels import NO_LABELS, Labels, read_labels
 from workbench.store.links import lies_below, link_that_leads_out
 from workbench.store.run import Run
 
@@ -36,6 +38,11 @@ class Entry:
         problem: reason why the run cannot be shown, otherwise "".
         error: error that ended a failed run, otherwise "".
         data: hash of the training data; runs of one recipe on other data belong to another comparison.
+        dataset: name of the data.
+        family: family of the student.
+        ap: AP (0..1) of the evaluation that represents the run; None before the first.
+        split: split of that AP.
+        labels: tags and note of the run, and whether it was archived.
     """
 
     run: Run
@@ -50,6 +57,11 @@ class Entry:
     problem: str = ""
     error: str = ""
     data: str = ""
+    dataset: str = ""
+    family: str = ""
+    ap: float | None = None
+    split: str = ""
+    labels: Labels = NO_LABELS
 
     @property
     def title(self) -> str:
@@ -134,7 +146,17 @@ def _entry(run: Run) -> Entry:
     """Returns the run's current entry; its files are read again only if they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
     entry = _read(run.path, tuple(time_of(path) for path in files))
+    if (labelled := time_of(run.labels_path)) != (0, 0) and not entry.problem:
+        entry = dataclasses.replace(entry, labels=_labels(run.path, labelled))
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
+
+
+@functools.lru_cache(maxsize=4096)
+def _labels(path: Path, stamp: tuple[float, int]) -> Labels:
+    try:
+        return read_labels(Run(path))
+    except WorkbenchError as error:  # a run is shown whatever has become of its labels
+        return Labels(note=str(error))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -147,8 +169,8 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
         group = info["group"]
         # damaged lines are reported here as a problem of the run, so that no page has to
         lines = run.metrics()
-        for read in (run.timings, run.evaluations):
-            read()
+        run.timings()
+        result = result_of(run.evaluations(), info.get("best_step"))
         recorded = str(info.get("state", ""))
         state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
         return Entry(
@@ -163,6 +185,10 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
             step=lines[-1]["step"] if lines else 0,
             created=info.get("created", ""),
             error=str(info.get("error", "")) if state == "failed" else "",
+            dataset=str(info.get("dataset") or ""),
+            family=str(info["recipe"].get("student", {}).get("family", "")),
+            ap=result["coco"]["ap"] if result else None,
+            split=result["split"] if result else "",
         )
     except WorkbenchError as error:
         return Entry(run, problem=str(error))
