@@ -43,7 +43,7 @@ def test_a_run_that_was_thrown_away_is_in_no_list_and_comes_back_whole(tmp_path:
 def test_the_run_of_a_name_that_was_thrown_away_last_is_restored_and_the_trash_is_emptied_for_good(tmp_path: Path):
     for seed in (1, 2):
         delete([make(tmp_path, "a", seed=seed)])
-    with pytest.raises(RunError, match="no run 'b' in the trash .* Runs there: a"):
+    with pytest.raises(RunError, match=r"no run 'b' in the trash .* Runs there: a"):
         restore(tmp_path, ["a", "b"])
     assert names(tmp_path) == []
     assert [run.info()["seed"] for run in restore(tmp_path, ["a"])] == [2]

@@ -83,7 +83,7 @@ def test_labels_change_no_hash_that_results_are_kept_under(tmp_path: Path):
 def test_damaged_labels_are_said_and_hide_no_run(tmp_path: Path):
     run = make(tmp_path, "a")
     run.labels_path.write_text('{"tags": "no list"}')
-    with pytest.raises(WorkbenchError, match="labels.json is damaged"):
+    with pytest.raises(WorkbenchError, match=r"labels\.json is damaged"):
         read_labels(run)
     (entry,) = catalog(tmp_path)
     assert entry.problem == "" and "labels.json is damaged" in entry.labels.note

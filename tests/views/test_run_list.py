@@ -19,7 +19,8 @@ def entries() -> list[Entry]:
             Run(Path(f"/runs/{recipe}-{arm}-seed{seed}")), recipe=recipe, arm=arm, seed=seed, schedule="equal steps",
             state=rng.choice(["done", "failed"]), steps=100, step=rng.randrange(100), created=f"2026-11-{rng.randrange(1, 29):02d}T10:00",
             dataset=rng.choice(["shapes", "Cells"]), family="gfl", ap=rng.choice([None, rng.random()]), split=rng.choice(["val", "test"]),
-            labels=Labels(tuple(rng.sample(["paper", "bad", "2"], rng.randrange(3))), rng.choice(["", "Odd loss at step 40"]), rng.random() < 0.2),
+            labels=Labels(tuple(rng.sample(["paper", "bad", "2"], rng.randrange(3))), rng.choice(["", "Odd loss at step 40"]),
+                          rng.random() < 0.2),
         )
         for recipe in ("small", "large") for arm in ("undistilled", "cwd") for seed in range(10)
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Starts the dashboard, on the loopback address unless the user names another."""
 
 import ipaddress
+import math
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from workbench.services.servers import ADDRESS, lookup_server, registered, reser
 DASHBOARD, PORT = "dashboard", 8501
 _EVERYWHERE = ("0.0.0.0", "::")
 END_SECONDS = 10
-START_SECONDS = 300  # on a busy machine the imports of a server alone take a minute
+START_SECONDS = math.inf  # on a busy machine the imports alone take minutes; a server that cannot start ends and says why
 # Flags instead of a config.toml: Streamlit looks for that in the working directory, so an installed package cannot bring one.
 OPTIONS = {
     "server.headless": "true",
@@ -78,7 +79,7 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             if not wait_until_ready(process, lambda: _answers(at, port), START_SECONDS):
-                raise WorkbenchError(f"the dashboard did not start on port {port}. Its output above says why.")
+                raise WorkbenchError(_why_not(port, process.wait()))
             with registered(DASHBOARD, port):
                 ready(f"http://{_bracketed(at)}:{port}")
                 status = process.wait()
@@ -98,6 +99,14 @@ def dashboard_address() -> str:
     """Returns the address of this user's dashboard, or its default address if none is running."""
     server = lookup_server(server_file(DASHBOARD))
     return server.address if server is not None else f"http://{ADDRESS}:{PORT}"
+
+
+def _why_not(port: int, status: int) -> str:
+    """Returns why a server that has ended did not start; what it wrote itself stands above, because it shares our output."""
+    told = f"the dashboard did not start on port {port}: "
+    if status < 0:
+        return f"{told}it was ended by signal {-status}. Signal 9 may mean that memory ran out; end other programs and try again."
+    return f"{told}it ended with status {status}. Its output above says why."
 
 
 def _bracketed(host: str) -> str:
