@@ -22,6 +22,8 @@ def app(
     """Serve the dashboard to a browser on this machine.
 
     It shows any runs, finished or not, and stops with Ctrl-C.
+
+    Example: workbench app --runs ./runs
     """
     use_root(runs)
     serve_dashboard(port, host)

@@ -31,7 +31,7 @@ def tag(runs: Sequence[Run], add: Iterable[str] = (), remove: Iterable[str] = ()
         RunError: a tag cannot be one, or a run would have too many; no run is changed.
     """
     add, remove = list(add), list(remove)
-    words = [f"tagged {_named(runs)} {_quoted(add)}"] * bool(add) + [f"took {_quoted(remove)} off {_named(runs)}"] * bool(remove)
+    words = [f"tagged {_named(runs)} with {_quoted(add)}"] * bool(add) + [f"took {_quoted(remove)} off {_named(runs)}"] * bool(remove)
     return _label(runs, lambda labels: labels.tagged(add, remove), " and ".join(words) or "changed nothing")
 
 
