@@ -124,7 +124,7 @@ def body() -> None:
         if several:
             page.note(MANY_CAPTION.format(" and the ".join(several)))
 
-    baseline = baseline_of(entries[run.name], list(entries.values()))
+    baseline = baseline_of(entries[run.name], list(entries.values()), choices.pinned_baseline())
     open_selection(here.data, baseline, [record.image_id], "inspect-image")
     choices.write_address(run=run.name, split=split, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pandas as pd
 import streamlit as st
 
-from lib import choices, held, page
+from lib import choices, held, page, run_chooser
 from lib.answer_cards import answer_cards
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
@@ -35,19 +35,24 @@ def column_config(columns: dict[str, Column]) -> dict[str, Any]:
     }
 
 
+page.question("Did distillation help, and is it more than chance?")
 entries = page.usable_runs()
 names = list(entries)
-choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
-bar = st.columns([8, 1, 1], vertical_alignment="bottom")
+sets = run_chooser.saved()
+opening = [entry.run.name for entry in latest_comparison(list(entries.values()))]
+choices.choose_several("run", names, sets.get(st.query_params.get("set", ""), opening))
+bar = st.columns([7, 1.5, 1, 1], vertical_alignment="bottom")
 bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
+run_chooser.popover(bar[1], list(entries.values()), "run", sets)
+pinned = choices.pinned_baseline()
 asked = [name for name in names if name in st.session_state["run"]]
 if not asked:
     choices.write_address(run=asked)
     st.caption("Choose at least one run.")
     st.stop()
 splits = choices.splits_of((entries[name] for name in asked), lambda entry: splits_with_queries(entry.run))
-split = choices.select_split(bar[1], splits or SPLITS[:1])
-shown_columns = choices.select(bar[2], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
+split = choices.select_split(bar[2], splits or SPLITS[:1])
+shown_columns = choices.select(bar[3], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
 
 
 @st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in asked) else None)
@@ -94,6 +99,11 @@ def body() -> None:
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
     """Shows the summary of the chosen runs and their teachers."""
     frame, columns = readable(table)
+    if pinned is not None and "difference" in columns:
+        meaning = (
+            f"AP minus that of the pinned baseline, {pinned}, on the same images (points). Runs on other data: of their undistilled run."
+        )
+        columns["difference"] = columns["difference"]._replace(meaning=meaning)
     # links open the matching explorer with that run
     frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
     order = [*(name for name in (MAIN if shown_columns == "main" else frame) if name in frame and name != "images"), "images"]
@@ -118,7 +128,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         with page.quietly():
             low, high = RESULTS.ap_interval(one_evaluation(entry.run, row["split"], row["step"]))
             found[-1] |= {"ap_low": low, "ap_high": high}
-        baseline = baseline_of(entry, list(entries.values()))
+        baseline = baseline_of(entry, list(entries.values()), pinned)
         if baseline is not None:
             with page.quietly():
                 end, at = result_at(baseline.run), one_evaluation(entry.run, row["split"], row["step"])

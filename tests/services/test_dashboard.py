@@ -28,8 +28,10 @@ def test_a_server_that_does_not_start_is_an_error_and_not_an_address(monkeypatch
     assert addresses == []
 
 
-@pytest.mark.parametrize(("program", "said"), [("import sys; sys.exit('no such thing')", "status 1"),
-                                               ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal 9.*memory")])  # fmt: skip
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(("program", "said"), [("import sys; sys.exit('no such thing')", "status 1"), (KILLED, "signal 9.*memory")])
 def test_a_server_that_does_not_start_says_how_it_ended_beside_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], program: str, said: str
 ):

@@ -122,11 +122,23 @@ def comparisons(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[list[
     return [[own.run for own in done if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()]
 
 
-def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Returns the undistilled run of the same recipe, data and seed; of several, one with as many steps if there is one, then the newest.
+def baseline_of(entry: Entry, entries: Sequence[Entry], pinned: str | None = None) -> Entry | None:
+    """Returns the run that a run is compared with: the pinned one, else the undistilled run of the same recipe, data and seed.
 
-    Returns None if there is no such run.
+    Of several undistilled runs it is one with as many steps if there is one, then the newest. A pinned run counts only for other runs on
+    the same data.
+
+    Args:
+        entry: the run.
+        entries: the runs to take it from.
+        pinned: name of the pinned run, of ``sets.read_sets``.
+
+    Returns:
+        None if there is no such run.
     """
+    for other in entries:
+        if other.run.name == pinned and other.data == entry.data and pinned != entry.run.name:
+            return other
     wanted = (entry.recipe, entry.data, entry.seed, UNDISTILLED)
     same = [other for other in entries if (other.recipe, other.data, other.seed, other.arm) == wanted]
     same = [other for other in same if other.run.name != entry.run.name]
