@@ -118,11 +118,11 @@ def _training_lines(path: str, key: str, _run: Run) -> tuple[pd.DataFrame, int]:
     return training.thinned(training.training_lines(_run))
 
 
-def compared_curves(runs: Sequence[Run], kind: training_compared.Kind, window: int) -> tuple[pd.DataFrame, int]:
+def compared_curves(runs: Sequence[Run], window: int) -> tuple[pd.DataFrame, int]:
     """Returns the logged curves of several runs as one frame, and the most log lines that a row is averaged of."""
     found = {run.name: training_lines(run) for run in runs}
     lines = {name: own for name, (own, _) in found.items() if not own.empty}
-    return training_compared.curves(lines, kind, window), max(together for _, together in found.values())
+    return training_compared.curves(lines, window), max(together for _, together in found.values())
 
 
 def sizes(run: Run) -> dict[str, int]:

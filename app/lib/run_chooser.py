@@ -50,14 +50,17 @@ def filters(entries: Sequence[Entry], prefix: str = "") -> tuple[list[Entry], st
     known, in_address = offered(entries), not prefix
     for name, (options, default) in OPTIONS.items():
         choices.choose(prefix + name, options, default)
-    head = st.columns([4, 1.3, 1.3, 1.1], vertical_alignment="bottom")
+    head = st.columns([4, 1.3, 1.3, 1.1] if in_address else [3, 2, 2, 1.9], vertical_alignment="bottom")
     st.session_state.setdefault(prefix + "words", st.query_params.get("words", "") if in_address else "")
     words = head[0].text_input("Search", key=f"{prefix}words", type="search", placeholder="Words of the name, recipe, arm, tags or note")
     order = head[1].selectbox("Order", list(ORDERS), key=f"{prefix}order", help="A click on a heading sorts the table, too.")
     group = head[2].selectbox("Group by", OPTIONS["group"][0], key=f"{prefix}group")
     archived = head[3].toggle("Archived", key=f"{prefix}archived", help="Show the archived runs in place of the others.")
     shown = [name for name in FACETS if len(known[name]) > 1 or (known[name] and name == "tag")]
-    places = st.columns(max(len(shown) + 2, 1), vertical_alignment="bottom")
+    at_once = 10 if in_address else 5
+    fields = [*shown, "since", "until"]
+    places = [place for first in range(0, len(fields), at_once)
+              for place in st.columns(min(len(fields), at_once), vertical_alignment="bottom")][: len(fields)]  # fmt: skip
     facets: dict[str, list[str]] = {}
     for name, place in zip(shown, places[:-2], strict=True):
         choices.choose_several(prefix + name, known[name], [])

@@ -17,18 +17,20 @@ from workbench.analysis.report.summary import result_at
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
 from workbench.views.csv_text import NOTE, csv_text
-from workbench.views.summary import MAIN, Column, readable
+from workbench.views.summary import MAIN, Column, sortable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
 WITH_ENDS = {"ap": 132, "difference": 158, "gain": 158}  # pixels of the columns that hold an interval once it is known
 
 
-def column_config(columns: dict[str, Column]) -> dict[str, Any]:
-    """Returns headings, formats and help texts of the summary table."""
+def column_config(columns: dict[str, Column], styled: set[str]) -> dict[str, Any]:
+    """Returns headings, formats and help texts of the summary table; columns in ``styled`` bring their own texts."""
     links = {"images": st.column_config.LinkColumn("images", help="Opens this run in the matching explorer.", display_text="open")}
     return links | {
-        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
+        name: st.column_config.NumberColumn(column.title, help=column.meaning, width=WITH_ENDS.get(name))
+        if name in styled
+        else st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
         if column.digits is None
         else st.column_config.NumberColumn(column.title, help=column.meaning, format=f"%.{column.digits}f")
         for name, column in columns.items()
@@ -98,17 +100,15 @@ def body() -> None:
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
     """Shows the summary of the chosen runs and their teachers."""
-    frame, columns = readable(table)
+    frame, columns, styled = sortable(table, images=[f"image?run={quote(name)}" if name in names else None for name in table["run"]])
     if pinned is not None and "difference" in columns:
         meaning = (
             f"AP minus that of the pinned baseline, {pinned}, on the same images (points). Runs on other data: of their undistilled run."
         )
         columns["difference"] = columns["difference"]._replace(meaning=meaning)
-    # links open the matching explorer with that run
-    frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
-    order = [*(name for name in (MAIN if shown_columns == "main" else frame) if name in frame and name != "images"), "images"]
+    order = [*(name for name in (MAIN if shown_columns == "main" else columns) if name in columns), "images"]
     with place.container():
-        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), column_order=order,
+        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns, styled), column_order=order,
                      placeholder="–")  # fmt: skip
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.caption("Point at a heading to see its definition. Brackets hold 95 % intervals over resampled images. AP is of the split in "

@@ -5,7 +5,7 @@ import streamlit as st
 from lib import choices, held, page, run_chooser
 from workbench.views.catalog import baseline_of
 from workbench.views.training import panel_meanings, training_figure
-from workbench.views.training_compared import KINDS, Kind, curve_meanings, curves_figure
+from workbench.views.training_compared import curve_meanings, curves_figure
 
 BESIDE = "beside"  # key of the address: the runs that the chosen one is compared with
 SMOOTHING = (1, 5, 10, 20, 50)
@@ -14,7 +14,7 @@ entries = page.usable_runs()
 given = st.session_state.pop("curves_of", None)  # chosen on the page of runs
 if given:
     st.session_state["run"], st.session_state[BESIDE] = given[0], given[1:]
-bar = st.columns([2.6, 4, 1.4, 1.1, 1.3], vertical_alignment="bottom")
+bar = st.columns([2.6, 4, 1.5, 1], vertical_alignment="bottom")
 entry = choices.select_run(bar[0], entries)
 run = entry.run
 baseline = baseline_of(entry, list(entries.values()), choices.pinned_baseline())
@@ -26,11 +26,8 @@ choices.choose_several(BESIDE, others, [baseline.run.name] if baseline is not No
 bar[1].multiselect("Compared with", others, key=BESIDE, placeholder="Choose runs to lay over it")
 run_chooser.popover(bar[2], [entries[name] for name in others], BESIDE, run_chooser.saved())
 window = choices.select(bar[3], "Smoothing", "smoothing", SMOOTHING, 1, help="Number of logged values that each point is the mean of.")
-kind: Kind = choices.select(
-    bar[4], "Distillation terms", "terms", KINDS, KINDS[0], help="With the weights that training gives them, or without."
-)
 beside: list[str] = st.session_state[BESIDE]
-choices.write_address(run=run.name, **{BESIDE: beside}, smoothing=window, terms=kind)
+choices.write_address(run=run.name, **{BESIDE: beside}, smoothing=window)
 running = any(entries[name].state == "running" for name in (run.name, *beside))
 
 
@@ -39,7 +36,7 @@ running = any(entries[name].state == "running" for name in (run.name, *beside))
 def compared() -> None:
     """Lays the curves over each other; they are redrawn every few seconds while a run is being trained."""
     names = [run.name, *beside]
-    points, together = held.compared_curves([entries[name].run for name in names], kind, window)
+    points, together = held.compared_curves([entries[name].run for name in names], window)
     if points.empty:
         page.banner("info", "No log yet", "Curves appear here after the first logged step.")
         return

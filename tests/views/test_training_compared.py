@@ -41,15 +41,14 @@ def test_the_detection_loss_of_a_distilled_run_is_its_loss_less_its_terms_and_of
     assert values(points, "taught", "Loss")[0] == pytest.approx(10 + 3 * (2 * math.sin(10) + 5))
 
 
-def test_terms_are_shown_as_weighted_or_raw_and_shares_in_percent_where_they_were_logged(lines):
-    weighted, raw = curves(lines, "weighted"), curves(lines, "raw")
+def test_terms_are_shown_with_and_without_their_weights_and_shares_in_percent_where_they_were_logged(lines):
+    points = curves(lines)
     own = [math.sin(step) + 3 for step in range(10, 210, 10)]
-    assert values(weighted, "taught", "Distillation terms, weighted", "m.b") == pytest.approx([3 * value for value in own])
-    assert values(raw, "taught", "Distillation terms, raw", "m.b") == pytest.approx(own)
-    assert not (weighted["panel"] == "Distillation terms, raw").any()
-    assert values(raw, "taught", "Gradient share", "m.a") == pytest.approx([10, 20])
-    assert set(raw.loc[raw["run"] == "alone", "term"]) == {""}
-    assert values(raw, "alone", "Speed") == pytest.approx([20] * 19)
+    assert values(points, "taught", "Distillation terms, weighted", "m.b") == pytest.approx([3 * value for value in own])
+    assert values(points, "taught", "Distillation terms, raw", "m.b") == pytest.approx(own)
+    assert values(points, "taught", "Gradient share", "m.a") == pytest.approx([10, 20])
+    assert set(points.loc[points["run"] == "alone", "term"]) == {""}
+    assert values(points, "alone", "Speed") == pytest.approx([20] * 19)
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 100])
@@ -84,7 +83,8 @@ def test_names_of_runs_and_terms_are_drawn_as_text(lines):
 
 def test_the_meanings_are_those_of_the_panels_that_are_drawn(lines):
     text = curve_meanings(curves({"alone": lines["alone"]}))
-    assert "Detection loss: all terms" in text and "Gradient share" not in text
+    assert "Lines of terms: m.a solid, m.b dashed." in curve_meanings(curves(lines))
+    assert "Lines of" not in text and "Detection loss: all terms" in text and "Gradient share" not in text
     assert all(panel.meaning for panel in PANELS)
 
 

@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import checked, hash_file, parse_json, read_json, try_lock, write_json
@@ -44,12 +44,33 @@ class Run:
     """One training and its directory (layout: docs/formats.md).
 
     ``Run`` only reads unless a method says otherwise; the training process holds ``locked()`` while it writes.
+
+    Args:
+        path: the folder of a run, there or still to be made. A text is what ``open`` takes, most often the name of a run that is there.
+
+    Raises:
+        RunError: there is no run of this name.
+
+    Example:
+        >>> Run("shapes-distilled-seed0").state()
     """
 
-    def __init__(self, path: Path):
+    card: ClassVar["Callable[[Run], str] | None"] = None  # makes the HTML of a run in a notebook; ``workbench.notebook`` sets it
+
+    def __init__(self, path: Path | str):
+        if isinstance(path, str):
+            path = Run.open(path).path
         # absolute, so that it stays the same run when the process changes its current folder
         self.path = path if is_remote(path) else path.absolute()
         self.name = self.path.name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    def _repr_html_(self) -> str | None:
+        """Returns the run as a card, which notebooks show in place of the text."""
+        make = type(self).card
+        return make(self) if make is not None else None
 
     @classmethod
     def create(cls, name: str, info: dict[str, Any], root: Path | None = None) -> "Run":

@@ -1,7 +1,6 @@
 """Lays the training curves of several runs over each other: loss, detection loss, distillation terms, gradients, rate and speed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,6 @@ from plotly.subplots import make_subplots
 from workbench.views.style import DASHES, GREY, GRID, Chart, faded, plain, quiet, reach, run_style
 from workbench.views.training import REST, Panel
 
-Kind = Literal["weighted", "raw"]
-KINDS: tuple[Kind, ...] = ("weighted", "raw")
 DETECTION = f"weighted/{REST}"
 _COLUMNS = ["run", "panel", "term", "step", "value", "smoothed"]
 PANELS = (
@@ -29,15 +26,15 @@ PANELS = (
     Panel("learning_rate", "Learning rate", "rate", "The learning rate of the step."),
     Panel("steps_per_second wall", "Speed", "steps/s", "Optimiser steps per second of the clock, without evaluation and checkpoints."),
 )  # fmt: skip
+_WORDS = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dash-dotted"}
 _HEIGHT, _GAP = 118, 26  # pixels of a panel, and between two
 
 
-def curves(lines: Mapping[str, pd.DataFrame], kind: Kind = "weighted", window: int = 1) -> pd.DataFrame:
+def curves(lines: Mapping[str, pd.DataFrame], window: int = 1) -> pd.DataFrame:
     """Returns the curves of several runs as one frame.
 
     Args:
         lines: ``training.training_lines`` of each run, by its name.
-        kind: which distillation terms: with their weights, or without.
         window: number of logged values that ``smoothed`` is the mean of, the value itself in their middle; fewer at the ends. 1 leaves
             the values as they are.
 
@@ -47,7 +44,7 @@ def curves(lines: Mapping[str, pd.DataFrame], kind: Kind = "weighted", window: i
     """
     frames: list[pd.DataFrame] = []
     for run, own in lines.items():
-        for panel, column, term in _shown(own, kind):
+        for panel, column, term in _shown(own):
             values = own[["step", column]].dropna()
             value = values[column].astype(float) * panel.scale
             smoothed = value.rolling(window, center=True, min_periods=1).mean()
@@ -56,7 +53,7 @@ def curves(lines: Mapping[str, pd.DataFrame], kind: Kind = "weighted", window: i
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
 
 
-def _shown(lines: pd.DataFrame, kind: Kind) -> Iterator[tuple[Panel, str, str]]:
+def _shown(lines: pd.DataFrame) -> Iterator[tuple[Panel, str, str]]:
     """Yields the panel, the column and the term of each curve of a run."""
     names = list(map(str, lines.columns))
     for panel in PANELS:
@@ -65,7 +62,7 @@ def _shown(lines: pd.DataFrame, kind: Kind) -> Iterator[tuple[Panel, str, str]]:
             yield from [(panel, found, "")] if found else []
         elif not panel.prefix.endswith("/"):
             yield from [(panel, panel.prefix, "")] if panel.prefix in names else []
-        elif panel.prefix not in ("raw/", "weighted/") or panel.prefix == f"{kind}/":
+        else:
             yield from ((panel, name, name.partition("/")[2]) for name in names if name.startswith(panel.prefix) and name != DETECTION)
 
 
@@ -77,7 +74,7 @@ def curves_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         runs: names of the runs in the order of their colours; terms differ in their dash.
     """
     panels = [panel for panel in PANELS if (points["panel"] == panel.title).any()]
-    terms = sorted(set(points["term"]) - {""})
+    dashes = _dashes(points)
     rows = max(len(panels), 1)
     height = 70 + rows * (_HEIGHT + _GAP)
     figure = make_subplots(rows, 1, subplot_titles=[panel.title for panel in panels], vertical_spacing=_GAP / (rows * (_HEIGHT + _GAP)),
@@ -88,7 +85,7 @@ def curves_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
         for (run, term), curve in own.groupby(["run", "term"], sort=False):
             colour, dash = run_style(list(runs).index(str(run)))
             name = plain(f"{run} · {term}" if term else run)
-            line = {"color": colour, "width": 1.6, "dash": DASHES[terms.index(str(term)) % len(DASHES)] if term else dash}
+            line = {"color": colour, "width": 1.6, "dash": dashes.get(str(term), dash)}
             if not np.array_equal(curve["value"], curve["smoothed"]):
                 figure.add_scatter(x=curve["step"], y=curve["value"], mode="lines", line={**line, "color": faded(colour, 0.28), "width": 1},
                                    showlegend=False, legendgroup=plain(run), hoverinfo="skip", row=row, col=1)  # fmt: skip
@@ -114,6 +111,12 @@ def curves_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
 
 
 def curve_meanings(points: pd.DataFrame) -> str:
-    """Returns titles and definitions of the panels that ``curves_figure`` draws."""
+    """Returns the dash of each term, and titles and definitions of the panels that ``curves_figure`` draws."""
     shown = [panel for panel in PANELS if (points["panel"] == panel.title).any()]
-    return " ".join(f"{panel.title}: {panel.meaning[0].lower()}{panel.meaning[1:]}" for panel in shown)
+    terms = [f"{term} {_WORDS[dash]}" for term, dash in _dashes(points).items()]
+    lines = [f"Lines of terms: {', '.join(terms)}."] if len(terms) > 1 else []
+    return " ".join([*lines, *(f"{panel.title}: {panel.meaning[0].lower()}{panel.meaning[1:]}" for panel in shown)])
+
+
+def _dashes(points: pd.DataFrame) -> dict[str, str]:
+    return {term: DASHES[number % len(DASHES)] for number, term in enumerate(sorted(set(points["term"]) - {""}))}
