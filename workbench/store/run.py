@@ -58,10 +58,9 @@ class Run:
     card: ClassVar["Callable[[Run], str] | None"] = None  # makes the HTML of a run in a notebook; ``workbench.notebook`` sets it
 
     def __init__(self, path: Path | str):
-        if isinstance(path, str):
-            path = Run.open(path).path
+        folder = Run.open(path).path if isinstance(path, str) else path
         # absolute, so that it stays the same run when the process changes its current folder
-        self.path = path if is_remote(path) else path.absolute()
+        self.path = folder if is_remote(folder) else folder.absolute()
         self.name = self.path.name
 
     def __repr__(self) -> str:

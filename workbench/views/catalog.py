@@ -9,11 +9,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from workbench.analysis.derived import kept_json
 from workbench.analysis.report.summary import result_of
 from workbench.errors import WorkbenchError
 from workbench.files import time_of
+from workbench.remote import is_remote
 from workbench.store.groups import DISTILLED, EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
 from workbench.store.labels import NO_LABELS, Labels, read_labels
 from workbench.store.links import lies_below, link_that_leads_out
@@ -21,6 +24,7 @@ from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
+LONG_LOGS = 100_000  # bytes of logs from which on it is worth keeping what they say
 VALIDATION = "val"  # name, in the files of a run, of the split on which choices are made, whatever the data calls it
 
 
@@ -171,39 +175,71 @@ def _labels(path: Path, stamp: tuple[float, int]) -> Labels:
         return Labels(note=str(error))
 
 
+class _Facts(BaseModel):
+    """What is kept of a run that is done, by the names of ``Entry``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    recipe: str
+    data: str
+    arm: str
+    seed: int
+    schedule: str
+    state: str
+    steps: int
+    step: int
+    created: str
+    error: str
+    dataset: str
+    family: str
+    ap: float | None
+    split: str
+
+
 @functools.lru_cache(maxsize=4096)
 def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     run = Run(path)
     if link := link_that_leads_out(path):
         return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
-        info = run.info()
-        group = info["group"]
-        # damaged lines are reported here as a problem of the run, so that no page has to
-        lines = run.metrics()
-        run.timings()
-        result = result_of(run.evaluations(), info.get("best_step"))
-        recorded = str(info.get("state", ""))
-        state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
-        return Entry(
-            run=run,
-            recipe=group["recipe"],
-            data=str(info.get("dataset_hash") or ""),
-            arm=group["arm"],
-            seed=group["seed"],
-            schedule=group["schedule"],
-            state=state,
-            steps=info["recipe"]["train"]["steps"],
-            step=lines[-1]["step"] if lines else 0,
-            created=info.get("created", ""),
-            error=str(info.get("error", "")) if state == "failed" else "",
-            dataset=str(info.get("dataset") or ""),
-            family=str(info["recipe"].get("student", {}).get("family", "")),
-            ap=result["coco"]["ap"] if result else None,
-            split=result["split"] if result else "",
-        )
-    except WorkbenchError as error:
+        if is_remote(path) or sum(size for _, size in stamps) < LONG_LOGS or run.info().get("state") != "done":
+            return Entry(run, **_facts(run))
+        # the logs of a run that is done do not change; validating thousands of lines of a hundred runs takes a server many seconds
+        facts = kept_json(run, "catalog", [list(stamp) for stamp in stamps], lambda: _facts(run))
+        return Entry(run, **_Facts.model_validate(facts).model_dump())
+    except (WorkbenchError, ValidationError) as error:
         return Entry(run, problem=str(error))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Returns what the files of a run say of it, by the names of ``Entry``.
+
+    Raises:
+        WorkbenchError: a file is damaged. Damaged lines are reported here as a problem of the run, so that no page has to.
+    """
+    info = run.info()
+    group = info["group"]
+    lines = run.metrics()
+    run.timings()
+    result = result_of(run.evaluations(), info.get("best_step"))
+    recorded = str(info.get("state", ""))
+    state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
+    return {
+        "recipe": group["recipe"],
+        "data": str(info.get("dataset_hash") or ""),
+        "arm": group["arm"],
+        "seed": group["seed"],
+        "schedule": group["schedule"],
+        "state": state,
+        "steps": info["recipe"]["train"]["steps"],
+        "step": lines[-1]["step"] if lines else 0,
+        "created": info.get("created", ""),
+        "error": str(info.get("error", "")) if state == "failed" else "",
+        "dataset": str(info.get("dataset") or ""),
+        "family": str(info["recipe"].get("student", {}).get("family", "")),
+        "ap": result["coco"]["ap"] if result else None,
+        "split": result["split"] if result else "",
+    }
 
 
 __all__ = ["DAMAGED", "VALIDATION", "Entry", "baseline_of", "catalog", "latest_comparison", "lies_below"]

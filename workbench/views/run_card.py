@@ -41,8 +41,9 @@ def run_card(run: Run) -> str:
     facts = {"recipe": group.get("recipe"), "arm": group.get("arm"), "schedule": group.get("schedule"),
              "seed": group.get("seed", info.get("seed")), "data": info.get("dataset"), "teacher": info.get("teacher"),
              "steps": train.get("steps"), "tags": ", ".join(labels.tags), "note": labels.note}  # fmt: skip
+    facts = {name: value for name, value in facts.items() if value not in (None, "")}
     return render(
-        "run_card.html.j2", name=run.name, problem="", state=state, facts={name: value for name, value in facts.items() if value not in (None, "")},
+        "run_card.html.j2", name=run.name, problem="", state=state, facts=facts,
         ap=f"{100 * result['coco']['ap']:.1f}" if result and result["coco"]["ap"] is not None else "", split=result.get("split", ""),
         step=result.get("step", ""), curve=ap_curve(run), width=WIDTH, height=HEIGHT, colour=COLOURS[0],
         link=f"{dashboard_address()}/?run={quote(run.name)}",
