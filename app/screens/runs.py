@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+import workbench.store.changes as changes
 from lib import page, run_chooser
 from workbench.errors import WorkbenchError
-from workbench.store import changes
 from workbench.store.changes import Change
 from workbench.store.run import Run, runs_root
 from workbench.store.sets import Sets, read_sets
