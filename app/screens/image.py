@@ -58,6 +58,7 @@ TARGETS = {
     "teacher_iou": NUMBER("IoU", help="IoU of the teacher's box with the target.", **SCORE),
 }
 
+page.question("What do teacher and student see in this image, and which of their queries belong together?")
 entries = page.runs_with(splits_with_queries, "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
 
 

@@ -97,7 +97,7 @@ def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_roo
         assert shown["seed"] == str(run.info()["seed"])
         assert float(shown[ap].split()[0]) == pytest.approx(100 * run.evaluations()[-1]["coco"]["ap"], abs=0.05)
         assert float(shown["churn (%)"]) == pytest.approx(100 * numbers["churn"])
-        assert float(shown["IS (queries)"]) == pytest.approx(numbers["instability"])
+        assert float(shown["instability (queries)"]) == pytest.approx(numbers["instability"])
         assert float(shown["agreement (%)"]) == pytest.approx(100 * numbers["agreement"])
         assert float(shown["quality (0 to 1)"]) == pytest.approx(numbers["quality"])
 

@@ -54,7 +54,7 @@ COLUMNS: dict[str, Column] = {
     "ap50": Column("AP50", "COCO AP at IoU 0.50 (%).", 100, 1),
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
     "churn": Column("churn (%)", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
-    "instability": Column("IS (queries)", _IS.format(_EVALUATIONS) + ".", digits=2),
+    "instability": Column("instability (queries)", _IS.format(_EVALUATIONS) + ".", digits=2),
     "found_by_churn": Column(
         "found-by churn (%)",
         "Found-by churn: of the targets detected at both of two consecutive evaluations, the share that another candidate detects (%). "
@@ -88,7 +88,7 @@ COLUMNS: dict[str, Column] = {
     ),
     CLASSES: Column("AP {}", "COCO AP of this class (%).", 100, 1),
     "layers_churn": Column("churn, layers (%)", _CHURN.format(_LAYERS) + ".", 100, 1),
-    "layers_instability": Column("IS, layers (queries)", _IS.format(_LAYERS) + ".", digits=2),
+    "layers_instability": Column("instability, layers (queries)", _IS.format(_LAYERS) + ".", digits=2),
     "churn_n": Column("n churn", "Number of targets that churn is computed from.", digits=0),
     "found_by_churn_n": Column("n found-by", "Number of targets that found-by churn is computed from.", digits=0),
     "layers_churn_n": Column("n layers", "Number of targets that churn between layers is computed from.", digits=0),
