@@ -34,7 +34,7 @@ PAGES = ("", "diagnosis", "training", "stability", *(f"value?part={part}" for pa
          *(f"errors?part={part}" for part in PARTS["errors"]), "storage")  # fmt: skip
 QUERY = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
 STEPS = (100, 200)
-CROWD, CROWD_IMAGES = 100, 60
+CROWD, CROWD_SEEDS, CROWD_IMAGES = 100, 5, 60
 CROWD_ARMS = ("undistilled", "distilled", "features", "logits", "masks")
 REPEATS = 20
 MARKS = "() => document.querySelectorAll('.js-plotly-plot .point, .js-plotly-plot .js-line').length"
@@ -137,13 +137,13 @@ def crowd_changes(page: Any, address: str) -> Iterator[Figure]:
 
 
 def make_crowd(folder: Path) -> None:
-    """Makes a hundred small runs of two recipes, each with five arms of ten seeds: two runs, and copies of them under other names."""
+    """Makes a hundred small runs of four recipes, each with five arms of five seeds: two runs, and copies of them under other names."""
     make_runs(folder, CROWD_IMAGES)
     sources = {arm: folder / "runs" / arm for arm in ("undistilled", "distilled")}
     info = {arm: json.loads((path / "run.json").read_text()) for arm, path in sources.items()}
     for number in range(CROWD):
-        arm, seed = CROWD_ARMS[number % len(CROWD_ARMS)], number // len(CROWD_ARMS) % 10
-        recipe = f"recipe-{number // (10 * len(CROWD_ARMS))}"
+        arm, seed = CROWD_ARMS[number % len(CROWD_ARMS)], number // len(CROWD_ARMS) % CROWD_SEEDS
+        recipe = f"recipe-{number // (CROWD_SEEDS * len(CROWD_ARMS))}"
         source = "undistilled" if arm == "undistilled" else "distilled"
         target = folder / "runs" / f"{recipe}-{arm}-seed{seed}"
         shutil.copytree(sources[source], target, copy_function=os.link)

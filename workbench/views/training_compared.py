@@ -103,7 +103,7 @@ def curves_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
     # one axis of steps for all panels: plotly shows one hover label for the panels of an axis
     last = float(points["step"].max()) if len(points) else 1.0
     figure.update_traces(xaxis="x").update_yaxes(anchor="x")
-    figure.update_xaxes(visible=False).layout.xaxis.update(
+    figure.update_xaxes(visible=False, range=[0, last]).layout.xaxis.update(
         visible=True, anchor=f"y{rows}" if rows > 1 else "y", title_text="step", range=[0, last], showticklabels=True, gridcolor=GRID,
         showspikes=True, spikemode="across", spikecolor=GREY, spikethickness=1, spikedash="dot",
     )  # fmt: skip
