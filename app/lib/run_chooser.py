@@ -151,9 +151,7 @@ def popover(place: Any, entries: Sequence[Entry], chosen: str, sets: Mapping[str
         chosen: key of the session state that holds the names of the chosen runs.
         sets: saved sets of runs by name, which a click chooses.
     """
-    with place.popover(
-        "Choose from a table", icon=":material/checklist:", width="stretch", on_change="rerun", key=f"{chosen}-popover"
-    ) as opened:
+    with place.popover("Table", icon=":material/checklist:", width="stretch", on_change="rerun", key=f"{chosen}-popover") as opened:
         if not opened.open:
             return
         names = {entry.run.name for entry in entries}

@@ -68,8 +68,8 @@ def offered(entries: Sequence[Entry]) -> dict[str, list[str]]:
 
 
 def list_table(entries: Sequence[Entry]) -> pd.DataFrame:
-    """Returns one row per run: run, recipe, arm, family, seed, schedule, state, progress (0..1), data, created, ap (%) and its split,
-    tags, note.
+    """Returns one row per run: run, arm, seed, schedule, ap (%) and its split, state, progress (0..1), tags, note, recipe, family, data,
+    created.
     """
     rows = [{
         "run": entry.run.name, "recipe": entry.recipe, "arm": entry.arm, "family": entry.family, "seed": entry.seed,
@@ -77,7 +77,7 @@ def list_table(entries: Sequence[Entry]) -> pd.DataFrame:
         "data": entry.dataset, "created": entry.created[:16].replace("T", " "), "ap": None if entry.ap is None else 100 * entry.ap,
         "split": entry.split, "tags": list(entry.labels.tags), "note": entry.labels.note,
     } for entry in entries]  # fmt: skip
-    columns = ["run", "recipe", "arm", "family", "seed", "schedule", "state", "progress", "data", "created", "ap", "split", "tags", "note"]
+    columns = ["run", "arm", "seed", "schedule", "ap", "split", "state", "progress", "tags", "note", "recipe", "family", "data", "created"]
     return pd.DataFrame(rows, columns=columns).astype({"ap": float, "progress": float})
 
 
