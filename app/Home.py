@@ -21,6 +21,7 @@ st.html(f"<style>{STYLE}</style>")
 # The folder is not called `pages`: if a link to a page is opened first, Streamlit runs a file of `pages` alone, without this one
 pages = [
     st.Page("screens/overview.py", title="Overview", icon=":material/stacked_line_chart:", default=True),
+    st.Page("screens/runs.py", title="Runs", icon=":material/checklist:"),
     st.Page("screens/diagnosis.py", title="Diagnosis", icon=":material/troubleshoot:"),
     st.Page("screens/training.py", title="Training", icon=":material/show_chart:"),
     st.Page("screens/stability.py", title="Match stability", icon=":material/swap_horiz:"),

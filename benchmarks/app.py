@@ -34,6 +34,8 @@ PAGES = ("", "diagnosis", "training", "stability", *(f"value?part={part}" for pa
          *(f"errors?part={part}" for part in PARTS["errors"]), "storage")  # fmt: skip
 QUERY = "run=distilled&compared=undistilled&compared=distilled&baseline=undistilled"
 STEPS = (100, 200)
+CROWD, CROWD_SEEDS, CROWD_IMAGES = 100, 5, 60
+CROWD_ARMS = ("undistilled", "distilled", "features", "logits", "masks")
 REPEATS = 20
 MARKS = "() => document.querySelectorAll('.js-plotly-plot .point, .js-plotly-plot .js-line').length"
 PAINTED = "[data-testid=stMain] [data-testid=stElementContainer]"
@@ -77,9 +79,80 @@ def figures() -> Iterator[Figure]:
                 yield Figure("memory of the server, at most", sum(_peak(one.pid) for one in family) / 1e9, "GB", "<= 1.5")
             with serving(folder / "runs") as (address, _):
                 yield from visits(page, address, "to a server started anew")
+            yield from crowd(page)
             browser.close()
     finally:
         shutil.rmtree(folder)
+
+
+def crowd(page: Any) -> Iterator[Figure]:
+    """Yields the times of Overview and of the page of runs in a folder of a hundred runs; ``page`` belongs to a browser."""
+    with tempfile.TemporaryDirectory(prefix="workbench-crowd-") as name:
+        make_crowd(Path(name))
+        with serving(Path(name) / "runs") as (address, _):
+            for path in ("", "runs"):
+                start = time.perf_counter()
+                page.goto(f"{address}/{path}")
+                page.wait_for_selector(PAINTED)
+                shown = f"'{path or 'overview'}' among {CROWD} runs"
+                yield Figure(f"first paint of {shown} on a server just started", time.perf_counter() - start, "s")
+                settle(page)
+                yield Figure(f"visit of {shown} on a server just started, everything drawn", time.perf_counter() - start, "s")
+            for path in ("", "runs"):
+                yield Figure(
+                    f"first paint of '{path or 'overview'}' among {CROWD} runs",
+                    _first_paint(page, f"{address}/{path}"),
+                    "s",
+                    "<= 1",
+                    repeats=5,
+                )
+            yield from crowd_changes(page, address)
+
+
+def _first_paint(page: Any, address: str) -> float:
+    """Returns the median seconds until the first element of a page is painted, on a warm server."""
+    seconds: list[float] = []
+    for _ in range(5):
+        page.goto("about:blank")
+        start = time.perf_counter()
+        page.goto(address, wait_until="commit")
+        page.wait_for_selector(PAINTED)
+        seconds.append(time.perf_counter() - start)
+    settle(page)
+    return float(np.median(seconds))
+
+
+def crowd_changes(page: Any, address: str) -> Iterator[Figure]:
+    """Yields the seconds from a choice on the page of runs, or of the columns of Overview, until its result is painted."""
+    for name, label, key, options in (
+        ("runs", "Order", "order", ("newest", "AP", "name")), ("runs", "Group by", "group", ("arm", "recipe", "seed")),
+        ("", "Columns", "columns", ("all", "main")), ("training", "Smoothing", "smoothing", ("5", "10", "20")),
+    ):  # fmt: skip
+        page.goto(f"{address}/{name}")
+        settle(page)
+        page.evaluate(WATCH)
+        seconds = [_change(page, label, key, options[number % len(options)]) for number in range(REPEATS // 2)]
+        what = f"change of {key} on '{name or 'overview'}' among {CROWD} runs"
+        yield Figure(what, float(np.median(seconds)), "s", "<= 0.5", repeats=REPEATS // 2)
+
+
+def make_crowd(folder: Path) -> None:
+    """Makes a hundred small runs of four recipes, each with five arms of five seeds: two runs, and copies of them under other names."""
+    make_runs(folder, CROWD_IMAGES)
+    sources = {arm: folder / "runs" / arm for arm in ("undistilled", "distilled")}
+    info = {arm: json.loads((path / "run.json").read_text()) for arm, path in sources.items()}
+    for number in range(CROWD):
+        arm, seed = CROWD_ARMS[number % len(CROWD_ARMS)], number // len(CROWD_ARMS) % CROWD_SEEDS
+        recipe = f"recipe-{number // (CROWD_SEEDS * len(CROWD_ARMS))}"
+        source = "undistilled" if arm == "undistilled" else "distilled"
+        target = folder / "runs" / f"{recipe}-{arm}-seed{seed}"
+        shutil.copytree(sources[source], target, copy_function=os.link)
+        (target / "run.json").unlink()  # the other files are the same; this one is not
+        group = {"recipe": recipe, "arm": arm, "seed": seed, "schedule": "equal steps"}
+        created = f"2026-11-{1 + number // 10:02d}T10:{number % 10:02d}:00"
+        (target / "run.json").write_text(json.dumps({**info[source], "group": group, "seed": seed, "created": created}))
+    for path in sources.values():
+        shutil.rmtree(path)
 
 
 def _peak(pid: int) -> int:
@@ -105,15 +178,7 @@ def visits(page: Any, address: str, when: str) -> Iterator[Figure]:
 def paints(page: Any, address: str) -> Iterator[Figure]:
     """Yields the time to first paint of every page on a warm server, and its number of marks."""
     for name in PAGES:
-        seconds = []
-        for _ in range(5):
-            page.goto("about:blank")
-            start = time.perf_counter()
-            page.goto(link(address, name), wait_until="commit")
-            page.wait_for_selector(PAINTED)
-            seconds.append(time.perf_counter() - start)
-        settle(page)
-        yield Figure(f"first paint of '{name or 'overview'}'", float(np.median(seconds)), "s", "<= 2", repeats=5)
+        yield Figure(f"first paint of '{name or 'overview'}'", _first_paint(page, link(address, name)), "s", "<= 2", repeats=5)
         yield Figure(f"marks on '{name or 'overview'}'", page.evaluate(MARKS), "marks", "<= 20000")
 
 

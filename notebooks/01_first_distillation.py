@@ -17,14 +17,11 @@
 # the same: the seed, the order of the images and their augmentations.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %% [markdown]
 # A *recipe* describes an experiment. Its *arms* are named variations of it. `wb.train` trains one arm and returns the *run*: the folder
@@ -33,10 +30,10 @@ SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only
 
 # %%
 minute = ["train.steps=300", "train.evaluate_every=60", "train.checkpoint_every=300", "data.options.val=100", "data.options.test=100"]
-alone = wb.train("shapes", arm="undistilled", name="first-alone", overrides=[*minute, *SHORTER])
+alone = wb.train("shapes", arm="undistilled", name="first-alone", overrides=minute)
 
 # %%
-taught = wb.train("shapes", name="first-taught", overrides=[*minute, *SHORTER])
+taught = wb.train("shapes", name="first-taught", overrides=minute)
 
 # %% [markdown]
 # ## Does it help?

@@ -18,17 +18,14 @@
 # is bright. If they do not exist yet, training takes a few minutes each.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
-alone = wb.train("shapes", arm="undistilled", overrides=SHORTER)
-taught = wb.train("shapes", arm="features", overrides=SHORTER)
+alone = wb.train("shapes", arm="undistilled")
+taught = wb.train("shapes", arm="features")
 
 # %% [markdown]
 # ## Quality

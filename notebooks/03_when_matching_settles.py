@@ -17,18 +17,15 @@
 # or decoder layers of one evaluation. All evaluations use images without augmentation.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
-SEEDS = range(1 if SHORTER else 3)
-alone = [wb.train("shapes", arm="undistilled", seed=seed, overrides=SHORTER) for seed in SEEDS]
-taught = [wb.train("shapes", arm="features", seed=seed, overrides=SHORTER) for seed in SEEDS]
+SEEDS = range(3)
+alone = [wb.train("shapes", arm="undistilled", seed=seed) for seed in SEEDS]
+taught = [wb.train("shapes", arm="features", seed=seed) for seed in SEEDS]
 
 # %% [markdown]
 # ## Over training, and over seeds

@@ -15,21 +15,15 @@
 # Every method trains the same student with the same teacher and schedule. On each seed, all methods start from the same weights.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
-METHODS = ["detrdistill"] if SHORTER else ["detrdistill", "fitnet", "fgd", "kd_detr"]
-SEEDS = range(1 if SHORTER else 3)
-runs = {
-    arm: {seed: wb.train("compare/deformable_detr", arm=arm, seed=seed, overrides=SHORTER) for seed in SEEDS}
-    for arm in ["undistilled", *METHODS]
-}
+METHODS = ["detrdistill", "fitnet", "fgd", "kd_detr"]
+SEEDS = range(3)
+runs = {arm: {seed: wb.train("compare/deformable_detr", arm=arm, seed=seed) for seed in SEEDS} for arm in ["undistilled", *METHODS]}
 everything = [run for seeds in runs.values() for run in seeds.values()]
 
 # %% [markdown]

@@ -16,14 +16,11 @@
 # the student's encoder features with the teacher's in each cell, and to leave their length free.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %%
 from typing import ClassVar, Literal
@@ -72,9 +69,9 @@ wb.register(Direction)
 
 # %%
 minute = ["train.steps=300", "train.evaluate_every=60", "train.checkpoint_every=300", "data.options.val=100", "data.options.test=100"]
-mine = wb.train("shapes", name="first-direction", overrides=["methods=[{method: direction, balance: 10.0}]", *minute, *SHORTER])
-alone = wb.train("shapes", arm="undistilled", name="first-alone", overrides=[*minute, *SHORTER])
-taught = wb.train("shapes", name="first-taught", overrides=[*minute, *SHORTER])
+mine = wb.train("shapes", name="first-direction", overrides=["methods=[{method: direction, balance: 10.0}]", *minute])
+alone = wb.train("shapes", arm="undistilled", name="first-alone", overrides=minute)
+taught = wb.train("shapes", name="first-taught", overrides=minute)
 
 # %% [markdown]
 # ## Compare it

@@ -16,14 +16,11 @@
 # original on every image of the evaluation split, and keeps it only if both give the same results.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORTER = os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES", "").split()  # set only by the tests, which train for a few steps
 
 # %%
 import json
@@ -32,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-run = wb.train("shapes", arm="features", overrides=SHORTER)
+run = wb.train("shapes", arm="features")
 out = Path("example_export")
 
 # %% [markdown]

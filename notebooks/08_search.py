@@ -17,14 +17,11 @@
 # beforehand, for 150 steps on one pair, so that a search of 60 trials can be repeated fifty times in seconds.
 
 # %%
-import os
-
 import plotly.io
 
 import workbench.notebook as wb
 
 plotly.io.renderers.default = "plotly_mimetype"  # store figures as data: notebooks stay small, and JupyterLab draws them
-SHORT = bool(os.environ.get("WORKBENCH_NOTEBOOK_OVERRIDES"))  # set only by the tests
 
 # %%
 table = wb.fitness_table()
@@ -53,7 +50,7 @@ round(100 * (sum(value**2 for value in differences) / len(differences) / 2) ** 0
 
 # %%
 SAMPLERS = ["random", "official", "family", "recommended", "tpe"]
-curves = table.race(SAMPLERS, trials=20 if SHORT else 60, seeds=3 if SHORT else 50)
+curves = table.race(SAMPLERS, trials=60, seeds=50)
 wb.figures.sampler_curves(curves)
 
 # %%
@@ -64,7 +61,7 @@ last.set_index("sampler").round(2)
 # A search may begin with formulas that are known to work, such as the released ones and those of methods made by hand (`seeded`).
 
 # %%
-seeded = table.race(["random", "recommended", "tpe"], trials=20 if SHORT else 60, seeds=3 if SHORT else 50, seeded=True)
+seeded = table.race(["random", "recommended", "tpe"], trials=60, seeds=50, seeded=True)
 wb.figures.sampler_curves(seeded)
 
 # %% [markdown]
@@ -74,7 +71,7 @@ wb.figures.sampler_curves(seeded)
 # strong, and what does not survive fades.
 
 # %%
-trials = table.search("recommended", trials=20 if SHORT else 120)
+trials = table.search("recommended", trials=120)
 wb.figures.survivors(wb.survivors(trials))
 
 # %% [markdown]

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
 
 
-def execute(name: str, folder: Path) -> Any:
+def execute(name: str, folder: Path, change: Callable[[Any], None] | None = None) -> Any:
     """Runs a notebook from top to bottom in a new kernel, whose current folder is ``folder``, and returns it.
+
+    Args:
+        name: the notebook.
+        folder: the current folder of its kernel.
+        change: changes the notebook before it runs, such as to train for fewer steps.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
     notebook = jupytext.read(FOLDER / f"{name}.py")
+    if change is not None:
+        change(notebook)
     notebook.metadata = nbformat.NotebookNode({"kernelspec": KERNEL, "jupytext": {"formats": "ipynb,py:percent"}})
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=SECONDS_A_CELL, kernel_name="python3", resources=resources, store_widget_state=False).execute()

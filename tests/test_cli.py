@@ -2,15 +2,18 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 from tests.conftest import ROOT
@@ -23,6 +26,7 @@ from workbench.errors import WorkbenchError
 from workbench.files import write_json
 from workbench.methods.registry import METHODS
 from workbench.store.run import Run
+from workbench.store.sets import read_sets
 from workbench.tasks import compare as comparison
 from workbench.tasks import demo
 
@@ -302,6 +306,75 @@ def test_help_of_a_verb_says_what_it_does_what_it_takes_and_an_example():
     assert "Usage: workbench runs rm [OPTIONS] RUN...\n" in command("runs", "rm", "--help")[1]
     assert "Usage: workbench run [OPTIONS] [RECIPE]\n" in command("run", "--help")[1]
     assert command("runs")[:2] == (0, command("runs", "--help")[1])
+
+
+def every_verb() -> Iterator[list[str]]:
+    """The words of each verb, and of each verb of a verb."""
+    for name, verb in (item for verbs in cli.VERBS.values() for item in verbs.items()):
+        inner = [command.name for command in verb.registered_commands] if isinstance(verb, typer.Typer) else []
+        yield from [[name, own] for own in inner] or [[name]]
+
+
+@pytest.mark.parametrize("words", list(every_verb()), ids=" ".join)
+def test_every_verb_has_an_example_of_itself_whose_options_it_knows(words: list[str]):
+    _, out, _ = command(*words, "--help")
+    (example,) = re.findall(r"Example: workbench ((?:.+\n?)+)", out)
+    given = shlex.split(example)
+    # 'search PLAN' stands for 'search run PLAN'
+    assert given[: len(words)] == words or (words == ["search", "run"] and given[0] == "search")
+    assert all(re.search(rf"^ +(-., )?{option}\b", out, re.MULTILINE) for option in given if option.startswith("--")), given
+
+
+def test_every_heading_of_the_help_has_an_example_of_one_of_its_verbs():
+    _, out, _ = command("--help")
+    for heading, verbs in cli.VERBS.items():
+        (example,) = re.findall(rf"\n{heading}:\n(?:  .*\n)*?  Example: workbench (.*)\n", out)
+        verb, *rest = shlex.split(example)
+        words = [verb, rest[0]] if isinstance(verbs[verb], typer.Typer) else [verb]
+        known = command(*words, "--help")[1]
+        assert all(re.search(rf"^ +{option}\b", known, re.MULTILINE) for option in rest if option.startswith("--"))
+
+
+def test_runs_are_found_labelled_renamed_put_away_and_brought_back(tmp_path: Path, trained: Path):
+    root = tmp_path / "runs"
+    for name in ("one", "two", "three"):
+        shutil.copytree(trained / "one", root / name)
+
+    def listed(*options: str) -> list[str]:
+        return [row["run"] for row in table(tmp_path / "t.json", "runs", "list", *options, "--runs", str(root))]
+
+    def runs(*words: str) -> str:
+        code, out, err = command("runs", *words, "--runs", str(root))
+        assert code == 0, err
+        return out
+
+    assert listed() == listed("--state", "done") == ["one", "three", "two"]
+    assert "tagged one, two with 'paper', 'to do'" in runs("tag", "one", "two", "--add", "paper", "--add", "to do")
+    assert listed("--tag", "paper") == ["one", "two"] and listed("--tag", "paper", "--search", "TWO") == ["two"]
+    assert "paper, to do" in command("runs", "list", "--runs", str(root))[1]
+    runs("tag", "one", "--remove", "paper")
+    runs("note", "three", "looks odd")
+    assert listed("--tag", "paper") == ["two"] and listed("--search", "odd") == ["three"]
+    assert "note: looks odd" in runs("show", "three")
+    runs("archive", "two")
+    assert listed() == ["one", "three"] and listed("--archived") == ["two"]
+    runs("archive", "two", "--back")
+    assert "renamed one to first" in runs("rename", "one", "first")
+    assert listed("--sort", "name") == ["first", "three", "two"]
+    runs("save", "pair", "first", "two")
+    assert listed("--set", "pair") == ["first", "two"]
+    assert command("runs", "list", "--set", "none", "--runs", str(root))[0] == 5
+    assert command("runs", "list", "--sort", "?", "--runs", str(root))[0] == 5
+    runs("pin", "two")
+    assert read_sets(root).baseline == "two"
+    runs("pin")
+    assert read_sets(root).baseline is None
+    runs("rm", "first", "three")
+    assert listed() == ["two"]
+    runs("restore", "three")
+    assert listed() == ["three", "two"]
+    assert "first" in runs("empty") and "empty" in runs("empty")
+    assert command("runs", "restore", "first", "--runs", str(root))[0] == 5
 
 
 def test_trace_still_records_queries(tmp_path: Path, trained: Path):

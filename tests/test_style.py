@@ -98,11 +98,12 @@ def test_pages_reach_the_library_through_views_analysis_and_runs_alone():
     assert {path: what for path, what in found.items() if what} == {}
 
 
-# what a page may ask: which evaluation is meant, which numbers are defined for it, results about it, figures, and which runs there are;
-# nothing that computes besides
+# what a page may ask: which evaluation is meant, which numbers are defined for it, results about it, figures, and which runs there are
+# with what people say of them; nothing that computes besides
 ASKED = {
     "workbench.analysis.of_run", "workbench.analysis.defined", "workbench.analysis.rows_of_run", "workbench.analysis.results.of_runs",
     "workbench.analysis.report.summary", "workbench.analysis.report.answer", "workbench.store.run", "workbench.teacher_cache.folders",
+    "workbench.store.changes", "workbench.store.sets", "workbench.store.trash",
     "workbench.errors",
     "workbench.search.reader", "workbench.search.shown", "workbench.store.searches",
 }  # fmt: skip
@@ -178,6 +179,7 @@ def test_html_is_written_in_templates_alone():
 
 # one thing seen from several rooms has one name in all of them
 SAME_THING = {
+    "verb and its page": ("runs",),
     "verb and its job": ("compare", "convert", "dashboard", "demo", "diagnose", "doctor", "evaluate", "predict", "record", "report", "run"),
     "page, figures and numbers": (
         "caches_and_runs", "error_types", "image", "lost", "masks", "overview", "search", "slices", "stability", "summary", "training",

@@ -37,25 +37,30 @@ from workbench.errors import Interrupted, WorkbenchError, lacks_memory
 
 # a function is a verb, a Typer is a verb that has verbs of its own; help lists both in this order
 VERBS = {
-    "Train and compare": {"demo": demo, "distill": distill, "run": run, "compare": compare, "search": search_app, "cache": cache_app},
-    "Look at results": {
-        "app": dashboard,
+    "Train": {"demo": demo, "distill": distill, "run": run, "compare": compare, "search": search_app},
+    "Look": {"app": dashboard, "diagnose": diagnose, "report": report, "inspect": inspect, "evaluate": evaluate, "record": record},
+    "Export": {"predict": predict, "export": export, "convert": convert},
+    "Manage": {
         "runs": runs_app,
-        "evaluate": evaluate,
-        "diagnose": diagnose,
-        "report": report,
-        "record": record,
-        "inspect": inspect,
+        "data": data_app,
+        "recipe": recipe_app,
+        "cache": cache_app,
+        "detectors": detectors,
+        "methods": methods,
+        "doctor": doctor,
     },
-    "Reference": {"recipe": recipe_app, "detectors": detectors, "methods": methods},
-    "Data": {"data": data_app},
-    "Ship": {"predict": predict, "export": export, "convert": convert},
-    "Machine": {"doctor": doctor},
+}
+# one a heading; the help of each verb has its own
+EXAMPLES = {
+    "Train": "workbench compare shapes --seeds 3",
+    "Look": "workbench app --runs ./runs",
+    "Export": "workbench export shapes-distilled-seed0 --onnx",
+    "Manage": "workbench runs list --tag paper --sort AP",
 }
 
 
 class Headings(Verbs):
-    """Lists the verbs below their headings, one verb per line."""
+    """Lists the verbs below their headings, one verb per line, each heading with an example."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(name) for verbs in VERBS.values() for name in verbs)
@@ -64,6 +69,7 @@ class Headings(Verbs):
                 # all names are padded to one width, so that the lines of all headings begin in one column
                 limit = formatter.width - width - 6
                 formatter.write_dl([(f"{name:{width}}", self.commands[name].get_short_help_str(limit)) for name in verbs])
+                formatter.write_text(f"Example: {EXAMPLES[heading]}")
 
 
 app = typer.Typer(

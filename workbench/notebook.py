@@ -35,6 +35,9 @@ from workbench.tasks.predict import predict
 from workbench.training.launch import Launch, changes_since, other_data, resume, start
 from workbench.training.loop import Listener
 from workbench.views import figures
+from workbench.views.run_card import run_card
+
+Run.card = staticmethod(run_card)
 
 
 def train(
@@ -178,3 +181,8 @@ __all__ = [
     "Run", "check", "compare", "diagnose", "evaluate", "export_onnx", "export_transformers", "figures", "fitness_table", "load_recipe",
     "open_data", "open_dataset", "predict", "register", "stepper", "summary", "survivors", "train",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Lists what is meant for notebooks, so that completion offers nothing else."""
+    return __all__

@@ -17,8 +17,7 @@ COLUMNS = {"arm": st.column_config.TextColumn("recipe, arm and schedule"), "quan
            "low": NUMBER(format="%+.3g", help="Lower end of the difference's 95 % interval."),
            "high": NUMBER(format="%+.3g", help="Upper end of the difference's 95 % interval."),
            "verdict": st.column_config.TextColumn(),
-           "about": st.column_config.TextColumn("holds for", help="The method, or only the checkpoints of these runs."),
-           "sentence": st.column_config.TextColumn("in one sentence", width=300)}  # fmt: skip
+           "about": st.column_config.TextColumn("holds for", help="The method, or only the checkpoints of these runs.")}  # fmt: skip
 
 
 def _side(entries: list[Entry], split: str) -> Side:

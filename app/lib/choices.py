@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from workbench.analysis.of_run import SPLITS
+from workbench.errors import WorkbenchError
 from workbench.store.run import runs_root
+from workbench.store.sets import read_sets
 from workbench.views.catalog import Entry, baseline_of, catalog, opening_run
 
 NO_BASELINE = "no baseline"
@@ -124,10 +126,24 @@ def name_of(baseline: Entry | None) -> str:
 
 
 def select_baseline(place: Any, entry: Entry, entries: Mapping[str, Entry], meaning: str) -> Entry | None:
-    """Shows a select box of the run to compare with; the undistilled run of the same recipe is the default. None means no comparison."""
-    baseline = baseline_of(entry, list(entries.values()))
+    """Shows a select box of the run to compare with. None means no comparison.
+
+    The default is the pinned baseline, or else the undistilled run of the same recipe, data and seed.
+    """
+    pinned = pinned_baseline()
+    baseline = baseline_of(entry, list(entries.values()), pinned)
     names = [NO_BASELINE, *(name for name in entries if name != entry.run.name)]
-    return entries.get(select(place, "Baseline", "baseline", names, name_of(baseline), help=meaning))
+    chosen = select(place, "Baseline", "baseline", names, name_of(baseline), help=meaning,
+                    format_func=lambda name: f"{name} · pinned" if name == pinned else name)  # fmt: skip
+    return entries.get(chosen)
+
+
+def pinned_baseline() -> str | None:
+    """Returns the name of the run that is pinned as the baseline of every page; None if none is."""
+    try:
+        return read_sets(runs_root()).baseline
+    except WorkbenchError:  # the page of runs says what is wrong with the file
+        return None
 
 
 def clicked(key: str) -> list[int] | None:

@@ -16,7 +16,7 @@ from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.errors import DataError
 from workbench.store.run import Run
-from workbench.views import caches_and_runs, overview, stability, training
+from workbench.views import caches_and_runs, overview, stability, training, training_compared
 from workbench.views.catalog import lies_below
 
 ANALYSING, READING, COMPARING = "Analysing the detections ...", "Reading the queries ...", "Comparing the queries ..."
@@ -122,6 +122,13 @@ def training_lines(run: Run) -> tuple[pd.DataFrame, int]:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _training_lines(path: str, key: str, _run: Run) -> tuple[pd.DataFrame, int]:
     return training.thinned(training.training_lines(_run))
+
+
+def compared_curves(runs: Sequence[Run], window: int) -> tuple[pd.DataFrame, int]:
+    """Returns the logged curves of several runs as one frame, and the most log lines that a row is averaged of."""
+    found = {run.name: training_lines(run) for run in runs}
+    lines = {name: own for name, (own, _) in found.items() if not own.empty}
+    return training_compared.curves(lines, window), max(together for _, together in found.values())
 
 
 def sizes(run: Run) -> dict[str, int]:

@@ -28,11 +28,20 @@ FONT = {"size": 12, "color": f"rgb{INK}", "family": '"Source Sans", sans-serif'}
 _MARKDOWN = re.compile(r"([!-/:-@\[-`{-~])")
 
 
+def question(text: str) -> None:
+    """Shows, at the top of a page, the question that it answers."""
+    st.markdown(f"##### {text}")
+
+
 def usable_runs() -> dict[str, Entry]:
-    """Returns the runs that can be shown, by name, and names the others in a banner. Ends the page if no run can be shown."""
+    """Returns the runs that can be shown, by name, and names the others in a banner. Ends the page if no run can be shown.
+
+    An archived run is left out, unless the address of the page names it.
+    """
     root = runs_root()
     entries = catalog(root)
-    usable = {entry.run.name: entry for entry in entries if not entry.problem}
+    asked = {name for key in ("run", "compared", "baseline") for name in st.query_params.get_all(key)}
+    usable = {entry.run.name: entry for entry in entries if not entry.problem and (not entry.labels.archived or entry.run.name in asked)}
     for entry in entries:
         if entry.problem:
             banner("warning", "A run cannot be shown", f"{entry.run.name}: {entry.problem}")

@@ -28,6 +28,7 @@ CACHE_COLUMNS = {
     "variants": NUMBER("variants", help="Number of augmented versions of each image."),
     "teacher": st.column_config.TextColumn("teacher", help="Hash of the teacher's weights."),
 }  # fmt: skip
+page.question("What is being trained now, and what takes the space?")
 page.usable_runs()
 
 

@@ -13,6 +13,7 @@ WIDTHS = {"cause": st.column_config.TextColumn(width=140), "outcome": st.column_
 EVIDENCE = {"evidence": st.column_config.TextColumn(width="large"),
             **{name: st.column_config.NumberColumn(format="%.3g") for name in ("value", "low", "high")}}  # fmt: skip
 
+page.question("Why did distillation not help, or do harm?")
 entries = page.usable_runs()
 bar = st.columns([3, 1, 3, 3], vertical_alignment="bottom")
 entry = choices.select_run(bar[0], entries)

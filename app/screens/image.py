@@ -58,6 +58,7 @@ TARGETS = {
     "teacher_iou": NUMBER("IoU", help="IoU of the teacher's box with the target.", **SCORE),
 }
 
+page.question("What do teacher and student see in this image, and which of their queries belong together?")
 entries = page.runs_with(splits_with_queries, "No evaluation yet", "Boxes appear here after the first evaluation of a run.")
 
 
@@ -124,7 +125,7 @@ def body() -> None:
         if several:
             page.note(MANY_CAPTION.format(" and the ".join(several)))
 
-    baseline = baseline_of(entries[run.name], list(entries.values()))
+    baseline = baseline_of(entries[run.name], list(entries.values()), choices.pinned_baseline())
     open_selection(here.data, baseline, [record.image_id], "inspect-image")
     choices.write_address(run=run.name, split=split, step=step, image=number, layer=layer, score=threshold, mask=place, opacity=opacity)
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pandas as pd
 import streamlit as st
 
-from lib import choices, held, page
+from lib import choices, held, page, run_chooser
 from lib.answer_cards import answer_cards
 from lib.arm_verdicts import verdicts
 from lib.held import RESULTS
@@ -17,37 +17,44 @@ from workbench.analysis.report.summary import result_at
 from workbench.views import overview as views
 from workbench.views.catalog import baseline_of, latest_comparison
 from workbench.views.csv_text import NOTE, csv_text
-from workbench.views.summary import MAIN, Column, readable
+from workbench.views.summary import MAIN, Column, sortable
 
 GAIN = {"gain": "gain", "low": "gain_low", "high": "gain_high", "n": "gain_n"}  # columns of a mean gain -> columns of the summary
 
 WITH_ENDS = {"ap": 132, "difference": 158, "gain": 158}  # pixels of the columns that hold an interval once it is known
 
 
-def column_config(columns: dict[str, Column]) -> dict[str, Any]:
-    """Returns headings, formats and help texts of the summary table."""
+def column_config(columns: dict[str, Column], styled: set[str]) -> dict[str, Any]:
+    """Returns headings, formats and help texts of the summary table; columns in ``styled`` bring their own texts."""
     links = {"images": st.column_config.LinkColumn("images", help="Opens this run in the matching explorer.", display_text="open")}
     return links | {
-        name: st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
+        name: st.column_config.NumberColumn(column.title, help=column.meaning, width=WITH_ENDS.get(name))
+        if name in styled
+        else st.column_config.TextColumn(column.title, help=column.meaning, pinned=name == "run", width=WITH_ENDS.get(name))
         if column.digits is None
         else st.column_config.NumberColumn(column.title, help=column.meaning, format=f"%.{column.digits}f")
         for name, column in columns.items()
     }
 
 
+page.question("Did distillation help, and is it more than chance?")
 entries = page.usable_runs()
 names = list(entries)
-choices.choose_several("run", names, [entry.run.name for entry in latest_comparison(list(entries.values()))])
-bar = st.columns([8, 1, 1], vertical_alignment="bottom")
+sets = run_chooser.saved()
+opening = [entry.run.name for entry in latest_comparison(list(entries.values()))]
+choices.choose_several("run", names, sets.get(st.query_params.get("set", ""), opening))
+bar = st.columns([7, 1.5, 1, 1], vertical_alignment="bottom")
 bar[0].multiselect("Runs", names, key="run", format_func=lambda name: entries[name].title, placeholder="Choose runs to compare")
+run_chooser.popover(bar[1], list(entries.values()), "run", sets)
+pinned = choices.pinned_baseline()
 asked = [name for name in names if name in st.session_state["run"]]
 if not asked:
     choices.write_address(run=asked)
     st.caption("Choose at least one run.")
     st.stop()
 splits = choices.splits_of((entries[name] for name in asked), lambda entry: splits_with_queries(entry.run))
-split = choices.select_split(bar[1], splits or SPLITS[:1])
-shown_columns = choices.select(bar[2], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
+split = choices.select_split(bar[2], splits or SPLITS[:1])
+shown_columns = choices.select(bar[3], "Columns", "columns", ["main", "all"], "main", help="Columns of the table of runs.")
 
 
 @st.fragment(run_every=page.REFRESH_SECONDS if any(entries[name].state == "running" for name in asked) else None)
@@ -93,12 +100,15 @@ def body() -> None:
 
 def show_table(place: Any, table: pd.DataFrame, key: str) -> None:
     """Shows the summary of the chosen runs and their teachers."""
-    frame, columns = readable(table)
-    # links open the matching explorer with that run
-    frame["images"] = [f"image?run={quote(name)}" if name in names else None for name in table["run"]]
-    order = [*(name for name in (MAIN if shown_columns == "main" else frame) if name in frame and name != "images"), "images"]
+    frame, columns, styled = sortable(table, images=[f"image?run={quote(name)}" if name in names else None for name in table["run"]])
+    if pinned is not None and "difference" in columns:
+        meaning = (
+            f"AP minus that of the pinned baseline, {pinned}, on the same images (points). Runs on other data: of their undistilled run."
+        )
+        columns["difference"] = columns["difference"]._replace(meaning=meaning)
+    order = [*(name for name in (MAIN if shown_columns == "main" else columns) if name in columns), "images"]
     with place.container():
-        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns), column_order=order,
+        st.dataframe(frame, key=key, hide_index=True, row_height=28, column_config=column_config(columns, styled), column_order=order,
                      placeholder="–")  # fmt: skip
         left, right = st.columns([12, 1], vertical_alignment="center")
         left.caption("Point at a heading to see its definition. Brackets hold 95 % intervals over resampled images. AP is of the split in "
@@ -118,7 +128,7 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         with page.quietly():
             low, high = RESULTS.ap_interval(one_evaluation(entry.run, row["split"], row["step"]))
             found[-1] |= {"ap_low": low, "ap_high": high}
-        baseline = baseline_of(entry, list(entries.values()))
+        baseline = baseline_of(entry, list(entries.values()), pinned)
         if baseline is not None:
             with page.quietly():
                 end, at = result_at(baseline.run), one_evaluation(entry.run, row["split"], row["step"])

@@ -57,6 +57,7 @@ def seen() -> object:
     return sorted(folders), shown and held.moment(shown)
 
 
+page.question("Which distiller did the search find, and which of its choices made it good?")
 folders = {folder.name: folder for folder in search_folders(root)}
 if not folders:
     st.subheader("No searches yet", anchor=False)

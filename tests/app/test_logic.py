@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.app.example_runs import change_info
 from tests.conftest import ROOT
 from tests.patience import patience
 from tests.store.test_jobs import make_job
@@ -17,8 +18,10 @@ from workbench.analysis.report.answer import answer, first_cause
 from workbench.analysis.report.summary import table
 from workbench.analysis.results.of_runs import Results
 from workbench.remote import as_path
+from workbench.store.changes import archive, keep_set, pin_baseline, tag
 from workbench.store.jobs import working
 from workbench.store.run import Run
+from workbench.store.sets import Sets, read_sets
 from workbench.views.answers import answers_text
 
 SCREENS = ROOT / "app" / "screens"
@@ -58,6 +61,77 @@ def test_the_run_whose_terms_are_drawn_is_part_of_the_address(page):
     assert test.selectbox[0].value == "distilled"
     test.selectbox[0].set_value("undistilled").run()
     assert test.query_params["run"] == "undistilled"
+
+
+def test_the_undistilled_run_lies_beside_the_distilled_one_and_what_lies_beside_is_part_of_the_address(page):
+    test = page("training", run="distilled")
+    assert not test.exception
+    assert test.query_params["beside"] in ("undistilled", ["undistilled"])
+    test.multiselect[0].set_value([]).run()
+    assert not test.exception and "beside" not in test.query_params
+    test.selectbox[1].set_value(10).run()
+    assert test.query_params["smoothing"] == "10"
+    other = page("training", run="undistilled", beside="tiny-teacher", smoothing="5")
+    assert other.query_params["beside"] in ("tiny-teacher", ["tiny-teacher"]) and other.query_params["smoothing"] == "5"
+
+
+def test_a_pinned_baseline_is_that_of_every_page_and_a_saved_set_has_an_address(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    shutil.copytree(root / "undistilled", root / "again")
+    change_info(root / "again", created="2020-01-01")
+    assert page("diagnosis", root, run="distilled").query_params["baseline"] == "undistilled"
+    plain = page("overview", root, run="distilled").dataframe[0].value.set_index("run")
+    pin_baseline(root, "again")
+    keep_set(root, "mine", ["distilled", "again", "gone"])
+    for name in ("diagnosis", "errors", "value"):
+        test = page(name, root, run="distilled")
+        assert not test.exception
+        assert test.query_params["baseline"] == "again"
+    overview = page("overview", root, set="mine")
+    assert not overview.exception
+    assert sorted(overview.query_params["run"]) == ["again", "distilled"]
+    shown = overview.dataframe[0].value.set_index("run")
+    # the pinned run is a copy of the undistilled one
+    assert shown.loc["distilled", "difference"] == plain.loc["distilled", "difference"]
+
+
+def test_an_archived_run_is_in_no_list_but_a_link_to_it_opens(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    archive([Run(root / "undistilled")])
+    test = page("training", root)
+    assert "undistilled" not in test.selectbox[0].options and "undistilled" not in test.multiselect[0].options
+    assert page("training", root, run="undistilled").selectbox[0].value == "undistilled"
+    listed = page("runs", root)
+    assert listed.dataframe[0].value["run"].tolist() == ["distilled", "tiny-teacher"]
+    assert page("runs", root, archived="True").dataframe[0].value["run"].tolist() == ["undistilled"]
+
+
+def test_the_address_of_the_page_of_runs_holds_search_filters_order_and_groups(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    tag([Run(root / "distilled")], add=["paper"])
+    test = page("runs", root, words="SHAPES", arm="undistilled", order="newest")
+    assert not test.exception
+    assert set(test.dataframe[0].value["arm"]) == {"undistilled"} and "undistilled" in set(test.dataframe[0].value["run"])
+    assert test.query_params["arm"] in ("undistilled", ["undistilled"]) and test.query_params["order"] == "newest"
+    tagged = page("runs", root, tag="paper")
+    assert tagged.dataframe[0].value["run"].tolist() == ["distilled"]
+    groups = page("runs", root, group="arm").dataframe[0].value.set_index("arm")
+    ends = {run.name: run.evaluations()[-1]["coco"]["ap"] for run in (Run(root / "distilled"), Run(root / "undistilled"))}
+    assert groups.loc["distilled", "ap"] == pytest.approx(100 * ends["distilled"])
+    assert not page("runs", root, words="nothing of the kind", order="?", group="<b>", since="yesterday").exception
+
+
+def test_what_was_done_last_is_said_and_undone(page, runs_root: Path, tmp_path: Path):
+    root = copied(runs_root, tmp_path / "copy")
+    test = page("runs", root)
+    test.session_state["picked"] = ["distilled"]
+    test.run()
+    next(button for button in test.button if button.key == "delete").click().run()
+    assert not test.exception and not (root / "distilled").exists()
+    assert any(text.value == "Moved distilled to the trash." for text in test.text)
+    next(button for button in test.button if button.key == "undo").click().run()
+    assert (root / "distilled" / "run.json").is_file()
+    assert read_sets(root) == Sets()
 
 
 def test_the_overview_opens_with_the_answer_and_offers_it_as_text(page, runs_root: Path):

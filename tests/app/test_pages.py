@@ -73,14 +73,15 @@ def test_the_tab_of_the_browser_is_named_after_the_page(address: str, open_page:
 def test_the_numbers_behind_a_chart_can_be_saved_and_are_those_of_the_run(address: str, runs_root: Path, open_page: OpenPage):
     page = open_page(f"{address}/training?run=distilled")
     with page.expect_download() as started:
-        page.get_by_role("button", name="CSV").click()
+        page.locator(".st-key-training-distilled-csv").get_by_role("button", name="CSV").click()
     saved = pd.read_csv(started.value.path())
     logged = pd.DataFrame(Run(runs_root / "distilled").metrics())
     assert saved["step"].tolist() == logged["step"].tolist()
     assert saved["loss"].tolist() == pytest.approx(logged["loss"].tolist())
-    page.locator(".js-plotly-plot").hover()
+    chart = page.locator(".st-key-training-distilled")
+    chart.locator(".js-plotly-plot").hover()
     with page.expect_download() as started:
-        page.locator("[data-title^='Download plot']").first.click()
+        chart.locator("[data-title^='Download plot']").first.click()
     assert Path(started.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
@@ -97,7 +98,7 @@ def test_the_table_shows_the_numbers_of_the_run_directory(address: str, runs_roo
         assert shown["seed"] == str(run.info()["seed"])
         assert float(shown[ap].split()[0]) == pytest.approx(100 * run.evaluations()[-1]["coco"]["ap"], abs=0.05)
         assert float(shown["churn (%)"]) == pytest.approx(100 * numbers["churn"])
-        assert float(shown["IS (queries)"]) == pytest.approx(numbers["instability"])
+        assert float(shown["instability (queries)"]) == pytest.approx(numbers["instability"])
         assert float(shown["agreement (%)"]) == pytest.approx(100 * numbers["agreement"])
         assert float(shown["quality (0 to 1)"]) == pytest.approx(numbers["quality"])
 

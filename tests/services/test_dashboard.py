@@ -3,12 +3,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.patience import patience, wait_until
+from workbench.commands import dashboard as command
 from workbench.errors import MissingExtraError, WorkbenchError
 from workbench.services import dashboard as serve
 
@@ -25,6 +28,43 @@ def test_a_server_that_does_not_start_is_an_error_and_not_an_address(monkeypatch
     with pytest.raises(WorkbenchError, match="did not start"):
         serve.serve(8700, addresses.append)
     assert addresses == []
+
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(("program", "said"), [("import sys; sys.exit('no such thing')", "status 1"), (KILLED, "signal 9.*memory")])
+def test_a_server_that_does_not_start_says_how_it_ended_beside_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], program: str, said: str
+):
+    (tmp_path / "streamlit.py").write_text(program)
+    for name in ("XDG_CACHE_HOME", "PYTHONPATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(WorkbenchError, match=said):
+        serve.serve(8700, lambda address: None)
+    assert ("no such thing" in capfd.readouterr().err) == ("status" in said)
+
+
+def test_a_start_that_takes_long_is_waited_for_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "streamlit.py").write_text(STREAMLIT.replace("time.sleep(0.7)", "time.sleep(2)"))
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("PYTHONPATH", str(tmp_path)), ("WORKBENCH_RUNS", str(tmp_path / "mine"))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(command, "SAY_SECONDS", 0.5)
+    with pytest.raises(WorkbenchError, match="has ended with status 3"):
+        monkeypatch.setattr(serve, "registered", ending)
+        command.serve_dashboard(8700)
+    told = capsys.readouterr().out
+    assert told.startswith("starting the dashboard on the runs in") and "mine" in told.splitlines()[0]
+    assert "still starting after 1 s" in told and told.index("still starting") < told.index("dashboard: http://127.0.0.1:")
+
+
+@contextmanager
+def ending(name: str, port: int, **facts: object) -> Iterator[None]:
+    """In place of the registration of a server: ends it."""
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/end", timeout=patience(10)).close()
+    yield
 
 
 # stands in for Streamlit: binds its port late, as that does, and tells whose runs it serves

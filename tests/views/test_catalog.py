@@ -1,9 +1,11 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from workbench.store.run import Run
+from workbench.views import catalog as catalog_module
 from workbench.views.catalog import baseline_of, catalog, latest_comparison, opening_run
 
 
@@ -103,3 +105,61 @@ def test_a_folder_that_is_not_there_or_holds_other_things_has_no_runs(tmp_path: 
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     assert catalog(tmp_path) == []
+
+
+def with_long_logs(root: Path) -> Run:
+    run = make(root, "long", dataset_hash="x")
+    run.metrics_path.write_text("".join(json.dumps({"step": step, "loss": 1.0, "padding": 0.5}) + "\n" for step in range(1, 4001)))
+    run.evaluations_path.write_text(json.dumps({"step": 100, "split": "val", "coco": {"ap": 0.25}}) + "\n")
+    return run
+
+
+def test_a_server_that_was_started_anew_reads_no_log_of_a_run_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = with_long_logs(tmp_path)
+    (before,) = catalog(tmp_path)
+    assert (before.step, before.ap, before.split) == (4000, 0.25, "val")
+    catalog_module._read.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_log", lambda *_: 1 / 0)
+        assert [dataclasses.replace(entry, run=before.run) for entry in catalog(tmp_path)] == [before]
+    # as soon as a log has changed, it is read again
+    run.evaluations_path.write_text(json.dumps({"step": 100, "split": "val", "coco": {"ap": 0.75}}) + "\n" * 2)
+    assert catalog(tmp_path)[0].ap == 0.75
+    run.metrics_path.write_text(run.metrics_path.read_text() + "{damaged}\n")
+    assert "is not valid JSON" in catalog(tmp_path)[0].problem
+
+
+def test_what_is_kept_of_the_logs_is_read_again_where_it_is_damaged_and_never_trusted_in_another_shape(tmp_path: Path):
+    with_long_logs(tmp_path)
+    (before,) = catalog(tmp_path)
+    (file,) = (tmp_path / "long" / "derived").glob("catalog-*.json")
+    file.write_text("{}")
+    catalog_module._read.cache_clear()
+    assert [dataclasses.replace(entry, run=before.run) for entry in catalog(tmp_path)] == [before]
+    file.write_text('{"problem": "<b>"}')
+    file.with_name(file.name + ".sha256").unlink()
+    catalog_module._read.cache_clear()
+    assert catalog(tmp_path)[0].problem != ""
+
+
+def test_a_run_in_progress_is_read_whenever_it_has_changed_and_nothing_is_kept(tmp_path: Path):
+    run = with_long_logs(tmp_path)
+    run.update_info(state="running")
+    assert catalog(tmp_path)[0].step == 4000
+    assert not (run.path / "derived").exists()
+
+
+def test_a_pinned_run_is_the_baseline_of_every_other_run_on_its_data(tmp_path: Path):
+    make(tmp_path, "alone", arm="undistilled", dataset_hash="cells")
+    make(tmp_path, "taught", dataset_hash="cells")
+    make(tmp_path, "pinned", arm="other", seed=7, dataset_hash="cells")
+    make(tmp_path, "steel", dataset_hash="steel")
+    entries = {entry.run.name: entry for entry in catalog(tmp_path)}
+
+    def baseline(name: str, pinned: str | None) -> str | None:
+        found = baseline_of(entries[name], list(entries.values()), pinned)
+        return found and found.run.name
+
+    assert baseline("taught", None) == baseline("taught", "gone") == baseline("taught", "taught") == "alone"
+    assert baseline("taught", "pinned") == baseline("alone", "pinned") == "pinned"
+    assert baseline("pinned", "pinned") is None and baseline("steel", "pinned") is None

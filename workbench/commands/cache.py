@@ -103,7 +103,10 @@ def cache_check(
 
 @cache_app.command("list", cls=Verb)
 def cache_list() -> None:
-    """List all caches with their contents and sizes."""
+    """List all caches with their contents and sizes.
+
+    Example: workbench cache list
+    """
     from workbench.commands.console import print_rows
     from workbench.teacher_cache.folders import list_caches
 

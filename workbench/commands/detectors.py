@@ -9,6 +9,8 @@ def detectors(json_path: Json = None) -> None:
     """List the detector families and the methods that each can use.
 
     Parameter counts are those of the published settings, with a ResNet-50 and 80 classes.
+
+    Example: workbench detectors
     """
     from workbench.commands.console import print_rows
     from workbench.detectors.registry import FAMILIES, parameter_count

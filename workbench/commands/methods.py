@@ -15,6 +15,8 @@ def methods(
 
     The needs are what a method takes from teacher and student; the families are those that provide it. The second table says which kinds
     of teacher and student a method serves: detectors with queries, dense ones and two-stage ones.
+
+    Example: workbench methods --found
     """
     if found:
         _found(json_path)

@@ -16,7 +16,10 @@ def recipe_explain(
     ] = "",
     json_path: Json = None,
 ) -> None:
-    """Explain the keys of a recipe: type, default, bounds and meaning."""
+    """Explain the keys of a recipe: type, default, bounds and meaning.
+
+    Example: workbench recipe explain train.steps
+    """
     from dataclasses import asdict
 
     from rich.padding import Padding

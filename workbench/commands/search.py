@@ -79,6 +79,8 @@ def search_status(name: Name, json_path: Json = None) -> None:
     """Show how far a search is, what is best so far, and what it has cost.
 
     Best is a mean over fresh seeds, with its interval of 95 %; the trial that was picked as the best does not count.
+
+    Example: workbench search status shapes_fcos
     """
     from rich.text import Text
 
@@ -96,7 +98,10 @@ def search_status(name: Name, json_path: Json = None) -> None:
 
 @search_app.command("stop", cls=Verb)
 def search_stop(name: Name) -> None:
-    """Let the workers of a search end after the trials that they train."""
+    """Let the workers of a search end after the trials that they train.
+
+    Example: workbench search stop shapes_fcos
+    """
     from workbench.commands.console import console
     from workbench.files import write_text
 

@@ -1,6 +1,7 @@
 """Starts the dashboard, on the loopback address unless the user names another."""
 
 import ipaddress
+import math
 import os
 import socket
 import subprocess
@@ -21,7 +22,7 @@ DASHBOARD, PORT = "dashboard", 8501
 TOKEN_VARIABLE = "WORKBENCH_DASHBOARD_TOKEN"  # not an option, because every user of the machine reads the options of a process
 _EVERYWHERE = ("0.0.0.0", "::")
 END_SECONDS = 10
-START_SECONDS = 300  # on a busy machine the imports of a server alone take a minute
+START_SECONDS = math.inf  # on a busy machine the imports alone take minutes; a server that cannot start ends and says why
 # Flags instead of a config.toml: Streamlit looks for that in the working directory, so an installed package cannot bring one.
 OPTIONS = {
     "server.headless": "true",
@@ -85,7 +86,7 @@ def serve(port: int, ready: Callable[[str], None], host: str = ADDRESS) -> None:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)  # it ends when the pipe does
         try:
             if not wait_until_ready(process, lambda: _answers(at, port, token), START_SECONDS):
-                raise WorkbenchError(f"the dashboard did not start on port {port}. Its output above says why.")
+                raise WorkbenchError(_why_not(port, process.wait()))
             with registered(DASHBOARD, port, token=token):
                 ready(with_token(f"http://{_bracketed(at)}:{port}", token))
                 status = process.wait()
@@ -108,6 +109,14 @@ def dashboard_address(page: str) -> str:
     """
     server = lookup_server(server_file(DASHBOARD))
     return with_token(server.address + page, server.facts.get("token")) if server is not None else f"http://{ADDRESS}:{PORT}{page}"
+
+
+def _why_not(port: int, status: int) -> str:
+    """Returns why a server that has ended did not start; what it wrote itself stands above, because it shares our output."""
+    told = f"the dashboard did not start on port {port}: "
+    if status < 0:
+        return f"{told}it was ended by signal {-status}. Signal 9 may mean that memory ran out; end other programs and try again."
+    return f"{told}it ended with status {status}. Its output above says why."
 
 
 def _bracketed(host: str) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench.errors import RunError, WorkbenchError
 from workbench.files import checked, hash_file, hash_json, parse_json, read_json, try_lock, write_json
@@ -47,12 +47,32 @@ class Run:
     """One training and its directory (layout: docs/formats.md).
 
     ``Run`` only reads unless a method says otherwise; the training process holds ``locked()`` while it writes.
+
+    Args:
+        path: the folder of a run, there or still to be made. A text is what ``open`` takes, most often the name of a run that is there.
+
+    Raises:
+        RunError: there is no run of this name.
+
+    Example:
+        >>> Run("shapes-distilled-seed0").state()
     """
 
-    def __init__(self, path: Path):
+    card: ClassVar["Callable[[Run], str] | None"] = None  # makes the HTML of a run in a notebook; ``workbench.notebook`` sets it
+
+    def __init__(self, path: Path | str):
+        folder = Run.open(path).path if isinstance(path, str) else path
         # absolute, so that it stays the same run when the process changes its current folder
-        self.path = path if is_remote(path) else path.absolute()
+        self.path = folder if is_remote(folder) else folder.absolute()
         self.name = self.path.name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    def _repr_html_(self) -> str | None:
+        """Returns the run as a card, which notebooks show in place of the text."""
+        make = type(self).card
+        return make(self) if make is not None else None
 
     @classmethod
     def create(cls, name: str, info: dict[str, Any], root: Path | None = None) -> "Run":
@@ -116,6 +136,11 @@ class Run:
     @property
     def evaluations_path(self) -> Path:
         return self.path / "evaluations.jsonl"
+
+    @property
+    def labels_path(self) -> Path:
+        """Returns the file of tags and notes, which only runs that somebody labelled have."""
+        return self.path / "labels.json"
 
     @property
     def checkpoints_path(self) -> Path:
@@ -303,16 +328,20 @@ class Run:
         except OSError:
             return False
 
-    def remove(self) -> None:
-        """Deletes the directory.
-
-        Raises:
-            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
-        """
+    def check_removable(self) -> None:
+        """Raises a ``RunError`` if the directory is remote or a link, so that it may neither be removed nor moved."""
         if is_remote(self.path):
             raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
         if self.path.is_symlink():
             raise RunError(f"{self.path} is a link to {self.path.resolve()}, so nothing was removed. Remove the link itself, or that run.")
+
+    def remove(self) -> None:
+        """Deletes the directory for good; ``trash.throw_away`` keeps it until the trash is emptied.
+
+        Raises:
+            RunError: a process is writing to it, or it is remote, a link, or cannot be removed.
+        """
+        self.check_removable()
         try:
             with self.locked():
                 shutil.rmtree(self.path)

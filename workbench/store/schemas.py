@@ -199,6 +199,29 @@ class RunInfo(Stored):
     """Message of a failure."""
 
 
+class StoredLabels(Stored):
+    """``labels.json``: what people say about a run."""
+
+    tags: list[str] = []
+    """Tags of the run."""
+
+    note: str = ""
+    """A note in free text."""
+
+    archived: bool = False
+    """Whether the run was put away, so that lists leave it out."""
+
+
+class StoredSets(Stored):
+    """``sets.json`` of a folder of runs."""
+
+    sets: dict[str, list[str]] = {}
+    """Names of the runs of each saved set."""
+
+    baseline: str | None = None
+    """Name of the run that is pinned as the baseline."""
+
+
 class MetricsLine(BaseModel):
     """A line of ``metrics.jsonl``: a step, and numbers by name."""
 

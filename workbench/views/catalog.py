@@ -9,16 +9,22 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from workbench.analysis.derived import kept_json
+from workbench.analysis.report.summary import result_of
 from workbench.errors import WorkbenchError
 from workbench.files import time_of
+from workbench.remote import is_remote
 from workbench.store.groups import DISTILLED, EQUAL_COMPUTE, EQUAL_STEPS, UNDISTILLED
+from workbench.store.labels import NO_LABELS, Labels, read_labels
 from workbench.store.links import lies_below, link_that_leads_out
 from workbench.store.run import Run
 
 # errors that reading a damaged file of a run can raise: tables, states and all others
 DAMAGED = (duckdb.Error, pa.ArrowException, SafetensorError, OSError)
+LONG_LOGS = 100_000  # bytes of logs from which on it is worth keeping what they say
 VALIDATION = "val"  # name, in the files of a run, of the split on which choices are made, whatever the data calls it
 
 
@@ -36,6 +42,11 @@ class Entry:
         problem: reason why the run cannot be shown, otherwise "".
         error: error that ended a failed run, otherwise "".
         data: hash of the training data; runs of one recipe on other data belong to another comparison.
+        dataset: name of the data.
+        family: family of the student.
+        ap: AP (0..1) of the evaluation that represents the run; None before the first.
+        split: split of that AP.
+        labels: tags and note of the run, and whether it was archived.
     """
 
     run: Run
@@ -50,6 +61,11 @@ class Entry:
     problem: str = ""
     error: str = ""
     data: str = ""
+    dataset: str = ""
+    family: str = ""
+    ap: float | None = None
+    split: str = ""
+    labels: Labels = NO_LABELS
 
     @property
     def title(self) -> str:
@@ -110,11 +126,23 @@ def comparisons(chosen: Sequence[Entry], entries: Sequence[Entry]) -> list[list[
     return [[own.run for own in done if (own.recipe, own.data) == key and own.arm in names] for key, names in arms.items()]
 
 
-def baseline_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Returns the undistilled run of the same recipe, data and seed; of several, one with as many steps if there is one, then the newest.
+def baseline_of(entry: Entry, entries: Sequence[Entry], pinned: str | None = None) -> Entry | None:
+    """Returns the run that a run is compared with: the pinned one, else the undistilled run of the same recipe, data and seed.
 
-    Returns None if there is no such run.
+    Of several undistilled runs it is one with as many steps if there is one, then the newest. A pinned run counts only for other runs on
+    the same data.
+
+    Args:
+        entry: the run.
+        entries: the runs to take it from.
+        pinned: name of the pinned run, of ``sets.read_sets``.
+
+    Returns:
+        None if there is no such run.
     """
+    for other in entries:
+        if other.run.name == pinned and other.data == entry.data and pinned != entry.run.name:
+            return other
     wanted = (entry.recipe, entry.data, entry.seed, UNDISTILLED)
     same = [other for other in entries if (other.recipe, other.data, other.seed, other.arm) == wanted]
     same = [other for other in same if other.run.name != entry.run.name]
@@ -134,7 +162,38 @@ def _entry(run: Run) -> Entry:
     """Returns the run's current entry; its files are read again only if they have changed."""
     files = (run.info_path, run.metrics_path, run.timings_path, run.evaluations_path)
     entry = _read(run.path, tuple(time_of(path) for path in files))
+    if (labelled := time_of(run.labels_path)) != (0, 0) and not entry.problem:
+        entry = dataclasses.replace(entry, labels=_labels(run.path, labelled))
     return dataclasses.replace(entry, state="running", error="") if entry.state and run.is_running() else entry
+
+
+@functools.lru_cache(maxsize=4096)
+def _labels(path: Path, stamp: tuple[float, int]) -> Labels:
+    try:
+        return read_labels(Run(path))
+    except WorkbenchError as error:  # a run is shown whatever has become of its labels
+        return Labels(note=str(error))
+
+
+class _Facts(BaseModel):
+    """What is kept of a run that is done, by the names of ``Entry``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    recipe: str
+    data: str
+    arm: str
+    seed: int
+    schedule: str
+    state: str
+    steps: int
+    step: int
+    created: str
+    error: str
+    dataset: str
+    family: str
+    ap: float | None
+    split: str
 
 
 @functools.lru_cache(maxsize=4096)
@@ -143,29 +202,44 @@ def _read(path: Path, stamps: tuple[tuple[float, int], ...]) -> Entry:
     if link := link_that_leads_out(path):
         return Entry(run, problem=f"{link} is a link that leads out of the folder of runs. Only files below it are shown. Copy them there.")
     try:
-        info = run.info()
-        group = info["group"]
-        # damaged lines are reported here as a problem of the run, so that no page has to
-        lines = run.metrics()
-        for read in (run.timings, run.evaluations):
-            read()
-        recorded = str(info.get("state", ""))
-        state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
-        return Entry(
-            run=run,
-            recipe=group["recipe"],
-            data=str(info.get("dataset_hash") or ""),
-            arm=group["arm"],
-            seed=group["seed"],
-            schedule=group["schedule"],
-            state=state,
-            steps=info["recipe"]["train"]["steps"],
-            step=lines[-1]["step"] if lines else 0,
-            created=info.get("created", ""),
-            error=str(info.get("error", "")) if state == "failed" else "",
-        )
-    except WorkbenchError as error:
+        if is_remote(path) or sum(size for _, size in stamps) < LONG_LOGS or run.info().get("state") != "done":
+            return Entry(run, **_facts(run))
+        # the logs of a run that is done do not change; validating thousands of lines of a hundred runs takes a server many seconds
+        facts = kept_json(run, "catalog", [list(stamp) for stamp in stamps], lambda: _facts(run))
+        return Entry(run, **_Facts.model_validate(facts).model_dump())
+    except (WorkbenchError, ValidationError) as error:
         return Entry(run, problem=str(error))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Returns what the files of a run say of it, by the names of ``Entry``.
+
+    Raises:
+        WorkbenchError: a file is damaged. Damaged lines are reported here as a problem of the run, so that no page has to.
+    """
+    info = run.info()
+    group = info["group"]
+    lines = run.metrics()
+    run.timings()
+    result = result_of(run.evaluations(), info.get("best_step"))
+    recorded = str(info.get("state", ""))
+    state = recorded if recorded in ("done", "failed", "interrupted") else "stopped"
+    return {
+        "recipe": group["recipe"],
+        "data": str(info.get("dataset_hash") or ""),
+        "arm": group["arm"],
+        "seed": group["seed"],
+        "schedule": group["schedule"],
+        "state": state,
+        "steps": info["recipe"]["train"]["steps"],
+        "step": lines[-1]["step"] if lines else 0,
+        "created": info.get("created", ""),
+        "error": str(info.get("error", "")) if state == "failed" else "",
+        "dataset": str(info.get("dataset") or ""),
+        "family": str(info["recipe"].get("student", {}).get("family", "")),
+        "ap": result["coco"]["ap"] if result else None,
+        "split": result["split"] if result else "",
+    }
 
 
 __all__ = ["DAMAGED", "VALIDATION", "Entry", "baseline_of", "catalog", "latest_comparison", "lies_below"]

@@ -249,3 +249,14 @@ def image_rows(run: Run, image_id: int, step: int | None = None, split: str = "v
             f"with 'workbench record {run.name} --split {split}'."
         )
     return student, teacher
+
+
+__all__ = [
+    "agreement", "churn_by_layer", "cost_differences", "costs", "found_by", "holders", "image", "image_rows", "layers", "losses", "masks",
+    "predictors", "progress", "results", "sampler_curves", "seeds", "slot_values", "survivors",
+]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """Lists the figures, so that completion offers nothing else."""
+    return __all__

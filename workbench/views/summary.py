@@ -1,9 +1,10 @@
 """Makes the summary table readable: which columns are shown, in what units, and what each means."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from workbench.analysis.defined import NOT_DEFINED
 
@@ -53,7 +54,7 @@ COLUMNS: dict[str, Column] = {
     "ap50": Column("AP50", "COCO AP at IoU 0.50 (%).", 100, 1),
     "ap75": Column("AP75", "COCO AP at IoU 0.75 (%).", 100, 1),
     "churn": Column("churn (%)", _CHURN.format(_EVALUATIONS) + ".", 100, 1),
-    "instability": Column("IS (queries)", _IS.format(_EVALUATIONS) + ".", digits=2),
+    "instability": Column("instability (queries)", _IS.format(_EVALUATIONS) + ".", digits=2),
     "found_by_churn": Column(
         "found-by churn (%)",
         "Found-by churn: of the targets detected at both of two consecutive evaluations, the share that another candidate detects (%). "
@@ -87,7 +88,7 @@ COLUMNS: dict[str, Column] = {
     ),
     CLASSES: Column("AP {}", "COCO AP of this class (%).", 100, 1),
     "layers_churn": Column("churn, layers (%)", _CHURN.format(_LAYERS) + ".", 100, 1),
-    "layers_instability": Column("IS, layers (queries)", _IS.format(_LAYERS) + ".", digits=2),
+    "layers_instability": Column("instability, layers (queries)", _IS.format(_LAYERS) + ".", digits=2),
     "churn_n": Column("n churn", "Number of targets that churn is computed from.", digits=0),
     "found_by_churn_n": Column("n found-by", "Number of targets that found-by churn is computed from.", digits=0),
     "layers_churn_n": Column("n layers", "Number of targets that churn between layers is computed from.", digits=0),
@@ -141,6 +142,31 @@ def readable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Column]]:
             for end in ends:
                 del frame[end], shown[end]
     return frame, shown
+
+
+def sortable(table: pd.DataFrame, **more: Sequence[Any]) -> tuple[Styler, dict[str, Column], set[str]]:
+    """Returns the table of ``readable`` such that its columns with intervals hold numbers and show texts, so that they sort by number.
+
+    Args:
+        table: as in ``readable``.
+        more: further columns, shown as they are.
+
+    Returns:
+        The table with its texts, how each column is shown, and the names of the columns whose numbers are shown as texts. A column in which
+        a number is not defined for a run stays text.
+    """
+    frame, shown = readable(table)
+    whole = [name for name in _ENDS if name in shown and shown[name].digits is None and (table[name] != NOT_DEFINED).all()]
+    texts = {name: frame[name].tolist() for name in whole}
+    frame = frame.reset_index(drop=True).assign(**more)
+    for name in texts:
+        frame[name] = pd.to_numeric(table[name]).to_numpy(float) * COLUMNS[name].scale
+    style = frame.style
+    for name, said in texts.items():
+        for row, text in enumerate(said):
+            if isinstance(text, str):
+                style = style.format(text.strip(), subset=([row], [name]))
+    return style, shown, set(texts)
 
 
 def _with_ends(row: dict[Hashable, Any], name: str, column: Column, signed: bool) -> str | None:

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.views.catalog import Entry, finished
+from workbench.views.forest import NAMES
 from workbench.views.style import GREY, VERDICTS, Chart, interval, plain, quiet, reach, with_names
 
 CAPTION = (
@@ -51,8 +52,8 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
     """
     table = table[table["verdict"].isin(list(VERDICTS))]
     quantities = list(dict.fromkeys(table["quantity"]))
-    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03,
-                           figure=Chart())  # fmt: skip
+    titles = [NAMES.get(name, name) for name in quantities]
+    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03, figure=Chart())
     shown: set[str] = set()
     arms = table["arm"].unique().tolist()
     for column, quantity in enumerate(quantities, 1):
@@ -69,6 +70,6 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
             shown.add(word)
         ends = reach(np.zeros(1), table.loc[table["quantity"] == quantity, ["difference", "low", "high"]].to_numpy(float))
-        figure.update_xaxes(range=ends, row=1, col=column)
+        figure.update_xaxes(range=ends, nticks=4, tickangle=0, row=1, col=column)
         figure.add_vline(0, line={"color": GREY, "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType] - numbers are allowed
     return with_names(quiet(figure, max(240, 130 + 30 * len(arms))), [plain(arm) for arm in arms])

@@ -155,7 +155,11 @@ def _teachers(runs: Sequence[Run], trace: str) -> list[dict[str, Any]]:
 
 def run_result(run: Run) -> dict[str, Any]:
     """Returns the evaluation that represents the run: the last test, else the chosen step's, else the last; {} if there is none."""
-    evaluations, best_step = run.evaluations(), run.info().get("best_step")
+    return result_of(run.evaluations(), run.info().get("best_step"))
+
+
+def result_of(evaluations: Sequence[dict[str, Any]], best_step: int | None) -> dict[str, Any]:
+    """Returns the same of evaluations that were read before; ``best_step`` is that of ``run.json``."""
     tested = [line for line in evaluations if line["split"] == "test"]
     chosen = [line for line in evaluations if line["step"] == best_step]
     return next((lines[-1] for lines in (tested, chosen, evaluations) if lines), {})
