@@ -91,6 +91,16 @@ def test_a_process_that_is_killed_or_frozen_ends_the_others_with_one_message(tmp
     assert together.run.info()["state"] == "failed" and together.run.info()["error"] in message
 
 
+def loading(process: psutil.Process) -> psutil.Process:
+    """Returns the child that loads data; others come and go, such as the one that asks for the commit."""
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess):
+            words = " ".join(child.cmdline())
+            if "python" in words and "resource_tracker" not in words:
+                return child
+    raise AssertionError("no process loads data")
+
+
 def test_a_process_that_loads_data_and_is_killed_is_one_message_with_the_last_step(tmp_path: Path):
     recipe = write_recipe(tmp_path, LONG, {"train": {"workers": 1}})
     arguments = ["run", str(recipe), "--name", "loading", "--device", "cpu", "--plain"]
@@ -102,7 +112,7 @@ def test_a_process_that_loads_data_and_is_killed_is_one_message_with_the_last_st
             deadline = time.monotonic() + patience(120)
             while len(read_lines(run.metrics_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
-            next(child for child in process.children() if "resource_tracker" not in " ".join(child.cmdline())).kill()
+            loading(process).kill()
             said = process.communicate(timeout=patience(60))[0]
         finally:
             process.kill()

@@ -46,7 +46,7 @@ def run_card(run: Run) -> str:
         "run_card.html.j2", name=run.name, problem="", state=state, facts=facts,
         ap=f"{100 * result['coco']['ap']:.1f}" if result and result["coco"]["ap"] is not None else "", split=result.get("split", ""),
         step=result.get("step", ""), curve=ap_curve(run), width=WIDTH, height=HEIGHT, colour=COLOURS[0],
-        link=f"{dashboard_address()}/?run={quote(run.name)}",
+        link=dashboard_address(f"/?run={quote(run.name)}"),
     )  # fmt: skip
 
 
