@@ -35,7 +35,7 @@ running = any(entries[name].state == "running" for name in (run.name, *beside))
 @page.guarded("The logs of these runs cannot be compared")
 def compared() -> None:
     """Lays the curves over each other; they are redrawn every few seconds while a run is being trained."""
-    names = [run.name, *beside]
+    names = [name for name in entries if name in {run.name, *beside}]  # in the order, and so in the colours, of Overview
     points, together = held.compared_curves([entries[name].run for name in names], window)
     if points.empty:
         page.banner("info", "No log yet", "Curves appear here after the first logged step.")
@@ -53,7 +53,7 @@ def terms() -> None:
     lines, together = held.training_lines(run)
     if lines.empty:
         return
-    st.markdown("**Every term of the first run**")
+    st.markdown("**Every term of the run on the left**")
     meaning = f"Each point is the mean of {together} logged steps. " if together > 1 else ""
     meaning += f"n = {len(lines)} points per curve, one run. Click a term in the legend to hide it."
     page.chart(training_figure(lines), f"training-{run.name}", meaning, lines)
