@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 
 from workbench.device import resolve_device
 from workbench.errors import DeviceError
+from workbench.training.spread import rank_and_world
 
 Value = TypeVar("Value")
 # how long the other processes wait for the first, which computes AP and writes alone
@@ -78,7 +80,12 @@ def broadcast_from_main(value: Value) -> Value:
 
 def gathered(values: list[Any]) -> list[Any]:
     """Returns the values of all processes, one after the other."""
-    return values if PartialState().num_processes == 1 else gather_object(values)
+    world = rank_and_world()[1]
+    if world == 1:
+        return values
+    found: list[list[Any]] = [[]] * world
+    dist.all_gather_object(found, values)
+    return [value for own in found for value in own]
 
 
 class Stopped(BaseException):
