@@ -71,5 +71,4 @@ def make_hostile_runs(root: Path, data: Path) -> None:
 
 
 def change_info(folder: Path, **changes: Any) -> None:
-    path = folder / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    Run(folder).update_info(**changes)

@@ -1,6 +1,5 @@
 """What the pages decide, run without a browser."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -285,10 +284,10 @@ def test_another_run_keeps_what_it_has_too_and_replaces_what_it_lacks(page, runs
 
 def test_data_that_is_gone_is_a_banner_and_no_traceback(page, runs_root: Path, tmp_path: Path):
     root = copied(runs_root, tmp_path / "copy")
-    info = json.loads((root / "undistilled" / "run.json").read_text())
-    info["recipe"]["data"] |= {"path": str(tmp_path / "gone"), "format": "coco"}
-    info["dataset_hash"] = "of the data that is gone"
-    (root / "undistilled" / "run.json").write_text(json.dumps(info))
+    run = Run(root / "undistilled")
+    recipe = run.info()["recipe"]
+    recipe["data"] |= {"path": str(tmp_path / "gone"), "format": "coco"}
+    run.update_info(recipe=recipe, dataset_hash="of the data that is gone")
     test = page("image", root, run="undistilled")
     assert not test.exception
     assert [error.value for error in test.error] == ["This image cannot be shown"]
@@ -313,8 +312,7 @@ def test_runs_without_any_evaluation_say_so(page, runs_root: Path, tmp_path: Pat
 
 def test_an_error_of_a_failed_run_is_shown_as_text(page, runs_root: Path, tmp_path: Path):
     root = copied(runs_root, tmp_path / "copy")
-    info = json.loads((root / "undistilled" / "run.json").read_text())
-    (root / "undistilled" / "run.json").write_text(json.dumps({**info, "state": "failed", "error": "<b>**NaN**</b> in layer 1"}))
+    Run(root / "undistilled").update_info(state="failed", error="<b>**NaN**</b> in layer 1")
     test = page("overview", root, run="undistilled")
     assert not test.exception
     assert [error.value for error in test.error] == ["A run failed"]

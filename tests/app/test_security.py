@@ -1,7 +1,6 @@
 """Only files below the folders of runs and data are shown: climbing paths, absolute paths and links that lead out are refused."""
 
 import http.client
-import json
 import shutil
 import urllib.parse
 from pathlib import Path
@@ -13,6 +12,7 @@ from tests.app.test_pages import OpenPage, exceptions
 from tests.patience import patience
 from workbench.datasets.coco import write_coco
 from workbench.datasets.shapes import ShapesConfig, generate_shapes
+from workbench.store.run import Run
 
 SECRET = "root:x:0:0"
 
@@ -68,10 +68,10 @@ def test_an_image_that_is_a_link_to_elsewhere_is_a_banner(page, runs_root: Path,
     first.symlink_to(tmp_path / "outside.png")
     assert file.is_file()
     root = copied(runs_root, tmp_path / "runs")
-    info = json.loads((root / "distilled" / "run.json").read_text())
-    info["recipe"]["data"] |= {"path": str(tmp_path / "data"), "format": "coco", "options": {}}
-    info["dataset_hash"] = "with a link"
-    (root / "distilled" / "run.json").write_text(json.dumps(info))
+    run = Run(root / "distilled")
+    recipe = run.info()["recipe"]
+    recipe["data"] |= {"path": str(tmp_path / "data"), "format": "coco", "options": {}}
+    run.update_info(recipe=recipe, dataset_hash="with a link")
     test = page("image", root, run="distilled", image="1")
     assert not test.exception
     assert [error.value for error in test.error] == ["This image cannot be shown"]

@@ -18,7 +18,7 @@ PAGES = [
     ("?run=undistilled&run=distilled", ["Final AP", "Churn between decoder layers", "Difference from the undistilled arm"], 4, 2),
     ("diagnosis?run=distilled", ["Causes checked"], 0, 1),
     ("runs", ["Saved sets"], 0, 1),
-    ("training?run=distilled", ["Every term of the first run"], 2, 0),
+    ("training?run=distilled", ["Every term of the run on the left"], 2, 0),
     (
         "stability?run=distilled&compared=undistilled&compared=distilled",
         ["Match stability during training", "Churn between decoder layers", "Agreement with the teacher", "Targets found by both seeds",

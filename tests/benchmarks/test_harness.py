@@ -65,7 +65,7 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are():
 
 def test_every_module_of_the_folder_with_figures_is_registered():
     found = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def figures(" in path.read_text()}
-    assert found == set(command.NAMES)
+    assert found == {*command.NAMES, *command.APART}
 
 
 def test_a_missed_target_shows_in_the_exit_status(monkeypatch, capsys):

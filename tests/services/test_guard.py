@@ -1,6 +1,8 @@
 """The check before a server: names, origins and the token, on an application that says what reached it."""
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,12 @@ async def behind(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b""})
 
 
+def finished(answer: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine to its end, in a thread of its own: a browser of another test may have a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, answer).result()
+
+
 def ask(headers: list[tuple[str, str]], address: str = "/", token: str | None = SECRET, kind: str = "http", method: str = "GET") -> Any:
     """The first message of the answer, and the headers in it."""
     parts, sent = urlsplit(address), []
@@ -33,7 +41,7 @@ def ask(headers: list[tuple[str, str]], address: str = "/", token: str | None = 
         return {"type": f"{kind}.connect"}
 
     guard = Guard(behind, ["localhost", "127.0.0.1", "::1"], token, "app-1")
-    asyncio.run(guard(scope, receive, send))
+    finished(guard(scope, receive, send))
     return sent[0], {name.decode(): value.decode() for name, value in sent[0].get("headers", ())}
 
 
@@ -102,7 +110,7 @@ def test_the_address_that_is_opened_again_is_of_this_server(path: str):
         "query_string": f"token={SECRET}".encode(),
         "headers": [(b"host", b"localhost")],
     }
-    asyncio.run(Guard(behind, ["localhost"], SECRET, "a")(scope, None, send))  # pyright: ignore[reportArgumentType]
+    finished(Guard(behind, ["localhost"], SECRET, "a")(scope, None, send))  # pyright: ignore[reportArgumentType]
     place = dict(sent[0]["headers"])[b"refresh"].decode().removeprefix("0; url=")
     assert place.startswith("/") and not place.startswith("//") and "\\" not in place
 

@@ -152,7 +152,8 @@ class Trainer(Learner):
                 self.run, saved[-1], model.student, model.methods, self.optimizer.optimizer, self.average, self.accelerator.scaler
             )
             self.seconds, self.taught, self.best = state["seconds"], state["taught"], tuple(state["best"])
-            self.term_weights = info["term_weights"]
+            kept = info["term_weights"]
+            self.term_weights = {name: kept[name] for name in model.term_names if name in kept}  # JSON has them by name
             if self.main:
                 self._cut_logs(saved[-1])
             self.listener.on_message(f"resumed at step {saved[-1]} of {self.config.steps}")

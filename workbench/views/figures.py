@@ -252,8 +252,9 @@ def image_rows(run: Run, image_id: int, step: int | None = None, split: str = "v
 
 
 __all__ = [
-    "agreement", "churn_by_layer", "cost_differences", "costs", "found_by", "holders", "image", "image_rows", "layers", "losses", "masks",
-    "predictors", "progress", "results", "sampler_curves", "seeds", "slot_values", "survivors",
+    "agreement", "change_causes", "churn_by_layer", "cost_differences", "costs", "found_by", "found_by_teacher", "holders", "image",
+    "image_rows", "layers", "losses", "lost", "masks", "predictors", "progress", "results", "sampler_curves", "seeds", "slot_values",
+    "survivors",
 ]  # fmt: skip
 
 
