@@ -37,7 +37,7 @@ def test_the_verdict_names_the_compute_at_which_the_curves_cross():
     seconds, ap = np.sqrt(60.5 * 120.5), 35.5
     assert verdict(RUNS) == (f"At equal compute the two curves of mean AP cross at {seconds:.0f} CPU seconds, where both have {ap} AP.")
     ahead = RUNS.assign(ap=RUNS["ap"] + np.where(RUNS["arm"] == ARMS[0], 0.0, 0.5))
-    assert "is ahead of the undistilled one from 60 to 120 CPU seconds" in verdict(ahead)
+    assert "is ahead of the undistilled one throughout, from 60 to 120 CPU seconds" in verdict(ahead)
 
 
 @given(st.floats(1.1, 9.9), st.floats(-0.3, 0.3).filter(lambda slope: abs(slope) > 1e-3))

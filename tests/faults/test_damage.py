@@ -210,11 +210,12 @@ def test_a_digit_that_changes_in_run_json_is_noticed(whole: Path, tmp_path: Path
 
 def test_a_digit_that_changes_in_the_log_of_an_unfinished_run_is_noticed(tmp_path: Path):
     run = Run.create("unfinished", {"state": "running"}, tmp_path)
-    for path in run.logs():
-        for step in (1, 2):
-            append_line(path, {"step": step, "split": "val", "loss": 0.125})
-        run.save_logs()
-        append_line(path, {"step": 3, "split": "val", "loss": 0.125})
+    for step in (1, 2, 3):
+        for path in run.logs():
+            more = {"split": "val", "coco": {"ap": 0.125}} if path == run.evaluations_path else {"wall": 0.5}
+            append_line(path, {"step": step, "cpu": 0.125, **more})
+        if step == 2:
+            run.save_logs()
     for path, read in run.logs().items():
         assert [line["step"] for line in read()] == [1, 2, 3]
         text = path.read_text()

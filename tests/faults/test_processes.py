@@ -115,7 +115,8 @@ def test_a_process_that_loads_data_and_is_killed_is_one_message_with_the_last_st
             loading(process).kill()
             said = process.communicate(timeout=patience(60))[0]
         finally:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     (message,) = messages(said)
     assert re.search(r"after step \d+ a process that loads data has ended: .*train\.workers", message) and "Traceback" not in said
     assert process.returncode == 5 and run.info()["state"] == "failed"

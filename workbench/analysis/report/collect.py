@@ -90,7 +90,9 @@ def collect(runs: Sequence[Run], split: str = "val") -> dict[str, Any]:
 
 
 def _lost(results: Results, run: Run, baseline: Run | None, split: str, notes: list[str]) -> dict[str, Any]:
-    """Returns what a run lost of its teacher by the name of the run; nothing where it cannot be set beside its teacher."""
+    """Returns what a run lost of its teacher by the name of the run; nothing where it has none or cannot be set beside it."""
+    if not (run.info().get("recipe") or {}).get("teacher"):
+        return {}
     at = last_with_queries(run, split)
     if why := results.without_teacher(at):
         notes.append(f"{run.name}: what it lost of its teacher is not shown: {why}")
