@@ -102,4 +102,5 @@ def test_the_bundle_runs_in_an_empty_environment_and_a_cut_loses_no_step(tmp_pat
     if not torch.cuda.is_available():  # there is no evidence about a GPU without one
         evidence = json.loads((folder / "results" / "evidence.json").read_text())
         assert evidence["cut"] or evidence["status"] == 1
-        assert (folder / "results" / "evidence.jsonl").read_text() == ""
+        lines = folder / "results" / "evidence.jsonl"  # not there if no time was left to begin
+        assert not lines.exists() or lines.read_text() == ""
