@@ -1,16 +1,20 @@
 """What a divided batch teaches is what the whole one does: for every family that counts for itself, and for every method."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.training.divided import CASES, COUNTS, DIVISIONS, each_process, evaluation, in_passes, shares, whole
+from tests.conftest import ROOT
+from tests.patience import patience
+from tests.training.divided import CASES, COUNTS, DIVISIONS, evaluation, in_passes, shares, whole
 from workbench.files import read_json
 from workbench.methods.registry import METHODS
 from workbench.store.detections import read_detections
@@ -28,9 +32,14 @@ def assert_same(found: Tensor, wanted: Tensor) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two and three gloo processes wrote."""
     folder = tmp_path_factory.mktemp("processes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        torch.multiprocessing.spawn(each_process, (str(folder),), nprocs=max(DIVISIONS))  # pyright: ignore[reportPrivateImportUsage]
+    # from a process of its own: new processes begin with the main module, which a test of a page has replaced by that page
+    begin = "import sys, torch; from tests.training.divided import each_process; "
+    begin += f"torch.multiprocessing.spawn(each_process, (sys.argv[1],), nprocs={max(DIVISIONS)})"
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", begin, str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=patience(240)
+    )
+    assert done.returncode == 0, done.stderr
     return folder
 
 

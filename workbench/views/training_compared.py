@@ -101,7 +101,7 @@ def curves_figure(points: pd.DataFrame, runs: Sequence[str]) -> go.Figure:
             figure.add_hline(0, line={"color": GREY, "width": 1}, row=row, col=1)  # pyright: ignore[reportArgumentType] - numbers are allowed
     for term, dash in dashes.items() if len(dashes) > 1 else ():
         figure.add_scatter(x=[None], y=[None], mode="lines", name=plain(term), line={"color": GREY, "width": 1.6, "dash": dash},
-                           hoverinfo="skip", row=1, col=1)  # fmt: skip
+                           hoverinfo="skip", hovertemplate="<extra></extra>", row=1, col=1)  # fmt: skip
     quiet(figure, height, legend_y=1 + 34 / max(height - 100, 1), hovermode="x unified", hoversubplots="axis")
     # one axis of steps for all panels: plotly shows one hover label for the panels of an axis
     last = float(points["step"].max()) if len(points) else 1.0
