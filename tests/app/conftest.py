@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -35,10 +36,13 @@ def serving(root: Path, cwd: Path = ROOT, **environment: str) -> Iterator[str]:
                 break
         else:
             pytest.fail("the dashboard did not start:\n" + "".join(lines))
-        yield lines[-1].split()[1]
+        address = lines[-1].split()[1]
+        # a pipe that nobody reads is full after 64 KiB, and the server would wait for ever at its next word
+        Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
+        yield address
     finally:
         process.terminate()
-        process.communicate(timeout=patience(30))
+        process.wait(timeout=patience(30))
 
 
 @pytest.fixture(scope="session")
