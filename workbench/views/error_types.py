@@ -10,7 +10,8 @@ from workbench.analysis.detection.confusion import BACKGROUND
 from workbench.analysis.detection.tide import MAIN, SPECIAL, Error
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
-from workbench.views.style import COLOURS, GREY, SCALE, VERDICTS, Chart, interval, plain, quiet, reach, with_names
+from workbench.views.differences import differences
+from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
 COSTS_CAPTION = (
     "The cost of an error type is the AP50 that would be gained if an oracle corrected every error of that type (TIDE, Bolya et al. 2020). "
@@ -64,16 +65,7 @@ def costs_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def difference_figure(table: pd.DataFrame) -> go.Figure:
     """Draws differences in cost with their intervals, coloured by the verdict; ``table`` comes from ``ap_tests.compare_errors``."""
-    figure = Chart()
-    for word, (colour, symbol, _) in VERDICTS.items():
-        own = table[table["verdict"] == word]
-        value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
-        figure.add_scatter(
-            x=value, y=np.flatnonzero(table["verdict"] == word), mode="markers", name=word, showlegend=True,
-            marker={"color": colour, "symbol": symbol, "size": 10}, error_x=interval((value, low, high), colour),
-            text=[plain(sentence) for sentence in own["sentence"]], hovertemplate="%{text}<extra></extra>",
-        )  # fmt: skip
-    figure.add_vline(0, line={"color": GREY, "width": 1})
+    figure = differences(table, [plain(sentence) for sentence in table["sentence"]])
     ends = reach(100 * table[["difference", "low", "high"]].to_numpy(float), np.zeros(1))
     figure.update_xaxes(title_text="difference in cost (points of AP50)", range=ends)
     return with_names(quiet(figure, 320), _readable(table["error"]))

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from workbench.analysis.detection.lost import CELLS, LEAST_SCORE, OUTCOMES, Cell, Outcome
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import STUDENT, TARGET, TEACHER, add_boxes, class_name, picture, target_rows
-from workbench.views.style import AXIS, COLOURS, GREY, VERDICTS, Chart, faded, interval, plain, quiet, reach, with_names
+from workbench.views.differences import differences
+from workbench.views.style import AXIS, COLOURS, GREY, Chart, faded, interval, plain, quiet, reach, with_names
 
 FOUND_MEANING = (
     "A target is found if a detection of its class with at least the least score overlaps it by IoU 0.5 or more (COCO's matching). Both "
@@ -124,18 +125,9 @@ def outcomes_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def difference_figure(table: pd.DataFrame) -> go.Figure:
     """Draws by slice how much more one student lost than another, coloured by the verdict; ``table`` comes from ``lost.compare_lost``."""
-    figure = Chart()
-    for word, (colour, symbol, _) in VERDICTS.items():
-        own = table[table["verdict"] == word]
-        value, low, high = (100 * own[column].to_numpy(float) for column in ("difference", "low", "high"))
-        figure.add_scatter(
-            x=value, y=np.flatnonzero(table["verdict"] == word), mode="markers", name=word, showlegend=True,
-            marker={"color": colour, "symbol": symbol, "size": 10}, error_x=interval((value, low, high), colour),
-            text=[f"{plain(row['sentence'])}<br>lost by both {row['both_lost']}, by the baseline alone {row['only_baseline']}, "
-                  f"by this run alone {row['only_other']}" for row in own.to_dict("records")],
-            hovertemplate="%{text}<extra></extra>",
-        )  # fmt: skip
-    figure.add_vline(0, line={"color": GREY, "width": 1})
+    texts = [f"{plain(row['sentence'])}<br>lost by both {row['both_lost']}, by the baseline alone {row['only_baseline']}, "
+             f"by this run alone {row['only_other']}" for row in table.to_dict("records")]  # fmt: skip
+    figure = differences(table, texts)
     ends = reach(100 * table[["difference", "low", "high"]].to_numpy(float), np.zeros(1))
     figure.update_xaxes(title_text="difference in the share lost (percentage points)", range=ends)
     names = [_slice(row) for row in table.to_dict("records")]
