@@ -4,6 +4,7 @@ This module neither reads nor changes torch's global random state.
 """
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +23,7 @@ from workbench.errors import RunError, WorkbenchError
 from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs
 
 BATCH_SECONDS = 600  # the longest that a worker process may take for a batch
+END_SECONDS = 5  # the longest between the last word of a worker process and the signal of its end
 _ORDER, _AUGMENT = 0, 1  # keep the two random streams of a seed apart
 ReadTeacher = Callable[[Sequence[int], int, Sequence[list[Op]]], CachedTeacherOutputs]
 
@@ -134,7 +136,9 @@ class TrainLoader:
             _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator(),
             timeout=BATCH_SECONDS,
         )  # fmt: skip
-        for batch in loader:
+        batches = iter(loader)
+        while True:
+            batch = _next(batches)
             if isinstance(batch, WorkbenchError):
                 raise batch
             yield batch
@@ -157,6 +161,20 @@ def worker_lost(error: RuntimeError, step: int) -> RunError | None:
         f"after step {step} a process that loads data {why}. The system ends processes where memory is short. Resume the run, or start one "
         "with fewer train.workers."
     )
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """Returns the next batch of worker processes.
+
+    Raises:
+        RuntimeError: a worker process has ended; torch's error, which ``worker_lost`` reads.
+    """
+    try:
+        return next(batches)
+    except (ConnectionError, EOFError) as error:
+        # A process that is killed closes its sockets before the signal of its end arrives, in which torch raises an error that says more.
+        time.sleep(END_SECONDS)
+        raise RuntimeError(f"DataLoader's worker process closed its connection: {error}") from error
 
 
 class _Steps(TorchDataset):

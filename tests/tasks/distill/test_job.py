@@ -43,7 +43,6 @@ def patched(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("distill")
         patch.setenv("WORKBENCH_RUNS", str(folder / "runs"))
-        patch.setenv("WORKBENCH_CACHES", str(folder / "caches"))
         patch.setattr(comparison, "subprocess", SimpleNamespace(Popen=InProcess, DEVNULL=None, STDOUT=None))
         patch.setattr(budget, "LEAST_STEPS", 16)
         patch.setattr(budget, "MOST_STEPS", 16)
