@@ -6,14 +6,16 @@ larger and smallest where student and teacher are equal.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 from workbench.boxes import iou_and_giou
 from workbench.methods.detkds.genotype import Distance, Genotype, Mode, Third
-from workbench.methods.detkds.knowledge import TINY, Knowledge, log_softmax, mean, total_mean, unit
+from workbench.methods.detkds.knowledge import TINY, Knowledge, count, inverse_norm, log_softmax, total_mean
 from workbench.methods.detkds.operations import THIRD, axes_of, beginning
 from workbench.methods.detkds.ssim import ssim
 
@@ -102,18 +104,40 @@ def _reduced(knowledge: Knowledge, axis: int) -> Tensor | None:
     return None if knowledge.inside is None else knowledge.inside.any(axis, keepdim=True)
 
 
+class _Correlation(Function):
+    """The cosine along an axis, of centred values or as they are, in fewer passes over memory than operations on all values take."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, inside: Tensor | None, cells: Tensor | int, axis: int, centred: bool) -> Tensor:
+        units: list[Tensor] = []
+        scales: list[Tensor] = []
+        for side in (student, teacher):
+            made, least = side.clone(), TINY
+            if centred:
+                made.sub_(side.sum(axis, keepdim=True) / cells)
+                if inside is not None:
+                    made.masked_fill_(~inside, 0.0)
+                # what rounding leaves of a constant vector is no direction
+                least = ROUNDING * torch.linalg.vector_norm(side, dim=axis, keepdim=True) + TINY
+            scales.append(inverse_norm(made, (axis,), least))
+            units.append(made.mul_(scales[-1]))
+        cosine = torch.linalg.vecdot(*units, dim=axis).unsqueeze(axis)
+        ctx.save_for_backward(*units, scales[0], cosine)
+        return cosine
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
+        own, other, scale, cosine = ctx.saved_tensors
+        slope = slopes[0] * scale
+        # both units are centred and 0 under the mask, so that their difference is too
+        return (other * slope).addcmul_(own, slope * cosine, value=-1), None, None, None, None, None
+
+
 def _correlation(student: Knowledge, teacher: Knowledge, axis: int, centred: bool) -> Tensor:
     """Returns the cosine of student and teacher along an axis, or Pearson's correlation; 0 beside a vector of zeros."""
-    sides: list[Tensor] = []
-    for side in (student, teacher):
-        if centred:
-            # what rounding leaves of a constant vector is no direction
-            least = ROUNDING * torch.linalg.vector_norm(side.values.detach(), dim=axis, keepdim=True) + TINY
-            sides.append(unit(side.replaced(side.values - mean(side, (axis,))).values, (axis,), least))
-        else:
-            sides.append(unit(side.values, (axis,)))
     # norms without a constant beside them: with one, a longer student would be nearer
-    return (sides[0] * sides[1]).sum(axis, keepdim=True)
+    found = _Correlation.apply(student.values, teacher.values, student.inside, count(student, (axis,)), axis, centred)
+    return cast(Tensor, found)
 
 
 def cosine(student: Knowledge, teacher: Knowledge, weight: Tensor | None) -> Tensor:

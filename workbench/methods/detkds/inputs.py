@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from workbench.boxes import cxcywh_to_xyxy
 from workbench.datasets.targets import TargetBatch
@@ -17,11 +16,10 @@ from workbench.methods.detkds.distances import RELEASED
 from workbench.methods.detkds.genotype import Genotype, Mode
 from workbench.methods.detkds.knowledge import Knowledge
 from workbench.methods.detkds.operations import chain
+from workbench.methods.detkds.pooling import pooled_in_boxes
 from workbench.methods.fgd import foreground_and_background
 from workbench.methods.maps import MapPair, boxes_in_cells
 from workbench.methods.method import gather_queries
-
-ROI_SIDE = 14
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,15 @@ def _maps(student: Tensor, teacher: Tensor, inside: Tensor, mode: Mode) -> Compa
 def instances(pair: MapPair, targets: TargetBatch) -> Compared:
     """Returns the maps of a level pooled in the box of each target, ``[boxes, C, 14, 14]``, the boxes of all images in a row."""
     rois = rois_of(pair, targets)
-    return Compared(Knowledge(_pooled(pair.student, rois)), Knowledge(_pooled(pair.teacher, rois)))
+    return Compared(Knowledge(pooled_in_boxes(pair.student, rois)), Knowledge(pooled_in_boxes(pair.teacher, rois)))
 
 
 def released_instance_loss(genotype: Genotype, pair: MapPair, targets: TargetBatch, seed: int) -> Tensor:
     """Computes the loss of a formula whose boxes are pooled behind the chain, at the places that they had before it (released code)."""
     generator, rois = torch.Generator().manual_seed(seed), rois_of(pair, targets)
-    own = _pooled(chain(genotype, Knowledge(pair.student), "official", generator).values, rois)
+    own = pooled_in_boxes(chain(genotype, Knowledge(pair.student), "official", generator).values, rois)
     with torch.no_grad():
-        other = _pooled(chain(genotype, Knowledge(pair.teacher), "official", generator).values, rois)
+        other = pooled_in_boxes(chain(genotype, Knowledge(pair.teacher), "official", generator).values, rois)
     return RELEASED[genotype.distance](own, other).mean()
 
 
@@ -81,10 +79,6 @@ def rois_of(pair: MapPair, targets: TargetBatch) -> Tensor:
     outwards = torch.cat([boxes[..., :2].floor(), boxes[..., 2:].ceil()], -1)
     image, place = targets.valid.nonzero(as_tuple=True)
     return torch.cat([image[:, None].to(boxes), outwards[image, place]], 1)
-
-
-def _pooled(values: Tensor, rois: Tensor) -> Tensor:
-    return roi_align(values, rois.to(values), (ROI_SIDE, ROI_SIDE), 1.0, aligned=False)
 
 
 def first_stage(output: DetectorOutput) -> DenseOutput:
