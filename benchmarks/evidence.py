@@ -84,7 +84,9 @@ DENSE_METHODS = ("fitnet", "fgd", "mgd", "fkd", "fgfi", "cwd", "pkd", "ld", "det
 UNLIKE_PAIRS = tuple(
     f"compare/{name}" for name in ("deformable_detr_of_retinanet", "fcos_of_deformable_detr", "retinanet_of_faster_rcnn", "d_fine_of_gfl")
 )
-FOUND_PAIRS = ("compare/gfl", "compare/fcos_of_deformable_detr", "compare/deformable_detr_of_retinanet")
+FOUND_PAIRS = tuple(
+    f"compare/{name}" for name in ("gfl", "deformable_detr_cached", "fcos_of_deformable_detr", "deformable_detr_of_retinanet")
+)
 FOUND_RIVALS = ("cwd", "pkd", "detkds")
 SECOND_FAMILY = ("detrdistill", "clockdistill", "cwd", "kd_detr", "ld")
 TABLES = {
@@ -107,6 +109,7 @@ TABLES = {
         (*FOUND_RIVALS, "found"),
         own_arms={
             "compare/gfl": ("found_global",),
+            "compare/deformable_detr_cached": ("fgfi", "found_gfl"),
             "compare/fcos_of_deformable_detr": ("found_gfl",),
             "compare/deformable_detr_of_retinanet": ("pkd_3", "found_gfl"),
         },
