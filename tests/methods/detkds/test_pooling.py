@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
-from workbench.methods.detkds.pooling import pooled_in_boxes
+from workbench.methods.detkds.pooling import BoxPooling
 
 
 @settings(deadline=None, max_examples=60)
@@ -25,9 +25,10 @@ def test_pooling_in_boxes_and_its_gradient_are_those_of_roi_align(
     rois = torch.cat([image[:, None], boxes], 1)
     slope = torch.randn(len(whose), 3, 14, 14, generator=generator)
     found = []
-    for pool in (pooled_in_boxes, lambda maps, places: roi_align(maps, places, (14, 14), 1.0, aligned=False)):
+    pool = BoxPooling.of(rois[:, 1:], torch.bincount(image.long(), minlength=images).tolist(), (height, width))
+    for pooling in (pool, lambda maps: roi_align(maps, rois, (14, 14), 1.0, aligned=False)):
         own = values.clone().requires_grad_()
-        pooled = pool(own, rois)
+        pooled = pooling(own)
         assert pooled.shape == slope.shape
         (pooled * slope).sum().backward() if len(whose) else pooled.sum()
         found.append((pooled.detach(), own.grad if len(whose) else torch.zeros_like(values)))

@@ -16,7 +16,7 @@ from workbench.methods.detkds.distances import RELEASED
 from workbench.methods.detkds.genotype import Genotype, Mode
 from workbench.methods.detkds.knowledge import Knowledge
 from workbench.methods.detkds.operations import chain
-from workbench.methods.detkds.pooling import pooled_in_boxes
+from workbench.methods.detkds.pooling import BoxPooling
 from workbench.methods.fgd import foreground_and_background
 from workbench.methods.maps import MapPair, boxes_in_cells
 from workbench.methods.method import gather_queries
@@ -60,25 +60,36 @@ def _maps(student: Tensor, teacher: Tensor, inside: Tensor, mode: Mode) -> Compa
 
 def instances(pair: MapPair, targets: TargetBatch) -> Compared:
     """Returns the maps of a level pooled in the box of each target, ``[boxes, C, 14, 14]``, the boxes of all images in a row."""
-    rois = rois_of(pair, targets)
-    return Compared(Knowledge(pooled_in_boxes(pair.student, rois)), Knowledge(pooled_in_boxes(pair.teacher, rois)))
+    pool = target_pooling(pair, targets)
+    return Compared(Knowledge(pool(pair.student)), Knowledge(pool(pair.teacher)))
 
 
 def released_instance_loss(genotype: Genotype, pair: MapPair, targets: TargetBatch, seed: int) -> Tensor:
     """Computes the loss of a formula whose boxes are pooled behind the chain, at the places that they had before it (released code)."""
-    generator, rois = torch.Generator().manual_seed(seed), rois_of(pair, targets)
-    own = pooled_in_boxes(chain(genotype, Knowledge(pair.student), "official", generator).values, rois)
+    generator, boxes = torch.Generator().manual_seed(seed), target_boxes(pair, targets)
+    own, other = (chain(genotype, Knowledge(values), "official", generator).values for values in (pair.student, pair.teacher))
+    pool = BoxPooling.of(boxes, counts_of(targets), (own.shape[2], own.shape[3]))
     with torch.no_grad():
-        other = pooled_in_boxes(chain(genotype, Knowledge(pair.teacher), "official", generator).values, rois)
-    return RELEASED[genotype.distance](own, other).mean()
+        wanted = pool(other)
+    return RELEASED[genotype.distance](pool(own), wanted).mean()
 
 
-def rois_of(pair: MapPair, targets: TargetBatch) -> Tensor:
-    """Returns ``[boxes, 5]``: the image of each matchable target and its box in cells of a level, rounded outwards."""
+def target_pooling(pair: MapPair, targets: TargetBatch) -> BoxPooling:
+    """Returns what pools maps of a level in the box of each target, rounded outwards to cells."""
+    return BoxPooling.of(target_boxes(pair, targets), counts_of(targets), (pair.inside.shape[2], pair.inside.shape[3]))
+
+
+def target_boxes(pair: MapPair, targets: TargetBatch) -> Tensor:
+    """Returns ``[boxes, 4]``: the box of each matchable target in cells of a level, rounded outwards."""
     boxes = boxes_in_cells(targets, pair.inside)
     outwards = torch.cat([boxes[..., :2].floor(), boxes[..., 2:].ceil()], -1)
-    image, place = targets.valid.nonzero(as_tuple=True)
-    return torch.cat([image[:, None].to(boxes), outwards[image, place]], 1)
+    image, place = targets.valid_on_host.nonzero(as_tuple=True)
+    return outwards[image, place]
+
+
+def counts_of(targets: TargetBatch) -> list[int]:
+    """Returns the number of matchable targets of each image."""
+    return targets.valid_on_host.sum(1).tolist()
 
 
 def first_stage(output: DetectorOutput) -> DenseOutput:

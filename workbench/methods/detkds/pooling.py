@@ -1,35 +1,52 @@
 """Pools maps in boxes by products of matrices: torchvision's ``roi_align`` on a CPU takes several times as long, most of it backwards."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 SIDE = 14
 
 
-def pooled_in_boxes(values: Tensor, boxes: Tensor) -> Tensor:
-    """Returns the maps of each box pooled to 14 x 14 cells, as ``torchvision.ops.roi_align(values, boxes, 14)`` does.
+@dataclass(frozen=True)
+class BoxPooling:
+    """Pools maps of one size in boxes to 14 x 14 cells, as ``torchvision.ops.roi_align(maps, boxes, 14)`` does.
 
     A pooled cell is a mean of bilinear samples on a regular grid, so it is a product of the weights of rows, the map and the weights of
-    columns.
+    columns. The weights serve both detectors.
 
-    Args:
-        values: ``[B, C, h, w]``.
-        boxes: ``[boxes, 5]``: the image of each box, in ascending order, and its x0, y0, x1, y1 in cells.
-
-    Returns:
-        ``[boxes, C, 14, 14]``
+    Attributes:
+        rows: ``[boxes, 14, h]``, weights of the rows of a map in those of its pooled one.
+        columns: ``[boxes, 14, w]``, the same of columns.
+        counts: number of boxes in each image.
     """
-    channels, height, width = values.shape[1:]
-    rows, columns = _weights(boxes[:, 2], boxes[:, 4], height), _weights(boxes[:, 1], boxes[:, 3], width)
-    counts = torch.bincount(boxes[:, 0].long(), minlength=len(values)).tolist()
-    made: list[Tensor] = []
-    for image, down, across in zip(values, rows.to(values).split(counts), columns.to(values).split(counts), strict=True):
-        if not len(down):
-            continue
-        by_row = down.reshape(-1, height) @ image.transpose(0, 1).reshape(height, -1)
-        both = by_row.view(-1, SIDE * channels, width) @ across.transpose(1, 2)
-        made.append(both.view(-1, SIDE, channels, SIDE).transpose(1, 2))
-    return torch.cat(made) if made else values.new_zeros(0, channels, SIDE, SIDE)
+
+    rows: Tensor
+    columns: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, boxes: Tensor, counts: list[int], size: tuple[int, int]) -> "BoxPooling":
+        """Makes the weights.
+
+        Args:
+            boxes: ``[boxes, 4]`` xyxy in cells, the boxes of all images in a row.
+            counts: number of boxes in each image.
+            size: height and width of a map in cells.
+        """
+        return cls(_weights(boxes[:, 1], boxes[:, 3], size[0]), _weights(boxes[:, 0], boxes[:, 2], size[1]), counts)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Returns ``[boxes, C, 14, 14]`` of maps ``[B, C, h, w]``."""
+        channels, height, width = maps.shape[1:]
+        pooled: list[Tensor] = []
+        rows, columns = (weights.to(maps).split(self.counts) for weights in (self.rows, self.columns))
+        for image, down, across in zip(maps, rows, columns, strict=True):
+            if len(down):
+                by_row = down.reshape(-1, height) @ image.transpose(0, 1).reshape(height, -1)
+                both = by_row.view(-1, SIDE * channels, width) @ across.transpose(1, 2)
+                pooled.append(both.view(-1, SIDE, channels, SIDE).transpose(1, 2))
+        return torch.cat(pooled) if pooled else maps.new_zeros(0, channels, SIDE, SIDE)
 
 
 def _weights(low: Tensor, high: Tensor, length: int) -> Tensor:
