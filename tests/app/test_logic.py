@@ -19,6 +19,7 @@ from workbench.analysis.results.of_runs import Results
 from workbench.remote import as_path
 from workbench.store.changes import archive, keep_set, pin_baseline, tag
 from workbench.store.jobs import working
+from workbench.store.queries import read_queries
 from workbench.store.run import Run
 from workbench.store.sets import Sets, read_sets
 from workbench.views.answers import answers_text
@@ -208,9 +209,26 @@ def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
     errors = page("errors", run="distilled", error="missed", step="20")
     assert (errors.query_params["error"], errors.query_params["step"]) == ("missed", "20")
     masks = page("masks", run="distilled", query="2", image="3", mask_layer="0")
-    assert (masks.query_params["query"], masks.query_params["image"], masks.query_params["mask_layer"]) == ("2", "3", "0")
+    assert [masks.query_params[key] for key in ("query", "image", "mask_layer", "drawn")] == ["2", "3", "0", "student's, by number"]
     nonsense = page("value", run="distilled", query="<b>", property="?", box="a,b")
     assert not nonsense.exception
+
+
+def test_a_query_in_the_address_is_the_same_query_of_the_student_on_every_page_and_a_rank_is_none(page, runs_root: Path):
+    value = page("value", run="distilled", query="3")
+    following = AppTest.from_file(str(SCREENS / "masks.py"), default_timeout=patience(60))
+    following.session_state["chosen"] = value.session_state["chosen"]
+    following.query_params["query"] = value.query_params["query"]
+    masks = following.run()
+    assert not masks.exception
+    rows = read_queries(Run(runs_root / "distilled"), "val", [30], where="image_id = 1 and model = 'student' and layer = 1 and query = 3")
+    named = next(box for box in masks.selectbox if box.key == "query")
+    assert named.value == 3
+    assert named.label == "Student's query in the layer that learns from 3"
+    said = f"score {rows['score'].item():.2f}, quality {rows['quality'].item():.2f}"
+    assert any(option.startswith("query 3 (rank ") and option.endswith(said) for option in named.options)
+    ranked = page("masks", run="distilled", rank="1")
+    assert ranked.query_params["drawn"] == "teacher's, by rank" and "query" not in ranked.query_params
 
 
 def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
