@@ -9,12 +9,14 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
-from lib.headings import COLUMNS
+from lib.headings import COLUMNS, dashed
 from lib.held import RESULTS
 from lib.lost_targets import lost_part
 from lib.open_in_fiftyone import open_selection
 from lib.thumbnails import gallery
 from workbench.analysis.defined import require
+from workbench.analysis.detection.confusion import TARGET_BOX
+from workbench.analysis.detection.matches import BOX
 from workbench.analysis.of_run import RunAt, one_evaluation, splits_with_detections
 from workbench.views import error_types as views
 from workbench.views.error_types import Error
@@ -22,7 +24,6 @@ from workbench.views.lost import LEAST
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
 DRAWN = 15  # errors drawn on an image
-LISTED = 1000
 entries = page.runs_with(splits_with_detections, "No evaluation yet", "Errors appear here after the first evaluation of a run.")
 bar = st.columns([3, 1, 1, 3, 1.2], vertical_alignment="bottom")
 entry = choices.select_run(bar[0], entries)
@@ -135,18 +136,23 @@ def confusion() -> None:
     if not cell:
         return
     truth, predicted = (int(category) for category in cell.split("_"))
-    pairs = RESULTS.class_pairs(here, least)
-    pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
+    pairs, images = RESULTS.cell_pairs(here, truth, predicted, least)
+
+    def boxes(image: int) -> Mapping[str, np.ndarray]:
+        own = pairs[pairs["image_id"] == image]
+        return {"target": own[TARGET_BOX].dropna().to_numpy(float), "student": own[BOX].dropna().to_numpy(float)}
+
     with left if other is not None else right:
         names = [found.classes.get(category, "background") for category in (truth, predicted)]
         st.text(f"Class of the target: {names[0]}, class of the detection: {names[1]}")
-        place = RESULTS.dataset(here.data).positions
-        shown = pairs.head(LISTED)
-        shown = shown.assign(open=[page.explorer_link(here, place[image] + 1) for image in shown["image_id"]])
-        shown[["target", "query"]] = shown[["target", "query"]].astype("Int64").mask(shown[["target", "query"]] < 0)
-        columns = ["open", "image_id", "target", "query", "score", "iou"]
-        st.dataframe(shown[columns], hide_index=True, row_height=28, key="pairs", column_config=COLUMNS, placeholder="–")
-        page.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed. A dash means background.")
+        meaning = f"n = {len(pairs)} pairs behind the cell: targets yellow, detections orange."
+        asked = gallery("pair-images", here.data, images, boxes, "pair", meaning)
+        own = pairs[pairs["image_id"] == asked]
+        columns = ["target", "query", "score", "iou"]
+        st.dataframe(dashed(own[columns]), hide_index=True, row_height=28, key="pairs", column_config=COLUMNS, placeholder="–")
+        number = RESULTS.dataset(here.data).positions[asked]
+        page.note(f"n = {len(own)} pairs of image {asked}. A dash means that there is no target or no query: background.")
+        st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
     choices.write_address(cell=cell)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
-from lib.headings import COLUMNS
+from lib.headings import COLUMNS, dashed
 from lib.held import RESULTS
 from workbench.analysis.of_run import images_with_masks, one_evaluation, splits_with_masks
 from workbench.analysis.rows_of_run import Model, taught_layers
@@ -73,8 +73,9 @@ def body() -> None:
     if not student:
         page.note(f"No masks of the student were kept at step {step}, so only its teacher's are shown. A run keeps them at its last step; "
                   f"to make them for an older run: workbench record {run.name} --split {split}")  # fmt: skip
-    shown = queries[TABLE].assign(match=queries["match"].astype("Int64").mask(queries["match"] < 0))
-    st.dataframe(shown, hide_index=True, row_height=28, key="mask-queries", placeholder="–", height=300, column_config=COLUMNS)
+    st.dataframe(
+        dashed(queries[TABLE]), hide_index=True, row_height=28, key="mask-queries", placeholder="–", height=300, column_config=COLUMNS
+    )
     page.note(f"The teacher's queries of layer {layer} by quality: score^gamma times IoU^(1-gamma) with the matched target, and 0 if none "
               "is matched, which a dash in the column of the target says.")  # fmt: skip
     choices.write_address(run=run.name, split=split, step=step, image=number, mask_layer=layer, level=level, opacity=opacity, **state)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 # path, headings, charts, tables
 PAGES = [
     ("?run=undistilled&run=distilled", ["Final AP", "Churn between decoder layers", "Difference from the undistilled arm"], 4, 2),
-    ("diagnosis?run=distilled", ["Causes checked"], 0, 1),
+    ("diagnosis?run=distilled", ["Causes checked", "What was measured"], 1, 1),
     ("runs", ["Saved sets"], 0, 1),
     ("training?run=distilled", ["Every term of the run on the left"], 2, 0),
     (
@@ -31,7 +31,7 @@ PAGES = [
     ("image?run=distilled&score=0", [], 2, 2),
     ("errors?part=lost&run=distilled&least=0&found=neither", [], 6, 0),
     ("errors?part=types&run=distilled", [], 2, 0),
-    ("errors?part=classes&run=distilled&least=0", [], 2, 1),
+    ("errors?part=classes&run=distilled&least=0", [], 3, 1),
     ("errors?part=images&run=distilled&least=0", [], 2, 1),
     ("errors?part=slices&run=distilled", [], 2, 0),
     ("storage", ["Running now", "Runs on disk", "Teacher caches"], 1, 1),

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import HALO, STUDENT, TARGET, TEACHER, broken, class_name, in_pixels, smoothed, target_rows
-from workbench.views.style import GREY, INFERNO, SCALE, Chart, laid_out, plain
+from workbench.views.style import GREY, INFERNO, SCALE, Chart, laid_out
 
 Kind = Literal["teacher", "student", "difference"]
 CAPTION = (
@@ -18,7 +18,7 @@ CAPTION = (
     "feature loss. Each mask is divided by its largest cell. The difference is student minus teacher. All panels zoom together."
 )
 MANY = 36  # panels up to which all levels are shown at first
-UNTAUGHT = "no layer of the student learns from it"
+UNTAUGHT = "no layer of the student<br>learns from it"
 _KINDS: tuple[Kind, ...] = ("teacher", "student", "difference")
 _SEEN = [(i / 8, f"rgba({colour},{i / 8})") for i, colour in enumerate(INFERNO)]
 # Brewer's PuOr, which colour-blind readers can tell apart; transparent where the masks agree
@@ -85,7 +85,7 @@ def paired_masks(
         for level in sorted(level for its, level in teacher if its == layer):
             mask = masks[level, "teacher"] = teacher[layer, level]
             if near:
-                other = near[min(near, key=lambda level: abs(np.log(near[level].size / mask.size)))]  # noqa: B023 - called at once
+                other = near[min(near, key=lambda level: abs(np.log(near[level].size / mask.size)))]
                 masks |= {(level, "student"): other, (level, "difference"): difference(mask, other)}
         found.append(LayerMasks(layer, own if near else None, masks))
     return found
@@ -130,8 +130,8 @@ def masks_figure(
                                 uirevision=str(record.image_id), **place)  # fmt: skip
             mask = layer.masks.get((level, kind))
             if mask is None:
-                figure.add_annotation(x=0.5, y=0.5, xref=f"{x} domain", yref=f"{y} domain", text=UNTAUGHT.replace(" learns ", "<br>learns "),
-                                      showarrow=False, font={"color": GREY, "size": 11})  # fmt: skip
+                figure.add_annotation(x=0.5, y=0.5, xref=f"{x} domain", yref=f"{y} domain", text=UNTAUGHT, showarrow=False,
+                                      font={"color": GREY, "size": 11})  # fmt: skip
                 figure.add_scatter(x=[], y=[], showlegend=False, **place)
                 continue
             figure.add_layout_image(source=source, x=0, y=0, sizex=width, sizey=height, xref=x, yref=y, sizing="stretch", layer="below")
