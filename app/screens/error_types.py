@@ -15,14 +15,13 @@ from lib.lost_targets import lost_part
 from lib.open_in_fiftyone import open_selection
 from lib.thumbnails import gallery
 from workbench.analysis.defined import require
-from workbench.analysis.detection.confusion import TARGET_BOX
-from workbench.analysis.detection.matches import BOX
 from workbench.analysis.of_run import RunAt, one_evaluation, splits_with_detections
 from workbench.views import error_types as views
 from workbench.views.error_types import Error
 from workbench.views.lost import LEAST
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
+CORNERS = ["x1", "y1", "x2", "y2"]
 DRAWN = 15  # errors drawn on an image
 entries = page.runs_with(splits_with_detections, "No evaluation yet", "Errors appear here after the first evaluation of a run.")
 bar = st.columns([3, 1, 1, 3, 1.2], vertical_alignment="bottom")
@@ -140,7 +139,10 @@ def confusion() -> None:
 
     def boxes(image: int) -> Mapping[str, np.ndarray]:
         own = pairs[pairs["image_id"] == image]
-        return {"target": own[TARGET_BOX].dropna().to_numpy(float), "student": own[BOX].dropna().to_numpy(float)}
+        return {
+            "target": own[[f"target_{name}" for name in CORNERS]].dropna().to_numpy(float),
+            "student": own[CORNERS].dropna().to_numpy(float),
+        }
 
     with left if other is not None else right:
         names = [found.classes.get(category, "background") for category in (truth, predicted)]
@@ -179,7 +181,7 @@ def behind() -> None:
     left, right = st.columns([1, 1.2], gap="medium")
 
     def boxes(image: int) -> Mapping[str, np.ndarray]:
-        corners = RESULTS.wrong(here, kind, image, least)[["x1", "y1", "x2", "y2"]].to_numpy(float)
+        corners = RESULTS.wrong(here, kind, image, least)[CORNERS].to_numpy(float)
         return {"target" if kind in ("missed", "false_negative") else "student": corners}
 
     with left:

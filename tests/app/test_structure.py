@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.app.conftest import settle
+from tests.contrast import FAINT, LEAST_TEXT
 
 pytestmark = pytest.mark.browser
 # path, headings, charts, tables
@@ -117,6 +118,7 @@ def test_the_picture_of_a_page_holds_what_it_should_in_both_themes(
         page.wait_for_function("dark => (getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
                                ".match(/\\d+/g)[0] < 128) === dark", arg=theme == "dark")  # fmt: skip
         assert page.evaluate(LOST) == []  # text of charts takes the ink of the page
+        assert page.evaluate(FAINT, LEAST_TEXT) == []
         page.screenshot(path=tmp_path / f"{theme}.png")
         shades[theme] = np.asarray(Image.open(tmp_path / f"{theme}.png").convert("L"))
     assert np.median(shades["light"]) > 200

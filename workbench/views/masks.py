@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.datasets.base import Record
 from workbench.views.box_drawing import HALO, STUDENT, TARGET, TEACHER, broken, class_name, in_pixels, smoothed, target_rows
-from workbench.views.style import GREY, INFERNO, SCALE, Chart, laid_out
+from workbench.views.style import INFERNO, SCALE, Chart, laid_out
 
 Kind = Literal["teacher", "student", "difference"]
 CAPTION = (
@@ -131,7 +131,7 @@ def masks_figure(
             mask = layer.masks.get((level, kind))
             if mask is None:
                 figure.add_annotation(x=0.5, y=0.5, xref=f"{x} domain", yref=f"{y} domain", text=UNTAUGHT, showarrow=False,
-                                      font={"color": GREY, "size": 11})  # fmt: skip
+                                      font_size=11)  # fmt: skip
                 figure.add_scatter(x=[], y=[], showlegend=False, **place)
                 continue
             figure.add_layout_image(source=source, x=0, y=0, sizex=width, sizey=height, xref=x, yref=y, sizing="stretch", layer="below")
