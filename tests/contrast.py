@@ -1,10 +1,11 @@
 """Contrast as WCAG 2.2 defines it, for tests: of two colours, and of every text on a page of the dashboard."""
 
 LEAST_TEXT, LEAST_MARK = 4.5, 3.0  # level AA
-LIGHT, DARK = "#FFFFFF", "#0E1117"  # grounds of Streamlit's themes
+LIGHT, DARK = "#FFFFFF", "#171614"  # grounds of Streamlit's themes
 
 # texts of a page whose contrast with what lies behind them is too low, with the ratio. Left out are texts over a picture or in a filled
-# mark, which have a halo or a ground of their own, those of what cannot be used now, and tables, which are a canvas
+# mark, which have a halo or a ground of their own, those of what cannot be used now, tables, which are a canvas, icons and signs, which are
+# marks, and the value of a slider, which stands beside its thumb and not in it
 FAINT = """least => {
   const parsed = colour => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return {r, g, b, a}; };
   const over = (top, below) => Object.fromEntries(['r', 'g', 'b'].map(c => [c, top[c] * top.a + below[c] * (1 - top.a)]));
@@ -15,7 +16,8 @@ FAINT = """least => {
   const ground = element => chain(element).reverse().map(e => getComputedStyle(e).backgroundColor).filter(c => c.startsWith('rgb'))
     .reduce((below, colour) => over(parsed(colour), below), {r: 255, g: 255, b: 255});
   const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-  const skipped = 'canvas, style, script, [disabled], [aria-disabled=true], .textpoint, .bartext, .katex-mathml, .parcoords, .modebar';
+  const skipped = 'canvas, style, script, [disabled], [aria-disabled=true], .textpoint, .bartext, .katex-mathml, .parcoords, .modebar, '
+    + '[data-testid=stIconMaterial], [data-testid=stSliderThumbValue]';
   return [...document.querySelectorAll('[data-testid=stApp] *')].filter(element => own(element) && !element.closest(skipped)
     && element.getBoundingClientRect().width > 0 && getComputedStyle(element).visibility !== 'hidden'
     && getComputedStyle(element).textShadow === 'none' && !element.closest('.legend')?.querySelector('.bg[style*="rgb(38, 39, 48)"]'))
@@ -24,7 +26,7 @@ FAINT = """least => {
     const behind = ground(element);
     colour.a *= chain(element).reduce((product, e) => product * Number(getComputedStyle(e).opacity), 1);
     const found = ratio(over(colour, behind), behind);
-    return colour.a > 0.02 && found < least ? [`${element.textContent.trim().slice(0, 40)}: ${found.toFixed(2)}`] : [];
+    return colour.a > 0.02 && found < least && !/^[▲▼●]$/u.test(element.textContent.trim()) ? [`${element.textContent.trim().slice(0, 40)}: ${found.toFixed(2)}`] : [];
   });
 }"""
 

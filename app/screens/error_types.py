@@ -144,16 +144,21 @@ def confusion() -> None:
             "student": own[CORNERS].dropna().to_numpy(float),
         }
 
-    with left if other is not None else right:
-        names = [found.classes.get(category, "background") for category in (truth, predicted)]
+    names = [found.classes.get(category, "background") for category in (truth, predicted)]
+    # without a baseline the right half is free; with one, the pairs stand below both figures
+    left, right = (right, right) if other is None else st.columns([1, 1], gap="medium")
+    with left:
         st.text(f"Class of the target: {names[0]}, class of the detection: {names[1]}")
         meaning = f"n = {len(pairs)} pairs behind the cell: targets yellow, detections orange."
         asked = gallery("pair-images", here.data, images, boxes, "pair", meaning)
-        own = pairs[pairs["image_id"] == asked]
+    own = pairs[pairs["image_id"] == asked]
+    number = RESULTS.dataset(here.data).positions[asked]
+    with right:
+        figure = views.pairs_figure(held.pixels(here.data, number), asked, own, found.classes)
+        meaning = f"Image {asked}: n = {len(own)} pairs. Targets are dotted, detections have their class and score. A dash in the table "
+        page.chart(figure, "pair-image", meaning + "means that there is no target or no query: background.", own, scrollZoom=True)
         columns = ["target", "query", "score", "iou"]
         st.dataframe(dashed(own[columns]), hide_index=True, row_height=28, key="pairs", column_config=COLUMNS, placeholder="–")
-        number = RESULTS.dataset(here.data).positions[asked]
-        page.note(f"n = {len(own)} pairs of image {asked}. A dash means that there is no target or no query: background.")
         st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
     choices.write_address(cell=cell)
 

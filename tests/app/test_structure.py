@@ -32,7 +32,7 @@ PAGES = [
     ("image?run=distilled&score=0", [], 2, 2),
     ("errors?part=lost&run=distilled&least=0&found=neither", [], 6, 0),
     ("errors?part=types&run=distilled", [], 2, 0),
-    ("errors?part=classes&run=distilled&least=0", [], 3, 1),
+    ("errors?part=classes&run=distilled&least=0", [], 4, 1),
     ("errors?part=images&run=distilled&least=0", [], 2, 1),
     ("errors?part=slices&run=distilled", [], 2, 0),
     ("storage", ["Running now", "Runs on disk", "Teacher caches"], 1, 1),

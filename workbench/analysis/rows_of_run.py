@@ -112,8 +112,9 @@ def taught_layers(run: Run, student: pd.DataFrame) -> dict[int, int]:
     pairs = student.dropna(subset=["mate_layer"])[["layer", "mate_layer"]].drop_duplicates().astype(int).sort_values("layer")
     found: dict[int, int] = {}
     first = 0
-    for layer, last in pairs.itertuples(index=False):
-        found |= dict.fromkeys(declared[layer] if declared else range(min(first, last), last + 1), layer)
+    for layer, last in pairs.to_numpy(int).tolist():
+        taught: Iterable[int] = declared[layer] if declared else range(min(first, last), last + 1)
+        found.update(dict.fromkeys(taught, int(layer)))
         first = last + 1
     return found
 

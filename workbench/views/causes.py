@@ -102,7 +102,7 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
     names = [plain(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…") for name in names]
     count = max(len(rows), 1)
     figure.add_vline(0, line={"color": GREY, "width": 1.5})  # pyright: ignore[reportArgumentType] - numbers are allowed
-    figure.update_xaxes(range=[-1.1, 1.1], tickvals=[0], ticktext=["threshold"], title_text="no sign of the cause  ←      →  the cause",
+    figure.update_xaxes(range=[-1.1, 1.1], tickvals=[0], ticktext=["threshold"], title_text="← no sign of the cause | the cause →",
                         showgrid=False)  # fmt: skip
     figure.update_yaxes(range=[count - 0.5, -0.5], tickvals=list(range(len(rows))), ticktext=names)
     for place, (_, measure) in enumerate(rows):
@@ -110,7 +110,12 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
     quiet(figure, 56 + 52 + _ROW * count)
     figure.update_annotations(font_size=11)
     longest = max(map(len, names), default=0)
-    return laid_out(figure, margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False})
+    # the figure is high, so that the usual distance of the legend would put it out of sight
+    return laid_out(
+        figure,
+        legend={**figure.layout.legend.to_plotly_json(), "y": 1.0},
+        margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False},
+    )
 
 
 def said(measure: Measure) -> str:

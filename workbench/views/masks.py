@@ -114,8 +114,8 @@ def masks_figure(
     height, width = image.shape[:2]
     known = sorted({level for layer in layers for level, _ in layer.masks})
     wanted = [level for level in known if levels is None or level in levels]
-    kinds = [kind for kind in _KINDS if any((level, kind) in layer.masks for layer in layers for level in wanted)]
-    rows = [(level, kind) for level in wanted for kind in kinds]
+    kinds: list[Kind] = [kind for kind in _KINDS if any((level, kind) in layer.masks for layer in layers for level in wanted)]
+    rows: list[tuple[int, Kind]] = [(level, kind) for level in wanted for kind in kinds]
     panel = int(np.clip(_ACROSS / max(len(layers), 1) * height / width, 110, 300 if len(kinds) > 1 else 480))
     tall = max(len(rows), 1) * (panel + _GAP)
     figure = make_subplots(max(len(rows), 1), max(len(layers), 1), horizontal_spacing=0.008, vertical_spacing=_GAP / tall, figure=Chart())

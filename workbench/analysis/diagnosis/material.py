@@ -40,8 +40,8 @@ class Material:
 
     def compare(self, what: str, estimate: Estimate, threshold: float, beyond: Literal["above", "below"]) -> Estimate:
         """Notes a number that a check compares with its threshold, so that it can be shown whatever the outcome, and returns it."""
-        known = [None if math.isnan(end) else end for end in (estimate.low, estimate.high)]
-        self.measures.append(Measure(what, estimate.value, *known, threshold, beyond))
+        low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
+        self.measures.append(Measure(what, estimate.value, low, high, threshold, beyond))
         return estimate
 
     @functools.cached_property

@@ -132,9 +132,10 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         images = images.merge(instability.rename(columns={"queries": f"{role}_instability"}), on="image_id", how="left")
     if "teacher" in detections:
         # what the page Errors shows of the same two: detections of the least score, on the images of which both were recorded
-        part = part_of(truth, np.intersect1d(*(detections[role]["image_id"] for role in ("student", "teacher"))))
-        cells = compared_targets(part, *(detections[role][detections[role]["image_id"].isin([image["id"] for image in part["images"]])]
-                                         for role in ("teacher", "student")))[[*_TARGET, "cell"]]  # fmt: skip
+        student, teacher = detections["student"], detections["teacher"]
+        both = np.intersect1d(student["image_id"].to_numpy(), teacher["image_id"].to_numpy())
+        student, teacher = (side[side["image_id"].isin(both)] for side in (student, teacher))
+        cells = compared_targets(part_of(truth, both), teacher, student)[[*_TARGET, "cell"]]
         targets = targets.merge(cells, on=_TARGET, how="left")
     if not undefined(run, "churn"):
         targets = targets.merge(_causes(run, split, step, dataset, targets), on=_TARGET, how="left")
