@@ -26,7 +26,8 @@ FAINT = """least => {
     const behind = ground(element);
     colour.a *= chain(element).reduce((product, e) => product * Number(getComputedStyle(e).opacity), 1);
     const found = ratio(over(colour, behind), behind);
-    return colour.a > 0.02 && found < least && !/^[▲▼●]$/u.test(element.textContent.trim()) ? [`${element.textContent.trim().slice(0, 40)}: ${found.toFixed(2)}`] : [];
+    const text = element.textContent.trim();
+    return colour.a > 0.02 && found < least && !/^[▲▼●]$/u.test(text) ? [`${text.slice(0, 40)}: ${found.toFixed(2)}`] : [];
   });
 }"""
 

@@ -90,6 +90,6 @@ def test_a_pair_is_drawn_with_its_target_below_and_its_detection_above_and_backg
     figure = pairs_figure(np.zeros((10, 10, 3), np.uint8), 1, pairs, {3: "car", 7: "<b>van"})
     texts = [[text.strip("\u00a0") for text in trace.text] for trace in figure.data if trace.mode == "text"]
     assert texts == [["car", "&lt;b&gt;van"], ["&lt;b&gt;van 0.90", "car 0.40"]]
-    targets, detections = ([trace for trace in figure.data if trace.name == name][0] for name in ("targets", "detections"))
+    targets, detections = (next(trace for trace in figure.data if trace.name == name) for name in ("targets", "detections"))
     assert np.nanmin(targets.x) == 1.5 and np.nanmax(targets.x) == 6.0
     assert np.nanmin(detections.x) == 1.0 and np.nanmax(detections.x) == 8.0

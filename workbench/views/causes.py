@@ -107,15 +107,11 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
     figure.update_yaxes(range=[count - 0.5, -0.5], tickvals=list(range(len(rows))), ticktext=names)
     for place, (_, measure) in enumerate(rows):
         figure.add_annotation(x=1, y=place, xref="paper", xanchor="left", xshift=8, text=said(measure), showarrow=False, align="left")
-    quiet(figure, 56 + 52 + _ROW * count)
+    # the figure is high, so that the usual distance of the legend would put it out of sight
+    quiet(figure, 56 + 52 + _ROW * count, legend_y=1)
     figure.update_annotations(font_size=11)
     longest = max(map(len, names), default=0)
-    # the figure is high, so that the usual distance of the legend would put it out of sight
-    return laid_out(
-        figure,
-        legend={**figure.layout.legend.to_plotly_json(), "y": 1.0},
-        margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False},
-    )
+    return laid_out(figure, margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False})
 
 
 def said(measure: Measure) -> str:
