@@ -1,16 +1,19 @@
 """What the pages decide, run without a browser."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.app.example_runs import change_info
 from tests.conftest import ROOT
+from tests.flows import command
 from tests.patience import patience
 from tests.store.test_jobs import make_job
 from workbench.analysis.report.answer import answer, first_cause
@@ -342,3 +345,18 @@ def test_no_page_loads_torch():
     modules = "lib.held, lib.page, lib.choices, lib.arm_verdicts, lib.open_in_fiftyone, lib.all_queries"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_the_report_says_the_same_numbers_as_the_dashboard(page, runs_root: Path, tmp_path: Path):
+    out = tmp_path / "report.html"
+    code, _, error = command("report", "undistilled", "distilled", "--runs", str(runs_root), "--out", str(out))
+    assert code == 0, error
+    assert out.stat().st_size <= 1.5e6
+    said = {row["run"]: row for row in json.loads(out.with_suffix(".json").read_text())["runs"]}
+    shown = page("overview", run=["undistilled", "distilled"], columns="all").dataframe[0].value.set_index("run")
+    for run in ("undistilled", "distilled", "shapes_teacher"):
+        for name, scale in (("ap", 100), ("ap50", 100), ("churn", 100), ("agreement", 100), ("quality", 1), ("ms_per_image", 1)):
+            if said[run][name] is None:
+                assert pd.isna(shown.loc[run, name])
+            else:
+                assert shown.loc[run, name] == pytest.approx(scale * said[run][name]), (run, name)
