@@ -7,12 +7,12 @@ import pytest
 
 from tests.conftest import ROOT
 from workbench.analysis.diagnosis.diagnose import CAUSES
-from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, Measure
+from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, Measurement
 from workbench.views.causes import FIGURES, checks_table, evidence_table, measures_figure, measures_table, said
 
-LARGE = Measure("churn late in training", 0.4, 0.35, 0.45, 0.1, "above")
-STRADDLING = Measure("cosine of kd with the detection loss", -0.02, -0.05, 0.03, -0.01, "below")
-EXACT = Measure("AP of the teacher", 0.7, None, None, 0.4, "below")
+LARGE = Measurement("churn late in training", 0.4, 0.35, 0.45, 0.1, "above")
+STRADDLING = Measurement("cosine of kd with the detection loss", -0.02, -0.05, 0.03, -0.01, "below")
+EXACT = Measurement("AP of the teacher", 0.7, None, None, 0.4, "below")
 MEASURED = Diagnosis("run", None, (), (
     Check("unsettled matching", "found", "", (LARGE,)), Check("opposing term", "clear", "", (STRADDLING,)),
     Check("normalisation", "clear", "", (EXACT,)), Check("resolution", "not judged", "no teacher"),
@@ -40,7 +40,7 @@ def test_every_measured_number_has_a_row_with_its_threshold_and_whether_all_of_i
     assert table["cause"].tolist() == ["unsettled matching", "opposing term", "normalisation"]
     assert table["threshold"].tolist() == [0.1, -0.01, 0.4]
     assert table["is_beyond"].tolist() == [True, False, False]
-    assert Measure("x", -0.5, -0.6, -0.4, -0.01, "below").is_beyond and not Measure("x", 0.1, None, None, 0.1, "above").is_beyond
+    assert Measurement("x", -0.5, -0.6, -0.4, -0.01, "below").is_beyond and not Measurement("x", 0.1, None, None, 0.1, "above").is_beyond
 
 
 def test_a_bar_lies_right_of_the_line_where_the_cause_is_and_carries_its_numbers():

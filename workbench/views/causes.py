@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.diagnosis.diagnose import MEANINGS
-from workbench.analysis.diagnosis.findings import Diagnosis, Finding, Measure
+from workbench.analysis.diagnosis.findings import Diagnosis, Finding, Measurement
 from workbench.views.style import GREY, VERDICTS, Chart, laid_out, plain, quiet
 
 CAPTION = (
@@ -114,13 +114,13 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
     return laid_out(figure, margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False})
 
 
-def said(measure: Measure) -> str:
+def said(measure: Measurement) -> str:
     """Returns the number with its interval and its threshold in a few words."""
     ends = "" if measure.low is None or measure.high is None else f" [{measure.low:.3g}, {measure.high:.3g}]"
     return f"{measure.value:.3g}{ends}, cause {measure.beyond} {measure.threshold:g}"
 
 
-def _placed(measure: Measure) -> tuple[float, float, float]:
+def _placed(measure: Measurement) -> tuple[float, float, float]:
     """Returns where value, low and high lie in a row from -1 to 1, with the threshold at 0 and the cause at the right."""
     ends = [measure.value if end is None else end for end in (measure.value, measure.low, measure.high)]
     away = np.nan_to_num([end - measure.threshold for end in ends])

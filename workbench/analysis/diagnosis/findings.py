@@ -54,7 +54,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class Measurement:
     """One number that a check compared with a threshold, whatever the outcome.
 
     Attributes:
@@ -95,7 +95,7 @@ class Check:
     cause: str
     outcome: Outcome
     why: str = ""
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[Measurement, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Diagnosis:
 
 
 def _check(value: dict[str, Any]) -> Check:
-    measures = (Measure(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in value.get("measures", ()))
+    measures = (Measurement(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in value.get("measures", ()))
     return Check(**{**value, "measures": tuple(measures)})
 
 
