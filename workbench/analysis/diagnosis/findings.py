@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
 Outcome = Literal["found", "clear", "not judged"]
+Beyond = Literal["above", "below"]
 _ORDER: tuple[Severity, ...] = ("error", "warning")
 
 
@@ -71,7 +72,7 @@ class Measurement:
     low: float | None
     high: float | None
     threshold: float
-    beyond: Literal["above", "below"]
+    beyond: Beyond
 
     @property
     def is_beyond(self) -> bool:
