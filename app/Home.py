@@ -13,6 +13,8 @@ STYLE = f"""
 .stPlotlyChart .parcoords text {{text-shadow: none !important}}
 .stPlotlyChart .parcoords :is(.axis path, .axis line) {{stroke: currentColor !important; stroke-opacity: 0.5}}
 [data-testid='stMetricValue'] {{font-size: 1.4rem}}
+[data-testid='stMultiSelect'] [data-tag] {{background: rgba(128, 128, 128, 0.22) !important; color: inherit !important}}
+[data-testid='stCaptionContainer'] {{color: inherit; opacity: 0.8}}
 .stPlotlyChart .modebar-btn path {{fill: currentColor !important; opacity: 0.5}}
 """
 

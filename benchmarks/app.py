@@ -140,17 +140,16 @@ def make_crowd(folder: Path) -> None:
     """Makes a hundred small runs of four recipes, each with five arms of five seeds: two runs, and copies of them under other names."""
     make_runs(folder, CROWD_IMAGES)
     sources = {arm: folder / "runs" / arm for arm in ("undistilled", "distilled")}
-    info = {arm: json.loads((path / "run.json").read_text()) for arm, path in sources.items()}
     for number in range(CROWD):
         arm, seed = CROWD_ARMS[number % len(CROWD_ARMS)], number // len(CROWD_ARMS) % CROWD_SEEDS
         recipe = f"recipe-{number // (CROWD_SEEDS * len(CROWD_ARMS))}"
         source = "undistilled" if arm == "undistilled" else "distilled"
         target = folder / "runs" / f"{recipe}-{arm}-seed{seed}"
         shutil.copytree(sources[source], target, copy_function=os.link)
-        (target / "run.json").unlink()  # the other files are the same; this one is not
         group = {"recipe": recipe, "arm": arm, "seed": seed, "schedule": "equal steps"}
         created = f"2026-11-{1 + number // 10:02d}T10:{number % 10:02d}:00"
-        (target / "run.json").write_text(json.dumps({**info[source], "group": group, "seed": seed, "created": created}))
+        # the other files are the same ones; this one is replaced by another, with a hash of its own
+        Run(target).update_info(group=group, seed=seed, created=created)
     for path in sources.values():
         shutil.rmtree(path)
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from lib import choices, page
-from lib.headings import COLUMNS
+from lib.headings import COLUMNS, dashed
 from lib.held import RESULTS
 from workbench.analysis.of_run import RunAt
 from workbench.analysis.rows_of_run import Model, has_all_rows
@@ -64,6 +64,6 @@ def queries(here: RunAt, classes: Sequence[str]) -> None:
         choices.clear_button("area", box)
     with right:
         shown = rows.assign(label=[class_name(classes, label) for label in rows["label"]]).rename(columns={"label": "class"})
-        st.dataframe(shown, hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS)
+        st.dataframe(dashed(shown), hide_index=True, row_height=28, key="queries-table", column_config=COLUMNS, placeholder="–")
         page.note(f"{inside} queries {'in the box' if box else 'in all'}. The list shows the {len(rows)} with the highest scores.")
     choices.write_address(model=model, area=st.session_state["area"])

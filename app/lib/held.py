@@ -37,7 +37,7 @@ RESULTS = Results({
     "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
     "errors": _shared(4, ANALYSING, True), "confident_errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
-    "compared_confusion": _copied(16, ANALYSING, True),
+    "compared_confusion": _copied(16, ANALYSING, True), "cell_pairs": _copied(32, False),
     "boxes": _shared(8, READING), "compared_images": _shared(32, READING), "compared_targets": _shared(16, COMPARING),
     "found_cells": _copied(32, COMPARING), "lost_shares": _copied(32, COMPARING), "lost_outcomes": _copied(32, COMPARING),
     "compared_lost": _copied(32, COMPARING), "nearest_boxes": _copied(256, False),

@@ -5,9 +5,10 @@ import streamlit as st
 from lib import choices, page
 from lib.held import RESULTS
 from workbench.analysis.of_run import SPLITS, all_evaluations, splits_with_queries
-from workbench.views.causes import checks_table, evidence_table
+from workbench.views.causes import CAPTION, checks_table, evidence_table, measures_figure, measures_table
 
 WIDTHS = {"cause": st.column_config.TextColumn(width=140), "outcome": st.column_config.TextColumn(width=85),
+          "figure": st.column_config.LinkColumn(display_text="open", width=56, help="Opens the page with the figure behind this cause."),
           "what it means": st.column_config.TextColumn(width=610),
           "why not": st.column_config.TextColumn("why it was not judged", width=430)}  # fmt: skip
 EVIDENCE = {"evidence": st.column_config.TextColumn(width="large"),
@@ -34,11 +35,18 @@ def body() -> None:
         st.dataframe(evidence_table(finding), hide_index=True, row_height=28, placeholder="–", column_config=EVIDENCE)
         st.text(f"What to do: {finding.advice}")
     st.markdown("**Causes checked**")
-    st.dataframe(checks_table(found), hide_index=True, row_height=28, key="checks", column_config=WIDTHS)
+    state = {"run": entry.run.name, "split": split, "baseline": choices.name_of(baseline)}
+    st.dataframe(checks_table(found, **state), hide_index=True, row_height=28, key="checks", column_config=WIDTHS)
     page.note(
         f"{judged} of {len(found.checks)} causes could be judged from the queries of split {split}. A cause is reported only if the "
         "whole 95 % interval of its evidence lies beyond its threshold. Low and high are the ends of that interval."
     )
+    measures = measures_table(found)
+    if len(measures):
+        st.markdown("**What was measured**")
+        judged = measures["cause"].nunique()
+        meaning = f"{CAPTION} n = {len(measures)} numbers of {judged} causes, split {split}."
+        page.chart(measures_figure(found), "measures", meaning, measures)
 
 
 body()

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from lib import choices, held, page
-from lib.headings import COLUMNS
+from lib.headings import COLUMNS, dashed
 from lib.held import RESULTS
 from lib.lost_targets import lost_part
 from lib.open_in_fiftyone import open_selection
@@ -21,8 +21,8 @@ from workbench.views.error_types import Error
 from workbench.views.lost import LEAST
 from workbench.views.slices import KITTI_CAPTION, SLICES_CAPTION, kitti_figure, slices_figure
 
+CORNERS = ["x1", "y1", "x2", "y2"]
 DRAWN = 15  # errors drawn on an image
-LISTED = 1000
 entries = page.runs_with(splits_with_detections, "No evaluation yet", "Errors appear here after the first evaluation of a run.")
 bar = st.columns([3, 1, 1, 3, 1.2], vertical_alignment="bottom")
 entry = choices.select_run(bar[0], entries)
@@ -135,18 +135,31 @@ def confusion() -> None:
     if not cell:
         return
     truth, predicted = (int(category) for category in cell.split("_"))
-    pairs = RESULTS.class_pairs(here, least)
-    pairs = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
-    with left if other is not None else right:
-        names = [found.classes.get(category, "background") for category in (truth, predicted)]
+    pairs, images = RESULTS.cell_pairs(here, truth, predicted, least)
+
+    def boxes(image: int) -> Mapping[str, np.ndarray]:
+        own = pairs[pairs["image_id"] == image]
+        return {
+            "target": own[[f"target_{name}" for name in CORNERS]].dropna().to_numpy(float),
+            "student": own[CORNERS].dropna().to_numpy(float),
+        }
+
+    names = [found.classes.get(category, "background") for category in (truth, predicted)]
+    # without a baseline the right half is free; with one, the pairs stand below both figures
+    left, right = (right, right) if other is None else st.columns([1, 1], gap="medium")
+    with left:
         st.text(f"Class of the target: {names[0]}, class of the detection: {names[1]}")
-        place = RESULTS.dataset(here.data).positions
-        shown = pairs.head(LISTED)
-        shown = shown.assign(open=[page.explorer_link(here, place[image] + 1) for image in shown["image_id"]])
-        shown[["target", "query"]] = shown[["target", "query"]].astype("Int64").mask(shown[["target", "query"]] < 0)
-        columns = ["open", "image_id", "target", "query", "score", "iou"]
-        st.dataframe(shown[columns], hide_index=True, row_height=28, key="pairs", column_config=COLUMNS, placeholder="–")
-        page.note(f"n = {len(pairs)} pairs behind the cell, at most {LISTED} listed. A dash means background.")
+        meaning = f"n = {len(pairs)} pairs behind the cell: targets yellow, detections orange."
+        asked = gallery("pair-images", here.data, images, boxes, "pair", meaning)
+    own = pairs[pairs["image_id"] == asked]
+    number = RESULTS.dataset(here.data).positions[asked]
+    with right:
+        figure = views.pairs_figure(held.pixels(here.data, number), asked, own, found.classes)
+        meaning = f"Image {asked}: n = {len(own)} pairs. Targets are dotted, detections have their class and score. A dash in the table "
+        page.chart(figure, "pair-image", meaning + "means that there is no target or no query: background.", own, scrollZoom=True)
+        columns = ["target", "query", "score", "iou"]
+        st.dataframe(dashed(own[columns]), hide_index=True, row_height=28, key="pairs", column_config=COLUMNS, placeholder="–")
+        st.markdown(f"[Open this image in the matching explorer]({page.explorer_link(here, number + 1)})")
     choices.write_address(cell=cell)
 
 
@@ -173,7 +186,7 @@ def behind() -> None:
     left, right = st.columns([1, 1.2], gap="medium")
 
     def boxes(image: int) -> Mapping[str, np.ndarray]:
-        corners = RESULTS.wrong(here, kind, image, least)[["x1", "y1", "x2", "y2"]].to_numpy(float)
+        corners = RESULTS.wrong(here, kind, image, least)[CORNERS].to_numpy(float)
         return {"target" if kind in ("missed", "false_negative") else "student": corners}
 
     with left:

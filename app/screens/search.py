@@ -134,9 +134,16 @@ def trials(study: str) -> None:
     chosen: int | None = None
     if len(firsts):
         default = int(firsts.index[-1]) if leaders.empty else int(leaders["number"].iloc[-1])
-        names = views.trial_names(firsts)
-        chosen = choices.select(below, "Trial", "trial", sorted(names), default, format_func=names.__getitem__, width=760,
-                                help="Or click a mark. Type to look for an operation.")  # fmt: skip
+        asked = int(choices.choose("trial", sorted(firsts.index.tolist()), default))
+        names = views.trial_names(views.offered(firsts, asked))
+        left, right = below.columns([5, 1.2], vertical_alignment="bottom")
+        help_text = "Or click a mark. Type to look for an operation."
+        if len(names) < len(firsts):
+            help_text += f" The {views.OFFERED} best trials are listed; any other is chosen by its number."
+            st.session_state["trial_number"] = asked
+            right.number_input("Trial by number", int(firsts.index.min()), int(firsts.index.max()), key="trial_number", step=1,
+                               on_change=choose_number, args=(firsts.index,))  # fmt: skip
+        chosen = left.selectbox("Trial", sorted(names), key="trial", format_func=names.__getitem__, width=760, help=help_text)
     with above:
         rungs = held.table(at, study, "rungs")
         counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
@@ -155,6 +162,11 @@ def choose_trial() -> None:
     found = choices.clicked("search-trials")
     if found:
         st.session_state["trial"] = found[0]
+
+
+def choose_number(known: pd.Index) -> None:
+    """Stores the trial whose number was written; of a number that no trial has, the next one below."""
+    st.session_state["trial"] = int(known[known <= st.session_state["trial_number"]].max())
 
 
 def detail(study: str, number: int) -> None:

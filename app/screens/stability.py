@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from lib import choices, held, page
+from lib import choices, held, page, run_chooser
 from lib.headings import COLUMNS
 from lib.held import RESULTS
 from lib.layers_panel import layers_panel
@@ -29,10 +29,12 @@ def runs_compared() -> None:
     latest = latest_comparison(list(entries.values()))
     arms = {(entry.recipe, entry.arm, entry.schedule) for entry in latest}
     same = [name for name, entry in entries.items() if (entry.recipe, entry.arm, entry.schedule) in arms]
-    bar = st.columns([6, 1.2], vertical_alignment="bottom")
+    bar = st.columns([6, 1.3, 1.2], vertical_alignment="bottom")
     choices.choose_several("compared", names, same[:MOST_RUNS])
     chosen = bar[0].multiselect("Runs", names, key="compared", format_func=lambda name: entries[name].title, placeholder="Choose runs")
-    by = choices.select(bar[1], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of each arm.")
+    run_chooser.popover(bar[1], list(entries.values()), "compared", run_chooser.saved())
+    by = choices.select(bar[2], "Lines", "lines", ["arms", "runs"], "arms", help="Arms: mean and range over the seeds of each arm.")
+    chosen = [name for name in names if name in st.session_state["compared"]]
     choices.write_address(compared=chosen, lines=by)
     if not chosen:
         st.caption("Choose at least one run.")

@@ -1,16 +1,19 @@
 """What the pages decide, run without a browser."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import fsspec
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.app.example_runs import change_info
 from tests.conftest import ROOT
+from tests.flows import command
 from tests.patience import patience
 from tests.store.test_jobs import make_job
 from workbench.analysis.report.answer import answer, first_cause
@@ -19,6 +22,7 @@ from workbench.analysis.results.of_runs import Results
 from workbench.remote import as_path
 from workbench.store.changes import archive, keep_set, pin_baseline, tag
 from workbench.store.jobs import working
+from workbench.store.queries import read_queries
 from workbench.store.run import Run
 from workbench.store.sets import Sets, read_sets
 from workbench.views.answers import answers_text
@@ -208,9 +212,26 @@ def test_a_link_to_a_slot_an_error_or_a_query_opens_it(page):
     errors = page("errors", run="distilled", error="missed", step="20")
     assert (errors.query_params["error"], errors.query_params["step"]) == ("missed", "20")
     masks = page("masks", run="distilled", query="2", image="3", mask_layer="0")
-    assert (masks.query_params["query"], masks.query_params["image"], masks.query_params["mask_layer"]) == ("2", "3", "0")
+    assert [masks.query_params[key] for key in ("query", "image", "mask_layer", "drawn")] == ["2", "3", "0", "student's, by number"]
     nonsense = page("value", run="distilled", query="<b>", property="?", box="a,b")
     assert not nonsense.exception
+
+
+def test_a_query_in_the_address_is_the_same_query_of_the_student_on_every_page_and_a_rank_is_none(page, runs_root: Path):
+    value = page("value", run="distilled", query="3")
+    following = AppTest.from_file(str(SCREENS / "masks.py"), default_timeout=patience(60))
+    following.session_state["chosen"] = value.session_state["chosen"]
+    following.query_params["query"] = value.query_params["query"]
+    masks = following.run()
+    assert not masks.exception
+    rows = read_queries(Run(runs_root / "distilled"), "val", [30], where="image_id = 1 and model = 'student' and layer = 1 and query = 3")
+    named = next(box for box in masks.selectbox if box.key == "query")
+    assert named.value == 3
+    assert named.label == "Student's query in the layer that learns from 3"
+    said = f"score {rows['score'].item():.2f}, quality {rows['quality'].item():.2f}"
+    assert any(option.startswith("query 3 (rank ") and option.endswith(said) for option in named.options)
+    ranked = page("masks", run="distilled", rank="1")
+    assert ranked.query_params["drawn"] == "teacher's, by rank" and "query" not in ranked.query_params
 
 
 def test_a_run_chosen_on_one_page_is_chosen_on_the_next(page):
@@ -324,3 +345,18 @@ def test_no_page_loads_torch():
     modules = "lib.held, lib.page, lib.choices, lib.arm_verdicts, lib.open_in_fiftyone, lib.all_queries"
     code = f"import sys; sys.path.insert(0, 'app'); import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_the_report_says_the_same_numbers_as_the_dashboard(page, runs_root: Path, tmp_path: Path):
+    out = tmp_path / "report.html"
+    code, _, error = command("report", "undistilled", "distilled", "--runs", str(runs_root), "--out", str(out))
+    assert code == 0, error
+    assert out.stat().st_size <= 1.5e6
+    said = {row["run"]: row for row in json.loads(out.with_suffix(".json").read_text())["runs"]}
+    shown = page("overview", run=["undistilled", "distilled"], columns="all").dataframe[0].value.set_index("run")
+    for run in ("undistilled", "distilled", "shapes_teacher"):
+        for name, scale in (("ap", 100), ("ap50", 100), ("churn", 100), ("agreement", 100), ("quality", 1), ("ms_per_image", 1)):
+            if said[run][name] is None:
+                assert pd.isna(shown.loc[run, name])
+            else:
+                assert shown.loc[run, name] == pytest.approx(scale * said[run][name]), (run, name)

@@ -23,9 +23,10 @@ from tests.shared_runs import shared_copy
 from workbench.search.candidate import Outcome
 from workbench.search.equation import equation
 from workbench.search.found import candidate_of
-from workbench.search.shown import space_table
+from workbench.search.shown import space_table, trial_table
 from workbench.search.study import SearchStudy
 from workbench.search.workers import work
+from workbench.views import search as views
 from workbench.views.search_space import SpaceAxes
 from workbench.views.style import plain
 
@@ -145,6 +146,24 @@ def test_a_chosen_trial_shows_its_equation_its_code_and_its_recipe(page, root: P
     assert table["choice"].tolist() == [genotype.t3, genotype.distance]
     for row in table.itertuples():
         assert (ROOT / row.file).read_text(encoding="utf-8").splitlines()[row.line - 1].startswith(f"def {row.function}(")
+
+
+def test_of_many_trials_the_best_are_listed_with_the_chosen_one_and_any_other_is_chosen_by_its_number(
+    page, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    everyone = page(root, study="logits", part="trials").selectbox(key="trial").options
+    assert len(everyone) > 6
+    monkeypatch.setattr(views, "OFFERED", 3)
+    table = trial_table(SearchStudy.read(root / "tried").records("logits"))
+    firsts = table[~table["repeat"]]
+    best = set(firsts.nlargest(3, "ap")["number"].tolist())
+    unlisted, other = [number for number in firsts["number"].tolist() if number not in best][:2]
+    test = page(root, study="logits", part="trials", trial=str(unlisted))
+    listed = {int(option.split(" ")[0]) for option in test.selectbox(key="trial").options}
+    assert listed == best | {unlisted}
+    test.number_input(key="trial_number").set_value(other).run()
+    assert test.selectbox(key="trial").value == other
+    assert test.query_params["trial"] in (str(other), [str(other)])
 
 
 def test_another_trial_is_in_the_address_and_pointed_at(page, root: Path):

@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from tests.app.conftest import settle
+from tests.contrast import FAINT, LEAST_TEXT
 
 pytestmark = pytest.mark.browser
 # path, headings, charts, tables
 PAGES = [
     ("?run=undistilled&run=distilled", ["Final AP", "Churn between decoder layers", "Difference from the undistilled arm"], 4, 2),
-    ("diagnosis?run=distilled", ["Causes checked"], 0, 1),
+    ("diagnosis?run=distilled", ["Causes checked", "What was measured"], 1, 1),
     ("runs", ["Saved sets"], 0, 1),
     ("training?run=distilled", ["Every term of the run on the left"], 2, 0),
     (
@@ -31,7 +32,7 @@ PAGES = [
     ("image?run=distilled&score=0", [], 2, 2),
     ("errors?part=lost&run=distilled&least=0&found=neither", [], 6, 0),
     ("errors?part=types&run=distilled", [], 2, 0),
-    ("errors?part=classes&run=distilled&least=0", [], 2, 1),
+    ("errors?part=classes&run=distilled&least=0", [], 4, 1),
     ("errors?part=images&run=distilled&least=0", [], 2, 1),
     ("errors?part=slices&run=distilled", [], 2, 0),
     ("storage", ["Running now", "Runs on disk", "Teacher caches"], 1, 1),
@@ -117,6 +118,7 @@ def test_the_picture_of_a_page_holds_what_it_should_in_both_themes(
         page.wait_for_function("dark => (getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
                                ".match(/\\d+/g)[0] < 128) === dark", arg=theme == "dark")  # fmt: skip
         assert page.evaluate(LOST) == []  # text of charts takes the ink of the page
+        assert page.evaluate(FAINT, LEAST_TEXT) == []
         page.screenshot(path=tmp_path / f"{theme}.png")
         shades[theme] = np.asarray(Image.open(tmp_path / f"{theme}.png").convert("L"))
     assert np.median(shades["light"]) > 200

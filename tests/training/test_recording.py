@@ -16,7 +16,7 @@ from workbench.methods.context import MethodContext, Pairing
 from workbench.methods.method import BaseMethodConfig, Method
 from workbench.methods.registry import register
 from workbench.store.queries import TEACHER_STEP, read_queries
-from workbench.store.states import read_masks
+from workbench.store.states import masked_images, read_masks
 from workbench.training.launch import Launch, start
 
 
@@ -77,6 +77,25 @@ def test_the_selection_and_the_masks_of_a_method_from_a_notebook_are_recorded(ev
     assert set(masks) == {(layer, 0) for layer in range(4)}
     for mask in masks.values():
         np.testing.assert_allclose(mask, np.arange(12)[:, None].repeat(12, 1), atol=11 / 255)
+
+
+@pytest.mark.parametrize("methods", [DISTILLED["methods"], []])
+def test_the_students_masks_are_kept_at_the_last_evaluation_for_every_layer_beside_those_of_its_teacher(methods: list[Any]):
+    """An undistilled student keeps them too, where there is a teacher to compare it with."""
+    evaluated_twice = {"methods": methods, "train": {"steps": 4, "evaluate_every": 2}}
+    run = start(tiny_recipe(DISTILLED, evaluated_twice), Launch(name="masks", device="cpu"), Silent())
+    images = masked_images(run, "val", 4)
+    assert images == masked_images(run, "val", TEACHER_STEP) and len(images) == 8
+    assert masked_images(run, "val", 2) == []
+    own = read_masks(run, "val", 4, images[0])
+    layers = read_queries(run, "val", [4], ["layer"], where="model = 'student'")["layer"].unique()
+    assert {layer for layer, _ in own} == set(layers.tolist())
+    assert all(mask.shape == (12, 12) and mask.min() >= 0 for mask in own.values())
+
+
+def test_the_masks_of_a_method_that_says_nothing_of_the_student_have_no_students_beside_them(even: None):
+    run = start(tiny_recipe(DISTILLED, {"methods": [{"method": "even"}]}), Launch(name="even", device="cpu"), Silent())
+    assert masked_images(run, "val", 2) == [] and masked_images(run, "val", TEACHER_STEP)
 
 
 def test_a_term_that_asks_for_the_step_outside_training_is_a_mistake_of_the_code():

@@ -10,6 +10,7 @@ from workbench.views.error_types import (
     costliest,
     costs_figure,
     difference_figure,
+    pairs_figure,
     wrong_figure,
 )
 
@@ -78,3 +79,17 @@ def test_the_costliest_error_is_the_one_that_is_not_a_sum_of_others():
                           "count": [900, 2, 3, 905], "cost": [0.01, 0.05, np.nan, 0.2]})  # fmt: skip
     assert costliest(table) == "missed"
     assert costliest(table.assign(cost=np.nan)) == "both"
+
+
+def test_a_pair_is_drawn_with_its_target_below_and_its_detection_above_and_background_has_no_box():
+    pairs = pd.DataFrame({
+        "truth": [3, 7, -1], "predicted": [7, -1, 3], "score": [0.9, np.nan, 0.4], "x1": [1.0, np.nan, 5.0], "y1": [1.0, np.nan, 5.0],
+        "x2": [4.0, np.nan, 8.0], "y2": [4.0, np.nan, 8.0], "target_x1": [1.5, 2.0, np.nan], "target_y1": [1.0, 2.0, np.nan],
+        "target_x2": [4.5, 6.0, np.nan], "target_y2": [4.0, 6.0, np.nan],
+    })  # fmt: skip
+    figure = pairs_figure(np.zeros((10, 10, 3), np.uint8), 1, pairs, {3: "car", 7: "<b>van"})
+    texts = [[text.strip("\u00a0") for text in trace.text] for trace in figure.data if trace.mode == "text"]
+    assert texts == [["car", "&lt;b&gt;van"], ["&lt;b&gt;van 0.90", "car 0.40"]]
+    targets, detections = (next(trace for trace in figure.data if trace.name == name) for name in ("targets", "detections"))
+    assert np.nanmin(targets.x) == 1.5 and np.nanmax(targets.x) == 6.0
+    assert np.nanmin(detections.x) == 1.0 and np.nanmax(detections.x) == 8.0

@@ -27,10 +27,13 @@ from tests import many_to_one_examples
 from tests.flows import command
 from tests.patience import patience, patient, wait_until
 from workbench.analysis.defined import NOT_DEFINED
+from workbench.analysis.detection.lost import LEAST_SCORE
 from workbench.analysis.detection.tide import find_errors
+from workbench.analysis.of_run import last_with_queries
 from workbench.analysis.queries.gain import target_gain
 from workbench.analysis.queries.query_detections import query_detections
 from workbench.analysis.report.inspection import inspect
+from workbench.analysis.results.of_runs import Results
 from workbench.datasets.base import Dataset
 from workbench.errors import WorkbenchError
 from workbench.files import cache_folder
@@ -101,6 +104,8 @@ def tables(runs: tuple[Run, Run], data: Dataset) -> duckdb.DuckDBPyConnection:
         kinds = found.detections[["image_id", "query", "error"]]
         database.register(f"{role}_frame", rows.merge(kinds, on=["image_id", "query"]))
         database.register(f"{role}_targets", found.targets[["image_id", "target", "error"]])
+        confident = find_errors(truth, query_detections(rows[rows["score"] >= 0.3], data))
+        database.register(f"{role}_confident", confident.targets[["image_id", "target", "error"]])
         database.sql(f"CREATE TABLE {role} AS SELECT * FROM {role}_frame")
     evaluations = ", ".join(f"'{runs[0].queries_path('val', step) / 'part-*.parquet'}'" for step in examples.STEPS)
     name = "regexp_extract(filename, 'step=(\\d+)', 1)::int"
@@ -112,7 +117,7 @@ def tables(runs: tuple[Run, Run], data: Dataset) -> duckdb.DuckDBPyConnection:
 
 COUNTS = {
     "student lost what the teacher found":
-        """SELECT count(*) FROM teacher_targets t JOIN student_targets s USING (image_id, target)
+        """SELECT count(*) FROM teacher_confident t JOIN student_confident s USING (image_id, target)
            WHERE t.error = 'found' AND s.error <> 'found'""",
     "teacher was wrong and the student followed":
         f"""SELECT count(*) FROM student s JOIN teacher t ON s.image_id = t.image_id AND s.mate = t.query
@@ -156,6 +161,15 @@ def test_a_saved_view_holds_as_many_boxes_as_the_query_table_answers(comparison,
     view = comparison.load_saved_view(name)
     count = len(view) if question.patches else view.count(f"{question.field}.detections")
     assert count == found[0]
+
+
+def test_the_view_of_lost_targets_holds_those_that_the_page_errors_counts_at_its_least_score(comparison, runs):
+    at = last_with_queries(runs[0], "val")
+    lost = Results().cell_targets(at, at, LEAST_SCORE, "lost")
+    shown = comparison.load_saved_view("student lost what the teacher found")
+    found = {(sample.image_id, target.target) for sample in shown for target in sample.targets.detections}
+    assert found == set(lost[["image_id", "target"]].itertuples(index=False, name=None))
+    assert len(found) == Results().found_cells(at, at, LEAST_SCORE).query("by == 'all' and cell == 'lost'")["n"].item() > 0
 
 
 def test_every_question_is_saved_and_has_an_answer_here(comparison, tables):

@@ -1,5 +1,6 @@
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,29 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.subplots import make_subplots
 
+from tests.contrast import DARK, LEAST_MARK, LEAST_TEXT, LIGHT, contrast
 from tests.patience import patient
-from workbench.views.style import COLOURS, Chart, interval, plain, quiet, reach, run_style, with_lines, with_names
+from workbench.views.image import COST_PARTS
+from workbench.views.search import OUTCOMES
+from workbench.views.style import (
+    COLOURS,
+    GREY,
+    VERDICTS,
+    Chart,
+    interval,
+    noted,
+    plain,
+    quiet,
+    reach,
+    run_style,
+    say,
+    saying,
+    with_lines,
+    with_names,
+)
+from workbench.views.unsettled import HUES
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "**bold**", "$x^2$", "<b>b</b>", "&lt;", "%{x}", "a&#36;b"]
 
@@ -112,3 +133,44 @@ def test_only_a_legend_that_may_need_several_rows_is_measured_by_the_browser():
     assert not figure("better", "worse", "not distinguishable").layout.margin.autoexpand
     assert figure(*(f"shapes-distilled-seed{seed}" for seed in range(3))).layout.margin.autoexpand
     assert not quiet(Chart([go.Scatter(y=[1], name="x" * 99, showlegend=False)]), 300).layout.margin.autoexpand
+
+
+def test_every_colour_of_a_mark_stands_out_from_the_ground_of_both_themes():
+    hues = {*COLOURS, GREY, *(style.colour for style in VERDICTS.values()), *HUES.values(), *(part[3] for part in COST_PARTS),
+            *(colour for _, colour, _ in OUTCOMES.values())}  # fmt: skip
+    faint = {(hue, ground): contrast(hue, ground) for hue in hues for ground in (LIGHT, DARK) if contrast(hue, ground) < LEAST_MARK}
+    assert faint == {}
+    assert contrast("#000000", "#FFFFFF") == pytest.approx(21) and contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
+
+
+def test_no_text_of_a_figure_is_grey_because_grey_is_too_faint_for_text():
+    assert contrast(GREY, LIGHT) < LEAST_TEXT
+    figures = [saying("nothing"), noted(saying("x"), "y"), say(make_subplots(1, 2), "z", 1, 2)]
+    assert [note.font.color for figure in figures for note in figure.layout.annotations] == [None] * 4
+
+
+def test_colour_blind_readers_tell_the_colours_of_runs_apart_as_well_as_those_of_okabe_and_ito():
+    okabe_ito = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+    assert least_distance(COLOURS) >= least_distance(okabe_ito)
+
+
+# Machado, Oliveira and Fernandes, 2009, table 1: severity 1
+SEEN = {
+    "all cones": np.eye(3),
+    "no long": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "no middle": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+}
+
+
+def least_distance(colours: Sequence[str]) -> float:
+    """The smallest distance of two colours in CIELAB, whoever sees them."""
+    values = np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in colours])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) / [[0.9505], [1], [1.089]]
+    found = []
+    for eyes in SEEN.values():
+        xyz = np.clip(linear @ eyes.T @ to_xyz.T, 0, None)
+        x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+        found += [np.linalg.norm(lab[a] - lab[b]) for a in range(len(lab)) for b in range(a)]
+    return float(min(found))

@@ -21,9 +21,9 @@ NOT_DEFINED = "not defined: many-to-one"
 LAYER_NUMBERS: tuple[Number, ...] = ("layer churn", "teacher layer churn")
 # what each number is called, and whose assignments have to be one-to-one
 _NUMBERS: dict[Number, tuple[str, tuple[Model, ...]]] = {
-    "churn": ("churn and IS between evaluations", ("student",)),
-    "layer churn": ("churn and IS between layers", ("student",)),
-    "teacher layer churn": ("churn and IS between the teacher's layers", ("teacher",)),
+    "churn": ("churn and instability between evaluations", ("student",)),
+    "layer churn": ("churn and instability between layers", ("student",)),
+    "teacher layer churn": ("churn and instability between the teacher's layers", ("teacher",)),
     "agreement": ("pairs of queries and agreement with the teacher", ("student", "teacher")),
     "slots": ("query slots", ("student",)),
     "gain": ("gain and score x IoU of a target's query", ("student",)),

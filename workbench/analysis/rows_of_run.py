@@ -99,6 +99,26 @@ def paired_layer(student: pd.DataFrame, teacher: pd.DataFrame, layer: int | None
     return student, teacher[teacher["layer"] == (int(paired.iloc[0]) if len(paired) else -1)]
 
 
+def taught_layers(run: Run, student: pd.DataFrame) -> dict[int, int]:
+    """Returns, by layer of the teacher, the student's layer that learns from it; the last one if there are several.
+
+    The rows name the last teacher layer of each group. Where a recipe declares no groups, each begins after the one before.
+
+    Args:
+        run: run of the rows.
+        student: rows of the student, of all its layers.
+    """
+    declared = run.info()["recipe"].get("layer_map")
+    pairs = student.dropna(subset=["mate_layer"])[["layer", "mate_layer"]].drop_duplicates().astype(int).sort_values("layer")
+    found: dict[int, int] = {}
+    first = 0
+    for layer, last in pairs.to_numpy(int).tolist():
+        taught: Iterable[int] = declared[layer] if declared else range(min(first, last), last + 1)
+        found.update(dict.fromkeys(taught, int(layer)))
+        first = last + 1
+    return found
+
+
 def student_over_steps(
     run: Run, split: str, columns: Sequence[str] = (), layer: int | None = None, until: int | None = None
 ) -> tuple[pd.DataFrame, Identity]:

@@ -228,6 +228,19 @@ class Method(nn.Module, ABC, Generic[Output]):
         """
         raise NotImplementedError
 
+    def student_masks(self, student: Output, layers: list[int], context: MethodContext) -> list[tuple[Level, Tensor]]:
+        """Computes the student's masks, made of its own queries as ``masks`` are of the teacher's, for display beside them.
+
+        Args:
+            student: output of the student.
+            layers: student layers, one mask each.
+            context: context that holds the targets of the batch, in which the student's classes are the only ones.
+
+        Returns:
+            Levels of the student's output, each with its masks ``[len(layers), B, H, W]``; empty if the method's masks have no such sense.
+        """
+        return []
+
     def train_mates(self, student: Output, teacher: Output, context: MethodContext) -> Tensor | None:
         """Returns the teacher query that each of the student's own queries is trained on, for the query table of a run.
 

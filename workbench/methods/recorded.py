@@ -1,5 +1,6 @@
 """Gathers what is recorded of a run's methods: queries they select, masks they compute, queries they send to the student."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -30,6 +31,16 @@ def recorded_masks(
     if method is not None:
         return method.masks(teacher, layers, context, selected)
     return visible_masks(QueryMask(), teacher, layers, context, selected) if isinstance(teacher, QueryOutput) else []
+
+
+def recorded_student_masks(method: Method | None, student: DetectorOutput, context: MethodContext) -> list[tuple[Level, Tensor]]:
+    """Computes the masks of all layers of the student for a batch: those of ``method``, or the paper's for comparison if it is None."""
+    layers = list(range(student.logits.shape[0]))
+    # the masks are made as the teacher's are, by functions that rename a teacher's classes; the student's need no renaming
+    own = MethodContext(student=context.student, pairing=dataclasses.replace(context.pairing, class_map=None), targets=context.targets)
+    if method is not None:
+        return method.student_masks(student, layers, own)
+    return visible_masks(QueryMask(), student, layers, own) if isinstance(student, QueryOutput) else []
 
 
 def sending_method(methods: Sequence[Method]) -> Method | None:

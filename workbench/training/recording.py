@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,12 @@ from workbench.datasets.transforms import fixed_size
 from workbench.detectors.criterion import pair_losses
 from workbench.detectors.dense_detector import DenseDetector
 from workbench.detectors.detector import Detector
-from workbench.detectors.output import DetectorOutput, Queries, QueryOutput, probability, query_output
+from workbench.detectors.output import DetectorOutput, Level, Queries, QueryOutput, probability, query_output
 from workbench.files import hash_json
 from workbench.matching import QUERY_COST, assign, query_cost
 from workbench.methods.context import MethodContext
 from workbench.methods.method import Method
-from workbench.methods.recorded import drawing_method, recorded_masks, selection_of, sending_method
+from workbench.methods.recorded import drawing_method, recorded_masks, recorded_student_masks, selection_of, sending_method
 from workbench.recipe.setup import Setup
 from workbench.store.queries import TEACHER_STEP, query_facts, query_writer
 from workbench.store.run import Run
@@ -150,11 +150,12 @@ class QueryRecorder:
                 # written in one piece, so that the rows of an image are contiguous
                 extras = RowExtras(mates=mates, train_mate=train_mate)
                 kept = _Kept(pa.concat_tables([_rows(student, batch, output, own_rows, extras), *group]), [])
-                if keeps:
-                    decoder_states = query_output(output).states
+                if keeps and scope.states & set(batch.image_ids):
+                    decoder_states, masks = query_output(output).states, self._student_masks(batch, output)
                     for row, image_id in enumerate(batch.image_ids):
                         if image_id in scope.states:
-                            kept.states.append((image_id, None, decoder_states[:, row].float().cpu().numpy()))
+                            own = None if masks is None else masks(row)
+                            kept.states.append((image_id, own, decoder_states[:, row].float().cpu().numpy()))
                 write(kept)
                 yield batch, output
 
@@ -212,18 +213,20 @@ class QueryRecorder:
         if not keeps or not scope.states & set(batch.image_ids):
             return kept
         drawn = recorded_masks(drawing_method(self.setup.methods), output, layers, context, selected)
-        maps = [(level, psi.cpu().numpy()) for level, psi in drawn]
+        masks = _masks_by_image(drawn, layers)
         for row, image_id in enumerate(batch.image_ids):
             if image_id in scope.states:
-                # only the cells of the image itself are kept, not those of the padding
-                masks = {
-                    (layer, index): psi[place, row, ~level.padding[row].all(1).cpu().numpy()][:, ~level.padding[row].all(0).cpu().numpy()]
-                    for index, (level, psi) in enumerate(maps)
-                    for place, layer in enumerate(layers)
-                }
                 decoded = output.states[:, row].float().cpu().numpy() if isinstance(output, QueryOutput) else None
-                kept.states.append((image_id, masks, decoded))
+                kept.states.append((image_id, masks(row), decoded))
         return kept
+
+    def _student_masks(self, batch: Batch, output: DetectorOutput) -> "Callable[[int], dict[tuple[int, int], np.ndarray]] | None":
+        """Returns what gives the masks of one image of a batch by layer and level; None if there are none of a teacher beside them."""
+        method = drawing_method(self.setup.methods)
+        if self.setup.teacher is None or (method is None and "states" not in self.setup.teacher.detector.provides):
+            return None
+        drawn = recorded_student_masks(method, output, self._context(batch, output.logits.device))
+        return _masks_by_image(drawn, list(range(output.logits.shape[0]))) if drawn else None
 
     def _answer(self, split: str, index: int, batch: Batch) -> QueryOutput:
         kept = self._answers.get(split, [])
@@ -286,6 +289,22 @@ def _input_size(setup: Setup, dataset: Dataset, scope: Scope) -> tuple[int, int]
     """Returns (width, height) of every image as the detectors see it; None if they differ."""
     sizes = ((dataset.records[index].width, dataset.records[index].height) for index in scope.indices)
     return fixed_size(setup.evaluation_transform.config, sizes, training=False)
+
+
+def _masks_by_image(
+    drawn: Sequence[tuple[Level, torch.Tensor]], layers: Sequence[int]
+) -> Callable[[int], dict[tuple[int, int], np.ndarray]]:
+    """Returns a function of an image's row in the batch, which gives its masks by layer and level, without the cells of the padding."""
+    maps = [(level.padding.cpu().numpy(), psi.float().cpu().numpy()) for level, psi in drawn]
+
+    def of(row: int) -> dict[tuple[int, int], np.ndarray]:
+        return {
+            (layer, index): psi[place, row, ~padding[row].all(1)][:, ~padding[row].all(0)]
+            for index, (padding, psi) in enumerate(maps)
+            for place, layer in enumerate(layers)
+        }
+
+    return of
 
 
 def _moved(queries: Queries, device: torch.device) -> Queries:

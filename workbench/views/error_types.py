@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from workbench.analysis.detection.confusion import BACKGROUND
 from workbench.analysis.detection.tide import MAIN, SPECIAL, Error
 from workbench.datasets.base import Record
-from workbench.views.box_drawing import STUDENT, TARGET, add_boxes, class_name, picture, target_rows
+from workbench.views.box_drawing import CORNERS, STUDENT, TARGET, add_boxes, class_name, picture, target_rows
 from workbench.views.differences import differences
 from workbench.views.style import COLOURS, GREY, SCALE, Chart, interval, plain, quiet, reach, with_names
 
@@ -223,6 +223,25 @@ def wrong_figure(image: np.ndarray, record: Record, classes: Sequence[str], wron
     score = [f" {row['score']:.2f}" if "score" in row else "" for row in rows]
     labels = [plain(names.get(row["category_id"], "")) + text for row, text in zip(rows, score, strict=True)]
     add_boxes(figure, "errors", STUDENT, wrong, labels, ("x1", "y1"), ["top right"] * len(rows))
+    return figure
+
+
+def pairs_figure(image: np.ndarray, key: object, pairs: pd.DataFrame, names: Mapping[int, str]) -> go.Figure:
+    """Draws one image with the pairs of target and detection behind a cell of the confusion.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        key: resets the zoom when it changes.
+        pairs: rows of ``confusion.confusion_pairs`` of this image; either side may be missing.
+        names: name by category id.
+    """
+    figure = picture(image, 480, key)
+    targets = pairs[[f"target_{name}" for name in CORNERS]].set_axis(CORNERS, axis=1).assign(category=pairs["truth"]).dropna()
+    found = pairs[[*CORNERS, "predicted", "score"]].dropna()
+    labels = [plain(names.get(category, "")) for category in targets["category"]]
+    add_boxes(figure, "targets", TARGET, targets, labels, ("x1", "y2"), ["bottom right"] * len(targets), dash="dot")
+    labels = [f"{plain(names.get(row['predicted'], ''))} {row['score']:.2f}" for row in found.to_dict("records")]
+    add_boxes(figure, "detections", STUDENT, found, labels, ("x1", "y1"), ["top right"] * len(found))
     return figure
 
 

@@ -16,7 +16,7 @@ from workbench.analysis.detection.lost import LEAST_SCORE
 from workbench.analysis.of_run import all_evaluations, last_with_detections, last_with_queries, one_evaluation, open_data
 from workbench.analysis.results.detections import data_held
 from workbench.analysis.results.of_runs import Results
-from workbench.analysis.rows_of_run import paired_layer
+from workbench.analysis.rows_of_run import paired_layer, taught_layers
 from workbench.errors import RunError
 from workbench.store.queries import TEACHER_STEP
 from workbench.store.run import Run
@@ -179,7 +179,7 @@ def image(
 
 
 def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val") -> go.Figure:
-    """Draws the teacher's selection mask over an image, the student's, and their difference.
+    """Draws the selection masks of every layer of the teacher over an image, the student's, and their difference.
 
     Args:
         run: a run whose method uses a selection mask.
@@ -193,12 +193,10 @@ def masks(run: Run, number: int = 1, step: int | None = None, split: str = "val"
     data = open_data(run.info(), split)
     record = data.records[number - 1]
     teacher = read_masks(run, split, TEACHER_STEP, record.image_id)
-    place = max(teacher)
-    shown = {"teacher": teacher[place]}
-    if student := RESULTS.image_masks(last_with_queries(run, split, step), record.image_id):
-        own = max(student)
-        shown |= {"student": student[own], "difference": mask_views.difference(teacher[place], student[own])}
-    return mask_views.masks_figure(data.image(number - 1), record, shown, 0.7)
+    at = last_with_queries(run, split, step)
+    own, _ = RESULTS.image_queries(at, record.image_id)
+    layers = mask_views.paired_masks(teacher, RESULTS.image_masks(at, record.image_id), taught_layers(run, own))
+    return mask_views.masks_figure(data.image(number - 1), record, layers, 0.7)
 
 
 @or_says_why

@@ -27,7 +27,6 @@ from workbench.views.summary import COLUMNS
 
 POINTS = "percentage points"
 UNITS = {INSTABILITY.name: "queries per image", QUALITY.name: "from 0 to 1", WORTH.name: "from 0 to 1"}  # of numbers that are no shares
-NAMES = {INSTABILITY.name: "instability"}  # words in place of letters that only a reader of DN-DETR knows
 _DIGITS = {POINTS: 1, "queries per image": 2, "from 0 to 1": 3}
 _COLUMNS = {CHURN.name: "churn", INSTABILITY.name: "instability", AGREEMENT.name: "agreement", FOUND_BY_CHURN.name: "found_by_churn",
             QUALITY.name: "quality", LAYER_CHURN.name: "layers_churn"}  # fmt: skip
@@ -63,7 +62,7 @@ def with_units(table: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of ``of_runs.verdict_table`` in words, with the unit of each number and the sign of each verdict before its word."""
     signs = {word: f"{style.sign} {word}" for word, style in VERDICTS.items()}
     units = [UNITS.get(quantity, POINTS) for quantity in table["quantity"]]
-    return table.assign(unit=units, quantity=table["quantity"].replace(NAMES), verdict=table["verdict"].replace(signs))
+    return table.assign(unit=units, verdict=table["verdict"].replace(signs))
 
 
 def forest_figure(verdicts: Sequence[Mapping[str, Any]]) -> go.Figure:

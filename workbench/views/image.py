@@ -32,7 +32,7 @@ CAPTION = (
 COST_CAPTION = "Parts of each pair's cost: class, 5 L1 and -2 GIoU. The dash marks their sum. The best student score comes first."
 MOST_PAIRS = 24  # drawn
 MOST_BOXES = 30  # drawn of each model; more could not be read and would be slow to draw
-COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#E69F00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
+COST_PARTS = (("class", "class_cost", 1, "#0072B2"), ("5 L1", "l1_cost", 5, "#D55E00"), ("2 GIoU", "giou_cost", 2, "#009E73"))
 MASK_CAPTION = (
     "The selection mask psi shows where the teacher's queries look, each weighted by its quality. It weights each cell of the feature loss."
 )

@@ -176,7 +176,7 @@ def results_figure(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
             hovertemplate="%{text}<extra></extra>", **spread,
         )  # fmt: skip
         for ap in sorted(set(own["teacher_ap"].dropna())):
-            label = {"text": "teacher", "font_size": 11, "font_color": GREY}
+            label = {"text": "teacher", "font_size": 11}
             line: dict[str, Any] = {"line": {"color": GREY, "dash": "dot", "width": 1.5}, "row": 1, "col": column}
             figure.add_vline(100 * ap, annotation=label, annotation_position="bottom left", **line)
     figure.update_xaxes(title_text=f"AP (%), {' and '.join(sorted(table['split'].unique()))} split", matches="x")

@@ -87,7 +87,7 @@ _PARTS = {
     "stability": _Part(
         "Match stability",
         "Churn is the share of targets whose matched query changes between two evaluations or layers, counted over the targets matched at "
-        "both. The instability score (IS, of DN-DETR) is the number of queries whose target changes, averaged over images. Found-by churn "
+        "both. Instability (the score IS of DN-DETR) is the number of queries whose target changes, averaged over images. Found-by churn "
         "is the share of targets that another candidate (a query, an anchor, a proposal) detects, counted over the targets detected at "
         "both evaluations; it is defined for every detector. Brackets hold 95 % intervals over resampled images.",
         stability_part,
@@ -170,7 +170,8 @@ def _training(runs: Sequence[Run]) -> Iterator[tuple[str, Figure]]:
             yield run.name, figure(training_figure(shown), panel_meanings(shown) + means)
 
 
-_MEASURES = {"churn": "churn (0 to 1)", "instability": "IS", "instability_normalised": "normalised IS (0 to 1)",
+_MEASURES = {"churn": "churn (0 to 1)", "instability": "instability (queries)",
+             "instability_normalised": "instability, share of maximum (0 to 1)",
              "found_by_churn": "found-by churn (0 to 1)"}  # fmt: skip
 
 

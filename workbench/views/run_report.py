@@ -18,8 +18,16 @@ _N = (
 )
 _CHURN = (
     share("churn %", "churn"),
-    Column("IS", "instability", 1, 2, "instability_low", "instability_high"),
-    Column("normalised IS %", "instability_normalised", 100, 1, meaning="IS as a share of its largest possible value."),
+    Column(
+        "instability (queries)",
+        "instability",
+        1,
+        2,
+        "instability_low",
+        "instability_high",
+        meaning="Queries per image whose target changes (the score IS of DN-DETR).",
+    ),
+    Column("instability %", "instability_normalised", 100, 1, meaning="Instability as a share of its largest possible value."),
     *_N,
 )
 _AGREEMENT = (share("agreement %", "agreement"), *_N)
@@ -90,7 +98,7 @@ def slots_part(found: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def stability_part(found: Mapping[str, Any]) -> Iterator[Block]:
-    """Yields churn and IS over steps, by layer, class, size and target; found-by churn; then agreement and quality."""
+    """Yields churn and instability over steps, by layer, class, size and target; found-by churn; then agreement and quality."""
     if found["identity"] is not None:
         same = "have the same encoder cell, or the same slot where the detector selects none"
         if found["identity"] == "box":

@@ -55,7 +55,8 @@ KINDS = {kind: name for kind, (name, *_) in OUTCOMES.items()} | {"repeat": "repe
 _BEST = COLOURS[2]
 _REPEAT = COLOURS[3]
 _MANY = 1500  # trials and rungs; above it most trials are drawn together
-_PICKED = 600  # trials that can be clicked even then
+_PICKED = 300  # trials that can be clicked even then
+OFFERED = 100  # trials that a list offers
 _DASH = 0.0011  # half of the length of a trial's dash beside the length of the axis: as long as a mark is wide
 
 
@@ -108,6 +109,20 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
 def without_rungs(trials: pd.DataFrame, rungs: pd.DataFrame) -> bool:
     """True if ``trials_figure`` leaves out rungs, because there are too many marks to tell them apart and to draw them quickly."""
     return len(trials) + len(rungs) > _MANY
+
+
+def offered(firsts: pd.DataFrame, chosen: int) -> pd.DataFrame:
+    """Returns the trials that a list offers: all or, of many, the ``OFFERED`` best and the chosen one. The browser needs a third of a
+    second for a list of thousands.
+
+    Args:
+        firsts: rows of ``shown.trial_table`` by number, without repeats.
+        chosen: number of the chosen trial.
+    """
+    if len(firsts) <= OFFERED:
+        return firsts
+    best = firsts.sort_values("ap", ascending=False, kind="stable").index[:OFFERED]
+    return firsts.loc[best.union([chosen])]
 
 
 def picked(trials: pd.DataFrame) -> pd.Index:

@@ -12,7 +12,7 @@ from workbench.analysis.stability.change_causes import CAUSES, COVERED, Cause
 from workbench.views.box_drawing import class_name
 from workbench.views.style import GREY, Chart, plain, quiet, with_names
 
-HUES: Mapping[Cause, str] = {"uncovered": GREY, "swapped": "#CC79A7", "undecided": "#E69F00", "competing": "#56B4E9"}
+HUES: Mapping[Cause, str] = {"uncovered": GREY, "swapped": "#CC79A7", "undecided": "#D55E00", "competing": "#0072B2"}
 RULES: Mapping[Cause, str] = {
     "uncovered": f"at one of the two evaluations no query overlaps the target by IoU {COVERED:g}",
     "swapped": "the query that it takes held another target of the image before, or the one that it gives up holds another now",

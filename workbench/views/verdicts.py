@@ -10,7 +10,6 @@ from plotly.subplots import make_subplots
 from workbench.analysis.detection.ap_tests import LEAST_SEEDS
 from workbench.store.groups import EQUAL_STEPS, UNDISTILLED
 from workbench.views.catalog import Entry, finished
-from workbench.views.forest import NAMES
 from workbench.views.style import GREY, VERDICTS, Chart, interval, plain, quiet, reach, with_names
 
 CAPTION = (
@@ -52,8 +51,9 @@ def verdicts_figure(table: pd.DataFrame) -> go.Figure:
     """
     table = table[table["verdict"].isin(list(VERDICTS))]
     quantities = list(dict.fromkeys(table["quantity"]))
-    titles = [NAMES.get(name, name) for name in quantities]
-    figure = make_subplots(1, max(len(quantities), 1), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03, figure=Chart())
+    figure = make_subplots(
+        1, max(len(quantities), 1), subplot_titles=quantities, shared_yaxes=True, horizontal_spacing=0.03, figure=Chart()
+    )
     shown: set[str] = set()
     arms = table["arm"].unique().tolist()
     for column, quantity in enumerate(quantities, 1):

@@ -42,6 +42,25 @@ def test_a_box_of_another_class_takes_the_target_only_where_no_better_one_did():
     assert confusion_pairs(truth, rows.iloc[2:])[["truth", "predicted"]].to_numpy().tolist() == [[3, BACKGROUND]]
 
 
+def test_a_pair_holds_the_corners_of_its_detection_and_of_its_target_and_none_where_there_is_background():
+    truth, detections = random_coco(5, crowds=False)
+    pairs = confusion_pairs(truth, detections, 0.3)
+    sizes = {image["id"]: [one["bbox"] for one in truth["annotations"] if one["image_id"] == image["id"]] for image in truth["images"]}
+    own = detections.set_index(["image_id", "query"])
+    for pair in pairs.to_dict("records"):
+        corners, target = ([pair[f"{side}{name}"] for name in ("x1", "y1", "x2", "y2")] for side in ("", "target_"))
+        if pair["target"] < 0:
+            assert np.isnan(target).all()
+        else:
+            x, y, w, h = sizes[pair["image_id"]][pair["target"]]
+            assert target == pytest.approx([x, y, x + w, y + h])
+        if pair["query"] < 0:
+            assert np.isnan(corners).all()
+        else:
+            assert corners == pytest.approx(own.loc[(pair["image_id"], pair["query"]), ["x1", "y1", "x2", "y2"]].tolist())
+    assert len(pairs[(pairs["target"] >= 0) & (pairs["query"] >= 0)]) > 5
+
+
 def test_detections_on_crowds_are_left_out_and_crowds_are_no_targets():
     truth, detections = random_coco(4)
     pairs = confusion_pairs(truth, detections, 0)

@@ -73,7 +73,7 @@ def test_the_page_has_a_row_for_every_verdict_and_the_numbers_a_sentence_that_na
     found, page = numbers
     (comparison,) = found["comparisons"]
     names = [verdict["quantity"] for verdict in comparison["verdicts"]]
-    assert {"AP", "AP50", "calibration error", "churn", "IS", "agreement", "quality", "score x IoU"} <= set(names)
+    assert {"AP", "AP50", "calibration error", "churn", "instability", "agreement", "quality", "score x IoU"} <= set(names)
     for row in (*comparison["verdicts"], *comparison["errors"]):
         assert "these checkpoints" in row["sentence"]
         assert any(word in row["sentence"] for word in ("better", "worse", "not distinguishable"))

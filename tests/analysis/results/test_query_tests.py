@@ -74,12 +74,12 @@ def test_score_times_iou_differs_between_two_runs_by_the_mean_gain():
 def test_queries_of_two_sides_are_compared_by_every_number_that_all_runs_have():
     other = QUERIES.assign(quality=QUERIES["quality"] + 1)
     verdicts = {verdict.quantity.name: verdict for verdict in compare_queries({0: QUERIES}, {0: other}, range(100, 106), samples=50)}
-    assert list(verdicts) == ["churn", "IS", "churn between layers", "agreement", "quality"]
+    assert list(verdicts) == ["churn", "instability", "churn between layers", "agreement", "quality"]
     assert verdicts["churn"].word == "not distinguishable" and verdicts["churn"].difference == 0
     assert verdicts["quality"].word == "better" and verdicts["quality"].difference == pytest.approx(1)
     alone = QUERIES[QUERIES["model"] == "student"].assign(mate=None)
     fewer = compare_queries({0: QUERIES}, {0: alone}, range(100, 106), samples=10)
-    assert [verdict.quantity.name for verdict in fewer] == ["churn", "IS", "churn between layers", "quality"]
+    assert [verdict.quantity.name for verdict in fewer] == ["churn", "instability", "churn between layers", "quality"]
 
 
 def test_every_coco_number_and_calibration_get_a_verdict_on_the_same_resamples():

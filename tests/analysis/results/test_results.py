@@ -160,7 +160,7 @@ def test_verdicts_and_causes_are_of_the_runs_that_are_named(runs: tuple[Run, Run
     at, baseline = pair
     table = RESULTS.verdicts(((0, baseline),), ((0, at),))
     assert table.loc[table["quantity"] == "AP", "images"].tolist() == [examples.IMAGES]
-    assert {"AP", "churn", "IS", "quality"} <= set(table["quantity"])
+    assert {"AP", "churn", "instability", "quality"} <= set(table["quantity"])
     found = RESULTS.diagnosis(all_evaluations(runs[0]), all_evaluations(runs[1]))
     assert (found.run, found.baseline) == ("distilled", "undistilled")
 

@@ -49,7 +49,7 @@ COCO = {
     **{f"ar_{size}": Quantity(f"AR of {size} targets", True) for size in ("small", "medium", "large")},
 }  # fmt: skip
 CHURN = Quantity("churn", False)
-INSTABILITY = Quantity("IS", False, scale=1, decimals=2)
+INSTABILITY = Quantity("instability", False, scale=1, decimals=2)
 FOUND_BY_CHURN = Quantity("found-by churn", False)
 LAYER_CHURN = Quantity("churn between layers", False)
 AGREEMENT = Quantity("agreement", True)
@@ -232,7 +232,7 @@ def compare_totals(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Verdict:
-    """Returns the verdict on a ratio of totals over images: churn, IS, agreement, mean quality or gain, a share of errors.
+    """Returns the verdict on a ratio of totals over images: churn, instability, agreement, mean quality or gain, a share of errors.
 
     Args:
         quantity: number that is compared.

@@ -16,6 +16,7 @@ from workbench.overlap import iou as overlap_iou
 
 BACKGROUND = -1  # in place of a category id
 THRESHOLD = 0.3
+TARGET_BOX = [f"target_{name}" for name in BOX]
 
 
 def confusion_pairs(
@@ -33,7 +34,7 @@ def confusion_pairs(
     Returns:
         One row per pair, per detection without a target and per target without a detection: ``image_id``, ``target`` (-1 = none),
         ``truth`` and ``predicted`` (category ids, ``BACKGROUND`` if there is none), ``query`` (-1 = none), ``score``, ``iou`` (NaN
-        without a pair).
+        without a pair), ``x1 y1 x2 y2`` of the detection and ``target_x1`` to ``target_y2`` of the target in pixels (NaN without one).
     """
     matches = match_detections(ground_truth, detections, max_detections)
     found, own = matches.detections, matches.targets
@@ -56,6 +57,11 @@ def confusion_pairs(
         "image_id": own["image_id"].to_numpy()[free], "target": target[free], "truth": truth[free], "predicted": BACKGROUND, "query": -1,
         "score": np.nan, "iou": np.nan,
     })  # fmt: skip
+    of_detections[BOX] = found[BOX].to_numpy(float)
+    of_detections[TARGET_BOX] = np.nan
+    of_detections.loc[paired, TARGET_BOX] = own[BOX].to_numpy(float)[place[paired]]
+    missed[BOX] = np.nan
+    missed[TARGET_BOX] = own[BOX].to_numpy(float)[free]
     return pd.concat([of_detections, missed], ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
 
 

@@ -30,6 +30,21 @@ BY = ("all", "class", "size", "crowding")
 _TARGET = ["image_id", "target"]
 
 
+def part_of(ground_truth: Mapping[str, Any], images: np.ndarray) -> dict[str, Any]:
+    """Returns the part of a COCO dict that is about some images.
+
+    Args:
+        ground_truth: COCO dict.
+        images: ids of the images.
+    """
+    known = set(images.tolist())
+    return {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in known],
+        "annotations": [one for one in ground_truth["annotations"] if one["image_id"] in known],
+    }
+
+
 def compared_targets(
     ground_truth: Mapping[str, Any],
     teacher: Detections,

@@ -15,7 +15,7 @@ import numpy as np
 from workbench.analysis.alignment import jackknife_reach
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
-from workbench.analysis.diagnosis.statistics import Estimate
+from workbench.analysis.diagnosis.statistics import Estimate, exact
 
 # a term that lost less than half of its value has not been absorbed
 LEAST_FALL = 0.5
@@ -38,6 +38,8 @@ def absorbing_adapter(material: Material, baseline: Material | None) -> list[Fin
     for name, values in material.measured("raw").items():
         if name in terms and len(values) > 2 * _LINES:
             first, last = sum(values[:_LINES]) / _LINES, sum(values[-_LINES:]) / _LINES
+            if first > 0:
+                material.compare(f"fall of {name} since the first steps", exact(1 - last / first, len(values)), LEAST_FALL, "above")
             if first > 0 and last < (1 - LEAST_FALL) * first:
                 fallen[name] = (1 - last / first, len(values))
     findings = []
@@ -46,10 +48,13 @@ def absorbing_adapter(material: Material, baseline: Material | None) -> list[Fin
         reference, whose = start, "before the first step"
         if baseline is not None and _has_alignment(baseline):
             reference, whose = _alignment(baseline, terms[name], "end"), f"of the baseline {baseline.run.name}"
-        if _rise(start, end) >= LEAST_RISE and _rise(reference, end) >= LEAST_RISE:
-            continue
-        if _rise(start, end) < LEAST_RISE:
+        rises = [_rise(start, end), _rise(reference, end)]
+        if rises[0].high < LEAST_RISE:
             reference, whose = start, "before the first step"
+        least = rises[0] if reference is start else rises[1]
+        material.compare(f"rise in alignment over that {whose}, for {name}", least, LEAST_RISE, "below")
+        if least.high >= LEAST_RISE:
+            continue
         now, then = end.estimate, reference.estimate
         findings.append(Finding(
             "absorbing adapter", "warning",
@@ -112,8 +117,9 @@ def _alignment(material: Material, feature: str, when: str) -> _Aligned:
     return _Aligned(Estimate(value, value - reach, value + reach, len(without)), without)
 
 
-def _rise(before: _Aligned, after: _Aligned) -> float:
-    """Returns the upper end of the interval of the rise in alignment; both alignments are of the same images."""
+def _rise(before: _Aligned, after: _Aligned) -> Estimate:
+    """Returns the rise in alignment with its interval; both alignments are of the same images."""
     if len(before.without) != len(after.without):
         raise NotJudged("the alignment of run and baseline was measured on different images")
-    return after.estimate.value - before.estimate.value + jackknife_reach(after.without - before.without)
+    rise, reach = after.estimate.value - before.estimate.value, jackknife_reach(after.without - before.without)
+    return Estimate(rise, rise - reach, rise + reach, len(after.without))

@@ -49,11 +49,13 @@ def _queries(material: Material) -> list[Finding]:
     if not chose.any():
         return [Finding("background selection", "error", "The selection picks no query at all, so the teacher's queries teach nothing.",
                         (Evidence("selected queries", 0.0, len(rows), "teacher queries"),), "Lower selection.threshold.")]  # fmt: skip
+    lift = ratio_difference((both, chose), (LIFT * saw, every))
+    material.compare(f"share of the selected queries on an object, minus {LIFT:g} times that of all queries", lift, 0.0, "below")
     room = min(every.sum() / chose.sum(), every.sum() / max(saw.sum(), 1))
     if room < LEAST_ROOM:
         return []
     chosen, general = ratio_difference((both, chose)), ratio_difference((saw, every))
-    if ratio_difference((both, chose), (LIFT * saw, every)).high >= 0:
+    if lift.high >= 0:
         return []
     return [Finding(
         "background selection", "error" if chosen.high < general.low else "warning",
@@ -77,7 +79,9 @@ def _mask(material: Material) -> list[Finding]:
     inside, mass, area, cells = kept.T
     # every image counts the same, otherwise an image with a large weight would dominate
     on_targets, of_image = (inside / mass, np.ones(len(kept))), (area / cells, np.ones(len(kept)))
-    if ratio_difference(on_targets, of_image).high >= 0:
+    more = material.compare("share of the mask's weight on targets, minus the share of the image that targets cover",
+                            ratio_difference(on_targets, of_image), 0.0, "below")  # fmt: skip
+    if more.high >= 0:
         return []
     share, uniform = ratio_difference(on_targets), ratio_difference(of_image)
     return [Finding(

@@ -59,11 +59,12 @@ def diagnose(run: Run, baseline: Run | None = None, split: str = "val") -> Diagn
     findings: list[Finding] = []
     checks: list[Check] = []
     for cause, check in CAUSES.items():
+        material.measures.clear()
         try:
             found = check(material, other)
         except NotJudged as reason:
-            checks.append(Check(cause, "not judged", str(reason)))
+            checks.append(Check(cause, "not judged", str(reason), tuple(material.measures)))
         else:
-            checks.append(Check(cause, "found" if found else "clear"))
+            checks.append(Check(cause, "found" if found else "clear", "", tuple(material.measures)))
             findings += found
     return Diagnosis(run.name, baseline.name if baseline is not None else None, worst_first(findings), tuple(checks))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
 Outcome = Literal["found", "clear", "not judged"]
+Beyond = Literal["above", "below"]
 _ORDER: tuple[Severity, ...] = ("error", "warning")
 
 
@@ -54,6 +55,34 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One number that a check compared with a threshold, whatever the outcome.
+
+    Attributes:
+        what: description of the number.
+        value: the number.
+        low: lower end of its 95 % interval; None if it has none, because it is no estimate.
+        high: upper end of the interval.
+        threshold: the cause is reported only if the whole interval lies beyond it.
+        beyond: the side of the threshold on which the cause lies.
+    """
+
+    what: str
+    value: float
+    low: float | None
+    high: float | None
+    threshold: float
+    beyond: Beyond
+
+    @property
+    def is_beyond(self) -> bool:
+        """Returns True if the number and its whole interval lie on the side of the cause."""
+        ends = (self.value, self.low, self.high)
+        near = (min if self.beyond == "above" else max)(self.value if end is None else end for end in ends)
+        return near > self.threshold if self.beyond == "above" else near < self.threshold
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """The outcome of looking for one cause.
 
@@ -61,11 +90,13 @@ class Check:
         cause: name of the cause, a key of ``CAUSES``.
         outcome: found, clear (looked for and not there), or not judged.
         why: reason why it was not judged, otherwise "".
+        measures: what was compared with thresholds. A cause that needs several of them is found only if all lie beyond theirs.
     """
 
     cause: str
     outcome: Outcome
     why: str = ""
+    measures: tuple[Measurement, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +126,12 @@ class Diagnosis:
         for finding in value["findings"]:
             evidence = [Evidence(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in finding["evidence"]]
             findings.append(Finding(**{**finding, "evidence": tuple(evidence)}))
-        return cls(value["run"], value["baseline"], tuple(findings), tuple(Check(**check) for check in value["checks"]))
+        return cls(value["run"], value["baseline"], tuple(findings), tuple(map(_check, value["checks"])))
+
+
+def _check(value: dict[str, Any]) -> Check:
+    measures = (Measurement(**{**one, "value": math.nan if one["value"] is None else one["value"]}) for one in value.get("measures", ()))
+    return Check(**{**value, "measures": tuple(measures)})
 
 
 class NotJudged(Exception):

@@ -39,7 +39,7 @@ def weak_terms(material: Material, baseline: Material | None) -> list[Finding]:
             parts = [value / (1 + sum(other[k] for other in shares.values())) for k, value in enumerate(values)]
         else:
             parts = [value / (1 + sum(estimate.value for estimate in typical.values())) for value in values]
-        share = _judged(parts)
+        share = material.compare(f"share of {name} in the sum of gradient norms, median", _judged(parts), LEAST_SHARE, "below")
         if share.high < LEAST_SHARE:
             weak[name] = share
     return [
@@ -59,7 +59,7 @@ def opposing_terms(material: Material, baseline: Material | None) -> list[Findin
     shares = material.measured("share")
     findings = []
     for name, values in material.measured("cosine").items():
-        cosine = _judged(values)
+        cosine = material.compare(f"cosine of {name} with the detection loss, median", _judged(values), OPPOSED, "below")
         if cosine.high < OPPOSED:
             share = _judged(shares[name])
             # it takes away the part of its gradient that runs along the detection loss's
@@ -85,6 +85,7 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
     """
     shares = material.measured("share")
     together = _judged(np.sqrt(sum(np.square(values) for values in _aligned(shares))).tolist())
+    material.compare("gradient of all terms together as a share of the detection loss's, median", together, DROWNING, "above")
     if together.low <= DROWNING:
         return []
     if baseline is None:
@@ -93,6 +94,7 @@ def drowning_terms(material: Material, baseline: Material | None) -> list[Findin
             "the undistilled run (--against)"
         )
     lost, own, other = _lost(material, baseline)
+    material.compare("share of the fall of the baseline's detection loss that is lost", lost, LEAST_LOST, "above")
     if lost.low <= LEAST_LOST or _last_ap(material) > _last_ap(baseline):
         return []
     typical = {name: _judged(values) for name, values in shares.items()}

@@ -1,13 +1,15 @@
 """Reads from a run what the checks need, each piece once."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.defined import Model, Number, many_to_one, undefined
-from workbench.analysis.diagnosis.findings import NotJudged
+from workbench.analysis.diagnosis.findings import Beyond, Measurement, NotJudged
+from workbench.analysis.diagnosis.statistics import Estimate
 from workbench.analysis.of_run import open_data
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
 from workbench.analysis.rows_of_run import last_layer, layers, student_over_steps
@@ -34,6 +36,13 @@ class Material:
 
     def __init__(self, run: Run, split: str = "val"):
         self.run, self.split = run, split
+        self.measures: list[Measurement] = []  # of the check that looks at it now
+
+    def compare(self, what: str, estimate: Estimate, threshold: float, beyond: Beyond) -> Estimate:
+        """Notes a number that a check compares with its threshold, so that it can be shown whatever the outcome, and returns it."""
+        low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
+        self.measures.append(Measurement(what, estimate.value, low, high, threshold, beyond))
+        return estimate
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:

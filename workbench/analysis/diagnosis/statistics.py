@@ -23,6 +23,11 @@ class Estimate:
     n: int
 
 
+def exact(value: float, n: int) -> Estimate:
+    """Returns a number that is no estimate, so that it has no interval (both ends are NaN)."""
+    return Estimate(value, math.nan, math.nan, n)
+
+
 def median_interval(values: Sequence[float]) -> Estimate | None:
     """Returns the median with an interval of two order statistics that covers it with at least 95 %, whatever the distribution.
 

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import LOCALISED, Material
-from workbench.analysis.diagnosis.statistics import ratio_difference, share_interval
+from workbench.analysis.diagnosis.statistics import Estimate, ratio_difference, share_interval
 from workbench.overlap import centred_iou
 
 # Another reading of the boxes must find this many more of the targets, at the lower end of the interval. Readings that agree by chance
@@ -33,6 +33,7 @@ def class_map(material: Material, baseline: Material | None) -> list[Finding]:
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(counts, (votes["label_target"].to_numpy(np.int64), votes["label"].to_numpy(np.int64)), 1)
     order = linear_sum_assignment(-(counts + 1e-6 * np.eye(len(names))))[1]
+    _note_other_names(material, counts, names)
     findings = []
     for cycle in _cycles(order):
         moved = {label: share_interval(int(counts[label, order[label]]), int(counts[label].sum())) for label in cycle}
@@ -53,6 +54,15 @@ def class_map(material: Material, baseline: Material | None) -> list[Finding]:
     return findings
 
 
+def _note_other_names(material: Material, counts: np.ndarray, names: list[str]) -> None:
+    """Notes, of the two classes that are called most by another's name, how often they are; a permutation needs two of them."""
+    others = counts * (1 - np.eye(len(names), dtype=np.int64))
+    shares = [(share_interval(int(row.max()), int(counts[label].sum())), label, int(row.argmax())) for label, row in enumerate(others)]
+    for share, label, other in sorted((one for one in shares if one[0].n), key=lambda one: -one[0].low)[:2]:
+        what = "that the teacher calls by another name" if not others[label].any() else f"that the teacher calls {names[other]}"
+        material.compare(f"share of {names[label]} {what}", share, 0.5, "above")
+
+
 def box_format(material: Material, baseline: Material | None) -> list[Finding]:
     """Finds boxes of the teacher that fit far more targets if their four numbers are read in another way.
 
@@ -65,10 +75,11 @@ def box_format(material: Material, baseline: Material | None) -> list[Finding]:
     if chosen.empty:
         raise NotJudged("no image has targets")
     as_is = _found(chosen, targets, _numbers(chosen))
-    findings = []
+    findings, gains = [], list[tuple[str, Estimate]]()
     for name, boxes in _readings(chosen):
         other = _found(chosen, targets, boxes)
         gain = ratio_difference(other, as_is)
+        gains.append((name, gain))
         if gain.low > BOX_GAIN:
             before, after = (ratio_difference(part) for part in (as_is, other))
             findings.append((gain.value, Finding(
@@ -82,6 +93,8 @@ def box_format(material: Material, baseline: Material | None) -> list[Finding]:
                 "The box head comes from other code. Convert the checkpoint (workbench convert --layout), or turn its boxes into centre x, "
                 "centre y, width, height, as shares of the image (0..1).",
             )))  # fmt: skip
+    name, gain = max(gains, key=lambda one: one[1].low)
+    material.compare(f"share of confident boxes on a target, read as {name}, minus the same as they are read", gain, BOX_GAIN, "above")
     return [max(findings, key=lambda pair: pair[0])[1]] if findings else []
 
 

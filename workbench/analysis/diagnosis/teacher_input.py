@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.analysis.diagnosis.findings import Evidence, Finding, NotJudged
 from workbench.analysis.diagnosis.material import Material
+from workbench.analysis.diagnosis.statistics import exact
 from workbench.files import hash_json, read_json
 from workbench.store.run import Run
 
@@ -30,7 +31,12 @@ def resolution(material: Material, baseline: Material | None) -> list[Finding]:
 
 def mends(ap: float, other: float) -> bool:
     """Returns True if another reading of the teacher is the right one, because it is better by half and by 10 AP."""
-    return other >= (5 * LEAST_AP if ap < LEAST_AP else max(ap + 0.1, 1.5 * ap))
+    return other >= mending(ap)
+
+
+def mending(ap: float) -> float:
+    """Returns the AP that another reading of the teacher must reach to be the right one."""
+    return 5 * LEAST_AP if ap < LEAST_AP else max(ap + 0.1, 1.5 * ap)
 
 
 def readings_path(run: Run) -> Path:
@@ -51,10 +57,16 @@ def _finding(material: Material, cause: str) -> list[Finding]:
         raise NotJudged("the run has no teacher")
     path = readings_path(material.run)
     if not path.is_file():
-        if (material.info.get("teacher_ap") or 0.0) >= DOUBTFUL_AP:
+        if (known := material.info.get("teacher_ap") or 0.0) >= DOUBTFUL_AP:
+            material.compare(
+                "AP of the teacher, which is tried in other ways only if it is doubtful", exact(known, 0), DOUBTFUL_AP, "below"
+            )
             return []
         raise NotJudged("the teacher was not tried with its input read in other ways; 'workbench diagnose' tries it")
     tried: dict[str, Any] = read_json(path)
+    own = max((reading["ap"] for reading in tried["readings"] if reading["cause"] == cause), default=None)
+    if own is not None:
+        material.compare(f"best AP of the teacher with another {cause}", exact(own, tried["images"]), mending(tried["ap"]), "above")
     best = max(tried["readings"], key=lambda reading: reading["ap"], default=None)
     if best is None or best["cause"] != cause or not mends(tried["ap"], best["ap"]):
         return []

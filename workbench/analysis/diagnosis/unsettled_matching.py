@@ -39,13 +39,16 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
         raise NotJudged("the run is not finished, so its matching may still settle")
     early, late = _early_and_late(material)
     start, end = ratio_difference(early), ratio_difference(late)
+    material.compare("churn late in training", end, SETTLED, "above")
+    # late churn minus the share of the early churn that may be left
+    left = ratio_difference(late, (early[0] * (1 - LEAST_FALL), early[1]))
+    material.compare(f"late churn minus {100 * (1 - LEAST_FALL):.0f} % of the early churn", left, 0.0, "above")
     if end.low <= SETTLED:
         return []
     moving = [_evidence("late in training", end), _evidence("early in training", start)]
     why, advice, told = _dominant(material)
     moving += told
-    # late churn minus the share of the early churn that may be left
-    if ratio_difference(late, (early[0] * (1 - LEAST_FALL), early[1])).low > 0:
+    if left.low > 0:
         statement = (f"The matching does not settle: {100 * end.value:.0f} % of the targets change their query between evaluations late in "
                      f"training, and {100 * start.value:.0f} % did early in training.")  # fmt: skip
         return [Finding("unsettled matching", "warning", statement + why, tuple(moving), advice)]
@@ -56,7 +59,12 @@ def unsettled_matching(material: Material, baseline: Material | None) -> list[Fi
         other = _early_and_late(baseline)[1]
     except NotJudged:
         return []
-    if len(other[0]) != len(late[0]) or ratio_difference(late, other).low <= MORE_THAN_BASELINE:
+    if len(other[0]) != len(late[0]):
+        return []
+    if (
+        material.compare("late churn minus the baseline's", ratio_difference(late, other), MORE_THAN_BASELINE, "above").low
+        <= MORE_THAN_BASELINE
+    ):
         return []
     reference = ratio_difference(other)
     statement = (f"The matching settles less than the baseline's: {100 * end.value:.0f} % of the targets change their query between "

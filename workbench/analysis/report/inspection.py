@@ -13,6 +13,7 @@ import pandas as pd
 
 from workbench.analysis.defined import Number, many_to_one, undefined, undefined_of
 from workbench.analysis.detection.contribution import image_contributions
+from workbench.analysis.detection.lost import compared_targets, part_of
 from workbench.analysis.detection.matches import BOX as CORNERS
 from workbench.analysis.detection.matches import Matches
 from workbench.analysis.detection.slices import slice_targets
@@ -61,6 +62,7 @@ class Inspection:
         targets: ``image_id``, ``target``, ``label`` (-1 for a region without class), ``x1 y1 x2 y2`` in pixels, ``area``, ``kind``
             (``target``, ``crowd``, ``ignore``), ``size``, ``crowding``, ``overlap``, ``gain``, and for each model ``<model>_error`` (state
             from ``tide.Errors``), ``<model>_query``, ``<model>_stability``, ``<model>_layer_changes`` (layers that changed it);
+            ``cell``, whether teacher and student found it (``both``, ``lost``, ``gained`` or ``neither``, of ``lost.compared_targets``);
             ``student_change_cause``, why it changed its query over evaluations (of ``change_causes``, in words; null if it never did).
         images: ``image_id``, ``targets``, ``crowding``, and for each model ``<model>_contribution`` to AP50 and ``<model>_instability``
             (IS, mean over evaluations, for the teacher over decoder layers); ``agreement`` of student and teacher.
@@ -97,6 +99,7 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
     boxes: dict[Role, pd.DataFrame] = {}
     errors: dict[Role, Errors] = {}
     answers: dict[Role, pd.DataFrame] = {}
+    detections: dict[Role, pd.DataFrame] = {}
     for role, (own, model) in sources.items():
         rows = last_layer(own, split, step, model, _COLUMNS)
         if unknown := set(rows["image_id"]) - {record.image_id for record in dataset.records}:
@@ -106,7 +109,9 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         several = many_to_one(own, model)
         answers[role] = rows[rows["match"] >= 0][: 0 if several else None]  # of a target, which has one query at most
         # the candidate of a detector with several a target is known by its number, because its cell may have several
-        boxes[role] = _best(without_duplicates(rows).assign(source=-1) if several else rows)
+        rows = without_duplicates(rows).assign(source=-1) if several else rows
+        detections[role] = query_detections(rows, dataset)
+        boxes[role] = _best(rows)
         found = query_detections(boxes[role], dataset)
         errors[role] = find_errors(truth, found)
         boxes[role] = boxes[role].merge(_outcomes(errors[role]), on=_PAIR, how="left")
@@ -125,6 +130,13 @@ def inspect(dataset: Dataset, run: Run, baseline: Run | None = None, split: str 
         contribution = image_contributions(truth, query_detections(boxes[role], dataset))
         images = images.merge(contribution.rename(columns={"contribution": f"{role}_contribution"}), on="image_id", how="left")
         images = images.merge(instability.rename(columns={"queries": f"{role}_instability"}), on="image_id", how="left")
+    if "teacher" in detections:
+        # what the page Errors shows of the same two: detections of the least score, on the images of which both were recorded
+        student, teacher = detections["student"], detections["teacher"]
+        both = np.intersect1d(student["image_id"].to_numpy(), teacher["image_id"].to_numpy())
+        student, teacher = (side[side["image_id"].isin(both)] for side in (student, teacher))
+        cells = compared_targets(part_of(truth, both), teacher, student)[[*_TARGET, "cell"]]
+        targets = targets.merge(cells, on=_TARGET, how="left")
     if not undefined(run, "churn"):
         targets = targets.merge(_causes(run, split, step, dataset, targets), on=_TARGET, how="left")
     if "teacher" in boxes:

@@ -79,11 +79,13 @@ def slot_numbers(results: Results, at: RunAt, traced: RunAt | None, split: str) 
 
 
 def stability_numbers(results: Results, at: RunAt, queries: pd.DataFrame) -> dict[str, Any]:
-    """Returns churn and IS of the student between evaluations: ``steps`` (last layer), ``by_layer``, ``by_label`` and ``by_size`` (all
-    evaluations together); ``between_layers`` of the last evaluation and of the ``teacher``; the ten ``targets`` that change their query
-    most often; ``agreement`` with the teacher and with its ``group`` over steps (last layer), each with ``by_label`` at the last step;
-    ``quality`` of student and teacher by class. ``identity`` tells what identified a query across evaluations. ``found_by`` has found-by
-    churn: ``identity`` of a candidate, ``steps``, ``by_label``, ``by_size``; None if the run keeps no detections of these evaluations.
+    """Returns churn and instability of the student between evaluations, and what else is said of its matching.
+
+    ``steps`` (last layer), ``by_layer``, ``by_label`` and ``by_size`` (all evaluations together); ``between_layers`` of the last
+    evaluation and of the ``teacher``; the ten ``targets`` that change their query most often; ``agreement`` with the teacher and with its
+    ``group`` over steps (last layer), each with ``by_label`` at the last step; ``quality`` of student and teacher by class. ``identity``
+    tells what identified a query across evaluations. ``found_by`` has found-by churn: ``identity`` of a candidate, ``steps``,
+    ``by_label``, ``by_size``; None if the run keeps no detections of these evaluations.
 
     Args:
         results: provider of results.
@@ -114,7 +116,7 @@ def stability_numbers(results: Results, at: RunAt, queries: pd.DataFrame) -> dic
 
 
 def _churn(run: Run, split: str, dataset: Dataset, targets: pd.DataFrame, queries: pd.DataFrame) -> dict[str, Any]:
-    """Returns churn and IS of the student between evaluations, and the targets that change their query."""
+    """Returns churn and instability of the student between evaluations, and the targets that change their query."""
     if why := undefined(run, "churn"):
         return {"identity": None, **dict.fromkeys(("steps", "by_layer", "targets", *(f"by_{by}" for by in _SLICES)), why)}
     identity = identity_over_steps(run, split, queries)

@@ -130,6 +130,20 @@ class DetectionResults:
         pairs = confusion_pairs(self.truth(at.data), self.detections(at), least_score)
         return pairs.sort_values("score", ascending=False, ignore_index=True)
 
+    def cell_pairs(self, at: RunAt, truth: int, predicted: int, least_score: float = THRESHOLD) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Returns the pairs of one cell of the confusion, the best scores first, and its images with their number ``n``, most first.
+
+        Args:
+            at: the evaluation.
+            truth: category id of the targets, or ``confusion.BACKGROUND``.
+            predicted: the same of the detections.
+            least_score: least score of a detection.
+        """
+        pairs = self.class_pairs(at, least_score)
+        own = pairs[(pairs["truth"] == truth) & (pairs["predicted"] == predicted)]
+        images = own.groupby("image_id").size().rename("n").reset_index()
+        return own, images.sort_values(["n", "image_id"], ascending=[False, True], ignore_index=True)
+
     def confusion(self, at: RunAt, least_score: float = THRESHOLD) -> pd.DataFrame:
         """Returns counts by class of the target and of the detection."""
         return confusion_matrix(self.class_pairs(at, least_score), self.errors(at).classes)

@@ -15,6 +15,7 @@ from workbench.analysis.detection.lost import (
     lost_shares,
     nearest_boxes,
     outcome_table,
+    part_of,
 )  # fmt: skip
 from workbench.analysis.of_run import RunAt, last_with_queries
 from workbench.analysis.queries.query_detections import query_detections, without_duplicates
@@ -65,12 +66,7 @@ class LostResults(DetectionResults):
             RunError: there are no queries of the student at this step, or none of the teacher.
         """
         images = self.compared_images(at, taught)
-        truth, known = self.truth(at.data), set(images.tolist())
-        part = {
-            **truth,
-            "images": [image for image in truth["images"] if image["id"] in known],
-            "annotations": [one for one in truth["annotations"] if one["image_id"] in known],
-        }
+        part = part_of(self.truth(at.data), images)
         teacher, student = (boxes[boxes["image_id"].isin(images)] for boxes in (self.boxes(taught, "teacher"), self.boxes(at, "student")))
         return compared_targets(part, teacher, student, least_score)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.derived import diagnosis_inputs, kept_frame, kept_json
-from workbench.analysis.detection.ap_tests import Quantity, Verdict, compare_ap
+from workbench.analysis.detection.ap_tests import INSTABILITY, Quantity, Verdict, compare_ap
 from workbench.analysis.diagnosis.diagnose import diagnose
 from workbench.analysis.diagnosis.findings import Diagnosis
 from workbench.analysis.of_run import RunAt, RunSplit, all_evaluations
@@ -31,7 +31,8 @@ class Results(QueryResults, StabilityResults, LostResults):
         """Returns the diagnosis of a run: every cause was looked for."""
         inputs = [diagnosis_inputs(one.run, one.split) for one in (split, baseline) if one]
         run, against = split.run, baseline.run if baseline else None
-        found = kept_json(run, f"diagnosis-{split.split}", inputs, lambda: diagnose(run, against, split.split).to_json())
+        # what was kept by earlier code has no measures
+        found = kept_json(run, f"diagnosis-{split.split}", [*inputs, "measures"], lambda: diagnose(run, against, split.split).to_json())
         return Diagnosis.from_json(found)
 
     def verdicts(self, baseline: Side, other: Side) -> pd.DataFrame:
@@ -44,7 +45,11 @@ class Results(QueryResults, StabilityResults, LostResults):
             return verdict_table("", self._verdicts(baseline, other, left_out), left_out)
 
         # tables of earlier versions have no found-by churn
-        return kept_frame(first.run, f"verdicts-{first.split}", [*inputs, "found-by churn"], made)
+        found = kept_frame(first.run, f"verdicts-{first.split}", [*inputs, "found-by churn"], made)
+        # and may call instability by DN-DETR's letters
+        former = found["quantity"] == "IS"
+        words = found["sentence"].str.replace(r"^IS\b", INSTABILITY.name, regex=True)
+        return found.assign(quantity=found["quantity"].mask(former, INSTABILITY.name), sentence=found["sentence"].mask(former, words))
 
     def _verdicts(self, baseline: Side, other: Side, left_out: Collection[Quantity]) -> list[Verdict]:
         truth = self.truth(baseline[0][1].data)

@@ -133,8 +133,8 @@ def compare_queries(
     seed: int = 0,
     leave_out: Collection[Quantity] = (),
 ) -> list[Verdict]:
-    """Returns verdicts on churn and IS between evaluations, churn between layers, agreement with the teacher and with its group, quality,
-    and score x IoU.
+    """Returns verdicts on churn and instability between evaluations, churn between layers, agreement with the teacher and with its group,
+    quality, and score x IoU.
 
     Args:
         baseline: rows of the query table by seed, at least the matched ones, including the teacher's for agreement; with the columns of

@@ -155,6 +155,11 @@ class DETRDistill(Method):
         assert self.config.features is not None
         return visible_masks(self.config.features.query_mask, query_output(teacher), layers, context, selected)
 
+    def student_masks(self, student: DetectorOutput, layers: list[int], context: MethodContext) -> list[tuple[Level, Tensor]]:
+        """See ``Method.student_masks``. All queries of the student count: the selection is one among the teacher's."""
+        assert self.config.features is not None
+        return visible_masks(self.config.features.query_mask, student, layers, context) if isinstance(student, QueryOutput) else []
+
     def train_mates(self, student: DetectorOutput, teacher: DetectorOutput, context: MethodContext) -> Tensor | None:
         """See ``Method.train_mates``. Returns the matching of the logits terms."""
         if self.config.logits is None:

@@ -36,7 +36,7 @@ SHOWN = {
 }  # fmt: skip
 _TARGET_FIELDS: dict[str, type[fo.Field]] = {
     "target": fo.IntField, "kind": fo.StringField, "area": fo.FloatField, "size": fo.StringField, "crowding": fo.StringField,
-    "overlap": fo.StringField, "gain": fo.FloatField, "student_change_cause": fo.StringField,
+    "overlap": fo.StringField, "gain": fo.FloatField, "student_against_teacher": fo.StringField, "student_change_cause": fo.StringField,
 }  # fmt: skip
 _OF_A_MODEL: dict[str, type[fo.Field]] = {
     "error": fo.StringField, "query": fo.IntField, "stability": fo.FloatField, "layer_changes": fo.IntField,
@@ -57,7 +57,7 @@ def label_fields(inspection: Inspection) -> dict[str, tuple[pd.DataFrame, Schema
     index = pd.Series(range(len(data)), [record.image_id for record in data.records])
     sizes = np.array([(record.width, record.height) for record in data.records], dtype=float)
     found: dict[str, tuple[pd.DataFrame, Schema]] = {}
-    targets = inspection.targets.rename(columns={"label": "class"})
+    targets = inspection.targets.rename(columns={"label": "class", "cell": "student_against_teacher"})
     size = sizes[index[targets["image_id"]].to_numpy()]
     targets[corners] = targets[corners].to_numpy() / np.hstack([size, size])
     per_model = {f"{role}_{name}": kind for role in inspection.boxes for name, kind in _OF_A_MODEL.items()}

@@ -7,6 +7,7 @@ from typing import Any
 from fiftyone import ViewExpression
 from fiftyone import ViewField as F
 
+from workbench.analysis.detection.lost import LEAST_SCORE
 from workbench.analysis.detection.tide import LABELS
 from workbench.analysis.report.inspection import CONFIDENT, WRONG, Inspection
 from workbench.views.fiftyone.connection import FoDataset
@@ -38,9 +39,9 @@ class Question:
 
 QUESTIONS: tuple[Question, ...] = (
     Question(
-        "student lost what the teacher found", "Targets that the teacher finds (right class, IoU 0.5 or more) and the student does not.",
-        "targets", ("targets.teacher_error", "targets.student_error"),
-        lambda: (F("teacher_error") == "found") & F("student_error").is_in(["missed", "classification", "localisation"]),
+        "student lost what the teacher found",
+        f"Targets that the teacher finds (right class, IoU 0.5 or more, score {LEAST_SCORE} or more) and the student does not.",
+        "targets", ("targets.student_against_teacher",), lambda: F("student_against_teacher") == "lost",
     ),
     Question(
         "teacher was wrong and the student followed",
