@@ -103,6 +103,19 @@ def test_a_manifest_names_files_of_its_own_folder_alone(runs_folder: Path, tmp_p
             manifest.write_text(before)
 
 
+def test_a_manifest_keeps_images_in_files_that_it_lists(runs_folder: Path, tmp_path: Path):
+    run = make_run(runs_folder / "distilled")
+    folder = run.states_path("val", 6)
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_text())
+    (shard,) = values["files"]
+    shutil.copy(folder / shard, tmp_path / shard)  # its hash is that of the manifest, which somebody else may have written
+    for images in ({"1": str(tmp_path / shard)}, {"1": f"../../../../../{shard}"}, {"one": shard}):
+        manifest.write_text(json.dumps({**values, "images": images}))
+        with pytest.raises(WorkbenchError, match=r"which it does not list|which is no number"):
+            read_states(run, "val", 6, 1)
+
+
 def test_a_query_opens_no_file_outside_of_the_folder_of_runs(runs_folder: Path, tmp_path: Path):
     run = make_run(runs_folder / "distilled")
     secret = tmp_path / "secret.csv"
@@ -127,6 +140,15 @@ def test_a_link_that_leads_out_of_the_folder_of_runs_is_neither_read_nor_removed
             assert code == 5 and "is a link that leads out of the folder of runs" in err, (verb, name, err)
     assert outside.info_path.is_file() and (tmp_path / "queries").is_dir()
     (runs_folder / "twin").symlink_to(runs_folder / "inner")
+    circle = make_run(runs_folder / "circle").path / "checkpoints-circle"
+    circle.symlink_to(circle.name)
+    code, _, err = command("runs", "show", "circle")
+    assert code == 5 and "is a link that leads out of the folder of runs" in err, err
+    (runs_folder / "round").symlink_to("round")
+    code, _, err = command("runs", "rm", "round")
+    assert code != 0 and "Traceback" not in err, err
+    code, out, err = command("runs", "list")
+    assert code == 0 and "inner" in out and "circle" in out, err
     queries.unlink()
     code, _, err = command("runs", "rm", "twin")
     assert code == 5 and "link" in err and Run(runs_folder / "inner").info_path.is_file()
