@@ -4,6 +4,8 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.conftest import ROOT
 from tests.faults.damages import make_run
 from tests.flows import command
 from tests.patience import patience
+from workbench.cli import keep_current_folder_out
 from workbench.errors import RunError, WorkbenchError
 from workbench.services.dashboard import allowed_hosts, is_loopback
 from workbench.store.queries import read_queries
@@ -77,6 +80,18 @@ def test_a_training_that_a_comparison_starts_runs_no_module_of_the_current_folde
     row = compare.Row(tmp_path / "broken.yaml", "undistilled", 0, "equal steps", "broken")
     assert compare._start(row, 0, (), None, "cpu", log).wait(patience(120)) == 2, log.read_text()
     assert not list(tmp_path.glob("*.ran"))
+
+
+def test_an_empty_entry_of_the_path_is_not_the_current_folder_of_a_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "planted.py").write_text("open(__file__ + '.ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f":{ROOT}::")
+    child = [sys.executable, "-P", "-c", "import planted"]
+    assert subprocess.run(child, stderr=subprocess.DEVNULL).returncode == 0, "Python does take it for the current folder"
+    (tmp_path / "planted.py.ran").unlink()
+    keep_current_folder_out()
+    assert subprocess.run(child, stderr=subprocess.DEVNULL).returncode == 1
+    assert os.environ["PYTHONPATH"] == str(ROOT) and not list(tmp_path.glob("*.ran"))
 
 
 def test_beyond_this_machine_the_dashboard_warns_and_answers_to_the_names_of_this_machine_alone():
