@@ -102,8 +102,9 @@ def _start(recipe: Recipe, launch: Launch, name: str, listener: Listener, folder
         Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap}, run.path.parent)
         if recipe.data.splits is not None:
             write_lists(run.splits_path, _splits(setup))
-    processes.wait_for_everyone()
-    return _train(run, setup, cache, launch, listener, watch)
+    with watch.trains(run):  # another process may be lost before it comes here
+        processes.wait_for_everyone()
+        return _train(run, setup, cache, launch, listener, watch)
 
 
 def refuse_taken(name: str, recipe: Recipe) -> None:

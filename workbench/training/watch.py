@@ -201,7 +201,7 @@ class Watch:
         """
         with suppress(RuntimeError):
             self._store.set(self._told, str(lost.rank))
-        if self.run is None:
+        if self.run is None or not self.run.info_path.exists():
             return f"run '{self.name}' did not get to its training: {lost.what}. Start it again."
         message = f"run '{self.name}' has stopped: {lost.what}. Resume it from its last checkpoint: workbench run --resume {self.name}"
         with suppress(WorkbenchError, OSError):  # its folder may be what was lost
