@@ -24,14 +24,16 @@ def starts_badly(folder: Path, fault: str, place: str, rank: str, seconds: float
 
 @pytest.mark.parametrize(("fault", "place", "lost"), [
     ("is killed", "reads its data", 1), ("is killed", "trains", 0),
-    ("is frozen", "joins", 1), ("is frozen", "reads its data", 0), ("hangs", "joins", 0), ("hangs", "reads its data", 1),
+    ("is frozen", "joins", 1), ("is frozen", "reads its data", 0) ("hangs", "reads its data", 1),
 ])  # fmt: skip
 def test_a_process_that_is_lost_before_training_ends_the_others_with_one_message(tmp_path: Path, fault: str, place: str, lost: int):
-    together = starts_badly(tmp_path, fault, place, str(lost), 10 if fault != "is killed" else 600)
+    together = starts_badly(tmp_path, fault, place, str(lost), 25 if fault != "is killed" else 600)
     said = together.end()
     (message,) = messages(said)
-    what = "has ended" if fault == "is killed" else "has ended, is frozen or hangs"
-    assert re.search(rf"run 'two' (did not get to its training|has stopped): process {lost} of 2 {what} before training began", message)
+    what = "has ended before training began" if fault == "is killed" else "has ended, is frozen or hangs before training began"
+    if place == "joins":  # before it can give a sign
+        what = f"({what}|has not begun within 25 s)"
+    assert re.search(rf"run 'two' (did not get to its training|has stopped): process {lost} of 2 {what}", message), message
     assert together.launcher.returncode != 0 and together.run.state() != "running"
 
 
