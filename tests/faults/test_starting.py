@@ -24,7 +24,7 @@ def starts_badly(folder: Path, fault: str, place: str, rank: str, seconds: float
 
 @pytest.mark.parametrize(("fault", "place", "lost"), [
     ("is killed", "reads its data", 1), ("is killed", "trains", 0),
-    ("is frozen", "joins", 1), ("is frozen", "reads its data", 0) ("hangs", "reads its data", 1),
+    ("is frozen", "joins", 1), ("is frozen", "reads its data", 0), ("hangs", "reads its data", 1),
 ])  # fmt: skip
 def test_a_process_that_is_lost_before_training_ends_the_others_with_one_message(tmp_path: Path, fault: str, place: str, lost: int):
     together = starts_badly(tmp_path, fault, place, str(lost), 25 if fault != "is killed" else 600)
