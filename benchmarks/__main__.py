@@ -24,6 +24,7 @@ NAMES = (
     "detectors",
     "fiftyone",
     "imports",
+    "intact",
     "methods",
     "search",
     "search_page",

@@ -4,6 +4,7 @@ Help must appear at once. A verb's module therefore imports little at its top an
 """
 
 import logging
+import os
 import signal
 import sys
 from typing import Any
@@ -92,6 +93,7 @@ app.command("trace", cls=Verb, hidden=True)(record)  # its former name
 def main() -> None:
     """Runs the command line; prints a ``WorkbenchError`` as one message and exits with its code."""
     use_escapes()
+    keep_current_folder_out()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # outside of training, which saves first, these run the same clean-up as an error: a comparison also ends the runs it started, which
     # save and stop
@@ -124,6 +126,15 @@ def main() -> None:
             _say(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
             sys.exit(int(error.exit_code))  # pyright: ignore[reportAttributeAccessIssue]
         raise
+
+
+def keep_current_folder_out() -> None:
+    """Removes empty entries from ``PYTHONPATH``, as ``PYTHONPATH=$PYTHONPATH:/x`` leaves one where nothing was set before.
+
+    Python takes them for the current folder, also in a child process that is started with a safe path.
+    """
+    if given := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, given.split(os.pathsep)))
 
 
 def _say(message: str) -> None:

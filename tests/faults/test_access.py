@@ -4,6 +4,8 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.conftest import ROOT
 from tests.faults.damages import make_run
 from tests.flows import command
 from tests.patience import patience
+from workbench.cli import keep_current_folder_out
 from workbench.errors import RunError, WorkbenchError
 from workbench.services.dashboard import allowed_hosts, is_loopback
 from workbench.store.queries import read_queries
@@ -79,6 +82,18 @@ def test_a_training_that_a_comparison_starts_runs_no_module_of_the_current_folde
     assert not list(tmp_path.glob("*.ran"))
 
 
+def test_an_empty_entry_of_the_path_is_not_the_current_folder_of_a_child_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "planted.py").write_text("open(__file__ + '.ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f":{ROOT}::")
+    child = [sys.executable, "-P", "-c", "import planted"]
+    assert subprocess.run(child, stderr=subprocess.DEVNULL).returncode == 0, "Python does take it for the current folder"
+    (tmp_path / "planted.py.ran").unlink()
+    keep_current_folder_out()
+    assert subprocess.run(child, stderr=subprocess.DEVNULL).returncode == 1
+    assert os.environ["PYTHONPATH"] == str(ROOT) and not list(tmp_path.glob("*.ran"))
+
+
 def test_beyond_this_machine_the_dashboard_warns_and_answers_to_the_names_of_this_machine_alone():
     assert allowed_hosts("127.0.0.1") == ["localhost", "127.0.0.1", "::1"]
     assert allowed_hosts("box.example")[-1] == "box.example"
@@ -101,6 +116,19 @@ def test_a_manifest_names_files_of_its_own_folder_alone(runs_folder: Path, tmp_p
             with pytest.raises(WorkbenchError, match="which is not in its folder"):
                 read_queries(run, "val", [6]) if read is read_queries else read_states(run, "val", 6, 1)
             manifest.write_text(before)
+
+
+def test_a_manifest_keeps_images_in_files_that_it_lists(runs_folder: Path, tmp_path: Path):
+    run = make_run(runs_folder / "distilled")
+    folder = run.states_path("val", 6)
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_text())
+    (shard,) = values["files"]
+    shutil.copy(folder / shard, tmp_path / shard)  # its hash is that of the manifest, which somebody else may have written
+    for images in ({"1": str(tmp_path / shard)}, {"1": f"../../../../../{shard}"}, {"one": shard}):
+        manifest.write_text(json.dumps({**values, "images": images}))
+        with pytest.raises(WorkbenchError, match=r"which it does not list|which is no number"):
+            read_states(run, "val", 6, 1)
 
 
 def test_a_query_opens_no_file_outside_of_the_folder_of_runs(runs_folder: Path, tmp_path: Path):
@@ -127,6 +155,15 @@ def test_a_link_that_leads_out_of_the_folder_of_runs_is_neither_read_nor_removed
             assert code == 5 and "is a link that leads out of the folder of runs" in err, (verb, name, err)
     assert outside.info_path.is_file() and (tmp_path / "queries").is_dir()
     (runs_folder / "twin").symlink_to(runs_folder / "inner")
+    circle = make_run(runs_folder / "circle").path / "checkpoints-circle"
+    circle.symlink_to(circle.name)
+    code, _, err = command("runs", "show", "circle")
+    assert code == 5 and "is a link that leads out of the folder of runs" in err, err
+    (runs_folder / "round").symlink_to("round")
+    code, _, err = command("runs", "rm", "round")
+    assert code != 0 and "Traceback" not in err, err
+    code, out, err = command("runs", "list")
+    assert code == 0 and "inner" in out and "circle" in out, err
     queries.unlink()
     code, _, err = command("runs", "rm", "twin")
     assert code == 5 and "link" in err and Run(runs_folder / "inner").info_path.is_file()

@@ -128,6 +128,19 @@ def test_a_mutated_recipe_is_read_or_refused(tmp_path: Path, value: Any, arm: st
         assert str(error)
 
 
+@pytest.mark.parametrize("odd", [["detr"], {"detr": 1}, 3, True])
+@pytest.mark.parametrize("place", ["student.family", "student.backbone.name", "methods.0.method", "methods.0.profile", "teacher.recipe"])
+def test_a_list_where_a_name_belongs_is_refused(tmp_path: Path, place: str, odd: Any):
+    recipe: Any = json.loads(json.dumps({**TINY, **DISTILLED}))
+    at, *path = recipe, *place.split(".")
+    for part in path[:-1]:
+        at = at[int(part) if isinstance(at, list) else part]
+    at[path[-1]] = odd
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(WorkbenchError, match=place.split(".")[0]):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
 def written(value: Any) -> str:
     """YAML of any value, as another program may write it."""
     before = sys.get_int_max_str_digits()

@@ -72,11 +72,11 @@ def test_a_control_character_is_printed_as_an_escape_and_styles_are_not():
 
 
 def test_a_cell_of_an_exported_table_is_no_formula():
-    names = ["=1+1", "+a", "-a", "@a", "\tx", " =x", "plain", "a=b", '=HYPERLINK("x")']
-    frame = pd.DataFrame({"class": names, "@value": [-1.5, 2.0] + [0.0] * 7, "n": range(-1, 8)})
+    names = ["=1+1", "+a", "-a", "@a", "\tx", " =x", "\n=x", "＝1", "＋1", "－1", "＠a", "plain", "a=b", '=HYPERLINK("x")']
+    frame = pd.DataFrame({"class": names, "@value": [-1.5, 2.0] + [0.0] * 12, "n": range(-1, 13)})
     heading, *rows = csv.reader(io.StringIO(csv_text(frame)))
     assert heading == ["class", "'@value", "n"]
-    assert [row[0] for row in rows] == [*(f"'{name}" for name in names[:6]), "plain", "a=b", "'" + names[8]]
+    assert [row[0] for row in rows] == [*(f"'{name}" for name in names[:11]), "plain", "a=b", "'" + names[13]]
     assert [row[1] for row in rows][:2] == ["-1.5", "2.0"] and rows[0][2] == "-1", "numbers stay numbers"
     mixed = pd.DataFrame({"cell": pd.Series(["=x", 1, None], dtype=object), "kind": pd.Categorical(["=a", "b", "b"])})
     assert csv_text(mixed).splitlines()[1:] == ["'=x,'=a", "1,b", ",b"]

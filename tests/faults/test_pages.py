@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.conftest import ROOT
+from tests.faults.counting import tried
 from tests.faults.damages import DAMAGES, LOGS, TABLES, make_run
 from tests.patience import patience
 
@@ -73,6 +74,7 @@ def test_a_page_about_a_damaged_run_has_a_banner_and_no_traceback(name: str, pag
     assert not shown.exception and not shown.error, [error.value for error in (*shown.exception, *shown.error)]
     banners = 0
     for number, file in enumerate(READ[name]):
+        tried()
         shown = page(name, root, run=f"run-{number}", compared=f"run-{number}")
         assert not shown.exception, f"{file}: {shown.exception[0].value}"
         banners += bool([*shown.error, *shown.warning])
@@ -83,9 +85,11 @@ def test_a_page_about_a_damaged_run_has_a_banner_and_no_traceback(name: str, pag
 def test_odd_values_in_an_address_are_text_that_is_not_found(name: str, page: Page, whole: Path, tmp_path: Path):
     shutil.copytree(whole, tmp_path / "runs" / "good", ignore=shutil.ignore_patterns("checkpoints"))
     for odd in ODD:
+        tried()
         shown = page(name, tmp_path / "runs", **dict.fromkeys(KEYS, odd))
         assert not shown.exception, f"{odd!r}: {shown.exception[0].value}"
     for key in KEYS if name in ("stability", "error_types", "value") else ():
+        tried()
         shown = page(name, tmp_path / "runs", run="good", **({key: "²-1"} if key != "run" else {}))
         assert not shown.exception, f"{key}: {shown.exception[0].value}"
 

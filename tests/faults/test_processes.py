@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,56 +15,18 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.faults.together import Together, messages
 from tests.flows import command, write_recipe
-from tests.patience import patience
+from tests.patience import patience, wait_until
 from workbench.errors import ConfigError
 from workbench.store.run import Run, read_lines
+from workbench.training.signs import has_ended, this_process, this_thread_works
 from workbench.training.watch import FROZEN_SECONDS, SETTING, Watch, step_seconds
 
 LONG: dict[str, Any] = {"train": {"steps": 4000, "checkpoint_every": 4000, "evaluate_every": 4000, "log_every": 1}}
 
 
-class Together:
-    """``workbench run`` in two processes of one run, as torchrun starts them."""
-
-    def __init__(self, folder: Path, *arguments: str, **environment: str):
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-        self.run = Run(Path(os.environ["WORKBENCH_RUNS"]) / "two")
-        self.said = folder / "said"
-        with self.said.open("w") as said:
-            self.launcher = psutil.Popen(
-                [sys.executable, *launch, "-m", "workbench", *arguments, "--device", "cpu", "--plain"],
-                cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
-                stdout=said, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + patience(120)
-        while len(read_lines(self.run.metrics_path)) < step:
-            assert self.launcher.poll() is None and time.monotonic() < deadline, self.said.read_text()
-            time.sleep(0.05)
-
-    def rank(self, number: int) -> psutil.Process:
-        return next(child for child in self.launcher.children() if child.environ().get("RANK") == str(number))
-
-    def end(self) -> str:
-        """Waits for all of them, and returns what they said."""
-        started = self.launcher.children(recursive=True)
-        try:
-            self.launcher.wait(patience(90))
-        finally:
-            for process in [*started, self.launcher]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        return self.said.read_text()
-
-
-def messages(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("workbench: ")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_several_processes_saves_once_and_one_of_them_says_so(tmp_path: Path, number: signal.Signals):
     together = Together(tmp_path, "run", str(write_recipe(tmp_path, LONG)), "--name", "two")
     together.wait_for_step(2)
@@ -85,9 +48,8 @@ def test_a_process_that_is_killed_or_frozen_ends_the_others_with_one_message(tmp
     assert time.monotonic() - begun < patience(60)
     said = together.end()
     (message,) = messages(said)
-    assert re.search(
-        rf"run 'two' has stopped: process {lost} of 2 has ended or is frozen after step \d+: .*workbench run --resume two", message
-    )
+    what = r"has ended after step \d+\." if how == signal.SIGKILL else r"has ended or is frozen after step \d+: it has given no sign"
+    assert re.search(rf"run 'two' has stopped: process {lost} of 2 {what}.*workbench run --resume two", message)
     assert together.run.info()["state"] == "failed" and together.run.info()["error"] in message
 
 
@@ -157,14 +119,70 @@ def pair() -> tuple[Watch, Watch, Clock]:
     return first, second, clock
 
 
-def test_a_process_that_has_not_begun_or_has_left_is_not_lost(pair: tuple[Watch, Watch, Clock]):
+def test_a_process_that_starts_or_has_left_is_not_lost(pair: tuple[Watch, Watch, Clock]):
     first, second, clock = pair
     first.at(0)
-    clock.pass_(5000, lambda: None if first.lost() is None else pytest.fail("it may still read its data"))
+    clock.pass_(599, lambda: None if first.lost() is None else pytest.fail("it may still load its modules"))
+    clock.pass_(5000, lambda: (second.beat(), first.lost() and pytest.fail("it may still read its data")))
     second.at(0)
     second.leave()
     with first.alone():
         clock.pass_(5000, lambda: None if first.lost() is None else pytest.fail("it left well, and the first evaluates"))
+
+
+def test_a_process_that_has_not_begun_within_the_time_of_a_step_is_lost(pair: tuple[Watch, Watch, Clock]):
+    first, _, clock = pair
+    clock.pass_(601, first.lost)
+    assert first.lost() == (1, "process 1 of 2 has not begun within 600 s", False, False)
+
+
+def test_a_process_that_hangs_while_it_starts_or_evaluates_gives_no_signs():
+    store, clock, working = Shared(), Clock(), [True]
+    first = Watch(0, 2, store, "run", 600, clock)
+    second = Watch(1, 2, store, "run", 600, clock, works=lambda: working[0])
+    clock.pass_(5000, lambda: (second.beat(), first.lost() and pytest.fail("it reads its data")))
+    working[0] = False
+    clock.pass_(599, lambda: (second.beat(), first.lost() and pytest.fail("a disk may be slow")))
+    clock.pass_(3, lambda: (second.beat(), first.lost()))
+    found = first.lost()
+    assert found is not None and found.what.startswith("process 1 of 2 has ended, is frozen or hangs before training began")
+    assert first.speaks(found) and first.message(found)
+    told = second.lost()
+    assert told is not None and not second.speaks(told), "the process that hangs does not say that the first one has ended"
+
+
+def test_a_thread_works_while_it_computes_or_waits_for_other_processes_and_not_while_it_sleeps():
+    go_on, asked, working = threading.Event(), threading.Event(), list[Callable[[], bool]]()
+
+    def wait() -> None:
+        working.append(this_thread_works())
+        asked.set()
+        go_on.wait(patience(60))
+
+    exec(compile("def exchange(wait): wait()", "exchange", "exec"), others := {"__name__": "torch.distributed.exchange"})
+    for body, expected in ((wait, False), (lambda: others["exchange"](wait), True)):
+        for one in (go_on, asked, working):
+            one.clear()
+        thread = threading.Thread(target=body)
+        thread.start()
+        asked.wait(patience(60))
+        working[0]()
+        wait_until(lambda expected=expected: working[0]() is expected, what=lambda expected=expected: f"works is {expected}")
+        go_on.set()
+        thread.join()
+    works = this_thread_works()
+    works()
+    sum(range(1_000_000))
+    assert works()
+
+
+def test_a_process_of_this_machine_that_has_ended_is_known_to_have_ended():
+    assert not has_ended(this_process()) and not has_ended("")
+    with psutil.Popen([sys.executable, "-c", ""]) as process:
+        machine = this_process().rpartition(" ")[0]
+        wait_until(lambda: has_ended(f"{machine} {process.pid}"))  # not reaped yet
+        process.wait()
+        assert has_ended(f"{machine} {process.pid}") and not has_ended(f"another-machine {process.pid}")
 
 
 def test_a_process_that_works_alone_may_take_hours_if_it_gives_signs(pair: tuple[Watch, Watch, Clock]):
@@ -203,8 +221,9 @@ def test_a_frozen_process_is_found_within_a_minute_and_a_failed_one_says_why(pai
     found = first.lost()
     assert found is not None and found[0] == 1 and "process 1 of 2 has ended or is frozen after step 3" in found[1]
     second.leave("image 7 cannot be read")
-    assert first.lost() == (1, "process 1 of 2 has failed after step 3: image 7 cannot be read")
-    assert first.speaks(1) and not second.speaks(1) and second.speaks(0)
+    assert first.lost() == (1, "process 1 of 2 has failed after step 3: image 7 cannot be read", True, False)
+    assert first.speaks(found) and not second.speaks(found) and second.speaks(found._replace(rank=0))
+    assert not second.speaks(found._replace(rank=0, failed=True)), "the first process says itself why it failed"
 
 
 def test_after_this_process_was_stopped_itself_the_others_get_their_time_again(pair: tuple[Watch, Watch, Clock]):

@@ -64,7 +64,7 @@ class BackboneConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: object) -> object:
-        if isinstance(values, dict) and values.get("name") in _PRESETS:
+        if isinstance(values, dict) and isinstance(values.get("name"), str) and values["name"] in _PRESETS:
             preset: dict[str, object] = {"stem": 64, **_PRESETS[values["name"]]}
             given = {key: tuple(v) if isinstance(v := values[key], list) else v for key in preset if key in values}
             if changed := [key for key, value in given.items() if value != preset[key]]:

@@ -88,7 +88,7 @@ def _of_family(values: Any) -> Any:
     name = values.get("family")
     if name is None:
         raise PydanticCustomError(NO_FAMILY, "it has no checkpoint and no family. Families are {families}.", {"families": _families()})
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:  # a list cannot be looked up
         near = difflib.get_close_matches(str(name), FAMILIES, n=1, cutoff=0.5)
         hint = f"Did you mean '{near[0]}'? " if near else ""
         raise PydanticCustomError(

@@ -44,6 +44,11 @@ def _hash(path: str, state: tuple[int, int, int]) -> str:
     return hash_file(Path(path))
 
 
+def forget_checked() -> None:
+    """Makes every file count as one that was not read before."""
+    _hash.cache_clear()
+
+
 def write_hash(path: Path) -> None:
     """Writes the hash of a local file beside it. Until then a reader finds the file without a hash, which is no error."""
     if is_remote(path):

@@ -7,8 +7,11 @@ from workbench.remote import is_remote
 
 
 def lies_below(path: Path, folder: Path) -> bool:
-    """Returns True if a path, with all links followed, lies in a folder; remote paths have no links."""
-    return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
+    """Returns True if a path, with all links followed, lies in a folder; remote paths have no links. Links in a circle lie nowhere."""
+    try:
+        return is_remote(path) or path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # RuntimeError is what Python 3.11 says of a circle
+        return False
 
 
 def link_that_leads_out(folder: Path) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from workbench.errors import RunError
 from workbench.files import replacing_folder
 from workbench.remote import file_system, is_remote
-from workbench.store.manifest import MANIFEST, check_file, is_complete, manifest_files, read_manifest, write_manifest
+from workbench.store.manifest import MANIFEST, check_files, is_complete, manifest_files, read_manifest, write_manifest
 from workbench.store.query_schema import QUERY_SCHEMA
 from workbench.store.run import Run
 
@@ -163,8 +163,7 @@ def _files(folder: Path, matched: bool) -> list[Path]:
     files = (matched and kinds[_MATCHED]) or kinds[_PART]
     if not files:
         raise RunError(f"{folder / MANIFEST} is damaged: it lists no rows. Restore it from a copy, or write it with 'workbench record'.")
-    for file in files:
-        check_file(folder, file)
+    check_files(folder, files)
     return files
 
 

@@ -333,7 +333,9 @@ class Run:
         if is_remote(self.path):
             raise RunError(f"{self.path} is remote, and the workbench only reads remote runs. Remove it with a tool of its storage.")
         if self.path.is_symlink():
-            raise RunError(f"{self.path} is a link to {self.path.resolve()}, so nothing was removed. Remove the link itself, or that run.")
+            raise RunError(
+                f"{self.path} is a link to {os.path.realpath(self.path)}, so nothing was removed. Remove the link itself, or that run."
+            )
 
     def remove(self) -> None:
         """Deletes the directory for good; ``trash.throw_away`` keeps it until the trash is emptied.

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from workbench.errors import NonFiniteError, RunError
 from workbench.files import replacing_folder
-from workbench.store.manifest import check_file, is_complete, read_manifest, write_manifest
+from workbench.store.manifest import check_files, is_complete, read_manifest, write_manifest
 from workbench.store.masks import quantise, restore
 from workbench.store.run import Run
 
@@ -137,7 +137,7 @@ def _shard(run: Run, split: str, step: int, image_id: int, kind: str, what: str)
         raise RunError(f"run '{run.name}' has no {what} of image {image_id} of split '{split}' at step {step}.")
     folder = run.states_path(split, step)
     file = folder / read_manifest(folder)["images"][str(image_id)]
-    check_file(folder, file)
+    check_files(folder, [file])
     return file
 
 

@@ -30,7 +30,7 @@ from workbench.training.loop import Listener, Silent, Trainer
 from workbench.training.optim import optimizer_copies
 from workbench.training.processes import broadcast_from_main, init_processes
 from workbench.training.sanity import check_teacher
-from workbench.training.watch import ProcessLostError, step_seconds, watched
+from workbench.training.watch import Unwatched, Watch, watched
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 # a teacher that is trained from a recipe uses the student's data
@@ -70,8 +70,13 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
     Raises:
         WorkbenchError: a problem that the user can fix; if it is found before training, no run directory is made.
     """
-    processes = _init_processes(launch)
     name = launch.name or run_name(recipe, launch.arm)
+    with watched(name) as watch:
+        return _start(recipe, launch, name, listener, folder, watch)
+
+
+def _start(recipe: Recipe, launch: Launch, name: str, listener: Listener, folder: Path | None, watch: Watch | Unwatched) -> Run:
+    processes = _init_processes(launch)
     run = Run(run_path(name))
     listener = listener if processes.is_main_process else Silent()
     if processes.is_main_process:
@@ -97,8 +102,9 @@ def start(recipe: Recipe, launch: Launch, listener: Listener, folder: Path | Non
         Run.create(name, {**_info(setup, cache, launch, teacher_name), "teacher_ap": teacher_ap}, run.path.parent)
         if recipe.data.splits is not None:
             write_lists(run.splits_path, _splits(setup))
-    processes.wait_for_everyone()
-    return _train(run, setup, cache, launch, listener)
+    with watch.trains(run):  # another process may be lost before it comes here
+        processes.wait_for_everyone()
+        return _train(run, setup, cache, launch, listener, watch)
 
 
 def refuse_taken(name: str, recipe: Recipe) -> None:
@@ -165,6 +171,11 @@ def resume(run: Run, launch: Launch, listener: Listener) -> Run:
         DeviceError: this machine does not have the device.
         RunError: the run is finished, or another process is writing it.
     """
+    with watched(run.name) as watch:
+        return _resume(run, launch, listener, watch)
+
+
+def _resume(run: Run, launch: Launch, listener: Listener, watch: Watch | Unwatched) -> Run:
     listener = listener if _init_processes(launch).is_main_process else Silent()
     _check_trackers(launch.trackers)
     info = run.info()
@@ -179,17 +190,16 @@ def resume(run: Run, launch: Launch, listener: Listener) -> Run:
                 "start a new run."
             )
     cache = open_cache(setup)
-    return _train(run, setup, cache, launch, listener)
+    return _train(run, setup, cache, launch, listener, watch)
 
 
-def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, listener: Listener) -> Run:
+def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, listener: Listener, watch: Watch | Unwatched) -> Run:
     main = PartialState().is_main_process
-    with run.locked() if main else nullcontext():
+    with run.locked() if main else nullcontext(), watch.trains(run):
         try:
-            with watched(run) as watch:
-                trainer = Trainer(run, setup, listener, launch.device, launch.trackers, cache)
-                trainer.watch = watch
-                trainer.train()
+            trainer = Trainer(run, setup, listener, launch.device, launch.trackers, cache)
+            trainer.watch = watch
+            trainer.train()
         except KeyboardInterrupt as error:
             # before the first step, or for the second time: what was not saved cannot be saved any more
             if not main:
@@ -202,15 +212,12 @@ def _train(run: Run, setup: Setup, cache: TeacherCache | None, launch: Launch, l
             with suppress(WorkbenchError):  # where run.json is gone or damaged, the first error says more
                 if main and run.info().get("state") != "interrupted":
                     run.update_info(state="failed", error=str(error))
-            if not main and not isinstance(error, ProcessLostError):
-                raise SystemExit(error.exit_code) from error  # the first process has said it
             raise
     return run
 
 
 def _init_processes(launch: Launch) -> PartialState:
     """Joins the other processes of the run. On a CPU each uses one thread, so that sums are always made in the same order."""
-    step_seconds()  # what it refuses is refused before anything is made
     processes = init_processes(launch.device)
     if str(processes.device) == "cpu":
         torch.set_num_threads(1)

@@ -24,6 +24,8 @@ from workbench.teacher_cache.cached_outputs import CachedTeacherOutputs
 
 BATCH_SECONDS = 600  # the longest that a worker process may take for a batch
 END_SECONDS = 5  # the longest between the last word of a worker process and the signal of its end
+LOOK_SECONDS = 5  # between two looks whether the worker processes live
+_TIMED_OUT = "DataLoader timed out"
 _ORDER, _AUGMENT = 0, 1  # keep the two random streams of a seed apart
 ReadTeacher = Callable[[Sequence[int], int, Sequence[list[Op]]], CachedTeacherOutputs]
 
@@ -134,7 +136,7 @@ class TrainLoader:
         steps: Any = itertools.count(start)
         loader = DataLoader(
             _Steps(self), batch_size=None, sampler=steps, num_workers=self._workers, collate_fn=_unchanged, generator=torch.Generator(),
-            timeout=BATCH_SECONDS,
+            timeout=LOOK_SECONDS,
         )  # fmt: skip
         batches = iter(loader)
         while True:
@@ -156,7 +158,7 @@ def worker_lost(error: RuntimeError, step: int) -> RunError | None:
     said = str(error)
     if not said.startswith("DataLoader"):
         return None
-    why = f"has made no batch for {BATCH_SECONDS} s" if "timed out" in said else f"has ended: {said.splitlines()[0]}"
+    why = f"has made no batch for {BATCH_SECONDS} s" if _TIMED_OUT in said else f"has ended: {said.splitlines()[0]}"
     return RunError(
         f"after step {step} a process that loads data {why}. The system ends processes where memory is short. Resume the run, or start one "
         "with fewer train.workers."
@@ -166,15 +168,24 @@ def worker_lost(error: RuntimeError, step: int) -> RunError | None:
 def _next(batches: Iterator[Any]) -> Any:
     """Returns the next batch of worker processes.
 
+    Torch raises the error about a process that has ended once, in the signal of its end. That may come while code runs whose errors nobody
+    sees, such as a destructor. So torch waits for short times here: after each it looks at the processes themselves.
+
     Raises:
-        RuntimeError: a worker process has ended; torch's error, which ``worker_lost`` reads.
+        RuntimeError: a worker process has ended, or has made no batch for ``BATCH_SECONDS``; torch's error, which ``worker_lost`` reads.
     """
-    try:
-        return next(batches)
-    except (ConnectionError, EOFError) as error:
-        # A process that is killed closes its sockets before the signal of its end arrives, in which torch raises an error that says more.
-        time.sleep(END_SECONDS)
-        raise RuntimeError(f"DataLoader's worker process closed its connection: {error}") from error
+    began = time.monotonic()
+    while True:
+        try:
+            return next(batches)
+        except (ConnectionError, EOFError) as error:
+            # A process that is killed closes its sockets before the signal of its end arrives, in which torch raises an error that says
+            # more.
+            time.sleep(END_SECONDS)
+            raise RuntimeError(f"DataLoader's worker process closed its connection: {error}") from error
+        except RuntimeError as error:
+            if _TIMED_OUT not in str(error) or time.monotonic() - began > BATCH_SECONDS:
+                raise
 
 
 class _Steps(TorchDataset):

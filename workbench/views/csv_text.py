@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 NOTE = "Text that a spreadsheet would take for a formula begins with an apostrophe."
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # some spreadsheets take the wide ones for the others
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -162,7 +162,7 @@ class DETRDistillConfig(ClassTeachingConfig, frozen=True):
         if not isinstance(values, dict):
             return values
         filled = dict(values)
-        for key, defaults in PROFILES.get(values.get("profile", "paper"), {}).items():
+        for key, defaults in PROFILES.get(str(values.get("profile", "paper")), {}).items():
             given = values.get(key, {} if isinstance(defaults, dict) else defaults)
             if isinstance(given, dict) and (given.get("split") is False or given.get("negatives") == "off"):
                 # no negatives are matched by themselves, so the profile has nothing to say about their cost
