@@ -34,7 +34,8 @@ def test_a_process_that_is_lost_before_training_ends_the_others_with_one_message
     if place == "joins":  # before it can give a sign
         what = f"({what}|has not begun within 25 s)"
     assert re.search(rf"run 'two' (did not get to its training|has stopped): process {lost} of 2 {what}", message), message
-    assert together.launcher.returncode != 0 and together.run.state() != "running"
+    assert together.launcher.returncode != 0
+    assert not together.run.info_path.exists() or together.run.info()["state"] == "failed", "the first process may have made the run"
 
 
 @pytest.mark.parametrize("rank", ["0", "1", "all"])
