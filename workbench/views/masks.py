@@ -164,15 +164,17 @@ def _bars(figure: go.Figure, kinds: Sequence[Kind], tall: int) -> None:
     """Gives the figure one colour bar for all masks, and one for the differences if there are any."""
     bar: dict[str, Any] = {"thickness": 12, "lenmode": "pixels", "len": min(tall // 2 - 20, 260), "outlinewidth": 0, "x": 1.01}
     several = "difference" in kinds
-    figure.layout.coloraxis = {
+    axes: dict[str, Any] = {}
+    axes["coloraxis"] = {
         "cmin": 0, "cmax": 1, "colorscale": _SEEN,
         "colorbar": {**bar, "title": {"text": "mask", "side": "right"}, "y": 1, "yanchor": "top", "tickvals": [0, 0.5, 1]},
     }  # fmt: skip
     if several:
-        figure.layout.coloraxis2 = {
+        axes["coloraxis2"] = {
             "cmin": -1, "cmax": 1, "colorscale": _DIFFERENCE,
             "colorbar": {**bar, "title": {"text": "difference", "side": "right"}, "y": 0, "yanchor": "bottom", "tickvals": [-1, 0, 1]},
         }  # fmt: skip
+    laid_out(figure, **axes)
 
 
 def _outline(figure: go.Figure, outlines: Sequence[tuple[str, str, pd.DataFrame, str]], place: Mapping[str, Any]) -> None:
