@@ -101,6 +101,9 @@ class Watch:
     def at(self, step: int) -> None:
         """Says that this process has finished a step, or is about to do the first one after it."""
         self._step, self._moves, self._alone, self._moved = step, self._moves + 1, 0, self._clock()
+        if self._moves == 1:
+            with suppress(RuntimeError):  # of the store; what beats finds out why
+                self._say(self._beats)  # training has begun; a process that ends before its next sign was in it
 
     @contextmanager
     def starting(self, name: str) -> Iterator[None]:

@@ -29,7 +29,7 @@ def picture(image: np.ndarray, height: int, key: object) -> go.Figure:
     """
     figure = Chart()
     rows, columns = image.shape[:2]
-    source = smoothed(image)
+    source = photograph(image)
     figure.add_layout_image(source=source, x=0, y=0, sizex=columns, sizey=rows, xref="x", yref="y", sizing="stretch", layer="below")
     axis: dict[str, Any] = {"visible": False, "constrain": "domain", "uirevision": str(key)}
     return laid_out(

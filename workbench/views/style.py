@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 # Four of Okabe and Ito, 2008 (jfly.uni-koeln.de/color), and two more: each stands out from a white and from a dark page by 3 to 1 (the
 # least of WCAG 2.2 for marks), and colour-blind readers tell all six apart as well as those of Okabe and Ito
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#AC3945", "#824DFF")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B03A46", "#824DFF")
 INFERNO = ("0,0,4", "40,11,84", "101,21,110", "159,42,99", "212,72,66", "245,125,21", "250,193,39", "252,230,120", "252,255,220")
 GREY = "#8C8C8C"  # of everything that is not a run: teachers, references; too faint for text, which takes the page's ink
 
