@@ -653,6 +653,7 @@ def test_the_dashboard_shows_its_selection_in_the_app_and_keeps_it_on_the_page(p
     opened.get_by_role("spinbutton", name="Image of 8").fill("4")
     opened.keyboard.press("Enter")
     opened.get_by_text(f"image_id {data.records[3].image_id} ").wait_for()
+    settle(opened)  # a button that moves while the page is drawn anew can be missed by a click
     embedded.locator("[data-cy=looker] canvas").wait_for()  # what was opened stays where the page changes
     opened.get_by_role("button", name="Close").click()
     opened.locator(f"iframe[src^='{app}']").wait_for(state="detached")
