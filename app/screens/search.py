@@ -149,7 +149,7 @@ def trials(study: str) -> None:
         counts = f"n = {len(firsts)} trials of study {study} and {len(table) - len(firsts)} repeats. Click a mark to see its formula."
         if many := views.without_rungs(table, rungs):
             counts += f" Because there are so many, rungs are left out, and {len(views.picked(table))} trials have marks, the best and an "
-            counts += "even sample of the others; the others are dashes. The list below has all."
+            counts += "even sample of the others. Of all others, shades say how many lie in each cell."
         figure = held.figure(at, study, "trials") if many else views.trials_figure(table, rungs, leaders, chosen)
         page.chart(figure, "search-trials", f"{views.TRIALS_CAPTION} {counts}", table, on_select=choose_trial, modes=["points"])
     if chosen is not None:

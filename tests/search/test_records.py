@@ -163,3 +163,10 @@ def test_cost_to_come_is_the_mean_so_far_times_what_is_missing(tmp_path: Path):
     spent = total_cost(search)
     assert (spent.spent, spent.trials, spent.total) == (4.0, 2, 6 + 4 + 3 + 4)
     assert spent.left == pytest.approx(15 * 2.0)
+
+
+def test_shares_cost_nothing_where_one_formula_has_one_share_to_choose(tmp_path: Path):
+    search = opened(tmp_path, trials=6, shares=[0, 3])
+    assert work(search, TableTrainer())
+    spent = total_cost(search)
+    assert all(one.done for one in stages(search)) and spent.trials == spent.total == 6 + 4 and spent.left == 0

@@ -86,22 +86,27 @@ def test_the_chosen_trial_is_pointed_at():
 def test_of_many_trials_all_are_drawn_and_the_best_and_an_even_sample_can_be_clicked():
     aps = np.random.default_rng(0).permutation(2000) / 1e4
     many = [trial(n, 0.1 + ap, rung=0.05, candidate="c") for n, ap in enumerate(aps.tolist())]
-    tables = shown.trial_table(many), shown.rung_table(many)
-    figure = views.trials_figure(*tables, shown.leader_table(many), 7)
-    assert views.without_rungs(*tables)
-    dashes, marks = figure.data
-    assert (dashes.mode, marks.mode, marks.name) == ("lines", "markers", "trained to its end (2000)")
-    assert len(marks.x) == len(marks.hovertext) == len(marks.customdata) == 300
-    assert sorted(marks.y)[-60:] == sorted(tables[0]["ap"])[-60:]
-    places = np.sort(np.asarray(marks.x))
-    assert places[0] <= 10 and places[-1] >= 1990 and np.diff(places).max() <= 20
-    # a dash lies around its place, at its AP
-    ends = np.asarray(dashes.x, float).reshape(-1, 3)
-    middles = ends[:, :2].mean(1).round().astype(int).tolist()
-    assert sorted([*middles, *np.asarray(marks.x).tolist()]) == tables[0]["place"].tolist()
-    assert np.asarray(dashes.y, float)[::3] == pytest.approx(tables[0].set_index("place")["ap"].loc[middles].to_numpy(), abs=1e-3)
-    assert np.isnan(ends[:, 2]).all()
-    assert len(drawn().data) and "lines" not in {trace.mode for trace in drawn().data if trace.name and "(" in trace.name}
+    many += [ended(n, gate="R1", rungs={}, candidate="c", reason="r", ended=float(n)) for n in range(2000, 2100)]
+    table, rungs = shown.trial_table(many), shown.rung_table(many)
+    figure = views.trials_figure(table, rungs, shown.leader_table(many), 7)
+    assert views.without_rungs(table, rungs)
+    cells, bottom, marks, crosses = figure.data
+    assert (marks.mode, marks.name, crosses.name) == ("markers", "trained to its end (2000)", "refused by a gate (100)")
+    assert len(marks.x) == len(marks.hovertext) == len(marks.customdata) and len(marks.x) + len(crosses.x) == 300
+    assert sorted(marks.y)[-60:] == sorted(table["ap"].dropna())[-60:]
+    places = np.sort([*marks.x, *crosses.x])
+    assert places[0] <= 10 and places[-1] >= 2090 and np.diff(places).max() <= 20
+    # every other trial is counted in the cell in which it lies, one without an AP at the bottom
+    others = table[~table["place"].isin(places)]
+    x, y = np.asarray(cells.x), np.asarray(cells.y)
+    assert np.diff(x) == pytest.approx(np.diff(x)[0]) and np.diff(y) == pytest.approx(np.diff(y)[0])
+    expected = np.zeros((len(y) - 1, len(x) - 1))
+    for place, ap in others.dropna(subset=["ap"])[["place", "ap"]].to_numpy(float):
+        expected[int((ap - y[0]) / (y[1] - y[0])), int((place - x[0]) / (x[1] - x[0]))] += 1
+    assert np.nan_to_num(np.asarray(cells.z, float)).tolist() == expected.tolist()
+    assert np.nansum(np.asarray(bottom.z, float)) == others["ap"].isna().sum() == 100 - len(crosses.x)
+    assert np.asarray(bottom.y).mean() == pytest.approx(crosses.y[0]) and max(bottom.y) < table["ap"].min()
+    assert not [trace for trace in drawn().data if trace.type == "heatmap"]
 
 
 def test_names_and_reasons_are_drawn_as_text():

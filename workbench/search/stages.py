@@ -183,7 +183,9 @@ def total_cost(search: SearchStudy) -> Cost:
     plan = search.plan
     records = [record for name in search.studies for record in search.records(name)]
     again = plan.repeated * plan.repeats
-    total = len(plan.inputs) * (plan.trials + again) + plan.share_trials + again
+    total = len(plan.inputs) * (plan.trials + again)
+    if len(plan.shares) ** len(plan.inputs) - (0 in plan.shares) > 1:  # else there is one way to share, and no study of it
+        total += plan.share_trials + again
     there = stages(search)
     done = sum(min(one.trained, one.target) + min(one.repeats, again) for one in there)
     # a study that has ended sooner than planned trains no more

@@ -54,10 +54,10 @@ OUTCOMES = {
 KINDS = {kind: name for kind, (name, *_) in OUTCOMES.items()} | {"repeat": "repeat with a fresh seed"}
 _BEST = COLOURS[2]
 _REPEAT = COLOURS[3]
-_MANY = 1500  # trials and rungs; above it most trials are drawn together
-_PICKED = 300  # trials that can be clicked even then
+_MANY = 1500  # trials and rungs; above it most trials are counted in cells
+_PICKED = 300  # trials that have a mark even then
+_CELLS = 100, 40  # along the order of the trials and along AP
 OFFERED = 100  # trials that a list offers
-_DASH = 0.0011  # half of the length of a trial's dash beside the length of the axis: as long as a mark is wide
 
 
 def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFrame, chosen: int | None = None) -> go.Figure:
@@ -68,7 +68,7 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         rungs: ``shown.rung_table``.
         leaders: ``shown.leader_table``.
         chosen: number of a trial to point at; left out where there are too many marks to draw them anew for it. Of so many trials all
-            but those of ``picked`` are dashes of one line, which the browser draws ten times as fast as marks.
+            but those of ``picked`` are counted in cells: the browser draws one picture where thousands of marks took it seconds.
     """
     if trials.empty:
         return saying("No trial has ended yet.")
@@ -78,6 +78,8 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
     measured = trials.dropna(subset=["ap"])
     bottom, top = reach(measured["ap"].to_numpy(), rungs["ap"].to_numpy(), leaders[["mean", "low", "high"]].to_numpy(float), zero=True)
     floor = bottom - 0.04 * (top - bottom)
+    if many:
+        _add_cells(figure, trials[~trials["repeat"]].drop(picks), (bottom, top), floor, int(trials["place"].max()))
     _add_leaders(figure, leaders, len(trials))
     if not many:
         _add_rungs(figure, measured, rungs)
@@ -86,9 +88,6 @@ def trials_figure(trials: pd.DataFrame, rungs: pd.DataFrame, leaders: pd.DataFra
         if len(own):
             marker = {"color": colour, "size": size if symbol == "circle" else size - 1, "symbol": symbol, "line": {"width": 0}}
             marker |= {"line": {"width": 1.4, "color": colour}} if symbol != "circle" else {}
-            if many:
-                line = {"color": colour, "width": size - 1 if symbol == "circle" else 7}
-                _add_dashes(figure, own.drop(picks, errors="ignore"), floor, _DASH * len(trials), line)
             shown = own[own.index.isin(picks)] if many else own
             _add_trials(figure, shown, shown["ap"].fillna(floor), f"{name} ({len(own)})", marker)
     again = trials[trials["repeat"]].dropna(subset=["ap"])
@@ -134,14 +133,25 @@ def picked(trials: pd.DataFrame) -> pd.Index:
     return best.append(others[np.linspace(0, len(others) - 1, _PICKED - len(best)).round().astype(int)])
 
 
-def _add_dashes(figure: go.Figure, own: pd.DataFrame, floor: float, half: float, line: dict[str, Any]) -> None:
-    """Adds trials as the dashes of one line: lying at an AP, or as thin as a cross is at the bottom."""
-    place, ap = own["place"].to_numpy(float), own["ap"].fillna(floor).to_numpy(float)
-    reached = np.where(own["ap"].isna(), half / 4, half)
-    gap = np.full(len(own), np.nan)
-    x, y = np.column_stack([place - reached, place + reached, gap]).ravel().round(2), np.column_stack([ap, ap, gap]).ravel().round(3)
-    figure.add_trace({"type": "scatter", "x": x, "y": y, "mode": "lines", "line": line | {"simplify": False}, "hoverinfo": "skip",
-                      "showlegend": False})  # fmt: skip
+def _add_cells(figure: go.Figure, own: pd.DataFrame, limits: tuple[float, float], floor: float, last: int) -> None:
+    """Adds how many trials lie in each cell of a grid over the order and AP, and in each cell at the bottom how many have no AP."""
+    across, up = _CELLS
+    edges = np.linspace(0.5, last + 0.5, across + 1)
+    measured = own.dropna(subset=["ap"])
+    counts, _, heights = np.histogram2d(measured["place"], measured["ap"], bins=(edges, np.linspace(*limits, up + 1)))
+    refused, _ = np.histogram(own.loc[own["ap"].isna(), "place"], bins=edges)
+    kinds = (
+        (counts.T, heights, GREY, "trials around AP %{y:.1f}"),
+        (refused[None], floor + 0.012 * (limits[1] - limits[0]) * np.array([-1, 1]), OUTCOMES["refused"][1], "trials without an AP"),
+    )
+    for numbers, places, colour, what in kinds:
+        if not numbers.any():
+            continue
+        figure.add_heatmap(
+            x=edges, y=places, z=np.where(numbers > 0, numbers, np.nan), zmin=0, zmax=float(numbers.max()), showscale=False,
+            colorscale=((0, faded(colour, 0.15)), (1, faded(colour, 0.85))),
+            hovertemplate=f"%{{z}} {what}<br>of those around %{{x:.0f}} in order<extra></extra>",
+        )  # fmt: skip
 
 
 def _add_leaders(figure: go.Figure, leaders: pd.DataFrame, last: int) -> None:
