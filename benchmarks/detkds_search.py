@@ -1,6 +1,7 @@
 """Compares samplers by real training: each searches the formulas of whole maps for two pairs of detectors, with several seeds.
 
-The command is ``python -m benchmarks.evidence detkds_search``. A search that is finished is reused, one that was interrupted goes on.
+The command is ``python -m benchmarks.evidence detkds_search``. A search that is finished is reused, one that was interrupted goes on, and
+the row of one that finished on another machine is kept. The table is written after each search.
 """
 
 import subprocess
@@ -44,16 +45,32 @@ def plans() -> Iterator[tuple[str, SearchPlan]]:
                 )  # fmt: skip
 
 
-def train(workers: int) -> None:
-    """Trains what is missing of all searches."""
-    for _, plan in plans():
-        folder = searches_root() / plan.name
-        if _done(plan):
+def train(workers: int, kept: Sequence[Mapping[str, Any]] = ()) -> Iterator[str]:
+    """Trains what is missing of all searches; yields the name of each as it is finished.
+
+    Args:
+        workers: processes of each search.
+        kept: rows of searches that are known already.
+    """
+    known = {_key(row) for row in kept}
+    for pair, plan in plans():
+        if (pair, plan.sampler, plan.seed) in known or _done(plan):
             continue
-        path = folder.parent / "plans" / f"{plan.name}.yaml"
+        path = searches_root() / "plans" / f"{plan.name}.yaml"
         write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
         command = [sys.executable, "-P", "-m", "workbench", "search", str(path), "--workers", str(workers), "--device", "cpu"]
         subprocess.run(command, check=True)
+        yield plan.name
+
+
+def kept_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rows of a written table that were made as this module makes them."""
+    same = (record.get("steps"), record.get("trials"), record.get("repeated")) == (STEPS, TRIALS, REPEATED)
+    return list(record["rows"]) if same else []
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["pair"], row["sampler"], row["seed"]
 
 
 def _done(plan: SearchPlan) -> bool:
@@ -110,11 +127,15 @@ def searched() -> list[Searched]:
     return found
 
 
-def record() -> dict[str, Any]:
-    """Returns the numbers of all finished searches and the Markdown that docs/search.md shows."""
-    found = searched()
-    rows = [_row(one) for one in found]
-    drawn = {pair: _known(one for one in found if one.pair == pair) for pair in PAIRS}
+def record(kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Returns the numbers of all finished searches and the Markdown that docs/search.md shows.
+
+    Args:
+        kept: rows of searches that are not in this machine's folder; one that is there takes their place.
+    """
+    known = {_key(row): dict(row) for row in kept} | {_key(row): row for row in map(_row, searched())}
+    rows = [known[key] for pair, plan in plans() if (key := (pair, plan.sampler, plan.seed)) in known]
+    drawn = {pair: _known([row for row in rows if row["pair"] == pair]) for pair in PAIRS}
     worth = {
         pair: {"formulas": len(known), "effects": effects(known, least=LEAST_FORMULAS), "interactions": interactions(known),
                "additive": additive_share(known)}
@@ -124,32 +145,30 @@ def record() -> dict[str, Any]:
     parts += [f"{PAIRS[pair]}, {one['formulas']} formulas drawn at random\n\n{worth_table(one)}" for pair, one in worth.items()]
     return {
         "table": "detkds_search", "command": "python -m benchmarks.evidence detkds_search", "steps": STEPS, "trials": TRIALS,
-        "seeds": list(SEEDS), "commits": sorted({str(r.commit) for one in found for r in one.records}), "machine": machine(), "rows": rows,
-        "worth": worth, "markdown": "\n\n".join(parts),
+        "repeated": REPEATED, "seeds": list(SEEDS), "commits": sorted({commit for row in rows for commit in row["commits"]}),
+        "machine": machine(), "rows": rows, "worth": worth, "markdown": "\n\n".join(parts),
     }  # fmt: skip
 
 
-def _known(found: Any) -> list[tuple[Genotype, float]]:
+def _known(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Genotype, float]]:
     """Returns the formulas that were drawn at random, what they gained over no distillation added to the mean of the undistilled students.
 
     Searches of other seeds hold out other images, on which all students have another AP.
     """
-    every = list(found)
-    if not every:
-        return []
-    level = fmean(one.undistilled for one in every)
-    return [
-        (Genotype(**{key: value for key, value in r.formulas[0].items() if key != "share"}), float(r.value or 0) - one.undistilled + level)
-        for one in every for r in one.drawn
-    ]  # fmt: skip
+    level = fmean(row["undistilled"] for row in rows) if rows else 0.0
+    return [(Genotype(**formula), gain + level) for row in rows for formula, gain in row["drawn"]]
 
 
 def _row(one: Searched) -> dict[str, Any]:
     values = [float(r.value or 0) for r in one.trials]
+    drawn = [
+        ({key: value for key, value in r.formulas[0].items() if key != "share"}, float(r.value or 0) - one.undistilled) for r in one.drawn
+    ]
     return {
         "pair": one.pair, "sampler": one.sampler, "seed": one.seed, "undistilled": one.undistilled, "ap": one.best.mean,
         "formula": one.best.first.candidate, "half": max(values[: TRIALS // 2]), "single": max(values),
         "refused": sum(r.gate is not None for r in one.records if not r.repeat), "seconds": sum(r.seconds for r in one.records),
+        "commits": sorted({str(r.commit) for r in one.records}), "drawn": drawn,
     }  # fmt: skip
 
 

@@ -139,8 +139,7 @@ def main() -> None:
             _write(name, detkds_table.record(), SEARCH_PAGE)
             continue
         if name == SEARCHED:
-            detkds_search.train(arguments.jobs)
-            console.print(_write(name, detkds_search.record(), SEARCH_PAGE))
+            console.print(_searched(arguments.jobs, console))
             continue
         table = TABLES[name]
         if table.needs_data and arguments.bccd is None:
@@ -162,6 +161,15 @@ def _converged(jobs: int, console: Console) -> str:
     record = converged.record()
     write_text(FIGURES / f"{CONVERGED}.svg", static_svg(converged.figure(pd.DataFrame(record["rows"])), "AP over compute"))
     return _write(CONVERGED, record, PAGE)
+
+
+def _searched(jobs: int, console: Console) -> str:
+    """Runs the searches of the comparison of samplers, and writes its table after each; returns the Markdown."""
+    kept = detkds_search.kept_rows(load(SEARCHED)) if (RESULTS / f"{SEARCHED}.json").is_file() else []
+    for name in detkds_search.train(jobs, kept):
+        _write(SEARCHED, detkds_search.record(kept), SEARCH_PAGE)
+        console.print(f"{name} is finished and written")
+    return _write(SEARCHED, detkds_search.record(kept), SEARCH_PAGE)
 
 
 def _write(name: str, record: dict[str, Any], page: Path) -> str:
