@@ -51,3 +51,16 @@ def test_a_cache_is_built_listed_checked_mended_trained_from_and_pruned(tmp_path
     code, out, _ = command("cache", "prune")
     assert code == 0 and "removed tiny" in out and not shard.parent.exists()
     assert command("cache", "list")[1].strip() == "nothing yet"
+
+
+def test_a_teacher_that_the_recipe_makes_is_trained_before_its_cache_is_built(tmp_path: Path, runs_folder: Path):
+    write_recipe(tmp_path, {"name": "big"}, SMALL)
+    cached = CACHED | {"name": "student", "teacher": {"recipe": "big.yaml", "seed": 3}}
+    recipe = str(write_recipe(tmp_path, cached, SMALL))
+    code, out, err = command("cache", "check", recipe)
+    assert code == 4 and "there is no detector 'big-undistilled-seed3'" in err, "checking trains nothing"
+    code, out, err = command("cache", "build", recipe, "--accept")
+    assert code == 0 and "training the teacher first: run 'big-undistilled-seed3'" in out and "8 outputs computed" in out, err
+    assert read_json(runs_folder / "big-undistilled-seed3" / "run.json")["state"] == "done"
+    code, out, _ = command("cache", "build", recipe, "--accept")
+    assert code == 0 and "training the teacher" not in out and "0 outputs computed, 8 reused" in out

@@ -11,6 +11,7 @@ from workbench.duration import duration
 if TYPE_CHECKING:
     from workbench.recipe.setup import Setup
     from workbench.teacher_cache.build import Estimate
+    from workbench.training.loop import Listener
 
 cache_app = sub_app("Store a teacher's outputs, so that training need not run it.")
 # seconds between lines if the output is not a terminal
@@ -28,19 +29,22 @@ def cache_build(
 ) -> None:
     """Run the teacher on every variant of every training image.
 
-    The size and the time are printed first. A build that was stopped continues where it was, and damaged files are made again.
+    A recipe that says how its teacher is made trains the teacher first, unless that run already exists. The size and the time are
+    printed before anything is written. A build that was stopped continues where it was, and damaged files are made again.
 
     Example: workbench cache build shapes_cached
     """
     from rich.text import Text
 
     from workbench.commands.console import console
-    from workbench.commands.progress import console_count
+    from workbench.commands.progress import console_count, console_listener
     from workbench.device import resolve_device
     from workbench.teacher_cache.build import Builder
 
     place = resolve_device(device)
-    builder = Builder(_setup(recipe, arm, data, overrides), place)
+    with console_listener(console, plain=False) as listener:
+        setup = _setup(recipe, arm, data, overrides, device, listener)
+    builder = Builder(setup, place)
     estimate = builder.estimate()
     for line in _estimate_lines(estimate):
         console.print(Text(line), soft_wrap=True)
@@ -135,15 +139,30 @@ def cache_prune(
         console.print("every cache can be read, so nothing was removed. Name the caches to remove.")
 
 
-def _setup(name: str, arm: str | None, data: str | None, overrides: list[str] | None) -> "Setup":
-    """Builds teacher, methods and variants of a recipe; if a recipe makes the teacher, that run must exist already."""
+def _setup(
+    name: str, arm: str | None, data: str | None, overrides: list[str] | None, device: str = "auto", listener: "Listener | None" = None
+) -> "Setup":
+    """Builds teacher, methods and variants of a recipe.
+
+    Args:
+        name: the recipe.
+        arm: its arm.
+        data: dataset to use instead of the recipe's.
+        overrides: settings to change.
+        device: where a teacher is trained.
+        listener: receives the progress of a teacher that has to be trained first; without one its run must exist already.
+    """
     from workbench.recipe.loading import load_recipe, recipe_path
     from workbench.recipe.setup import build
-    from workbench.training.launch import teacher_name
+    from workbench.training.launch import Launch, ready_teacher, teacher_name
 
     path = recipe_path(name)
     recipe = load_recipe(path, [*(overrides or []), *([f"data.path={data}"] if data else [])], arm)
-    return build(recipe, teacher_name(recipe, path.parent), record_teacher=False)
+    if listener is None:
+        teacher = teacher_name(recipe, path.parent)
+    else:
+        teacher = ready_teacher(recipe, Launch(device=device), listener, path.parent)
+    return build(recipe, teacher, record_teacher=False)
 
 
 def _estimate_lines(estimate: "Estimate") -> list[str]:
