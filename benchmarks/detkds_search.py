@@ -141,7 +141,9 @@ def record(kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
                "additive": additive_share(known)}
         for pair, known in drawn.items() if known
     }  # fmt: skip
-    parts = [sampler_table(rows)]
+    planned = len(list(plans()))
+    parts = [] if len(rows) == planned else [f"{len(rows)} of {planned} searches are finished; `-` stands for the others."]
+    parts += [sampler_table(rows)]
     parts += [f"{PAIRS[pair]}, {one['formulas']} formulas drawn at random\n\n{worth_table(one)}" for pair, one in worth.items()]
     return {
         "table": "detkds_search", "command": "python -m benchmarks.evidence detkds_search", "steps": STEPS, "trials": TRIALS,
@@ -173,27 +175,31 @@ def _row(one: Searched) -> dict[str, Any]:
 
 
 def sampler_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the comparison of samplers as Markdown."""
+    """Returns the comparison of samplers as Markdown. Means are over the seeds with which every sampler has finished."""
     seeds = sorted({row["seed"] for row in rows})
     singles = (f"best single trial of {TRIALS // 2}", f"best single trial of {TRIALS}")
     head = ["pair", "sampler", *(f"seed {seed}" for seed in seeds), "mean gain", *singles, "CPU min"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for pair in PAIRS:
-        of_pair = [row for row in rows if row["pair"] == pair]
+        of_pair = {_key(row)[1:]: row for row in rows if row["pair"] == pair}
         if not of_pair:
             continue
-        bare = {row["seed"]: row["undistilled"] for row in of_pair}
+        bare = {seed: row["undistilled"] for (_, seed), row in of_pair.items()}
         lines.append(_line(PAIRS[pair], "undistilled", [_percent(bare.get(seed)) for seed in seeds], "-", "-", "-", "-"))
+        common = [seed for seed in seeds if all((sampler, seed) in of_pair for sampler in SAMPLERS)]
         for sampler in SAMPLERS:
-            own = {row["seed"]: row for row in of_pair if row["sampler"] == sampler}
-            if not own:
-                continue
-            gain = fmean(row["ap"] - row["undistilled"] for row in own.values())
+            own = {seed: of_pair[sampler, seed] for seed in seeds if (sampler, seed) in of_pair}
             aps = [_percent(own[seed]["ap"] if seed in own else None) for seed in seeds]
-            minutes = f"{fmean(row['seconds'] for row in own.values()) / 60:.0f}"
-            half, single = (_percent(fmean(row[key] for row in own.values())) for key in ("half", "single"))
-            lines.append(_line(PAIRS[pair], sampler, aps, f"{100 * gain:+.1f}", half, single, minutes))
+            lines.append(_line(PAIRS[pair], sampler, aps, *_means([own[seed] for seed in common])))
     return "\n".join(lines)
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return ["-"] * 4
+    gain = 100 * fmean(row["ap"] - row["undistilled"] for row in rows)
+    return [f"{gain:+.1f}", *(_percent(fmean(row[key] for row in rows)) for key in ("half", "single")),
+            f"{fmean(row['seconds'] for row in rows) / 60:.0f}"]  # fmt: skip
 
 
 def _line(pair: str, sampler: str, aps: Sequence[str], *rest: str) -> str:
