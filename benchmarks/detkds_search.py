@@ -8,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, pstdev
 from typing import Any
 
 import yaml
@@ -137,14 +138,14 @@ def record(kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     rows = [known[key] for pair, plan in plans() if (key := (pair, plan.sampler, plan.seed)) in known]
     drawn = {pair: _known([row for row in rows if row["pair"] == pair]) for pair in PAIRS}
     worth = {
-        pair: {"formulas": len(known), "effects": effects(known, least=LEAST_FORMULAS), "interactions": interactions(known),
-               "additive": additive_share(known)}
+        pair: {"formulas": len(known), **_spreads([row for row in rows if row["pair"] == pair]),
+               "effects": effects(known, least=LEAST_FORMULAS), "interactions": interactions(known), "additive": additive_share(known)}
         for pair, known in drawn.items() if known
     }  # fmt: skip
     planned = len(list(plans()))
     parts = [] if len(rows) == planned else [f"{len(rows)} of {planned} searches are finished; `-` stands for the others."]
     parts += [sampler_table(rows)]
-    parts += [f"{PAIRS[pair]}, {one['formulas']} formulas drawn at random\n\n{worth_table(one)}" for pair, one in worth.items()]
+    parts += [f"{_heading(PAIRS[pair], one)}\n\n{worth_table(one)}" for pair, one in worth.items()]
     return {
         "table": "detkds_search", "command": "python -m benchmarks.evidence detkds_search", "steps": STEPS, "trials": TRIALS,
         "repeated": REPEATED, "seeds": list(SEEDS), "commits": sorted({commit for row in rows for commit in row["commits"]}),
@@ -161,16 +162,37 @@ def _known(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Genotype, float]]:
     return [(Genotype(**formula), gain + level) for row in rows for formula, gain in row["drawn"]]
 
 
+def _spreads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the mean and the standard deviation of what the formulas drawn at random gain, and that between seeds of one candidate."""
+    gains = [gain for row in rows for _, gain in row["drawn"]]
+    groups = [values for row in rows for values in row["fresh"] if len(values) > 1]
+    squares = sum((value - fmean(values)) ** 2 for values in groups for value in values)
+    return {"gain": fmean(gains), "between_formulas": pstdev(gains),
+            "between_seeds": sqrt(squares / max(sum(len(values) - 1 for values in groups), 1))}  # fmt: skip
+
+
+def _heading(pair: str, worth: Mapping[str, Any]) -> str:
+    gain, formulas, seeds = (100 * worth[name] for name in ("gain", "between_formulas", "between_seeds"))
+    return (
+        f"{pair}, {worth['formulas']} formulas drawn at random: they gain {gain:+.1f} AP on average and spread by {formulas:.1f}, "
+        f"seeds of one formula by {seeds:.1f}."
+    )
+
+
 def _row(one: Searched) -> dict[str, Any]:
     values = [float(r.value or 0) for r in one.trials]
     drawn = [
         ({key: value for key, value in r.formulas[0].items() if key != "share"}, float(r.value or 0) - one.undistilled) for r in one.drawn
     ]
+    fresh: dict[int | None, list[float]] = {}
+    for record in one.records:
+        if record.repeat and record.value is not None:
+            fresh.setdefault(record.repeat_of, []).append(record.value)
     return {
         "pair": one.pair, "sampler": one.sampler, "seed": one.seed, "undistilled": one.undistilled, "ap": one.best.mean,
         "formula": one.best.first.candidate, "half": max(values[: TRIALS // 2]), "single": max(values),
         "refused": sum(r.gate is not None for r in one.records if not r.repeat), "seconds": sum(r.seconds for r in one.records),
-        "commits": sorted({str(r.commit) for r in one.records}), "drawn": drawn,
+        "commits": sorted({str(r.commit) for r in one.records}), "drawn": drawn, "fresh": list(fresh.values()),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from benchmarks import detkds_search
@@ -63,6 +64,19 @@ def test_formulas_drawn_by_chance_count_as_what_they_gained(searches: Path):
     effect = next((one for one in record["worth"][PAIR]["effects"] if one["choice"] == "l1" and one["position"] == "distance"), None)
     assert (effect is None) == (not values)
     assert effect is None or effect["ap"] == pytest.approx(fmean(values))
+
+
+def test_spreads_are_those_of_gains_and_of_the_fresh_seeds_of_one_candidate(searches: Path):
+    worth = detkds_search.record()["worth"][PAIR]
+    gains, pairs = [], []
+    for name in (f"{PAIR}-family-0", f"{PAIR}-recommended-0", f"{PAIR}-recommended-1"):
+        records = SearchStudy.read(searches / name).records("global")
+        gains += [r.value - 0.2 for r in records if r.role == "random" and not r.repeat and r.value is not None and "family" in name]
+        repeats = [r for r in records if r.repeat and r.value is not None]
+        pairs += [[r.value for r in repeats if r.repeat_of == number] for number in {r.repeat_of for r in repeats}]
+    assert all(len(pair) == 2 for pair in pairs)
+    assert worth["between_seeds"] == pytest.approx(np.sqrt(np.mean([(a - b) ** 2 / 2 for a, b in pairs])))
+    assert (worth["gain"], worth["between_formulas"]) == (pytest.approx(np.mean(gains)), pytest.approx(np.std(gains)))
 
 
 def test_rows_of_another_machine_are_kept_and_are_not_searched_again(searches: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
