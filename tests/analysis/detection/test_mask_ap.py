@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from workbench.analysis.detection.ap import APResult, Backend, coco_ap, silently
+from workbench.analysis.detection.intervals import coco_values
 from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.datasets.base import Dataset
 from workbench.datasets.object_masks import encoded
@@ -104,3 +105,12 @@ def test_the_targets_own_masks_score_one_and_none_score_zero(backend: Backend):
     detections = pd.DataFrame(rows)
     assert coco_mask_ap(truth, detections, backend).ap == pytest.approx(1.0)
     assert coco_mask_ap(truth, detections[:0], backend).ap == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_that_are_resampled_are_those_of_pycocotools_when_every_image_counts_once(seed: int):
+    dataset = shapes()
+    truth, detections = with_crowds(dataset.coco()), found_in(dataset, seed)
+    values = coco_values(truth, detections, np.ones((1, len(truth["images"]))), iou="mask")
+    oracle = coco_mask_ap(truth, detections, "pycocotools")
+    assert [float(values[name][0]) for name in NUMBERS] == pytest.approx(twelve(oracle), abs=1e-6, nan_ok=True)

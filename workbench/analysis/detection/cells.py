@@ -6,12 +6,20 @@ any target take their turn in one operation on arrays, so that few turns settle 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pycocotools.mask
 
 from workbench.analysis.detection.ap import AREAS, Detections, detection_rows, light_ground_truth
+from workbench.analysis.detection.mask_ap import mask_ground_truth
+from workbench.datasets.object_masks import area_of
 from workbench.overlap import share, shared_area
+from workbench.store.detections import MASK
+
+_coco: Any = pycocotools.mask  # its hints know one RLE where it takes lists of them
+
+Overlap = Literal["box", "mask"]  # what IoU and sizes are measured on
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 NONE = -1
@@ -91,12 +99,16 @@ class CellPairs:
     iou: np.ndarray
 
     @classmethod
-    def of(cls, found: CellDetections, targets: CellTargets) -> "CellPairs":
+    def of(cls, found: CellDetections, targets: CellTargets, masks: "tuple[list[Any], list[Any]] | None" = None) -> "CellPairs":
+        """Finds the pairs; ``masks`` are the RLEs of detections and of targets, if IoU is that of masks."""
         first = np.searchsorted(targets.cell, found.cell, "left")
         count = np.searchsorted(targets.cell, found.cell, "right") - first
         detection = np.repeat(np.arange(len(found.cell)), count)
         target = np.arange(len(detection)) + np.repeat(first - (np.cumsum(count) - count), count)
-        iou = _iou(found.box[detection], targets.box[target], targets.crowd[target])
+        if masks is None:
+            iou = _iou(found.box[detection], targets.box[target], targets.crowd[target])
+        else:
+            iou = _mask_iou([masks[0][d] for d in detection], [masks[1][g] for g in target], targets.crowd[target])
         near = iou >= THRESHOLDS[0]
         return cls(detection[near], target[near], iou[near])
 
@@ -108,16 +120,26 @@ class Cells:
         ground_truth: COCO dict.
         detections: as for ``coco_ap``.
         max_detections: number of detections kept per image and class.
+        iou: whether IoU and sizes are those of boxes or of masks; for masks, as for ``coco_mask_ap``.
     """
 
-    def __init__(self, ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100):
-        truth = light_ground_truth(ground_truth)
+    def __init__(self, ground_truth: Mapping[str, Any], detections: Detections, max_detections: int = 100, iou: Overlap = "box"):
+        truth = light_ground_truth(ground_truth) if iou == "box" else mask_ground_truth(ground_truth)
         rows = detection_rows(truth, detections)
         self.image_ids = np.sort([image["id"] for image in truth["images"]])
         self.category_ids = np.sort([category["id"] for category in truth["categories"]])
         self.detections = CellDetections.of(rows, self.image_ids, self.category_ids, max_detections)
         self.targets = CellTargets.of(truth, self.image_ids, self.category_ids)
-        self.pairs = CellPairs.of(self.detections, self.targets)
+        if iou == "box":
+            self.sizes = self.detections.box[:, 2] * self.detections.box[:, 3]
+            self.pairs = CellPairs.of(self.detections, self.targets)
+            return
+        size = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+        counts: list[str] = np.asarray(detections[MASK.name]).tolist()
+        found = [{"size": size[int(rows[row, 0])], "counts": counts[row]} for row in self.detections.row]
+        wanted = [truth["annotations"][row]["segmentation"] for row in self.targets.row]
+        self.sizes = np.array([area_of(mask["counts"], *mask["size"]) for mask in found], np.float64)
+        self.pairs = CellPairs.of(self.detections, self.targets, (found, wanted))
 
     def held(self, ignored: np.ndarray) -> np.ndarray:
         """Returns ``[D, T]``, the target that each detection holds, -1 for none; ``ignored [G]`` bool as for ``greedy``."""
@@ -140,7 +162,7 @@ class Cells:
         low, high = AREAS[area]
         ignored = targets.crowd | (targets.area < low) | (targets.area > high)
         held = self.held(ignored)
-        size = found.box[:, 2] * found.box[:, 3]
+        size = self.sizes
         on_ignored = (held >= 0) & ignored[held] if len(ignored) else held >= 0
         hit = (held >= 0) & ~on_ignored
         counted = ~on_ignored & ((held >= 0) | ((size >= low) & (size <= high))[:, None])
@@ -202,3 +224,9 @@ def _iou(detection: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.nda
     own = detection[:, 2] * detection[:, 3]
     union = np.where(crowd, own, own + target[:, 2] * target[:, 3] - shared)
     return share(shared, union)
+
+
+def _mask_iou(detections: list[Any], targets: list[Any], crowd: np.ndarray) -> np.ndarray:
+    """Returns ``[P]`` IoU of pairs of RLEs, as ``_iou`` does for boxes."""
+    pairs = zip(detections, targets, crowd.tolist(), strict=True)
+    return np.array([_coco.iou([detection], [target], [int(of_crowd)])[0, 0] for detection, target, of_crowd in pairs], np.float64)

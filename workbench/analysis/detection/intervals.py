@@ -7,14 +7,19 @@ import numpy as np
 
 from workbench.analysis.detection.ap import AREAS, Detections
 from workbench.analysis.detection.bootstrap import Interval, draws, interval, mean_aps, with_all
-from workbench.analysis.detection.cells import Cells, ClassMatches
+from workbench.analysis.detection.cells import Cells, ClassMatches, Overlap
 
 _SINGLE = {"ap50": 0, "ap75": 5}  # positions in the grid 0.50:0.05:0.95
 _FEW = {"ar1": 1, "ar10": 10}
 
 
 def coco_intervals(
-    ground_truth: Mapping[str, Any], detections: Detections, samples: int = 300, seed: int = 0, max_detections: int = 100
+    ground_truth: Mapping[str, Any],
+    detections: Detections,
+    samples: int = 300,
+    seed: int = 0,
+    max_detections: int = 100,
+    iou: Overlap = "box",
 ) -> dict[str, Interval]:
     """Returns percentile intervals over resamples of the images.
 
@@ -24,21 +29,22 @@ def coco_intervals(
         samples: number of resamples.
         seed: seed of the draws.
         max_detections: number of detections kept per image and class.
+        iou: whether the numbers are those of boxes or of masks.
 
     Returns:
         Intervals by the names of the numbers in ``APResult``.
     """
     images = len(ground_truth["images"])
-    values = coco_values(ground_truth, detections, with_all(draws(images, samples, seed)), max_detections)
+    values = coco_values(ground_truth, detections, with_all(draws(images, samples, seed)), max_detections, iou)
     return {name: interval(value, images) for name, value in values.items()}
 
 
 def coco_values(
-    ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100
+    ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100, iou: Overlap = "box"
 ) -> dict[str, np.ndarray]:
     """Returns the twelve numbers, each ``[S]``, when image i (by ascending id) counts ``counts[s, i]`` times; NaN without targets."""
     values: dict[str, np.ndarray] = {}
-    cells = Cells(ground_truth, detections, max_detections)
+    cells = Cells(ground_truth, detections, max_detections, iou)
     for area in AREAS:
         matches = list(cells.classes(area))
         mean, single = mean_aps(matches, counts)
