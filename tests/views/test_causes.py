@@ -1,5 +1,6 @@
 """A diagnosis as tables."""
 
+import html
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.conftest import ROOT
 from workbench.analysis.diagnosis.diagnose import CAUSES
 from workbench.analysis.diagnosis.findings import Check, Diagnosis, Evidence, Finding, Measurement
 from workbench.views.causes import FIGURES, checks_table, evidence_table, measures_figure, measures_table, said
+from workbench.views.style import plain
 
 LARGE = Measurement("churn late in training", 0.4, 0.35, 0.45, 0.1, "above")
 STRADDLING = Measurement("cosine of kd with the detection loss", -0.02, -0.05, 0.03, -0.01, "below")
@@ -56,6 +58,28 @@ def test_a_bar_lies_right_of_the_line_where_the_cause_is_and_carries_its_numbers
     assert [note.text for note in figure.layout.annotations] == [said(LARGE), said(STRADDLING), said(EXACT)]
     assert said(LARGE) == "0.4 [0.35, 0.45], cause above 0.1" and said(EXACT) == "0.7, cause below 0.4"
     assert all(axis.range is not None for axis in (*figure.select_xaxes(), *figure.select_yaxes()))
+
+
+def test_an_ap_has_one_decimal_as_on_every_other_page():
+    assert said(Measurement("AP of the teacher", 68.0, None, None, 40.0, "below", points=True)) == "68.0, cause below 40.0"
+    difference = Measurement("AP of the teacher minus the student's", -8.04, -9.96, -6.0, 0.0, "below", points=True)
+    assert said(difference) == "-8.0 [-10.0, -6.0], cause below 0.0"
+
+
+def test_a_long_label_is_broken_into_lines_and_not_cut_and_the_margins_hold_the_longest():
+    what = "gradient of all terms of <every> method together as a share of the detection loss's, median, late in training"
+    checks = (Check("drowning term", "clear", "", (Measurement(what, 0.4, 0.35, 0.45, 0.1, "above"),)),)
+    long, short = measures_figure(Diagnosis("run", None, (), checks)), measures_figure(MEASURED)
+    (label,) = long.layout.yaxis.ticktext
+    lines = label.split("<br>")
+    assert " ".join(lines) == plain(f"drowning term: {what}") and len(lines) > 1
+    for figure in (long, short):
+        letters = max(len(html.unescape(line)) for name in figure.layout.yaxis.ticktext for line in name.split("<br>"))
+        right = max(len(note.text) for note in figure.layout.annotations)
+        assert figure.layout.margin.l >= 6.2 * letters and figure.layout.margin.r >= 6.2 * right
+        rows = (figure.layout.height - figure.layout.margin.t - figure.layout.margin.b) / len(figure.layout.yaxis.ticktext)
+        assert rows >= 14 * max(name.count("<br>") + 1 for name in figure.layout.yaxis.ticktext)
+        assert figure.layout.margin.t <= 36  # one line of the legend and no air above it
 
 
 def test_every_cause_links_to_a_page_that_there_is():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.contrast import DARK, LEAST_MARK, LIGHT, contrast
 from workbench.search import shown
 from workbench.views import search_space as views
 from workbench.views.search_space import Kept, SpaceAxes
@@ -102,3 +103,13 @@ def test_names_are_drawn_as_text():
 
 def test_without_a_trained_trial_the_figure_says_so():
     assert "No trial has been trained" in views.space_figure(*shown.space_table([])).layout.annotations[0].text
+
+
+def test_every_colour_of_a_line_stands_out_from_the_ground_of_both_themes_and_is_drawn_without_opacity():
+    faint = {
+        (hue, ground): contrast(hue, ground) for hue in views.COLOURS for ground in (LIGHT, DARK) if contrast(hue, ground) < LEAST_MARK
+    }
+    assert faint == {} and len(set(views.COLOURS)) == len(views.COLOURS)
+    figure = views.space_figure(TABLE, POSITIONS)
+    assert {colour for colour, _ in lines(figure)} <= set(views.COLOURS)
+    assert all(trace.opacity in (None, 1) for trace in figure.data)

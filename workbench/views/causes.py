@@ -1,6 +1,7 @@
 """Turns a diagnosis into tables and a figure: the evidence of each finding, the outcome for every cause, and what was measured."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -17,10 +18,11 @@ CAPTION = (
     "Every number that a check compared with a threshold, with its 95 % interval. The line is the threshold, and right of it lies the "
     "cause, which is reported only if the whole interval of each of its numbers lies there. Each row has a scale of its own."
 )
+_TOP = 30  # pixels above the rows: one line of the legend
 _OUTCOMES = {"found": "found", "clear": "not there", "not judged": "not judged"}
 _BEYOND, _SHORT = "beyond its threshold", "not beyond it"
 _STYLES = {_BEYOND: VERDICTS["worse"], _SHORT: VERDICTS["not distinguishable"]}
-_ROW, _LONGEST = 24, 92  # pixels, letters
+_LINE, _LETTER, _WIDEST = 14, 6.2, 56  # pixels of a line and a letter of a label; letters in a line of it
 
 
 class Shown(NamedTuple):
@@ -98,9 +100,9 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
             x=ends[:, 0], y=[place for place, _ in own], mode="markers", name=name, marker={"color": colour, "symbol": symbol, "size": 9},
             text=[f"{plain(measure.what)}<br>{said(measure)}" for _, measure in own], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
-    names = [f"{cause}: {measure.what}" for cause, measure in rows]
-    names = [plain(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…") for name in names]
-    count = max(len(rows), 1)
+    labels = [textwrap.wrap(f"{cause}: {measure.what}", _WIDEST) for cause, measure in rows]
+    names = ["<br>".join(map(plain, lines)) for lines in labels]
+    count, row = max(len(rows), 1), 10 + _LINE * max(map(len, labels), default=1)
     figure.add_vline(0, line={"color": GREY, "width": 1.5})  # pyright: ignore[reportArgumentType] - numbers are allowed
     figure.update_xaxes(range=[-1.1, 1.1], tickvals=[0], ticktext=["threshold"], title_text="← no sign of the cause | the cause →",
                         showgrid=False)  # fmt: skip
@@ -108,16 +110,18 @@ def measures_figure(diagnosis: Diagnosis) -> go.Figure:
     for place, (_, measure) in enumerate(rows):
         figure.add_annotation(x=1, y=place, xref="paper", xanchor="left", xshift=8, text=said(measure), showarrow=False, align="left")
     # the figure is high, so that the usual distance of the legend would put it out of sight
-    quiet(figure, 56 + 52 + _ROW * count, legend_y=1)
+    quiet(figure, 56 + _TOP + row * count, legend_y=1)
     figure.update_annotations(font_size=11)
-    longest = max(map(len, names), default=0)
-    return laid_out(figure, margin={"l": 20 + int(5.7 * longest), "r": 264, "t": 52, "b": 56, "autoexpand": False})
+    left = max((len(line) for lines in labels for line in lines), default=0)
+    right = max((len(said(measure)) for _, measure in rows), default=0)
+    return laid_out(figure, margin={"l": 20 + int(_LETTER * left), "r": 16 + int(_LETTER * right), "t": _TOP, "b": 56, "autoexpand": False})
 
 
 def said(measure: Measurement) -> str:
     """Returns the number with its interval and its threshold in a few words."""
-    ends = "" if measure.low is None or measure.high is None else f" [{measure.low:.3g}, {measure.high:.3g}]"
-    return f"{measure.value:.3g}{ends}, cause {measure.beyond} {measure.threshold:g}"
+    digits, limit = (".1f", ".1f") if measure.points else (".3g", "g")
+    ends = "" if measure.low is None or measure.high is None else f" [{measure.low:{digits}}, {measure.high:{digits}}]"
+    return f"{measure.value:{digits}}{ends}, cause {measure.beyond} {measure.threshold:{limit}}"
 
 
 def _placed(measure: Measurement) -> tuple[float, float, float]:

@@ -22,7 +22,8 @@ SPACE_CAPTION = (
 )
 AP = "AP"
 _MOST_LINES, _MOST_LEFT_OUT = 800, 200
-_COLOURS = ("#7A5AA6", "#A45B9E", "#CC5C97", "#DA6F69", "#E8833A", "#ED9B36", "#F2B134")  # all stand out from white and from black
+# from the lowest AP to the highest: each stands out from the ground of both themes by 3 to 1, as thin lines only do without opacity
+COLOURS = ("#7B55B5", "#9A55B0", "#BE4C92", "#D45565", "#D96B2E", "#C07C14", "#B88A00")
 _SPREAD = 0.2  # of a choice's room, to each side of its middle
 _HEIGHT = 520
 
@@ -107,8 +108,8 @@ def space_figure(table: pd.DataFrame, positions: Sequence[str], kept: Kept | Non
     left_out = table.drop(passing.index)
     _add_lines(figure, axes, _thinned(left_out, _MOST_LEFT_OUT), shift, faded(GREY, 0.25))
     drawn = drawn_of(passing).sort_values("ap", kind="stable")  # the best are drawn last, over the others
-    bins = np.linspace(axes.ends[0], axes.ends[1], len(_COLOURS) + 1)
-    for colour, own in zip(_COLOURS, _split(drawn, bins), strict=True):
+    bins = np.linspace(axes.ends[0], axes.ends[1], len(COLOURS) + 1)
+    for colour, own in zip(COLOURS, _split(drawn, bins), strict=True):
         _add_lines(figure, axes, own, shift, colour)
     _add_axes(figure, axes)
     titles = [*map(plain, positions), AP]
@@ -147,7 +148,7 @@ def _add_lines(figure: go.Figure, axes: SpaceAxes, own: pd.DataFrame, shift: pd.
     y = np.column_stack([*heights, axes.height(own["ap"]), np.full(len(own), np.nan)])
     x = np.tile([*map(float, range(y.shape[1] - 1)), np.nan], len(own))
     figure.add_trace({"type": "scatter", "x": x, "y": y.ravel().round(4), "mode": "lines", "line": {"color": colour, "width": 1},
-                      "opacity": 0.75, "hoverinfo": "skip"})  # fmt: skip
+                      "hoverinfo": "skip"})  # fmt: skip
 
 
 def _add_axes(figure: go.Figure, axes: SpaceAxes) -> None:
@@ -156,8 +157,8 @@ def _add_axes(figure: go.Figure, axes: SpaceAxes) -> None:
     x = np.repeat(np.arange(last, dtype=float), 3)
     figure.add_trace({"type": "scatter", "x": x, "y": np.tile([0.0, 1.0, np.nan], last), "mode": "lines", "hoverinfo": "skip",
                       "line": {"color": AXIS, "width": 1.5}})  # fmt: skip
-    for place, colour in enumerate(_COLOURS):
-        figure.add_trace({"type": "scatter", "x": [last, last], "y": [place / len(_COLOURS), (place + 1) / len(_COLOURS)], "mode": "lines",
+    for place, colour in enumerate(COLOURS):
+        figure.add_trace({"type": "scatter", "x": [last, last], "y": [place / len(COLOURS), (place + 1) / len(COLOURS)], "mode": "lines",
                           "line": {"color": colour, "width": 7}, "hoverinfo": "skip"})  # fmt: skip
     names = [(place, middle + (_SPREAD + 0.03) / len(axes.choices[name]), plain(choice))
              for place, name in enumerate(axes.choices) for choice, middle in axes.middle(name).items()]  # fmt: skip

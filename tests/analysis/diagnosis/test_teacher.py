@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.diagnosis.small_runs import TEACHER_ONLY, small_run
 from workbench.analysis.detection.ap import coco_ap
 from workbench.analysis.diagnosis.diagnose import diagnose
-from workbench.analysis.diagnosis.findings import Finding
+from workbench.analysis.diagnosis.findings import Diagnosis, Finding
 from workbench.analysis.of_run import open_data
 from workbench.recipe.setup import Setup
 from workbench.store.queries import read_queries
@@ -64,9 +64,22 @@ def test_a_teacher_worse_on_one_class_is_named_with_it_and_the_difference_in_ap(
     assert not any(f"class {name}" in finding.statement for name in ("circle", "triangle", "cross"))
     evidence = next(evidence for evidence in finding.evidence if evidence.what.endswith("class square"))
     difference = ap_by_pycocotools(spoiled_run, "teacher", -1, "square") - ap_by_pycocotools(spoiled_run, "student", 1, "square")
-    assert evidence.value == pytest.approx(difference, abs=1e-4)
+    assert evidence.value == pytest.approx(100 * difference, abs=1e-2)  # in points, as AP is shown everywhere
     assert evidence.low is not None and evidence.high is not None and evidence.low < evidence.value < evidence.high < 0
     assert evidence.n == sum(int((record.labels == 1).sum()) for record in open_data(spoiled_run.info()).records)
+
+
+def test_a_measured_ap_is_in_points_with_its_interval_as_the_evidence_of_its_finding_is(spoiled_run: Run):
+    diagnosis = diagnose(spoiled_run)
+    (check,) = [check for check in diagnosis.checks if check.cause == "teacher worse"]
+    behind = {evidence.what: evidence for finding in diagnosis.findings for evidence in finding.evidence}
+    assert check.measures and all(measure.points for measure in check.measures)
+    for measure in check.measures:
+        if measure.is_beyond:
+            evidence = behind[measure.what]
+            assert (measure.value, measure.low, measure.high) == pytest.approx((evidence.value, evidence.low, evidence.high))
+    assert any(measure.is_beyond and measure.value < -1 for measure in check.measures)
+    assert Diagnosis.from_json(diagnosis.to_json()).checks == diagnosis.checks
 
 
 def test_a_teacher_worse_on_every_class_is_an_error(tmp_path: Path):

@@ -65,6 +65,7 @@ class Measurement:
         high: upper end of the interval.
         threshold: the cause is reported only if the whole interval lies beyond it.
         beyond: the side of the threshold on which the cause lies.
+        points: True if the numbers are AP, from 0 to 100, which is shown with one decimal everywhere.
     """
 
     what: str
@@ -73,6 +74,7 @@ class Measurement:
     high: float | None
     threshold: float
     beyond: Beyond
+    points: bool = False
 
     @property
     def is_beyond(self) -> bool:

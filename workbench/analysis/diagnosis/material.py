@@ -1,5 +1,6 @@
 """Reads from a run what the checks need, each piece once."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -43,6 +44,19 @@ class Material:
         low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
         self.measures.append(Measurement(what, estimate.value, low, high, threshold, beyond))
         return estimate
+
+    def compare_ap(self, what: str, estimate: Estimate, threshold: float, beyond: Beyond) -> None:
+        """Notes an AP, or a difference of two, that a check compares with its threshold.
+
+        Args:
+            what: description of the number.
+            estimate: the number from 0 to 1, as evaluations hold it; it is noted in points, from 0 to 100.
+            threshold: the threshold from 0 to 1.
+            beyond: the side of the threshold on which the cause lies.
+        """
+        value, low, high = (100 * end for end in (estimate.value, estimate.low, estimate.high))
+        self.compare(what, Estimate(value, low, high, estimate.n), 100 * threshold, beyond)
+        self.measures[-1] = dataclasses.replace(self.measures[-1], points=True)
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:

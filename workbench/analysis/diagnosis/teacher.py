@@ -45,12 +45,12 @@ def teacher_worse(material: Material, baseline: Material | None) -> list[Finding
         )
         if difference[0] + spread < 0:
             worse.append((part.name, {"teacher": first, "student": second}, Evidence(
-                f"AP of the teacher minus the student's, {part.name}", float(difference[0]), part.targets, "targets",
-                float(difference[0] - spread), float(difference[0] + spread),
+                f"AP of the teacher minus the student's, {part.name}", 100 * float(difference[0]), part.targets, "targets",
+                100 * float(difference[0] - spread), 100 * float(difference[0] + spread),
             )))  # fmt: skip
     # all targets, and the slice whose interval reaches least far
     for name, difference in dict([found[0], min(found, key=lambda one: one[1].high)]).items():
-        material.compare(f"AP of the teacher minus the student's, {name}", difference, 0.0, "below")
+        material.compare_ap(f"AP of the teacher minus the student's, {name}", difference, 0.0, "below")
     if not worse:
         return []
     everywhere = worse[0][0] == _ALL

@@ -58,7 +58,7 @@ def _finding(material: Material, cause: str) -> list[Finding]:
     path = readings_path(material.run)
     if not path.is_file():
         if (known := material.info.get("teacher_ap") or 0.0) >= DOUBTFUL_AP:
-            material.compare(
+            material.compare_ap(
                 "AP of the teacher, which is tried in other ways only if it is doubtful", exact(known, 0), DOUBTFUL_AP, "below"
             )
             return []
@@ -66,7 +66,7 @@ def _finding(material: Material, cause: str) -> list[Finding]:
     tried: dict[str, Any] = read_json(path)
     own = max((reading["ap"] for reading in tried["readings"] if reading["cause"] == cause), default=None)
     if own is not None:
-        material.compare(f"best AP of the teacher with another {cause}", exact(own, tried["images"]), mending(tried["ap"]), "above")
+        material.compare_ap(f"best AP of the teacher with another {cause}", exact(own, tried["images"]), mending(tried["ap"]), "above")
     best = max(tried["readings"], key=lambda reading: reading["ap"], default=None)
     if best is None or best["cause"] != cause or not mends(tried["ap"], best["ap"]):
         return []
@@ -75,8 +75,8 @@ def _finding(material: Material, cause: str) -> list[Finding]:
         f"The teacher gets images with another {cause} than it was trained on and reaches {100 * tried['ap']:.1f} AP. {best['how']} it "
         f"reaches {100 * best['ap']:.1f}.",
         (
-            Evidence("AP of the teacher as the run used it", tried["ap"], tried["images"], "images"),
-            Evidence(f"AP of the teacher, {best['how'][0].lower()}{best['how'][1:]}", best["ap"], tried["images"], "images"),
+            Evidence("AP of the teacher as the run used it", 100 * tried["ap"], tried["images"], "images"),
+            Evidence(f"AP of the teacher, {best['how'][0].lower()}{best['how'][1:]}", 100 * best["ap"], tried["images"], "images"),
         ),
         f"{best['advice'][0].upper()}{best['advice'][1:]}.",
     )]  # fmt: skip

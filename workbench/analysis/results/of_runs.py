@@ -31,8 +31,10 @@ class Results(QueryResults, StabilityResults, LostResults):
         """Returns the diagnosis of a run: every cause was looked for."""
         inputs = [diagnosis_inputs(one.run, one.split) for one in (split, baseline) if one]
         run, against = split.run, baseline.run if baseline else None
-        # what was kept by earlier code has no measures
-        found = kept_json(run, f"diagnosis-{split.split}", [*inputs, "measures"], lambda: diagnose(run, against, split.split).to_json())
+        # what was kept by earlier code has no measures, or has AP from 0 to 1
+        found = kept_json(
+            run, f"diagnosis-{split.split}", [*inputs, "measures in points"], lambda: diagnose(run, against, split.split).to_json()
+        )
         return Diagnosis.from_json(found)
 
     def verdicts(self, baseline: Side, other: Side) -> pd.DataFrame:
