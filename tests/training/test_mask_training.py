@@ -13,6 +13,7 @@ from PIL import Image
 from tests.families import tiny, tiny_config
 from tests.flows import Silent
 from tests.training.test_two_stage_training import DATA, TRAIN, recipe_of
+from workbench.analysis.detection.intervals import coco_intervals
 from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.datasets.coco import write_coco
 from workbench.datasets.opening import open_dataset
@@ -50,6 +51,8 @@ def test_the_loss_of_masks_is_logged_and_evaluations_hold_the_numbers_of_masks(r
     assert line["masks"]["coco"] == {name: pytest.approx(value, abs=1e-6) for name, value in oracle["coco"].items()}
     rows = pd.DataFrame(judge_detections(dataset, detections, 5).rows()).set_index("what")
     assert rows.loc["mask ap", "value"] == pytest.approx(line["masks"]["coco"]["ap"]) and "mask AP of circle" in rows.index
+    interval = coco_intervals(dataset.coco(), detections, 5, iou="mask")["ap"]
+    assert rows.loc["mask ap", ["low", "high"]].tolist() == pytest.approx([interval.low, interval.high], nan_ok=True)
 
 
 def test_a_run_without_masks_writes_the_files_that_it_wrote_before(tmp_path: Path):

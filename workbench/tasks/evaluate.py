@@ -1,11 +1,11 @@
 """Evaluates a detector on a split: the twelve COCO numbers with intervals, the cost of its errors, and on KITTI data KITTI's AP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from workbench.analysis.detection.ap import APResult, ClassAP, coco_ap
+from workbench.analysis.detection.ap import ClassAP, coco_ap
 from workbench.analysis.detection.bootstrap import Interval
 from workbench.analysis.detection.calibration import calibration_error
 from workbench.analysis.detection.intervals import coco_intervals
@@ -38,7 +38,8 @@ class Evaluation:
         errors: Result of ``tide.error_table``.
         calibration: The expected calibration error.
         kitti: Result of ``kitti_ap``; None if the data is not KITTI's.
-        masks: The twelve COCO numbers and AP by class of the masks; None if the detector predicts none or the data has none.
+        masks: The twelve COCO numbers of the masks by name; None if the detector predicts none or the data has none.
+        mask_classes: AP of the masks by class name; empty without them.
     """
 
     images: int
@@ -48,16 +49,15 @@ class Evaluation:
     errors: pd.DataFrame
     calibration: Interval
     kitti: pd.DataFrame | None
-    masks: APResult | None = None
+    masks: dict[str, Interval] | None = None
+    mask_classes: dict[str, ClassAP] = field(default_factory=dict[str, ClassAP])
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns one row per number: ``what``, ``value``, ``low``, ``high`` (may be None), ``n`` and ``of`` (what n counts)."""
         rows = [_row(name, one.value, one.low, one.high, self.images, "images") for name, one in self.coco.items()]
         rows += [_row(f"AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.per_class.items()]
-        if self.masks is not None:
-            numbers = self.masks.to_json()
-            rows += [_row(f"mask {name}", value, None, None, self.images, "images") for name, value in numbers["coco"].items()]
-            rows += [_row(f"mask AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.masks.per_class.items()]
+        rows += [_row(f"mask {name}", one.value, one.low, one.high, self.images, "images") for name, one in (self.masks or {}).items()]
+        rows += [_row(f"mask AP of {name}", one.ap, None, None, one.targets, "targets") for name, one in self.mask_classes.items()]
         for error in self.errors.to_dict("records"):
             what = "targets" if error["error"] in ("missed", "false_negative") else "detections"
             rows.append(_row(f"AP50 lost to {LABELS[error['error']]}", error["cost"], error["low"], error["high"], error["count"], what))
@@ -119,6 +119,7 @@ def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 
         samples: number of resamples of the images.
     """
     truth = dataset.coco()
+    masks = dataset.has_masks and MASK.name in detections
     return Evaluation(
         len(dataset),
         detections,
@@ -127,7 +128,8 @@ def judge_detections(dataset: Dataset, detections: pd.DataFrame, samples: int = 
         error_table(find_errors(truth, detections), samples),
         calibration_error(match_detections(truth, detections), samples),
         kitti_ap(dataset, detections, samples) if is_kitti(dataset) else None,
-        coco_mask_ap(truth, detections) if dataset.has_masks and MASK.name in detections else None,
+        coco_intervals(truth, detections, samples, iou="mask") if masks else None,
+        coco_mask_ap(truth, detections).per_class if masks else {},
     )
 
 

@@ -9,7 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.analysis.detection.test_bootstrap import resampled
 from workbench.analysis.detection.ap import APResult, Backend, coco_ap, silently
+from workbench.analysis.detection.cells import Cells
 from workbench.analysis.detection.intervals import coco_values
 from workbench.analysis.detection.mask_ap import coco_mask_ap
 from workbench.datasets.base import Dataset
@@ -114,3 +116,45 @@ def test_the_numbers_that_are_resampled_are_those_of_pycocotools_when_every_imag
     values = coco_values(truth, detections, np.ones((1, len(truth["images"]))), iou="mask")
     oracle = coco_mask_ap(truth, detections, "pycocotools")
     assert [float(values[name][0]) for name in NUMBERS] == pytest.approx(twelve(oracle), abs=1e-6, nan_ok=True)
+
+
+def test_each_resample_has_the_mask_numbers_that_pycocotools_gives_its_data_set():
+    dataset = shapes(8)
+    truth, detections = with_crowds(dataset.coco()), found_in(dataset, 1)
+    detections["score"] += np.random.default_rng(0).permutation(len(detections)) * 1e-6
+    counts = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=3)
+    values = coco_values(truth, detections, counts, iou="mask")
+    for place, row in enumerate(counts):
+        again, rows = resampled(truth, detections, row)
+        size = {name: truth["images"][0][name] for name in ("width", "height")}
+        again["images"] = [image | size for image in again["images"]]
+        oracle = coco_mask_ap(again, rows, "pycocotools")
+        assert [float(values[name][place]) for name in NUMBERS] == pytest.approx(twelve(oracle), abs=1e-6, nan_ok=True)
+
+
+def test_pairs_of_masks_are_those_of_a_loop_over_pixels_also_of_hundreds_in_one_image():
+    rng = np.random.default_rng(0)
+    wanted = np.zeros((300, 24, 32), bool)
+    for mask in wanted:
+        top, left = rng.integers(0, 20), rng.integers(0, 28)
+        mask[top : top + rng.integers(2, 9), left : left + rng.integers(2, 9)] = True
+    found = np.roll(wanted[:40], 1, 2)
+    annotations = [
+        {"id": g, "image_id": 5, "category_id": 1, "bbox": [0, 0, 32, 24], "area": 1.0, "iscrowd": int(g % 9 == 0),
+         "segmentation": {"size": [24, 32], "counts": encoded(mask[None])[0].decode()}}
+        for g, mask in enumerate(wanted)
+    ]  # fmt: skip
+    truth = {"images": [{"id": 5, "width": 32, "height": 24}], "categories": [{"id": 1, "name": "a"}], "annotations": annotations}
+    boxes = {"image_id": 5, "category_id": 1, "x1": 0.0, "y1": 0.0, "x2": 32.0, "y2": 24.0}
+    rows = pd.DataFrame([boxes | {"score": 1 - d / 100, "mask": encoded(mask[None])[0].decode()} for d, mask in enumerate(found)])
+    cells = Cells(truth, rows, iou="mask")
+    pairs: dict[tuple[int, int], float] = {}
+    for d, own in enumerate(found):
+        for g, other in enumerate(wanted):
+            whole = own.sum() if g % 9 == 0 else (own | other).sum()
+            share = (own & other).sum() / whole
+            if share >= 0.5:
+                pairs[d, g] = share
+    got = {(int(cells.detections.row[d]), int(cells.targets.row[g])): iou
+           for d, g, iou in zip(cells.pairs.detection, cells.pairs.target, cells.pairs.iou, strict=True)}  # fmt: skip
+    assert got == {pair: pytest.approx(share) for pair, share in pairs.items()} and len(pairs) > 40

@@ -108,7 +108,7 @@ class CellPairs:
         if masks is None:
             iou = _iou(found.box[detection], targets.box[target], targets.crowd[target])
         else:
-            iou = _mask_iou([masks[0][d] for d in detection], [masks[1][g] for g in target], targets.crowd[target])
+            iou = _mask_iou(found.cell, targets.cell, *masks, targets.crowd)
         near = iou >= THRESHOLDS[0]
         return cls(detection[near], target[near], iou[near])
 
@@ -226,7 +226,20 @@ def _iou(detection: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.nda
     return share(shared, union)
 
 
-def _mask_iou(detections: list[Any], targets: list[Any], crowd: np.ndarray) -> np.ndarray:
-    """Returns ``[P]`` IoU of pairs of RLEs, as ``_iou`` does for boxes."""
-    pairs = zip(detections, targets, crowd.tolist(), strict=True)
-    return np.array([_coco.iou([detection], [target], [int(of_crowd)])[0, 0] for detection, target, of_crowd in pairs], np.float64)
+def _mask_iou(found_in: np.ndarray, wanted_in: np.ndarray, found: list[Any], wanted: list[Any], crowd: np.ndarray) -> np.ndarray:
+    """Returns ``[P]`` IoU of the pairs of RLEs of the same cell, in order of detections, then of targets, as ``_iou`` does for boxes.
+
+    Args:
+        found_in: ``[D]`` ascending, cell of each detection.
+        wanted_in: ``[G]`` ascending, cell of each target.
+        found: ``[D]`` RLEs.
+        wanted: ``[G]`` RLEs.
+        crowd: ``[G]`` bool.
+    """
+    parts = [np.zeros(0)]
+    for cell in np.intersect1d(found_in, wanted_in):
+        first, last = np.searchsorted(found_in, [cell, cell + 1])
+        begin, end = np.searchsorted(wanted_in, [cell, cell + 1])
+        # one call for each cell, because pycocotools then reads each RLE once and passes over masks whose boxes are apart
+        parts.append(_coco.iou(found[first:last], wanted[begin:end], crowd[begin:end].astype(np.uint8).tolist()).ravel())
+    return np.concatenate(parts)
