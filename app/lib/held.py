@@ -35,6 +35,7 @@ def _shared(entries: int, spinner: Any, time: bool = False) -> Callable[..., Any
 _analysed = partial(_copied, 32, ANALYSING, True)
 RESULTS = Results({
     "described": _copied(256, False), "opened": _shared(8, "Opening the data ..."), "opened_truth": _shared(8, "Opening the data ..."),
+    "opened_mask_truth": _shared(4, "Opening the data ..."),
     "errors": _shared(4, ANALYSING, True), "confident_errors": _shared(4, ANALYSING, True), "class_pairs": _shared(4, ANALYSING, True),
     "error_costs": _analysed(), "confusion": _analysed(), "slices": _analysed(), "kitti": _analysed(), "calibration": _analysed(),
     "compared_confusion": _copied(16, ANALYSING, True), "cell_pairs": _copied(32, False),

@@ -13,8 +13,13 @@ from PIL import Image
 from tests.families import tiny, tiny_config
 from tests.flows import Silent
 from tests.training.test_two_stage_training import DATA, TRAIN, recipe_of
+from workbench.analysis.detection.bootstrap import draws, weighted_ap
 from workbench.analysis.detection.intervals import coco_intervals
 from workbench.analysis.detection.mask_ap import coco_mask_ap
+from workbench.analysis.of_run import one_evaluation
+from workbench.analysis.results.detections import data_held
+from workbench.analysis.results.of_runs import Results
+from workbench.analysis.results.query_tests import compare_masks
 from workbench.datasets.coco import write_coco
 from workbench.datasets.opening import open_dataset
 from workbench.errors import ConfigError
@@ -28,8 +33,10 @@ from workbench.training.loop import Trainer
 
 
 def trained(folder: Path, family: str, **taught: Any) -> Run:
-    run = Run.create(family, {}, folder)
-    Trainer(run, build(recipe_of(family, **taught), str(taught["teacher"]) if taught else None), Silent(), "cpu").train()
+    recipe = recipe_of(family, **taught)
+    setup = build(recipe, str(taught["teacher"]) if taught else None)
+    run = Run.create(family, {"recipe": recipe.model_dump(mode="json"), "classes": list(setup.train.classes)}, folder)
+    Trainer(run, setup, Silent(), "cpu").train()
     return run
 
 
@@ -55,11 +62,37 @@ def test_the_loss_of_masks_is_logged_and_evaluations_hold_the_numbers_of_masks(r
     assert rows.loc["mask ap", ["low", "high"]].tolist() == pytest.approx([interval.low, interval.high], nan_ok=True)
 
 
+def test_verdicts_of_runs_with_masks_have_mask_ap_beside_ap(run: Run):
+    step = run.detection_steps("val")[-1]
+    at = one_evaluation(run, "val", step)
+    table = Results(data_held()).verdicts(((0, at),), ((0, at),)).set_index("quantity")
+    truth = open_dataset("shapes", "val", masks=True, **DATA["options"]).coco()
+    oracle = 100 * coco_mask_ap(truth, read_detections(run, "val", step), "pycocotools").ap
+    assert table.loc["mask AP", ["baseline", "other", "difference"]].tolist() == pytest.approx([oracle, oracle, 0.0], abs=1e-4)
+    assert list(table.index)[:2] == ["AP", "mask AP"]
+
+
+def test_a_report_of_runs_with_masks_judges_the_numbers_of_masks(run: Run):
+    truth = open_dataset("shapes", "val", masks=True, **DATA["options"]).coco()
+    rows = read_detections(run, "val", run.detection_steps("val")[-1])
+    better = rows.assign(score=np.linspace(1, 0, len(rows), dtype=np.float32))
+    found = {verdict.quantity.name: verdict for verdict in compare_masks(truth, {0: rows}, {0: better}, samples=20, seed=3)}
+    assert {"mask AP", "mask AP50", "mask AP75"} <= set(found)
+    for name, key in {"mask AP": "ap", "mask AP50": "ap50", "mask AR, 100 detections an image": "ar100"}.items():
+        before, after = (coco_mask_ap(truth, one, "pycocotools").to_json()["coco"][key] for one in (rows, better))
+        assert (found[name].baseline, found[name].other) == pytest.approx((before, after), abs=1e-6)
+    counts = draws(len(truth["images"]), 20, 3)
+    apart = weighted_ap(truth, better, counts, iou="mask") - weighted_ap(truth, rows, counts, iou="mask")
+    assert (found["mask AP"].low, found["mask AP"].high) == pytest.approx(tuple(np.nanpercentile(apart, [2.5, 97.5])), nan_ok=True)
+
+
 def test_a_run_without_masks_writes_the_files_that_it_wrote_before(tmp_path: Path):
     run = trained(tmp_path, "faster_rcnn")
     for line in read_lines(run.path / "evaluations.jsonl"):
         assert "masks" not in line
     (step,) = run.detection_steps("val")
+    at = one_evaluation(run, "val", step)
+    assert "mask AP" not in set(Results(data_held()).verdicts(((0, at),), ((0, at),))["quantity"])
     assert pq.read_schema(str(run.detections_path("val", step))).equals(DETECTION_SCHEMA)
     assert "mask" not in read_detections(run, "val", step)
 

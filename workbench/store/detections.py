@@ -1,5 +1,8 @@
 """Detections of a run on disk: the best (query, class) pairs of each image in the last layer, before AP's limit of 100."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +12,7 @@ from workbench.files import replacing
 from workbench.store.intact import check_hash, forget_hash, write_hash
 from workbench.store.run import Run
 
+_T = TypeVar("_T")
 _AGAIN = "Restore it from a copy, or train the run again. The run's other files are not affected."
 DETECTION_SCHEMA = pa.schema([
     ("image_id", pa.int64()), ("query", pa.int32()), ("category_id", pa.int64()), ("score", pa.float32()),
@@ -40,6 +44,19 @@ def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
     Raises:
         RunError: this split and step have no detections, or they are damaged.
     """
+    return _read(run, split, step, lambda file: _typed(file.read()).to_pandas())
+
+
+def has_object_masks(run: Run, split: str, step: int) -> bool:
+    """Returns whether these detections have masks, without reading them.
+
+    Raises:
+        RunError: this split and step have no detections, or they are damaged.
+    """
+    return _read(run, split, step, lambda file: MASK.name in file.schema_arrow.names)
+
+
+def _read(run: Run, split: str, step: int, of: Callable[[pq.ParquetFile], _T]) -> _T:
     path = run.detections_path(split, step)
     if not path.is_file():
         there = ", ".join(map(str, run.detection_steps(split))) or "none"
@@ -47,7 +64,7 @@ def read_detections(run: Run, split: str, step: int) -> pd.DataFrame:
     check_hash(path, _AGAIN)
     try:
         with path.open("rb") as file:
-            return _typed(pq.ParquetFile(file).read()).to_pandas()
+            return of(pq.ParquetFile(file))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged: {error}. {_AGAIN}") from error
 

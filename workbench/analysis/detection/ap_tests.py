@@ -14,6 +14,7 @@ from scipy import stats
 
 from workbench.analysis.detection.ap import Detections
 from workbench.analysis.detection.bootstrap import LEVEL, draws, interval, weighted_ap, with_all
+from workbench.analysis.detection.cells import Overlap
 from workbench.analysis.detection.tide import LABELS, MAIN, SPECIAL, Error, Errors, error_costs, error_counts
 
 Word = Literal["better", "worse", "not distinguishable"]
@@ -48,6 +49,8 @@ COCO = {
     **{f"ar{most}": Quantity(f"AR, {most} detection{'s' * (most > 1)} an image", True) for most in (1, 10, 100)},
     **{f"ar_{size}": Quantity(f"AR of {size} targets", True) for size in ("small", "medium", "large")},
 }  # fmt: skip
+MASK_AP = Quantity("mask AP", True)
+MASK_COCO = {"ap": MASK_AP} | {name: Quantity(f"mask {quantity.name}", True) for name, quantity in COCO.items() if name != "ap"}
 CHURN = Quantity("churn", False)
 INSTABILITY = Quantity("instability", False, scale=1, decimals=2)
 FOUND_BY_CHURN = Quantity("found-by churn", False)
@@ -167,8 +170,9 @@ def compare_ap(
     samples: int = SAMPLES,
     seed: int = 0,
     max_detections: int = 100,
+    iou: Overlap = "box",
 ) -> Verdict:
-    """Returns the verdict on AP.
+    """Returns the verdict on AP, of boxes or of masks.
 
     Args:
         ground_truth: COCO dict.
@@ -177,11 +181,12 @@ def compare_ap(
         samples: number of resamples.
         seed: seed of the resamples.
         max_detections: number of detections kept per image and class.
+        iou: which of them; masks need ground truth with masks.
     """
     images = len(ground_truth["images"])
     counts = with_all(draws(images, samples, seed))
-    first, second = both_sides(baseline, other, lambda found: weighted_ap(ground_truth, found, counts, max_detections))
-    return judge(AP, first, second, images)
+    first, second = both_sides(baseline, other, lambda found: weighted_ap(ground_truth, found, counts, max_detections, iou))
+    return judge(AP if iou == "box" else MASK_AP, first, second, images)
 
 
 def compare_errors(baseline: Side[Errors], other: Side[Errors], samples: int = SAMPLES, seed: int = 0) -> pd.DataFrame:

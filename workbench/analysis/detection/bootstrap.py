@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.detection.ap import Detections
-from workbench.analysis.detection.cells import Cells, ClassMatches
+from workbench.analysis.detection.cells import Cells, ClassMatches, Overlap
 from workbench.analysis.detection.weighted import by_image, class_aps
 
 LEVEL = 0.95
@@ -54,7 +54,9 @@ def bootstrap_ap(
     return interval(weighted_ap(ground_truth, detections, with_all(counts), max_detections), counts.shape[1])
 
 
-def weighted_ap(ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100) -> np.ndarray:
+def weighted_ap(
+    ground_truth: Mapping[str, Any], detections: Detections, counts: np.ndarray, max_detections: int = 100, iou: Overlap = "box"
+) -> np.ndarray:
     """Returns AP when image i (by ascending id) counts ``counts[s, i]`` times.
 
     Args:
@@ -62,11 +64,12 @@ def weighted_ap(ground_truth: Mapping[str, Any], detections: Detections, counts:
         detections: as for ``coco_ap``.
         counts: ``[S, I]`` non-negative whole numbers.
         max_detections: number of detections kept per image and class.
+        iou: whether it is AP of boxes or of masks.
 
     Returns:
         ``[S]`` AP 0..1, NaN if no target is left.
     """
-    return mean_ap(Cells(ground_truth, detections, max_detections).classes(), counts)
+    return mean_ap(Cells(ground_truth, detections, max_detections, iou).classes(), counts)
 
 
 def mean_ap(matches: Iterable[ClassMatches], counts: np.ndarray) -> np.ndarray:

@@ -18,7 +18,13 @@ from workbench.analysis.report.sides import baseline_run, sides
 from workbench.analysis.report.summary import run_result, table
 from workbench.analysis.results.detections import seed_of
 from workbench.analysis.results.of_runs import Results
-from workbench.analysis.results.query_tests import compare_detections, compare_queries, undefined_quantities, undefined_verdict
+from workbench.analysis.results.query_tests import (
+    compare_detections,
+    compare_masks,
+    compare_queries,
+    undefined_quantities,
+    undefined_verdict,
+)
 from workbench.analysis.rows_of_run import common_identity, matched_rows
 from workbench.analysis.stability.seeds import seed_spread
 from workbench.errors import WorkbenchError
@@ -28,6 +34,7 @@ FORMAT = 2
 _HELD = {
     "opened": 4,
     "opened_truth": 4,
+    "opened_mask_truth": 4,
     "errors": 4,
     "matched_queries": 4,
     "gains": 4,
@@ -124,6 +131,8 @@ def _comparisons(
         first, second = ({seed_of(run): results.detections(known[run.name]) for run in part} for part in (baseline, own))
         before, after = ({seed_of(run): results.errors(known[run.name]) for run in part} for part in (baseline, own))
         verdicts = compare_detections(truth, first, second)
+        if results.have_object_masks(known[run.name] for part in (baseline, own) for run in part):
+            verdicts += compare_masks(results.mask_truth(known[own[0].name].data), first, second)
         left_out = undefined_quantities(everyone)
         if all(traced[run.name] is not None for run in everyone):
             identity = common_identity([(run, traced[run.name]) for run in everyone], split)

@@ -1,7 +1,7 @@
 """Provides results about the detections of an evaluation: errors and their cost, confusion, slices, calibration, AP's interval."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -20,11 +20,11 @@ from workbench.analysis.detection.targets import target_frame
 from workbench.analysis.detection.tide import Error, Errors, error_table, find_errors, images_behind, queries_behind, rows_behind
 from workbench.analysis.of_run import RunAt, RunData, open_data
 from workbench.datasets.base import Dataset
-from workbench.store.detections import read_detections
+from workbench.store.detections import has_object_masks, read_detections
 from workbench.store.run import Run
 
 Hold = Callable[[Callable[..., Any]], Callable[..., Any]]
-_DATA = ("opened", "opened_truth")  # results that all others about the same data are computed from
+_DATA = ("opened", "opened_truth", "opened_mask_truth")  # results that all others about the same data are computed from
 KITTI_SAMPLES = 300  # resamples of the images for the intervals of KITTI's AP
 
 
@@ -60,6 +60,10 @@ class DetectionResults:
         """Returns the COCO ground truth of the split."""
         return self.opened_truth(self.described(data), data.split)
 
+    def mask_truth(self, data: RunData) -> dict[str, Any]:
+        """Returns the COCO ground truth of the split with the masks of the targets."""
+        return self.opened_mask_truth(self.described(data), data.split)
+
     def targets(self, data: RunData) -> pd.DataFrame:
         """Returns the targets of the split in the columns of ``targets.target_frame``."""
         return target_frame(self.truth(data))
@@ -78,6 +82,10 @@ class DetectionResults:
         """Returns the COCO ground truth of that data."""
         return self.opened(described, split).coco()
 
+    def opened_mask_truth(self, described: str, split: str) -> dict[str, Any]:
+        """Returns the same with masks, which are read from the files of the data."""
+        return open_data(json.loads(described), split, masks=True).coco()
+
     def inputs(self, at: RunAt) -> list[str]:
         """Returns hashes of everything that results about an evaluation depend on: the data and what the run wrote."""
         return [self.dataset(at.data).hash(), evaluation_hash(at.run, at.split, at.step)]
@@ -85,6 +93,10 @@ class DetectionResults:
     def detections(self, at: RunAt) -> pd.DataFrame:
         """Returns what ``store.detections`` keeps of the evaluation."""
         return read_detections(at.run, at.split, at.step)
+
+    def have_object_masks(self, evaluations: Iterable[RunAt]) -> bool:
+        """True if the detections of every evaluation have masks."""
+        return all(has_object_masks(at.run, at.split, at.step) for at in evaluations)
 
     def errors(self, at: RunAt) -> Errors:
         """Returns detections and targets with their error types."""

@@ -41,22 +41,25 @@ class Results(QueryResults, StabilityResults, LostResults):
         """Returns verdicts on AP and on the matching of some runs against others, paired by seed: ``verdict_table``."""
         inputs = [[[seed, diagnosis_inputs(at.run, at.split), self.inputs(at)] for seed, at in side] for side in (baseline, other)]
         first = other[0][1]
+        masks = self.have_object_masks(at for side in (baseline, other) for _, at in side)
 
         def made() -> pd.DataFrame:
             left_out = undefined_quantities([at.run for side in (baseline, other) for _, at in side])
-            return verdict_table("", self._verdicts(baseline, other, left_out), left_out)
+            return verdict_table("", self._verdicts(baseline, other, left_out, masks), left_out)
 
         # tables of earlier versions have no found-by churn
-        found = kept_frame(first.run, f"verdicts-{first.split}", [*inputs, "found-by churn"], made)
+        found = kept_frame(first.run, f"verdicts-{first.split}", [*inputs, "found-by churn", *["mask AP"] * masks], made)
         # and may call instability by DN-DETR's letters
         former = found["quantity"] == "IS"
         words = found["sentence"].str.replace(r"^IS\b", INSTABILITY.name, regex=True)
         return found.assign(quantity=found["quantity"].mask(former, INSTABILITY.name), sentence=found["sentence"].mask(former, words))
 
-    def _verdicts(self, baseline: Side, other: Side, left_out: Collection[Quantity]) -> list[Verdict]:
+    def _verdicts(self, baseline: Side, other: Side, left_out: Collection[Quantity], masks: bool) -> list[Verdict]:
         truth = self.truth(baseline[0][1].data)
         sides = [{seed: self.detections(at) for seed, at in side} for side in (baseline, other)]
         found = [compare_ap(truth, sides[0], sides[1])]
+        if masks:
+            found.append(compare_ap(self.mask_truth(baseline[0][1].data), sides[0], sides[1], iou="mask"))
         runs = {at.path: at for side in (baseline, other) for _, at in side}
         if not all(at.run.query_steps(at.split) for at in runs.values()):
             return found

@@ -17,6 +17,7 @@ from workbench.analysis.detection.ap_tests import (
     GROUP_AGREEMENT,
     INSTABILITY,
     LAYER_CHURN,
+    MASK_COCO,
     QUALITY,
     SAMPLES,
     WORTH,
@@ -70,12 +71,38 @@ def compare_detections(
     counts = with_all(draws(images, samples, seed))
     numbers = both_sides(baseline, other, lambda found: coco_values(ground_truth, found, counts, max_detections))
     errors = both_sides(baseline, other, lambda found: calibration_errors(match_detections(ground_truth, found, max_detections), counts))
+    return _defined([*_judged(COCO, numbers, images), judge(CALIBRATION_ERROR, *errors, images)])
+
+
+def compare_masks(
+    ground_truth: Mapping[str, Any], baseline: Side[pd.DataFrame], other: Side[pd.DataFrame], samples: int = SAMPLES, seed: int = 0
+) -> list[Verdict]:
+    """Returns verdicts on the twelve COCO numbers of masks, as ``compare_detections`` does on those of boxes.
+
+    Args:
+        ground_truth: COCO dict with masks.
+        baseline: detections with masks by seed.
+        other: those of the other side, by seed.
+        samples: number of resamples of the images.
+        seed: seed of the resamples.
+    """
+    images = len(ground_truth["images"])
+    counts = with_all(draws(images, samples, seed))
+    numbers = both_sides(baseline, other, lambda found: coco_values(ground_truth, found, counts, iou="mask"))
+    return _defined(_judged(MASK_COCO, numbers, images))
+
+
+def _judged(quantities: Mapping[str, Quantity], sides: Sequence[Side[dict[str, np.ndarray]]], images: int) -> list[Verdict]:
+    """Returns a verdict on each quantity; the sides hold its values by name for each run."""
     found: list[Verdict] = []
-    for name, quantity in COCO.items():
-        before, after = ({run: values[name] for run, values in side.items()} for side in numbers)
+    for name, quantity in quantities.items():
+        before, after = ({run: values[name] for run, values in side.items()} for side in sides)
         found.append(judge(quantity, before, after, images))
-    found.append(judge(CALIBRATION_ERROR, *errors, images))
-    return [verdict for verdict in found if np.isfinite([verdict.baseline, verdict.other]).all()]
+    return found
+
+
+def _defined(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return [verdict for verdict in verdicts if np.isfinite([verdict.baseline, verdict.other]).all()]
 
 
 def churn_totals(queries: pd.DataFrame, identity: Identity = "source") -> pd.DataFrame:
