@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,3 +95,24 @@ def random_output(
         backbone=(),
         context=None,
     )
+
+
+def assert_detected_alike(first: Any, second: Any, within: float) -> None:
+    """Two answers hold the same candidates of the same classes with the same scores.
+
+    Candidates whose scores differ by less than processors round may stand in another order, or be cut off at the end in one answer alone.
+
+    Args:
+        first: candidates, classes and scores, each ``[D]``, the best first.
+        second: the same.
+        within: how far scores may differ.
+    """
+    scores = [np.asarray(answer[2], float) for answer in (first, second)]
+    assert len(scores[0]) == len(scores[1])
+    np.testing.assert_allclose(scores[0], scores[1], atol=within)
+    found = [
+        {(int(candidate), int(label)): float(score) for candidate, label, score in zip(*answer, strict=True)} for answer in (first, second)
+    ]
+    for own, other, lowest in ((*found, scores[0].min(initial=0)), (*found[::-1], scores[1].min(initial=0))):
+        for pair, score in own.items():
+            assert abs(score - other.get(pair, lowest)) <= within, (pair, score, other.get(pair))
